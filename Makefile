@@ -1,0 +1,62 @@
+# The two commands of the project: `make train` and `make test`. Everything they need goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
+
+DEMO_RUN := runs/demo-run
+DEMO_MODEL := savedmodels/demo-run
+
+.PHONY: train test lint format docs bench help
+
+help:
+	@echo "make train    train on the demo corpus, export, probe (under 10 minutes on two cores)"
+	@echo "make test     the whole test suite"
+	@echo "make lint     formatting and lint rules"
+	@echo "make format   apply them"
+	@echo "make docs     make the pictures and tables of docs/ again"
+	@echo "make bench    run all benchmarks, one JSON object each"
+
+train: $(VENV)/run-requirements
+	$(RUN) -m clmr_tf.train --config recipes/demo-run.yaml --workdir $(DEMO_RUN)
+	$(RUN) -m clmr_tf.export --model $(DEMO_RUN) --out $(DEMO_MODEL)
+	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo
+	@echo
+	@echo "Next:"
+	@echo "  $(VENV)/bin/tensorboard --logdir $(DEMO_RUN)"
+	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
+	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('song.mp3'))\""
+
+test: $(VENV)/test-requirements
+	$(RUN) -m pytest
+
+lint: $(VENV)/test-requirements
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/test-requirements
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/run-requirements
+	$(RUN) -m docs.make
+
+bench: $(VENV)/run-requirements
+	$(RUN) -m benchmarks.clips
+	$(RUN) -m benchmarks.direct_reader
+
+# Each stamp is made once its packages are installed; an interrupted installation is taken up again.
+$(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip
+	$(PIP) -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/test-requirements: requirements-test.txt requirements.txt constraints.txt | $(VENV)/bin/pip
+	$(PIP) -r requirements-test.txt -c constraints.txt
+	@touch $@ $(VENV)/run-requirements
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	    echo "error: Python 3.11 or 3.12 is needed, $(PYTHON) is another; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "error: Python's venv module is missing; run: apt-get install python3-venv" >&2; exit 2; }

@@ -1,0 +1,61 @@
+"""python -m benchmarks.clips: what reading a pair of crops costs, as one JSON object.
+
+Reads pairs of a prepared corpus as training does, after one pass that fills the file cache. Both cores may work;
+the cost is the CPU time of the process, so it is that of one core.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from clmr_tf.clips import pair_dataset
+from clmr_tf.console import results, run_command
+from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+
+SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
+
+
+def measure(corpus: str, corpora: Path, batch_size: int, num_batches: int) -> dict[str, float | str]:
+    """CPU and wall milliseconds per pair, and the pairs per second that one core can deliver."""
+    prepared = resolve_corpus(corpus, corpora=corpora, sample_rate_hz=SAMPLE_RATE_HZ, clip_num_samples=CROP_NUM_SAMPLES)
+    dataset = pair_dataset(prepared, "train", batch_size=batch_size, clip_num_samples=CROP_NUM_SAMPLES, seed=0)
+    batches = iter(dataset)
+    for _ in range(num_batches):
+        next(batches)
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in range(num_batches):
+        next(batches)
+    num_pairs = batch_size * num_batches
+    cpu_seconds = time.process_time() - cpu_start
+    return {
+        "corpus": prepared.manifest.name,
+        "num_pairs": num_pairs,
+        "cpu_ms_per_pair": 1000 * cpu_seconds / num_pairs,
+        "wall_ms_per_pair": 1000 * (time.perf_counter() - wall_start) / num_pairs,
+        "pairs_per_core_second": num_pairs / cpu_seconds,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.clips", description=__doc__)
+    parser.add_argument("--corpus", default="demo", help="as in clmr_tf.train (default: demo)")
+    parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
+    parser.add_argument("--batch-size", type=int, default=48, help="pairs per batch (default: 48)")
+    parser.add_argument("--num-batches", type=int, default=60, help="batches to time (default: 60)")
+    options = parser.parse_args(arguments)
+    if min(options.batch_size, options.num_batches) < 1:
+        parser.error("--batch-size and --num-batches must be at least 1")
+    result = measure(options.corpus, options.corpora, options.batch_size, options.num_batches)
+    results.out(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,46 @@
+"""CLMR (Contrastive Learning of Musical Representations) in Keras and TensorFlow.
+
+The public names, loaded when they are first used, so that importing the package costs nothing:
+
+    SampleCNN        the encoder, a Keras model
+    nt_xent          the contrastive loss
+    load_encoder     a trained encoder from a model folder or a run folder
+    augment          the augmentations and their chain
+    metrics          ROC-AUC and average precision as the paper reports them
+"""
+
+import importlib
+import sys
+import types
+
+__version__ = "0.1.0"
+__all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
+
+_HOMES = {
+    "SampleCNN": "clmr_tf.models.sample_cnn",
+    "load_encoder": "clmr_tf.pretrained",
+    "nt_xent": "clmr_tf.nt_xent",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in __all__:
+        value = importlib.import_module(f"clmr_tf.{name}")
+    else:
+        raise AttributeError(f"module 'clmr_tf' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+class _Package(types.ModuleType):
+    """Keeps `clmr_tf.nt_xent` the function when the import system puts the file of that name in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "nt_xent" and isinstance(value, types.ModuleType):
+            value = value.nt_xent
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

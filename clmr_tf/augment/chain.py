@@ -1,0 +1,96 @@
+"""The augmentation chain: from clips and seeds to views, in the training graph."""
+
+import logging
+
+import tensorflow as tf
+
+from clmr_tf.augment.arguments import as_audio, check_batch
+from clmr_tf.augment.base import Augmentation, Parameters
+from clmr_tf.augment.echo import Delay
+from clmr_tf.augment.levels import Gain, Polarity
+from clmr_tf.augment.noise import Noise
+from clmr_tf.augment.randomness import ViewRandomness
+from clmr_tf.augmentation_config import AugmentationConfig
+from clmr_tf.errors import UsageError
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    augmentation.name: augmentation for augmentation in (Polarity, Noise, Gain, Delay)
+}
+
+logger = logging.getLogger(__name__)
+
+
+class AugmentationChain:
+    """Draws and applies the augmentations of a configuration, each example for itself.
+
+    Works eagerly, inside `tf.function` (also with `jit_compile=True`), inside `Dataset.map`, under any Keras
+    dtype policy: everything is float32. An augmentation of probability 0 costs nothing.
+
+    Attributes:
+        config: The configuration.
+        augmentations: Those that are in use, in the order in which they are applied.
+        missing: Names of augmentations that the configuration asks for and that do not exist yet. Every
+            result made with them left out has to say so.
+
+    Args:
+        config: Probabilities, ranges and order.
+        sample_rate_hz: Of the audio.
+    """
+
+    def __init__(self, config: AugmentationConfig, sample_rate_hz: int = 22_050) -> None:
+        wanted = [name for name in config.order if getattr(config, name).probability > 0]
+        self.config = config
+        self.augmentations = tuple(
+            AUGMENTATIONS[name](getattr(config, name), sample_rate_hz) for name in wanted if name in AUGMENTATIONS
+        )
+        self.missing = tuple(name for name in wanted if name not in AUGMENTATIONS)
+        if self.missing:
+            logger.warning(
+                "The augmentation chain is incomplete: %s of the configuration cannot be applied yet, "
+                "only %s; results are not comparable with published ones.",
+                ", ".join(self.missing),
+                ", ".join(augmentation.name for augmentation in self.augmentations) or "the crop",
+            )
+
+    def __call__(self, audio: tf.Tensor, seeds: tf.Tensor, augmented: tf.Tensor | None = None) -> tf.Tensor:
+        """Makes a view of every clip.
+
+        Args:
+            audio: float32 [batch, samples].
+            seeds: int32 [batch, 2]; a view depends on its clip and its pair only.
+            augmented: bool [batch], False for views that are the crop alone; all are augmented if None. A
+                configuration with `asymmetric` needs it, as only the caller knows which rows are second
+                views.
+
+        Returns:
+            float32 [batch, samples], of the same static shape.
+
+        Raises:
+            UsageError: If an argument is of another type or shape, or `augmented` is needed and absent.
+        """
+        return self.apply(audio, self.draw(seeds, augmented))
+
+    def draw(self, seeds: tf.Tensor, augmented: tf.Tensor | None = None) -> dict[str, Parameters]:
+        """Draws all parameters of a batch of views; the arguments are those of a call.
+
+        Returns:
+            For each augmentation in use, by name, its parameters: `applied`, bool [batch], and others with
+            one row per view.
+        """
+        if augmented is None and self.config.asymmetric:
+            raise UsageError("An asymmetric chain needs `augmented`: True for the rows that are first views.")
+        randomness = ViewRandomness(seeds)
+        draws = {augmentation.name: augmentation.draw(randomness) for augmentation in self.augmentations}
+        if augmented is not None:
+            for parameters in draws.values():
+                parameters["applied"] &= augmented
+        return draws
+
+    def apply(self, audio: tf.Tensor, draws: dict[str, Parameters]) -> tf.Tensor:
+        """Applies drawn parameters to audio [batch, samples], in the order of the configuration."""
+        audio = as_audio(audio)
+        for augmentation in self.augmentations:
+            parameters = draws[augmentation.name]
+            check_batch(parameters["applied"], "seeds", audio)
+            audio = augmentation.apply(audio, parameters)
+        return audio

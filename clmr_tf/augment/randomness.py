@@ -1,0 +1,89 @@
+"""From the seed pair of a view to its random numbers, whatever batch it comes in.
+
+A view's numbers are a pure function of its seed pair: the batch around it, its row, the number of replicas
+or threads change nothing. Each augmentation has numbers of its own, so that leaving one out leaves the
+draws of the others as they were.
+
+Values with and without XLA (`jit_compile=True`) differ, as those of all `tf.random.stateless_*` do; the
+distributions are the same. One run keeps to one of the two.
+"""
+
+import functools
+import hashlib
+import math
+
+import tensorflow as tf
+
+from clmr_tf.augment.arguments import as_seeds
+from clmr_tf.augmentation_config import AUGMENTATION_NAMES, Range
+
+# All numbers of a view come from one op, of a size that will not change when augmentations are added.
+NUM_ROWS = 16
+NUM_UNIFORMS = 4
+
+
+class ViewRandomness:
+    """The random numbers of a batch of views.
+
+    Args:
+        seeds: int32 [batch, 2], a pair per view.
+
+    Raises:
+        UsageError: If the seeds are of another type or shape.
+    """
+
+    def __init__(self, seeds: tf.Tensor) -> None:
+        self._seeds = as_seeds(seeds)
+
+    def uniforms(self, name: str) -> tf.Tensor:
+        """Numbers of the augmentation `name`: float32 [batch, NUM_UNIFORMS] in [0, 1), all independent."""
+        return self._blocks[:, AUGMENTATION_NAMES.index(name)]
+
+    def seeds(self, name: str) -> tf.Tensor:
+        """Seeds of the augmentation `name` for longer draws, such as noise: int32 [batch, 2]."""
+        return fold(self._seeds, name)
+
+    @functools.cached_property
+    def _blocks(self) -> tf.Tensor:
+        shape = [NUM_ROWS, NUM_UNIFORMS]
+        return tf.map_fn(
+            functools.partial(tf.random.stateless_uniform, shape),
+            fold(self._seeds, "parameters"),
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+
+
+def fold(seeds: tf.Tensor, purpose: str) -> tf.Tensor:
+    """Derives seeds for one purpose, so that two purposes never share random bits.
+
+    Exclusive or with 64 bits of the SHA-256 of the purpose; the generator scrambles the pair afterwards.
+
+    Args:
+        seeds: int32 [batch, 2].
+        purpose: Any text, the same in every run.
+
+    Returns:
+        int32 [batch, 2].
+    """
+    digest = hashlib.sha256(purpose.encode()).digest()
+    words = [int.from_bytes(digest[start : start + 4], "little", signed=True) for start in (0, 4)]
+    return tf.bitwise.bitwise_xor(seeds, tf.constant([words], tf.int32))
+
+
+def choose(numbers: Range, uniforms: tf.Tensor) -> tf.Tensor:
+    """Turns uniform numbers into numbers of a range.
+
+    Args:
+        numbers: What to choose from; with a step only minimum, minimum + step, ... up to maximum.
+        uniforms: float32 [batch] in [0, 1).
+
+    Returns:
+        float32 [batch], each value of the range with the same chance.
+    """
+    minimum, maximum, step = map(float, (numbers.minimum, numbers.maximum, numbers.step))
+    if step == 0:
+        # Rounding may carry the sum past the end.
+        return tf.minimum(minimum + (maximum - minimum) * uniforms, maximum)
+    # The tolerance keeps the maximum in where the division falls just short, as in 0.3 / 0.1.
+    num_values = math.floor((maximum - minimum) / step + 1e-6) + 1
+    return minimum + step * tf.floor(num_values * uniforms)

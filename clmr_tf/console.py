@@ -1,0 +1,94 @@
+"""The one console of all commands: results on standard output, progress and notes on standard error."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from errno import EDQUOT, ENOSPC
+
+from rich.console import Console
+
+from clmr_tf.errors import ClmrError
+
+# TensorFlow reads this when it is first imported, which every command does after this line.
+# Its C++ side reports harmless things as errors at start; what fails arrives as an exception all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+results = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+
+def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns what it raises into one sentence and an exit code.
+
+    Exit codes: 0 done, 2 asked for something impossible (UsageError), 1 failed, 130 interrupted, 143 terminated;
+    a command may choose another through SystemExit. `--debug` among the arguments shows the traceback as well.
+
+    Args:
+        command: Takes the command line's arguments without the program's name.
+        arguments: Those arguments; `sys.argv[1:]` if None.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
+    try:
+        with _terminated_by_error():
+            command(arguments)
+    # Everything, because this is the last place where an error can still become a sentence.
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - see above
+        if debug:
+            traceback.print_exc()
+        sentence, exit_code = _describe(error)
+        notes.print(f"error: {sentence}", style="red", markup=False)
+        return exit_code
+    return 0
+
+
+class TerminatedError(ClmrError):
+    """SIGTERM came where nothing needed saving."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@contextlib.contextmanager
+def _terminated_by_error() -> Iterator[None]:
+    """Makes SIGTERM an error, so that it cleans up and says so; parts with something to save handle it themselves."""
+
+    def terminate(_number: int, _frame: object) -> None:
+        raise TerminatedError("Terminated.")
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, ClmrError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted.", EXIT_INTERRUPTED
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    # TensorFlow has errors of its own for what the system says.
+    if any(os.strerror(number) in str(error) for number in (ENOSPC, EDQUOT)):
+        return f"The disk is full{where}; free some space and start the same command again.", EXIT_FAILURE
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{where}.", EXIT_FAILURE
+    if isinstance(error, MemoryError):
+        return "Out of memory; use a smaller --batch-size or a smaller --width.", EXIT_FAILURE
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return f"Unexpected {type(error).__name__}: {first_line} (--debug shows where).", EXIT_FAILURE
+
+
+class _NotesHandler(logging.Handler):
+    """Writes log records through the console, so that they do not tear a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        notes.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)

@@ -1,0 +1,204 @@
+"""The prepared corpus: what pipelines write and training reads.
+
+A prepared corpus is a folder:
+
+    manifest.json   CorpusManifest: format version, sample rate, tag names, split sizes, where it came from
+    index.jsonl     one Item per line, in a fixed order
+    audio.pcm       mono 16-bit little-endian PCM of all items, one after the other (storage "pcm" only)
+    skipped.jsonl   {"source": path, "reason": ..., "detail": ...} for every file that was left out
+
+`manifest.json` is written last and by an atomic rename: a folder without it is not a corpus yet.
+With storage "direct" there is no audio.pcm; items point at the compressed source files.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.errors import UsageError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.jsonl"
+PCM_FILE = "audio.pcm"
+SKIPPED_FILE = "skipped.jsonl"
+PCM_DTYPE = np.dtype("<i2")
+PCM_FULL_SCALE = 32768.0
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One recording of a corpus.
+
+    Attributes:
+        id: Unique name of the item, stable between preparations.
+        song_id: Items of one song share it. Splits and negatives never separate or mix them wrongly.
+        source: Path of the file it was made from, relative to the corpus' source folder.
+        split: "train", "valid" or "test".
+        tags: Names out of the manifest's `tag_names`; empty where the corpus has no labels.
+        file: Where the samples are: "audio.pcm" relative to the corpus folder, or an absolute source path.
+        offset_samples: First sample of the item in `file` (0 with storage "direct").
+        num_samples: Length at the corpus' sample rate.
+        digest: Start of the SHA-256 of the PCM bytes ("direct": of the source file), 16 hex digits.
+        source_rate_hz: Sample rate of the source file.
+        source_num_channels: Channels of the source file.
+        source_num_bytes: Size of the source file.
+    """
+
+    id: str
+    song_id: str
+    source: str
+    split: str
+    tags: tuple[str, ...]
+    file: str
+    offset_samples: int
+    num_samples: int
+    digest: str
+    source_rate_hz: int
+    source_num_channels: int
+    source_num_bytes: int
+
+    def to_json(self) -> str:
+        """One line of index.jsonl, without the line end."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Item":
+        """Reads one line of index.jsonl; raises ValueError where a field is missing or unknown."""
+        fields = json.loads(line)
+        try:
+            return cls(**{**fields, "tags": tuple(fields["tags"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not an index row of format version {FORMAT_VERSION}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusManifest:
+    """What manifest.json holds.
+
+    Attributes:
+        name: Short name of the corpus.
+        sample_rate_hz: Rate of the PCM (or of what the direct reader delivers).
+        storage: "pcm" or "direct".
+        tag_names: The tags in the order of every multi-hot vector.
+        num_items: Items per split.
+        num_songs: Songs per split.
+        num_skipped: Files left out, per reason.
+        source: Free description: where the files came from and what identifies them.
+        tool_versions: Versions of the libraries that decoded and resampled.
+        fingerprint: SHA-256 of index.jsonl, which holds a digest of every item's audio.
+        format_version: Version of this layout.
+    """
+
+    name: str
+    sample_rate_hz: int
+    storage: str
+    tag_names: tuple[str, ...]
+    num_items: Mapping[str, int]
+    num_songs: Mapping[str, int]
+    num_skipped: Mapping[str, int]
+    source: Mapping[str, str]
+    tool_versions: Mapping[str, str]
+    fingerprint: str
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "CorpusManifest":
+        """Reads manifest.json; raises ValueError where it is of another format."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.get("format_version") != FORMAT_VERSION:
+            received = fields.get("format_version") if isinstance(fields, dict) else type(fields).__name__
+            raise ValueError(f"format version {received!r}, this program reads {FORMAT_VERSION}")
+        try:
+            return cls(**{**fields, "tag_names": tuple(fields["tag_names"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus on disk, with its index in memory."""
+
+    folder: Path
+    manifest: CorpusManifest
+    items: tuple[Item, ...]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Corpus":
+        """Opens a prepared corpus and checks that its parts belong together.
+
+        Raises:
+            UsageError: If the folder is no finished corpus, or index, manifest and audio disagree.
+        """
+        folder = Path(folder)
+        manifest_path = folder / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise UsageError(f"{folder} is not a prepared corpus (no {MANIFEST_FILE}); prepare it first.")
+        try:
+            manifest = CorpusManifest.from_json(manifest_path.read_text(encoding="utf-8"))
+            index = (folder / INDEX_FILE).read_bytes()
+            items = tuple(Item.from_json(line) for line in index.decode("utf-8").splitlines())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"The corpus in {folder} cannot be read ({error}); prepare it again.") from error
+        if fingerprint_of(index) != manifest.fingerprint:
+            raise UsageError(f"{folder / INDEX_FILE} was changed after the corpus was prepared; prepare it again.")
+        corpus = cls(folder, manifest, items)
+        if manifest.storage == "pcm":
+            corpus._check_pcm_size()
+        return corpus
+
+    def _check_pcm_size(self) -> None:
+        expected = sum(item.num_samples for item in self.items) * PCM_DTYPE.itemsize
+        path = self.folder / PCM_FILE
+        received = path.stat().st_size if path.is_file() else 0
+        if received != expected:
+            raise UsageError(f"{path} has {received} bytes instead of {expected}; prepare the corpus again.")
+
+    def items_of(self, split: str) -> tuple[Item, ...]:
+        """The items of one split, in the order of the index."""
+        return tuple(item for item in self.items if item.split == split)
+
+    def multi_hot(self, items: Sequence[Item]) -> np.ndarray:
+        """Tags of `items` as float32 [len(items), len(tag_names)], 1 where the item carries the tag."""
+        column = {name: index for index, name in enumerate(self.manifest.tag_names)}
+        tags = np.zeros((len(items), len(column)), np.float32)
+        for row, item in enumerate(items):
+            for name in item.tags:
+                tags[row, column[name]] = 1.0
+        return tags
+
+    def read_samples(self, item: Item, offset_samples: int = 0, num_samples: int | None = None) -> np.ndarray:
+        """Reads float32 samples in [-1, 1) of an item of a "pcm" corpus, outside any graph.
+
+        Args:
+            item: An item of this corpus.
+            offset_samples: Where to start in the item.
+            num_samples: How many; to the end of the item if None.
+        """
+        num_samples = item.num_samples - offset_samples if num_samples is None else num_samples
+        start = (item.offset_samples + offset_samples) * PCM_DTYPE.itemsize
+        pcm = np.fromfile(self.folder / PCM_FILE, PCM_DTYPE, num_samples, offset=start)
+        return pcm.astype(np.float32) / PCM_FULL_SCALE
+
+
+def fingerprint_of(index: bytes) -> str:
+    """The identity of a corpus: SHA-256 of its index, which names a digest of every item's audio."""
+    return hashlib.sha256(index).hexdigest()
+
+
+def count_by_split(items: Iterable[Item]) -> tuple[dict[str, int], dict[str, int]]:
+    """Number of items and number of songs for each split that occurs."""
+    songs: dict[str, list[str]] = {}
+    for item in items:
+        songs.setdefault(item.split, []).append(item.song_id)
+    ordered = [split for split in SPLITS if split in songs]
+    return {s: len(songs[s]) for s in ordered}, {s: len(set(songs[s])) for s in ordered}

@@ -1,0 +1,97 @@
+"""From what a user calls a corpus to a prepared one: by name, by folder, prepared first where need be."""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, Corpus
+from clmr_tf.errors import UsageError
+
+
+def resolve_corpus(
+    corpus: str,
+    *,
+    corpora: Path,
+    sample_rate_hz: int,
+    clip_num_samples: int,
+    reader: str | None = "prepared",
+    max_skipped_share: float = 0.5,
+) -> Corpus:
+    """Opens the corpus that `corpus` means, preparing it under `corpora` if that was not done before.
+
+    Args:
+        corpus: The name of a pipeline ("demo"), the folder of a prepared corpus, or a folder of audio files.
+        corpora: Folder that keeps prepared corpora.
+        sample_rate_hz: Rate that the corpus must have.
+        clip_num_samples: Shortest recording that is of use, in samples at that rate.
+        reader: "prepared" for PCM, "direct" for an index over the compressed files; None for PCM, but for
+            whatever a prepared corpus has.
+        max_skipped_share: Share of a folder's audio files that may turn out unusable.
+
+    Raises:
+        UsageError: If it is none of these, or a prepared corpus of another rate or kind.
+    """
+    folder = Path(corpus).expanduser()
+    storage = "direct" if reader == "direct" else "pcm"
+    # Other programs have files called manifest.json, too.
+    if (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file():
+        opened = Corpus.open(folder)
+        _check(opened, sample_rate_hz, clip_num_samples, opened.manifest.storage if reader is None else storage)
+        return opened
+    pipeline = _find_pipeline(corpus)
+    if pipeline is None and not folder.exists():
+        raise UsageError(f"There is no corpus named {corpus!r} and no such folder; give --corpus a folder of music.")
+    if pipeline is None and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
+
+    from pipelines.settings import PrepareSettings
+
+    settings = PrepareSettings(
+        sample_rate_hz=sample_rate_hz,
+        min_num_samples=clip_num_samples,
+        reader=storage,
+        max_skipped_share=max_skipped_share,
+    )
+    if pipeline is not None:
+        return pipeline.prepare_corpus(corpora / _folder_name(corpus, sample_rate_hz, storage), settings)
+    from pipelines.folder import prepare_corpus
+
+    digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    name = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', folder.resolve().name).strip('-') or 'music'}-{digest}"
+    return prepare_corpus(folder, corpora / _folder_name(name, sample_rate_hz, storage), settings)
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether `name` is that of a corpus with a pipeline of its own."""
+    return _find_pipeline(name) is not None
+
+
+def _find_pipeline(name: str) -> object | None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(f"pipelines.{name}") is None:
+        return None
+    module = importlib.import_module(f"pipelines.{name}")
+    return module if name != "folder" and hasattr(module, "prepare_corpus") else None
+
+
+def _folder_name(name: str, sample_rate_hz: int, storage: str) -> str:
+    return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
+
+
+def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: str) -> None:
+    manifest = corpus.manifest
+    if manifest.sample_rate_hz != sample_rate_hz:
+        raise UsageError(
+            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run wants {sample_rate_hz} Hz; "
+            f"use --sample-rate-hz {manifest.sample_rate_hz} or prepare the music again."
+        )
+    if manifest.storage != storage:
+        wanted = "prepared" if manifest.storage == "pcm" else "direct"
+        raise UsageError(f"The corpus in {corpus.folder} was made for --reader {wanted}; use that option.")
+    too_short = sum(item.num_samples < clip_num_samples for item in corpus.items)
+    if too_short:
+        raise UsageError(
+            f"The corpus in {corpus.folder} has {too_short} items shorter than the clip of {clip_num_samples} samples; "
+            f"prepare the music again with --min-num-samples {clip_num_samples}."
+        )

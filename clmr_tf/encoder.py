@@ -1,0 +1,124 @@
+"""A trained encoder as other programs use it: audio in, embeddings out."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import soxr
+import tensorflow as tf
+
+from clmr_tf.audio_files import load_audio
+from clmr_tf.clips import window_starts
+from clmr_tf.errors import UsageError
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Embeddings of the windows of one recording.
+
+    Attributes:
+        times_seconds: Where each window begins, float64 [n].
+        vectors: float32 [n, 512].
+    """
+
+    times_seconds: np.ndarray
+    vectors: np.ndarray
+
+
+class Encoder:
+    """Turns audio into embeddings with a frozen SampleCNN.
+
+    Args:
+        model: Takes float32 [batch, clip_num_samples], gives [batch, 512].
+        clip_num_samples: Length of a window.
+        sample_rate_hz: Rate of the audio that the model was trained on.
+        batch_size: Windows per call of the model.
+    """
+
+    def __init__(self, model: keras.Model, clip_num_samples: int, sample_rate_hz: int, batch_size: int = 32) -> None:
+        self.model = model
+        self.clip_num_samples = clip_num_samples
+        self.sample_rate_hz = sample_rate_hz
+        self._batch_size = batch_size
+        signature = [tf.TensorSpec([None, clip_num_samples], tf.float32)]
+        self._encode: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+            lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature
+        )
+
+    def encode_clips(self, audio: np.ndarray) -> np.ndarray:
+        """Encodes clips: float [n, clip_num_samples] in [-1, 1] -> float32 [n, 512].
+
+        Raises:
+            UsageError: For another shape.
+        """
+        audio = np.asarray(audio, np.float32)
+        if audio.ndim != 2 or audio.shape[1] != self.clip_num_samples:
+            raise UsageError(
+                f"encode_clips takes audio of shape [n, {self.clip_num_samples}]; received {list(audio.shape)}."
+            )
+        batches = (audio[row : row + self._batch_size] for row in range(0, len(audio), self._batch_size))
+        vectors = [self._encode(tf.constant(batch)).numpy() for batch in batches]
+        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
+
+    def embed(
+        self,
+        recording: str | Path | np.ndarray,
+        sample_rate: int | None = None,
+        hop_seconds: float | None = None,
+    ) -> Embedding:
+        """Embeds a whole recording, window by window.
+
+        Args:
+            recording: A file of any format and rate that can be decoded, or a waveform [samples] or
+                [samples, channels] in [-1, 1].
+            sample_rate: Rate of a waveform in Hz; the model's own if None. A file knows its rate.
+            hop_seconds: Distance between windows; the length of a window if None.
+
+        Raises:
+            UsageError: If the recording is shorter than one window, or an argument makes no sense.
+        """
+        if isinstance(recording, str | Path):
+            samples = load_audio(Path(recording).expanduser(), self.sample_rate_hz)
+        else:
+            samples = self._mono_at_own_rate(np.asarray(recording), sample_rate)
+        hop_samples = self._hop_samples(hop_seconds)
+        starts = window_starts(len(samples), self.clip_num_samples, hop_samples)
+        if len(starts) == 0:
+            raise UsageError(
+                f"The recording has {len(samples) / self.sample_rate_hz:.2f} s, less than the "
+                f"{self.clip_num_samples / self.sample_rate_hz:.2f} s of one window; give a longer one."
+            )
+        return Embedding(starts / self.sample_rate_hz, self.encode_windows(samples, starts))
+
+    def _hop_samples(self, hop_seconds: float | None) -> int:
+        if hop_seconds is None:
+            return self.clip_num_samples
+        if not 1 <= hop_seconds * self.sample_rate_hz < 2**62:
+            raise UsageError(f"hop_seconds must be at least one sample and finite; received {hop_seconds}.")
+        return round(hop_seconds * self.sample_rate_hz)
+
+    def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:
+        if not np.issubdtype(waveform.dtype, np.floating) or waveform.ndim not in (1, 2):
+            raise UsageError(
+                "A waveform must be float, [samples] or [samples, channels], in [-1, 1]; "
+                f"received {waveform.dtype} {list(waveform.shape)}."
+            )
+        if not np.isfinite(waveform).all():
+            raise UsageError(f"A waveform must be finite; {np.sum(~np.isfinite(waveform))} of its samples are not.")
+        if sample_rate is not None and sample_rate <= 0:
+            raise UsageError(f"sample_rate must be positive; received {sample_rate}.")
+        mono = waveform.astype(np.float32).mean(axis=1) if waveform.ndim == 2 else waveform.astype(np.float32)
+        if sample_rate in (None, self.sample_rate_hz):
+            return mono
+        return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
+
+    def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Encodes the windows of one waveform [samples] that begin at `starts`: float32 [n, 512]."""
+        windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
+        # A batch at a time: with a short hop, all windows together are many times the recording.
+        rows = range(0, len(starts), self._batch_size)
+        vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
+        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)

@@ -1,0 +1,52 @@
+"""python -m clmr_tf.export: from a run to a folder that other programs load."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clmr_tf.command_line import parse_command, to_plain
+from clmr_tf.console import results, run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Settings of the export."""
+
+    model: Path = Path("runs/demo")
+    """Folder of the run; its newest checkpoint is exported."""
+    out: Path | None = None
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced."""
+    licence: str = "unspecified"
+    """Licence of the weights, for the manifest."""
+
+
+def export(config: ExportConfig) -> Path:
+    """Exports the encoder of a run and returns the model folder, whose golden numbers have been checked."""
+    from clmr_tf.model_folder import write_model_folder
+    from clmr_tf.pretrained import read_run_encoder
+    from clmr_tf.run_folder import read_config, read_record
+
+    run_folder = config.model.expanduser()
+    folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
+    training_config = read_config(run_folder)
+    encoder, step = read_run_encoder(run_folder)
+    training = {"step": step, "config": to_plain(training_config), "run": read_record(run_folder)}
+    facts = {"name": folder.name, "licence": config.licence, "tag_names": [], "scores": {}, "training": training}
+    write_model_folder(encoder, folder, facts)
+    return folder
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        ExportConfig, arguments, program="python -m clmr_tf.export", description="Exports the encoder of a run."
+    )
+    folder = export(config)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    results.print(f"Exported to {folder}; loaded again, its embeddings are the same.", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

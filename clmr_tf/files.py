@@ -1,0 +1,36 @@
+"""Files that other programs rely on: written whole or not at all, where they can be found again."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from clmr_tf.errors import UsageError
+
+_PATTERN_CHARACTERS = frozenset("*?[]\\")
+
+
+def refuse_pattern(folder: Path) -> None:
+    """Raises UsageError if TensorFlow would take the path of a folder for a pattern and find nothing in it."""
+    found = _PATTERN_CHARACTERS.intersection(str(folder.absolute()))
+    if found:
+        raise UsageError(
+            f"TensorFlow cannot load from {folder.absolute()}, since it takes {' '.join(sorted(found))} for a "
+            "pattern; choose a folder without it."
+        )
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the file at `path` in one step; text is encoded as UTF-8. The parent folder must exist."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner may read.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,189 @@
+"""The folder of an exported model: written whole or not at all, checked against its own golden numbers.
+
+saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
+encoder.weights.h5    the same weights for `SampleCNN`
+manifest.json         architecture, input, training, scores, licence
+golden.npz            an input and the embedding that every loader and runtime must give for it
+"""
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "encoder.weights.h5"
+SAVED_MODEL = "saved_model"
+GOLDEN_FILE = "golden.npz"
+GOLDEN_TOLERANCE = 1e-4
+"""Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
+
+
+def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) -> None:
+    """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
+
+    Args:
+        encoder: Built, float32.
+        folder: Where the model goes; a model folder that is there is replaced, anything else is left alone.
+        facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
+
+    Raises:
+        UsageError: If `folder` exists and is no model folder, or cannot be written.
+        OSError: If the disk is full.
+        ClmrError: If what was written does not give the same embeddings.
+    """
+    refuse_pattern(folder)
+    draft, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("draft", "previous"))
+    if previous.is_dir() and not folder.exists():
+        # An export was killed between its last two steps.
+        previous.rename(folder)
+    if folder.exists() and not _may_be_replaced(folder):
+        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+    try:
+        _require_space(draft, encoder)
+        _write(encoder, draft, facts)
+        check_golden(draft)
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            folder.rename(previous)
+        draft.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model folder.
+
+    Raises:
+        UsageError: If there is none that this program can read.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is not a model folder: {path} cannot be read.") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads.")
+    return manifest
+
+
+def read_encoder(folder: Path) -> SampleCNN:
+    """The encoder of a model folder, with its weights.
+
+    Raises:
+        UsageError: If manifest or weights cannot be read, or do not belong together.
+    """
+    encoder = SampleCNN(**read_manifest(folder)["architecture"]["arguments"])
+    encoder.build()
+    path = folder / WEIGHTS_FILE
+    try:
+        encoder.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"The weights {path} cannot be loaded ({reason}); export the model again.") from error
+    return encoder
+
+
+def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
+    """Writes what a model scored on a corpus into its manifest."""
+    manifest = read_manifest(folder)
+    manifest["scores"][corpus] = score
+    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+
+
+def check_golden(folder: Path) -> None:
+    """Runs the golden input through the SavedModel and through `SampleCNN` with the stored weights.
+
+    Raises:
+        ClmrError: If either gives other embeddings than golden.npz holds, or none that are finite.
+    """
+    with np.load(folder / GOLDEN_FILE) as golden:
+        audio, expected = golden["audio"], golden["embedding"]
+    serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
+    received = {
+        SAVED_MODEL: serve(audio=tf.constant(audio))["embedding"].numpy(),
+        WEIGHTS_FILE: read_encoder(folder)(tf.constant(audio), training=False).numpy(),
+    }
+    for name, embedding in received.items():
+        error = np.max(np.abs(embedding - expected)) / max(np.max(np.abs(expected)), 1e-12)
+        if not error <= GOLDEN_TOLERANCE:
+            raise ClmrError(
+                f"{folder / name} gives embeddings that differ from {GOLDEN_FILE} by {error:.1e} of their largest "
+                f"value (allowed {GOLDEN_TOLERANCE:.0e}); export the model again."
+            )
+
+
+def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Two fixed clips that reach every frequency: a rising sweep and decaying bursts of noise.
+
+    Returns:
+        float32 [2, clip_num_samples] in [-1, 1], exact in 16 bits.
+    """
+    seconds = np.arange(clip_num_samples) / sample_rate_hz
+    duration, low_hz, high_hz = seconds[-1], 40.0, 0.45 * sample_rate_hz
+    octaves = np.log(high_hz / low_hz)
+    sweep = 0.5 * np.sin(2 * np.pi * low_hz * duration / octaves * (np.exp(seconds / duration * octaves) - 1))
+    noise = np.random.Generator(np.random.PCG64(1)).uniform(-0.8, 0.8, clip_num_samples)
+    bursts = noise * np.exp(-8.0 * (seconds % 0.5))
+    return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
+
+
+def _require_space(folder: Path, encoder: SampleCNN) -> None:
+    # The HDF5 library crashes the process when the disk fills up under it.
+    needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    # A manifest.json alone is no proof: prepared corpora have one, too.
+    if not folder.is_dir():
+        return False
+    return not any(folder.iterdir()) or all(
+        (folder / name).exists() for name in (MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE)
+    )
+
+
+def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) -> None:
+    clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
+    encoder.save_weights(folder / WEIGHTS_FILE)
+    archive = keras.export.ExportArchive()
+    archive.track(encoder)
+    archive.add_endpoint(
+        name="serving_default",
+        fn=lambda audio: {"embedding": encoder(audio, training=False)},
+        input_signature=[tf.TensorSpec([None, clip_num_samples], tf.float32, name="audio")],
+    )
+    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
+    audio = golden_audio(clip_num_samples, rate)
+    embedding = encoder(tf.constant(audio), training=False).numpy()
+    np.savez_compressed(folder / GOLDEN_FILE, audio=audio, embedding=embedding)
+    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "architecture": {"class": "SampleCNN", "arguments": arguments},
+        "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
+        "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
+        **facts,
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""SampleCNN, the encoder of CLMR: from raw audio to a 512-dimensional representation."""
+
+import keras
+import tensorflow as tf
+
+from clmr_tf.models.batch_normalization import BatchNormalization1D
+
+EMBEDDING_DIM = 512
+
+# Pooling factors of the nine blocks for each sample rate, and the input length that they reduce to one frame.
+POOL_SIZES = {
+    22050: (3, 3, 3, 3, 3, 3, 3, 3, 3),
+    16000: (3, 3, 3, 3, 3, 3, 5, 2, 2),
+    8000: (3, 3, 3, 2, 2, 4, 4, 2, 2),
+}
+CLIP_NUM_SAMPLES = {22050: 59049, 16000: 43470, 8000: 20736}
+
+_STEM_CHANNELS = 128
+_BLOCK_CHANNELS = (128, 128, 256, 256, 256, 256, 256, 256)
+
+
+@keras.saving.register_keras_serializable("clmr_tf")
+class SampleCNN(keras.Model):
+    """SampleCNN 3^9 (Lee et al. 2017) as CLMR's released code builds it.
+
+    A strided convolution, nine blocks of convolution, batch normalisation, max-pooling and ReLU, and one more
+    convolution. Two things are written otherwise than in the original and give the same outputs: the
+    convolutions have no bias, since the batch normalisation after each subtracts it again, and the pooling
+    comes before the ReLU, which is a third of the work.
+
+    Call: float [batch, samples] or [batch, samples, 1] in [-1, 1] -> float [batch, 512]. The default input is
+    59,049 samples (2.678 s) at 22,050 Hz.
+
+    Args:
+        width: Scales the channels of all layers but the last two, so that the output is always 512.
+        sample_rate_hz: 22050, 16000 (43,470 samples) or 8000 (20,736 samples): the variants of the thesis.
+        pooling: None takes exactly one clip; "average" takes any length of at least a clip and averages the
+            frames that are left over time.
+        seed: Makes the initial weights (He uniform, as the original's experiments) repeatable.
+
+    Raises:
+        ValueError: For arguments outside of these, and on call for a length that `pooling=None` cannot take.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        sample_rate_hz: int = 22050,
+        pooling: str | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> None:
+        if width <= 0:
+            raise ValueError(f"width must be positive. Received: width={width}")
+        if sample_rate_hz not in POOL_SIZES:
+            raise ValueError(f"sample_rate_hz must be one of {list(POOL_SIZES)}. Received: {sample_rate_hz}")
+        if pooling not in (None, "average"):
+            raise ValueError(f"pooling must be None or 'average'. Received: pooling={pooling!r}")
+        super().__init__(**kwargs)
+
+        # === Layers ===
+        def convolution(channels: int, size: int, name: str, strides: int = 1, padding: str = "valid") -> keras.Layer:
+            layer_seed = None if seed is None else seed * 16 + len(self.convolutions)
+            return keras.layers.Conv1D(
+                channels,
+                size,
+                strides=strides,
+                padding=padding,
+                use_bias=False,
+                kernel_initializer=keras.initializers.HeUniform(layer_seed),
+                name=name,
+            )
+
+        self.convolutions, self.normalizations, self.pools = [], [], []
+        pool_sizes = POOL_SIZES[sample_rate_hz]
+        block_channels = (*(_scale(channels, width) for channels in _BLOCK_CHANNELS), EMBEDDING_DIM)
+        self.convolutions.append(convolution(_scale(_STEM_CHANNELS, width), 3, "stem_convolution", strides=3))
+        for index, (channels, size) in enumerate(zip(block_channels, pool_sizes, strict=True)):
+            # PyTorch pads one sample on either side whatever the kernel, which is "same" for size 3 only.
+            padding = "same" if size == 3 else "valid"
+            self.convolutions.append(convolution(channels, size, f"block_{index}_convolution", padding=padding))
+            self.pools.append(keras.layers.MaxPooling1D(size, name=f"block_{index}_pool"))
+        self.convolutions.append(convolution(EMBEDDING_DIM, 3, "last_convolution", padding="same"))
+        for layer in self.convolutions:
+            name = layer.name.replace("convolution", "normalization")
+            self.normalizations.append(BatchNormalization1D(name=name))
+
+        # === Config ===
+        self.width = width
+        self.sample_rate_hz = sample_rate_hz
+        self.pooling = pooling
+        self.seed = seed
+        self.clip_num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
+
+    def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
+        """Makes all weights; no input is needed, their shapes do not depend on it."""
+        channels = 1
+        for convolution, normalization in zip(self.convolutions, self.normalizations, strict=True):
+            convolution.build((None, None, channels))
+            channels = convolution.filters
+            normalization.build((None, None, channels))
+        self.built = True
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Encodes clips; see the class for shapes."""
+        frames = tf.expand_dims(inputs, -1) if inputs.shape.rank == 2 else inputs
+        self._check_length(frames.shape[1])
+        frames = self.convolutions[0](frames)
+        frames = tf.nn.relu(self.normalizations[0](frames, training=training))
+        for convolution, normalization, pool in zip(
+            self.convolutions[1:-1], self.normalizations[1:-1], self.pools, strict=True
+        ):
+            if convolution.padding == "valid":
+                frames = tf.pad(frames, [[0, 0], [1, 1], [0, 0]])
+            frames = tf.nn.relu(pool(normalization(convolution(frames), training=training)))
+        frames = tf.nn.relu(self.normalizations[-1](self.convolutions[-1](frames), training=training))
+        return tf.squeeze(frames, 1) if self.pooling is None else tf.reduce_mean(frames, 1)
+
+    def _check_length(self, num_samples: int | None) -> None:
+        if num_samples is None:
+            return
+        if self.pooling is None and num_samples != self.clip_num_samples:
+            raise ValueError(
+                f"SampleCNN at {self.sample_rate_hz} Hz reads clips of {self.clip_num_samples} samples; "
+                f"pooling='average' takes longer ones. Received: {num_samples} samples"
+            )
+        if num_samples < self.clip_num_samples:
+            raise ValueError(f"SampleCNN needs {self.clip_num_samples} samples. Received: {num_samples} samples")
+
+    def get_config(self) -> dict:
+        """The arguments that make this model again."""
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "sample_rate_hz": self.sample_rate_hz,
+            "pooling": self.pooling,
+            "seed": self.seed,
+        }
+
+
+def _scale(channels: int, width: float) -> int:
+    """Channels times width, to the next multiple of 8, which vector units and tensor cores want."""
+    return max(8, 8 * round(channels * width / 8))

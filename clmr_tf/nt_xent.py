@@ -1,0 +1,58 @@
+"""NT-Xent, the contrastive loss of SimCLR and CLMR, and what it says about a batch."""
+
+import tensorflow as tf
+
+from clmr_tf.distribution import gather_rows
+
+_MASKED_LOGIT = -1e9
+
+
+def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:
+    """The normalised temperature-scaled cross entropy of a batch of pairs.
+
+    Each of the 2N projections is an anchor; its positive is the other view of the same item, its negatives
+    are the 2N-2 remaining projections. Equation 1 of Chen et al. 2020 (SimCLR), section 3.1 of Spijkervet and
+    Burgoyne 2021 (CLMR), with cosine similarity, averaged over the 2N anchors like the released PyTorch code.
+    Computed in float32 whatever the inputs' type. With several replicas the negatives come from all of them
+    (the released code only uses its own process's) and the result is the mean over this replica's anchors.
+
+    Args:
+        z_i: Projections of the first views, [N, dimensions].
+        z_j: Projections of the second views, [N, dimensions], in the same order.
+        temperature: Divides the similarities.
+
+    Returns:
+        float32 scalar.
+    """
+    loss, _ = nt_xent_with_accuracy(z_i, z_j, temperature)
+    return loss
+
+
+def nt_xent_with_accuracy(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of `nt_xent` and the share of anchors whose positive is the most similar of all others.
+
+    Returns:
+        Two float32 scalars. Chance level of the second is 1 / (2N - 1).
+    """
+    logits, positives = _similarity_logits(z_i, z_j, temperature)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=positives, logits=logits)
+    hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), positives)
+    return tf.reduce_mean(losses), tf.reduce_mean(tf.cast(hits, tf.float32))
+
+
+def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scores this replica's 2n anchors against all 2N projections.
+
+    Returns:
+        float32 [2n, 2N] with each anchor's similarity to itself masked, and int32 [2n], the column of each
+        anchor's positive. Columns alternate between the views: 2k is z_i[k], 2k + 1 is z_j[k].
+    """
+    dimensions = z_i.shape[-1]
+    pairs = tf.math.l2_normalize(tf.cast(tf.stack([z_i, z_j], axis=1), tf.float32), axis=-1)
+    all_pairs, first_pair = gather_rows(pairs)
+    anchors = tf.reshape(pairs, [-1, dimensions])
+    columns = tf.reshape(all_pairs, [-1, dimensions])
+    logits = tf.matmul(anchors, columns, transpose_b=True) / temperature
+    own_columns = 2 * first_pair + tf.range(tf.shape(anchors)[0])
+    logits += _MASKED_LOGIT * tf.one_hot(own_columns, tf.shape(columns)[0])
+    return logits, tf.bitwise.bitwise_xor(own_columns, 1)

@@ -1,0 +1,54 @@
+"""Loads an encoder from wherever a user has one."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from clmr_tf import model_folder
+from clmr_tf.checkpoint import named_variables, restore_newest
+from clmr_tf.encoder import Encoder
+from clmr_tf.errors import UsageError
+from clmr_tf.files import refuse_pattern
+from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.run_folder import CHECKPOINTS, CONFIG_FILE, read_config
+
+
+def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
+    """Loads the encoder of a model folder, or of the newest checkpoint of a run folder.
+
+    Args:
+        folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
+        check: Also run the golden numbers of a model folder.
+
+    Raises:
+        UsageError: If the folder holds neither.
+        ClmrError: If the golden numbers are not met.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / model_folder.MANIFEST_FILE).is_file():
+        if check:
+            model_folder.check_golden(folder)
+        model = model_folder.read_encoder(folder)
+    elif (folder / CONFIG_FILE).is_file():
+        model, _ = read_run_encoder(folder)
+    else:
+        raise UsageError(f"{folder} is neither an exported model nor the folder of a run.")
+    return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+
+
+def read_run_encoder(workdir: Path) -> tuple[SampleCNN, int]:
+    """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
+
+    Raises:
+        UsageError: If the run has no checkpoint yet.
+        ClmrError: If none of its checkpoints can be read.
+    """
+    refuse_pattern(workdir)
+    config = read_config(workdir)
+    encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz)
+    encoder.build()
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(encoder=named_variables(encoder.variables), step=step)
+    if not restore_newest(workdir / CHECKPOINTS, checkpoint):
+        raise UsageError(f"The run in {workdir} has no checkpoint yet; train it for longer.")
+    return encoder, int(step.numpy())

@@ -1,0 +1,176 @@
+"""The folder of a run: what it was told, what it runs on, and that only one process writes into it."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from clmr_tf import __version__
+from clmr_tf.command_line import from_plain, to_plain
+from clmr_tf.config import CHANGEABLE_ON_RESUME, TrainConfig
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.files import refuse_pattern, write_atomically
+
+CONFIG_FILE = "config.json"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+_LOCK_FILE = ".lock"
+_PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
+
+
+@contextlib.contextmanager
+def opened_run_folder(workdir: Path, config: TrainConfig) -> Iterator[Path]:
+    """Makes or reopens the folder of a run and keeps every other process out while it is in use.
+
+    Args:
+        workdir: Folder of the run; made if it does not exist.
+        config: What the run is told; the same as the folder's, but for `CHANGEABLE_ON_RESUME`.
+
+    Raises:
+        UsageError: If the folder cannot be written, is in use, or holds a run with other settings.
+    """
+    refuse_pattern(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / _LOCK_FILE).open("w")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another process is training in {workdir}; wait for it or choose another --workdir."
+            ) from error
+        _check_same_settings(workdir, config)
+        yield workdir
+
+
+def read_config(workdir: Path) -> TrainConfig:
+    """The configuration of the run in a folder; UsageError if there is none that can be read."""
+    path = workdir / CONFIG_FILE
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{workdir} is not the folder of a run: {path} cannot be read.") from error
+    return from_plain(TrainConfig, plain, where=str(path))
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """What run.json holds: the corpus and every start of the run; UsageError if it cannot be read."""
+    path = workdir / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read; bring it back, or delete it and lose the record of starts."
+        ) from error
+
+
+def record_start(
+    workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int, details: dict[str, object]
+) -> None:
+    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, corpus.
+
+    To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
+    configuration behind for later ones to differ from.
+
+    Args:
+        workdir: Folder of the run.
+        config: What the run is told, resolved.
+        corpus: What it learns from.
+        first_step: 0, or where it resumes.
+        details: Further facts, such as parts of the augmentation preset that are missing.
+
+    Raises:
+        UsageError: If the corpus is not the one that the run began with.
+    """
+    path = workdir / RUN_FILE
+    record = read_record(workdir) if path.exists() else {"starts": []}
+    description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
+    if record.setdefault("corpus", description)["fingerprint"] != description["fingerprint"] and first_step > 0:
+        raise UsageError(
+            f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
+            "use a new --workdir, or bring back the music as it was."
+        )
+    record["corpus"] = {
+        **description,
+        "num_items": dict(corpus.manifest.num_items),
+        "num_songs": dict(corpus.manifest.num_songs),
+    }
+    record["starts"].append(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "first_step": first_step,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "hardware": hardware(),
+            **details,
+        }
+    )
+    write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    found = {"clmr_tf": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout."""
+    tree = Path(__file__).parent
+    git = ["git", "-C", str(tree), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed"]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def hardware() -> dict[str, object]:
+    """What the run computes on."""
+    import tensorflow as tf
+
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return {
+        "machine": platform.machine(),
+        "num_cpus": len(os.sched_getaffinity(0)),
+        "gpus": [details.get("device_name", "unknown") for details in gpus],
+    }
+
+
+def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    before = read_config(workdir)
+    differing = [
+        f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if field.name not in CHANGEABLE_ON_RESUME and getattr(before, field.name) != getattr(config, field.name)
+    ]
+    if differing:
+        raise UsageError(
+            f"{workdir} holds a run with other settings ({', '.join(differing)}); "
+            "choose another --workdir, or give the settings of that run."
+        )

@@ -1,0 +1,85 @@
+"""python -m clmr_tf.train: learns a musical representation from a folder of music.
+
+    python -m clmr_tf.train                                      on the music that comes with the project
+    python -m clmr_tf.train --corpus ~/Music --workdir runs/mine
+    python -m clmr_tf.train --config runs/mine/config.json       with the settings of an earlier run
+
+The same command again goes on where the run stopped.
+"""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clmr_tf.command_line import parse_command
+from clmr_tf.config import TrainConfig
+from clmr_tf.console import notes, results, run_command
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressReport:
+    """Shows how far the training is: a bar on a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._last_line = -_SECONDS_BETWEEN_LINES
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self._task = self._bar.add_task("training", total=num_steps)
+
+    def __enter__(self) -> "ProgressReport":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, step: int, scalars: dict[str, float] | None) -> None:
+        """Takes the number of steps done, and the step's scalars where it was logged."""
+        # Not before the first step: the preparation of a corpus has a bar of its own.
+        self._bar.start()
+        self._bar.update(self._task, completed=step)
+        if scalars is None:
+            return
+        words = f"loss {scalars['loss']:.3f}, contrastive accuracy {scalars['contrastive_accuracy']:.2f}"
+        if "clips_per_second" in scalars:
+            words += f", {scalars['clips_per_second']:.1f} clips/s"
+        self._bar.update(self._task, description=words)
+        if not notes.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            notes.print(f"step {step} of {self._num_steps}: {words}")
+            self._last_line = time.monotonic()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        TrainConfig,
+        arguments,
+        program="python -m clmr_tf.train",
+        description="Learns a musical representation from audio without labels. The same command again resumes.",
+    )
+    # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.training import train
+
+    with ProgressReport(config.steps) as report:
+        outcome = train(config, report)
+    if outcome.first_step >= config.steps:
+        results.print(
+            f"The run in {outcome.workdir} has {outcome.first_step} steps already; "
+            "give more --steps to go on, or another --workdir to begin anew.",
+            markup=False,
+        )
+        return
+    results.print(
+        f"Trained to step {config.steps} in {outcome.workdir}. Next:\n"
+        f"  tensorboard --logdir {shlex.quote(str(outcome.workdir))}\n"
+        f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}",
+        markup=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

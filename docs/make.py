@@ -1,0 +1,168 @@
+"""python -m docs.make: draws the pictures and writes the tables of docs/ from the recorded runs.
+
+    python -m docs.make                                           all recorded runs again
+    python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
+
+A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from clmr_tf.config import TrainConfig
+from clmr_tf.console import results, run_command
+from clmr_tf.errors import UsageError
+
+DOCS = Path(__file__).parent
+RUNS = DOCS / "runs"
+RUN_FILES = ("config.json", "run.json", "metrics.jsonl")
+PROBE_FILE = "probe.json"
+_PLACE_SETTINGS = ("workdir", "corpora")
+
+
+def record(name: str, run: Path, model: Path) -> None:
+    """Copies what a run wrote and the one probe of its model to docs/runs/NAME.
+
+    Raises:
+        UsageError: If the run is not complete, or the model was not probed, or on several corpora.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
+    probes = sorted(model.glob("probe-*.json"))
+    if len(probes) != 1:
+        raise UsageError(f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe.")
+    missing = [file for file in RUN_FILES if not (run / file).is_file()]
+    if missing:
+        raise UsageError(f"{run} lacks {', '.join(missing)}; give --run the folder of a run.")
+    (RUNS / name).mkdir(parents=True, exist_ok=True)
+    for file in RUN_FILES:
+        shutil.copyfile(run / file, RUNS / name / file)
+    shutil.copyfile(probes[0], RUNS / name / PROBE_FILE)
+
+
+def draw(folder: Path, picture: Path) -> None:
+    """Draws loss and contrastive accuracy over the steps, and the probe's scores with their intervals."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
+    steps = np.array([row["step"] for row in rows])
+    figure, (loss_axes, accuracy_axes, probe_axes) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    for axes, name, title in (
+        (loss_axes, "loss", "NT-Xent loss"),
+        (accuracy_axes, "contrastive_accuracy", "contrastive accuracy"),
+    ):
+        values = np.array([row[name] for row in rows])
+        axes.plot(steps, values, color="#9db7d5", linewidth=0.8)
+        axes.plot(*_moving_average(steps, values), color="#1f4e8c", linewidth=1.8)
+        axes.set(title=title, xlabel="step")
+    names = [row["features"] for row in probe["rows"]]
+    scores = np.array([row["score"] for row in probe["rows"]])
+    intervals = np.array([row["interval"] for row in probe["rows"]])
+    errors = np.abs(intervals.T - scores)
+    probe_axes.barh(names, scores, xerr=errors, color=["#1f4e8c", "#9db7d5", "#cccccc"], capsize=4)
+    probe_axes.plot([row["clip_score"] for row in probe["rows"]], names, "D", color="#e07b00", label="by clip")
+    probe_axes.invert_yaxis()
+    test = probe["splits"]["test"]
+    probe_axes.set(title=f"probe: {probe['metric']} ({test['num_recordings']} songs)", xlim=(0, 1))
+    probe_axes.legend(loc="lower right", frameon=False)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def describe(name: str) -> str:
+    """The section of results.md about one recorded run."""
+    folder = RUNS / name
+    probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    tenth = max(1, len(rows) // 10)
+    means = [
+        f"{np.mean([row[key] for row in part]):.3f}"
+        for key in ("loss", "contrastive_accuracy")
+        for part in (rows[:tenth], rows[-tenth:])
+    ]
+    last = run["starts"][-1]
+    missing = ", ".join(last["missing_augmentations"]) or "nothing"
+    difference = probe["trained_minus_untrained"]
+    lines = [
+        f"## {name}",
+        f"![Loss, contrastive accuracy and probe of {name}]({name}.png)",
+        "",
+        f"`{command_of(config, name)}`",
+        "",
+        f"{rows[-1]['step']} steps in {len(run['starts'])} start(s) on {last['hardware']['num_cpus']} CPU cores; "
+        f"missing from the augmentation chain: {missing}. Loss {means[0]} to {means[1]}, contrastive accuracy "
+        f"{means[2]} to {means[3]} (means of the first and the last tenth of the logged steps).",
+        "",
+        f"| features | {probe['metric']} by song | 95 % | by clip | split | songs | clips |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    test = probe["splits"]["test"]
+    for row in probe["rows"]:
+        low, high = row["interval"]
+        cells = (row["features"], f"{row['score']:.3f}", f"{low:.3f} to {high:.3f}", f"{row['clip_score']:.3f}")
+        lines.append(f"| {' | '.join(cells)} | test | {test['num_recordings']} | {test['num_clips']} |")
+    low, high = difference["interval"]
+    lines += ["", f"Trained minus untrained by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})."]
+    return "\n".join(lines) + "\n"
+
+
+def command_of(config: dict, name: str) -> str:
+    """The command that starts a run like the recorded one."""
+    defaults = TrainConfig()
+    changed = {key: value for key, value in config.items() if getattr(defaults, key) != value}
+    options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
+    return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])
+
+
+def _option(key: str, value: object) -> str:
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {shlex.quote(str(value))}"
+
+
+def _moving_average(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    size = max(1, len(values) // 20)
+    return np.convolve(steps, np.ones(size) / size, "valid"), np.convolve(values, np.ones(size) / size, "valid")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m docs.make", description=__doc__)
+    parser.add_argument("--record", metavar="NAME", help="record a run under this name first")
+    parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
+    parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments)
+    if options.record:
+        if options.run is None or options.model is None:
+            raise UsageError("--record needs --run and --model; name the run's folder and its model folder.")
+        record(options.record, options.run, options.model)
+    names = sorted(folder.name for folder in RUNS.glob("*") if folder.is_dir())
+    if not names:
+        raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
+    for name in names:
+        draw(RUNS / name, DOCS / f"{name}.png")
+    head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
+    (DOCS / "results.md").write_text("\n".join([head, *map(describe, names)]), encoding="utf-8")
+    results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

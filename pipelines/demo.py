@@ -1,0 +1,98 @@
+"""The demo corpus: excerpts of freely licensed music that come with this project.
+
+    python -m pipelines.demo
+
+ATTRIBUTION.md beside the audio names every track, its author and its licence.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import operator
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clmr_tf.console import results, run_command
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import ClmrError, UsageError
+from pipelines.prepare import prepare
+from pipelines.progress import shown_progress, summarise
+from pipelines.settings import PrepareSettings
+from pipelines.sources import SourceFile
+
+NAME = "demo"
+DATA = Path(__file__).parent / "demo_data"
+TRACKS_FILE = "tracks.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out: Path = Path("corpora") / NAME
+    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
+    settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
+    debug: bool = False
+    """Show the whole traceback of an error."""
+
+
+def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
+    """Prepares the demo corpus, with a progress bar; continues or reuses what is there, see `prepare`.
+
+    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable,
+    whatever `settings.max_skipped_share` says.
+
+    Args:
+        destination: Folder of the corpus.
+        settings: How files are decoded and what is asked of them.
+        data: Folder of tracks.csv and of the audio that it names.
+
+    Raises:
+        UsageError: If the demo data is not there; and as `prepare`.
+        ClmrError: If a file of the demo data is missing, damaged or cannot be decoded.
+    """
+    tracks = _read_tracks(data)
+    sources = [
+        SourceFile(data / file, item_id=file, song_id=song_id, source=file, split=split, tags=(label,))
+        for file, song_id, split, label in map(operator.itemgetter("file", "song_id", "split", "class"), tracks)
+    ]
+    with shown_progress(NAME) as on_progress:
+        return prepare(
+            sources,
+            destination,
+            dataclasses.replace(settings, max_skipped_share=0.0),
+            name=NAME,
+            tag_names=sorted({track["class"] for track in tracks}),
+            source_description="excerpts of freely licensed music, see ATTRIBUTION.md beside them",
+            on_progress=on_progress,
+        )
+
+
+def _read_tracks(data: Path) -> list[dict[str, str]]:
+    table = data / TRACKS_FILE
+    if not table.is_file():
+        raise UsageError(f"The demo music is not installed ({table} is missing); run from a clone of the repository.")
+    with table.open(encoding="utf-8", newline="") as rows:
+        tracks = list(csv.DictReader(rows))
+    for track in tracks:
+        path = data / track["file"]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if digest != track["excerpt_sha256"]:
+            state = "missing" if digest is None else "not the file that the table describes"
+            raise ClmrError(f"{path} is {state}; restore it with `git checkout -- {path}`.")
+    return sorted(tracks, key=lambda track: track["file"])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
+    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.demo", description=__doc__)
+    corpus = prepare_corpus(options.out.expanduser(), options.settings)
+    results.print(summarise(corpus), markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

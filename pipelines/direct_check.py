@@ -1,0 +1,177 @@
+"""Proves, file by file, that the direct reader delivers what the prepared reader would have delivered.
+
+tensorflow-io and libsndfile hold different decoders. They agree on intact files of common formats; on others
+tensorflow-io refuses, delivers noise (WAV of 32-bit integers), or loops for ever or aborts on damaged files.
+So each file is read by both, in a worker process with a time limit, before training depends on it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import tensorflow as tf
+
+from clmr_tf.audio import read_crop, require_tensorflow_io
+from clmr_tf.audio_files import UnreadableAudioError, open_audio
+
+NO_DIRECT_DECODER = "no_direct_decoder"
+DECODERS_DISAGREE = "decoders_disagree"
+
+_EXCERPT_NUM_SAMPLES = 22050
+# Half a minute at the usual rate, and coprime to every sample rate, so that excerpts begin at all phases of the
+# resampler.
+_EXCERPT_SPACING_SAMPLES = 661_511
+_MAX_NUM_COMPARISONS = 12
+# A shift by one sample changes music by more than this (its spectrum's centre is above 35 Hz), the different
+# roll-offs of the two resamplers by less than a tenth of it.
+_RELATIVE_TOLERANCE = 0.01
+_ABSOLUTE_TOLERANCE = 1e-6
+# Left out at both ends of an excerpt: where libsndfile estimates the length of an MP3 too low, the prepared
+# reader's resampler sees silence behind the end and the direct reader's the music that goes on.
+_EDGE_SAMPLES = 64
+# tensorflow-io holds the sizes in a WAV header in 32 bits with a sign, and aborts the process beyond.
+_MAX_WAV_BYTES = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredFile:
+    """What the index says about a file that the direct reader can read.
+
+    Attributes:
+        num_samples: Length at the corpus' rate.
+        digest: First 16 hex digits of the SHA-256 of the file.
+        source_rate_hz: Sample rate of the file.
+        source_num_channels: Channels of the file.
+        peak: Largest magnitude at the corpus' rate; 0 for an empty file.
+    """
+
+    num_samples: int
+    digest: str
+    source_rate_hz: int
+    source_num_channels: int
+    peak: float
+
+
+def measure(path: Path, sample_rate_hz: int) -> MeasuredFile:
+    """Measures a file and compares both readers at its start, its end and up to ten places between.
+
+    Args:
+        path: The file.
+        sample_rate_hz: Rate of the corpus.
+
+    Raises:
+        UnreadableAudioError: If libsndfile or PyAV cannot decode the file, if tensorflow-io cannot
+            ("no_direct_decoder"), or if what they deliver differs ("decoders_disagree").
+        UsageError: If tensorflow-io cannot be loaded.
+    """
+    _leave_accelerators_alone()
+    require_tensorflow_io()
+    with open_audio(path, sample_rate_hz) as stream:
+        _refuse_large_wav(path)
+        survey = _Survey()
+        for block in stream.blocks:
+            survey.add(block)
+    read_excerpt = _excerpt_reader(sample_rate_hz)
+    for start, expected in survey.comparisons():
+        seconds = start / sample_rate_hz
+        try:
+            received = read_excerpt(os.fsencode(path), start)
+        except tf.errors.OpError as error:
+            detail = f"tensorflow-io cannot decode it at {seconds:.1f} s ({_format_of(path)})"
+            raise UnreadableAudioError(NO_DIRECT_DECODER, detail, path) from error
+        if not are_same(received, expected):
+            detail = f"tensorflow-io and libsndfile decode it differently at {seconds:.1f} s ({_format_of(path)})"
+            raise UnreadableAudioError(DECODERS_DISAGREE, detail, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return MeasuredFile(survey.num_samples, digest, stream.source_rate_hz, stream.source_num_channels, survey.peak)
+
+
+class _Survey:
+    """Length, peak and some excerpts of a stream that flows past, so that a long file needs little memory."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.peak = 0.0
+        self._excerpts: dict[int, np.ndarray] = {}
+        self._next_start = 0
+        self._recent = np.zeros(0, np.float32)
+
+    def add(self, block: np.ndarray) -> None:
+        """Takes the next samples of the stream, float32 [any number]."""
+        if not len(block):
+            return
+        self.num_samples += len(block)
+        self.peak = max(self.peak, float(np.abs(block).max()))
+        recent = np.concatenate([self._recent, block])
+        first = self.num_samples - len(recent)
+        while self._next_start + _EXCERPT_NUM_SAMPLES <= self.num_samples:
+            begin = self._next_start - first
+            self._excerpts[self._next_start] = recent[begin : begin + _EXCERPT_NUM_SAMPLES].copy()
+            self._next_start += _EXCERPT_SPACING_SAMPLES
+        # The next excerpt may begin in the last samples, and the stream may end with them.
+        self._recent = recent[-_EXCERPT_NUM_SAMPLES:].copy()
+
+    def comparisons(self) -> Iterator[tuple[int, np.ndarray]]:
+        """First samples, and what is there: float32 [_EXCERPT_NUM_SAMPLES], zeros where the stream is over."""
+        starts = sorted(self._excerpts)
+        num_chosen = min(len(starts), _MAX_NUM_COMPARISONS - 1)
+        for rank in np.linspace(0, len(starts) - 1, num_chosen).round().astype(int):
+            yield starts[rank], self._excerpts[starts[rank]]
+        missing = _EXCERPT_NUM_SAMPLES - len(self._recent)
+        yield self.num_samples - len(self._recent), np.pad(self._recent, [0, missing])
+
+
+def are_same(received: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two readers' excerpts, float32 [num_samples], differ by no more than their resamplers do.
+
+    A shift by one sample, another gain or a missing channel is a difference; NaN is one too. `expected` may
+    overshoot [-1, 1] and is clipped as corpora are.
+    """
+    inner = slice(_EDGE_SAMPLES, -_EDGE_SAMPLES)
+    expected = np.clip(expected[inner], -1.0, 1.0)
+    difference = _rms(received[inner] - expected)
+    # Not "difference > ...", which NaN would pass.
+    return bool(difference <= _RELATIVE_TOLERANCE * _rms(expected) + _ABSOLUTE_TOLERANCE)
+
+
+def _rms(samples: np.ndarray) -> np.float32:
+    return np.sqrt(np.mean(np.square(samples)))
+
+
+@functools.cache
+def _excerpt_reader(sample_rate_hz: int) -> Callable[[bytes, int], np.ndarray]:
+    # As the graph that training runs: eager execution takes other paths.
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)], autograph=False)
+    def read(path: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
+        return read_crop(path, offset_samples, num_samples=_EXCERPT_NUM_SAMPLES, sample_rate_hz=sample_rate_hz)
+
+    return lambda path, start: read(tf.constant(path), tf.constant(start, tf.int64)).numpy()
+
+
+def _leave_accelerators_alone() -> None:
+    # Every worker would otherwise take the memory of all GPUs. Where TensorFlow has started, it is too late,
+    # and not a worker's process.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _refuse_large_wav(path: Path) -> None:
+    with path.open("rb") as file:
+        is_large = os.fstat(file.fileno()).st_size >= _MAX_WAV_BYTES
+        if is_large and file.read(4) == b"RIFF":
+            raise UnreadableAudioError(NO_DIRECT_DECODER, "tensorflow-io reads WAV only below 2 GiB", path)
+
+
+def _format_of(path: Path) -> str:
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            return f"{file.format} {file.subtype}"
+    except soundfile.LibsndfileError:
+        return path.suffix or "unknown format"

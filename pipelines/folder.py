@@ -1,0 +1,165 @@
+"""A corpus from any folder of music.
+
+    python -m pipelines.folder ~/Music --out corpora/music
+
+Every audio file below the folder becomes one item, and one song. A second start continues what was
+interrupted and opens what is finished. Music of any format, rate and number of channels will do; what cannot
+be used is left out, and skipped.jsonl in the corpus says why.
+
+Splits: if all sub-folders that hold audio are called train, valid or test (train and at least one other),
+they are the splits. Otherwise songs are drawn by a hash of their path, before anything is decoded: of 2 to
+14 songs one is for validation by default, of a single song none.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import tyro
+
+from clmr_tf.console import results, run_command
+from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.errors import UsageError
+from pipelines.audio_listing import Listing, list_audio
+from pipelines.prepare import prepare
+from pipelines.progress import shown_progress, summarise
+from pipelines.settings import PrepareSettings
+from pipelines.sources import SourceFile, counted, printable
+from pipelines.splits import split_songs
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSettings:
+    """What becomes of the files of a folder, apart from their audio."""
+
+    valid_share: float = 0.1
+    """Share of the songs, from 0 to 1, that is kept for validation; at least one song once there are two."""
+    test_share: float = 0.0
+    """Share of the songs, from 0 to 1, that is kept for a test; at least one song once there are three."""
+    tags: Literal["none", "folder"] = "none"
+    """folder: a file's first-level sub-folder (below train, valid, test if these are the splits) is its tag."""
+
+    def __post_init__(self) -> None:
+        if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
+            raise UsageError(
+                f"The shares of valid ({self.valid_share:g}) and test ({self.test_share:g}) must be at least 0 "
+                "and leave songs to train on; make them smaller."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of music; its sub-folders belong to it."""
+    out: Path
+    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
+    of_files: Annotated[FolderSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=FolderSettings)
+    settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
+    debug: bool = False
+    """Show the whole traceback of an error."""
+
+
+def prepare_corpus(
+    folder: Path,
+    destination: Path,
+    settings: PrepareSettings,
+    folder_settings: FolderSettings = FolderSettings(),
+) -> Corpus:
+    """Prepares a folder of music, with a progress bar; continues or reuses what is there, see `prepare`.
+
+    Args:
+        folder: Folder of music.
+        destination: Folder of the corpus.
+        settings: How files are decoded and what is asked of them.
+        folder_settings: Splits and tags.
+
+    Raises:
+        UsageError: If the folder is missing, no folder, or without audio; and as `prepare`.
+        ClmrError: If more files than allowed cannot be used.
+    """
+    listing = _list(folder, destination)
+    sources = sources_of(folder, listing.audio, folder_settings)
+    name = printable(folder.resolve().name) or "music"
+    with shown_progress(name) as on_progress:
+        return prepare(
+            sources,
+            destination,
+            settings,
+            name=name,
+            tag_names=sorted({tag for source in sources for tag in source.tags}),
+            source_description=f"the folder {name}",
+            options={field: str(value) for field, value in dataclasses.asdict(folder_settings).items()},
+            rejected=listing.rejected,
+            on_progress=on_progress,
+        )
+
+
+def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettings) -> list[SourceFile]:
+    """Makes sources of files.
+
+    Args:
+        folder: The folder.
+        names: Paths of the files relative to it.
+        folder_settings: Splits and tags.
+
+    Raises:
+        UsageError: If folders shall be tags and there are none.
+    """
+    ids = {name: printable(name) for name in names}
+    are_splits = _folders_are_splits(names)
+    drawn = {} if are_splits else split_songs(ids.values(), folder_settings.valid_share, folder_settings.test_share)
+    sources = [
+        SourceFile(
+            path=folder / name,
+            item_id=ids[name],
+            song_id=ids[name],
+            source=name,
+            split=name.split("/")[0].lower() if are_splits else drawn[ids[name]],
+            tags=_tags(name, int(are_splits)) if folder_settings.tags == "folder" else (),
+        )
+        for name in names
+    ]
+    if folder_settings.tags == "folder" and not any(source.tags for source in sources):
+        raise UsageError(f"{folder} has no sub-folders that could be tags; use --tags none.")
+    return sources
+
+
+def _list(folder: Path, destination: Path) -> Listing:
+    if not folder.exists():
+        raise UsageError(f"The folder {folder} does not exist; give the folder that holds the music.")
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give the folder that holds the music.")
+    try:
+        listing = list_audio(folder, leave_out=destination)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be listed ({error.strerror}); change its permissions.") from error
+    if not listing.audio:
+        found = f"only other files ({counted(listing.rejected)})" if listing.rejected else "nothing"
+        raise UsageError(f"The folder {folder} holds no audio, {found}; give the folder that holds the music.")
+    return listing
+
+
+def _folders_are_splits(names: Sequence[str]) -> bool:
+    # A file beside the folders has an empty one, and so is in none of the splits.
+    folders = {name.split("/")[0].lower() if "/" in name else "" for name in names}
+    return "train" in folders and len(folders) > 1 and folders <= set(SPLITS)
+
+
+def _tags(name: str, depth: int) -> tuple[str, ...]:
+    folders = PurePosixPath(name).parts[:-1]
+    return (printable(folders[depth]),) if len(folders) > depth else ()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
+    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.folder", description=__doc__)
+    corpus = prepare_corpus(options.folder.expanduser(), options.out.expanduser(), options.settings, options.of_files)
+    results.print(summarise(corpus), markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,90 @@
+"""What a worker does with one file: make it mono 16-bit PCM."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.audio_files import UnreadableAudioError, open_audio
+from clmr_tf.corpus import PCM_DTYPE
+
+TOO_SHORT = "too_short"
+SILENT = "silent"
+# -80 dB: three steps of 16 bits, where a recording holds nothing but the dither of its making.
+SILENCE_PEAK = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TranscodingTask:
+    """One file and what shall be made of it.
+
+    Attributes:
+        path: The file.
+        part: Where its PCM goes; unused where a corpus points at its source files.
+        sample_rate_hz: Rate of the corpus.
+        min_num_samples: Fewer samples than this at that rate are too short.
+    """
+
+    path: Path
+    part: Path
+    sample_rate_hz: int
+    min_num_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredAudio:
+    """What the index says about a file's audio; the attributes are those of `clmr_tf.corpus.Item`."""
+
+    num_samples: int
+    digest: str
+    source_rate_hz: int
+    source_num_channels: int
+
+
+def transcode(task: TranscodingTask) -> MeasuredAudio:
+    """Writes the file's audio to `task.part` as mono 16-bit PCM.
+
+    Raises:
+        UnreadableAudioError: If it cannot be decoded ("unreadable", "not_audio"), or is of no use ("too_short",
+            "silent"). `task.part` may be there or not.
+        OSError: If the part cannot be written.
+    """
+    digest = hashlib.sha256()
+    num_samples, peak = 0, 0.0
+    with open_audio(task.path, task.sample_rate_hz) as stream, task.part.open("wb") as part:
+        for block in stream.blocks:
+            num_samples += len(block)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            pcm = to_pcm16(block).tobytes()
+            part.write(pcm)
+            digest.update(pcm)
+    require_use(num_samples, peak, task)
+    return MeasuredAudio(num_samples, digest.hexdigest()[:16], stream.source_rate_hz, stream.source_num_channels)
+
+
+def to_pcm16(samples: np.ndarray) -> np.ndarray:
+    """float32 samples in [-1, 1) to 16 bits: rounded, and clipped where they overshoot.
+
+    Without dither, so that the same file gives the same bytes; rounding is 98 dB below full scale, far below
+    the noise that the augmentations add. The readers divide by 32768, which is exact.
+    """
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(PCM_DTYPE)
+
+
+def require_use(num_samples: int, peak: float, task: TranscodingTask) -> None:
+    """Sees that a recording can be trained on.
+
+    Args:
+        num_samples: Its length at the corpus' rate.
+        peak: Its largest magnitude.
+        task: What was asked for.
+
+    Raises:
+        UnreadableAudioError: "too_short" or "silent".
+    """
+    if num_samples < task.min_num_samples:
+        seconds, needed = num_samples / task.sample_rate_hz, task.min_num_samples / task.sample_rate_hz
+        raise UnreadableAudioError(TOO_SHORT, f"it lasts {seconds:.3f} s, a clip {needed:.3f} s", task.path)
+    if peak <= SILENCE_PEAK:
+        raise UnreadableAudioError(SILENT, "it is silent from beginning to end", task.path)

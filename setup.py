@@ -1,0 +1,37 @@
+"""Installs clmr_tf and its pipelines; `requirements.txt` holds the versions that are tested."""
+
+from setuptools import setup
+
+setup(
+    name="clmr_tf",
+    version="0.1.0",
+    description="Contrastive Learning of Musical Representations in Keras and TensorFlow",
+    python_requires=">=3.11,<3.13",
+    packages=[
+        "clmr_tf",
+        "clmr_tf.augment",
+        "clmr_tf.models",
+        "pipelines",
+        "pipelines.demo_data",
+    ],
+    package_data={"pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"]},
+    install_requires=[
+        "tensorflow>=2.17.1,<2.22",
+        "keras>=3.15.1,<3.16",
+        "numpy>=1.26",
+        "tensorboard>=2.17",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "rich>=14",
+        "tyro>=1.0.10",
+        "PyYAML>=6",
+    ],
+    extras_require={
+        # Decodes inside the graph (--reader direct); it cannot be loaded into a newer TensorFlow.
+        "direct": ["tensorflow-io==0.37.1", "tensorflow==2.17.1"],
+        # Decodes what libsndfile cannot read: AAC, M4A, WMA.
+        "av": ["av>=14"],
+    },
+)

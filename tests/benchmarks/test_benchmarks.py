@@ -1,0 +1,75 @@
+"""The benchmarks as real processes: one JSON object each, with figures that can be true."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic import write_corpus
+
+ROOT = Path(__file__).parents[2]
+NUM_CPUS = os.cpu_count() or 1
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def result_of(name: str, *arguments: object) -> dict:
+    finished = run(name, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_reading_pairs_of_a_prepared_corpus(tmp_path):
+    # What looks like markup or an emoji in a name must reach the output as it is.
+    corpus = write_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
+    begin = time.perf_counter()
+    result = result_of("clips", "--corpus", corpus.folder, "--batch-size", 4, "--num-batches", 3)
+    elapsed_ms = 1000 * (time.perf_counter() - begin)
+
+    keys = {"corpus", "num_pairs", "cpu_ms_per_pair", "wall_ms_per_pair", "pairs_per_core_second"}
+    assert set(result) == keys
+    assert (result["corpus"], result["num_pairs"]) == ("live [bold] :cat:", 12)
+    assert result["pairs_per_core_second"] * result["cpu_ms_per_pair"] == pytest.approx(1000, rel=1e-6)
+    # 0.01 ms is below what copying a pair takes; the whole process took longer than the part that is timed.
+    assert 0.01 < result["cpu_ms_per_pair"] < elapsed_ms * NUM_CPUS / 12
+    assert 0.01 < result["wall_ms_per_pair"] < elapsed_ms / 12
+
+
+def test_the_direct_reader_against_prepared_pcm():
+    begin = time.perf_counter()
+    result = result_of("direct_reader", "--num-crops", 20, "--max-seconds", 4, "--songs", "wav")
+    elapsed_ms = 1000 * (time.perf_counter() - begin)
+
+    assert result["crop_num_samples"] == 59049 and result["sample_rate_hz"] == 22050
+    assert result["num_crops"] == 20
+    assert set(result["versions"]) == {"tensorflow", "tensorflow-io", "libsndfile"}
+    assert list(result["songs"]) == ["wav"]
+    song = result["songs"]["wav"]
+    assert song["song"] == {"rate_hz": 44100, "num_channels": 2, "seconds": 4}
+    # 4 s of 16-bit stereo.
+    assert song["file_megabytes"] == pytest.approx(4 * 44100 * 4 / 1e6, abs=0.006)
+    times_ms = [result["pcm_ms"], song["crop_ms"], song["of_that_resampling_ms"], song["libsndfile_ms"]]
+    assert all(0.01 <= milliseconds < elapsed_ms / 20 for milliseconds in times_ms)
+    # Decoding and resampling 2.7 s from 44.1 kHz is many times the work of copying them.
+    assert song["crop_ms"] > 2 * result["pcm_ms"]
+    lowest, highest = result["pcm_ms"] - 0.005, result["pcm_ms"] + 0.005
+    assert (song["crop_ms"] - 0.005) / highest - 0.05 <= song["times_pcm"] <= (song["crop_ms"] + 0.005) / lowest + 0.05
+
+
+def test_settings_that_cannot_be_timed_are_refused():
+    finished = run("direct_reader", "--max-seconds", 3)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "--max-seconds at least 4" in finished.stderr.splitlines()[-1] and "Traceback" not in finished.stderr
+
+
+def test_a_corpus_that_does_not_exist_is_one_sentence():
+    finished = run("clips", "--corpus", "no such corpus")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("error: There is no corpus named 'no such corpus'")

@@ -1,0 +1,64 @@
+"""The four ways in which an augmentation is run, and audio to run it on."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def _eagerly(function, *arguments):
+    return function(*arguments)
+
+
+def _in_function(function, *arguments):
+    return tf.function(function)(*arguments)
+
+
+def _in_dataset(function, *arguments):
+    return tf.data.Dataset.from_tensors(arguments).map(function, num_parallel_calls=2).get_single_element()
+
+
+def _compiled(function, *arguments):
+    return tf.function(function, jit_compile=True)(*arguments)
+
+
+@pytest.fixture(params=[_eagerly, _in_function, _in_dataset, _compiled])
+def run(request):
+    """Calls a function of tensors eagerly, in tf.function, in Dataset.map and compiled by XLA."""
+
+    def run_to_numpy(function, *arguments):
+        result = request.param(function, *(tf.convert_to_tensor(argument) for argument in arguments))
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), result)
+
+    return run_to_numpy
+
+
+@pytest.fixture(params=["silence", "direct current", "impulse", "square wave"])
+def awkward_audio(request):
+    """Two clips of 12,000 samples on which careless arithmetic divides by zero or overflows."""
+    audio = np.zeros([2, 12_000], np.float32)
+    if request.param == "direct current":
+        audio[:] = 0.7
+    elif request.param == "impulse":
+        audio[:, 5000] = 1.0
+    elif request.param == "square wave":
+        audio[:] = np.where(np.arange(12_000) // 50 % 2, 1.0, -1.0)
+    return audio
+
+
+@pytest.fixture
+def noise_clips():
+    """Eight clips of independent noise at different levels, float32 [8, 30000]."""
+    generator = np.random.default_rng(7)
+    levels = np.linspace(0.01, 0.3, 8)[:, None]
+    return (generator.standard_normal([8, 30_000]) * levels).astype(np.float32)
+
+
+@pytest.fixture
+def make_seeds():
+    """Seed pairs as clips.py makes them: all 2 x 32 bits random."""
+
+    def make(num_views, stream=0):
+        generator = np.random.default_rng([2021, stream])
+        return generator.integers(-(2**31), 2**31, [num_views, 2]).astype(np.int32)
+
+    return make

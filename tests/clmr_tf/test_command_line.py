@@ -1,0 +1,132 @@
+"""Defaults, file, command line: what wins, what is refused, and in which words."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from clmr_tf.command_line import from_plain, load_config, parse_command, to_plain
+from clmr_tf.config import TrainConfig
+from clmr_tf.errors import UsageError
+
+
+def parse(*arguments: str) -> TrainConfig:
+    return parse_command(TrainConfig, arguments, program="train", description="Trains.")
+
+
+def test_without_arguments_everything_has_its_default():
+    assert parse() == TrainConfig()
+    assert parse().corpus == "demo"
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("batch_size: 24\nwidth: 0.5\nlearning_rate: 1e-3\njit: true\nworkdir: runs/x\n")
+    config = parse("--config", str(path), "--width", "0.25", "--no-jit")
+    assert (config.batch_size, config.width, config.learning_rate, config.jit) == (24, 0.25, 1e-3, False)
+    assert config.workdir == Path("runs/x")
+    assert config.steps == TrainConfig().steps
+    assert parse(f"--config={path}").jit is True
+
+
+def test_keys_may_be_written_like_options(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("batch-size: 24\n")
+    assert parse("--config", str(path)).batch_size == 24
+
+
+def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
+    config = TrainConfig(workdir=tmp_path / "a b", steps=5, temperature=0.1, sample_rate_hz=16000)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_plain(config)))
+    assert parse("--config", str(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batchsize: 3", ["unknown setting `batchsize`", "`batch_size`"]),
+        ("lerning_rate: 3", ["`learning_rate`"]),
+        ("steps: many", ["`steps` must be a whole number", "'many'"]),
+        ("steps: 1.5", ["`steps` must be a whole number", "1.5"]),
+        ("jit: 1", ["`jit` must be true or false", "1"]),
+        ("width: true", ["`width` must be a number", "True"]),
+        ("optimizer: adm", ["`optimizer` must be one of", "'adm'"]),
+        ("sample_rate_hz: 22050.0", ["`sample_rate_hz` must be one of", "22050.0"]),
+        ("debug: true", ["`debug` belongs on the command line"]),
+        ("- steps", ["`name: value`", "list"]),
+        ("steps: [", ["cannot be read"]),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_in_one_sentence(tmp_path, text, words):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_config(TrainConfig, path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere.* cannot be read"):
+        parse("--config", str(tmp_path / "nowhere.yaml"))
+
+
+def test_an_unknown_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--batchsize", "3")
+    assert caught.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err
+
+
+def test_help_documents_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert "(default: 0.0003)" in text and "Seed of everything random" in text
+
+
+def test_every_option_that_the_plan_promises_exists():
+    promised = {"corpus", "workdir", "steps", "batch_size", "seed", "width", "learning_rate", "optimizer"}
+    promised |= {"temperature", "augmentation", "strategy", "precision", "jit", "checkpoint_every", "objective"}
+    assert promised <= {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "--steps"),
+        ({"batch_size": 1}, "--batch-size"),
+        ({"seed": -1}, "--seed"),
+        ({"width": 0.0}, "--width"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"temperature": float("nan")}, "--temperature"),
+        ({"learning_rate": float("inf")}, "--learning-rate"),
+        ({"log_every": 0}, "--log-every"),
+        ({"embeddings_every": -1}, "--embeddings-every"),
+        ({"augmentation": "relesed"}, "released"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(settings, words):
+    with pytest.raises(UsageError, match=words):
+        TrainConfig(**settings)
+
+
+def test_optional_and_literal_types_are_checked():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        path: Path | None = None
+        kind: Literal["a", "b"] = "a"
+
+    assert from_plain(Config, {"path": None}, where="here").path is None
+    assert from_plain(Config, {"path": "x"}, where="here").path == Path("x")
+    with pytest.raises(UsageError, match="`path` must be a path"):
+        from_plain(Config, {"path": 3}, where="here")
+    with pytest.raises(UsageError, match="`kind` must be one of"):
+        from_plain(Config, {"kind": "c"}, where="here")

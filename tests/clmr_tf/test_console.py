@@ -1,0 +1,71 @@
+"""What a command's errors become."""
+
+import errno
+import logging
+
+import pytest
+
+from clmr_tf.console import run_command
+from clmr_tf.errors import ClmrError, UsageError
+
+
+def raising(error):
+    def command(_arguments):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UsageError("No such corpus."), 2, "No such corpus."),
+        (ClmrError("The loss is NaN."), 1, "The loss is NaN."),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (OSError(errno.ENOSPC, "No space left on device", "x.pcm"), 1, "The disk is full (x.pcm)"),
+        (OSError(errno.EACCES, "Permission denied", "x.pcm"), 1, "Permission denied (x.pcm)"),
+        (RuntimeError("x.tempstate1; No space left on device [Op:SaveV2]"), 1, "The disk is full;"),
+        (RuntimeError("first line\nsecond line"), 1, "Unexpected RuntimeError: first line (--debug"),
+    ],
+)
+def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, words):
+    assert run_command(raising(error), []) == code
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err and captured.out == ""
+
+
+def test_debug_shows_the_traceback_too(capsys):
+    assert run_command(raising(ClmrError("Broken.")), ["--debug"]) == 1
+    captured = capsys.readouterr().err
+    assert "Traceback" in captured and "Broken." in captured
+
+
+def test_a_command_that_ends_well_returns_0_and_got_its_arguments():
+    received = []
+    assert run_command(received.extend, ["--steps", "3"]) == 0
+    assert received == ["--steps", "3"]
+
+
+def test_a_chosen_exit_code_is_kept():
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(SystemExit(2)), [])
+    assert caught.value.code == 2
+
+
+def test_an_error_may_contain_what_looks_like_markup(capsys):
+    run_command(raising(ClmrError("Bad file [red]a[/b].wav")), [])
+    assert "Bad file [red]a[/b].wav" in capsys.readouterr().err
+
+
+def test_warnings_of_the_library_are_shown(capsys):
+    def command(_arguments):
+        logging.getLogger("clmr_tf.anything").warning("Only %d parts", 3)
+
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        run_command(command, [])
+    finally:
+        root.handlers = before
+    assert "warning: Only 3 parts" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""The training step: views inside it, the gradient of the loss, and what it reports."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.augment import AugmentationChain
+from clmr_tf.augmentation_config import augmentation_preset
+from clmr_tf.config import TrainConfig
+from clmr_tf.contrastive import ContrastiveModel, spread
+from clmr_tf.models.projector import build_projector
+from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.nt_xent import nt_xent
+from clmr_tf.training import build_model
+
+
+def make_model(
+    preset: str = "only-gain", *, asymmetric: bool = False, optimizer: keras.Optimizer | None = None, **arguments
+) -> ContrastiveModel:
+    chain = AugmentationChain(dataclasses.replace(augmentation_preset(preset), asymmetric=asymmetric))
+    model = ContrastiveModel(SampleCNN(width=0.0625, seed=1), build_projector(seed=1), chain, **arguments)
+    model.build()
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
+    return model
+
+
+def make_batch(num_pairs: int = 6) -> dict[str, tf.Tensor]:
+    generator = np.random.default_rng(0)
+    clips = generator.uniform(-0.5, 0.5, (num_pairs, 2, 59049)).astype(np.float32)
+    seeds = generator.integers(0, 2**31, (num_pairs, 2, 2), np.int32)
+    return {"clips": tf.constant(clips), "seeds": tf.constant(seeds), "item": tf.range(num_pairs)}
+
+
+def test_views_are_the_augmented_clips_in_pairs():
+    model, batch = make_model(), make_batch()
+    views = model.make_views(batch["clips"], batch["seeds"]).numpy()
+    for pair in range(6):
+        for view in range(2):
+            alone = model.augmentation(batch["clips"][pair, view][None], batch["seeds"][pair, view][None])
+            # Not to the last bit: vector units round a power differently for a whole batch and for one.
+            np.testing.assert_allclose(views[2 * pair + view], alone[0], rtol=1e-6, atol=1e-8)
+            assert np.abs(views[2 * pair + view] - batch["clips"][pair, view]).max() > 0.01
+
+
+def test_asymmetric_mode_leaves_every_second_view_the_crop_alone():
+    model, batch = make_model(asymmetric=True), make_batch()
+    views = model.make_views(batch["clips"], batch["seeds"]).numpy()
+    assert (np.abs(views[0::2] - batch["clips"][:, 0]).max(axis=1) > 0.01).all()
+    np.testing.assert_array_equal(views[1::2], batch["clips"][:, 1])
+
+
+def test_a_step_moves_the_weights_against_the_gradient_of_the_loss():
+    model, batch = make_model(optimizer=keras.optimizers.SGD(0.1)), make_batch()
+    with tf.GradientTape() as tape:
+        views = model.make_views(batch["clips"], batch["seeds"])
+        z = model.projector(model.encoder(views, training=True), training=True)
+        loss = nt_xent(z[0::2], z[1::2], 0.5)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    watched = model.train_step(batch)
+    for variable, start, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable.numpy(), start - 0.1 * gradient.numpy(), rtol=1e-4, atol=1e-6)
+    norm = np.sqrt(sum(np.sum(gradient.numpy() ** 2) for gradient in gradients))
+    assert watched["gradient_norm"].numpy() == pytest.approx(norm, rel=1e-4)
+    assert watched["loss"].numpy() == pytest.approx(loss.numpy(), rel=1e-5)
+
+
+def test_steps_on_one_batch_lower_its_loss_and_find_the_positives():
+    model = make_model(preset="none", optimizer=keras.optimizers.Adam(1e-3))
+    batch = make_batch(8)
+    # Both views of a pair are the same crop, so the pairs can be told apart.
+    batch["clips"] = tf.repeat(batch["clips"][:, :1], 2, axis=1) * tf.reshape(tf.linspace(0.1, 1.0, 8), [8, 1, 1])
+    step = tf.function(model.train_step)
+    first = step(batch)
+    for _ in range(30):
+        last = step(batch)
+    assert last["loss"] < first["loss"] - 0.3
+    assert last["contrastive_accuracy"] == 1.0
+
+
+def test_stock_fit_runs_the_same_step():
+    batch = make_batch()
+    one, other = make_model(), make_model()
+    one.train_step(batch)
+    other.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0)
+    for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_views_have_the_statistics_of_the_uncompiled():
+    # The values differ: XLA draws other numbers from the same seed on a CPU.
+    batch = make_batch(40)
+    levels = []
+    for jit_views in (False, True):
+        views = make_model(jit_views=jit_views).make_views(batch["clips"], batch["seeds"]).numpy()[0::2]
+        levels.append(20 * np.log10(views.std(axis=1) / batch["clips"][:, 0].numpy().std(axis=1)))
+    for level in levels:
+        # Gain is uniform between -20 and -1 dB: mean -10.5 within 3 standard errors of 5.5 / sqrt(40).
+        assert abs(level.mean() + 10.5) < 2.7
+        assert level.min() > -20.01 and level.max() < -0.99
+
+
+def test_spread_is_one_for_random_directions_and_zero_after_a_collapse():
+    generator = np.random.default_rng(0)
+    random = generator.standard_normal((2000, 64)).astype(np.float32)
+    assert spread(tf.constant(random)).numpy() == pytest.approx(1.0, abs=0.01)
+    collapsed = generator.uniform(0.5, 2, (2000, 1)).astype(np.float32) * random[:1]
+    assert spread(tf.constant(collapsed)).numpy() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_configuration_builds_its_model():
+    model = build_model(TrainConfig(width=0.125, learning_rate=0.01, temperature=0.2, seed=5, optimizer="sgd"))
+    again = build_model(TrainConfig(width=0.125, seed=5))
+    assert model.temperature == 0.2
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    assert model.encoder.convolutions[0].filters == 16
+    for one, other in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())

@@ -1,0 +1,211 @@
+"""What --corpus may be: names, prepared folders, folders of music, and what is refused with which mend."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import pipelines
+from clmr_tf.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
+from clmr_tf.errors import ClmrError, UsageError
+from tests.synthetic import melody, write_corpus
+
+CLIP = 59049
+PIPELINE = '''
+"""Two songs of a corpus with a name."""
+
+from pathlib import Path
+
+from pipelines import folder
+
+
+def prepare_corpus(destination, settings):
+    return folder.prepare_corpus(Path({music!r}), destination, settings)
+'''
+
+
+def write_song(folder: Path, seed: int = 0, name: str = "song.wav") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / name, melody(seed, CLIP + 1000), 22050)
+    return folder
+
+
+def resolve(corpus: str | Path, corpora: Path, **options) -> Corpus:
+    return resolve_corpus(
+        str(corpus), corpora=corpora, **{"sample_rate_hz": 22050, "clip_num_samples": CLIP, **options}
+    )
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """What a second preparation would change: every file with its inode and time."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_prepared_folder_is_opened_where_it_is(tmp_path):
+    prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 2}, num_samples=CLIP)
+    before = state_of(tmp_path)
+    assert resolve(prepared.folder, tmp_path / "corpora") == prepared
+    assert state_of(tmp_path) == before and not (tmp_path / "corpora").exists()
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 1}, num_samples=CLIP)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/prepared", tmp_path / "corpora").folder == prepared.folder
+
+
+def test_music_is_prepared_once(tmp_path, monkeypatch):
+    music = write_song(tmp_path / "Music")
+    corpora = tmp_path / "corpora"
+    first = resolve(music, corpora)
+    assert first.folder.parent == corpora and [item.source for item in first.items] == ["song.wav"]
+    right = np.round(32768 * melody(0, CLIP + 1000)) / 32768
+    np.testing.assert_allclose(first.read_samples(first.items[0]), right, atol=2 / 32768)
+    before = state_of(corpora)
+    monkeypatch.chdir(tmp_path)
+    # The same folder, however it is called.
+    for name in (str(music), "Music", "./Music/", str(tmp_path / "Music" / ".." / "Music")):
+        assert resolve(name, corpora) == first
+    assert state_of(corpora) == before
+    # What was prepared can be called by its own folder, too.
+    assert resolve(first.folder, tmp_path / "other") == first
+
+
+def test_music_with_a_manifest_of_another_program_is_music(tmp_path):
+    music = write_song(tmp_path / "player")
+    (music / "manifest.json").write_text(json.dumps({"short_name": "player", "icons": []}))
+    corpus = resolve(music, tmp_path / "corpora")
+    assert corpus.folder.parent == tmp_path / "corpora" and len(corpus.items) == 1
+
+
+def test_folders_of_one_name_or_odd_names_keep_apart(tmp_path):
+    # Two of one name, two that differ in what cannot be in a name, two without a letter.
+    places = ["a/album", "b/album", "live: 1999", "live? 1999", "…", "-"]
+    opened = []
+    for seed, place in enumerate(places):
+        corpus = resolve(write_song(tmp_path / place, seed), tmp_path / "corpora")
+        begin = corpus.read_samples(corpus.items[0])
+        np.testing.assert_allclose(begin, melody(seed, CLIP + 1000), atol=2 / 32768)
+        opened.append(corpus)
+    folders = [corpus.folder.name for corpus in opened]
+    assert len(set(folders)) == len(places)
+    assert all(name.isascii() and not set(name) & set(" :?/.") and not name.startswith("-") for name in folders)
+    assert [name.rpartition("-")[0] for name in folders] == ["album"] * 2 + ["live-1999"] * 2 + ["music"] * 2
+
+
+def test_other_rates_and_readers_have_folders_of_their_own(tmp_path):
+    music, corpora = write_song(tmp_path / "music"), tmp_path / "corpora"
+    plain = resolve(music, corpora)
+    slow = resolve(music, corpora, sample_rate_hz=8000, clip_num_samples=20736)
+    direct = resolve(music, corpora, reader="direct")
+    assert {path.name for path in corpora.iterdir()} == {
+        plain.folder.name,
+        f"{plain.folder.name}-8000hz",
+        f"{plain.folder.name}-direct",
+    }
+    assert slow.manifest.sample_rate_hz == 8000
+    assert slow.items[0].num_samples == pytest.approx((CLIP + 1000) * 8000 / 22050, abs=1)
+    assert (direct.manifest.storage, plain.manifest.storage) == ("direct", "pcm")
+    assert direct.items[0].file == str(music / "song.wav")
+    before = state_of(corpora)
+    assert resolve(music, corpora, reader="direct") == direct
+    assert resolve(music, corpora, sample_rate_hz=8000, clip_num_samples=20736) == slow
+    assert state_of(corpora) == before
+
+
+def test_the_share_of_broken_files_is_passed_on(tmp_path):
+    music = write_song(tmp_path / "music")
+    (music / "broken.wav").write_bytes(b"RIFF nothing of the kind")
+    (music / "short.wav").write_bytes(b"RIFF nothing either")
+    assert len(resolve(music, tmp_path / "corpora", max_skipped_share=0.7).items) == 1
+    with pytest.raises(ClmrError, match="2 of 3 audio files cannot be used"):
+        resolve(music, tmp_path / "others", max_skipped_share=0.6)
+
+
+def test_recordings_shorter_than_a_clip_are_left_out(tmp_path):
+    music = write_song(tmp_path / "music")
+    soundfile.write(music / "short.wav", melody(1, CLIP - 1), 22050)
+    assert [item.source for item in resolve(music, tmp_path / "corpora").items] == ["song.wav"]
+
+
+@pytest.fixture
+def tiny_pipeline(tmp_path, monkeypatch):
+    """A pipeline of the name "tiny_songs", found beside those of the project."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    music = write_song(tmp_path / "music of the pipeline")
+    (modules / "tiny_songs.py").write_text(PIPELINE.format(music=str(music)))
+    monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(modules)])
+    return "tiny_songs"
+
+
+def test_a_name_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):
+    corpora = tmp_path / "corpora"
+    first = resolve(tiny_pipeline, corpora)
+    assert first.folder == corpora / "tiny_songs" and len(first.items) == 1
+    before = state_of(corpora)
+    assert resolve(tiny_pipeline, corpora) == first and state_of(corpora) == before
+    slow = resolve(tiny_pipeline, corpora, sample_rate_hz=16000, clip_num_samples=43470)
+    assert slow.folder == corpora / "tiny_songs-16000hz" and slow.manifest.sample_rate_hz == 16000
+
+
+def test_a_prepared_folder_goes_before_a_name(tmp_path, tiny_pipeline, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = write_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
+    assert resolve(tiny_pipeline, tmp_path / "corpora").manifest == here.manifest
+    shutil.rmtree(here.folder)
+    # A folder of music does not: the name says more than what happens to lie here.
+    write_song(Path(tiny_pipeline), seed=3)
+    assert resolve(tiny_pipeline, tmp_path / "corpora").folder == tmp_path / "corpora" / "tiny_songs"
+
+
+@pytest.mark.parametrize(
+    "name", ["folder", "prepare", "audio_listing", "Demo", "demo/", "pipelines.demo", "../demo", ""]
+)
+def test_only_pipelines_with_a_corpus_of_their_own_have_names(name):
+    assert is_pipeline("demo") and not is_pipeline(name)
+
+
+def test_a_prepared_folder_that_does_not_fit_is_refused_with_the_mend(tmp_path):
+    folder = write_corpus(tmp_path / "prepared", num_songs={"train": 3}, num_samples=CLIP).folder
+    direct = write_corpus(tmp_path / "direct", num_songs={"train": 1}, num_samples=CLIP)
+    manifest = dataclasses.replace(direct.manifest, storage="direct")
+    (direct.folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    for options, sentence in (
+        (
+            {"sample_rate_hz": 16000, "clip_num_samples": 43470},
+            "has 22050 Hz but .* 16000 Hz; use --sample-rate-hz 22050",
+        ),
+        ({"reader": "direct"}, "was made for --reader prepared"),
+        # The items are CLIP, CLIP + 1 and CLIP + 2 samples long.
+        (
+            {"clip_num_samples": CLIP + 2},
+            f"has 2 items shorter than .* {CLIP + 2} samples; .*--min-num-samples {CLIP + 2}",
+        ),
+    ):
+        with pytest.raises(UsageError, match=sentence) as refused:
+            resolve(folder, tmp_path / "corpora", **options)
+        assert str(folder) in str(refused.value)
+    with pytest.raises(UsageError, match="was made for --reader direct"):
+        resolve(direct.folder, tmp_path / "corpora")
+
+
+def test_what_is_no_corpus_is_refused_and_nothing_is_made(tmp_path):
+    song = write_song(tmp_path / "music") / "song.wav"
+    (tmp_path / "empty").mkdir()
+    for corpus, sentence in (
+        ("no_such_corpus", "There is no corpus named 'no_such_corpus' and no such folder; give --corpus a folder"),
+        ("folder", "There is no corpus named 'folder'"),
+        (tmp_path / "nowhere", "There is no corpus named '.*nowhere'"),
+        (song, f"{song} is a file; give --corpus the folder that holds the music"),
+        (tmp_path / "empty", "holds no audio"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            resolve(corpus, tmp_path / "corpora")
+    assert not (tmp_path / "corpora").exists()

@@ -1,0 +1,157 @@
+"""Files are written whole or not at all, whatever happens while they are."""
+
+import errno
+import itertools
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from clmr_tf.errors import UsageError
+from clmr_tf.files import refuse_pattern, write_atomically
+
+ROOT = Path(__file__).parents[2]
+NUM_BYTES = 2_000_000
+
+# Writes NUM_BYTES of "a", of "b", of "a" ... and says when the first are written.
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from clmr_tf.files import write_atomically
+path, num_bytes = Path(sys.argv[1]), int(sys.argv[2])
+for number in itertools.count():
+    write_atomically(path, b"ab"[number % 2 :][:1] * num_bytes)
+    if number == 1:
+        print("writing", flush=True)
+"""
+
+# No file may grow beyond a thousand bytes, which is how a full disk behaves.
+LIMITED_WRITER = """
+import resource, sys
+from pathlib import Path
+from clmr_tf.files import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomically(Path(sys.argv[1]), b"new" * 1000)
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+def run(script: str, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run.json", "ein Ständchen, op. 9 \N{MUSIC SHARP SIGN}.json", "-n", ".hidden"])
+def test_the_content_arrives_and_replaces_the_old(tmp_path, name):
+    path = tmp_path / name
+    write_atomically(path, "one \N{MULTIPLICATION SIGN} two\n")
+    assert path.read_bytes() == b"one \xc3\x97 two\n"
+    write_atomically(path, b"\x00\xff\r\n")
+    assert path.read_bytes() == b"\x00\xff\r\n"
+    write_atomically(path, "")
+    assert path.read_bytes() == b""
+    assert names_in(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_is_written(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for content in ("new", "replaced"):
+            write_atomically(tmp_path / "file", content)
+            assert (tmp_path / "file").stat().st_mode & 0o7777 == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, "old content")
+    with path.open() as file:
+        write_atomically(path, "new")
+        assert file.read() == "old content"
+    assert path.read_text() == "new"
+
+
+def test_a_folder_in_the_way_stays_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "inside").write_text("kept")
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "taken", "new")
+    assert names_in(tmp_path) == ["taken"]
+    assert (tmp_path / "taken" / "inside").read_text() == "kept"
+
+
+def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "missing" / "file", "new")
+    assert names_in(tmp_path) == []
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with run(LIMITED_WRITER, path) as process:
+        assert process.wait() == errno.EFBIG
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_kill_leaves_the_old_or_the_new_content_and_readers_never_see_less(tmp_path, seed):
+    path = tmp_path / "file"
+    with run(WRITER, path, NUM_BYTES) as process:
+        try:
+            assert process.stdout.readline() == b"writing\n"
+            end = time.monotonic() + random.Random(seed).uniform(0.05, 0.15)
+            seen = [path.read_bytes()]
+            while time.monotonic() < end:
+                seen.append(path.read_bytes())
+            assert process.poll() is None
+        finally:
+            process.kill()
+    seen.append(path.read_bytes())
+    assert {(len(content), frozenset(content)) for content in seen} <= {
+        (NUM_BYTES, frozenset(b"a")),
+        (NUM_BYTES, frozenset(b"b")),
+    }
+
+
+@pytest.mark.parametrize("character", "*?[]\\")
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, character):
+    with pytest.raises(UsageError, match=r"pattern; choose a folder without it\.$") as raised:
+        refuse_pattern(tmp_path / f"take{character}1" / "run")
+    assert f" takes {character} for" in str(raised.value)
+
+
+def test_names_that_are_not_refused_are_found_by_tensorflow(tmp_path):
+    characters = [chr(code) for code in itertools.chain(range(1, 127), [0xE9, 0x266F, 0x1F3B5]) if chr(code) != "/"]
+    refused, lost = set(), set()
+    for character in characters:
+        # The class of characters [12] would match a 1, but no bracket.
+        folder = tmp_path / f"take{character}12]"
+        folder = folder if character == "[" else tmp_path / f"take{character}12"
+        folder.mkdir()
+        (folder / "ckpt-1.index").touch()
+        if [Path(name) for name in tf.io.gfile.glob(str(folder / "ckpt-*.index"))] != [folder / "ckpt-1.index"]:
+            lost.add(character)
+        try:
+            refuse_pattern(folder)
+        except UsageError:
+            refused.add(character)
+        (folder / "ckpt-1.index").unlink()
+        folder.rmdir()
+    assert "[" in lost and "\\" in lost
+    assert lost <= refused
+    assert refused == set("*?[]\\")

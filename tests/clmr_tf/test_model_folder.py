@@ -1,0 +1,176 @@
+"""Exported models: whole, checked, loadable without this package, refused when they are not right."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import clmr_tf.model_folder as module
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.model_folder import (
+    check_golden,
+    golden_audio,
+    read_encoder,
+    read_manifest,
+    record_score,
+    write_model_folder,
+)
+from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.pretrained import load_encoder
+from tests.synthetic import write_corpus
+
+FACTS = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
+
+
+def make_encoder(**arguments) -> SampleCNN:
+    encoder = SampleCNN(**{"width": 0.0625, "seed": 2, **arguments})
+    encoder.build()
+    for normalization in encoder.normalizations:
+        normalization.moving_mean.assign(np.random.default_rng(0).uniform(-0.2, 0.2, normalization.beta.shape))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("savedmodels") / "tiny"
+    encoder = make_encoder()
+    write_model_folder(encoder, folder, FACTS)
+    return folder, encoder
+
+
+def test_holds_what_was_promised(exported):
+    folder, _ = exported
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"saved_model", "encoder.weights.h5", "manifest.json", "golden.npz"}
+    manifest = read_manifest(folder)
+    assert manifest["input"] == {"name": "audio", "clip_num_samples": 59049, "sample_rate_hz": 22050, "channels": 1}
+    assert manifest["licence"] == "CC0-1.0" and manifest["training"] == {"step": 3}
+
+
+def test_the_saved_model_runs_without_this_package(exported, tmp_path):
+    folder, encoder = exported
+    code = f"""
+import sys
+import numpy as np, tensorflow as tf
+serve = tf.saved_model.load({str(folder / "saved_model")!r}).signatures["serving_default"]
+audio = np.load({str(folder / "golden.npz")!r})["audio"]
+out = serve(audio=tf.constant(np.concatenate([audio, audio[:1]])))
+assert list(out) == ["embedding"]
+assert "clmr_tf" not in sys.modules
+np.save("out.npy", out["embedding"].numpy())
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    received = np.load(tmp_path / "out.npy")
+    audio = golden_audio(59049, 22050)
+    expected = encoder(np.concatenate([audio, audio[:1]])).numpy()
+    assert received.shape == (3, 512) and expected.std() > 1e-3
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weights_make_the_same_encoder(exported):
+    folder, encoder = exported
+    audio = golden_audio(59049, 22050)
+    np.testing.assert_allclose(read_encoder(folder)(audio).numpy(), encoder(audio).numpy(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        load_encoder(folder, check=True).encode_clips(audio), encoder(audio).numpy(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_golden_audio_is_loud_exact_in_16_bits_and_reaches_all_frequencies():
+    audio = golden_audio(59049, 22050)
+    np.testing.assert_array_equal(audio, np.round(audio * 32768) / 32768)
+    assert np.abs(audio).max() < 1 and np.all(audio.std(axis=1) > 0.05)
+    spectrum = np.abs(np.fft.rfft(audio[0])) ** 2
+    octaves = [spectrum[int(f * 59049 / 22050) : int(2 * f * 59049 / 22050)].sum() for f in (100, 1000, 4000)]
+    assert min(octaves) > 0.05 * max(octaves)
+
+
+def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    write_model_folder(make_encoder(), folder, FACTS)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    write = module._write
+
+    def write_damaged(encoder, draft, facts):
+        write(encoder, draft, facts)
+        make_encoder(seed=9).save_weights(draft / module.WEIGHTS_FILE)
+
+    monkeypatch.setattr(module, "_write", write_damaged)
+    with pytest.raises(ClmrError, match="differ"):
+        write_model_folder(make_encoder(seed=3), folder, FACTS)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_tampered_weights_fail_the_check(tmp_path):
+    folder = tmp_path / "model"
+    write_model_folder(make_encoder(), folder, FACTS)
+    make_encoder(seed=9).save_weights(folder / "encoder.weights.h5")
+    with pytest.raises(ClmrError, match=r"encoder\.weights\.h5 gives embeddings that differ"):
+        check_golden(folder)
+    with pytest.raises(ClmrError):
+        load_encoder(folder, check=True)
+
+
+def test_an_older_export_is_replaced_but_other_folders_are_left_alone(tmp_path):
+    write_model_folder(make_encoder(), tmp_path / "model", FACTS)
+    write_model_folder(make_encoder(seed=5), tmp_path / "model", {**FACTS, "name": "new"})
+    assert read_manifest(tmp_path / "model")["name"] == "new"
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "song.mp3").write_text("precious")
+    with pytest.raises(UsageError, match="not a model folder"):
+        write_model_folder(make_encoder(), tmp_path / "music", FACTS)
+    assert (tmp_path / "music" / "song.mp3").read_text() == "precious"
+
+
+def test_a_prepared_corpus_is_no_model_although_it_has_a_manifest(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
+    before = {path.name: path.read_bytes() for path in corpus.folder.iterdir()}
+    with pytest.raises(UsageError, match="not a model folder"):
+        write_model_folder(make_encoder(), corpus.folder, FACTS)
+    assert {path.name: path.read_bytes() for path in corpus.folder.iterdir()} == before
+
+
+def test_places_that_cannot_hold_a_model_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "model", tmp_path / "model [1]"):
+        with pytest.raises(UsageError):
+            write_model_folder(make_encoder(), place, FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_export_that_was_killed_between_its_last_two_steps_has_lost_nothing(tmp_path):
+    write_model_folder(make_encoder(), tmp_path / "model", {**FACTS, "name": "old"})
+    (tmp_path / "model").rename(tmp_path / ".model.previous")
+    (tmp_path / "busy").write_text("")
+    write_model_folder(make_encoder(), tmp_path / "model", {**FACTS, "name": "new"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["busy", "model"]
+    assert read_manifest(tmp_path / "model")["name"] == "new"
+
+
+def test_a_score_goes_into_the_manifest(tmp_path):
+    write_model_folder(make_encoder(), tmp_path / "model", FACTS)
+    record_score(tmp_path / "model", "demo", {"metric": "accuracy", "score": 0.5})
+    assert read_manifest(tmp_path / "model")["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
+    load_encoder(tmp_path / "model", check=True)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"format_version": 99}', "[]"])
+def test_what_is_no_model_folder_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UsageError):
+        load_encoder(tmp_path)
+    with pytest.raises(UsageError):
+        read_manifest(tmp_path)
+
+
+def test_truncated_weights_are_refused(exported, tmp_path):
+    folder, _ = exported
+    (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text())
+    (tmp_path / "encoder.weights.h5").write_bytes((folder / "encoder.weights.h5").read_bytes()[:1000])
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load_encoder(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "tiny"

@@ -1,0 +1,110 @@
+"""One run per folder, one process per run, everything written down."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from clmr_tf.config import TrainConfig
+from clmr_tf.errors import UsageError
+from clmr_tf.run_folder import opened_run_folder, read_config, read_record, record_start
+from tests.synthetic import write_corpus
+
+CONFIG = TrainConfig(steps=10, width=0.5)
+
+
+@pytest.fixture
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpora") / "one", num_songs={"train": 2}, num_samples=64)
+
+
+def start(workdir, config, corpus, first_step=0, **details):
+    with opened_run_folder(workdir, config):
+        record_start(workdir, config, corpus, first_step, details)
+
+
+def test_writes_the_configuration_once_the_run_can_begin(tmp_path, corpus):
+    workdir = tmp_path / "deep" / "run"
+    with opened_run_folder(workdir, CONFIG):
+        assert not (workdir / "config.json").exists()
+    start(workdir, CONFIG, corpus)
+    assert read_config(workdir) == CONFIG
+
+
+@pytest.mark.parametrize("name", ["run [a]", "run*", "run?", "run\\a"])
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="pattern"), opened_run_folder(tmp_path / name, CONFIG):
+        pass
+    assert not (tmp_path / name).exists()
+
+
+def test_a_run_may_go_on_longer_but_not_otherwise(tmp_path, corpus):
+    start(tmp_path, CONFIG, corpus)
+    longer = dataclasses.replace(CONFIG, steps=20, log_every=1)
+    start(tmp_path, longer, corpus)
+    assert read_config(tmp_path).steps == 20
+    other = dataclasses.replace(CONFIG, width=0.25, seed=1)
+    with pytest.raises(UsageError, match=r"seed 42 -> 1, width 0\.5 -> 0\.25"), opened_run_folder(tmp_path, other):
+        pass
+    assert read_config(tmp_path) == longer
+
+
+def test_a_second_process_is_refused_and_the_lock_dies_with_its_holder(tmp_path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from clmr_tf.config import TrainConfig
+from clmr_tf.run_folder import opened_run_folder
+with opened_run_folder(Path({str(tmp_path)!r}), TrainConfig(steps=10, width=0.5)):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UsageError, match="Another process"), opened_run_folder(tmp_path, CONFIG):
+            pass
+        other.kill()
+        other.wait()
+    with opened_run_folder(tmp_path, CONFIG):
+        pass
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"), opened_run_folder(tmp_path / "file" / "run", CONFIG):
+        pass
+
+
+def test_a_damaged_configuration_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json cannot be read"), opened_run_folder(tmp_path, CONFIG):
+        pass
+
+
+def test_every_start_is_recorded_with_what_it_ran_on(tmp_path, corpus):
+    start(tmp_path, CONFIG, corpus, missing_augmentations=["reverb"])
+    start(tmp_path, CONFIG, corpus, 30, missing_augmentations=[])
+    run = read_record(tmp_path)
+    assert run["corpus"]["fingerprint"] == corpus.manifest.fingerprint
+    assert run["corpus"]["num_songs"] == {"train": 2}
+    assert [one["first_step"] for one in run["starts"]] == [0, 30]
+    first = run["starts"][0]
+    assert first["missing_augmentations"] == ["reverb"]
+    assert first["versions"]["keras"] and first["versions"]["python"] == sys.version.split()[0]
+    assert first["hardware"]["num_cpus"] >= 1
+
+
+def test_a_run_does_not_go_on_with_other_music(tmp_path, corpus):
+    other = write_corpus(tmp_path / "other", num_songs={"train": 3}, num_samples=64)
+    start(tmp_path / "run", CONFIG, corpus)
+    with pytest.raises(UsageError, match="not the one that the run"):
+        start(tmp_path / "run", CONFIG, other, 10)
+    # Before the first checkpoint there is nothing to mix up.
+    start(tmp_path / "run", CONFIG, other)
+
+
+def test_a_damaged_record_is_refused_with_a_way_out(tmp_path, corpus):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UsageError, match=r"run\.json cannot be read; bring it back, or delete it"):
+        start(tmp_path, CONFIG, corpus)

@@ -1,0 +1,93 @@
+"""What a run tells, read back from the files."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from clmr_tf.run_log import RunLog
+
+
+def open_log(tmp_path, first_step=0) -> RunLog:
+    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", first_step)
+
+
+def rows(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(tmp_path, name):
+    events = EventAccumulator(str(tmp_path / "tensorboard"), tensor_size_guidance={"scalars": 0, "audio": 0})
+    events.Reload()
+    return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(name)]
+
+
+def test_scalars_arrive_in_both_places(tmp_path):
+    log = open_log(tmp_path)
+    log.scalars(10, {"loss": 4.5, "learning_rate": 0.1})
+    log.scalars(20, {"loss": 4.25, "learning_rate": 0.1})
+    log.close()
+    assert rows(tmp_path)[1] == {"step": 20, "loss": 4.25, "learning_rate": 0.1}
+    assert curve(tmp_path, "training/loss") == [(10, 4.5), (20, 4.25)]
+
+
+def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
+    log = open_log(tmp_path)
+    for step in (10, 20, 30):
+        log.scalars(step, {"loss": float(step)})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    # TensorBoard reads the files of a folder in the order of their names, which begin with the second.
+    time.sleep(1.1)
+    log = open_log(tmp_path, first_step=20)
+    log.scalars(30, {"loss": 31.0})
+    log.close()
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(10, 10.0), (20, 20.0), (30, 31.0)]
+    assert curve(tmp_path, "training/loss") == [(10, 10.0), (20, 20.0), (30, 31.0)]
+
+
+def test_audio_can_be_played_back(tmp_path):
+    log = open_log(tmp_path)
+    waveforms = np.sin(2 * np.pi * 441 * np.arange(22050) / 22050).astype(np.float32)[None] * [[0.5], [0.25]]
+    log.audio(0, "views", waveforms.astype(np.float32), 22050)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), tensor_size_guidance={"scalars": 0, "audio": 0})
+    events.Reload()
+    encoded = tf.make_ndarray(events.Tensors("views")[0].tensor_proto)
+
+    for wav, waveform in zip(encoded, waveforms, strict=True):
+        audio, rate = tf.audio.decode_wav(wav)
+        assert rate.numpy() == 22050
+        np.testing.assert_allclose(audio.numpy()[:, 0], waveform, atol=1e-4)
+
+
+def test_embeddings_arrive_with_their_metadata(tmp_path):
+    log = open_log(tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    metadata = [{"item": f"a\t{n}", "tags": ""} for n in range(3)]
+    log.embeddings(vectors, metadata)
+    log.close()
+    folder = tmp_path / "tensorboard"
+    config = (folder / "projector_config.pbtxt").read_text()
+    tensors = np.loadtxt(folder / "embeddings.tsv", delimiter="\t")
+    np.testing.assert_allclose(tensors, vectors, rtol=1e-4)
+    assert (folder / "embeddings_metadata.tsv").read_text() == "item\ttags\na 0\t-\na 1\t-\na 2\t-\n"
+    assert 'tensor_path: "embeddings.tsv"' in config and 'metadata_path: "embeddings_metadata.tsv"' in config
+
+
+def test_a_kill_while_writing_the_first_row_leaves_nothing_behind(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"st')
+    open_log(tmp_path, first_step=5).close()
+    assert rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_odd_values_are_written_as_they_are(tmp_path, value):
+    log = open_log(tmp_path)
+    log.scalars(1, {"loss": value})
+    log.close()
+    np.testing.assert_equal(rows(tmp_path)[0]["loss"], value)

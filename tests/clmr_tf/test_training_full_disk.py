@@ -1,0 +1,52 @@
+"""A disk that fills up while a run saves."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic import write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+# A disk of its own: a small file system in memory, in a mount namespace that ends with the shell. A checkpoint
+# of this model takes 13 MB, so the first fits and the second does not.
+SCRIPT = """
+disk=$1 result=$2; shift 2
+mount -t tmpfs -o size=22m tmpfs "$disk" || exit 99
+"$@" --workdir "$disk/run" 2> "$result/errors"
+echo $? > "$result/exit_code"
+ls "$disk/run/checkpoints" > "$result/listing"
+mount -o remount,size=99m "$disk"
+"$@" --workdir "$disk/run" > "$result/output" 2>&1 || exit 98
+cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
+"""
+
+
+def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
+    for name in ("disk", "result"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-m", "clmr_tf.train", "--corpus", corpus.folder, "--width", "0.0625", "--steps", "6"]
+    command += ["--batch-size", "4", "--checkpoint-every", "2", "--log-every", "1", "--num-audio-examples", "0"]
+    script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
+    finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
+    if finished.returncode == 99:
+        pytest.skip("mounting a small disk is not permitted here")
+    assert finished.returncode == 0, finished.stderr
+    read = {path.name: path.read_text() for path in (tmp_path / "result").iterdir()}
+    assert read["exit_code"] == "1\n"
+    errors = [line for line in read["errors"].splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "Traceback" not in read["errors"]
+    assert "step 4 could not be written" in errors[0]
+    assert "because the disk is full; ckpt-2 before it is complete" in errors[0]
+    assert read["listing"].split() == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+    assert "Trained to step 6" in read["output"]
+    assert [line.split(",")[0] for line in read["metrics.jsonl"].splitlines()] == [
+        f'{{"step": {n}' for n in range(1, 7)
+    ]
+    assert '"first_step": 2' in read["run.json"]

@@ -1,0 +1,185 @@
+"""The pages of docs/, made from a run whose numbers are known."""
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from clmr_tf.command_line import parse_command, to_plain
+from clmr_tf.config import TrainConfig
+from clmr_tf.console import run_command
+from clmr_tf.errors import UsageError
+from docs import make
+
+STEPS = range(10, 410, 10)
+SCORES = {"trained encoder": (0.8, 0.7, 0.875, 0.6521), "untrained encoder": (0.4, 0.3, 0.5, 0.35)}
+MAJORITY = {"majority guess": (0.125, 0.05, 0.25, 0.1)}
+DARK, LIGHT = "#1f4e8c", "#9db7d5"
+
+
+@pytest.fixture(autouse=True)
+def pages(tmp_path, monkeypatch) -> Path:
+    """A folder in place of docs/."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    monkeypatch.setattr(make, "DOCS", folder)
+    monkeypatch.setattr(make, "RUNS", folder / "runs")
+    return folder
+
+
+def write_run(folder: Path, config: TrainConfig, missing_augmentations: tuple[str, ...] = ()) -> Path:
+    """A run of 400 steps: the loss falls linearly from 5 to 1.1, the accuracy rises from 0.1 to 0.49."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(to_plain(config)))
+    start = {"missing_augmentations": list(missing_augmentations), "hardware": {"num_cpus": 6}}
+    (folder / "run.json").write_text(json.dumps({"starts": [{**start, "hardware": {"num_cpus": 2}}, start]}))
+    rows = [
+        {"step": step, "loss": 5 - 0.1 * row, "contrastive_accuracy": 0.1 + 0.01 * row}
+        for row, step in enumerate(STEPS)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def write_probe(folder: Path, corpus: str = "songs") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = {
+        "metric": "accuracy",
+        "splits": {
+            "train": {"num_recordings": 80, "num_clips": 801},
+            "test": {"num_recordings": 17, "num_clips": 173},
+        },
+        "rows": [
+            {"features": name, "score": score, "interval": [low, high], "clip_score": clip_score}
+            for name, (score, low, high, clip_score) in {**SCORES, **MAJORITY}.items()
+        ],
+        "trained_minus_untrained": {"score": 0.4, "interval": [-0.0625, 0.6254]},
+    }
+    (folder / f"probe-{corpus}.json").write_text(json.dumps(probe))
+    return folder
+
+
+def record(name: str, folder: Path, config: TrainConfig, **facts) -> None:
+    run = write_run(folder / f"run of {name}", config, **facts)
+    model = write_probe(folder / f"model of {name}")
+    make.main(["--record", name, "--run", str(run), "--model", str(model)])
+
+
+def test_the_table_says_what_the_probe_measured(tmp_path, pages):
+    record("first", tmp_path, TrainConfig(), missing_augmentations=("pitch", "reverb"))
+    text = (pages / "results.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert cells[0] == ["features", "accuracy by song", "95 %", "by clip", "split", "songs", "clips"]
+    assert cells[2:] == [
+        ["trained encoder", "0.800", "0.700 to 0.875", "0.652", "test", "17", "173"],
+        ["untrained encoder", "0.400", "0.300 to 0.500", "0.350", "test", "17", "173"],
+        ["majority guess", "0.125", "0.050 to 0.250", "0.100", "test", "17", "173"],
+    ]
+    assert "Trained minus untrained by song: +0.400 (95 %: -0.062 to +0.625)." in text
+    assert "400 steps in 2 start(s) on 6 CPU cores; missing from the augmentation chain: pitch, reverb." in text
+    # The first and the last 4 of 40 rows.
+    assert "Loss 4.850 to 1.250, contrastive accuracy 0.115 to 0.475" in text
+    assert "](first.png)" in text and (pages / "first.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"jit": True, "augmentation": "only-gain", "optimizer": "lamb", "precision": "mixed_bfloat16"},
+        {"corpus": '/home/ada/My Music/it\'s "loud" & $HOME', "learning_rate": 1e-5, "width": 0.5},
+        {"steps": 7, "batch_size": 16, "sample_rate_hz": 8000, "sampling_unit": "clip", "temperature": 0.07},
+    ],
+)
+def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, changed):
+    config = TrainConfig(**changed, workdir=Path("/elsewhere/run"), corpora=Path("/elsewhere/corpora"))
+    record("again", tmp_path, config)
+    (command,) = re.findall(r"^`(.*)`$", (pages / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "clmr_tf.train"]
+    assert not any("elsewhere" in word for word in words)
+    # One option for every setting that differs, and where the run goes.
+    assert sum(word.startswith("--") for word in words) == len(changed) + 1
+    parsed = parse_command(TrainConfig, words[3:], program="train", description="")
+    assert parsed == dataclasses.replace(config, workdir=Path("runs/again"), corpora=TrainConfig().corpora)
+
+
+def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
+    return np.abs(picture[..., :3] - to_rgb(colour)).max(axis=-1) < 0.01
+
+
+def test_the_picture_shows_the_curves_and_the_scores(tmp_path, pages):
+    record("drawn", tmp_path, TrainConfig())
+    picture = matplotlib.image.imread(pages / "drawn.png")
+    height, width = picture.shape[:2]
+    assert width > 2.5 * height > 500 and picture.std() > 0.05
+    loss, accuracy, probe = (picture[:, third * width // 3 : (third + 1) * width // 3] for third in range(3))
+    for panel, falls in ((loss, True), (accuracy, False)):
+        rows, columns = np.nonzero(coloured(panel, DARK))
+        # Rows of a picture are counted from the top.
+        slope = np.polyfit(columns, rows, 1)[0]
+        assert np.ptp(columns) > 0.5 * panel.shape[1]
+        assert slope > 0.3 if falls else slope < -0.3
+    # Bars begin at 0, so their lengths are as the scores: 0.8 to 0.4, and the first is on top.
+    dark, light = (np.nonzero(coloured(probe, colour)) for colour in (DARK, LIGHT))
+    assert np.ptp(dark[1]) / np.ptp(light[1]) == pytest.approx(2, rel=0.03)
+    assert dark[0].max() < light[0].min()
+
+
+def test_the_same_records_give_the_same_bytes_and_stay_as_they_are(tmp_path, pages):
+    names = ["zebra", "ant", "cat", "yak", "bee"]
+    for name in names:
+        run, model = write_run(tmp_path / name, TrainConfig(seed=len(name))), write_probe(tmp_path / f"model of {name}")
+        make.record(name, run, model)
+        kept = pages / "runs" / name
+        assert {path.name for path in kept.iterdir()} == {*make.RUN_FILES, "probe.json"}
+        for file in make.RUN_FILES:
+            assert (kept / file).read_bytes() == (run / file).read_bytes()
+        assert (kept / "probe.json").read_bytes() == (model / "probe-songs.json").read_bytes()
+    make.main([])
+    before = {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()}
+    assert len(before) == 5 * 4 + 5 + 1
+    headings = re.findall("^## (.*)$", (pages / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == sorted(names)
+    for made in (pages / "results.md", *pages.glob("*.png")):
+        made.unlink()
+    make.main([])
+    assert {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_recorded_is_refused_and_leaves_nothing(tmp_path, pages):
+    run = write_run(tmp_path / "run", TrainConfig())
+    probed, unprobed, twice = write_probe(tmp_path / "probed"), tmp_path / "unprobed", write_probe(tmp_path / "twice")
+    unprobed.mkdir()
+    write_probe(twice, corpus="other")
+    with pytest.raises(UsageError, match=r"holds 0, so run clmr_tf\.probe"):
+        make.record("a", run, unprobed)
+    with pytest.raises(UsageError, match=r"must hold one probe-CORPUS\.json; it holds 2"):
+        make.record("a", run, twice)
+    (run / "metrics.jsonl").unlink()
+    (run / "run.json").unlink()
+    with pytest.raises(UsageError, match=r"run lacks run\.json, metrics\.jsonl; give --run the folder of a run"):
+        make.record("a", run, probed)
+    assert list(pages.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "There is no recorded run in"),
+        (["--record", "a"], "--record needs --run and --model"),
+        (["--record", "a", "--run", "here"], "--record needs --run and --model"),
+        (["--record", "a", "--run", "nowhere", "--model", "nowhere"], "nowhere must hold one probe-CORPUS.json"),
+    ],
+)
+def test_wrong_commands_are_one_sentence_and_exit_code_2(pages, capsys, arguments, sentence):
+    assert run_command(make.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and sentence in error
+    assert list(pages.iterdir()) == []

@@ -1,0 +1,170 @@
+"""The check that both readers agree, on real files that they do and do not agree on."""
+
+import hashlib
+import os
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from clmr_tf.audio_files import UnreadableAudioError, load_audio
+from pipelines.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, measure
+from pipelines.worker_pool import run_in_workers
+from tests.synthetic import melody
+
+LOW_BIT_RATE = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.99}
+
+
+def write_song(path: Path, rate_hz: int = 22050, num_channels: int = 2, seconds: float = 3.0, **options) -> Path:
+    mono = melody(3, round(rate_hz * seconds), rate_hz)
+    soundfile.write(
+        path, np.stack([mono / (1 + channel) for channel in range(num_channels)], axis=1), rate_hz, **options
+    )
+    return path
+
+
+def refusal(path: Path) -> UnreadableAudioError:
+    with pytest.raises(UnreadableAudioError) as caught:
+        measure(path, 22050)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "options"),
+    [
+        ("song.wav", 22050, {"subtype": "PCM_16"}),
+        ("song.wav", 96000, {"subtype": "PCM_24", "num_channels": 1}),
+        ("song.wav", 8000, {"subtype": "PCM_U8", "num_channels": 1}),
+        ("song.wav", 44100, {"subtype": "FLOAT"}),
+        ("song.flac", 48000, {"subtype": "PCM_24"}),
+        ("song.ogg", 32000, {"subtype": "VORBIS", "num_channels": 1}),
+        ("song.mp3", 44100, {"bitrate_mode": "VARIABLE", "compression_level": 0.5}),
+        ("song.mp3", 16000, {"num_channels": 1} | LOW_BIT_RATE),
+        ("song.mp3", 48000, LOW_BIT_RATE),
+    ],
+)
+@pytest.mark.parametrize("sample_rate_hz", [22050, 16000])
+def test_good_files_are_measured(tmp_path, name, rate_hz, options, sample_rate_hz):
+    path = write_song(tmp_path / name, rate_hz, seconds=9.0, **options)
+    measured = measure(path, sample_rate_hz)
+    samples, _ = soundfile.read(path, always_2d=True)
+    assert measured.num_samples == pytest.approx(len(samples) * sample_rate_hz / rate_hz, abs=1)
+    assert measured.num_samples == len(load_audio(path, sample_rate_hz))
+    assert measured.source_rate_hz == rate_hz
+    assert measured.source_num_channels == options.get("num_channels", 2)
+    assert measured.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert measured.peak == pytest.approx(np.abs(samples.mean(axis=1)).max(), rel=0.1)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 1.001])
+def test_files_shorter_than_an_excerpt(tmp_path, seconds):
+    path = write_song(tmp_path / "short.flac", seconds=seconds)
+    assert measure(path, 22050).num_samples == round(22050 * seconds)
+
+
+def test_silence_agrees_with_silence(tmp_path):
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(50_000), 44100)
+    assert measure(path, 22050).peak == 0.0
+
+
+def test_damage_in_the_middle_of_a_long_file_is_found(tmp_path):
+    path = tmp_path / "long.mp3"
+    soundfile.write(path, np.tile(melody(3, 22050), 62), 22050, bitrate_mode="CONSTANT", compression_level=0.5)
+    assert measure(path, 22050).num_samples == 62 * 22050
+    encoded = bytearray(path.read_bytes())
+    # Each decoder has a way of its own to get over the missing frames.
+    begin = len(encoded) * 305 // 620
+    encoded[begin : begin + 700] = bytes(700)
+    path.write_bytes(encoded)
+    error = refusal(path)
+    assert error.reason == DECODERS_DISAGREE
+    assert "at 30.0 s" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason", "words"),
+    [
+        ("song.opus", {"format": "OGG", "subtype": "OPUS"}, NO_DIRECT_DECODER, "cannot decode it at 0.0 s (OGG OPUS)"),
+        ("song.aiff", {}, NO_DIRECT_DECODER, "(AIFF PCM_16)"),
+        ("song.wav", {"subtype": "ULAW"}, NO_DIRECT_DECODER, "(WAV ULAW)"),
+        ("song.wav", {"subtype": "DOUBLE"}, NO_DIRECT_DECODER, "(WAV DOUBLE)"),
+        ("song.wav", {"subtype": "PCM_32"}, DECODERS_DISAGREE, "differently at 0.0 s (WAV PCM_32)"),
+    ],
+)
+def test_what_tensorflow_io_cannot_read_is_refused(tmp_path, name, options, reason, words):
+    path = write_song(tmp_path / name, rate_hz=24000, **options)
+    error = refusal(path)
+    assert error.reason == reason
+    assert words in error.detail
+    assert error.path == path
+
+
+@pytest.mark.parametrize("name", ["song.mp3", "song.wav"])
+def test_files_that_end_early_are_refused(tmp_path, name):
+    path = write_song(tmp_path / name, rate_hz=44100)
+    os.truncate(path, path.stat().st_size // 2)
+    error = refusal(path)
+    assert error.reason == NO_DIRECT_DECODER
+    assert "at 0.5 s" in error.detail
+
+
+def test_what_is_no_audio_is_left_to_the_decoder_of_whole_files(tmp_path):
+    path = tmp_path / "letter.mp3"
+    path.write_text("dear diary " * 500)
+    assert refusal(path).reason == "not_audio"
+    assert refusal(tmp_path / "missing.mp3").reason == "unreadable"
+
+
+def test_wav_whose_size_overflows_is_refused_before_it_aborts_the_process(tmp_path):
+    path = tmp_path / "huge.wav"
+    num_bytes = 2**31
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        36 + num_bytes,
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        2,
+        44100,
+        176400,
+        4,
+        16,
+        b"data",
+        num_bytes,
+    )
+    path.write_bytes(header)
+    os.truncate(path, len(header) + num_bytes)
+    assert "below 2 GiB" in refusal(path).detail
+
+
+def test_small_differences_count():
+    expected = melody(1, 22050)
+    quiet = 0.01 * expected
+    for music in (expected, quiet):
+        assert are_same(music, music)
+        assert are_same(music + 5e-7, music)
+        assert not are_same(np.roll(music, 1), music)
+        assert not are_same(1.02 * music, music)
+        assert not are_same(-music, music)
+        assert not are_same(np.zeros_like(music), music)
+        assert not are_same(np.full_like(music, np.nan), music)
+        damaged = music.copy()
+        damaged[10_000:10_576] = 0
+        assert not are_same(damaged, music)
+    assert are_same(np.clip(30 * expected, -1, 1), 30 * expected)
+
+
+def test_in_worker_processes(tmp_path):
+    good = write_song(tmp_path / "good.ogg")
+    bad = write_song(tmp_path / "bad.opus", rate_hz=24000, format="OGG", subtype="OPUS")
+    function = partial(measure, sample_rate_hz=22050)
+    outcomes = list(run_in_workers(function, [good, bad, good], num_workers=1, timeout_seconds=60))
+    assert outcomes[0].result == outcomes[2].result == measure(good, 22050)
+    assert isinstance(outcomes[1].error, UnreadableAudioError)
+    assert outcomes[1].error.reason == NO_DIRECT_DECODER

@@ -1,0 +1,300 @@
+import dataclasses
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clmr_tf.audio_files import load_audio
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import ClmrError, UsageError
+from pipelines.prepare import PrepareSettings, SkippedFile, SourceFile, prepare
+from pipelines.transcoding import to_pcm16
+from tests.sounds import noise, tone, write_sound
+
+SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
+
+
+def sources_in(folder, *names, split="train"):
+    return [SourceFile(folder / name, name, name, name, split) for name in names]
+
+
+def run(sources, destination, settings=SETTINGS, **options):
+    described = {"name": "test", "tag_names": (), "source_description": "made by a test", **options}
+    return prepare(sources, destination, settings, **described)
+
+
+def write_songs(folder, num_songs, seconds=1.5):
+    folder.mkdir(exist_ok=True)
+    names = [f"{number:02d}.{('flac', 'wav', 'mp3', 'ogg')[number % 4]}" for number in range(num_songs)]
+    kinds = {"flac": ("FLAC", None), "wav": ("WAV", "PCM_24"), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
+    for number, name in enumerate(names):
+        stereo = np.stack([noise(seconds, 44100, seed=number), noise(seconds, 44100, seed=100 + number)], axis=1)
+        write_sound(folder / name, stereo, 44100, *kinds[name.split(".")[1]])
+    return names
+
+
+def bytes_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_corpus_holds_what_the_files_hold(tmp_path):
+    names = write_songs(tmp_path / "music", 5)
+    sources = [
+        dataclasses.replace(source, split=split, tags=tags, song_id="one song" if split == "valid" else source.song_id)
+        for source, split, tags in zip(
+            sources_in(tmp_path / "music", *names),
+            ["train", "valid", "train", "valid", "test"],
+            [("b",), ("a", "b"), (), ("a",), ("c",)],
+            strict=True,
+        )
+    ]
+    corpus = run(sources, tmp_path / "corpus", tag_names=("c", "a", "b"), options={"edition": "second"})
+    assert corpus.manifest.num_items == {"train": 2, "valid": 2, "test": 1}
+    assert corpus.manifest.num_songs == {"train": 2, "valid": 1, "test": 1}
+    assert corpus.manifest.source["edition"] == "second"
+    assert corpus.manifest.num_skipped == {}
+    assert [item.id for item in corpus.items] == names
+    assert [item.split for item in corpus.items] == ["train", "valid", "train", "valid", "test"]
+    assert np.array_equal(corpus.multi_hot(corpus.items), [[0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    for source, item in zip(sources, corpus.items, strict=True):
+        expected = load_audio(source.path, 22050)
+        assert item.num_samples == len(expected)
+        assert (item.source_rate_hz, item.source_num_channels) == (44100, 2)
+        # Half a step of 16 bits; nothing here overshoots.
+        assert np.abs(expected).max() < 1
+        assert np.abs(corpus.read_samples(item) - expected).max() <= 0.5 / 32768
+
+
+def test_sixteen_bits_are_rounded_and_clipped():
+    samples = np.array([0.0, 0.4, 0.6, -0.6, 32767.4, 32768.0, 1e6, -32768.0, -40000.0], np.float32) / 32768
+    assert to_pcm16(samples).tolist() == [0, 0, 1, -1, 32767, 32767, 32767, -32768, -32768]
+
+
+def test_every_kind_of_bad_file_is_left_out_with_its_reason(tmp_path):
+    names = write_songs(tmp_path, 4)
+    write_sound(tmp_path / "short.wav", noise(0.99, 44100, seed=1), 44100, "WAV")
+    write_sound(tmp_path / "silent.wav", np.zeros(100_000, np.float32), 44100, "WAV")
+    dither = np.random.default_rng(2).triangular(-1, 0, 1, 100_000) / 32768
+    write_sound(tmp_path / "dither.wav", dither, 44100, "WAV")
+    write_sound(tmp_path / "quiet.wav", noise(2.0, 44100, seed=2, level=1 / 1024), 44100, "WAV")
+    (tmp_path / "text.mp3").write_text("<html>Not found</html>")
+    (tmp_path / "empty.mp3").write_bytes(b"")
+    bad = ["short.wav", "silent.wav", "dither.wav", "text.mp3", "empty.mp3", "missing.flac"]
+    sources = sources_in(tmp_path, *[*names, *bad, "quiet.wav"])
+    rejected = [SkippedFile("cover.jpg", "not_audio", "a picture"), SkippedFile("\udcff.txt", "not_audio", "no")]
+    settings = dataclasses.replace(SETTINGS, max_skipped_share=0.9)
+    corpus = run(sources, tmp_path / "corpus", settings, rejected=rejected)
+    assert [item.id for item in corpus.items] == [*names, "quiet.wav"]
+    skipped = [json.loads(line) for line in (tmp_path / "corpus/skipped.jsonl").read_text().splitlines()]
+    assert {row["source"]: row["reason"] for row in skipped} == {
+        "cover.jpg": "not_audio",
+        "dither.wav": "silent",
+        "empty.mp3": "unreadable",
+        "missing.flac": "unreadable",
+        "short.wav": "too_short",
+        "silent.wav": "silent",
+        "text.mp3": "not_audio",
+        "\udcff.txt": "not_audio",
+    }
+    assert [row["source"] for row in skipped] == sorted((row["source"] for row in skipped), key=os.fsencode)
+    assert next(row["detail"] for row in skipped if row["source"] == "short.wav") == "it lasts 0.990 s, a clip 1.000 s"
+    assert corpus.manifest.num_skipped == {"not_audio": 3, "unreadable": 2, "silent": 2, "too_short": 1}
+
+
+def test_a_file_that_takes_for_ever_costs_its_time_limit_only(tmp_path):
+    names = write_songs(tmp_path / "music", 3)
+    # Six hours at 192 kHz, which take a minute to decode and, with a hole in the file, no space on the disk.
+    long = tmp_path / "music/long.wav"
+    write_sound(long, np.zeros(1, np.float32), 192_000, "WAV", "PCM_U8")
+    header = bytearray(long.read_bytes()[:44])
+    assert header[36:40] == b"data"
+    header[40:44] = (0xF000_0000).to_bytes(4, "little")
+    long.write_bytes(header)
+    os.truncate(long, 44 + 0xF000_0000)
+    settings = dataclasses.replace(SETTINGS, timeout_seconds=2.0, num_workers=2)
+    corpus = run(sources_in(tmp_path / "music", "long.wav", *names), tmp_path / "corpus", settings)
+    assert corpus.manifest.num_skipped == {"timed_out": 1}
+    assert [item.id for item in corpus.items] == names
+
+
+@pytest.mark.parametrize("num_workers", [2, 5])
+def test_the_number_of_workers_changes_no_byte(tmp_path, num_workers):
+    names = write_songs(tmp_path / "music", 9)
+    (tmp_path / "music/bad.wav").write_bytes(b"\0bad")
+    sources = sources_in(tmp_path / "music", *names[:4], "bad.wav", *names[4:])
+    run(sources, tmp_path / "one", SETTINGS)
+    run(sources, tmp_path / "many", dataclasses.replace(SETTINGS, num_workers=num_workers))
+    assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one")
+    assert sorted(bytes_of(tmp_path / "one")) == ["audio.pcm", "index.jsonl", "manifest.json", "skipped.jsonl"]
+
+
+def test_the_corpus_does_not_know_where_its_source_was(tmp_path):
+    names = write_songs(tmp_path / "here", 2)
+    write_songs(tmp_path / "there", 2)
+    run(sources_in(tmp_path / "here", *names), tmp_path / "first")
+    run(sources_in(tmp_path / "there", *names), tmp_path / "second")
+    assert bytes_of(tmp_path / "first") == bytes_of(tmp_path / "second")
+    assert all(str(tmp_path).encode() not in data for data in bytes_of(tmp_path / "first").values())
+
+
+def test_progress_is_told_from_first_to_last(tmp_path):
+    names = write_songs(tmp_path / "music", 3)
+    (tmp_path / "music/bad.wav").write_bytes(b"\0bad")
+    seen = []
+    run(sources_in(tmp_path / "music", *names, "bad.wav"), tmp_path / "corpus", on_progress=seen.append)
+    assert [progress.num_done for progress in seen] == [0, 1, 2, 3, 4]
+    assert {progress.num_files for progress in seen} == {4}
+    assert (seen[-1].num_skipped, round(seen[-1].audio_seconds, 1)) == (1, 4.5)
+
+
+def test_too_many_bad_files_are_an_error_that_can_be_allowed(tmp_path):
+    names = write_songs(tmp_path / "music", 2)
+    for number in range(3):
+        (tmp_path / f"music/bad{number}.wav").write_bytes(b"\0bad")
+    sources = sources_in(tmp_path / "music", *names, "bad0.wav", "bad1.wav", "bad2.wav")
+    with pytest.raises(ClmrError, match=r"3 of 5 audio files cannot be used \(3 unreadable\).*share 0.6\.$") as caught:
+        run(sources, tmp_path / "corpus")
+    assert caught.value.exit_code == 1
+    assert len((tmp_path / "corpus/skipped.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(UsageError, match="not a prepared corpus"):
+        Corpus.open(tmp_path / "corpus")
+    seen = []
+    allowed = dataclasses.replace(SETTINGS, max_skipped_share=0.6)
+    corpus = run(sources, tmp_path / "corpus", allowed, on_progress=seen.append)
+    assert [progress.num_done for progress in seen] == [5], "nothing is decoded twice"
+    assert len(corpus.items) == 2
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"\0bad")
+    with pytest.raises(UsageError, match=r"1 of 1 audio files cannot be used .* would be empty"):
+        run(sources_in(tmp_path, "bad.wav"), tmp_path / "corpus", dataclasses.replace(SETTINGS, max_skipped_share=1.0))
+    with pytest.raises(UsageError, match="no audio"):
+        run([], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_finished_corpus_is_used_again(tmp_path, caplog):
+    names = write_songs(tmp_path / "music", 3)
+    sources = sources_in(tmp_path / "music", *names)
+    run(sources[:2], tmp_path / "corpus")
+    before = bytes_of(tmp_path / "corpus")
+    (tmp_path / "corpus/unfinished").mkdir()
+    seen = []
+    assert len(run(sources[:2], tmp_path / "corpus", on_progress=seen.append).items) == 2
+    assert (seen, caplog.records) == ([], [])
+    assert len(run(sources, tmp_path / "corpus").items) == 2
+    assert "have changed since" in caplog.text
+    assert bytes_of(tmp_path / "corpus") == before
+    assert not (tmp_path / "corpus/unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"shares": "a"}, "sample_rate_hz 22050, not 16000"),
+        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader pcm, not direct"),
+        (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"shares": "a"}, "fewer than the 40000"),
+        (SETTINGS, {"shares": "b"}, "shares a, not b"),
+        (SETTINGS, {}, "shares a, not None"),
+    ],
+)
+def test_a_corpus_of_other_settings_is_refused(tmp_path, settings, options, message):
+    names = write_songs(tmp_path / "music", 1)
+    run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", options={"shares": "a"})
+    before = bytes_of(tmp_path / "corpus")
+    with pytest.raises(UsageError, match=message):
+        run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", settings, options=options)
+    assert bytes_of(tmp_path / "corpus") == before
+
+
+def test_only_one_process_prepares_a_corpus(tmp_path):
+    names = write_songs(tmp_path / "music", 2)
+    (tmp_path / "corpus/unfinished").mkdir(parents=True)
+    with (tmp_path / "corpus/unfinished/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="Another process is preparing"):
+            run(sources_in(tmp_path / "music", *names), tmp_path / "corpus")
+    assert len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items) == 2
+
+
+def test_two_threads_of_control_end_with_one_corpus(tmp_path):
+    names = write_songs(tmp_path / "music", 4)
+    outcomes = []
+
+    def attempt():
+        try:
+            outcomes.append(len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items))
+        except UsageError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 4 in outcomes
+    assert all(outcome == 4 or "Another process" in outcome for outcome in outcomes)
+
+
+def test_folders_that_hold_something_else_stay_as_they_are(tmp_path):
+    names = write_songs(tmp_path / "music", 1)
+    (tmp_path / "file").write_text("mine")
+    before = bytes_of(tmp_path)
+    for destination, message in [("music", "holds other files"), ("file", "is a file"), ("file/below", "cannot be")]:
+        with pytest.raises(UsageError, match=message):
+            run(sources_in(tmp_path / "music", *names), tmp_path / destination)
+    with pytest.raises(UsageError, match="cannot be written"):
+        run(sources_in(tmp_path / "music", *names), Path("/proc/corpus"))
+    assert bytes_of(tmp_path) == before
+
+
+def test_lists_that_break_a_promise_are_refused(tmp_path):
+    one, two = sources_in(tmp_path, "one", "two")
+    for sources, message in [
+        ([one, dataclasses.replace(two, item_id="one")], "Two files"),
+        ([dataclasses.replace(one, split="training")], "training"),
+        ([dataclasses.replace(one, tags=("jazz",))], "jazz"),
+        ([one, dataclasses.replace(two, song_id="one", split="valid")], "two splits"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            run(sources, tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sample_rate_hz": 0},
+        {"min_num_samples": 0},
+        {"timeout_seconds": 0.0},
+        {"num_workers": 0},
+        {"max_skipped_share": 1.5},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        PrepareSettings(**wrong)
+
+
+def test_the_direct_reader_needs_only_an_index(tmp_path):
+    pytest.importorskip("tensorflow_io", reason="tensorflow-io decodes for the direct reader", exc_type=ImportError)
+    names = write_songs(tmp_path / "music", 4, seconds=3.0)
+    (tmp_path / "music/bad.flac").write_bytes(b"\0bad")
+    write_sound(tmp_path / "music/short.flac", tone(440, 0.5, 44100), 44100, "FLAC")
+    sources = sources_in(tmp_path / "music", *names, "bad.flac", "short.flac")
+    corpus = run(sources, tmp_path / "corpus", dataclasses.replace(SETTINGS, reader="direct"))
+    pcm = run(sources, tmp_path / "pcm")
+    assert corpus.manifest.storage == "direct"
+    assert corpus.manifest.num_skipped == {"unreadable": 1, "too_short": 1}
+    assert [item.file for item in corpus.items] == [str(tmp_path / "music" / name) for name in names]
+    assert [item.num_samples for item in corpus.items] == [item.num_samples for item in pcm.items]
+    assert sorted(bytes_of(tmp_path / "corpus")) == ["index.jsonl", "manifest.json", "skipped.jsonl"]
+
+    (tmp_path / "music").rename(tmp_path / "moved")
+    with pytest.raises(UsageError, match=r"no longer there, such as .*00\.flac"):
+        run(sources_in(tmp_path / "moved", *names), tmp_path / "corpus", dataclasses.replace(SETTINGS, reader="direct"))

@@ -1,0 +1,196 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clmr_tf.audio_files import UnreadableAudioError, load_audio
+from clmr_tf.errors import ClmrError
+from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
+from tests.pipelines import worker_functions
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(function, tasks, num_workers=2, timeout_seconds=60.0):
+    return list(run_in_workers(function, tasks, num_workers=num_workers, timeout_seconds=timeout_seconds))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_results_come_in_the_order_of_the_tasks(num_workers):
+    outcomes = run(worker_functions.square, range(100), num_workers)
+    assert [outcome.result for outcome in outcomes] == [number**2 for number in range(100)]
+    assert all(outcome.error is None for outcome in outcomes)
+
+
+def test_no_tasks_start_no_workers():
+    before = len(psutil.Process().children())
+    assert run(worker_functions.square, []) == []
+    assert len(psutil.Process().children()) <= before
+
+
+def test_every_failure_stays_with_its_task(capfd):
+    tasks = [
+        ("work", 1.0),
+        ("exit", 3.0),
+        ("segfault", 0.0),
+        ("raise", 5.0),
+        ("raise unpicklable", 0.0),
+        ("sleep", 600.0),
+        ("killed", 0.0),
+        ("print", 7.0),
+        ("work", 8.0),
+    ]
+    start = time.monotonic()
+    outcomes = run(worker_functions.misbehave, tasks, timeout_seconds=2.0)
+    assert time.monotonic() - start < 30
+    assert [outcome.result for outcome in outcomes] == [1.0, None, None, None, None, None, None, 7.0, 8.0]
+    errors = [outcome.error for outcome in outcomes]
+    assert [type(error) for error in errors] == [
+        type(None),
+        WorkerCrashError,
+        WorkerCrashError,
+        ValueError,
+        RuntimeError,
+        WorkerTimeoutError,
+        WorkerCrashError,
+        type(None),
+        type(None),
+    ]
+    assert "exit code 3" in str(errors[1])
+    assert f"exit code {-signal.SIGSEGV}" in str(errors[2])
+    assert str(errors[3]) == "number 5"
+    assert "UnpicklableError" in str(errors[4])
+    assert "2 seconds" in str(errors[5])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_that_dies_once_does_not_cost_its_task(tmp_path):
+    outcome = run(worker_functions.die_once, [tmp_path / "marker"])[0]
+    assert (outcome.result, outcome.error) == ("survived", None)
+
+
+def test_ctrl_c_is_the_parents_matter():
+    outcome = run(worker_functions.misbehave, [("interrupted", 4.0)])[0]
+    assert (outcome.result, outcome.error) == (4.0, None)
+
+
+def test_an_error_crosses_between_processes_whole(tmp_path):
+    path = tmp_path / "noise.wav"
+    path.write_bytes(b"\0" * 100)
+    error = run(load_at_22050, [path])[0].error
+    assert isinstance(error, UnreadableAudioError)
+    assert (error.reason, error.path) == ("unreadable", path)
+
+
+def load_at_22050(path):
+    return len(load_audio(path, 22050))
+
+
+def test_workers_are_used_again_and_all_of_them(tmp_path):
+    processes = {outcome.result for outcome in run(worker_functions.report_process, range(60), 2)}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+def test_tasks_are_taken_only_as_far_as_the_window_reaches():
+    taken = []
+
+    def tasks():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with contextlib.closing(
+        run_in_workers(worker_functions.square, tasks(), num_workers=2, timeout_seconds=60)
+    ) as outcomes:
+        for expected in range(5):
+            assert next(outcomes).result == expected**2
+        time.sleep(0.2)
+        # Two workers, sixteen tasks each, ahead of the five that were delivered.
+        assert len(taken) <= 5 + 2 * 16
+    assert worker_children() == []
+
+
+def worker_children():
+    # Spawned workers; the resource tracker of multiprocessing stays until the interpreter ends.
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_an_abandoned_run_leaves_no_process_behind():
+    outcomes = run_in_workers(
+        worker_functions.misbehave, [("work", 0.0), ("sleep", 600.0)], num_workers=2, timeout_seconds=600
+    )
+    assert next(outcomes).result == 0.0
+    assert len(worker_children()) == 2
+    outcomes.close()
+    assert worker_children() == []
+
+
+def test_workers_that_cannot_start_end_the_run(tmp_path):
+    # A script without the guard that spawned processes need: its workers run it again and fail.
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pipelines.worker_pool import run_in_workers\n"
+        "from tests.pipelines.worker_functions import square\n"
+        "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=5)))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 1
+    last_line = finished.stderr.strip().splitlines()[-1]
+    assert ClmrError.__name__ in last_line
+    assert '`if __name__ == "__main__":`' in last_line
+
+
+@pytest.mark.parametrize(
+    ("sent", "to_group", "exit_code"),
+    [
+        (signal.SIGINT, True, -signal.SIGINT),
+        (signal.SIGKILL, False, -signal.SIGKILL),
+        (signal.SIGTERM, False, -signal.SIGTERM),
+    ],
+)
+def test_no_worker_outlives_its_parent(tmp_path, sent, to_group, exit_code):
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.pipelines.worker_functions", tmp_path],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        notes = [tmp_path / "first", tmp_path / "second"]
+        wait_until(lambda: all(note.exists() for note in notes), 30)
+        workers = [psutil.Process(int(note.read_text())) for note in notes]
+        # A terminal sends Ctrl-C to the whole group.
+        (os.killpg if to_group else os.kill)(parent.pid, sent)
+        stderr = parent.communicate(timeout=30)[1]
+        assert parent.returncode == exit_code
+    wait_until(lambda: not any(is_alive(worker) for worker in workers), 10)
+    # One traceback, the parent's; the workers say nothing.
+    assert stderr.count("Traceback") == (1 if sent == signal.SIGINT else 0)
+
+
+def is_alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition, timeout_seconds):
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,106 @@
+"""Small music made by the tests: prepared corpora and folders of audio files."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from clmr_tf.corpus import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    PCM_FILE,
+    Corpus,
+    CorpusManifest,
+    Item,
+    count_by_split,
+    fingerprint_of,
+)
+
+
+def melody(seed: int, num_samples: int, sample_rate_hz: int = 22050) -> np.ndarray:
+    """A few decaying tones over soft noise, float32 in [-1, 1]; each seed has a register of its own."""
+    generator = np.random.default_rng(seed)
+    seconds = np.arange(num_samples) / sample_rate_hz
+    audio = 0.01 * generator.standard_normal(num_samples)
+    for start in np.arange(0, num_samples / sample_rate_hz, 0.4):
+        pitch_hz = 110 * 2 ** (seed % 5 + generator.integers(12) / 12)
+        age = np.maximum(seconds - start, 0)
+        audio += 0.2 * (seconds >= start) * np.exp(-4 * age) * np.sin(2 * np.pi * pitch_hz * age)
+    return np.clip(audio, -1, 1).astype(np.float32)
+
+
+def write_corpus(
+    folder: Path,
+    *,
+    num_songs: dict[str, int],
+    items_per_song: int = 1,
+    num_samples: int = 70_000,
+    tag_names: tuple[str, ...] = (),
+) -> Corpus:
+    """Writes a prepared corpus whose sample n of item k is a known function of both, and opens it.
+
+    Item k is `num_samples + k` long; with tags, song s has the tag s modulo their number.
+    """
+    folder.mkdir(parents=True)
+    items: list[Item] = []
+    with (folder / PCM_FILE).open("wb") as file:
+        offset = 0
+        for split, count in num_songs.items():
+            for song in range(count):
+                for _ in range(items_per_song):
+                    number = len(items)
+                    length = num_samples + number
+                    pcm = (32767 * melody(song, length)).astype("<i2") if tag_names else ramp(number, length)
+                    file.write(pcm.tobytes())
+                    tags = (tag_names[song % len(tag_names)],) if tag_names else ()
+                    song_id = f"{split}-song-{song}"
+                    items.append(
+                        Item(
+                            id=f"item-{number}",
+                            song_id=song_id,
+                            source=f"{number}.wav",
+                            split=split,
+                            tags=tags,
+                            file=PCM_FILE,
+                            offset_samples=offset,
+                            num_samples=length,
+                            digest=f"{number:016x}",
+                            source_rate_hz=22050,
+                            source_num_channels=1,
+                            source_num_bytes=1000,
+                        )
+                    )
+                    offset += length
+    index = "".join(item.to_json() + "\n" for item in items).encode()
+    (folder / INDEX_FILE).write_bytes(index)
+    num_items, songs = count_by_split(items)
+    manifest = CorpusManifest(
+        name=folder.name,
+        sample_rate_hz=22050,
+        storage="pcm",
+        tag_names=tag_names,
+        num_items=num_items,
+        num_songs=songs,
+        num_skipped={},
+        source={},
+        tool_versions={},
+        fingerprint=fingerprint_of(index),
+    )
+    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    return Corpus.open(folder)
+
+
+def ramp(item: int, num_samples: int) -> np.ndarray:
+    """int16 samples of which any three in a row tell the item and the place."""
+    position = np.arange(num_samples)
+    values = np.where(position % 3 == 0, item, np.where(position % 3 == 1, position // 3 % 30011, position // 90033))
+    return values.astype("<i2")
+
+
+def write_music(folder: Path, num_songs: int, seconds: float = 4.0, sample_rate_hz: int = 44100) -> None:
+    """Writes stereo files of different formats, the second channel softer than the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for song in range(num_songs):
+        suffix = ("wav", "flac", "ogg", "mp3")[song % 4]
+        mono = melody(song, round(seconds * sample_rate_hz), sample_rate_hz)
+        soundfile.write(folder / f"song {song}.{suffix}", np.stack([mono, 0.5 * mono], axis=1), sample_rate_hz)

@@ -1,0 +1,94 @@
+"""The commands one after the other, as a user types them, on a folder of real files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--width", "0.0625", "--batch-size", "4", "--steps", "2", "--log-every", "1"]
+
+
+def run(folder: Path, module: str, *arguments: str) -> str:
+    """Runs `python -m module` in `folder` and returns what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with music in sub-folders that name its class, under train, valid and test."""
+    from tests.synthetic import write_music
+
+    folder = tmp_path_factory.mktemp("home")
+    for split, count in (("train", 6), ("valid", 3), ("test", 3)):
+        write_music(folder / "Music" / split, count)
+    (folder / "Music" / "test" / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
+    return folder
+
+
+def test_a_folder_of_music_becomes_a_model_that_embeds(home):
+    first = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/mine", *TINY)
+    assert "Trained to step 2 in runs/mine" in first and "tensorboard --logdir runs/mine" in first
+    (manifest,) = home.glob("corpora/*/manifest.json")
+    assert json.loads(manifest.read_text())["num_items"] == {"train": 6, "valid": 3, "test": 3}
+    prepared = manifest.stat().st_mtime_ns
+
+    second = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/mine", *TINY, "--steps", "3")
+    assert "Trained to step 3" in second
+    assert manifest.stat().st_mtime_ns == prepared, "the second start prepared the music again"
+
+    run(home, "clmr_tf.export", "--model", "runs/mine")
+    code = """
+import clmr_tf
+embedding = clmr_tf.load_encoder("savedmodels/mine", check=True).embed("Music/train/song 3.mp3")
+print(embedding.vectors.shape, embedding.times_seconds, float(embedding.vectors.std()) > 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "(1, 512) [0.] True"
+
+
+def test_the_direct_reader_trains_from_the_compressed_files(home):
+    pytest.importorskip("tensorflow_io", reason="the direct reader needs tensorflow-io")
+    text = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/direct", "--reader", "direct", *TINY)
+    assert "Trained to step 2" in text
+    (folder,) = home.glob("corpora/*-direct")
+    assert not (folder / "audio.pcm").exists()
+    losses = [json.loads(line)["loss"] for line in (home / "runs/direct/metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_the_demo_corpus_is_probed_beside_an_untrained_encoder_and_a_guess(home):
+    run(home, "clmr_tf.train", *TINY, "--embeddings-every", "0", "--num-audio-examples", "0")
+    run(home, "clmr_tf.export")
+    text = run(home, "clmr_tf.probe", "--model", "savedmodels/demo")
+    for words in ("trained encoder", "untrained encoder", "majority guess", "test", "22", "242"):
+        assert words in text
+    result = json.loads((home / "savedmodels/demo/probe-demo.json").read_text())
+    trained, untrained, majority = result["rows"]
+    # Eleven classes of two test recordings each: a guess is right for one class.
+    assert majority["score"] == pytest.approx(2 / 22)
+    assert untrained["score"] > majority["score"] and trained["score"] > majority["score"]
+    for row in result["rows"]:
+        assert row["interval"][0] <= row["score"] <= row["interval"][1]
+    assert result["splits"] == {
+        "train": {"num_recordings": 63, "num_clips": 693},
+        "valid": {"num_recordings": 22, "num_clips": 242},
+        "test": {"num_recordings": 22, "num_clips": 242},
+    }
+    shutil.rmtree(home / "corpora" / "demo")
