@@ -22,6 +22,7 @@ notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -37,33 +38,33 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
+    terminations: list[int] = []
     try:
-        with _terminated_by_error():
+        with _interrupted_by_sigterm(terminations):
             command(arguments)
     # Everything, because this is the last place where an error can still become a sentence.
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - see above
         if debug:
             traceback.print_exc()
-        sentence, exit_code = _describe(error)
+        # Whatever a library made of the interrupt on its way here.
+        sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
         notes.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
     return 0
 
 
-class TerminatedError(ClmrError):
-    """SIGTERM came where nothing needed saving."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
 @contextlib.contextmanager
-def _terminated_by_error() -> Iterator[None]:
-    """Makes SIGTERM an error, so that it cleans up and says so; parts with something to save handle it themselves."""
+def _interrupted_by_sigterm(noted: list[int]) -> Iterator[None]:
+    """Makes SIGTERM interrupt like Ctrl-C, so that it cleans up, and notes it; what has something to save handles it.
 
-    def terminate(_number: int, _frame: object) -> None:
-        raise TerminatedError("Terminated.")
+    No error of our own: AutoGraph and others catch every Exception of the code they run and raise their own.
+    """
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def interrupt(number: int, _frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -2,6 +2,9 @@
 
 import errno
 import logging
+import os
+import signal
+import time
 
 import pytest
 
@@ -33,6 +36,21 @@ def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, wor
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+def test_sigterm_is_said_whatever_a_library_makes_of_it(capsys, caught):
+    """AutoGraph raises errors of its own instead of those of the function that it converts."""
+
+    def command(_arguments):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except caught as error:
+            raise RuntimeError("in user code") from error
+
+    assert run_command(command, []) == 143
+    assert capsys.readouterr().err == "error: Terminated.\n"
 
 
 def test_debug_shows_the_traceback_too(capsys):
