@@ -4,8 +4,6 @@ import tensorflow as tf
 
 from clmr_tf.distribution import gather_rows
 
-_MASKED_LOGIT = -1e9
-
 
 def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:
     """The normalised temperature-scaled cross entropy of a batch of pairs.
@@ -54,5 +52,7 @@ def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tu
     columns = tf.reshape(all_pairs, [-1, dimensions])
     logits = tf.matmul(anchors, columns, transpose_b=True) / temperature
     own_columns = 2 * first_pair + tf.range(tf.shape(anchors)[0])
-    logits += _MASKED_LOGIT * tf.one_hot(own_columns, tf.shape(columns)[0])
+    is_own = tf.one_hot(own_columns, tf.shape(columns)[0], on_value=True, off_value=False, dtype=tf.bool)
+    # The lowest number instead of minus infinity, which would make the gradient of the softmax NaN.
+    logits = tf.where(is_own, tf.float32.min, logits)
     return logits, tf.bitwise.bitwise_xor(own_columns, 1)

@@ -94,6 +94,21 @@ def test_a_projection_of_zeros_gives_finite_numbers():
     assert all(np.isfinite(value).all() for value in value_and_gradients(z_i, z_j, 0.5))
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-12, 1e-30])
+def test_no_temperature_makes_an_anchor_its_own_positive(temperature):
+    """So cold, the nearest other projection alone counts: the loss is how much nearer than the positive it is."""
+    z_i, z_j = random_pairs(4, 8)
+    vectors = np.stack([z_i, z_j], axis=1).reshape(8, 8).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -np.inf)
+    positives = similarities[np.arange(8), np.arange(8) ^ 1]
+    expected = np.mean(similarities.max(axis=1) - positives) / temperature
+    loss, *gradients = value_and_gradients(z_i, z_j, temperature)
+    assert expected > 0 and loss == pytest.approx(expected, rel=1e-4)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_two_replicas_see_each_others_negatives_and_give_the_gradient_of_one():
     z_i, z_j = random_pairs(8, 16)
     expected_loss, expected_gradient, _ = value_and_gradients(z_i, z_j, 0.5)
