@@ -30,12 +30,14 @@ def log_views(log: RunLog, model: ContrastiveModel, dataset: tf.data.Dataset, co
 def log_embeddings(log: RunLog, encoder: SampleCNN, corpus: Corpus) -> None:
     """Puts embeddings of the validation split into the projector, with song, tags and time of each window.
 
-    Every item gives the same number of windows, spread over its length, at most 2,000 in all. Without a
-    validation split nothing is shown.
+    Every item gives the same number of windows, spread over its length, at most 2,000 in all; of more than 2,000
+    items as many, spread evenly over the split, give one window each. Without a validation split nothing is shown.
     """
-    items = corpus.items_of("valid")[:_MAX_EMBEDDINGS]
+    items = corpus.items_of("valid")
     if not items:
         return
+    if len(items) > _MAX_EMBEDDINGS:
+        items = [items[row] for row in np.linspace(0, len(items) - 1, _MAX_EMBEDDINGS).astype(int)]
     clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
     windows = []
     for row, item in enumerate(items):

@@ -171,10 +171,14 @@ def test_the_windows_of_long_recordings_are_spread_over_them(tmp_path):
         assert set(steps) == {12 * 12, 12 * 13}
 
 
-def test_of_more_than_2000_recordings_each_of_the_first_gives_one_window(tmp_path):
-    corpus = write_corpus(tmp_path / "ramps", num_songs={"valid": 2_005}, num_samples=30)
+def test_of_more_than_2000_recordings_2000_spread_over_all_give_one_window_each(tmp_path):
+    corpus = write_corpus(tmp_path / "ramps", num_songs={"valid": 2_999}, num_samples=30)
     vectors, _ = logged_embeddings(tmp_path, FirstSamples(), corpus)
-    np.testing.assert_array_equal(places(vectors), [(item, 0) for item in range(2_000)])
+    items, offsets = places(vectors).T
+    assert len(items) == 2_000 and (items[0], items[-1]) == (0, 2_998) and not offsets.any()
+    # Two of three, everywhere.
+    assert set(np.diff(items)) == {1, 2}
+    np.testing.assert_allclose(items, np.linspace(0, 2_998, 2_000), atol=1)
 
 
 def test_without_a_validation_split_nothing_is_shown(tmp_path):
