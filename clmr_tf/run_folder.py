@@ -76,16 +76,18 @@ def read_record(workdir: Path) -> dict[str, Any]:
     """What run.json holds: the corpus and every start of the run; UsageError if it cannot be read."""
     path = workdir / RUN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        # What is read of it further on; the corpus is there from the first start on.
+        if not isinstance(record["starts"], list) or not isinstance(record["corpus"]["fingerprint"], str):
+            raise TypeError("not the record of a run")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"{path} cannot be read; bring it back, or delete it and lose the record of starts."
         ) from error
+    return record
 
 
-def record_start(
-    workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int, details: dict[str, object]
-) -> None:
+def record_start(workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int) -> None:
     """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, corpus.
 
     To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
@@ -96,15 +98,14 @@ def record_start(
         config: What the run is told, resolved.
         corpus: What it learns from.
         first_step: 0, or where it resumes.
-        details: Further facts, such as parts of the augmentation preset that are missing.
 
     Raises:
         UsageError: If the corpus is not the one that the run began with.
     """
     path = workdir / RUN_FILE
-    record = read_record(workdir) if path.exists() else {"starts": []}
     description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
-    if record.setdefault("corpus", description)["fingerprint"] != description["fingerprint"] and first_step > 0:
+    record = read_record(workdir) if path.exists() else {"starts": [], "corpus": description}
+    if record["corpus"]["fingerprint"] != description["fingerprint"] and first_step > 0:
         raise UsageError(
             f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
             "use a new --workdir, or bring back the music as it was."
@@ -121,7 +122,6 @@ def record_start(
             "versions": versions(),
             "git_revision": git_revision(),
             "hardware": hardware(),
-            **details,
         }
     )
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")

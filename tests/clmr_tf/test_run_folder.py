@@ -19,9 +19,9 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpora") / "one", num_songs={"train": 2}, num_samples=64)
 
 
-def start(workdir, config, corpus, first_step=0, **details):
+def start(workdir, config, corpus, first_step=0):
     with opened_run_folder(workdir, config):
-        record_start(workdir, config, corpus, first_step, details)
+        record_start(workdir, config, corpus, first_step)
 
 
 def test_writes_the_configuration_once_the_run_can_begin(tmp_path, corpus):
@@ -83,14 +83,13 @@ def test_a_damaged_configuration_is_refused(tmp_path):
 
 
 def test_every_start_is_recorded_with_what_it_ran_on(tmp_path, corpus):
-    start(tmp_path, CONFIG, corpus, missing_augmentations=["reverb"])
-    start(tmp_path, CONFIG, corpus, 30, missing_augmentations=[])
+    start(tmp_path, CONFIG, corpus)
+    start(tmp_path, CONFIG, corpus, 30)
     run = read_record(tmp_path)
     assert run["corpus"]["fingerprint"] == corpus.manifest.fingerprint
     assert run["corpus"]["num_songs"] == {"train": 2}
     assert [one["first_step"] for one in run["starts"]] == [0, 30]
     first = run["starts"][0]
-    assert first["missing_augmentations"] == ["reverb"]
     assert first["versions"]["keras"] and first["versions"]["python"] == sys.version.split()[0]
     assert first["hardware"]["num_cpus"] >= 1
 
@@ -104,7 +103,10 @@ def test_a_run_does_not_go_on_with_other_music(tmp_path, corpus):
     start(tmp_path / "run", CONFIG, other)
 
 
-def test_a_damaged_record_is_refused_with_a_way_out(tmp_path, corpus):
-    (tmp_path / "run.json").write_text("{")
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"starts": 3}', '{"starts": [], "corpus": "demo"}', '{"starts": [], "corpus": {}}']
+)
+def test_a_damaged_record_is_refused_with_a_way_out(tmp_path, corpus, content):
+    (tmp_path / "run.json").write_text(content)
     with pytest.raises(UsageError, match=r"run\.json cannot be read; bring it back, or delete it"):
         start(tmp_path, CONFIG, corpus)
