@@ -67,9 +67,9 @@ class TrainConfig:
     """Augmentation preset: "released" (ranges of the released code), "thesis", "none" (crop only), or one alone,
     such as "only-gain"."""
     objective: Literal["contrastive"] = "contrastive"
-    """What is learned; "contrastive" is CLMR."""
+    """What is learned; "contrastive" (CLMR) is the only objective so far."""
     strategy: Literal["auto", "single"] = "auto"
-    """Devices to train on; "single" is one device, and "auto" at present means the same."""
+    """Devices to train on; so far "auto" and "single" both train on one device and do the same."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Arithmetic of the networks; augmentations, statistics and loss are float32 in either."""
     jit: bool = False
@@ -88,6 +88,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that no run can have."""
+        _require(self.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
         _require(self.steps >= 1, "--steps must be at least 1", self.steps)
         _require(self.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", self.batch_size)
         _require(0 <= self.seed < 2**31, "--seed must be between 0 and 2147483647", self.seed)

@@ -33,6 +33,9 @@ def resolve_corpus(
     Raises:
         UsageError: If it is none of these, or a prepared corpus of another rate or kind.
     """
+    if not corpus:
+        # Its path would be that of the current folder.
+        raise UsageError("The name of the corpus is empty; give --corpus a name, such as demo, or a folder of music.")
     folder = Path(corpus).expanduser()
     storage = "direct" if reader == "direct" else "pcm"
     # Other programs have files called manifest.json, too.

@@ -111,6 +111,7 @@ def test_every_option_that_the_plan_promises_exists():
         ({"log_every": 0}, "--log-every"),
         ({"embeddings_every": -1}, "--embeddings-every"),
         ({"augmentation": "relesed"}, "released"),
+        ({"corpus": ""}, "--corpus must name"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(settings, words):

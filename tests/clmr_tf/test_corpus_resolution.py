@@ -202,6 +202,8 @@ def test_what_is_no_corpus_is_refused_and_nothing_is_made(tmp_path):
     for corpus, sentence in (
         ("no_such_corpus", "There is no corpus named 'no_such_corpus' and no such folder; give --corpus a folder"),
         ("folder", "There is no corpus named 'folder'"),
+        # The empty path is that of the current folder, which nobody who gives an empty name means.
+        ("", "The name of the corpus is empty; give --corpus a name"),
         (tmp_path / "nowhere", "There is no corpus named '.*nowhere'"),
         (song, f"{song} is a file; give --corpus the folder that holds the music"),
         (tmp_path / "empty", "holds no audio"),
