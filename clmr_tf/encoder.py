@@ -1,8 +1,10 @@
 """A trained encoder as other programs use it: audio in, embeddings out."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +14,7 @@ import tensorflow as tf
 from clmr_tf.audio_files import load_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,26 @@ class Embedding:
 
     times_seconds: np.ndarray
     vectors: np.ndarray
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Lets Keras make layers of a dtype policy, such as "float32", and brings back the one of the process."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_encoder(**arguments: Any) -> SampleCNN:
+    """A built SampleCNN that computes in float32 whatever the dtype policy of the process is; arguments as its."""
+    # By the policy, since the layers of a model do not ask for the model's dtype.
+    with dtype_policy("float32"):
+        encoder = SampleCNN(**arguments)
+        encoder.build()
+    return encoder
 
 
 class Encoder:

@@ -16,7 +16,8 @@ class ExportConfig:
     model: Path = Path("runs/demo")
     """Folder of the run; its newest checkpoint is exported."""
     out: Path | None = None
-    """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced."""
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced,
+    with the probes of its weights, unless it holds files of others."""
     licence: str = "unspecified"
     """Licence of the weights, for the manifest."""
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clmr_tf.encoder import build_encoder
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import refuse_pattern, write_atomically
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
@@ -27,6 +29,8 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
+# What an export may replace; the probes are of the old weights, and the last are what writing them left when killed.
+_OWN_FILES = (MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE, "probe-*.json", ".*.json.*")
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
 
@@ -36,11 +40,12 @@ def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) 
 
     Args:
         encoder: Built, float32.
-        folder: Where the model goes; a model folder that is there is replaced, anything else is left alone.
+        folder: Where the model goes; a model folder that is there is replaced with the probes of its weights,
+            anything else is left alone.
         facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
 
     Raises:
-        UsageError: If `folder` exists and is no model folder, or cannot be written.
+        UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
         OSError: If the disk is full.
         ClmrError: If what was written does not give the same embeddings.
     """
@@ -49,8 +54,7 @@ def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) 
     if previous.is_dir() and not folder.exists():
         # An export was killed between its last two steps.
         previous.rename(folder)
-    if folder.exists() and not _may_be_replaced(folder):
-        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
+    _require_replaceable(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -72,18 +76,29 @@ def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) 
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder.
+    """The manifest of a model folder, with at least architecture, training step and scores in it.
 
     Raises:
         UsageError: If there is none that this program can read.
     """
     path = folder / MANIFEST_FILE
+    advice = "give the folder that `python -m clmr_tf.export` wrote"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is not a model folder: {path} cannot be read.") from error
+        raise UsageError(f"{folder} is not a model folder: {path} cannot be read; {advice}.") from error
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads.")
+        raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads; {advice}.")
+    # Prepared corpora have a manifest.json of a format version, too.
+    try:
+        parts = manifest["architecture"]["arguments"], manifest["training"]["step"], manifest["scores"]
+        is_whole = all(isinstance(part, kind) for part, kind in zip(parts, (dict, int, dict), strict=True))
+    except (KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise UsageError(
+            f"{folder} is not a model folder: {path} lacks `architecture`, `training` or `scores`; {advice}."
+        )
     return manifest
 
 
@@ -93,8 +108,14 @@ def read_encoder(folder: Path) -> SampleCNN:
     Raises:
         UsageError: If manifest or weights cannot be read, or do not belong together.
     """
-    encoder = SampleCNN(**read_manifest(folder)["architecture"]["arguments"])
-    encoder.build()
+    arguments = read_manifest(folder)["architecture"]["arguments"]
+    try:
+        encoder = build_encoder(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{folder / MANIFEST_FILE} has no architecture that this program can build; received {arguments}, so "
+            "export the model again."
+        ) from error
     path = folder / WEIGHTS_FILE
     try:
         encoder.load_weights(path)
@@ -155,13 +176,19 @@ def _require_space(folder: Path, encoder: SampleCNN) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
 
 
-def _may_be_replaced(folder: Path) -> bool:
+def _require_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
     # A manifest.json alone is no proof: prepared corpora have one, too.
-    if not folder.is_dir():
-        return False
-    return not any(folder.iterdir()) or all(
-        (folder / name).exists() for name in (MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE)
-    )
+    if names is None or (names and not {MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE} <= set(names)):
+        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
+    foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
+    if foreign:
+        raise UsageError(
+            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
+            "move it away, or choose another --out."
+        )
 
 
 def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) -> None:

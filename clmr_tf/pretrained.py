@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from clmr_tf import model_folder
 from clmr_tf.checkpoint import named_variables, restore_newest
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, build_encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.files import refuse_pattern
 from clmr_tf.models.sample_cnn import SampleCNN
@@ -45,8 +45,7 @@ def read_run_encoder(workdir: Path) -> tuple[SampleCNN, int]:
     """
     refuse_pattern(workdir)
     config = read_config(workdir)
-    encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz)
-    encoder.build()
+    encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(encoder=named_variables(encoder.variables), step=step)
     if not restore_newest(workdir / CHECKPOINTS, checkpoint):

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
-
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augmentation_config import augmentation_preset
 from clmr_tf.checkpoint import Checkpoints
@@ -17,6 +15,7 @@ from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
+from clmr_tf.encoder import dtype_policy
 from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, SampleCNN
 from clmr_tf.optimizers import build_optimizer
@@ -84,8 +83,7 @@ def train(config: TrainConfig, after_step: Callable[[int, dict[str, float] | Non
             first_step=first_step,
             sampling_unit=config.sampling_unit,
         )
-        missing = {"missing_augmentations": list(model.augmentation.missing)}
-        record_start(workdir, config, corpus, first_step, missing)
+        record_start(workdir, config, corpus, first_step)
         log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
         try:
             if first_step == 0:
@@ -118,17 +116,17 @@ def resolve_places(config: TrainConfig) -> TrainConfig:
 
 def build_model(config: TrainConfig) -> ContrastiveModel:
     """The model that a configuration describes: built, with its optimizer, ready to train or to restore."""
-    keras.mixed_precision.set_global_policy(config.precision)
     chain = AugmentationChain(augmentation_preset(config.augmentation), sample_rate_hz=config.sample_rate_hz)
-    model = ContrastiveModel(
-        SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed),
-        build_projector(seed=config.seed),
-        chain,
-        config.temperature,
-        jit_views=config.jit,
-    )
     optimizer = build_optimizer(config.optimizer, config.learning_rate)
-    model.build()
+    with dtype_policy(config.precision):
+        model = ContrastiveModel(
+            SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed),
+            build_projector(seed=config.seed),
+            chain,
+            config.temperature,
+            jit_views=config.jit,
+        )
+        model.build()
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, jit_compile=False)
     return model

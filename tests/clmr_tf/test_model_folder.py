@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -157,7 +158,20 @@ def test_a_score_goes_into_the_manifest(tmp_path):
     load_encoder(tmp_path / "model", check=True)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"format_version": 99}', "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        '{"format_version": 99}',
+        "[]",
+        '{"format_version": 1}',
+        '{"format_version": 1, "architecture": "SampleCNN", "training": {"step": 1}, "scores": {}}',
+        '{"format_version": 1, "architecture": {"arguments": []}, "training": {"step": 1}, "scores": {}}',
+        '{"format_version": 1, "architecture": {"arguments": {}}, "training": {}, "scores": {}}',
+        '{"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 1}}',
+    ],
+)
 def test_what_is_no_model_folder_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
@@ -165,6 +179,66 @@ def test_what_is_no_model_folder_is_refused(tmp_path, content):
         load_encoder(tmp_path)
     with pytest.raises(UsageError):
         read_manifest(tmp_path)
+
+
+def test_a_prepared_corpus_is_not_read_as_a_model(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
+    for read in (load_encoder, read_manifest):
+        with pytest.raises(UsageError, match=r"is not a model folder.*`architecture`"):
+            read(corpus.folder)
+
+
+@pytest.mark.parametrize("arguments", [{"widht": 1.0}, {"width": -1.0}, {"width": "wide"}])
+def test_an_architecture_that_cannot_be_built_is_refused(exported, tmp_path, arguments):
+    manifest = read_manifest(exported[0])
+    manifest["architecture"]["arguments"] = arguments
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="no architecture that this program can build"):
+        load_encoder(tmp_path)
+
+
+def test_an_encoder_is_float32_whatever_the_policy_of_the_process(exported):
+    folder, encoder = exported
+    audio = golden_audio(59049, 22050)
+    expected = encoder(audio).numpy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        received = read_encoder(folder)(audio)
+        # The policy of whoever reads stays what it was.
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert received.dtype == np.float32
+    np.testing.assert_allclose(received.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_new_export_takes_the_probes_of_the_old_weights_away(tmp_path):
+    folder = tmp_path / "model"
+    write_model_folder(make_encoder(), folder, FACTS)
+    record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
+    (folder / "probe-demo.json").write_text("{}")
+    # What a program that was killed while writing leaves behind.
+    (folder / ".manifest.json.k3x9").write_text("{")
+    write_model_folder(make_encoder(seed=5), folder, FACTS)
+    assert {path.name for path in folder.iterdir()} == {
+        "saved_model",
+        "encoder.weights.h5",
+        "manifest.json",
+        "golden.npz",
+    }
+    assert read_manifest(folder)["scores"] == {}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "probe.json", "samples/"])
+def test_a_file_of_the_users_is_named_and_kept(tmp_path, name):
+    folder = tmp_path / "model"
+    write_model_folder(make_encoder(), folder, {**FACTS, "name": "old"})
+    (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("precious")
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(UsageError, match=rf"holds {name.strip('/')}, which .* move it away, or choose another --out"):
+        write_model_folder(make_encoder(seed=5), folder, FACTS)
+    assert {path.name for path in folder.iterdir()} == before and read_manifest(folder)["name"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_truncated_weights_are_refused(exported, tmp_path):

@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from clmr_tf.console import run_command
+from clmr_tf.model_folder import golden_audio
 from clmr_tf.pretrained import read_run_encoder
 from clmr_tf.train import main
 from tests.synthetic import write_corpus
@@ -158,6 +160,21 @@ def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(corpus, tmp_path,
         name = ".S".join(variable.path.split("/")[-2:])
         np.testing.assert_array_equal(variable.numpy(), saved[f"encoder/{name}/.ATTRIBUTES/VARIABLE_VALUE"])
     assert np.abs(encoder.normalizations[0].moving_mean.numpy()).max() > 0
+
+
+def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_process(corpus, tmp_path, capsys):
+    low = ["--precision", "mixed_bfloat16", "--steps", "1"]
+    assert run(command(corpus, tmp_path / "run", *low), capsys)[0] == 0
+    assert keras.config.dtype_policy().name == "float32"
+    encoder, _ = read_run_encoder(tmp_path / "run")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        other, _ = read_run_encoder(tmp_path / "run")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    embeddings = [each(golden_audio(59049, 22050), training=False) for each in (encoder, other)]
+    assert {embedding.dtype for embedding in embeddings} == {tf.float32}
+    np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
 
 
 def test_the_written_configuration_starts_the_same_run(corpus, tmp_path, capsys):
