@@ -1,11 +1,28 @@
 """Augmentations of audio in the graph: pure functions, and the chain that draws their parameters.
 
-Everywhere `audio` is float32 [batch, samples] and a parameter float32 [batch], one value per example.
+Everywhere `audio` is float32 [batch, samples] and a parameter float32 [batch], one value per example. The names are
+loaded when they are first used, so that `python -m clmr_tf.augment --help` does not wait for TensorFlow.
 """
 
-from clmr_tf.augment.chain import AugmentationChain
-from clmr_tf.augment.echo import delay
-from clmr_tf.augment.levels import gain, polarity
-from clmr_tf.augment.noise import add_noise
+import importlib
 
-__all__ = ["AugmentationChain", "add_noise", "delay", "gain", "polarity"]
+_HOMES = {
+    "AugmentationChain": "chain",
+    "add_noise": "noise",
+    "delay": "echo",
+    "gain": "levels",
+    "highpass": "filters",
+    "lowpass": "filters",
+    "pitch_shift": "pitch",
+    "polarity": "levels",
+    "reverb": "room",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clmr_tf.augment' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"clmr_tf.augment.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

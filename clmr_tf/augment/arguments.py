@@ -45,6 +45,17 @@ def check_batch(values: tf.Tensor, name: str, audio: tf.Tensor) -> None:
         )
 
 
+def static_num_samples(audio: tf.Tensor) -> int:
+    """The length of the clips in `audio` [batch, samples], for transforms whose length the graph must know.
+
+    Raises:
+        UsageError: If it is not known when the graph is built.
+    """
+    if audio.shape[1] is None:
+        raise UsageError("audio must have a length that is known when the graph is built; received [batch, None].")
+    return audio.shape[1]
+
+
 def _as_float(values: tf.Tensor, name: str, axes: tuple[str, ...]) -> tf.Tensor:
     if not tf.is_tensor(values):
         values = tf.convert_to_tensor(values, tf.float32)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from clmr_tf.augment.chosen import transform_chosen
 from clmr_tf.augment.randomness import ViewRandomness
 
 Parameters = dict[str, tf.Tensor]
@@ -61,3 +62,12 @@ class Augmentation(abc.ABC):
     @abc.abstractmethod
     def transform(self, audio: tf.Tensor, parameters: Parameters) -> tf.Tensor:
         """Augments every example, [batch, samples] -> [batch, samples], without randomness of its own."""
+
+
+class ChosenRowsAugmentation(Augmentation):
+    """An augmentation that costs too much to be computed for examples that do not get it."""
+
+    def apply(self, audio: tf.Tensor, parameters: Parameters) -> tf.Tensor:
+        """As in the base, at a cost in proportion to the number of examples that were chosen."""
+        others = {name: values for name, values in parameters.items() if name != "applied"}
+        return transform_chosen(self.transform, audio, others, parameters["applied"])

@@ -1,36 +1,34 @@
 """The augmentation chain: from clips and seeds to views, in the training graph."""
 
-import logging
-
 import tensorflow as tf
 
 from clmr_tf.augment.arguments import as_audio, check_batch
 from clmr_tf.augment.base import Augmentation, Parameters
 from clmr_tf.augment.echo import Delay
+from clmr_tf.augment.filters import Filter
 from clmr_tf.augment.levels import Gain, Polarity
 from clmr_tf.augment.noise import Noise
+from clmr_tf.augment.pitch import Pitch
 from clmr_tf.augment.randomness import ViewRandomness
+from clmr_tf.augment.room import Reverb
 from clmr_tf.augmentation_config import AugmentationConfig
 from clmr_tf.errors import UsageError
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
-    augmentation.name: augmentation for augmentation in (Polarity, Noise, Gain, Delay)
+    augmentation.name: augmentation for augmentation in (Polarity, Noise, Gain, Filter, Delay, Pitch, Reverb)
 }
-
-logger = logging.getLogger(__name__)
 
 
 class AugmentationChain:
     """Draws and applies the augmentations of a configuration, each example for itself.
 
     Works eagerly, inside `tf.function` (also with `jit_compile=True`), inside `Dataset.map`, under any Keras
-    dtype policy: everything is float32. An augmentation of probability 0 costs nothing.
+    dtype policy: everything is float32. An augmentation of probability 0 costs nothing, and one that is expensive
+    is computed for the examples that get it.
 
     Attributes:
         config: The configuration.
         augmentations: Those that are in use, in the order in which they are applied.
-        missing: Names of augmentations that the configuration asks for and that do not exist yet. Every
-            result made with them left out has to say so.
 
     Args:
         config: Probabilities, ranges and order.
@@ -38,19 +36,12 @@ class AugmentationChain:
     """
 
     def __init__(self, config: AugmentationConfig, sample_rate_hz: int = 22_050) -> None:
-        wanted = [name for name in config.order if getattr(config, name).probability > 0]
         self.config = config
         self.augmentations = tuple(
-            AUGMENTATIONS[name](getattr(config, name), sample_rate_hz) for name in wanted if name in AUGMENTATIONS
+            AUGMENTATIONS[name](getattr(config, name), sample_rate_hz)
+            for name in config.order
+            if getattr(config, name).probability > 0
         )
-        self.missing = tuple(name for name in wanted if name not in AUGMENTATIONS)
-        if self.missing:
-            logger.warning(
-                "The augmentation chain is incomplete: %s of the configuration cannot be applied yet, "
-                "only %s; results are not comparable with published ones.",
-                ", ".join(self.missing),
-                ", ".join(augmentation.name for augmentation in self.augmentations) or "the crop",
-            )
 
     def __call__(self, audio: tf.Tensor, seeds: tf.Tensor, augmented: tf.Tensor | None = None) -> tf.Tensor:
         """Makes a view of every clip.
@@ -87,8 +78,15 @@ class AugmentationChain:
         return draws
 
     def apply(self, audio: tf.Tensor, draws: dict[str, Parameters]) -> tf.Tensor:
-        """Applies drawn parameters to audio [batch, samples], in the order of the configuration."""
+        """Applies drawn parameters to audio [batch, samples], in the order of the configuration.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If a clip holds NaN or infinity, which a filter would spread over all of
+                it; with `jit_compile=True` nothing is raised, and the other clips are as they should be.
+        """
         audio = as_audio(audio)
+        if self.augmentations:
+            audio = tf.debugging.check_numerics(audio, "A clip to be augmented holds NaN or infinity")
         for augmentation in self.augmentations:
             parameters = draws[augmentation.name]
             check_batch(parameters["applied"], "seeds", audio)

@@ -12,13 +12,7 @@ import tensorflow as tf
 
 import clmr_tf
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import (
-    DelayConfig,
-    GainConfig,
-    NoiseConfig,
-    PolarityConfig,
-    augmentation_preset,
-)
+from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig
 
 
 def digest_of_views(num_replicas):
@@ -27,17 +21,11 @@ def digest_of_views(num_replicas):
     The clips are long enough for sums over them to be shared out among threads.
     """
     generator = np.random.default_rng(5)
-    clips = generator.standard_normal([8, 200_000]).astype(np.float32)
+    clips = generator.standard_normal([8, 100_000]).astype(np.float32)
     seeds = generator.integers(-(2**31), 2**31, [8, 2]).astype(np.int32)
-    chain = AugmentationChain(
-        dataclasses.replace(
-            augmentation_preset("none"),
-            polarity=PolarityConfig(0.5),
-            noise=NoiseConfig(0.5),
-            gain=GainConfig(0.5),
-            delay=DelayConfig(0.5),
-        )
-    )
+    released = AugmentationConfig()
+    often = (dataclasses.replace(getattr(released, name), probability=0.5) for name in AUGMENTATION_NAMES)
+    chain = AugmentationChain(AugmentationConfig(*often))
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(num_replicas)])
 
     def rows_of(values):

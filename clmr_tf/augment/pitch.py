@@ -1,0 +1,205 @@
+"""Pitch shift: higher or lower at the same tempo and length, by a phase vocoder that keeps attacks sharp."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.augment.arguments import as_audio, as_parameter, static_num_samples
+from clmr_tf.augment.base import ChosenRowsAugmentation, Parameters
+from clmr_tf.augment.randomness import choose
+from clmr_tf.augment.spectra import phase_ramp, phase_ramp_factors
+from clmr_tf.augment.varispeed import BLOCK_NUM_SAMPLES, play_at_speed
+from clmr_tf.augmentation_config import PitchConfig
+
+LARGEST_SHIFT_CENTS = 1200.0
+# At 22,050 Hz; other rates have frames of about the same duration, 93 ms.
+_FRAME_SECONDS = 2048 / 22050
+# How strongly the phases of a frame are drawn to where its own attack wants them, relative to those that continue
+# the frame before. It decides only where there is nothing to continue: at attacks, and after silence.
+_ATTACK_PULL = 0.01
+_SMALLEST = 1e-30
+
+
+def pitch_shift(
+    audio: tf.Tensor, cents: tf.Tensor, sample_rate: int, largest_shift_cents: float = LARGEST_SHIFT_CENTS
+) -> tf.Tensor:
+    """Shifts the pitch; length, tempo and level stay.
+
+    The clip is played at the speed that gives the pitch, and a phase vocoder brings it back to its tempo: frames are
+    read at the times of the clip and written half a frame apart. From one frame to the next, the phases of a
+    stationary sound are continued by comparing two frames that are just as far apart in the faster clip as they
+    will be in the output (Puckette 1995); then neighbouring bins are turned alike, in proportion to their energy, so
+    that a partial stays whole. Where a frame has energy that the one before had not, its phases are instead those of
+    the frame itself, delayed so that its centre of energy comes at the time that it has in the clip: an attack is
+    at its place and as sharp as it was.
+
+    (The released code has sox's `pitch`, which cuts and joins pieces of 82 ms: partials of chords come out up to
+    15 cents off, attacks up to 30 ms away from their place.)
+
+    Args:
+        audio: float32 [batch, samples].
+        cents: float32 [batch], hundredths of a semitone, positive is higher.
+        sample_rate: In Hz.
+        largest_shift_cents: Sets static lengths; shifts beyond it, up or down, are reduced to it.
+
+    Returns:
+        float32 [batch, samples]; nothing of it beyond the Nyquist frequency is folded back.
+
+    Raises:
+        UsageError: If an argument is of another type or shape.
+    """
+    audio = as_audio(audio)
+    cents = tf.clip_by_value(as_parameter(cents, "cents", audio), -largest_shift_cents, largest_shift_cents)
+    speed = tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200)
+    num_samples = static_num_samples(audio)
+    hop = BLOCK_NUM_SAMPLES * round(_FRAME_SECONDS * sample_rate / 2 / BLOCK_NUM_SAMPLES)
+    num_frames = -(-num_samples // hop) + 1
+
+    window = _analysis_window(speed, hop)
+    frames, previous_frames, lateness = _read_frames(audio, speed, window, num_frames, largest_shift_cents)
+    # A sound beside the middle of a frame in the faster clip belongs `speed` times as far from it.
+    attack_delay = (speed[:, tf.newaxis] - 1) * _centre_of_energy(frames) + speed[:, tf.newaxis] * lateness
+    joined = _turned_and_joined(
+        tf.signal.rfft(frames),
+        tf.signal.rfft(previous_frames),
+        *phase_ramp_factors(-attack_delay, 2 * hop, hop + 1),
+        *_fades(window),
+    )
+    return joined[:, :num_samples]
+
+
+def _read_frames(
+    audio: tf.Tensor, speed: tf.Tensor, window: tf.Tensor, num_frames: int, largest_shift_cents: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Frames of the faster clip, around every hop of the clip's own time, and those a hop earlier.
+
+    Returns:
+        Two float32 [batch, frames, 2 * hop], windowed, and, since frames begin at whole blocks, by how many samples
+        they begin too late, float64 [batch, frames].
+    """
+    hop = window.shape[1] // 2
+    blocks_per_hop = hop // BLOCK_NUM_SAMPLES
+    lowest_speed = 2.0 ** (-largest_shift_cents / 1200)
+    num_blocks = math.ceil((num_frames - 1) * blocks_per_hop / lowest_speed) + 1 + 3 * blocks_per_hop
+    faster = play_at_speed(audio, speed, -2 * blocks_per_hop, num_blocks)
+    middles = np.arange(num_frames) * float(blocks_per_hop) / speed[:, tf.newaxis]
+    whole_middles = tf.round(middles)
+    blocks = tf.cast(whole_middles, tf.int32)[..., tf.newaxis] + np.arange(3 * blocks_per_hop, dtype=np.int32)
+    long_frames = tf.reshape(tf.gather(faster, blocks, batch_dims=1), [-1, num_frames, 3 * hop])
+    window = window[:, tf.newaxis]
+    lateness = BLOCK_NUM_SAMPLES * (whole_middles - middles)
+    return long_frames[..., hop:] * window, long_frames[..., : 2 * hop] * window, lateness
+
+
+def _centre_of_energy(frames: tf.Tensor) -> tf.Tensor:
+    """Where the energy of each frame is, in samples from its middle: float64 [batch, frames]."""
+    energy = tf.square(frames)
+    offsets = np.arange(frames.shape[-1], dtype=np.float32) + 0.5 - frames.shape[-1] / 2
+    centre = tf.reduce_sum(energy * offsets, axis=-1) / (tf.reduce_sum(energy, axis=-1) + _SMALLEST)
+    return tf.cast(centre, tf.float64)
+
+
+# Compiled, because on a CPU that is three times faster than one operation after the other.
+@tf.function(jit_compile=True, autograph=False)
+def _turned_and_joined(
+    spectra: tf.Tensor,
+    previous_spectra: tf.Tensor,
+    rows: tf.Tensor,
+    columns_real: tf.Tensor,
+    columns_imaginary: tf.Tensor,
+    fade_in: tf.Tensor,
+    fade_out: tf.Tensor,
+) -> tf.Tensor:
+    """The output, float32 [batch, samples].
+
+    Args:
+        spectra: Of the frames that were read, complex64 [batch, frames, bins].
+        previous_spectra: Of what is a hop before each.
+        rows: With the two that follow, from `phase_ramp_factors`: by how much each bin would be turned if its sound
+            began in its frame.
+        columns_real: See `rows`.
+        columns_imaginary: See `rows`.
+        fade_in: float32 [batch, hop].
+        fade_out: float32 [batch, hop].
+    """
+    attacks = phase_ramp(rows, columns_real, columns_imaginary, spectra.shape[-1])
+    energy = _energy(spectra)
+    pulls = _real(_ATTACK_PULL * energy) * attacks
+    continuations = spectra[:, :-1] * tf.math.conj(previous_spectra[:, 1:])
+
+    def next_turn(turn: tf.Tensor, frame: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        continuation, pull = frame
+        return _unit(continuation * turn + pull)
+
+    by_frame = [tf.transpose(values, [1, 0, 2]) for values in (continuations, pulls[:, 1:])]
+    later_turns = tf.transpose(tf.scan(next_turn, by_frame, attacks[:, 0]), [1, 0, 2])
+    turns = tf.concat([attacks[:, :1], later_turns], axis=1)
+    # Neighbouring bins turn together, or the partial that they share would fall apart.
+    turned = spectra * _unit(_smooth(turns * _real(energy)))
+    hop = fade_in.shape[1]
+    frames = tf.signal.irfft(turned, [2 * hop])
+    joined = frames[:, :-1, hop:] * fade_out[:, tf.newaxis] + frames[:, 1:, :hop] * fade_in[:, tf.newaxis]
+    return tf.reshape(joined, [-1, joined.shape[1] * hop])
+
+
+def _smooth(bins: tf.Tensor) -> tf.Tensor:
+    """Every bin with the two on each side of it, by the binomial weights 1, 4, 6, 4, 1."""
+    padded = tf.pad(bins, [[0, 0], [0, 0], [2, 2]])
+    far, near = padded[..., :-4] + padded[..., 4:], padded[..., 1:-3] + padded[..., 3:-1]
+    return far + 4 * near + 6 * bins
+
+
+def _energy(values: tf.Tensor) -> tf.Tensor:
+    return tf.square(tf.math.real(values)) + tf.square(tf.math.imag(values))
+
+
+def _unit(values: tf.Tensor) -> tf.Tensor:
+    """Complex numbers divided by their absolute values; 0 stays 0."""
+    return values * _real(1 / tf.sqrt(_energy(values) + _SMALLEST))
+
+
+def _real(values: tf.Tensor) -> tf.Tensor:
+    return tf.cast(values, tf.complex64)
+
+
+def _analysis_window(speed: tf.Tensor, hop: int) -> tf.Tensor:
+    """Half a period of a sine, as long in the clip's time as a frame is in the output's: float32 [batch, 2 * hop]."""
+    offsets = (np.arange(2 * hop) + 0.5 - hop) / (2 * hop)
+    width = tf.maximum(speed, 1)[:, tf.newaxis]
+    return tf.cast(tf.cos(np.pi * tf.clip_by_value(width * offsets, -0.5, 0.5)), tf.float32)
+
+
+def _fades(window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The halves of the window that joins frames, the output of which the analysis has windowed before.
+
+    Args:
+        window: Of the analysis, [batch, 2 * hop].
+
+    Returns:
+        Two float32 [batch, hop]: fade-in and fade-out, with which overlapping frames add up to the sound itself.
+    """
+    hop = window.shape[1] // 2
+    rise = np.sin(np.pi * (np.arange(hop) + 0.5) / (2 * hop)).astype(np.float32)
+    total = window[:, :hop] * rise + window[:, hop:] * rise[::-1]
+    return rise / total, rise[::-1] / total
+
+
+class Pitch(ChosenRowsAugmentation):
+    """A pitch shift drawn per example."""
+
+    name = "pitch"
+
+    def __init__(self, settings: PitchConfig, sample_rate_hz: int) -> None:
+        super().__init__(settings.probability)
+        self.cents = settings.cents
+        self.sample_rate_hz = sample_rate_hz
+        self.largest_shift_cents = max(abs(settings.cents.minimum), abs(settings.cents.maximum))
+
+    def draw_parameters(self, uniforms: tf.Tensor, seeds: tf.Tensor) -> Parameters:
+        """Draws `cents`."""
+        return {"cents": choose(self.cents, uniforms[:, 0])}
+
+    def transform(self, audio: tf.Tensor, parameters: Parameters) -> tf.Tensor:
+        """See `pitch_shift`."""
+        return pitch_shift(audio, parameters["cents"], self.sample_rate_hz, self.largest_shift_cents)

@@ -1,0 +1,85 @@
+"""Computes the golden numbers of the augmentations with the originals; no test runs this.
+
+    pip install julius==0.2.7 torch soundfile numpy; apt-get install sox
+    python -m tests.golden.make
+
+julius is what the released code filters with, sox what it shifts the pitch and reverberates with.
+"""
+
+import itertools
+import subprocess
+import tempfile
+from pathlib import Path
+
+import julius
+import numpy as np
+import soundfile
+import torch
+
+from tests.reference.pitch_measures import NUM_SAMPLES, RATE_HZ, click_spread_ms, click_train, click_width_ms
+
+HERE = Path(__file__).parent
+AUDIO = HERE.parents[1] / "pipelines" / "demo_data" / "audio"
+# Clips of the demo corpus: file and first sample.
+CLIPS = (("flare/forest-theme.ogg", 200_000), ("askyel/terminal.ogg", 150_000), ("marine/industrial.ogg", 90_000))
+CUTOFFS_HZ = {"lowpass": (2200, 2777, 4000), "highpass": (200, 333, 1200)}
+REVERB_CUBE = tuple(itertools.product((0, 50, 99), repeat=3))
+PITCH_CENTS = (-700, -400, -100, 100, 400, 700)
+# Of an output, these samples are kept: both edges, and one in 29 between them.
+KEPT = np.unique(
+    np.concatenate([np.arange(500), np.arange(0, NUM_SAMPLES, 29), np.arange(NUM_SAMPLES - 500, NUM_SAMPLES)])
+)
+
+
+def read_clip(file: str, first_sample: int) -> np.ndarray:
+    samples, rate = soundfile.read(AUDIO / file, NUM_SAMPLES, first_sample, dtype="float32")
+    assert rate == RATE_HZ and len(samples) == NUM_SAMPLES
+    return samples
+
+
+def sox(samples: np.ndarray, *effect: object) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = f"{folder}/before.wav", f"{folder}/after.wav"
+        soundfile.write(before, samples, RATE_HZ, subtype="FLOAT")
+        float_output = ["-e", "floating-point", "-b", "32"]
+        subprocess.run(["sox", "-V1", before, *float_output, after, *map(str, effect)], check=True)
+        return soundfile.read(after, dtype="float32")[0]
+
+
+def main() -> None:
+    clips = [read_clip(*clip) for clip in CLIPS]
+    origin = {
+        "clip_files": np.array([file for file, _ in CLIPS]),
+        "clip_first_samples": np.array([first for _, first in CLIPS]),
+        "kept_samples": KEPT,
+    }
+    filtered = {
+        f"clip{number}_{name}_{cutoff}": getattr(julius, f"{name}_filter")(
+            torch.tensor(clip), cutoff / RATE_HZ
+        ).numpy()[KEPT]
+        for number, clip in enumerate(clips)
+        for name, cutoffs in CUTOFFS_HZ.items()
+        for cutoff in cutoffs
+    }
+    np.savez_compressed(HERE / "reference_filters_music.npz", **origin, **filtered)
+
+    # The one mono channel of sox is the average of the two wet ones.
+    reverberated = {
+        f"clip{number % len(clips)}_{'_'.join(map(str, cube))}": sox(clips[number % len(clips)], "reverb", *cube)[KEPT]
+        for number, cube in enumerate(REVERB_CUBE)
+    }
+    np.savez_compressed(HERE / "reference_reverb_music.npz", **origin, **reverberated)
+
+    clicks = click_train()
+    shifted = [sox(clicks, "pitch", cents, "rate", RATE_HZ) for cents in PITCH_CENTS]
+    shifted = [np.pad(samples[:NUM_SAMPLES], (0, max(0, NUM_SAMPLES - len(samples)))) for samples in shifted]
+    np.savez_compressed(
+        HERE / "reference_pitch_clicks.npz",
+        cents=np.array(PITCH_CENTS),
+        spread_ms=np.array([click_spread_ms(samples) for samples in shifted]),
+        width_ms=np.array([click_width_ms(samples) for samples in shifted]),
+    )
+
+
+if __name__ == "__main__":
+    main()
