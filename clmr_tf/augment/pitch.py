@@ -64,7 +64,7 @@ def pitch_shift(
         tf.signal.rfft(frames),
         tf.signal.rfft(previous_frames),
         *phase_ramp_factors(-attack_delay, 2 * hop, hop + 1),
-        *_fades(window),
+        window,
     )
     return joined[:, :num_samples]
 
@@ -108,10 +108,9 @@ def _turned_and_joined(
     rows: tf.Tensor,
     columns_real: tf.Tensor,
     columns_imaginary: tf.Tensor,
-    fade_in: tf.Tensor,
-    fade_out: tf.Tensor,
+    window: tf.Tensor,
 ) -> tf.Tensor:
-    """The output, float32 [batch, samples].
+    """The output, as loud as the frames that it is made of: float32 [batch, samples].
 
     Args:
         spectra: Of the frames that were read, complex64 [batch, frames, bins].
@@ -120,8 +119,7 @@ def _turned_and_joined(
             began in its frame.
         columns_real: See `rows`.
         columns_imaginary: See `rows`.
-        fade_in: float32 [batch, hop].
-        fade_out: float32 [batch, hop].
+        window: Of the frames that were read, float32 [batch, 2 * hop].
     """
     attacks = phase_ramp(rows, columns_real, columns_imaginary, spectra.shape[-1])
     energy = _energy(spectra)
@@ -137,10 +135,17 @@ def _turned_and_joined(
     turns = tf.concat([attacks[:, :1], later_turns], axis=1)
     # Neighbouring bins turn together, or the partial that they share would fall apart.
     turned = spectra * _unit(_smooth(turns * _real(energy)))
-    hop = fade_in.shape[1]
+    hop = window.shape[1] // 2
+    fade_in, fade_out = _fades(window)
     frames = tf.signal.irfft(turned, [2 * hop])
     joined = frames[:, :-1, hop:] * fade_out[:, tf.newaxis] + frames[:, 1:, :hop] * fade_in[:, tf.newaxis]
-    return tf.reshape(joined, [-1, joined.shape[1] * hop])
+    joined = tf.reshape(joined, [-1, joined.shape[1] * hop])
+    # Where phases of noise do not fit together, up to 1 dB is lost. By Parseval's theorem, with the bins that have no
+    # mirror image counted once:
+    energy_read = 2 * tf.reduce_sum(energy, [1, 2]) - tf.reduce_sum(energy[..., 0] + energy[..., -1], 1)
+    energy_read /= 2 * tf.reduce_sum(tf.square(window), axis=1)
+    energy_joined = tf.reduce_sum(tf.square(joined), axis=1)
+    return joined * tf.sqrt((energy_read + _SMALLEST) / (energy_joined + _SMALLEST))[:, tf.newaxis]
 
 
 def _smooth(bins: tf.Tensor) -> tf.Tensor:

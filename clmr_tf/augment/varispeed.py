@@ -80,6 +80,8 @@ def _oversampled_spectrum(spectrum: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
     num_bins = spectrum.shape[1]
     frequency = np.linspace(0, 1, num_bins)
     spline = (2 + np.cos(np.pi / _OVERSAMPLING * frequency)) / 3
+    # In the longer spectrum the Nyquist frequency has a mirror image of its own.
+    spline[-1] *= 2
     # A slower clip needs the soft end of the band, too, or every attack would ring on.
     stretch = tf.cast(tf.where(tf.equal(speed, 1), tf.zeros_like(speed), tf.maximum(speed, 1)), tf.float32)
     falling = (1 - stretch[:, tf.newaxis] * frequency.astype(np.float32)) / (1 - _PASS_BAND)

@@ -1,0 +1,114 @@
+"""Low-pass and high-pass: equal to julius, and what is heard of them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.augment import highpass, lowpass
+from clmr_tf.augment.filters import LOWEST_CUTOFF_HZ
+from clmr_tf.errors import UsageError
+from tests.clmr_tf.augment.golden import load_golden
+
+FUNCTIONS = {"lowpass": lowpass, "highpass": highpass}
+RATE_HZ = 22_050
+
+
+def filtered_slowly(audio, cutoff_hz, sample_rate):
+    """julius' definition in float64: a windowed sinc of unit gain, the edges continued."""
+    cutoff = cutoff_hz / sample_rate
+    half = int(8 / cutoff / 2)
+    times = np.arange(-half, half + 1)
+    kernel = 2 * cutoff * np.sinc(2 * cutoff * times) * np.hanning(2 * half + 1)
+    continued = np.pad(audio.astype(np.float64), half, mode="edge")
+    return np.convolve(continued, kernel / kernel.sum(), "valid")
+
+
+def test_equal_to_julius_on_noise(run):
+    golden, _ = load_golden("reference_filters")
+    kept, audio = golden.pop("kept_samples"), golden.pop("audio")
+    assert len(golden) == 6
+    for name, function in FUNCTIONS.items():
+        cutoffs = [int(key.split("_")[1]) for key in golden if key.startswith(name)]
+        clips = np.tile(audio, [len(cutoffs), 1])
+        received = run(lambda *arguments, f=function: f(*arguments, RATE_HZ), clips, np.array(cutoffs, np.float32))
+        assert received.dtype == np.float32 and received.shape == clips.shape
+        for row, cutoff in zip(received, cutoffs, strict=True):
+            error = np.abs(row[kept] - golden[f"{name}_{cutoff}"]).max()
+            assert error <= 2e-6 * np.abs(audio).max(), (name, cutoff)
+
+
+def test_equal_to_julius_on_music():
+    golden, clips = load_golden("reference_filters_music")
+    kept = golden.pop("kept_samples")
+    assert len(golden) == 18
+    for key, expected in golden.items():
+        clip, name, cutoff = key.split("_")
+        audio = clips[int(clip.removeprefix("clip"))]
+        received = FUNCTIONS[name](audio[None], [float(cutoff)], RATE_HZ)[0].numpy()[kept]
+        assert np.abs(received - expected).max() <= 1e-5 * np.abs(audio).max(), key
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 44_100])
+def test_equal_to_the_definition_at_other_rates_and_lengths(sample_rate, noise_clips):
+    audio = noise_clips[:, :5_001]
+    cutoffs = np.array([41, 63.7, 200, 777.7, 1200, 2200, 3999, 4000], np.float32)
+    received = lowpass(audio, cutoffs, sample_rate).numpy()
+    for row, clip, cutoff in zip(received, audio, cutoffs, strict=True):
+        expected = filtered_slowly(clip, float(cutoff), sample_rate)
+        np.testing.assert_allclose(row, expected, rtol=0, atol=3e-6 * np.abs(clip).max())
+
+
+def level_of_tone_db(function, frequency_hz, cutoff_hz):
+    tone = np.sin(2 * np.pi * frequency_hz * np.arange(30_000) / RATE_HZ).astype(np.float32)
+    heard = function(tone[None], [cutoff_hz], RATE_HZ)[0].numpy()[5_000:25_000]
+    return 20 * np.log10(np.std(heard) / np.std(tone[5_000:25_000]))
+
+
+@pytest.mark.parametrize("cutoff_hz", [200.0, 700.0, 1200.0, 2200.0, 4000.0])
+def test_half_the_amplitude_at_the_cutoff_and_a_third_beyond_it_is_gone(cutoff_hz):
+    # The transition is a quarter of the cutoff wide to each side.
+    for function, kept, gone in ((lowpass, 0.7, 1.35), (highpass, 1.35, 0.7)):
+        assert level_of_tone_db(function, cutoff_hz, cutoff_hz) == pytest.approx(-6.02, abs=0.05)
+        assert level_of_tone_db(function, kept * cutoff_hz, cutoff_hz) == pytest.approx(0, abs=0.1)
+        assert level_of_tone_db(function, gone * cutoff_hz, cutoff_hz) < -40
+
+
+def test_no_delay_and_the_two_add_up_to_the_clip(noise_clips):
+    cutoffs = np.linspace(200, 4000, 8, dtype=np.float32)
+    low, high = (function(noise_clips, cutoffs, RATE_HZ).numpy() for function in (lowpass, highpass))
+    np.testing.assert_allclose(low + high, noise_clips, atol=1e-6)
+    impulse = np.zeros([1, 9_001], np.float32)
+    impulse[0, 4_500] = 1
+    response = lowpass(impulse, [1000.0], RATE_HZ).numpy()[0]
+    np.testing.assert_allclose(response, response[::-1], atol=1e-8)
+    assert np.argmax(response) == 4_500
+
+
+def test_direct_current_passes_the_low_pass_up_to_both_ends_and_nothing_of_it_the_high_pass(run):
+    audio = np.full([2, 12_000], 0.7, np.float32)
+    low, high = (
+        run(lambda *arguments, f=function: f(*arguments, RATE_HZ), audio, np.array([200, 4000], np.float32))
+        for function in (lowpass, highpass)
+    )
+    np.testing.assert_allclose(low, 0.7, atol=1e-6)
+    np.testing.assert_allclose(high, 0, atol=1e-6)
+
+
+def test_a_cutoff_below_the_lowest_is_the_lowest(noise_clips):
+    lowest = np.full(8, LOWEST_CUTOFF_HZ, np.float32)
+    np.testing.assert_array_equal(lowpass(noise_clips, lowest / 4, RATE_HZ), lowpass(noise_clips, lowest, RATE_HZ))
+
+
+def test_the_lowest_cutoff_changes_nothing_for_those_above_it(noise_clips):
+    cutoffs = np.linspace(200, 4000, 8, dtype=np.float32)
+    short, long = (lowpass(noise_clips, cutoffs, RATE_HZ, lowest) for lowest in (200.0, 20.0))
+    np.testing.assert_allclose(short, long, atol=1e-6)
+
+
+def test_wrong_arguments_are_refused(noise_clips):
+    with pytest.raises(UsageError, match="cutoff_hz must have one row for each of the 8 clips; received 2"):
+        lowpass(noise_clips, [1000.0, 2000.0], RATE_HZ)
+    with pytest.raises(UsageError, match="length that is known"):
+        tf.function(lambda audio: lowpass(audio, [1000.0], RATE_HZ)).get_concrete_function(
+            tf.TensorSpec([1, None], tf.float32)
+        )

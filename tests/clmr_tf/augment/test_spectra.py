@@ -1,0 +1,68 @@
+"""Lengths that transform fast, phase ramps, and the rows of a batch that are chosen."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.augment.chosen import transform_chosen
+from clmr_tf.augment.spectra import fast_fft_length, grid_of_bins, phase_ramp, phase_ramp_factors
+
+
+def is_fast(number):
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+@pytest.mark.parametrize("least", [1, 2, 3, 7, 511, 1000, 20_736, 43_471, 59_049, 59_931, 65_537, 131_073])
+def test_the_next_even_length_without_large_prime_factors(least):
+    expected = next(number for number in range(max(2, least + least % 2), 4 * least + 4, 2) if is_fast(number))
+    assert fast_fft_length(least) == expected
+
+
+@pytest.mark.parametrize("fft_length", [2, 96, 2048, 60_000])
+def test_a_phase_ramp_delays_a_spectrum_exactly(fft_length):
+    num_bins = fft_length // 2 + 1
+    rows, columns = grid_of_bins(num_bins)
+    assert rows * columns >= num_bins > (rows - 1) * columns
+    advances = tf.constant([[0.0, 1.0, -1.0], [808.0, -0.37, 59_049.25]], tf.float64)
+    ramp = phase_ramp(*phase_ramp_factors(advances, fft_length, num_bins), num_bins)
+    assert ramp.dtype == tf.complex64 and ramp.shape == [2, 3, num_bins]
+    turns = np.arange(num_bins) * advances.numpy()[..., None] / fft_length
+    np.testing.assert_allclose(ramp, np.exp(2j * np.pi * turns), atol=4e-7)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 16, 17, 50])
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_chosen_rows_are_transformed_and_the_others_left(run, num_rows, chance):
+    generator = np.random.default_rng(num_rows)
+    audio = generator.standard_normal([num_rows, 30]).astype(np.float32)
+    factors = generator.standard_normal(num_rows).astype(np.float32)
+    chosen = generator.random(num_rows) < chance
+
+    def scaled(clips, parameters):
+        return clips * parameters["factor"][:, None]
+
+    received = run(
+        lambda *batch: transform_chosen(scaled, batch[0], {"factor": batch[1]}, batch[2]), audio, factors, chosen
+    )
+    np.testing.assert_array_equal(received, np.where(chosen[:, None], audio * factors[:, None], audio))
+
+
+def test_what_is_not_chosen_is_not_computed():
+    computed = tf.Variable(0)
+
+    def counting(clips, parameters):
+        computed.assign_add(clips.shape[0])
+        return clips
+
+    @tf.function
+    def transform(audio, chosen):
+        return transform_chosen(counting, audio, {}, chosen)
+
+    audio = np.zeros([64, 4], np.float32)
+    for num_chosen, most in ((0, 0), (1, 16), (16, 16), (17, 32), (64, 64)):
+        computed.assign(0)
+        transform(audio, np.arange(64)[::-1] < num_chosen)
+        assert computed.numpy() == most
