@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -142,6 +143,9 @@ def _not_finite(what: str, step: int, saved_step: int) -> str:
 
 
 def _failed_step(error: tf.errors.OpError, step: int, saved_step: int) -> str:
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        advice = "use a smaller --batch-size or --width in a new --workdir."
+        return f"Step {step} ran out of memory. {_saved(saved_step)}; {advice}"
     # TensorFlow puts the place in the graph first and the reason last.
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
@@ -154,15 +158,22 @@ def _saved(step: int) -> str:
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT in the list it yields instead of acting on them; a second one acts."""
+    """Notes SIGTERM and SIGINT in the list it yields instead of acting on them; a second one acts as it would have.
+
+    Beside the main thread, which alone may handle signals, none is noted.
+    """
     noted: list[int] = []
+    before = {}
 
     def note(number: int, _frame: object) -> None:
         if noted:
-            raise KeyboardInterrupt
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
         noted.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
     try:
         yield noted
     finally:

@@ -1,12 +1,6 @@
-"""The main job as real processes: killed and resumed, stopped by signals, refused, gone wrong."""
+"""The main job from its command line: what it leaves behind, what is refused, what goes wrong."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import keras
@@ -15,100 +9,18 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.console import run_command
+from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.model_folder import golden_audio
 from clmr_tf.pretrained import read_run_encoder
 from clmr_tf.train import main
+from tests.clmr_tf.training_runs import SETTINGS, command, metrics, state
 from tests.synthetic import write_corpus
-
-ROOT = Path(__file__).parents[2]
-SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
     return write_corpus(folder, num_songs={"train": 10, "valid": 3}, tag_names=("a", "b"))
-
-
-def command(corpus, workdir, *arguments: str) -> list[str]:
-    return ["--corpus", str(corpus.folder), "--workdir", str(workdir), *SETTINGS, *arguments]
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clmr_tf.train", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Bit equality holds for the same number of threads.
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )
-
-
-def finish(process: subprocess.Popen) -> None:
-    output = process.communicate()
-    assert process.returncode == 0, output
-
-
-def metrics(workdir: Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [{name: value for name, value in row.items() if name != "clips_per_second"} for row in rows]
-
-
-def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if len(metrics(workdir)) >= step:
-                return
-        except json.JSONDecodeError:
-            pass
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached: {process.communicate()}")
-
-
-def state(workdir: Path) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
-    # TensorFlow counts its own saves, of which the killed run has made another number.
-    names = [name for name in reader.get_variable_to_shape_map() if "save_counter" not in name]
-    return {name: np.asarray(reader.get_tensor(name)) for name in names if not name.startswith("_")}
-
-
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(corpus, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(command(corpus, whole, "--steps", "40")))
-    seed = time.time_ns()
-    moments = random.Random(seed)
-    for least_step in (1, 8, 16):
-        process = start(command(corpus, killed, "--steps", "40"))
-        wait_for_step(killed, least_step, process)
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-    finish(start(command(corpus, killed, "--steps", "40")))
-    expected, received = state(whole), state(killed)
-    # 57 variables of the model, among them 22 running statistics; 72 of Adam; and the step.
-    assert expected.keys() == received.keys() and len(expected) == 57 + 72 + 1
-    different = [name for name in expected if expected[name].tobytes() != received[name].tobytes()]
-    assert different == [], f"the moments were drawn with seed {seed}"
-    assert metrics(killed) == metrics(whole)
-    assert len(json.loads((killed / "run.json").read_text())["starts"]) == 4
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
-    process = start(command(corpus, tmp_path / "run", "--steps", "100000", "--checkpoint-every", "100000"))
-    wait_for_step(tmp_path / "run", 2, process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert "is saved; the same command goes on from there" in errors and "Traceback" not in errors
-    step = len(metrics(tmp_path / "run"))
-    assert (tmp_path / "run" / "checkpoints" / f"ckpt-{step}.index").exists()
-    assert f"after step {step}," in errors
 
 
 def run(arguments: list[str], capsys) -> tuple[int, str]:
@@ -122,6 +34,27 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_
     assert code == 1
     assert "became nan at step" in errors or "became inf at step" in errors
     assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
+
+
+def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path, capsys, monkeypatch):
+    def take_too_much(self, batch):
+        watched = train_step(self, batch)
+        # More bytes than any machine can address.
+        return {**watched, "loss": tf.reduce_max(tf.fill([2**59], watched["loss"]))}
+
+    train_step = ContrastiveModel.train_step
+    monkeypatch.setattr(ContrastiveModel, "train_step", take_too_much)
+    code, errors = run(command(corpus, tmp_path / "run", "--augmentation", "none"), capsys)
+    assert code == 1
+    assert "error: Step 1 ran out of memory." in errors and "smaller --batch-size or --width" in errors
+    assert "prepare it again" not in errors and "Traceback" not in errors
+
+
+def test_both_strategies_and_the_one_objective_are_the_same_run_so_far(corpus, tmp_path, capsys):
+    for strategy in ("auto", "single"):
+        options = ["--strategy", strategy, "--objective", "contrastive", "--steps", "2"]
+        assert run(command(corpus, tmp_path / strategy, *options), capsys)[0] == 0
+    assert len(metrics(tmp_path / "auto")) == 2 and metrics(tmp_path / "auto") == metrics(tmp_path / "single")
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, tmp_path, capsys):
@@ -244,16 +177,6 @@ def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
     code, errors = run(command(corpus, tmp_path / "run", *broken), capsys)
     assert (code, "no longer finite at step 1" in errors) == (1, True)
     assert not list((tmp_path / "run" / "checkpoints").glob("ckpt-*"))
-
-
-def test_sigterm_before_the_first_step_is_said(corpus, tmp_path):
-    process = start(command(corpus, tmp_path / "run", "--steps", "100000"))
-    while not (tmp_path / "run" / ".lock").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert errors.splitlines()[-1] == "error: Terminated." and "Traceback" not in errors
 
 
 def test_without_embeddings_no_projector_is_written(corpus, tmp_path, capsys):
