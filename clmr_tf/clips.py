@@ -59,6 +59,11 @@ def pair_dataset(
     items = corpus.items_of(split)
     first_item_of_unit, items_by_unit = _group(items, sampling_unit)
     num_units = len(first_item_of_unit) - 1
+    if num_units < 2:
+        raise UsageError(
+            f"A batch needs at least 2 {sampling_unit}s, and the {split} split of {corpus.manifest.name} has "
+            f"{num_units}; add more music."
+        )
     if num_units < batch_size:
         raise UsageError(
             f"The {split} split of {corpus.manifest.name} has {num_units} {sampling_unit}s, fewer than one batch "

@@ -163,3 +163,12 @@ def test_a_split_smaller_than_a_batch_is_refused_with_the_size_that_fits(corpus)
 )
 def test_windows_are_whole_and_in_order(num_samples, hop, expected):
     assert window_starts(num_samples, 10, hop).tolist() == expected
+
+
+@pytest.mark.parametrize("num_songs", [0, 1])
+def test_music_that_no_batch_size_fits_asks_for_more_music_alone(tmp_path, num_songs):
+    songs = {"train": num_songs, "valid": 3}
+    corpus = write_corpus(tmp_path / "few", num_songs=songs, items_per_song=2, num_samples=CLIP)
+    with pytest.raises(UsageError, match=f"at least 2 songs, and .* few has {num_songs}; add more music") as refused:
+        pair_dataset(corpus, "train", batch_size=4, clip_num_samples=CLIP, seed=0)
+    assert "batch-size" not in str(refused.value)
