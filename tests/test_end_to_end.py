@@ -17,7 +17,7 @@ TINY = ["--width", "0.0625", "--batch-size", "4", "--steps", "2", "--log-every",
 def run(folder: Path, module: str, *arguments: str) -> str:
     """Runs `python -m module` in `folder` and returns what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-W", "error", "-m", module, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -53,7 +53,7 @@ embedding = clmr_tf.load_encoder("savedmodels/mine", check=True).embed("Music/tr
 print(embedding.vectors.shape, embedding.times_seconds, float(embedding.vectors.std()) > 0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-W", "error", "-c", code],
         cwd=home,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

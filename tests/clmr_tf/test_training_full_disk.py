@@ -1,5 +1,6 @@
 """A disk that fills up while a run saves."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clmr_tf.config import TrainConfig
+from clmr_tf.errors import ClmrError
+from clmr_tf.training import train
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -25,14 +29,48 @@ cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
 """
 
 
+def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
+    """As on a full disk, wherever the small disk of the other test is not permitted."""
+    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
+    settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
+    config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit_after_the_first_checkpoint(step, _scalars):
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+
+    try:
+        with pytest.raises(ClmrError, match=r"step 4 could not be written .*; ckpt-2 before it is complete"):
+            train(config, limit_after_the_first_checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+    assert train(config).first_step == 2
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == [f'{{"step": {n}' for n in range(1, 7)]
+
+
 def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
-    command = [sys.executable, "-m", "clmr_tf.train", "--corpus", corpus.folder, "--width", "0.0625", "--steps", "6"]
-    command += ["--batch-size", "4", "--checkpoint-every", "2", "--log-every", "1", "--num-audio-examples", "0"]
+    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", "--corpus", corpus.folder, "--width", "0.0625"]
+    command += [
+        "--steps",
+        "6",
+        "--batch-size",
+        "4",
+        "--checkpoint-every",
+        "2",
+        "--log-every",
+        "1",
+        "--num-audio-examples",
+        "0",
+    ]
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:
