@@ -113,9 +113,8 @@ def _path_after_config(arguments: Sequence[str]) -> Path | None:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in choices:
-            return None
-        return _coerce(next(choice for choice in choices if choice is not type(None)), value, where)
+        of_something = next(choice for choice in choices if choice is not type(None))
+        return None if value is None and type(None) in choices else _coerce(of_something, value, where)
     if origin is typing.Literal:
         # By type as well: 22050.0 equals 22050 but is no sample rate that TensorFlow takes.
         if not any(value == choice and type(value) is type(choice) for choice in choices):
@@ -129,6 +128,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(choices[0], entry, where) for entry in value)
     elif hint in (int, bool, str) and type(value) is hint:
         return value
     raise UsageError(f"{where} must be {_name(hint)}; received {value!r}.")
@@ -136,4 +137,4 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 def _name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-    return names.get(hint, str(hint))
+    return "a list" if typing.get_origin(hint) is tuple else names.get(hint, str(hint))

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.augmentation_config import augmentation_preset
+from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.errors import UsageError
 
 SAMPLE_RATES_HZ = (22050, 16000, 8000)
@@ -66,6 +66,9 @@ class TrainConfig:
     augmentation: str = "released"
     """Augmentation preset: "released" (ranges of the released code), "thesis", "none" (crop only), or one alone,
     such as "only-gain"."""
+    augmentation_changes: tuple[str, ...] = ()
+    """Settings of the preset to change, each NAME=VALUE: `pitch.probability=0.5`, `pitch.cents=[-500, 500]` (in
+    cents; a third number is the step), `order=[...]`, `asymmetric=true`. docs/augmentations.md names them all."""
     objective: Literal["contrastive"] = "contrastive"
     """What is learned; "contrastive" (CLMR) is the only objective so far."""
     strategy: Literal["auto", "single"] = "auto"
@@ -96,7 +99,7 @@ class TrainConfig:
         _require(0 < self.learning_rate < math.inf, "--learning-rate must be positive and finite", self.learning_rate)
         _require(0 < self.temperature < math.inf, "--temperature must be positive and finite", self.temperature)
         _require(0 <= self.max_skipped_share <= 1, "--max-skipped-share must be from 0 to 1", self.max_skipped_share)
-        augmentation_preset(self.augmentation)
+        augmentation_config(self.augmentation, self.augmentation_changes)
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             option = "--" + name.replace("_", "-")
             _require(getattr(self, name) >= 1, f"{option} must be at least 1", getattr(self, name))

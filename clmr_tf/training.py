@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import augmentation_preset
+from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.clips import pair_dataset
 from clmr_tf.command_line import to_plain
@@ -116,7 +116,8 @@ def resolve_places(config: TrainConfig) -> TrainConfig:
 
 def build_model(config: TrainConfig) -> ContrastiveModel:
     """The model that a configuration describes: built, with its optimizer, ready to train or to restore."""
-    chain = AugmentationChain(augmentation_preset(config.augmentation), sample_rate_hz=config.sample_rate_hz)
+    augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
+    chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     optimizer = build_optimizer(config.optimizer, config.learning_rate)
     with dtype_policy(config.precision):
         model = ContrastiveModel(

@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
@@ -97,7 +98,6 @@ def describe(name: str) -> str:
         for part in (rows[:tenth], rows[-tenth:])
     ]
     last = run["starts"][-1]
-    missing = ", ".join(last["missing_augmentations"]) or "nothing"
     difference = probe["trained_minus_untrained"]
     lines = [
         f"## {name}",
@@ -106,7 +106,7 @@ def describe(name: str) -> str:
         f"`{command_of(config, name)}`",
         "",
         f"{rows[-1]['step']} steps in {len(run['starts'])} start(s) on {last['hardware']['num_cpus']} CPU cores; "
-        f"missing from the augmentation chain: {missing}. Loss {means[0]} to {means[1]}, contrastive accuracy "
+        f"augmentation preset {config['augmentation']}. Loss {means[0]} to {means[1]}, contrastive accuracy "
         f"{means[2]} to {means[3]} (means of the first and the last tenth of the logged steps).",
         "",
         f"| features | {probe['metric']} by song | 95 % | by clip | split | songs | clips |",
@@ -124,8 +124,8 @@ def describe(name: str) -> str:
 
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
-    defaults = TrainConfig()
-    changed = {key: value for key, value in config.items() if getattr(defaults, key) != value}
+    defaults = to_plain(TrainConfig())
+    changed = {key: value for key, value in config.items() if defaults[key] != value}
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])
 
@@ -134,7 +134,8 @@ def _option(key: str, value: object) -> str:
     name = key.replace("_", "-")
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(str(value))}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *(shlex.quote(str(one)) for one in values)])
 
 
 def _moving_average(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

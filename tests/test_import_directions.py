@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # The rows of docs/architecture.md, lowest first.
 ROWS = (
-    {"__init__", "errors", "files", "console", "augmentation_config", "config", "command_line"},
+    {"__init__", "errors", "files", "console", "augmentation_config", "augmentation_changes", "config", "command_line"},
     {
         "corpus",
         "audio_files",

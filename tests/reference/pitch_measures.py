@@ -71,7 +71,7 @@ def click_spread_ms(samples):
 
 
 def click_width_ms(samples):
-    """How wide the clicks are: the spread of each around its own middle, in milliseconds, averaged over those that are left."""
+    """How wide the clicks that are left are: the spread around their own middle, in milliseconds, averaged."""
     half = CLICK_PERIOD_SAMPLES // 2
     times = np.arange(2 * half) / RATE_HZ * 1000
     widths = []

@@ -1,0 +1,75 @@
+"""Single settings of an augmentation preset, changed by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clmr_tf.augmentation_changes import augmentation_config
+from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig, PitchConfig, Range, augmentation_preset
+from clmr_tf.command_line import load_config, parse_command, to_plain
+from clmr_tf.config import TrainConfig
+from clmr_tf.errors import UsageError
+
+
+def test_without_changes_it_is_the_preset():
+    for preset in ("released", "thesis", "none", "only-gain"):
+        assert augmentation_config(preset) == augmentation_preset(preset)
+
+
+def test_changes_only_what_is_named():
+    changes = [
+        "pitch.probability=0.25",
+        "pitch.cents=[-500, 300]",
+        "delay.volume = 0.2",
+        "delay.delay_ms=[100, 200, 25]",
+    ]
+    config = augmentation_config("released", changes)
+    assert config.pitch == PitchConfig(0.25, Range(-500, 300))
+    assert config.delay.volume == 0.2 and config.delay.delay_ms == Range(100, 200, 25)
+    assert dataclasses.replace(config, pitch=PitchConfig(), delay=AugmentationConfig().delay) == AugmentationConfig()
+
+
+def test_order_and_asymmetry_can_be_changed():
+    order = AUGMENTATION_NAMES[::-1]
+    config = augmentation_config("released", [f"order=[{', '.join(order)}]", "asymmetric=true"])
+    assert config.order == order and config.asymmetric is True
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("pitch", "NAME=VALUE, such as pitch.probability=0.5; received 'pitch'"),
+        ("pich.probability=1", "no augmentation setting 'pich.probability'; did you mean 'pitch.probability'"),
+        ("pitch.sents=[1, 2]", "did you mean 'pitch.cents'"),
+        ("pitch=1", "no augmentation setting 'pitch'"),
+        ("pitch.cents=500", "pitch.cents is a range, [minimum, maximum] or [minimum, maximum, step]; received 500"),
+        ("pitch.cents=[1, 2, 3, 4]", "pitch.cents is a range"),
+        ("pitch.cents=[700, -700]", "minimum 700 is above maximum -700"),
+        ("pitch.cents=[-5000, 0]", "cents.minimum must be between -1200 and 1200"),
+        ("pitch.probability=2", "probability must be between 0 and 1; received 2"),
+        ("pitch.probability=often", "probability must be a finite number; received 'often'"),
+        ("order=[pitch]", "order must name each of"),
+        ("order=pitch", "order must be of type tuple"),
+        ("asymmetric=1", "asymmetric must be of type bool"),
+        ("pitch.cents=[", "cannot be read; write it as in YAML"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(change, words):
+    with pytest.raises(UsageError) as refusal:
+        augmentation_config("released", [change])
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_from_the_command_line_and_from_files_and_back(tmp_path):
+    changes = ("reverb.probability=0", "gain.gain_db=[-6, 0]")
+    parsed = parse_command(TrainConfig, ["--augmentation-changes", *changes], program="train", description="")
+    assert parsed.augmentation_changes == changes
+    (tmp_path / "a.yaml").write_text("augmentation_changes:\n- reverb.probability=0\n- gain.gain_db=[-6, 0]\n")
+    assert load_config(TrainConfig, tmp_path / "a.yaml") == parsed
+    (tmp_path / "b.json").write_text(json.dumps(to_plain(parsed)))
+    assert load_config(TrainConfig, tmp_path / "b.json") == parsed
+    (tmp_path / "c.yaml").write_text("augmentation_changes: reverb.probability=0\n")
+    with pytest.raises(UsageError, match=r"`augmentation_changes` must be a list; received 'reverb.probability=0'"):
+        load_config(TrainConfig, tmp_path / "c.yaml")
