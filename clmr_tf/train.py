@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.training import train
+    from clmr_tf.xla_start import start_xla_quietly
 
+    start_xla_quietly()
     with ProgressReport(config.steps) as report:
         outcome = train(config, report)
     if outcome.first_step >= config.steps:

@@ -20,6 +20,7 @@ ROWS = (
         "corpus_resolution",
         "metrics",
         "distribution",
+        "xla_start",
     },
     {"augment", "models", "nt_xent", "optimizers"},
     {"contrastive", "encoder", "linear_probe"},

@@ -1,0 +1,94 @@
+"""python -m clmr_tf.augment: makes views of a recording, to hear and to see what a model is trained on.
+
+python -m clmr_tf.augment song.mp3 --out views --num-views 8 --seed 1
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from clmr_tf.augmentation_changes import augmentation_config
+from clmr_tf.command_line import parse_command
+from clmr_tf.console import results, run_command
+from clmr_tf.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Settings of the command."""
+
+    recording: tyro.conf.Positional[Path | None] = None
+    """Audio file of any format, rate and length of at least a clip."""
+    out: Path = Path("views")
+    """Folder for the views as WAV, a picture and the drawn parameters; made if need be, files in it are replaced."""
+    num_views: int = 8
+    """How many views, each of a crop of its own, from 1 to 100."""
+    seed: int = 42
+    """Seed of crops and parameters, a whole number from 0 to 2^31 - 1; the same seed gives the same views."""
+    augmentation: str = "released"
+    """Augmentation preset: "released", "thesis", "none", or one alone, such as "only-reverb"."""
+    augmentation_changes: tuple[str, ...] = ()
+    """Settings of the preset to change, each NAME=VALUE: `pitch.probability=1`, `pitch.cents=[-500, 500]`."""
+    sample_rate_hz: Literal[22050, 16000, 8000] = 22050
+    """Sample rate of the views in Hz."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, one sentence, for values that cannot be."""
+        if not 1 <= self.num_views <= 100:
+            raise UsageError(f"--num-views must be from 1 to 100; received {self.num_views}.")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed must be between 0 and 2147483647; received {self.seed}.")
+        augmentation_config(self.augmentation, self.augmentation_changes)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        AugmentConfig,
+        arguments,
+        program="python -m clmr_tf.augment",
+        description="Makes views of a recording, as training makes them.",
+    )
+    if config.recording is None:
+        raise UsageError("No recording was given; name an audio file, as in `python -m clmr_tf.augment song.mp3`.")
+    # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.augment.pictures import draw_views
+    from clmr_tf.augment.views import make_views
+    from clmr_tf.xla_start import start_xla_quietly
+
+    start_xla_quietly()
+    out = config.out.expanduser()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; choose another --out.")
+    views = make_views(
+        config.recording.expanduser(),
+        augmentation_config(config.augmentation, config.augmentation_changes),
+        num_views=config.num_views,
+        seed=config.seed,
+        sample_rate_hz=config.sample_rate_hz,
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
+    views.write_sounds(out)
+    record = {
+        "recording": config.recording.name,
+        "seed": config.seed,
+        "augmentation": config.augmentation,
+        "augmentation_changes": list(config.augmentation_changes),
+        "sample_rate_hz": config.sample_rate_hz,
+        "views": views.parameters,
+    }
+    (out / "views.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    draw_views(views, out / "views.png")
+    results.print(f"Wrote {config.num_views} crops and their views, views.png and views.json to {out}.", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

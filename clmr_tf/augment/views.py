@@ -1,0 +1,91 @@
+"""Views of one recording outside of training: to listen to, to look at."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import tensorflow as tf
+
+from clmr_tf.audio_files import load_audio
+from clmr_tf.augment.chain import AugmentationChain
+from clmr_tf.augmentation_config import AugmentationConfig
+from clmr_tf.errors import UsageError
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Crops of a recording and the views made of them.
+
+    Attributes:
+        crops: float32 [views, samples].
+        views: float32 [views, samples].
+        parameters: For each view where its crop begins ("crop_seconds") and what was applied, by augmentation, in the
+            order of the chain; plain JSON data.
+        sample_rate_hz: Of both.
+    """
+
+    crops: np.ndarray
+    views: np.ndarray
+    parameters: list[dict[str, Any]]
+    sample_rate_hz: int
+
+    def write_sounds(self, folder: Path) -> None:
+        """Writes crop-1.wav, view-1.wav and so on, 32-bit float, since a view may exceed full scale."""
+        for name, sounds in (("crop", self.crops), ("view", self.views)):
+            for number, samples in enumerate(sounds, start=1):
+                soundfile.write(folder / f"{name}-{number}.wav", samples, self.sample_rate_hz, subtype="FLOAT")
+
+
+def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, seed: int, sample_rate_hz: int) -> Views:
+    """Makes views of random crops of a recording; the first is always the same, however many are made.
+
+    With an asymmetric configuration every view is augmented, as the first of a pair is.
+
+    Args:
+        recording: An audio file.
+        config: The augmentation chain.
+        num_views: How many.
+        seed: Of crops and parameters.
+        sample_rate_hz: Rate of the views.
+
+    Raises:
+        UsageError: If the recording is shorter than a clip.
+        UnreadableAudioError: If it cannot be decoded.
+    """
+    samples = load_audio(recording, sample_rate_hz)
+    num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
+    if len(samples) < num_samples:
+        raise UsageError(
+            f"{recording} has {len(samples) / sample_rate_hz:.2f} s, less than the "
+            f"{num_samples / sample_rate_hz:.2f} s of a clip; give a longer one."
+        )
+    random = np.random.default_rng(seed)
+    draws = [
+        (random.integers(len(samples) - num_samples + 1), random.integers(-(2**31), 2**31, 2)) for _ in range(num_views)
+    ]
+    crops = np.stack([samples[offset : offset + num_samples] for offset, _ in draws])
+    seeds = tf.constant(np.stack([seed_pair for _, seed_pair in draws]), tf.int32)
+    chain = AugmentationChain(config, sample_rate_hz)
+    drawn = chain.draw(seeds, tf.ones([num_views], tf.bool))
+    views = chain.apply(crops, drawn).numpy()
+    parameters = [
+        {"crop_seconds": round(offset / sample_rate_hz, 3), "applied": _applied(drawn, number)}
+        for number, (offset, _) in enumerate(draws)
+    ]
+    return Views(crops, views, parameters, sample_rate_hz)
+
+
+def _applied(drawn: dict[str, dict[str, tf.Tensor]], row: int) -> dict[str, dict[str, Any]]:
+    """What was applied to one view: parameters by name, by augmentation."""
+    return {
+        name: {
+            parameter: values[row].numpy().item()
+            for parameter, values in parameters.items()
+            if parameter not in ("applied", "seeds")
+        }
+        for name, parameters in drawn.items()
+        if parameters["applied"][row]
+    }

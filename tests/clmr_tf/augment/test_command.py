@@ -1,0 +1,91 @@
+"""python -m clmr_tf.augment: views to hear and to see."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from clmr_tf.augment.__main__ import main
+from clmr_tf.console import run_command
+from tests.clmr_tf.augment.golden import AUDIO, NUM_SAMPLES, RATE_HZ
+from tests.sounds import tone, write_sound
+
+SONG = str(AUDIO / "marine" / "industrial.ogg")
+
+
+def read(folder, name):
+    samples, rate_hz = soundfile.read(folder / name, dtype="float32")
+    assert rate_hz == RATE_HZ and samples.shape == (NUM_SAMPLES,)
+    return samples
+
+
+def test_writes_sounds_parameters_and_a_picture_and_nothing_else_is_said(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "clmr_tf.augment", SONG, "--out", str(tmp_path / "deep" / "views")]
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [*command, "--num-views", "3"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    out = tmp_path / "deep" / "views"
+    assert done.stdout.startswith("Wrote 3 crops and their views")
+    assert (out / "views.png").read_bytes().startswith(b"\x89PNG")
+    song, _ = soundfile.read(SONG, dtype="float32")
+    record = json.loads((out / "views.json").read_text())
+    for number, view in enumerate(record["views"], start=1):
+        begin = round(view["crop_seconds"] * RATE_HZ)
+        crop = read(out, f"crop-{number}.wav")
+        # Where it begins is written to the millisecond.
+        assert any(np.array_equal(crop, song[begin + shift :][:NUM_SAMPLES]) for shift in range(-12, 13))
+        assert np.array_equal(crop, read(out, f"view-{number}.wav")) == (not view["applied"])
+
+
+def run(*arguments):
+    return run_command(main, [str(argument) for argument in arguments])
+
+
+def test_what_is_written_is_what_is_heard(tmp_path, capsys):
+    changes = ["--augmentation-changes", "gain.probability=1", "gain.gain_db=[-12, -12]"]
+    assert run(SONG, "--out", tmp_path, "--num-views", 2, "--augmentation", "none", *changes) == 0
+    record = json.loads((tmp_path / "views.json").read_text())
+    assert [view["applied"] for view in record["views"]] == [{"gain": {"gain_db": -12.0}}] * 2
+    for number in (1, 2):
+        crop, view = read(tmp_path, f"crop-{number}.wav"), read(tmp_path, f"view-{number}.wav")
+        np.testing.assert_allclose(view, crop * 10 ** (-12 / 20), rtol=1e-6)
+
+
+def test_a_view_is_the_same_however_many_are_made_and_another_with_another_seed(tmp_path, capsys):
+    for name, arguments in {"one": (1, 5), "two": (2, 5), "other": (1, 6)}.items():
+        assert run(SONG, "--out", tmp_path / name, "--num-views", arguments[0], "--seed", arguments[1]) == 0
+    first, same, other = (read(tmp_path / name, "view-1.wav") for name in ("one", "two", "other"))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "No recording was given"),
+        (("nowhere.mp3",), 1, "nowhere.mp3"),
+        ((SONG, "--num-views", "0"), 2, "--num-views must be from 1 to 100; received 0."),
+        ((SONG, "--augmentation", "relased"), 2, "did you mean 'released'?"),
+        ((SONG, "--augmentation-changes", "pitch.cent=1"), 2, "did you mean 'pitch.cents'?"),
+        ((SONG, "--out", "file"), 2, "file is a file; choose another --out."),
+        (("short.wav",), 2, "short.wav has 1.00 s, less than the 2.68 s of a clip; give a longer one."),
+        (("letter.txt",), 1, "its content is text"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("letter.txt").write_text("Dear sir")
+    write_sound(Path("short.wav"), tone(440, 1, RATE_HZ), RATE_HZ, "WAV")
+    assert run(*arguments) == code
+    errors = capsys.readouterr().err
+    assert words in errors and errors.count("\n") == 1
+    assert not Path("views").exists()
