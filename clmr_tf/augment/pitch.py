@@ -140,12 +140,29 @@ def _turned_and_joined(
     frames = tf.signal.irfft(turned, [2 * hop])
     joined = frames[:, :-1, hop:] * fade_out[:, tf.newaxis] + frames[:, 1:, :hop] * fade_in[:, tf.newaxis]
     joined = tf.reshape(joined, [-1, joined.shape[1] * hop])
-    # Where phases of noise do not fit together, up to 1 dB is lost. By Parseval's theorem, with the bins that have no
-    # mirror image counted once:
-    energy_read = 2 * tf.reduce_sum(energy, [1, 2]) - tf.reduce_sum(energy[..., 0] + energy[..., -1], 1)
-    energy_read /= 2 * tf.reduce_sum(tf.square(window), axis=1)
-    energy_joined = tf.reduce_sum(tf.square(joined), axis=1)
-    return joined * tf.sqrt((energy_read + _SMALLEST) / (energy_joined + _SMALLEST))[:, tf.newaxis]
+    # Where phases of noise do not fit together, up to 1 dB is lost.
+    gain = tf.sqrt((_energy_read(energy, window) + _SMALLEST) / (_sum(tf.square(joined)) + _SMALLEST))
+    return joined * tf.cast(gain, tf.float32)[:, tf.newaxis]
+
+
+def _energy_read(energy: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """The energy of what frames were read from, by Parseval's theorem.
+
+    Args:
+        energy: Of the bins of windowed frames, float32 [batch, frames, bins].
+        window: Half overlapping, float32 [batch, 2 * hop].
+
+    Returns:
+        float64 [batch].
+    """
+    # The first and the last bin have no mirror image.
+    of_spectra = 2 * _sum(energy) - _sum(energy[..., 0]) - _sum(energy[..., -1])
+    return of_spectra / (2 * _sum(tf.square(window)))
+
+
+def _sum(values: tf.Tensor) -> tf.Tensor:
+    """Sums of rows, [batch, ...] -> float64 [batch]; in float64, as the order of long sums may change."""
+    return tf.reduce_sum(tf.cast(values, tf.float64), axis=list(range(1, len(values.shape))))
 
 
 def _smooth(bins: tf.Tensor) -> tf.Tensor:

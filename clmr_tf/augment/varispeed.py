@@ -34,7 +34,8 @@ def play_at_speed(audio: tf.Tensor, speed: tf.Tensor, first_block: int, num_bloc
     """
     num_samples = static_num_samples(audio)
     fft_length = fast_fft_length(num_samples + 2 * _MARGIN_SAMPLES)
-    spectrum = _oversampled_spectrum(tf.signal.rfft(audio, [fft_length]), speed)
+    spectrum = tf.signal.rfft(audio, [fft_length]) * tf.cast(_response(speed, fft_length), tf.complex64)
+    spectrum = tf.pad(spectrum, [[0, 0], [0, (_OVERSAMPLING - 1) * fft_length // 2]])
     points = tf.signal.irfft(spectrum, [_OVERSAMPLING * fft_length])
     return _read(points, speed, num_samples, first_block, num_blocks)
 
@@ -74,11 +75,11 @@ def _read(points: tf.Tensor, speed: tf.Tensor, num_samples: int, first_block: in
     return tf.add_n([weight * point for weight, point in zip(weights, neighbours, strict=True)])
 
 
+# Compiled, because the graph optimiser would order the products differently for different batches.
 @tf.function(jit_compile=True, autograph=False)
-def _oversampled_spectrum(spectrum: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
-    """What a spectrum [batch, bins] becomes for the spline: complex64 [batch, more bins]."""
-    num_bins = spectrum.shape[1]
-    frequency = np.linspace(0, 1, num_bins)
+def _response(speed: tf.Tensor, fft_length: int) -> tf.Tensor:
+    """What the spectrum is multiplied by, float32 [batch, bins]."""
+    frequency = np.linspace(0, 1, fft_length // 2 + 1)
     spline = (2 + np.cos(np.pi / _OVERSAMPLING * frequency)) / 3
     # In the longer spectrum the Nyquist frequency has a mirror image of its own.
     spline[-1] *= 2
@@ -86,5 +87,4 @@ def _oversampled_spectrum(spectrum: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
     stretch = tf.cast(tf.where(tf.equal(speed, 1), tf.zeros_like(speed), tf.maximum(speed, 1)), tf.float32)
     falling = (1 - stretch[:, tf.newaxis] * frequency.astype(np.float32)) / (1 - _PASS_BAND)
     falling = tf.clip_by_value(falling, 0, 1)
-    response = falling * falling * (3 - 2 * falling) * (_OVERSAMPLING / spline).astype(np.float32)
-    return tf.pad(spectrum * tf.cast(response, tf.complex64), [[0, 0], [0, (_OVERSAMPLING - 1) * (num_bins - 1)]])
+    return falling * falling * (3 - 2 * falling) * (_OVERSAMPLING / spline).astype(np.float32)
