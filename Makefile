@@ -39,12 +39,14 @@ format: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-docs: $(VENV)/run-requirements
+docs: $(VENV)/test-requirements
 	$(RUN) -m docs.make
+	$(RUN) -m docs.augmentations
 
 bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.clips
 	$(RUN) -m benchmarks.direct_reader
+	$(RUN) -m benchmarks.augment
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip

@@ -38,7 +38,8 @@ def record(name: str, run: Path, model: Path) -> None:
     """Copies what a run wrote and the one probe of its model to docs/runs/NAME.
 
     Raises:
-        UsageError: If the run is not complete, or the model was not probed, or on several corpora.
+        UsageError: If the run is not complete, or the model was not probed, or on several corpora, or the probe is
+            of another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
@@ -48,10 +49,30 @@ def record(name: str, run: Path, model: Path) -> None:
     missing = [file for file in RUN_FILES if not (run / file).is_file()]
     if missing:
         raise UsageError(f"{run} lacks {', '.join(missing)}; give --run the folder of a run.")
+    _require_same_source(run, probes[0])
     (RUNS / name).mkdir(parents=True, exist_ok=True)
     for file in RUN_FILES:
         shutil.copyfile(run / file, RUNS / name / file)
     shutil.copyfile(probes[0], RUNS / name / PROBE_FILE)
+
+
+def _require_same_source(run: Path, probe_file: Path) -> None:
+    """Refuses to put a run and a probe side by side that say different things about what was trained on or how long."""
+    probe = json.loads(probe_file.read_text(encoding="utf-8"))
+    trained_on = json.loads((run / "run.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
+    probed_on = probe["corpus"]["fingerprint"]
+    if trained_on != probed_on:
+        raise UsageError(
+            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, {probe_file} is of the one with "
+            f"{probed_on[:12]}; probe the model on the run's corpus."
+        )
+    rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    last_step = json.loads(rows[-1])["step"] if rows else 0
+    if probe["training_step"] != last_step:
+        raise UsageError(
+            f"{run} logged steps up to {last_step}, {probe_file} is of a model of step {probe['training_step']}; "
+            "export the run again and probe that model."
+        )
 
 
 def draw(folder: Path, picture: Path) -> None:

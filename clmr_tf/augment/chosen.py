@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 # Large enough to keep the cores busy, small enough that few rows are computed in vain.
-_CHUNK_NUM_ROWS = 16
+_CHUNK_NUM_ROWS = 8
 
 
 def transform_chosen(
