@@ -1,7 +1,10 @@
 """From a command line, with or without a configuration file, to a typed configuration, and back to a file."""
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import itertools
 import json
 import types
 import typing
@@ -31,8 +34,8 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         description: What it does, for `--help`.
 
     Raises:
-        UsageError: For a file that cannot be read, an unknown key (naming the nearest) or a wrong type.
-        SystemExit: Code 2 and a message for options that the parser refuses, code 0 after `--help`.
+        UsageError: For a file that cannot be read, an unknown key or option (naming the nearest) or a wrong type.
+        SystemExit: With code 0, after `--help`.
     """
     arguments = list(arguments)
     path = _path_after_config(arguments)
@@ -46,12 +49,18 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         """Show the whole traceback of an error."""
         settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type]
 
-    options = tyro.cli(
-        Options,
-        args=arguments,
-        prog=program,
-        description=description,
-    )
+    try:
+        # The parser's own words for a mistake fill half a screen.
+        with contextlib.redirect_stderr(io.StringIO()):
+            options, unknown = tyro.cli(
+                Options, args=arguments, prog=program, description=description, return_unknown_args=True
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_refused_value(config_type, arguments)) from stop
+    if unknown:
+        raise UsageError(_refused_option(config_type, unknown[0], program))
     return options.settings
 
 
@@ -108,6 +117,39 @@ def _path_after_config(arguments: Sequence[str]) -> Path | None:
         if argument.startswith("--config="):
             return Path(argument.removeprefix("--config="))
     return None
+
+
+def _refused_option(config_type: type, argument: str, program: str) -> str:
+    if not argument.startswith("-"):
+        return f"Unexpected argument `{argument}`; {program} takes options only, which --help lists."
+    option = argument.partition("=")[0]
+    hints = {**typing.get_type_hints(config_type), "config": Path, "debug": bool, "help": None}
+    names = [name.replace("_", "-") for name in hints]
+    options = [f"--{name}" for name in names] + [
+        f"--no-{name}" for name in names if hints[name.replace("-", "_")] is bool
+    ]
+    nearest = difflib.get_close_matches(option, options, n=1, cutoff=0.0)[0]
+    return f"Unknown option `{option}`; did you mean `{nearest}`?"
+
+
+def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
+    """Says which value the parser did not take, in the words that a file with the same mistake gets."""
+    hints = {**typing.get_type_hints(config_type), "config": Path}
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        option, has_value, value = argument.partition("=")
+        hint = hints.get(option.removeprefix("--").replace("-", "_"), bool) if option.startswith("--") else bool
+        if hint is bool:
+            continue
+        value = value if has_value else following
+        if not has_value and value.startswith("--"):
+            return f"`{option}` needs a value; --help says which."
+        with contextlib.suppress(ValueError):
+            value = value if hint in (str, Path, Path | None) else int(value)
+        try:
+            _coerce(hint, value, f"`{option}`")
+        except UsageError as error:
+            return str(error)
+    return f"The options {' '.join(arguments)} cannot be understood; --help explains them all."
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -75,11 +75,29 @@ def test_a_missing_file_is_refused(tmp_path):
         parse("--config", str(tmp_path / "nowhere.yaml"))
 
 
-def test_an_unknown_option_names_the_nearest(capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse("--batchsize", "3")
-    assert caught.value.code == 2
-    assert "--batch-size" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--batchsize 3", "Unknown option `--batchsize`; did you mean `--batch-size`?"),
+        ("--lerning-rate=3 --nonsense", "Unknown option `--lerning-rate`; did you mean `--learning-rate`?"),
+        ("--no-jitt", "Unknown option `--no-jitt`; did you mean `--no-jit`?"),
+        ("--hlep", "Unknown option `--hlep`; did you mean `--help`?"),
+        ("--steps 3 music", "Unexpected argument `music`; train takes options only, which --help lists."),
+        ("--steps many", "`--steps` must be a whole number; received 'many'."),
+        ("--steps=1.5", "`--steps` must be a whole number; received '1.5'."),
+        ("--batch-size 3 --width wide", "`--width` must be a number; received 'wide'."),
+        ("--optimizer adm", "`--optimizer` must be one of ['adam', 'adamw', 'lamb', 'sgd']; received 'adm'."),
+        ("--sample-rate-hz 12", "`--sample-rate-hz` must be one of [22050, 16000, 8000]; received 12."),
+        ("--corpus 7 --steps --jit", "`--steps` needs a value; --help says which."),
+        ("--workdir", "`--workdir` needs a value; --help says which."),
+        ("--config", "`--config` needs a value; --help says which."),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, sentence):
+    with pytest.raises(UsageError) as caught:
+        parse(*arguments.split())
+    assert str(caught.value) == sentence
+    assert capsys.readouterr() == ("", "")
 
 
 def test_help_documents_every_option_with_its_default(capsys):
