@@ -16,12 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from clmr_tf.augment import AugmentationChain, add_noise, delay, gain, highpass, lowpass, pitch_shift, polarity, reverb
-from clmr_tf.augment.pictures import caption, draw_sound
+from clmr_tf.augment.pictures import caption, draw_sound, draw_views
+from clmr_tf.augment.views import make_views
 from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.augmentation_config import AUGMENTATION_NAMES, Range
 from clmr_tf.console import results, run_command
 from clmr_tf.xla_start import start_xla_quietly
-from tests.clmr_tf.augment.golden import load_golden, read_clip
+from tests.clmr_tf.augment.golden import AUDIO, load_golden, read_clip
 from tests.reference.pitch_measures import cents_off, click_spread_ms, click_train, sines
 
 DOCS = Path(__file__).parent
@@ -232,9 +233,12 @@ def main(_: Sequence[str]) -> None:
     for name in AUGMENTATION_NAMES:
         draw(name, EFFECTS[name], clip, DOCS / "augmentations" / f"{name}.png")
         sections.append(section(name, EFFECTS[name], clip))
+    # As `python -m clmr_tf.augment pipelines/demo_data/audio/marine/industrial.ogg --num-views 4 --seed 2` does it.
+    views = make_views(AUDIO / CLIP[0], augmentation_config("released"), num_views=4, seed=2, sample_rate_hz=RATE_HZ)
+    draw_views(views, DOCS / "views.png")
     page = "\n".join([HEAD.format(order=", ".join(AUGMENTATION_NAMES)), *sections])
     (DOCS / "augmentations.md").write_text(page, encoding="utf-8")
-    results.print(f"Wrote {DOCS / 'augmentations.md'} and {len(sections)} pictures", markup=False)
+    results.print(f"Wrote {DOCS / 'augmentations.md'} and {len(sections) + 1} pictures", markup=False)
 
 
 if __name__ == "__main__":
