@@ -99,9 +99,9 @@ def released_chain() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     return tf.function(AugmentationChain(AugmentationConfig(), SAMPLE_RATE_HZ))
 
 
-def measure_step(clips: tf.Tensor, seeds: tf.Tensor, repetitions: int) -> float:
+def measure_step(clips: tf.Tensor, seeds: tf.Tensor, width: float, repetitions: int) -> float:
     """Wall-clock seconds of a training step on these views without augmentation."""
-    model = build_model(TrainConfig(augmentation="none"))
+    model = build_model(TrainConfig(augmentation="none", width=width))
     batch = {
         "clips": tf.reshape(clips, [len(clips) // 2, 2, -1]),
         "seeds": tf.reshape(seeds, [len(clips) // 2, 2, 2]),
@@ -131,7 +131,7 @@ def measure_original(clips: tf.Tensor, seeds: tf.Tensor, folder: Path) -> dict[s
     return {name: None if value is None else 1000 * value / len(clips) for name, value in seconds.items()}
 
 
-def measure(corpora: Path, original: Path, repetitions: int, step_repetitions: int) -> dict[str, Any]:
+def measure(corpora: Path, original: Path, width: float, repetitions: int, step_repetitions: int) -> dict[str, Any]:
     """Everything, as JSON data."""
     clips, seeds = clips_of_the_demo_corpus(NUM_VIEWS, corpora)
     costs = measure_cpu_on_one_core(corpora, repetitions)
@@ -139,11 +139,12 @@ def measure(corpora: Path, original: Path, repetitions: int, step_repetitions: i
     absent = [name for name, cost in originals.items() if cost is None]
     chain = released_chain()
     _, chain_seconds = timed(lambda: chain(clips, seeds), repetitions)
-    step_seconds = measure_step(clips, seeds, step_repetitions)
+    step_seconds = measure_step(clips, seeds, width, step_repetitions)
     chain_cpu_ms = costs["chain_cpu_ms_per_view"][str(NUM_VIEWS)]
     return {
         "num_views": NUM_VIEWS,
         "num_cpus": len(os.sched_getaffinity(0)),
+        "step_width": width,
         **costs,
         "original_parts_cpu_ms_per_view": originals,
         "absent": absent,
@@ -160,6 +161,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
     parser.add_argument("--original", type=Path, default=Path("build/original"), help="virtual environment with julius")
     parser.add_argument("--install-original", action="store_true", help="install julius there, and sox")
+    parser.add_argument("--width", type=float, default=1.0, help="of the encoder in the step (default: 1.0)")
     parser.add_argument("--repetitions", type=int, default=7, help="timed calls of a chain (default: 7)")
     parser.add_argument("--step-repetitions", type=int, default=3, help="timed training steps (default: 3)")
     parser.add_argument("--cpu-only", action="store_true", help="only the CPU costs of the chain, on the cores given")
@@ -174,7 +176,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.cpu_only:
         result = measure_cpu(options.corpora, options.repetitions)
     else:
-        result = measure(options.corpora, options.original, options.repetitions, options.step_repetitions)
+        result = measure(
+            options.corpora, options.original, options.width, options.repetitions, options.step_repetitions
+        )
     results.out(json.dumps(result, indent=2))
 
 

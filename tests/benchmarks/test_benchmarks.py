@@ -63,6 +63,30 @@ def test_the_direct_reader_against_prepared_pcm():
     assert (song["crop_ms"] - 0.005) / highest - 0.05 <= song["times_pcm"] <= (song["crop_ms"] + 0.005) / lowest + 0.05
 
 
+def test_the_augmentations_against_a_step_and_what_is_there_of_the_original(tmp_path):
+    begin = time.perf_counter()
+    places = ["--corpora", tmp_path, "--original", tmp_path / "nothing here"]
+    result = result_of("augment", *places, "--width", 0.0625, "--repetitions", 1, "--step-repetitions", 1)
+    elapsed_ms = 1000 * (time.perf_counter() - begin)
+
+    assert (result["num_views"], result["step_width"]) == (96, 0.0625)
+    costs = result["chain_cpu_ms_per_view"]
+    assert list(costs) == ["16", "96", "384"]
+    # 0.1 ms is below what two transforms of a view take.
+    assert all(0.1 < cost < elapsed_ms / int(num_views) for num_views, cost in costs.items())
+    parts = result["parts_on_every_view_cpu_ms"]
+    assert list(parts) == ["polarity", "noise", "gain", "filter", "delay", "pitch", "reverb"]
+    assert min(parts.values()) > 0.005 and parts["pitch"] > parts["polarity"]
+    memory = [result["peak_memory_mb"][key] for key in ("before", "16", "96", "384")]
+    # 384 views are 90 MB, and there must be at least the input and the output of a step of the chain.
+    assert memory == sorted(memory) and memory[-1] - memory[0] > 90
+    assert result["chain_over_step"] == pytest.approx(result["chain_seconds"] / result["step_seconds"])
+    originals = result["original_parts_cpu_ms_per_view"]
+    assert "julius filters" in result["absent"] and originals["julius filters"] is None
+    assert result["chain_over_original_parts"] is None
+    assert result["absent"] == [name for name, cost in originals.items() if cost is None]
+
+
 def test_settings_that_cannot_be_timed_are_refused():
     finished = run("direct_reader", "--max-seconds", 3)
     assert (finished.returncode, finished.stdout) == (2, "")
