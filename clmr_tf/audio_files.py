@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from clmr_tf.audio_signatures import NUM_HEAD_BYTES, describe_other_content
+from clmr_tf.audio_signatures import describe_other_content, read_head
 from clmr_tf.errors import ClmrError
 
 if TYPE_CHECKING:
@@ -105,15 +105,38 @@ def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
         UnreadableAudioError: On opening or on taking a block, see `load_audio`.
     """
     path = Path(path)
-    try:
-        with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        with blamed_on(path):
             decoder = _open_decoder(path, stack)
             if not _LOWEST_RATE_HZ <= decoder.rate_hz <= _HIGHEST_RATE_HZ:
                 raise UnreadableAudioError(UNREADABLE, f"it claims a sample rate of {decoder.rate_hz} Hz")
-            blocks = _resampled(_mixed_to_mono(decoder.blocks), decoder.rate_hz, sample_rate_hz)
-            yield AudioStream(decoder.rate_hz, decoder.num_channels, blocks)
+        blocks = _resampled(_mixed_to_mono(decoder.blocks), decoder.rate_hz, sample_rate_hz)
+        # Around the blocks and not around the yield: what the caller does with them is not the file's fault.
+        yield AudioStream(decoder.rate_hz, decoder.num_channels, _all_blamed_on(path, blocks))
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Makes whatever fails inside a fault of the file at `path`, for code that does nothing but read it.
+
+    Damaged files reach places in decoders that their authors never saw, so there is no list of what they raise.
+
+    Raises:
+        UnreadableAudioError: Instead of every error but those of a missing package and of missing memory.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
     except UnreadableAudioError as error:
         raise UnreadableAudioError(error.reason, error.detail, path) from error
+    except Exception as error:
+        raise UnreadableAudioError(UNREADABLE, _describe(error), path) from error
+
+
+def _all_blamed_on(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with blamed_on(path):
+        yield from blocks
 
 
 def decoder_versions() -> dict[str, str]:
@@ -138,13 +161,20 @@ class _Decoder:
 
 
 def _open_decoder(path: Path, stack: contextlib.ExitStack) -> _Decoder:
-    head = _read_head(path)
+    # Opening a named pipe would wait for a writer, perhaps for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableAudioError(NOT_AUDIO, "it is not a regular file")
+    head = read_head(path)
+    if not head:
+        raise UnreadableAudioError(UNREADABLE, "it is empty")
     try:
-        return stack.enter_context(_open_with_libsndfile(path))
-    except soundfile.LibsndfileError as error:
-        refusal = _describe(error)
+        with blamed_on(path):
+            return stack.enter_context(_open_with_libsndfile(path))
+    except UnreadableAudioError as error:
+        refusal = error.detail
     try:
-        return stack.enter_context(_open_with_pyav(path))
+        with blamed_on(path):
+            return stack.enter_context(_open_with_pyav(path))
     except ImportError:
         refusal += " (PyAV, which knows more formats, is not installed)"
     except UnreadableAudioError:
@@ -154,20 +184,6 @@ def _open_decoder(path: Path, stack: contextlib.ExitStack) -> _Decoder:
     if other is not None:
         raise UnreadableAudioError(NOT_AUDIO, f"its content is {other}")
     raise UnreadableAudioError(UNREADABLE, refusal)
-
-
-def _read_head(path: Path) -> bytes:
-    try:
-        # Opening a named pipe would wait for a writer, perhaps for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableAudioError(NOT_AUDIO, "it is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(NUM_HEAD_BYTES)
-    except OSError as error:
-        raise UnreadableAudioError(UNREADABLE, error.strerror or "it cannot be opened") from error
-    if not head:
-        raise UnreadableAudioError(UNREADABLE, "it is empty")
-    return head
 
 
 class _SequentialFile(soundfile.SoundFile):
@@ -190,26 +206,30 @@ def _open_with_libsndfile(path: Path) -> Iterator[_Decoder]:
 def _blocks_of_libsndfile(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     num_frames = max(1, _VALUES_PER_BLOCK // file.channels)
     buffer = np.empty((num_frames, file.channels), np.float32)
-    try:
-        # Not by file.frames, which is an estimate for some MP3.
-        while received := file.buffer_read_into(buffer.data.cast("B"), "float32"):
-            yield buffer[:received].T
-    except soundfile.LibsndfileError as error:
-        raise UnreadableAudioError(UNREADABLE, _describe(error)) from error
+    # Not by file.frames, which is an estimate for some MP3.
+    while received := file.buffer_read_into(buffer.data.cast("B"), "float32"):
+        yield buffer[:received].T
 
 
-def _describe(error: soundfile.LibsndfileError) -> str:
-    text = error.error_string.removeprefix("Error : ").rstrip(".")
-    # What libsndfile says of every file that is named .mp3 and holds no MPEG frame.
-    return "no audio was found in it" if text.startswith("File does not exist") else text
+def _describe(error: Exception) -> str:
+    if isinstance(error, soundfile.LibsndfileError):
+        text = error.error_string.removeprefix("Error : ").rstrip(".")
+        # What libsndfile says of every file that is named .mp3 and holds no MPEG frame.
+        return "no audio was found in it" if text.startswith("File does not exist") else text
+    # The system's errors and FFmpeg's have a `strerror`.
+    return getattr(error, "strerror", None) or f"its decoder failed with {type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def _open_with_pyav(path: Path) -> Iterator[_Decoder]:
     import av
 
-    # As an open file, because PyAV does not encode names that are not UTF-8.
-    with path.open("rb") as file, _ffmpeg_errors_translated(), av.open(file) as container:
+    # By number, because PyAV does not encode names that are not UTF-8, and keeps what a Python file raises (damaged
+    # headers make FFmpeg seek to places that do not exist) for whatever it decodes next.
+    with (
+        path.open("rb") as file,
+        av.open("fd:", container_options={"fd": str(file.fileno())}, metadata_errors="replace") as container,
+    ):
         if not container.streams.audio:
             raise UnreadableAudioError(UNREADABLE, "it has no audio stream")
         frames = container.decode(audio=0)
@@ -224,22 +244,11 @@ def _blocks_of_pyav(frames: Iterator["av.AudioFrame"], rate_hz: int) -> Iterator
     import av
 
     to_planar_float = av.AudioResampler(format="fltp")
-    with _ffmpeg_errors_translated():
-        for frame in frames:
-            if frame.rate != rate_hz:
-                raise UnreadableAudioError(UNREADABLE, "its sample rate changes on the way")
-            for converted in to_planar_float.resample(frame):
-                yield converted.to_ndarray()
-
-
-@contextlib.contextmanager
-def _ffmpeg_errors_translated() -> Iterator[None]:
-    import av
-
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise UnreadableAudioError(UNREADABLE, error.strerror or "FFmpeg cannot decode it") from error
+    for frame in frames:
+        if frame.rate != rate_hz:
+            raise UnreadableAudioError(UNREADABLE, "its sample rate changes on the way")
+        for converted in to_planar_float.resample(frame):
+            yield converted.to_ndarray()
 
 
 def _mixed_to_mono(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

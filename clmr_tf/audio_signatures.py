@@ -1,6 +1,6 @@
 """What a file is, judged by its name and its first bytes, before any decoder sees it."""
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 NUM_HEAD_BYTES = 512
 
@@ -44,6 +44,12 @@ _CONTROL_BYTES = frozenset(range(32)) - {9, 10, 12, 13, 27}
 def is_named_like_audio(name: str) -> bool:
     """Whether the extension is one of audio files, in any case."""
     return PurePath(name).suffix.lower() in AUDIO_EXTENSIONS
+
+
+def read_head(path: Path) -> bytes:
+    """The first `NUM_HEAD_BYTES` bytes of a file, fewer where it has no more; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(NUM_HEAD_BYTES)
 
 
 def starts_like_audio(head: bytes) -> bool:

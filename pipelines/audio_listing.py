@@ -8,7 +8,7 @@ from os import fsencode
 from pathlib import Path
 
 from clmr_tf.audio_files import NOT_AUDIO, UNREADABLE
-from clmr_tf.audio_signatures import NUM_HEAD_BYTES, is_named_like_audio, starts_like_audio
+from clmr_tf.audio_signatures import is_named_like_audio, read_head, starts_like_audio
 from pipelines.sources import SkippedFile, printable
 
 DUPLICATE = "duplicate"
@@ -104,7 +104,7 @@ class _Walk:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 self._reject(name, NOT_AUDIO, "it is not a regular file")
-            elif not is_named_like_audio(name) and not starts_like_audio(_read_head(path)):
+            elif not is_named_like_audio(name) and not starts_like_audio(read_head(path)):
                 self._reject(name, NOT_AUDIO, "neither its name nor its content is that of an audio file")
             elif self._is_new(status, name):
                 self.audio.append(name)
@@ -119,8 +119,3 @@ class _Walk:
 
     def _is_new(self, status: os.stat_result, name: str) -> bool:
         return self._first_name.setdefault((status.st_dev, status.st_ino), name) == name
-
-
-def _read_head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(NUM_HEAD_BYTES)

@@ -18,7 +18,7 @@ import soundfile
 import tensorflow as tf
 
 from clmr_tf.audio import read_crop, require_tensorflow_io
-from clmr_tf.audio_files import UnreadableAudioError, open_audio
+from clmr_tf.audio_files import UnreadableAudioError, blamed_on, open_audio
 
 NO_DIRECT_DECODER = "no_direct_decoder"
 DECODERS_DISAGREE = "decoders_disagree"
@@ -72,7 +72,7 @@ def measure(path: Path, sample_rate_hz: int) -> MeasuredFile:
     """
     _leave_accelerators_alone()
     require_tensorflow_io()
-    with open_audio(path, sample_rate_hz) as stream:
+    with blamed_on(path), open_audio(path, sample_rate_hz) as stream:
         _refuse_large_wav(path)
         survey = _Survey()
         for block in stream.blocks:
@@ -88,7 +88,7 @@ def measure(path: Path, sample_rate_hz: int) -> MeasuredFile:
         if not are_same(received, expected):
             detail = f"tensorflow-io and libsndfile decode it differently at {seconds:.1f} s ({_format_of(path)})"
             raise UnreadableAudioError(DECODERS_DISAGREE, detail, path)
-    with path.open("rb") as file:
+    with blamed_on(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return MeasuredFile(survey.num_samples, digest, stream.source_rate_hz, stream.source_num_channels, survey.peak)
 
@@ -173,5 +173,6 @@ def _format_of(path: Path) -> str:
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
             return f"{file.format} {file.subtype}"
-    except soundfile.LibsndfileError:
+    # TypeError: what soundfile says to a file named *.raw, whatever it holds.
+    except (soundfile.LibsndfileError, TypeError):
         return path.suffix or "unknown format"

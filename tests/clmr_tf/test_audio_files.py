@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import subprocess
@@ -228,6 +229,18 @@ def test_what_cannot_be_used_is_an_error_with_a_reason(tmp_path, write, reason, 
     assert str(caught.value).startswith(f"{path} cannot be used as audio: ")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.reason, str(copy)) == (reason, str(caught.value))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("sound.flac", None), ("sound.m4a", "alac")])
+def test_what_the_caller_raises_is_not_the_files_fault(tmp_path, name, codec):
+    samples = tone(440.0, 1.0, 44100)
+    if codec is None:
+        write_sound(tmp_path / name, samples, 44100, "FLAC")
+    else:
+        write_encoded(tmp_path / name, samples[None], 44100, codec, "ipod")
+    with pytest.raises(OSError, match="No space left"), open_audio(tmp_path / name, RATE_HZ) as stream:
+        next(stream.blocks)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("claimed_rate_hz", [1, 2**31 - 1])
