@@ -19,8 +19,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from clmr_tf.console import results, run_command
-from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
 from pipelines.audio_listing import Listing, list_audio
 from pipelines.prepare import prepare
@@ -71,6 +71,8 @@ def prepare_corpus(
 ) -> Corpus:
     """Prepares a folder of music, with a progress bar; continues or reuses what is there, see `prepare`.
 
+    A note at the end says what the new corpus holds and what was left out; one that is reused said so before.
+
     Args:
         folder: Folder of music.
         destination: Folder of the corpus.
@@ -81,6 +83,14 @@ def prepare_corpus(
         UsageError: If the folder is missing, no folder, or without audio; and as `prepare`.
         ClmrError: If more files than allowed cannot be used.
     """
+    is_new = not (destination / MANIFEST_FILE).is_file()
+    corpus = _prepare(folder, destination, settings, folder_settings)
+    if is_new:
+        notes.print(summarise(corpus), markup=False)
+    return corpus
+
+
+def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_settings: FolderSettings) -> Corpus:
     listing = _list(folder, destination)
     sources = sources_of(folder, listing.audio, folder_settings)
     name = printable(folder.resolve().name) or "music"
@@ -157,7 +167,7 @@ def _tags(name: str, depth: int) -> tuple[str, ...]:
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = tyro.cli(Options, args=arguments, prog="python -m pipelines.folder", description=__doc__)
-    corpus = prepare_corpus(options.folder.expanduser(), options.out.expanduser(), options.settings, options.of_files)
+    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options.settings, options.of_files)
     results.print(summarise(corpus), markup=False)
 
 

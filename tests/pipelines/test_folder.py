@@ -124,6 +124,21 @@ def test_a_corpus_may_grow_inside_its_source(tmp_path):
     assert len(first.items) == len(again.items) == 2
 
 
+def test_who_prepares_through_the_library_is_told_once_what_was_left_out(tmp_path, capfd):
+    for seed in range(2):
+        write_song(tmp_path / f"music/{seed}.flac", seed)
+    (tmp_path / "music/page.mp3").write_text("<html>Not found</html>")
+    prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
+    shown = capfd.readouterr()
+    assert shown.err.splitlines()[-1] == (
+        f"{tmp_path}/corpus: 2 items (1 train, 1 valid), 0.00 hours of audio; "
+        "left out: 1 not_audio (see skipped.jsonl there)."
+    )
+    assert shown.out == ""
+    prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_songs_are_drawn_for_the_splits_by_their_paths():
     names = [f"album/{number}.mp3" for number in range(40)]
     splits = splits_of(names, valid_share=0.25, test_share=0.05)
