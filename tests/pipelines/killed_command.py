@@ -1,8 +1,9 @@
-"""Runs pipelines.folder and kills the process just before its n-th access to a file of the corpus.
+"""Runs pipelines.folder and sends a signal just before its n-th access to a file of the corpus.
 
-    python -m tests.pipelines.killed_command N LOG FOLDER --out CORPUS ...
+    python -m tests.pipelines.killed_command SIGNAL N LOG FOLDER --out CORPUS ...
 
-Every access is noted in LOG, which has one line less than N where the process was killed.
+SIGKILL hits the process alone, anything else its whole group, as the keys of a terminal do. Every
+access is noted in LOG, which has one line less than N where the process was killed.
 """
 
 import os
@@ -10,12 +11,13 @@ import signal
 import sys
 from pathlib import Path
 
+from clmr_tf.console import run_command
 from pipelines.folder import main
 
 EVENTS = {"open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.scandir", "shutil.rmtree"}
 
 
-def kill_before_access(number: int, log: Path, corpus: str) -> None:
+def signal_before_access(sent: signal.Signals, number: int, log: Path, corpus: str) -> None:
     num_seen = 0
     log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -27,12 +29,14 @@ def kill_before_access(number: int, log: Path, corpus: str) -> None:
         if path.startswith(corpus):
             num_seen += 1
             if num_seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+                send = os.kill if sent == signal.SIGKILL else os.killpg
+                send(os.getpid(), sent)
             os.write(log_file, f"{event} {path.removeprefix(corpus)}\n".encode())
 
     sys.addaudithook(on_event)
 
 
 if __name__ == "__main__":
-    kill_before_access(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[sys.argv.index("--out") + 1])
-    main(sys.argv[3:])
+    name, number, log = sys.argv[1:4]
+    signal_before_access(signal.Signals[name], int(number), Path(log), sys.argv[sys.argv.index("--out") + 1])
+    sys.exit(run_command(main, sys.argv[4:]))

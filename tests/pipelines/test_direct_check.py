@@ -164,7 +164,7 @@ def test_in_worker_processes(tmp_path):
     good = write_song(tmp_path / "good.ogg")
     bad = write_song(tmp_path / "bad.opus", rate_hz=24000, format="OGG", subtype="OPUS")
     function = partial(measure, sample_rate_hz=22050)
-    outcomes = list(run_in_workers(function, [good, bad, good], num_workers=1, timeout_seconds=60))
+    outcomes = list(run_in_workers(function, [good, bad, good], num_workers=1, timeout_seconds=300))
     assert outcomes[0].result == outcomes[2].result == measure(good, 22050)
     assert isinstance(outcomes[1].error, UnreadableAudioError)
     assert outcomes[1].error.reason == NO_DIRECT_DECODER

@@ -16,6 +16,7 @@ from pipelines.transcoding import to_pcm16
 from tests.sounds import noise, tone, write_sound
 
 SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
+NUM_BYTES_OF_TWO_WEEKS = 14 * 86_400 * 192_000 * 8
 
 
 def sources_in(folder, *names, split="train"):
@@ -107,16 +108,17 @@ def test_every_kind_of_bad_file_is_left_out_with_its_reason(tmp_path):
 
 def test_a_file_that_takes_for_ever_costs_its_time_limit_only(tmp_path):
     names = write_songs(tmp_path / "music", 3)
-    # Six hours at 192 kHz, which take a minute to decode and, with a hole in the file, no space on the disk.
-    long = tmp_path / "music/long.wav"
-    write_sound(long, np.zeros(1, np.float32), 192_000, "WAV", "PCM_U8")
-    header = bytearray(long.read_bytes()[:44])
-    assert header[36:40] == b"data"
-    header[40:44] = (0xF000_0000).to_bytes(4, "little")
-    long.write_bytes(header)
-    os.truncate(long, 44 + 0xF000_0000)
-    settings = dataclasses.replace(SETTINGS, timeout_seconds=2.0, num_workers=2)
-    corpus = run(sources_in(tmp_path / "music", "long.wav", *names), tmp_path / "corpus", settings)
+    # Two weeks at 192 kHz, which no machine decodes in its time and, with a hole in the file, take no space.
+    long = tmp_path / "music/long.w64"
+    write_sound(long, np.zeros((1, 8), np.float32), 192_000, "W64", "PCM_U8")
+    content = bytearray(long.read_bytes())
+    # A chunk of Wave64 has a name of 16 bytes and its size, these 24 bytes included.
+    begin = content.index(b"data")
+    content[begin + 16 : begin + 24] = (24 + NUM_BYTES_OF_TWO_WEEKS).to_bytes(8, "little")
+    long.write_bytes(content[: begin + 24])
+    os.truncate(long, begin + 24 + NUM_BYTES_OF_TWO_WEEKS)
+    settings = dataclasses.replace(SETTINGS, timeout_seconds=10.0, num_workers=2)
+    corpus = run(sources_in(tmp_path / "music", "long.w64", *names), tmp_path / "corpus", settings)
     assert corpus.manifest.num_skipped == {"timed_out": 1}
     assert [item.id for item in corpus.items] == names
 

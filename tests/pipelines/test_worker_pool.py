@@ -15,9 +15,11 @@ from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_w
 from tests.pipelines import worker_functions
 
 ROOT = Path(__file__).parents[2]
+# Only a fault makes a test wait this long, so a busy machine may be slow.
+LONG_SECONDS = 300.0
 
 
-def run(function, tasks, num_workers=2, timeout_seconds=60.0):
+def run(function, tasks, num_workers=2, timeout_seconds=LONG_SECONDS):
     return list(run_in_workers(function, tasks, num_workers=num_workers, timeout_seconds=timeout_seconds))
 
 
@@ -41,15 +43,12 @@ def test_every_failure_stays_with_its_task(capfd):
         ("segfault", 0.0),
         ("raise", 5.0),
         ("raise unpicklable", 0.0),
-        ("sleep", 600.0),
         ("killed", 0.0),
         ("print", 7.0),
         ("work", 8.0),
     ]
-    start = time.monotonic()
-    outcomes = run(worker_functions.misbehave, tasks, timeout_seconds=2.0)
-    assert time.monotonic() - start < 30
-    assert [outcome.result for outcome in outcomes] == [1.0, None, None, None, None, None, None, 7.0, 8.0]
+    outcomes = run(worker_functions.misbehave, tasks)
+    assert [outcome.result for outcome in outcomes] == [1.0, None, None, None, None, None, 7.0, 8.0]
     errors = [outcome.error for outcome in outcomes]
     assert [type(error) for error in errors] == [
         type(None),
@@ -57,7 +56,6 @@ def test_every_failure_stays_with_its_task(capfd):
         WorkerCrashError,
         ValueError,
         RuntimeError,
-        WorkerTimeoutError,
         WorkerCrashError,
         type(None),
         type(None),
@@ -66,8 +64,15 @@ def test_every_failure_stays_with_its_task(capfd):
     assert f"exit code {-signal.SIGSEGV}" in str(errors[2])
     assert str(errors[3]) == "number 5"
     assert "UnpicklableError" in str(errors[4])
-    assert "2 seconds" in str(errors[5])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_task_that_takes_too_long_costs_itself_only():
+    # The limit is that of the others too, which take a millisecond.
+    outcomes = run(worker_functions.misbehave, [("work", 1.0), ("sleep", 3600.0), ("work", 3.0)], timeout_seconds=10.0)
+    assert [outcome.result for outcome in outcomes] == [1.0, None, 3.0]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), WorkerTimeoutError, type(None)]
+    assert "longer than 10 seconds" in str(outcomes[1].error)
 
 
 def test_a_worker_that_dies_once_does_not_cost_its_task(tmp_path):
@@ -93,8 +98,11 @@ def load_at_22050(path):
 
 
 def test_workers_are_used_again_and_all_of_them(tmp_path):
-    processes = {outcome.result for outcome in run(worker_functions.report_process, range(60), 2)}
-    assert len(processes) == 2
+    # Every task waits until its partner has begun, so that no worker can do both.
+    tasks = [(tmp_path / str(number), tmp_path / str(number ^ 1)) for number in range(20)]
+    processes = [outcome.result for outcome in run(worker_functions.meet_partner, tasks, 2)]
+    assert all(len({*pair}) == 2 for pair in zip(processes[::2], processes[1::2], strict=True))
+    assert len({*processes}) == 2
     assert os.getpid() not in processes
 
 
@@ -107,7 +115,7 @@ def test_tasks_are_taken_only_as_far_as_the_window_reaches():
             yield number
 
     with contextlib.closing(
-        run_in_workers(worker_functions.square, tasks(), num_workers=2, timeout_seconds=60)
+        run_in_workers(worker_functions.square, tasks(), num_workers=2, timeout_seconds=LONG_SECONDS)
     ) as outcomes:
         for expected in range(5):
             assert next(outcomes).result == expected**2
@@ -124,7 +132,7 @@ def worker_children():
 
 def test_an_abandoned_run_leaves_no_process_behind():
     outcomes = run_in_workers(
-        worker_functions.misbehave, [("work", 0.0), ("sleep", 600.0)], num_workers=2, timeout_seconds=600
+        worker_functions.misbehave, [("work", 0.0), ("sleep", 3600.0)], num_workers=2, timeout_seconds=3600
     )
     assert next(outcomes).result == 0.0
     assert len(worker_children()) == 2
@@ -138,14 +146,14 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     script.write_text(
         "from pipelines.worker_pool import run_in_workers\n"
         "from tests.pipelines.worker_functions import square\n"
-        "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=5)))\n"
+        "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=300)))\n"
     )
     finished = subprocess.run(
         [sys.executable, script],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG_SECONDS,
         check=False,
     )
     assert finished.returncode == 1
@@ -171,13 +179,13 @@ def test_no_worker_outlives_its_parent(tmp_path, sent, to_group, exit_code):
         start_new_session=True,
     ) as parent:
         notes = [tmp_path / "first", tmp_path / "second"]
-        wait_until(lambda: all(note.exists() for note in notes), 30)
+        wait_until(lambda: all(note.exists() for note in notes))
         workers = [psutil.Process(int(note.read_text())) for note in notes]
         # A terminal sends Ctrl-C to the whole group.
         (os.killpg if to_group else os.kill)(parent.pid, sent)
-        stderr = parent.communicate(timeout=30)[1]
+        stderr = parent.communicate(timeout=LONG_SECONDS)[1]
         assert parent.returncode == exit_code
-    wait_until(lambda: not any(is_alive(worker) for worker in workers), 10)
+    wait_until(lambda: not any(is_alive(worker) for worker in workers))
     # One traceback, the parent's; the workers say nothing.
     assert stderr.count("Traceback") == (1 if sent == signal.SIGINT else 0)
 
@@ -189,8 +197,8 @@ def is_alive(process):
         return False
 
 
-def wait_until(condition, timeout_seconds):
-    deadline = time.monotonic() + timeout_seconds
+def wait_until(condition):
+    deadline = time.monotonic() + LONG_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)

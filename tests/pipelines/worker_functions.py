@@ -51,22 +51,26 @@ def die_once(marker: Path) -> str:
     return "survived"
 
 
-def report_process(_task: object) -> int:
-    time.sleep(0.05)
+def meet_partner(notes: tuple[Path, Path]) -> int:
+    """Leaves the first note and waits for the second, which another process has to leave."""
+    own, partners = notes
+    own.touch()
+    while not partners.exists():
+        time.sleep(0.001)
     return os.getpid()
 
 
 def hold_workers_busy(folder: Path) -> None:
     """A parent whose two workers note their process ids and then sleep."""
     tasks = [folder / name for name in ("first", "second")]
-    with contextlib.closing(run_in_workers(note_and_sleep, tasks, num_workers=2, timeout_seconds=600)) as outcomes:
+    with contextlib.closing(run_in_workers(note_and_sleep, tasks, num_workers=2, timeout_seconds=3600)) as outcomes:
         list(outcomes)
 
 
 def note_and_sleep(path: Path) -> None:
     path.with_suffix(".part").write_text(str(os.getpid()))
     path.with_suffix(".part").replace(path)
-    time.sleep(600)
+    time.sleep(3600)
 
 
 if __name__ == "__main__":
