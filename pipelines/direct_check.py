@@ -6,7 +6,6 @@ So each file is read by both, in a worker process with a time limit, before trai
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from clmr_tf.audio import read_crop, require_tensorflow_io
 from clmr_tf.audio_files import UnreadableAudioError, blamed_on, open_audio
+from pipelines.transcoding import MeasuredAudio, TranscodingTask, measured
 
 NO_DIRECT_DECODER = "no_direct_decoder"
 DECODERS_DISAGREE = "decoders_disagree"
@@ -39,37 +39,17 @@ _EDGE_SAMPLES = 64
 _MAX_WAV_BYTES = 2**31
 
 
-@dataclasses.dataclass(frozen=True)
-class MeasuredFile:
-    """What the index says about a file that the direct reader can read.
+def validate(task: TranscodingTask) -> MeasuredAudio:
+    """Compares both readers at a file's start, its end and up to ten places between; writes nothing.
 
-    Attributes:
-        num_samples: Length at the corpus' rate.
-        digest: First 16 hex digits of the SHA-256 of the file.
-        source_rate_hz: Sample rate of the file.
-        source_num_channels: Channels of the file.
-        peak: Largest magnitude at the corpus' rate; 0 for an empty file.
-    """
-
-    num_samples: int
-    digest: str
-    source_rate_hz: int
-    source_num_channels: int
-    peak: float
-
-
-def measure(path: Path, sample_rate_hz: int) -> MeasuredFile:
-    """Measures a file and compares both readers at its start, its end and up to ten places between.
-
-    Args:
-        path: The file.
-        sample_rate_hz: Rate of the corpus.
+    The digest of the result is that of the file, which is what the direct reader reads.
 
     Raises:
-        UnreadableAudioError: If libsndfile or PyAV cannot decode the file, if tensorflow-io cannot
-            ("no_direct_decoder"), or if what they deliver differs ("decoders_disagree").
+        UnreadableAudioError: As `transcode`, if tensorflow-io cannot decode the file ("no_direct_decoder"), or
+            if what the readers deliver differs ("decoders_disagree").
         UsageError: If tensorflow-io cannot be loaded.
     """
+    path, sample_rate_hz = task.path, task.sample_rate_hz
     _leave_accelerators_alone()
     require_tensorflow_io()
     with blamed_on(path), open_audio(path, sample_rate_hz) as stream:
@@ -89,8 +69,8 @@ def measure(path: Path, sample_rate_hz: int) -> MeasuredFile:
             detail = f"tensorflow-io and libsndfile decode it differently at {seconds:.1f} s ({_format_of(path)})"
             raise UnreadableAudioError(DECODERS_DISAGREE, detail, path)
     with blamed_on(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return MeasuredFile(survey.num_samples, digest, stream.source_rate_hz, stream.source_num_channels, survey.peak)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return measured(task, stream, survey.num_samples, survey.peak, digest)
 
 
 class _Survey:

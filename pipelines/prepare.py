@@ -170,7 +170,7 @@ def _work_of(reader: str) -> Callable[[TranscodingTask], MeasuredAudio]:
     if reader == "pcm":
         return transcode
     # It brings TensorFlow with it, which the other workers do without.
-    from pipelines.validation import validate
+    from pipelines.direct_check import validate
 
     return validate
 
@@ -184,7 +184,6 @@ def _item(source: SourceFile, measured: MeasuredAudio, journal: Journal) -> Item
         tags=source.tags,
         file=PCM_FILE if journal.audio is not None else str(source.path.absolute()),
         offset_samples=journal.audio.num_samples if journal.audio is not None else 0,
-        source_num_bytes=source.path.stat().st_size,
         **dataclasses.asdict(measured),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.audio_files import UnreadableAudioError, open_audio
+from clmr_tf.audio_files import AudioStream, UnreadableAudioError, blamed_on, open_audio
 from clmr_tf.corpus import PCM_DTYPE
 
 TOO_SHORT = "too_short"
@@ -34,12 +34,13 @@ class TranscodingTask:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredAudio:
-    """What the index says about a file's audio; the attributes are those of `clmr_tf.corpus.Item`."""
+    """What the index says about a file and its audio; the attributes are those of `clmr_tf.corpus.Item`."""
 
     num_samples: int
     digest: str
     source_rate_hz: int
     source_num_channels: int
+    source_num_bytes: int
 
 
 def transcode(task: TranscodingTask) -> MeasuredAudio:
@@ -59,8 +60,7 @@ def transcode(task: TranscodingTask) -> MeasuredAudio:
             pcm = to_pcm16(block).tobytes()
             part.write(pcm)
             digest.update(pcm)
-    require_use(num_samples, peak, task)
-    return MeasuredAudio(num_samples, digest.hexdigest()[:16], stream.source_rate_hz, stream.source_num_channels)
+    return measured(task, stream, num_samples, peak, digest.hexdigest())
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
@@ -72,19 +72,24 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(PCM_DTYPE)
 
 
-def require_use(num_samples: int, peak: float, task: TranscodingTask) -> None:
-    """Sees that a recording can be trained on.
+def measured(task: TranscodingTask, stream: AudioStream, num_samples: int, peak: float, sha256: str) -> MeasuredAudio:
+    """Sees that a recording can be trained on, and says what the index shall say.
 
     Args:
+        task: What was asked for.
+        stream: The file as it was decoded.
         num_samples: Its length at the corpus' rate.
         peak: Its largest magnitude.
-        task: What was asked for.
+        sha256: In hex digits, of what readers of the corpus will read.
 
     Raises:
-        UnreadableAudioError: "too_short" or "silent".
+        UnreadableAudioError: "too_short" or "silent"; "unreadable" if the file has gone meanwhile.
     """
     if num_samples < task.min_num_samples:
         seconds, needed = num_samples / task.sample_rate_hz, task.min_num_samples / task.sample_rate_hz
         raise UnreadableAudioError(TOO_SHORT, f"it lasts {seconds:.3f} s, a clip {needed:.3f} s", task.path)
     if peak <= SILENCE_PEAK:
         raise UnreadableAudioError(SILENT, "it is silent from beginning to end", task.path)
+    with blamed_on(task.path):
+        num_bytes = task.path.stat().st_size
+    return MeasuredAudio(num_samples, sha256[:16], stream.source_rate_hz, stream.source_num_channels, num_bytes)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import struct
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 import soundfile
 
 from clmr_tf.audio_files import UnreadableAudioError, load_audio
-from pipelines.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, measure
+from pipelines.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, validate
+from pipelines.transcoding import SILENT, TOO_SHORT, TranscodingTask
 from pipelines.worker_pool import run_in_workers
 from tests.synthetic import melody
 
@@ -24,6 +24,10 @@ def write_song(path: Path, rate_hz: int = 22050, num_channels: int = 2, seconds:
         path, np.stack([mono / (1 + channel) for channel in range(num_channels)], axis=1), rate_hz, **options
     )
     return path
+
+
+def measure(path: Path, sample_rate_hz: int, min_num_samples: int = 1):
+    return validate(TranscodingTask(path, path.with_name("unused"), sample_rate_hz, min_num_samples))
 
 
 def refusal(path: Path) -> UnreadableAudioError:
@@ -56,7 +60,7 @@ def test_good_files_are_measured(tmp_path, name, rate_hz, options, sample_rate_h
     assert measured.source_rate_hz == rate_hz
     assert measured.source_num_channels == options.get("num_channels", 2)
     assert measured.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    assert measured.peak == pytest.approx(np.abs(samples.mean(axis=1)).max(), rel=0.1)
+    assert measured.source_num_bytes == path.stat().st_size
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 1.001])
@@ -65,10 +69,13 @@ def test_files_shorter_than_an_excerpt(tmp_path, seconds):
     assert measure(path, 22050).num_samples == round(22050 * seconds)
 
 
-def test_silence_agrees_with_silence(tmp_path):
+def test_silence_and_what_is_too_short_are_of_no_use_to_either_reader(tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(50_000), 44100)
-    assert measure(path, 22050).peak == 0.0
+    assert refusal(path).reason == SILENT
+    with pytest.raises(UnreadableAudioError, match=r"lasts 1\.000 s, a clip 1\.001 s") as caught:
+        measure(write_song(tmp_path / "short.flac", seconds=1.0), 22050, min_num_samples=22_070)
+    assert caught.value.reason == TOO_SHORT
 
 
 def test_damage_in_the_middle_of_a_long_file_is_found(tmp_path):
@@ -163,8 +170,8 @@ def test_small_differences_count():
 def test_in_worker_processes(tmp_path):
     good = write_song(tmp_path / "good.ogg")
     bad = write_song(tmp_path / "bad.opus", rate_hz=24000, format="OGG", subtype="OPUS")
-    function = partial(measure, sample_rate_hz=22050)
-    outcomes = list(run_in_workers(function, [good, bad, good], num_workers=1, timeout_seconds=300))
+    tasks = [TranscodingTask(path, tmp_path / "unused", 22050, 1) for path in (good, bad, good)]
+    outcomes = list(run_in_workers(validate, tasks, num_workers=1, timeout_seconds=300))
     assert outcomes[0].result == outcomes[2].result == measure(good, 22050)
     assert isinstance(outcomes[1].error, UnreadableAudioError)
     assert outcomes[1].error.reason == NO_DIRECT_DECODER

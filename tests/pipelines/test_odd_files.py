@@ -9,6 +9,7 @@ import pytest
 
 from clmr_tf.audio_files import load_audio
 from pipelines.prepare import CRASHED, PrepareSettings, SourceFile, prepare
+from pipelines.worker_pool import Outcome
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -118,3 +119,18 @@ def test_no_flipped_byte_stops_a_preparation(tmp_path):
     # What a decoder remembers of a damaged file does not reach the next one.
     for name, item in healthy.items():
         assert item.num_samples == len(load_audio(music / name, RATE_HZ))
+
+
+def test_a_file_may_go_away_once_it_is_decoded(tmp_path, monkeypatch):
+    def decode_and_delete(function, tasks, **_):
+        for task in tasks:
+            outcome = Outcome(function(task))
+            task.path.unlink()
+            yield outcome
+
+    monkeypatch.setattr("pipelines.prepare.run_in_workers", decode_and_delete)
+    music = tmp_path / "music"
+    music.mkdir()
+    write_sound(music / "1.wav", noise(2.0, 44100, seed=1), 44100, "WAV")
+    num_bytes = (music / "1.wav").stat().st_size
+    assert [item.source_num_bytes for item in prepared(music, tmp_path / "corpus").items] == [num_bytes]
