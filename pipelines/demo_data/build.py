@@ -17,6 +17,7 @@ from rich.progress import track as progress_of
 
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import ClmrError
+from clmr_tf.files import write_atomically
 from pipelines.demo_data.attribution import ATTRIBUTION_FILE, attribution_text
 from pipelines.demo_data.excerpts import cut_excerpt, decode_mono, encode_vorbis, loudest_start_seconds
 from pipelines.demo_data.packages import PackageCache
@@ -133,11 +134,8 @@ def _correlation(first: bytes, second: bytes) -> float:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Renamed into place, so that a killed build leaves whole files only.
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_atomically(path, content)
 
 
 def _command(arguments: Sequence[str]) -> None:
