@@ -121,15 +121,15 @@ def _path_after_config(arguments: Sequence[str]) -> Path | None:
 
 def _refused_option(config_type: type, argument: str, program: str) -> str:
     if not argument.startswith("-"):
-        return f"Unexpected argument `{argument}`; {program} takes options only, which --help lists."
-    option = argument.partition("=")[0]
+        return f"Unexpected argument `{argument}`; --help lists what {program} takes."
+    option = argument.partition("=")[0].removeprefix("--")
     hints = {**typing.get_type_hints(config_type), "config": Path, "debug": bool, "help": None}
-    names = [name.replace("_", "-") for name in hints]
-    options = [f"--{name}" for name in names] + [
-        f"--no-{name}" for name in names if hints[name.replace("-", "_")] is bool
-    ]
-    nearest = difflib.get_close_matches(option, options, n=1, cutoff=0.0)[0]
-    return f"Unknown option `{option}`; did you mean `{nearest}`?"
+    options = [name.replace("_", "-") for name in hints]
+    options += [f"no-{name.replace('_', '-')}" for name, hint in hints.items() if hint is bool]
+    # Without the dashes, or every short option would be like every other.
+    nearest = difflib.get_close_matches(option, options, n=1)
+    advice = f"did you mean `--{nearest[0]}`?" if nearest else "--help lists those there are."
+    return f"Unknown option `--{option}`; {advice}"
 
 
 def _refused_value(config_type: type, arguments: Sequence[str]) -> str:

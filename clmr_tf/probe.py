@@ -29,7 +29,7 @@ class ProbeConfig:
     out: Path | None = None
     """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder."""
     seed: int = 42
-    """Seed of the untrained encoder's weights."""
+    """Seed of the first untrained encoder's weights; there are three, of this seed and the two after it."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,11 +51,12 @@ def main(arguments: Sequence[str]) -> None:
     notes.print(f"Probing {model} on {config.corpus} ...", markup=False)
     result = probe(model, config.corpus, config.corpora.expanduser(), config.seed)
     results.print(_table(result))
+    by_seed = result["rows"][1]["by_seed"]
+    each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
+    results.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
     difference = result["trained_minus_untrained"]
     low, high = difference["interval"]
-    results.print(
-        f"Trained minus untrained, by recording: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})"
-    )
+    results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
     out = (config.out or model / f"probe-{result['corpus']['name']}.json").expanduser()
     write_atomically(out, json.dumps(result, indent=2) + "\n")
     record_score(model, result["corpus"]["name"], {"metric": result["metric"], "split": "test", **result["rows"][0]})
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _table(result: dict) -> Table:
     test = result["splits"]["test"]
-    table = Table(title=f"Linear probe on {result['corpus']['name']}", box=box.SIMPLE)
-    for heading in ("features", result["metric"], "95 %", "by clip", "split", "songs", "clips"):
+    table = Table(title=f"Linear probe on {result['corpus']['name']}: {result['metric']}", box=box.SIMPLE)
+    for heading in ("features", "by song", "95 %", "by clip", "split", "songs", "clips"):
         table.add_column(heading, no_wrap=True)
     for row in result["rows"]:
         low, high = row["interval"]

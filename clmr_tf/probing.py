@@ -1,6 +1,6 @@
-"""The quick evaluation: trained encoder, untrained encoder and majority guess, side by side."""
+"""The quick evaluation: trained encoder, untrained encoders and majority guess, side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +11,42 @@ from clmr_tf.audio_files import load_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.corpus import SPLITS, Corpus
 from clmr_tf.corpus_resolution import resolve_corpus
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, build_encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
 from clmr_tf.model_folder import read_manifest
-from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder
 
+_NUM_UNTRAINED = 3
 _BOOTSTRAP_SAMPLES = 1000
 
 
 def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
-    """Probes an exported encoder, an untrained one of the same shape, and the most frequent label.
+    """Probes an exported encoder, untrained ones of the same shape, and the most frequent label.
 
-    Windows are whole clips one after the other; a recording's score is the average over its windows. Intervals
-    are over recordings, since clips of one are no independent examples: Wilson's for accuracy, the 2.5 and
-    97.5 percentiles of 1,000 resamplings for average precision and for the difference to the untrained encoder.
+    Windows are whole clips one after the other; a recording's score is the average over its windows. What an
+    untrained encoder scores is a matter of luck, so there are three; "untrained encoder" is the mean of their
+    scores, and each is listed beside it.
+
+    Intervals are over recordings, since clips of one are no independent examples: Wilson's for the accuracy of
+    one encoder; else the 2.5 and 97.5 percentiles of 1,000 resamplings of the recordings, in each of which all
+    encoders are scored on the same recordings before the untrained ones are averaged. They say what other
+    recordings would have given, not what other seeds would have: that shows in the scores of the three.
 
     Args:
         model: Model folder.
-        corpus: What `resolve_corpus` takes; needs tags and all three splits.
+        corpus: What `resolve_corpus` takes; needs tags that tell recordings apart, and all three splits.
         corpora: Folder of prepared corpora.
-        seed: Of the untrained weights.
+        seed: Of the first untrained encoder's weights; the others have the next ones.
 
     Returns:
         What was measured and with what, as JSON data.
 
     Raises:
-        UsageError: If the corpus has no tags or lacks a split.
+        UsageError: If `model` is no model folder, or the corpus has no tags, one class alone, or lacks a split.
     """
+    # Before anything is prepared for a model that is none.
+    manifest = read_manifest(model)
     encoder = load_encoder(model)
     prepared = resolve_corpus(
         corpus,
@@ -48,44 +55,67 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
         clip_num_samples=encoder.clip_num_samples,
         reader=None,
     )
-    lacking = [split for split in SPLITS if not prepared.items_of(split)]
-    if lacking or not prepared.manifest.tag_names:
-        lack = f"no {' and no '.join(lacking)} split" if lacking else "no tags"
-        raise UsageError(
-            f"The corpus {prepared.manifest.name} has {lack}; prepare one that has, with "
-            "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2`, and give --corpus FOLDER."
-        )
-
-    untrained_model = SampleCNN(**read_manifest(model)["architecture"]["arguments"], seed=seed)
-    untrained_model.build()
-    untrained = Encoder(untrained_model, encoder.clip_num_samples, encoder.sample_rate_hz)
+    _require_probeable(prepared)
     # Where every recording has exactly one tag, the task is to choose a class.
     single_label = all(len(item.tags) == 1 for item in prepared.items)
-    rows, item_scores = [], {}
-    for name, features in (("trained encoder", encoder), ("untrained encoder", untrained)):
-        train, valid, test = (_embed(features, prepared, split) for split in SPLITS)
-        result = fit_linear_probe(train, valid, test, single_label)
-        item_scores[name] = result.item_scores
-        rows.append({"features": name, **_score(test, result, single_label), "inverse_penalty": result.inverse_penalty})
+
+    def fit(features: Encoder) -> tuple[ProbeResult, list[Windows]]:
+        windows = [_embed(features, prepared, split) for split in SPLITS]
+        return fit_linear_probe(*windows, single_label), windows
+
+    trained, (train, valid, test) = fit(encoder)
+    seeds = range(seed, seed + _NUM_UNTRAINED)
+    arguments = manifest["architecture"]["arguments"]
+    shape = encoder.clip_num_samples, encoder.sample_rate_hz
+    untrained = [fit(Encoder(build_encoder(**arguments, seed=number), *shape))[0] for number in seeds]
     # The share of each label among the training windows, whatever the window.
-    majority = np.tile(train.labels[train.item].mean(axis=0), (len(test.item), 1))
-    rows.append({"features": "majority guess", **_score(test, ProbeResult.from_windows(majority, test), single_label)})
-    manifest = prepared.manifest
+    share = np.tile(train.labels[train.item].mean(axis=0), (len(test.item), 1))
+    majority = ProbeResult.from_windows(share, test)
+
+    def row(features: str, *results: ProbeResult) -> dict[str, Any]:
+        return {"features": features, **_score(test, results, single_label)}
+
+    by_seed = [
+        {"seed": number, **_score(test, [result], single_label), "inverse_penalty": result.inverse_penalty}
+        for number, result in zip(seeds, untrained, strict=True)
+    ]
+    untrained_scores = [result.item_scores for result in untrained]
     windows_of = dict(zip(SPLITS, (train, valid, test), strict=True))
+    facts = prepared.manifest
     return {
         "metric": "accuracy" if single_label else "macro average precision",
         "protocol": "logistic regression on clips, penalty chosen on valid, probabilities averaged by recording",
-        "corpus": {"name": manifest.name, "fingerprint": manifest.fingerprint, "tag_names": list(manifest.tag_names)},
+        "corpus": {"name": facts.name, "fingerprint": facts.fingerprint, "tag_names": list(facts.tag_names)},
         "splits": {
             split: {"num_recordings": len(windows.labels), "num_clips": len(windows.item)}
             for split, windows in windows_of.items()
         },
         "model": str(model),
-        "training_step": read_manifest(model)["training"]["step"],
+        "training_step": manifest["training"]["step"],
         "seed": seed,
-        "rows": rows,
-        "trained_minus_untrained": difference_of(test.labels, *item_scores.values(), single_label),
+        "rows": [
+            {**row("trained encoder", trained), "inverse_penalty": trained.inverse_penalty},
+            {**row("untrained encoder", *untrained), "by_seed": by_seed},
+            row("majority guess", majority),
+        ],
+        "trained_minus_untrained": difference_of(test.labels, trained.item_scores, untrained_scores, single_label),
     }
+
+
+def _require_probeable(corpus: Corpus) -> None:
+    name = corpus.manifest.name
+    lacking = [split for split in SPLITS if not corpus.items_of(split)]
+    if lacking or not corpus.manifest.tag_names:
+        lack = f"no {' and no '.join(lacking)} split" if lacking else "no tags"
+        raise UsageError(
+            f"The corpus {name} has {lack}; prepare one that has, with "
+            "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2`, and give --corpus FOLDER."
+        )
+    if len({frozenset(item.tags) for item in corpus.items_of("train")}) == 1:
+        raise UsageError(
+            f"The train split of the corpus {name} has the same tags everywhere, so there is nothing to tell apart; "
+            "prepare music of at least two classes."
+        )
 
 
 def _embed(encoder: Encoder, corpus: Corpus, split: str) -> Windows:
@@ -100,12 +130,13 @@ def _embed(encoder: Encoder, corpus: Corpus, split: str) -> Windows:
     return Windows(np.concatenate(vectors), np.concatenate(item_rows), corpus.multi_hot(items))
 
 
-def _score(test: Windows, result: ProbeResult, single_label: bool) -> dict[str, Any]:
-    clip_labels = test.labels[test.item]
+def _score(test: Windows, results: Sequence[ProbeResult], single_label: bool) -> dict[str, Any]:
+    item_scores = [result.item_scores for result in results]
+    window_scores = [result.window_scores for result in results]
     return {
-        "score": measure(test.labels, result.item_scores, single_label),
-        "interval": interval_of(test.labels, result.item_scores, single_label),
-        "clip_score": measure(clip_labels, result.window_scores, single_label),
+        "score": _mean_measure(test.labels, item_scores, single_label),
+        "interval": interval_of(test.labels, item_scores, single_label),
+        "clip_score": _mean_measure(test.labels[test.item], window_scores, single_label),
     }
 
 
@@ -116,23 +147,38 @@ def measure(labels: np.ndarray, scores: np.ndarray, single_label: bool) -> float
     return metrics.average_precision(labels, scores)[0]
 
 
-def interval_of(labels: np.ndarray, scores: np.ndarray, single_label: bool) -> tuple[float, float]:
-    """The 95 % interval of `measure` over independent recordings: Wilson's, or by resampling them."""
-    if single_label:
-        num_right = round(measure(labels, scores, True) * len(labels))
+def interval_of(labels: np.ndarray, scores: Sequence[np.ndarray], single_label: bool) -> tuple[float, float]:
+    """The 95 % interval, over independent recordings, of the mean of `measure` over one or several encoders.
+
+    Args:
+        labels: [recordings, tags].
+        scores: Of each encoder, [recordings, tags].
+        single_label: As in `measure`; with it, the interval of one encoder is Wilson's.
+    """
+    if single_label and len(scores) == 1:
+        num_right = round(measure(labels, scores[0], True) * len(labels))
         return metrics.wilson_interval(num_right, len(labels))
-    return _percentiles([measure(labels[rows], scores[rows], False) for rows in _resamplings(labels, False)])
+    resamplings = _resamplings(labels, single_label)
+    return _percentiles(
+        [_mean_measure(labels[rows], [one[rows] for one in scores], single_label) for rows in resamplings]
+    )
 
 
-def difference_of(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray, single_label: bool) -> dict[str, Any]:
-    """How much better `scores` are than `baseline` on the same recordings, and its interval by resampling them."""
+def difference_of(
+    labels: np.ndarray, scores: np.ndarray, baselines: Sequence[np.ndarray], single_label: bool
+) -> dict[str, Any]:
+    """How much better `scores` are than the mean of `baselines`, and its interval by resampling the recordings."""
 
     def difference(rows: np.ndarray) -> float:
-        better, worse = (measure(labels[rows], values[rows], single_label) for values in (scores, baseline))
-        return better - worse
+        mean = _mean_measure(labels[rows], [one[rows] for one in baselines], single_label)
+        return measure(labels[rows], scores[rows], single_label) - mean
 
     resampled = [difference(rows) for rows in _resamplings(labels, single_label)]
     return {"score": difference(np.arange(len(labels))), "interval": _percentiles(resampled)}
+
+
+def _mean_measure(labels: np.ndarray, scores: Sequence[np.ndarray], single_label: bool) -> float:
+    return float(np.mean([measure(labels, one, single_label) for one in scores]))
 
 
 def _resamplings(labels: np.ndarray, single_label: bool) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """The whole probe: a real export on a small corpus whose counts and shares are worked by hand."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from clmr_tf import probing
+from clmr_tf.command_line import to_plain
+from clmr_tf.config import TrainConfig
 from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
 from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
 from clmr_tf.model_folder import write_model_folder
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.probing import difference_of, probe
+from clmr_tf.probing import difference_of, interval_of, probe
 from tests.synthetic import write_corpus
 
 SEED, CLIP, TAGS = 7, 59049, ("brass", "keys", "strings")
@@ -85,9 +88,10 @@ def trained():
 
 @pytest.fixture(scope="module")
 def untrained():
-    model = SampleCNN(width=0.0625, seed=SEED)
-    model.build()
-    return model
+    models = [SampleCNN(width=0.0625, seed=seed) for seed in (SEED, SEED + 1, SEED + 2)]
+    for model in models:
+        model.build()
+    return models
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +109,15 @@ def songs(tmp_path_factory) -> Corpus:
 
 
 def check_rows(rows: list[dict], corpus: Corpus, models: list[SampleCNN], single_label: bool) -> list[np.ndarray]:
-    """Holds the first rows against probes fitted here; returns their scores by recording."""
+    """Holds the rows of the trained and the untrained encoders against probes fitted here; returns their scores."""
+    trained, untrained = rows
+    assert [one["seed"] for one in untrained["by_seed"]] == [SEED, SEED + 1, SEED + 2]
+    for name in ("score", "clip_score"):
+        assert untrained[name] == pytest.approx(np.mean([one[name] for one in untrained["by_seed"]]), abs=1e-12)
+    for row in rows:
+        assert row["interval"][0] <= row["score"] <= row["interval"][1]
     item_scores = []
-    for row, model in zip(rows, models, strict=True):
+    for row, model in zip([trained, *untrained["by_seed"]], models, strict=True):
         expected, test = fit_by_hand(model, corpus, single_label)
         item_scores.append(expected.item_scores)
         assert row["inverse_penalty"] == expected.inverse_penalty
@@ -117,11 +127,9 @@ def check_rows(rows: list[dict], corpus: Corpus, models: list[SampleCNN], single
         ):
             right = (scores.argmax(axis=1) == labels.argmax(axis=1)).mean()
             by_hand = right if single_label else average_precision_score(labels, scores, average="macro")
-            assert row[name] == pytest.approx(by_hand, abs=1e-6), (row["features"], name)
-        low, high = row["interval"]
-        assert low <= row["score"] <= high
-    first, second = ({name: row[name] for name in ("score", "clip_score")} for row in rows)
-    assert first != second, "the two encoders cannot be told apart on this corpus"
+            assert row[name] == pytest.approx(by_hand, abs=1e-6), name
+    distinct = {(row["score"], row["clip_score"]) for row in [trained, *untrained["by_seed"]]}
+    assert len(distinct) >= 3, "the encoders cannot be told apart on this corpus"
     return item_scores
 
 
@@ -141,7 +149,7 @@ def test_probe_tells_trained_untrained_and_majority_apart(model_folder, songs, t
     }
     assert (result["model"], result["training_step"], result["seed"]) == (str(model_folder), 3, SEED)
     assert [row["features"] for row in result["rows"]] == ["trained encoder", "untrained encoder", "majority guess"]
-    item_scores = check_rows(result["rows"][:2], corpus, [trained, untrained], single_label=True)
+    item_scores = check_rows(result["rows"][:2], corpus, [trained, *untrained], single_label=True)
 
     majority = result["rows"][2]
     # "brass": 4 of the 10 test recordings, and 1 + 3 x 2 of their 19 clips.
@@ -152,7 +160,8 @@ def test_probe_tells_trained_untrained_and_majority_apart(model_folder, songs, t
     labels = corpus.multi_hot(corpus.items_of("test"))
     difference = result["trained_minus_untrained"]
     assert difference["score"] == pytest.approx(result["rows"][0]["score"] - result["rows"][1]["score"], abs=1e-12)
-    assert difference == difference_of(labels, *item_scores, True)
+    assert difference == difference_of(labels, item_scores[0], item_scores[1:], True)
+    assert result["rows"][1]["interval"] == interval_of(labels, item_scores[1:], True)
 
 
 def test_recordings_with_no_or_two_tags_are_scored_by_average_precision(
@@ -167,10 +176,26 @@ def test_recordings_with_no_or_two_tags_are_scored_by_average_precision(
 
     assert result["metric"] == "macro average precision"
     assert result["splits"]["test"] == {"num_recordings": 7, "num_clips": 14}
-    check_rows(result["rows"][:2], corpus, [trained, untrained], single_label=False)
+    check_rows(result["rows"][:2], corpus, [trained, *untrained], single_label=False)
     # A constant has the tag's share as its average precision. In the sets of 13 to 19: brass 2, keys 3, strings 4.
     assert result["rows"][2]["score"] == pytest.approx((2 / 7 + 3 / 7 + 4 / 7) / 3, abs=1e-12)
     assert result["rows"][2]["clip_score"] == pytest.approx(3 / 7, abs=1e-12)
+
+
+def test_a_corpus_of_one_class_is_refused(model_folder, songs):
+    one = {"train": range(0, 8), "valid": range(8, 13), "test": range(13, 20)}
+    corpus = relabel(songs, {split: dict.fromkeys(numbers, ("keys",)) for split, numbers in one.items()})
+    with pytest.raises(UsageError, match=r"train split of the corpus songs .* tell apart; .* at least two"):
+        probe(model_folder, str(corpus.folder), Path("unused"), SEED)
+
+
+def test_the_folder_of_a_run_is_refused_before_the_music_is_prepared(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_plain(TrainConfig(width=0.0625))))
+    (tmp_path / "music").mkdir()
+    with pytest.raises(UsageError, match=r"run is not a model folder: .*clmr_tf\.export"):
+        probe(tmp_path / "run", str(tmp_path / "music"), tmp_path / "corpora", SEED)
+    assert not (tmp_path / "corpora").exists()
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,14 @@ def test_the_interval_of_an_accuracy_is_that_of_wilson(num_right, num_recordings
     labels = one_hot([0] * num_recordings)
     scores = one_hot([0] * num_right + [1] * (num_recordings - num_right))
     expected = stats.binomtest(num_right, num_recordings).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(interval_of(labels, scores, True), (expected.low, expected.high), atol=1e-4)
+    np.testing.assert_allclose(interval_of(labels, [scores], True), (expected.low, expected.high), atol=1e-4)
 
 
 def test_the_interval_of_average_precision_is_that_of_another_resampling():
     widths = []
     for num_recordings in (30, 270):
         labels, scores = noisy_tags(num_recordings)
-        low, high = interval_of(labels, scores, False)
+        low, high = interval_of(labels, [scores], False)
         assert low < measure(labels, scores, False) < high
         generator = np.random.default_rng(99)
         resampled = []
@@ -65,8 +65,8 @@ def test_the_interval_of_average_precision_is_that_of_another_resampling():
 def test_resamplings_that_cannot_be_scored_are_left_out():
     """Of two recordings, half of all resamplings are one of them twice."""
     labels = np.array([[1.0], [0.0]])
-    assert interval_of(labels, np.array([[0.9], [0.1]]), False) == (1.0, 1.0)
-    assert difference_of(labels, np.array([[0.9], [0.1]]), np.array([[0.1], [0.9]]), False) == {
+    assert interval_of(labels, [np.array([[0.9], [0.1]])], False) == (1.0, 1.0)
+    assert difference_of(labels, np.array([[0.9], [0.1]]), [np.array([[0.1], [0.9]])], False) == {
         "score": 0.5,
         "interval": (0.5, 0.5),
     }
@@ -75,10 +75,10 @@ def test_resamplings_that_cannot_be_scored_are_left_out():
 def test_identical_scores_differ_by_exactly_nothing():
     labels, scores = (array[:, :1] for array in noisy_tags(20))
     nothing = {"score": 0.0, "interval": (0.0, 0.0)}
-    assert difference_of(labels, scores, scores.copy(), False) == nothing
+    assert difference_of(labels, scores, [scores.copy()], False) == nothing
     classes = one_hot([0, 1, 2, 3, 1])
     mixed = one_hot([0, 1, 0, 0, 1])
-    assert difference_of(classes, mixed, mixed.copy(), True) == nothing
+    assert difference_of(classes, mixed, [mixed.copy()], True) == nothing
 
 
 def test_a_known_difference_is_found_with_its_sign_and_interval():
@@ -86,11 +86,11 @@ def test_a_known_difference_is_found_with_its_sign_and_interval():
     num_recordings = 40
     labels = one_hot(np.arange(num_recordings) % 4)
     always_the_first = one_hot([0] * num_recordings)
-    better = difference_of(labels, labels, always_the_first, True)
+    better = difference_of(labels, labels, [always_the_first], True)
     assert better["score"] == 0.75
     many, few = stats.binom.ppf([0.975, 0.025], num_recordings, 0.25) / num_recordings
     np.testing.assert_allclose(better["interval"], (1 - many, 1 - few), atol=1.01 / num_recordings)
-    worse = difference_of(labels, always_the_first, labels, True)
+    worse = difference_of(labels, always_the_first, [labels], True)
     assert worse["score"] == -0.75
     np.testing.assert_allclose(worse["interval"], (-better["interval"][1], -better["interval"][0]), atol=1e-12)
 
@@ -100,7 +100,27 @@ def test_both_are_resampled_by_the_same_recordings():
     labels = one_hot([0] * 40)
     baseline = one_hot([0] * 20 + [1] * 20)
     scores = one_hot([0] * 22 + [1] * 18)
-    difference = difference_of(labels, scores, baseline, True)
+    difference = difference_of(labels, scores, [baseline], True)
     assert difference["score"] == pytest.approx(0.05, abs=1e-12)
     low, high = difference["interval"]
     assert low >= 0 and high <= stats.binom.ppf(0.99, 40, 0.05) / 40
+
+
+def test_the_mean_of_encoders_that_are_right_together_is_as_uncertain_as_one():
+    """Of 40 recordings, both are right on the same 20: a resampling is a binomial draw."""
+    labels = one_hot([0] * 40)
+    scores = one_hot([0] * 20 + [1] * 20)
+    low, high = interval_of(labels, [scores, scores.copy()], True)
+    expected = stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    np.testing.assert_allclose((low, high), expected, atol=1.01 / 40)
+
+
+def test_the_mean_of_encoders_that_are_right_in_turn_is_certain():
+    """Wherever one of two is wrong the other is right, so the mean is a half of whatever recordings."""
+    labels = one_hot([0] * 40)
+    scores = [one_hot([0] * 20 + [1] * 20), one_hot([1] * 20 + [0] * 20)]
+    assert interval_of(labels, scores, True) == (0.5, 0.5)
+    assert difference_of(labels, labels, scores, True) == {"score": 0.5, "interval": (0.5, 0.5)}
+    # In average precision, too, the mean is over scores of the encoders and not the score of their mean.
+    labels, right = np.array([[1.0], [0.0]]), np.array([[0.9], [0.1]])
+    assert interval_of(labels, [right, 1 - right], False) == (0.75, 0.75)

@@ -18,6 +18,7 @@ from clmr_tf.errors import UsageError
 from docs import make
 
 STEPS = range(10, 410, 10)
+FINGERPRINT = 64 * "5"
 SCORES = {"trained encoder": (0.8, 0.7, 0.875, 0.6521), "untrained encoder": (0.4, 0.3, 0.5, 0.35)}
 MAJORITY = {"majority guess": (0.125, 0.05, 0.25, 0.1)}
 DARK, LIGHT = "#1f4e8c", "#9db7d5"
@@ -38,7 +39,8 @@ def write_run(folder: Path, config: TrainConfig) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_plain(config)))
     start = {"hardware": {"num_cpus": 6}}
-    (folder / "run.json").write_text(json.dumps({"starts": [{**start, "hardware": {"num_cpus": 2}}, start]}))
+    starts = [{**start, "hardware": {"num_cpus": 2}}, start]
+    (folder / "run.json").write_text(json.dumps({"starts": starts, "corpus": {"fingerprint": FINGERPRINT}}))
     rows = [
         {"step": step, "loss": 5 - 0.1 * row, "contrastive_accuracy": 0.1 + 0.01 * row}
         for row, step in enumerate(STEPS)
@@ -47,9 +49,11 @@ def write_run(folder: Path, config: TrainConfig) -> Path:
     return folder
 
 
-def write_probe(folder: Path, corpus: str = "songs") -> Path:
+def write_probe(folder: Path, corpus: str = "songs", fingerprint: str = FINGERPRINT, step: int = STEPS[-1]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     probe = {
+        "corpus": {"name": corpus, "fingerprint": fingerprint},
+        "training_step": step,
         "metric": "accuracy",
         "splits": {
             "train": {"num_recordings": 80, "num_clips": 801},
@@ -166,6 +170,20 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing(tmp_path, pages):
     (run / "run.json").unlink()
     with pytest.raises(UsageError, match=r"run lacks run\.json, metrics\.jsonl; give --run the folder of a run"):
         make.record("a", run, probed)
+    assert list(pages.iterdir()) == []
+
+
+def test_a_probe_of_another_corpus_or_another_step_is_not_put_beside_the_run(tmp_path, pages):
+    run = write_run(tmp_path / "run", TrainConfig())
+    elsewhere = write_probe(tmp_path / "elsewhere", fingerprint=64 * "7")
+    with pytest.raises(UsageError, match=r"fingerprint 5{12},.* with 7{12}; probe the model on the run's corpus\.$"):
+        make.record("a", run, elsewhere)
+    early = write_probe(tmp_path / "early", step=390)
+    with pytest.raises(UsageError, match=r"run logged steps up to 400,.* of step 390; export the run again"):
+        make.record("a", run, early)
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"run logged steps up to 0,.* of step 400"):
+        make.record("a", run, write_probe(tmp_path / "right"))
     assert list(pages.iterdir()) == []
 
 
