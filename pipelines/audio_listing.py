@@ -7,7 +7,7 @@ import stat
 from os import fsencode
 from pathlib import Path
 
-from clmr_tf.audio_files import NOT_AUDIO, UNREADABLE
+from clmr_tf.audio_decoders import NOT_AUDIO, UNREADABLE
 from clmr_tf.audio_signatures import is_named_like_audio, read_head, starts_like_audio
 from pipelines.sources import SkippedFile, printable
 

@@ -17,7 +17,8 @@ import soundfile
 import tensorflow as tf
 
 from clmr_tf.audio import read_crop, require_tensorflow_io
-from clmr_tf.audio_files import UnreadableAudioError, blamed_on, open_audio
+from clmr_tf.audio_decoders import UnreadableAudioError, blamed_on
+from clmr_tf.audio_files import open_audio
 from pipelines.transcoding import MeasuredAudio, TranscodingTask, measured
 
 NO_DIRECT_DECODER = "no_direct_decoder"

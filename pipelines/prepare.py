@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clmr_tf.audio_files import UnreadableAudioError, decoder_versions
+from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_files import decoder_versions
 from clmr_tf.corpus import (
     INDEX_FILE,
     MANIFEST_FILE,

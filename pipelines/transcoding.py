@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.audio_files import AudioStream, UnreadableAudioError, blamed_on, open_audio
+from clmr_tf.audio_decoders import UnreadableAudioError, blamed_on
+from clmr_tf.audio_files import AudioStream, open_audio
 from clmr_tf.corpus import PCM_DTYPE
 
 TOO_SHORT = "too_short"

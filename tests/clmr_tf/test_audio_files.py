@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio_files import UnreadableAudioError, decoder_versions, load_audio, open_audio
+from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_files import decoder_versions, load_audio, open_audio
 from tests.sounds import frequency_of, level_db, noise, tone, write_encoded, write_sound
 
 RATE_HZ = 22050

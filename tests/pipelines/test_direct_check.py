@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio_files import UnreadableAudioError, load_audio
+from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_files import load_audio
 from pipelines.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, validate
 from pipelines.transcoding import SILENT, TOO_SHORT, TranscodingTask
 from pipelines.worker_pool import run_in_workers

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clmr_tf.audio_files import UnreadableAudioError, load_audio
+from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_files import load_audio
 from clmr_tf.errors import ClmrError
 from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from tests.pipelines import worker_functions
