@@ -1,5 +1,6 @@
 """Single settings of an augmentation preset, changed by name: `pitch.cents=[-500, 500]`."""
 
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
@@ -31,11 +32,11 @@ def augmentation_config(preset: str, changes: Sequence[str] = ()) -> Augmentatio
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"The value of {change!r} cannot be read; write it as in YAML.") from error
         try:
-            config = _changed(config, name.strip(), value)
-        except UsageError as error:
+            config = _changed(config, name.strip(), _with_numbers(value))
+        except (UsageError, OverflowError) as error:
             raise UsageError(f"{change!r} cannot be: {error}") from error
     return config
 
@@ -57,6 +58,16 @@ def _changed(config: AugmentationConfig, name: str, value: Any) -> AugmentationC
             raise UsageError(f"{name} is a range, [minimum, maximum] or [minimum, maximum, step]; received {value!r}.")
         value = Range(*value)
     return dataclasses.replace(config, **{part_name: dataclasses.replace(part, **{setting: value})})
+
+
+def _with_numbers(value: Any) -> Any:
+    """The value with text that is a number made one: YAML 1.1 reads 1e-4 as text, for want of a point."""
+    if isinstance(value, list):
+        return [_with_numbers(one) for one in value]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _settings_of(part: Any) -> list[str]:

@@ -53,6 +53,8 @@ class ContrastiveModel(keras.Model):
 
         Rows 2k and 2k + 1 are the two views of pair k.
         """
+        # Here, because a compiled chain cannot report anything.
+        clips = tf.debugging.check_numerics(clips, "A clip to be augmented holds NaN or infinity")
         augmented = None
         if self.augmentation.config.asymmetric:
             # The ablation of the paper: the second view of every pair is the crop alone.

@@ -10,6 +10,7 @@ from clmr_tf.augment.base import ChosenRowsAugmentation, Parameters
 from clmr_tf.augment.randomness import choose
 from clmr_tf.augment.spectra import fast_fft_length
 from clmr_tf.augmentation_config import FilterConfig
+from clmr_tf.errors import UsageError
 
 _NUM_ZERO_CROSSINGS = 8
 LOWEST_CUTOFF_HZ = 20.0
@@ -82,6 +83,12 @@ class Filter(ChosenRowsAugmentation):
         super().__init__(settings.probability)
         self.settings = settings
         self.sample_rate_hz = sample_rate_hz
+        highest_hz = max(settings.lowpass_cutoff_hz.maximum, settings.highpass_cutoff_hz.maximum)
+        if highest_hz > sample_rate_hz / 2:
+            raise UsageError(
+                f"The cutoff of a filter must be at most half the sample rate, {sample_rate_hz / 2:g} Hz; "
+                f"received {highest_hz:g} Hz, change filter.lowpass_cutoff_hz and filter.highpass_cutoff_hz."
+            )
         self.lowest_cutoff_hz = min(settings.lowpass_cutoff_hz.minimum, settings.highpass_cutoff_hz.minimum)
 
     def draw_parameters(self, uniforms: tf.Tensor, seeds: tf.Tensor) -> Parameters:

@@ -34,8 +34,10 @@ def pitch_shift(
     the frame itself, delayed so that its centre of energy comes at the time that it has in the clip: an attack is
     at its place and as sharp as it was.
 
-    (The released code has sox's `pitch`, which cuts and joins pieces of 82 ms: partials of chords come out up to
-    15 cents off, attacks up to 30 ms away from their place.)
+    Attacks closer together than a frame, 93 ms, share one time of energy, and some of their energy comes between them.
+
+    (The released code has sox's `pitch`, which cuts and joins pieces of 82 ms: a train of
+    clicks comes out with its energy 4 to 31 ms away from them.)
 
     Args:
         audio: float32 [batch, samples].
@@ -51,7 +53,9 @@ def pitch_shift(
     """
     audio = as_audio(audio)
     cents = tf.clip_by_value(as_parameter(cents, "cents", audio), -largest_shift_cents, largest_shift_cents)
-    speed = tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200)
+    # Vectorised powers differ in the last bit with the place in the batch; rounding to float32 hides it.
+    speed = tf.cast(tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200), tf.float32)
+    speed = tf.cast(speed, tf.float64)
     num_samples = static_num_samples(audio)
     hop = BLOCK_NUM_SAMPLES * round(_FRAME_SECONDS * sample_rate / 2 / BLOCK_NUM_SAMPLES)
     num_frames = -(-num_samples // hop) + 1

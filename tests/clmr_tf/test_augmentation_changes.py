@@ -30,6 +30,11 @@ def test_changes_only_what_is_named():
     assert dataclasses.replace(config, pitch=PitchConfig(), delay=AugmentationConfig().delay) == AugmentationConfig()
 
 
+def test_numbers_may_be_written_like_the_presets_write_them():
+    config = augmentation_config("thesis", ["noise.noise_to_signal=[1e-4, 1e-2]", "delay.volume=2e-1"])
+    assert config.noise.noise_to_signal == Range(1e-4, 1e-2) and config.delay.volume == 0.2
+
+
 def test_order_and_asymmetry_can_be_changed():
     order = AUGMENTATION_NAMES[::-1]
     config = augmentation_config("released", [f"order=[{', '.join(order)}]", "asymmetric=true"])
@@ -52,6 +57,8 @@ def test_order_and_asymmetry_can_be_changed():
         ("order=[pitch]", "order must name each of"),
         ("order=pitch", "order must be of type tuple"),
         ("asymmetric=1", "asymmetric must be of type bool"),
+        ("pitch.cents=2020-99-99", "cannot be read"),
+        (f"pitch.cents=[0, 1{400 * '0'}]", "cannot be"),
         ("pitch.cents=[", "cannot be read; write it as in YAML"),
     ],
 )

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.augment import highpass, lowpass
-from clmr_tf.augment.filters import LOWEST_CUTOFF_HZ
+from clmr_tf.augment.filters import LOWEST_CUTOFF_HZ, Filter
+from clmr_tf.augmentation_config import FilterConfig, Range
 from clmr_tf.errors import UsageError
 from tests.clmr_tf.augment.golden import load_golden
 
@@ -103,6 +104,11 @@ def test_the_lowest_cutoff_changes_nothing_for_those_above_it(noise_clips):
     cutoffs = np.linspace(200, 4000, 8, dtype=np.float32)
     short, long = (lowpass(noise_clips, cutoffs, RATE_HZ, lowest) for lowest in (200.0, 20.0))
     np.testing.assert_allclose(short, long, atol=1e-6)
+
+
+def test_cutoffs_beyond_half_the_rate_are_refused():
+    with pytest.raises(UsageError, match=r"at most half the sample rate, 4000 Hz; received 5000 Hz"):
+        Filter(FilterConfig(lowpass_cutoff_hz=Range(2200, 5000)), 8_000)
 
 
 def test_wrong_arguments_are_refused(noise_clips):

@@ -184,3 +184,15 @@ def test_equal_in_mixed_precision():
         tf.keras.mixed_precision.set_global_policy(policy)
     assert received.dtype == tf.float32
     np.testing.assert_array_equal(received, expected)
+
+
+def test_every_interval_is_the_same_to_the_bit_in_any_batch():
+    clip = np.random.default_rng(6).standard_normal(2_000).astype(np.float32)
+    cents = np.arange(-700, 701, 7, dtype=np.float32)
+    shift = tf.function(lambda audio, by: pitch_shift(audio, by, RATE_HZ, 700.0))
+    together = shift(np.tile(clip, [len(cents), 1]), cents).numpy()
+    for size in (1, 3):
+        for first in range(0, len(cents) - size, 17):
+            part = shift(np.tile(clip, [size, 1]), cents[first : first + size])
+            np.testing.assert_array_equal(part, together[first : first + size])
+    np.testing.assert_array_equal(pitch_shift(np.tile(clip, [len(cents), 1]), cents, RATE_HZ, 700.0), together)

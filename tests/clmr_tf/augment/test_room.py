@@ -113,6 +113,14 @@ def test_the_first_echo_comes_later_in_a_larger_room_and_the_clip_itself_stays()
         assert np.abs(heard[first : first + 2]).max() > 1e-3
 
 
+@pytest.mark.parametrize("num_samples", [1, 2, 7, 101])
+def test_clips_shorter_than_the_combs_stay_finite_and_hear_no_echo(num_samples):
+    audio = np.full([1, num_samples], 0.5, np.float32)
+    for percents in ((0, 0, 0), (100, 0, 100)):
+        heard = in_room(audio, *percents)
+        np.testing.assert_allclose(heard, freeverb(audio[0].astype(np.float64), *percents, RATE_HZ)[None], atol=2e-4)
+
+
 def test_awkward_audio_stays_finite(run, awkward_audio):
     everything = np.full(2, 100, np.float32)
     heard = run(lambda *arguments: reverb(*arguments, RATE_HZ), awkward_audio, everything, everything, everything)
