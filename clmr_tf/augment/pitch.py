@@ -53,9 +53,10 @@ def pitch_shift(
     """
     audio = as_audio(audio)
     cents = tf.clip_by_value(as_parameter(cents, "cents", audio), -largest_shift_cents, largest_shift_cents)
-    # Vectorised powers differ in the last bit with the place in the batch; rounding to float32 hides it.
-    speed = tf.cast(tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200), tf.float32)
-    speed = tf.cast(speed, tf.float64)
+    speed = tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200)
+    # Vectorised powers differ in the last bit with the place in the batch; rounding hides it. Not by a cast to float32
+    # and back, which XLA would leave out.
+    speed = tf.round(speed * 2.0**24) / 2.0**24
     num_samples = static_num_samples(audio)
     hop = BLOCK_NUM_SAMPLES * round(_FRAME_SECONDS * sample_rate / 2 / BLOCK_NUM_SAMPLES)
     num_frames = -(-num_samples // hop) + 1
