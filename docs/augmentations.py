@@ -117,8 +117,8 @@ def measure_pitch(_: np.ndarray) -> str:
     change = pitch_shift(clip[None], [0.0], RATE_HZ)[0].numpy() - clip
     silence_db = 10 * np.log10(np.mean(change**2) / np.mean(clip**2))
     return (
-        f"Notes of a chord within {max(off):.1f} cents over ±700 cents. The energy of five clicks a second stays within "
-        f"{max(spread):.1f} ms of the clicks (sox: {min(of_sox):.0f} to {max(of_sox):.0f} ms). "
+        f"Notes of a chord within {max(off):.1f} cents over ±700 cents. The energy of five clicks a second stays "
+        f"within {max(spread):.1f} ms of the clicks (sox: {min(of_sox):.0f} to {max(of_sox):.0f} ms). "
         f"At 0 cents {-silence_db:.0f} dB signal to error."
     )
 
