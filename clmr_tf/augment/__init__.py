@@ -1,7 +1,8 @@
 """Augmentations of audio in the graph: pure functions, and the chain that draws their parameters.
 
-Everywhere `audio` is float32 [batch, samples] and a parameter float32 [batch], one value per example. The names are
-loaded when they are first used, so that `python -m clmr_tf.augment --help` does not wait for TensorFlow.
+Everywhere `audio` is float32 [batch, samples] and a parameter float32 [batch], one value per example. NaN stays in its
+own clip; the functions hand it on, the chain reports it. The names are loaded when they are first used, so that
+`python -m clmr_tf.augment --help` does not wait for TensorFlow.
 """
 
 import importlib

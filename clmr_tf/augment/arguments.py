@@ -9,9 +9,14 @@ def as_audio(audio: tf.Tensor) -> tf.Tensor:
     """Returns `audio` as a float32 tensor [batch, samples].
 
     Raises:
-        UsageError: If it is of another type or rank.
+        UsageError: If it is of another type or rank, or known to hold nothing.
     """
-    return _as_float(audio, "audio", ("batch", "samples"))
+    audio = _as_float(audio, "audio", ("batch", "samples"))
+    if 0 in audio.shape.as_list():
+        raise UsageError(
+            f"audio must hold at least one clip of at least one sample; received {audio.shape}, leave it out."
+        )
+    return audio
 
 
 def as_parameter(values: tf.Tensor, name: str, audio: tf.Tensor) -> tf.Tensor:
@@ -35,6 +40,22 @@ def as_seeds(seeds: tf.Tensor) -> tf.Tensor:
     if seeds.dtype != tf.int32 or not seeds.shape.is_compatible_with([None, 2]):
         raise UsageError(f"seeds must be int32 [batch, 2], a pair per view; received {seeds.dtype.name} {seeds.shape}.")
     return seeds
+
+
+def as_augmented(augmented: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    """Returns `augmented` as a bool tensor [batch], one for each pair of `seeds` [batch, 2].
+
+    Raises:
+        UsageError: If it is of another type or rank, or known to be of another length.
+    """
+    augmented = tf.convert_to_tensor(augmented)
+    if augmented.dtype != tf.bool or not augmented.shape.is_compatible_with([None]):
+        raise UsageError(
+            "augmented must be bool [batch], True for each view that is more than its crop; "
+            f"received {augmented.dtype.name} {augmented.shape}."
+        )
+    check_batch(augmented, "augmented", seeds)
+    return augmented
 
 
 def check_batch(values: tf.Tensor, name: str, audio: tf.Tensor) -> None:

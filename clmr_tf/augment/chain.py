@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.arguments import as_audio, check_batch
+from clmr_tf.augment.arguments import as_audio, as_augmented, as_seeds, check_batch
 from clmr_tf.augment.base import Augmentation, Parameters
 from clmr_tf.augment.echo import Delay
 from clmr_tf.augment.filters import Filter
@@ -67,12 +67,17 @@ class AugmentationChain:
         Returns:
             For each augmentation in use, by name, its parameters: `applied`, bool [batch], and others with
             one row per view.
+
+        Raises:
+            UsageError: As for a call.
         """
         if augmented is None and self.config.asymmetric:
             raise UsageError("An asymmetric chain needs `augmented`: True for the rows that are first views.")
+        seeds = as_seeds(seeds)
         randomness = ViewRandomness(seeds)
         draws = {augmentation.name: augmentation.draw(randomness) for augmentation in self.augmentations}
         if augmented is not None:
+            augmented = as_augmented(augmented, seeds)
             for parameters in draws.values():
                 parameters["applied"] &= augmented
         return draws
@@ -81,6 +86,7 @@ class AugmentationChain:
         """Applies drawn parameters to audio [batch, samples], in the order of the configuration.
 
         Raises:
+            UsageError: If the audio is of another type or shape, known to hold nothing, or of another batch.
             tf.errors.InvalidArgumentError: If a clip holds NaN or infinity, which a filter would spread over all of
                 it; with `jit_compile=True` nothing is raised, and the other clips are as they should be.
         """
