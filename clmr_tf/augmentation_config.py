@@ -112,7 +112,10 @@ class GainConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig(_Settings):
-    """A low-pass with probability `lowpass_chance`, otherwise a high-pass."""
+    """A low-pass with probability `lowpass_chance`, otherwise a high-pass.
+
+    Cutoffs below 1 Hz are refused here, those above half the sample rate by the chain, which knows the rate.
+    """
 
     probability: Probability = 0.8
     lowpass_chance: Probability = 0.5

@@ -6,6 +6,7 @@ import difflib
 import io
 import itertools
 import json
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -34,10 +35,12 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         description: What it does, for `--help`.
 
     Raises:
-        UsageError: For a file that cannot be read, an unknown key or option (naming the nearest) or a wrong type.
+        UsageError: For a file that cannot be read, an unknown key or option (naming the nearest), a wrong type or an
+            empty argument.
         SystemExit: With code 0, after `--help`.
     """
     arguments = list(arguments)
+    _refuse_empty(arguments)
     path = _path_after_config(arguments)
     defaults = config_type() if path is None else load_config(config_type, path)
 
@@ -110,6 +113,12 @@ def to_plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    # What a shell makes of a variable that is not set; as a path it would be the current folder.
+    if any(argument == "" or (argument.startswith("--") and argument.endswith("=")) for argument in arguments):
+        raise UsageError(f"An argument is empty: `{shlex.join(arguments)}`; give it a value or leave it out.")
+
+
 def _path_after_config(arguments: Sequence[str]) -> Path | None:
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
@@ -162,7 +171,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise UsageError(f"{where} must be one of {list(choices)}; received {value!r}.")
         return value
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         # YAML 1.1 reads 3e-4 as a string, for want of a point.

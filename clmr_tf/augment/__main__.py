@@ -12,10 +12,19 @@ from typing import Literal
 
 import tyro
 
+from clmr_tf.augment.view_folder import (
+    MAX_NUM_VIEWS,
+    PARAMETERS_FILE,
+    PICTURE_FILE,
+    check_can_be_written,
+    make_folder,
+    remove_sounds_beyond,
+)
 from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +34,7 @@ class AugmentConfig:
     recording: tyro.conf.Positional[Path | None] = None
     """Audio file of any format, rate and length of at least a clip."""
     out: Path = Path("views")
-    """Folder for the views as WAV, a picture and the drawn parameters; made if need be, files in it are replaced."""
+    """Folder for crops and views as WAV, a picture and the drawn parameters; made if need be, those in it replaced."""
     num_views: int = 8
     """How many views, each of a crop of its own, from 1 to 100."""
     seed: int = 42
@@ -39,8 +48,8 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that cannot be."""
-        if not 1 <= self.num_views <= 100:
-            raise UsageError(f"--num-views must be from 1 to 100; received {self.num_views}.")
+        if not 1 <= self.num_views <= MAX_NUM_VIEWS:
+            raise UsageError(f"--num-views must be from 1 to {MAX_NUM_VIEWS}; received {self.num_views}.")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be between 0 and 2147483647; received {self.seed}.")
         augmentation_config(self.augmentation, self.augmentation_changes)
@@ -56,15 +65,14 @@ def main(arguments: Sequence[str]) -> None:
     )
     if config.recording is None:
         raise UsageError("No recording was given; name an audio file, as in `python -m clmr_tf.augment song.mp3`.")
+    folder = config.out.expanduser()
+    check_can_be_written(folder, config.num_views)
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.augment.pictures import draw_views
     from clmr_tf.augment.views import make_views
     from clmr_tf.xla_start import start_xla_quietly
 
     start_xla_quietly()
-    out = config.out.expanduser()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; choose another --out.")
     views = make_views(
         config.recording.expanduser(),
         augmentation_config(config.augmentation, config.augmentation_changes),
@@ -72,11 +80,9 @@ def main(arguments: Sequence[str]) -> None:
         seed=config.seed,
         sample_rate_hz=config.sample_rate_hz,
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
-    views.write_sounds(out)
+    make_folder(folder)
+    views.write_sounds(folder)
+    remove_sounds_beyond(folder, config.num_views)
     record = {
         "recording": config.recording.name,
         "seed": config.seed,
@@ -85,9 +91,12 @@ def main(arguments: Sequence[str]) -> None:
         "sample_rate_hz": config.sample_rate_hz,
         "views": views.parameters,
     }
-    (out / "views.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    draw_views(views, out / "views.png")
-    results.print(f"Wrote {config.num_views} crops and their views, views.png and views.json to {out}.", markup=False)
+    write_atomically(folder / PARAMETERS_FILE, json.dumps(record, indent=2) + "\n")
+    draw_views(views, folder / PICTURE_FILE)
+    results.print(
+        f"Wrote {config.num_views} crops and their views, {PICTURE_FILE} and {PARAMETERS_FILE} to {folder}.",
+        markup=False,
+    )
 
 
 if __name__ == "__main__":

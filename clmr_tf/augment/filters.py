@@ -27,9 +27,10 @@ def lowpass(
 
     Args:
         audio: float32 [batch, samples].
-        cutoff_hz: float32 [batch], above 0 and at most half the sample rate.
+        cutoff_hz: float32 [batch]; cutoffs above half the sample rate are lowered to it, those below
+            `lowest_cutoff_hz` raised to that.
         sample_rate: In Hz.
-        lowest_cutoff_hz: Sets the static length of the filters; cutoffs below it are raised to it.
+        lowest_cutoff_hz: Above 0; sets the static length of the filters.
 
     Returns:
         float32 [batch, samples].
@@ -75,7 +76,11 @@ def _kernel(cutoff: tf.Tensor, longest_half: int) -> tf.Tensor:
 
 
 class Filter(ChosenRowsAugmentation):
-    """A low-pass or a high-pass, drawn per example with its cutoff."""
+    """A low-pass or a high-pass, drawn per example with its cutoff.
+
+    Raises:
+        UsageError: If a cutoff could be drawn that is above half the sample rate.
+    """
 
     name = "filter"
 

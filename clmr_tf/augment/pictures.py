@@ -54,7 +54,7 @@ def caption(applied: dict[str, dict[str, Any]]) -> str:
     """What was done to a view, in a few words."""
     words = {
         "polarity": lambda of: "polarity",
-        "noise": lambda of: f"noise {20 * np.log10(of['noise_to_signal']):.0f} dB",
+        "noise": lambda of: _noise(of["noise_to_signal"]),
         "gain": lambda of: f"gain {of['gain_db']:.1f} dB",
         "filter": lambda of: f"{'low' if of['is_lowpass'] else 'high'}-pass {of['cutoff_hz']:.0f} Hz",
         "delay": lambda of: f"delay {of['delay_ms']:.0f} ms",
@@ -62,3 +62,7 @@ def caption(applied: dict[str, dict[str, Any]]) -> str:
         "reverb": lambda of: "reverb " + "/".join(f"{of[p]:.0f}" for p in ("reverberance", "damping", "room_scale")),
     }
     return ", ".join(words[name](parameters) for name, parameters in applied.items()) or "unchanged"
+
+
+def _noise(noise_to_signal: float) -> str:
+    return f"noise {20 * np.log10(noise_to_signal):.0f} dB" if noise_to_signal > 0 else "no noise"

@@ -1,6 +1,7 @@
 """Views of one recording outside of training: to listen to, to look at."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import tensorflow as tf
 
 from clmr_tf.audio_files import load_audio
 from clmr_tf.augment.chain import AugmentationChain
+from clmr_tf.augment.view_folder import sound_files
 from clmr_tf.augmentation_config import AugmentationConfig
 from clmr_tf.errors import UsageError
+from clmr_tf.files import write_atomically
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 
 
@@ -22,8 +25,8 @@ class Views:
     Attributes:
         crops: float32 [views, samples].
         views: float32 [views, samples].
-        parameters: For each view where its crop begins ("crop_seconds") and what was applied, by augmentation, in the
-            order of the chain; plain JSON data.
+        parameters: For each view where its crop begins ("crop_first_sample" at this rate, and "crop_seconds", rounded)
+            and what was applied ("applied"), by augmentation, in the order of the chain; plain JSON data.
         sample_rate_hz: Of both.
     """
 
@@ -34,9 +37,11 @@ class Views:
 
     def write_sounds(self, folder: Path) -> None:
         """Writes crop-1.wav, view-1.wav and so on, 32-bit float, since a view may exceed full scale."""
-        for name, sounds in (("crop", self.crops), ("view", self.views)):
-            for number, samples in enumerate(sounds, start=1):
-                soundfile.write(folder / f"{name}-{number}.wav", samples, self.sample_rate_hz, subtype="FLOAT")
+        for number, sounds in enumerate(zip(self.crops, self.views, strict=True), start=1):
+            for name, samples in zip(sound_files(number), sounds, strict=True):
+                wav = io.BytesIO()
+                soundfile.write(wav, samples, self.sample_rate_hz, format="WAV", subtype="FLOAT")
+                write_atomically(folder / name, wav.getvalue())
 
 
 def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, seed: int, sample_rate_hz: int) -> Views:
@@ -72,7 +77,11 @@ def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, s
     drawn = chain.draw(seeds, tf.ones([num_views], tf.bool))
     views = chain.apply(crops, drawn).numpy()
     parameters = [
-        {"crop_seconds": round(offset / sample_rate_hz, 3), "applied": _applied(drawn, number)}
+        {
+            "crop_first_sample": int(offset),
+            "crop_seconds": round(offset / sample_rate_hz, 3),
+            "applied": _applied(drawn, number),
+        }
         for number, (offset, _) in enumerate(draws)
     ]
     return Views(crops, views, parameters, sample_rate_hz)

@@ -56,6 +56,7 @@ def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
         ("optimizer: adm", ["`optimizer` must be one of", "'adm'"]),
         ("sample_rate_hz: 22050.0", ["`sample_rate_hz` must be one of", "22050.0"]),
         ("debug: true", ["`debug` belongs on the command line"]),
+        ("workdir: ''", ["`workdir` must be a path", "received ''"]),
         ("- steps", ["`name: value`", "list"]),
         ("steps: [", ["cannot be read"]),
     ],
@@ -99,6 +100,12 @@ def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, senten
         parse(*arguments.split())
     assert str(caught.value) == sentence
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("arguments", [["--workdir", ""], ["--steps", "3", "--workdir="], [""], ["--config="]])
+def test_an_empty_argument_is_refused(arguments):
+    with pytest.raises(UsageError, match=r"^An argument is empty: `.*`; give it a value or leave it out\.$"):
+        parse(*arguments)
 
 
 def test_help_documents_every_option_with_its_default(capsys):

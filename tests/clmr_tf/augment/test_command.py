@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from clmr_tf.augment.__main__ import main
+from clmr_tf.augment.pictures import caption
 from clmr_tf.console import run_command
 from tests.clmr_tf.augment.golden import AUDIO, NUM_SAMPLES, RATE_HZ
 from tests.sounds import tone, write_sound
@@ -38,10 +39,9 @@ def test_writes_sounds_parameters_and_a_picture_and_nothing_else_is_said(tmp_pat
     song, _ = soundfile.read(SONG, dtype="float32")
     record = json.loads((out / "views.json").read_text())
     for number, view in enumerate(record["views"], start=1):
-        begin = round(view["crop_seconds"] * RATE_HZ)
         crop = read(out, f"crop-{number}.wav")
-        # Where it begins is written to the millisecond.
-        assert any(np.array_equal(crop, song[begin + shift :][:NUM_SAMPLES]) for shift in range(-12, 13))
+        np.testing.assert_array_equal(crop, song[view["crop_first_sample"] :][:NUM_SAMPLES])
+        assert view["crop_seconds"] == round(view["crop_first_sample"] / RATE_HZ, 3)
         assert np.array_equal(crop, read(out, f"view-{number}.wav")) == (not view["applied"])
 
 
@@ -76,6 +76,10 @@ def test_a_view_is_the_same_however_many_are_made_and_another_with_another_seed(
         ((SONG, "--augmentation", "relased"), 2, "did you mean 'released'?"),
         ((SONG, "--augmentation-changes", "pitch.cent=1"), 2, "did you mean 'pitch.cents'?"),
         ((SONG, "--out", "file"), 2, "file is a file; choose another --out."),
+        ((SONG, "--out", "file/views"), 2, "file/views cannot be written (Not a directory); choose another --out."),
+        ((SONG, "--out", ""), 2, "An argument is empty"),
+        ((SONG, "--out="), 2, "An argument is empty"),
+        (("",), 2, "An argument is empty"),
         (("short.wav",), 2, "short.wav has 1.00 s, less than the 2.68 s of a clip; give a longer one."),
         (("letter.txt",), 1, "its content is text"),
     ],
@@ -89,3 +93,38 @@ def test_what_cannot_be_is_one_sentence(tmp_path, monkeypatch, capsys, arguments
     errors = capsys.readouterr().err
     assert words in errors and errors.count("\n") == 1
     assert not Path("views").exists()
+
+
+@pytest.mark.parametrize("name", ["crop-2.wav", "view-1.wav", "views.json", "views.png"])
+def test_a_folder_in_the_place_of_a_file_is_one_sentence_before_anything_is_written(tmp_path, capsys, name):
+    (tmp_path / name).mkdir()
+    assert run(SONG, "--out", tmp_path, "--num-views", 2) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / name} is a folder; move it away or choose another --out.\n"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_sounds_of_an_earlier_run_with_more_views_go_away_and_nothing_else(tmp_path, capsys):
+    assert run(SONG, "--out", tmp_path, "--num-views", 3, "--augmentation", "none") == 0
+    of_others = ["view-03.wav", "view-3.wav.bak", "view-4.flac", "view-101.wav", "preview-3.wav", "notes.txt"]
+    for name in of_others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "view-5.wav").mkdir()
+    assert run(SONG, "--out", tmp_path, "--num-views", 1, "--augmentation", "none") == 0
+    written = ["crop-1.wav", "view-1.wav", "views.json", "views.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*of_others, *written, "view-5.wav"])
+
+
+def test_noise_at_no_level_is_drawn_without_a_warning_and_captioned_so(tmp_path, capsys):
+    changes = ["--augmentation-changes", "noise.probability=1", "noise.noise_to_signal=[0, 0]"]
+    assert run(SONG, "--out", tmp_path, "--num-views", 1, "--augmentation", "none", *changes) == 0
+    (view,) = json.loads((tmp_path / "views.json").read_text())["views"]
+    assert view["applied"] == {"noise": {"noise_to_signal": 0.0}}
+    assert caption(view["applied"]) == "no noise"
+    assert caption({"noise": {"noise_to_signal": 0.01}, "pitch": {"cents": -70.0}}) == "noise -40 dB, pitch -70 cents"
+
+
+def test_a_cutoff_beyond_half_the_rate_is_refused(tmp_path, capsys):
+    changes = ["--augmentation-changes", "filter.lowpass_cutoff_hz=[2200, 4001]"]
+    assert run(SONG, "--out", tmp_path / "out", "--sample-rate-hz", 8000, *changes) == 2
+    assert "at most half the sample rate, 4000 Hz; received 4001 Hz" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -101,6 +101,11 @@ def test_a_cutoff_below_the_lowest_is_the_lowest(noise_clips):
     np.testing.assert_array_equal(lowpass(noise_clips, lowest / 4, RATE_HZ), lowpass(noise_clips, lowest, RATE_HZ))
 
 
+def test_a_cutoff_above_half_the_rate_is_half_the_rate(noise_clips):
+    highest = np.full(8, RATE_HZ / 2, np.float32)
+    np.testing.assert_array_equal(lowpass(noise_clips, 2 * highest, RATE_HZ), lowpass(noise_clips, highest, RATE_HZ))
+
+
 def test_the_lowest_cutoff_changes_nothing_for_those_above_it(noise_clips):
     cutoffs = np.linspace(200, 4000, 8, dtype=np.float32)
     short, long = (lowpass(noise_clips, cutoffs, RATE_HZ, lowest) for lowest in (200.0, 20.0))
