@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,7 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.original_augmentations import install_julius, install_sox, julius_cpu_seconds, sox_cpu_seconds
+from benchmarks.peak_memory import peak_memory_mb
 from clmr_tf.augment import AugmentationChain
+from clmr_tf.augment.spectra import fast_fft_length
 from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
 from clmr_tf.clips import pair_dataset
 from clmr_tf.config import TrainConfig
@@ -68,17 +69,30 @@ def measure_cpu(corpora: Path, repetitions: int) -> dict[str, Any]:
     """
     clips, seeds = clips_of_the_demo_corpus(max(NUM_VIEWS, *OTHER_BATCHES), corpora)
     chain = released_chain()
-    costs, peak_mb = {}, {"before": round(getrusage(RUSAGE_SELF).ru_maxrss / 1024)}
+    costs, peak_mb = {}, {"before": peak_memory_mb()}
     for num_views in sorted((NUM_VIEWS, *OTHER_BATCHES)):
         cpu, _ = timed(lambda count=num_views: chain(clips[:count], seeds[:count]), repetitions)
         costs[str(num_views)] = 1000 * cpu / num_views
-        peak_mb[str(num_views)] = round(getrusage(RUSAGE_SELF).ru_maxrss / 1024)
+        peak_mb[str(num_views)] = peak_memory_mb()
     every, parts = tf.ones([NUM_VIEWS], tf.bool), {}
     for name in AUGMENTATION_NAMES:
         part = tf.function(AugmentationChain(augmentation_preset(f"only-{name}"), SAMPLE_RATE_HZ))
         cpu, _ = timed(lambda part=part: part(clips[:NUM_VIEWS], seeds[:NUM_VIEWS], every), repetitions)
         parts[name] = 1000 * cpu / NUM_VIEWS
-    return {"chain_cpu_ms_per_view": costs, "peak_memory_mb": peak_mb, "parts_on_every_view_cpu_ms": parts}
+    pair, _ = timed(lambda: transform_pair(clips[:NUM_VIEWS]), repetitions)
+    return {
+        "chain_cpu_ms_per_view": costs,
+        "peak_memory_mb": peak_mb,
+        "parts_on_every_view_cpu_ms": parts,
+        "transform_pair_cpu_ms_per_view": 1000 * pair / NUM_VIEWS,
+    }
+
+
+@tf.function
+def transform_pair(clips: tf.Tensor) -> tf.Tensor:
+    """To the spectrum and back, as the filters and the reverb do it: what two parts that shared it would save."""
+    fft_length = [fast_fft_length(clips.shape[1])]
+    return tf.signal.irfft(tf.signal.rfft(clips, fft_length), fft_length)
 
 
 def measure_cpu_on_one_core(corpora: Path, repetitions: int) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
     parser.add_argument("--batch-size", type=int, default=48, help="pairs per batch (default: 48)")
     parser.add_argument("--num-batches", type=int, default=60, help="batches to time (default: 60)")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.batch_size, options.num_batches) < 1:
         parser.error("--batch-size and --num-batches must be at least 1")

@@ -77,6 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--num-crops", type=int, default=100, help="crops per measurement (default: 100)")
     parser.add_argument("--max-seconds", type=int, default=180, help="cut the songs to this length (default: 180)")
     parser.add_argument("--songs", nargs="+", choices=SONGS, default=list(SONGS), help="songs to time (default: all)")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = parser.parse_args(arguments)
     if options.num_crops < 1 or options.max_seconds < 4:
         parser.error("--num-crops must be at least 1 and --max-seconds at least 4, or a song holds no crop")

@@ -17,7 +17,9 @@ def transform_chosen(
     """Applies a transformation to the chosen rows; the others come back bit for bit and cost next to nothing.
 
     The chosen rows are brought to the front and the batch is cut into chunks of a fixed size; chunks without a
-    chosen row are left out. So every shape is static, and the memory in use does not grow with the batch.
+    chosen row are left out. So every shape is static. The last chunk with a chosen row may have others as well: up to
+    seven rows of a batch are computed in vain. Beside copies of the batch itself, the memory in use is that of the
+    chunks which `tf.map_fn` computes at a time, at most ten however large the batch is.
 
     Args:
         transform: Takes audio [rows, samples] and its parameters, gives audio of the same shape; every row depends

@@ -7,21 +7,24 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.original_augmentations import sox_cpu_seconds
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
 NUM_CPUS = os.cpu_count() or 1
 
 
-def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
+def run(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    everything = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
 
 
-def result_of(name: str, *arguments: object) -> dict:
-    finished = run(name, *arguments)
+def result_of(name: str, *arguments: object, **environment: str) -> dict:
+    finished = run(name, *arguments, **environment)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
@@ -63,10 +66,12 @@ def test_the_direct_reader_against_prepared_pcm():
     assert (song["crop_ms"] - 0.005) / highest - 0.05 <= song["times_pcm"] <= (song["crop_ms"] + 0.005) / lowest + 0.05
 
 
-def test_the_augmentations_against_a_step_and_what_is_there_of_the_original(tmp_path):
+def test_the_augmentations_against_a_step_where_nothing_is_there_of_the_original(tmp_path):
     begin = time.perf_counter()
     places = ["--corpora", tmp_path, "--original", tmp_path / "nothing here"]
-    result = result_of("augment", *places, "--width", 0.0625, "--repetitions", 1, "--step-repetitions", 1)
+    once = ["--width", 0.0625, "--repetitions", 1, "--step-repetitions", 1]
+    # No folder of programs, so no sox.
+    result = result_of("augment", *places, *once, PATH=str(tmp_path / "no programs"))
     elapsed_ms = 1000 * (time.perf_counter() - begin)
 
     assert (result["num_views"], result["step_width"]) == (96, 0.0625)
@@ -77,14 +82,42 @@ def test_the_augmentations_against_a_step_and_what_is_there_of_the_original(tmp_
     parts = result["parts_on_every_view_cpu_ms"]
     assert list(parts) == ["polarity", "noise", "gain", "filter", "delay", "pitch", "reverb"]
     assert min(parts.values()) > 0.005 and parts["pitch"] > parts["polarity"]
+    # It is a part of every filter.
+    assert 0.005 < result["transform_pair_cpu_ms_per_view"] < 2 * parts["filter"]
     memory = [result["peak_memory_mb"][key] for key in ("before", "16", "96", "384")]
     # 384 views are 90 MB, and there must be at least the input and the output of a step of the chain.
     assert memory == sorted(memory) and memory[-1] - memory[0] > 90
     assert result["chain_over_step"] == pytest.approx(result["chain_seconds"] / result["step_seconds"])
-    originals = result["original_parts_cpu_ms_per_view"]
-    assert "julius filters" in result["absent"] and originals["julius filters"] is None
+    # What is absent is said to be, and no ratio is made up.
+    parts_of_the_original = ["julius filters", "sox pitch", "sox reverb"]
+    assert result["original_parts_cpu_ms_per_view"] == dict.fromkeys(parts_of_the_original)
+    assert result["absent"] == parts_of_the_original
     assert result["chain_over_original_parts"] is None
-    assert result["absent"] == [name for name, cost in originals.items() if cost is None]
+
+
+def test_the_peak_of_memory_is_that_of_the_process_alone():
+    program = "from benchmarks.peak_memory import peak_memory_mb; print({0}peak_memory_mb())"
+    started = f"subprocess.run([sys.executable, '-c', '{program.format('')}'], check=True)"
+    starter = f"import subprocess, sys; full = bytes([1]) * 2**28; {started}; " + program.format("'starter', ")
+    done = subprocess.run([sys.executable, "-c", starter], cwd=ROOT, capture_output=True, text=True, check=True)
+    own_mb, starter_mb = int(done.stdout.split()[0]), int(done.stdout.split()[-1])
+    # A bare Python, and one with 256 MB of its own.
+    assert 5 < own_mb < 100
+    assert 256 < starter_mb < 400
+
+
+def test_sox_is_timed_where_it_is_there(tmp_path, monkeypatch):
+    """By a program of its name that works for 40 ms when it is told an effect."""
+    sox = tmp_path / "sox"
+    work = "import sys, time\nwhile len(sys.argv) > 4 and time.process_time() < 0.04: pass"
+    sox.write_text(f"#!{sys.executable} -IS\n{work}\n")
+    sox.chmod(0o755)
+    clips, settings = np.zeros([4, 1_000], np.float32), [(100.0,), (-100.0,)]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # Half of the clips are drawn; starting the program takes as long with an effect as without.
+    assert 0.002 < sox_cpu_seconds(clips, settings, "pitch", 22_050) < 0.04
+    monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+    assert sox_cpu_seconds(clips, settings, "pitch", 22_050) is None
 
 
 def test_settings_that_cannot_be_timed_are_refused():
@@ -97,3 +130,14 @@ def test_a_corpus_that_does_not_exist_is_one_sentence():
     finished = run("clips", "--corpus", "no such corpus")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("error: There is no corpus named 'no such corpus'")
+
+
+@pytest.mark.parametrize("name", ["augment", "clips", "direct_reader"])
+def test_every_benchmark_can_show_where_an_error_was(name):
+    assert "--debug" in run(name, "--help").stdout
+
+
+def test_debug_shows_the_traceback():
+    finished = run("clips", "--corpus", "no such corpus", "--debug")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "Traceback" in finished.stderr and "UsageError" in finished.stderr
