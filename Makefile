@@ -7,6 +7,7 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 
 DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
+DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
 .PHONY: train test lint format docs bench help
 
@@ -26,7 +27,7 @@ train: $(VENV)/run-requirements
 	@echo "Next:"
 	@echo "  $(VENV)/bin/tensorboard --logdir $(DEMO_RUN)"
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
-	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('song.mp3'))\""
+	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
 
 test: $(VENV)/test-requirements
 	$(RUN) -m pytest
