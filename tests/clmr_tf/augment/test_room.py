@@ -47,10 +47,8 @@ def freeverb(samples, reverberance, damping, room_scale, sample_rate):
     """The filters one after the other in float64, as difference equations."""
     ratio = sample_rate / 44_100
     stretch, loss = 0.9 * room_scale / 100 + 0.1, 0.3 * damping / 100 + 0.2
-    slope = -1 / np.log(0.7)
-    feedback = 1 - np.exp(
-        (reverberance - 100 / (slope * np.log(0.02) + 1)) / (100 * slope / (slope * np.log(0.02) + 1))
-    )
+    # The formula of docs/augmentations.md, equal to the longer one of sox.
+    feedback = 1 - 0.7 ** (1 - reverberance / 100) * 0.02 ** (reverberance / 100)
     wet = 0
     for channel in (0, 1):
         total = 0
