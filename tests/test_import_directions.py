@@ -23,7 +23,7 @@ ROWS = (
         "distribution",
         "xla_start",
     },
-    {"augment", "models", "nt_xent", "optimizers"},
+    {"augment", "models", "nt_xent", "optimizers", "learning_rates"},
     {"contrastive", "encoder", "linear_probe"},
     {"checkpoint", "model_folder", "run_folder", "run_log", "run_examples", "pretrained", "training_loop"},
     {"training", "probing"},

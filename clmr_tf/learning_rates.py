@@ -1,0 +1,54 @@
+"""The learning rate of each step: where it starts, and how it goes on."""
+
+import math
+
+from keras.optimizers.schedules import CosineDecay, LearningRateSchedule
+
+from clmr_tf.errors import UsageError
+
+
+def default_learning_rate(optimizer: str, batch_size: int) -> float:
+    """The learning rate of a run that names none.
+
+    For "lars" 0.075 √batch_size, as in the thesis, after SimCLR (Chen et al. 2020, appendix B.1); the released code
+    has 0.3 batch_size / 256 instead. For all others 3e-4, which the released code has for Adam.
+    """
+    return 0.075 * math.sqrt(batch_size) if optimizer == "lars" else 3e-4
+
+
+def learning_rate_schedule(
+    schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
+) -> float | LearningRateSchedule:
+    """The learning rate as a function of the steps that are done, and of nothing else, so that it resumes exactly.
+
+    As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so that the first step of a
+    warm-up changes no weight; then, of "cosine", half a cosine that starts there and is zero from n = decay_steps on.
+    The released code goes down its cosine once an epoch, without a warm-up; here every step has its own value.
+
+    Args:
+        schedule: "constant" or "cosine".
+        peak: The highest learning rate.
+        warmup_steps: Steps until the peak; 0 starts with it.
+        decay_steps: Step at which "cosine" is zero, counted from the start of the run, the warm-up included;
+            "constant" does not look at it.
+
+    Returns:
+        `peak` itself where it never changes, otherwise a function from a count of steps, such as
+        `optimizer.iterations`, to a float32 scalar.
+
+    Raises:
+        UsageError: If the warm-up leaves no steps to the cosine.
+        ValueError: If there is no schedule of this name.
+    """
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"schedule must be 'constant' or 'cosine'. Received: {schedule!r}")
+    warm_up = {"warmup_target": peak, "warmup_steps": warmup_steps}
+    if schedule == "constant":
+        # To Keras, staying at the peak is a cosine that falls to all of its height.
+        return CosineDecay(0.0, 1, alpha=1.0, **warm_up) if warmup_steps else peak
+    if warmup_steps >= decay_steps:
+        raise UsageError(
+            f"The warm-up must end before step {decay_steps}, where the cosine reaches zero (--decay-steps or the end "
+            f"of the run); received a warm-up of {warmup_steps} steps."
+        )
+    return CosineDecay(0.0, decay_steps - warmup_steps, **warm_up)
