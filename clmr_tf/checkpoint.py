@@ -1,18 +1,37 @@
-"""Checkpoints: what is saved, how a run starts from them, how many are kept."""
+"""Checkpoints: what is saved, how a run starts from them, how many are kept, and which is the best."""
 
+import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from clmr_tf.checkpoint_folder import (
+    checkpoint_path,
+    discard,
+    draft_of,
+    find_damage,
+    list_checkpoints,
+    remove_remains,
+    step_of,
+    write_checksums,
+)
 from clmr_tf.errors import ClmrError
 
+BEST_FILE = "best.json"
+_PREFIX = "state"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 logger = logging.getLogger(__name__)
+
+Groups = Mapping[str, Mapping[str, tf.Variable]]
+"""What a checkpoint holds: variables by name, in groups by name, such as "encoder"."""
 
 
 def named_variables(variables: Sequence[keras.Variable]) -> dict[str, tf.Variable]:
@@ -28,94 +47,183 @@ def named_variables(variables: Sequence[keras.Variable]) -> dict[str, tf.Variabl
     return {name: variable.value for name, variable in zip(names, variables, strict=True)}
 
 
-def restore_newest(folder: Path, checkpoint: tf.train.Checkpoint) -> bool:
-    """Loads the newest checkpoint in a folder that is whole; a damaged one gives way to the one before.
+def restore_newest(folder: Path, groups: Groups) -> int | None:
+    """Loads variables from the newest checkpoint in a folder that is whole, and changes nothing there.
 
     Args:
-        folder: Where `Checkpoints` keeps them.
-        checkpoint: The variables to load; all of them must be there.
+        folder: Where `Checkpoints` keeps them, be they the newest ones or the best.
+        groups: The variables to load: all that a checkpoint holds, or some of them.
 
     Returns:
-        Whether there was a checkpoint.
+        The number of steps after which it was saved; None if there is no checkpoint.
 
     Raises:
         ClmrError: If there are checkpoints and none can be read into the variables.
     """
-    state = tf.train.get_checkpoint_state(str(folder))
-    paths = list(reversed(state.all_model_checkpoint_paths)) if state else []
-    for path in paths:
-        try:
-            checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-            return True
-        # TensorFlow reports damage as any of these, depending on where it lies.
-        except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0]
-            logger.warning("The checkpoint %s cannot be restored (%s); trying the one before.", path, reason)
-    if paths:
-        raise ClmrError(
-            f"None of the {len(paths)} checkpoints in {folder} can be restored; "
-            "bring back a copy of that folder, or delete it to train anew."
-        )
-    return False
+    return _restore_newest(folder, _tracked(groups), damaged=set())
 
 
 class Checkpoints:
-    """The checkpoints of a run: weights, running statistics, optimizer slots and the step.
+    """The checkpoints of a run.
 
-    A checkpoint is written beside the others and named as the newest only once it is complete, so a kill while
-    writing leaves the one before. The order of the data and the views are functions of the step and need no
-    saving.
+    A checkpoint is a folder such as `step-000000500`, written beside the others and renamed once it is complete,
+    so a kill or a power cut at any moment leaves the one before. It holds the checksums of its files, and one
+    that no longer meets them gives way to the one before. The order of the data and the views are functions of the
+    step and need no saving.
 
     Args:
         folder: Where they are kept; nothing else may write there.
-        parts: The parts of the model by name, such as "encoder", all built.
-        optimizer: Their optimizer, built.
+        groups: The variables of the run: weights, running statistics, optimizer, and whatever else a step changes.
         keep: Number of newest checkpoints to keep.
+        writes: False for a process that only restores, while another one writes.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, keras.Model], optimizer: keras.Optimizer, keep: int) -> None:
+    def __init__(self, folder: Path, groups: Groups, keep: int, *, writes: bool = True) -> None:
         self._folder = folder
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        # The names of an optimizer's variables hold numbers that Keras counts up within a process.
-        slots = {str(index): variable.value for index, variable in enumerate(optimizer.variables)}
-        weights = {name: named_variables(part.variables) for name, part in parts.items()}
-        self._checkpoint = tf.train.Checkpoint(**weights, optimizer=slots, step=self._step)
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep=keep, step_counter=self._step
-        )
+        self._keep = keep
+        self._writes = writes
+        self._checkpoint = _tracked(groups)
+        self._damaged: set[Path] = set()
 
     def restore(self) -> int:
         """Loads the newest checkpoint that is whole, and returns the number of steps done so far, 0 if none.
 
         Raises:
-            ClmrError: If there are checkpoints and none can be read into the model.
+            ClmrError: If there are checkpoints and none can be read into the variables.
         """
-        self._remove_drafts()
-        restore_newest(self._folder, self._checkpoint)
-        return int(self._step.numpy())
+        if self._writes:
+            remove_remains(self._folder)
+        return _restore_newest(self._folder, self._checkpoint, self._damaged) or 0
 
     def save(self, step: int) -> Path:
-        """Saves the state after `step` steps.
+        """Saves the state after `step` steps, and then removes the checkpoints that are too many or damaged.
 
         Raises:
-            ClmrError: If it cannot be written; the checkpoint before stays the newest.
+            ClmrError: If it cannot be written; the last good checkpoint, which the message names, stays.
         """
-        self._step.assign(step)
-        try:
-            return Path(self._manager.save(checkpoint_number=step))
-        except (OSError, tf.errors.OpError) as error:
-            is_full = os.strerror(errno.ENOSPC) in str(error)
-            reason = "the disk is full" if is_full else str(error).strip().splitlines()[0]
-            newest = self._manager.latest_checkpoint
-            kept = f"{Path(newest).name} before it is complete" if newest else "there is none before it"
-            raise ClmrError(
-                f"The checkpoint of step {step} could not be written to {self._folder} because {reason}; {kept}. "
-                "Mend that and start the same command again."
-            ) from error
-        finally:
-            self._remove_drafts()
+        path = checkpoint_path(self._folder, step)
+        with self._explained(f"The checkpoint of step {step} could not be written to {self._folder}"):
+            with draft_of(path) as draft:
+                self._checkpoint.write(str(draft / _PREFIX))
+                write_checksums(draft, step)
+            others = [other for other in list_checkpoints(self._folder) if other != path]
+            good = [other for other in others if other not in self._damaged]
+            for unwanted in set(others) - set(good[: self._keep - 1]):
+                discard(unwanted)
+            self._damaged.clear()
+        return path
 
-    def _remove_drafts(self) -> None:
-        """Removes what a save that failed or was killed has left; TensorFlow gives it this name."""
-        for draft in self._folder.glob("*_temp"):
-            shutil.rmtree(draft, ignore_errors=True)
+    def keep_best(self, step: int, best_folder: Path, metric: str, value: float) -> None:
+        """Makes a folder hold the checkpoint of a step, saved before, beside the reason why it is the best.
+
+        The new one, `best_folder/step-...`, is whole from the moment it has its name, and only then the one before
+        is removed. On the same disk its files are hard links, which take no space of their own until the checkpoint
+        itself is removed.
+
+        Args:
+            step: Its checkpoint is kept.
+            best_folder: Where the best is kept; nothing else may write there.
+            metric: What was measured.
+            value: What was found.
+
+        Raises:
+            ClmrError: If it cannot be written; the best one before stays.
+        """
+        path = checkpoint_path(best_folder, step)
+        with self._explained(f"The best checkpoint, that of step {step}, could not be kept in {best_folder}"):
+            with draft_of(path) as draft:
+                for file in checkpoint_path(self._folder, step).iterdir():
+                    _link_or_copy(file, draft / file.name)
+                reason = {"step": step, "metric": metric, "value": value}
+                (draft / BEST_FILE).write_text(json.dumps(reason, indent=2) + "\n", encoding="utf-8")
+            for other in list_checkpoints(best_folder):
+                if other != path:
+                    discard(other)
+
+    def best(self, best_folder: Path, metric: str | None = None) -> float | None:
+        """The value of the best checkpoint.
+
+        Args:
+            best_folder: Where `keep_best` keeps it.
+            metric: What is asked for; None takes whatever was measured.
+
+        Returns:
+            None if there is none that is whole, or if it was chosen by another metric.
+        """
+        for path in list_checkpoints(best_folder):
+            damage = find_damage(path)
+            try:
+                reason = json.loads((path / BEST_FILE).read_bytes())
+                if damage is None and metric in (None, reason["metric"]):
+                    return float(reason["value"])
+            except (OSError, ValueError, TypeError, KeyError):
+                damage = damage or f"{BEST_FILE} cannot be read"
+            if damage:
+                logger.warning("The best checkpoint %s is damaged (%s); another one takes its place.", path, damage)
+        return None
+
+    @contextlib.contextmanager
+    def _explained(self, failure: str) -> Iterator[None]:
+        """Turns what the disk or TensorFlow raise into one sentence that names the last good checkpoint."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+            if any(os.strerror(number) in reason for number in _DISK_FULL):
+                reason = "the disk is full"
+            good = (path for path in list_checkpoints(self._folder) if find_damage(path) is None)
+            newest = next(good, None)
+            kept = f"the last good one is {newest.name}" if newest else "there is no good one before it"
+            raise ClmrError(
+                f"{failure} because {reason}; {kept}. Mend that, and start the same command again if it has stopped."
+            ) from error
+
+
+def _tracked(groups: Groups) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(**{name: dict(variables) for name, variables in groups.items()})
+
+
+def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[Path]) -> int | None:
+    """As `restore_newest`; adds what it passes over to `damaged`."""
+    # Asked again each time, since the process that writes may meanwhile have put a newer one in the place of an old.
+    while path := next((path for path in list_checkpoints(folder) if path not in damaged), None):
+        damage = find_damage(path)
+        if damage is None and _read(checkpoint, path):
+            return step_of(path)
+        damaged.add(path)
+        if path.exists():
+            logger.warning("The checkpoint %s is damaged (%s); trying the one before.", path, damage)
+    if damaged:
+        raise ClmrError(
+            f"None of the {len(damaged)} checkpoints in {folder} can be restored; "
+            "bring back a copy of that folder, or delete it to train anew."
+        )
+    if (folder / "checkpoint").exists():
+        raise ClmrError(
+            f"The checkpoints in {folder} are of an earlier version of this program, which this one does not read; "
+            "train anew in another folder."
+        )
+    return None
+
+
+def _read(checkpoint: tf.train.Checkpoint, path: Path) -> bool:
+    """Loads a checkpoint that is whole; False if it has been removed since."""
+    try:
+        checkpoint.read(str(path / _PREFIX)).expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        if not path.exists():
+            return False
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise ClmrError(
+            f"The checkpoint {path} is whole but does not fit the model ({reason}); "
+            "use the settings and the version of the program that it was made with."
+        ) from error
+    return True
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        # Another disk, or one without hard links; if it is full, copying says so.
+        shutil.copyfile(source, target)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import tensorflow as tf
-
 from clmr_tf import model_folder
 from clmr_tf.checkpoint import named_variables, restore_newest
 from clmr_tf.encoder import Encoder, build_encoder
@@ -46,8 +44,7 @@ def read_run_encoder(workdir: Path) -> tuple[SampleCNN, int]:
     refuse_pattern(workdir)
     config = read_config(workdir)
     encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
-    step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(encoder=named_variables(encoder.variables), step=step)
-    if not restore_newest(workdir / CHECKPOINTS, checkpoint):
+    step = restore_newest(workdir / CHECKPOINTS, {"encoder": named_variables(encoder.variables)})
+    if step is None:
         raise UsageError(f"The run in {workdir} has no checkpoint yet; train it for longer.")
-    return encoder, int(step.numpy())
+    return encoder, step

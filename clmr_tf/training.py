@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.checkpoint import Checkpoints, named_variables
 from clmr_tf.clips import pair_dataset
 from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
@@ -69,8 +69,13 @@ def train(config: TrainConfig, after_step: Callable[[int, dict[str, float] | Non
             max_skipped_share=config.max_skipped_share,
         )
         model = build_model(config)
-        parts = {"encoder": model.encoder, "projector": model.projector}
-        checkpoints = Checkpoints(workdir / CHECKPOINTS, parts, model.optimizer, config.keep_checkpoints)
+        groups = {
+            "encoder": named_variables(model.encoder.variables),
+            "projector": named_variables(model.projector.variables),
+            # The names of an optimizer's variables hold numbers that Keras counts up within a process.
+            "optimizer": {str(index): variable.value for index, variable in enumerate(model.optimizer.variables)},
+        }
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, groups, config.keep_checkpoints)
         first_step = checkpoints.restore()
         if first_step >= config.steps:
             return Outcome(workdir, first_step)

@@ -25,7 +25,16 @@ ROWS = (
     },
     {"augment", "models", "nt_xent", "optimizers", "learning_rates"},
     {"contrastive", "encoder", "linear_probe"},
-    {"checkpoint", "model_folder", "run_folder", "run_log", "run_examples", "pretrained", "training_loop"},
+    {
+        "checkpoint",
+        "checkpoint_folder",
+        "model_folder",
+        "run_folder",
+        "run_log",
+        "run_examples",
+        "pretrained",
+        "training_loop",
+    },
     {"training", "probing"},
     {"train", "export", "probe"},
 )

@@ -1,12 +1,18 @@
-"""Checkpoints on disk: complete, few, and refused when damaged."""
+"""Checkpoints on disk: what is in them, how many there are, and what is restored from a folder of them."""
+
+import hashlib
+import json
+import logging
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from clmr_tf.checkpoint import Checkpoints, named_variables
+from clmr_tf.checkpoint import Checkpoints, named_variables, restore_newest
 from clmr_tf.errors import ClmrError
 from clmr_tf.models.batch_normalization import BatchNormalization1D
+from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 
 
 class Normalized(keras.Model):
@@ -28,8 +34,9 @@ def make_model(units: int = 3) -> keras.Model:
     return model
 
 
-def make_checkpoints(folder, model, keep=2) -> Checkpoints:
-    return Checkpoints(folder, {"model": model}, model.optimizer, keep)
+def make_checkpoints(folder, model) -> Checkpoints:
+    slots = {str(index): variable.value for index, variable in enumerate(model.optimizer.variables)}
+    return Checkpoints(folder, {"model": named_variables(model.variables), "optimizer": slots}, keep=2)
 
 
 def learn(model: keras.Model) -> None:
@@ -37,8 +44,11 @@ def learn(model: keras.Model) -> None:
     model.optimizer.apply([0.5 * np.ones(v.shape, np.float32) for v in model.trainable_variables])
 
 
-def test_an_empty_folder_starts_at_step_0(tmp_path):
-    assert make_checkpoints(tmp_path / "none", make_model()).restore() == 0
+def test_an_empty_folder_starts_at_step_0_and_a_reader_finds_none(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        assert Checkpoints(folder, make_groups(), keep=2).restore() == 0
+        assert restore_newest(folder, make_groups()) is None
+    assert names_in(tmp_path) == []
 
 
 def test_restores_weights_statistics_slots_and_step(tmp_path):
@@ -58,65 +68,101 @@ def test_restores_weights_statistics_slots_and_step(tmp_path):
         np.testing.assert_array_equal(one.numpy(), two.numpy())
 
 
-def test_keeps_the_newest_few_also_across_restarts(tmp_path):
-    model = make_model()
-    checkpoints = make_checkpoints(tmp_path, model)
-    for step in (1, 2, 3):
-        checkpoints.save(step)
-    again = make_checkpoints(tmp_path, model)
-    again.restore()
-    again.save(4)
-    assert sorted(path.name for path in tmp_path.glob("*.index")) == ["ckpt-3.index", "ckpt-4.index"]
-
-
-def test_what_a_kill_while_saving_leaves_is_not_taken_for_a_checkpoint(tmp_path):
-    model = make_model()
-    make_checkpoints(tmp_path, model).save(5)
-    data = next(tmp_path.glob("ckpt-5.data*")).read_bytes()
-    (tmp_path / "ckpt-6_temp").mkdir()
-    (tmp_path / "ckpt-6_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(data[: len(data) // 2])
-    (tmp_path / "ckpt-6.data-00000-of-00001").write_bytes(data[: len(data) // 2])
-    assert make_checkpoints(tmp_path, make_model()).restore() == 5
-    assert not (tmp_path / "ckpt-6_temp").exists()
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
-    model = make_model()
-    checkpoints = make_checkpoints(tmp_path, model)
-    learn(model)
-    checkpoints.save(5)
-    expected = [variable.numpy() for variable in model.variables]
-    learn(model)
-    checkpoints.save(6)
-    path = next(tmp_path.glob("ckpt-6.data*"))
-    data = bytearray(path.read_bytes())
-    data[8] ^= 1
-    path.write_bytes(data[:10] if damage == "cut" else data)
-    other = make_model()
-    assert make_checkpoints(tmp_path, other).restore() == 5
-    assert "ckpt-6 cannot be restored" in caplog.text
-    for variable, value in zip(other.variables, expected, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
-
-
-def test_checkpoints_of_another_model_are_refused(tmp_path):
-    make_checkpoints(tmp_path, make_model(3)).save(5)
-    with pytest.raises(ClmrError, match="None of the 1 checkpoints"):
-        make_checkpoints(tmp_path, make_model(5)).restore()
-
-
-def test_a_save_that_fails_names_the_checkpoint_that_is_still_good(tmp_path):
+def test_a_checkpoint_is_a_folder_with_the_sizes_and_checksums_of_its_files(tmp_path):
     folder = tmp_path / "checkpoints"
-    checkpoints = make_checkpoints(folder, make_model())
-    checkpoints.save(5)
-    good = {path.name: path.read_bytes() for path in folder.iterdir()}
-    # A folder in the way of the data file stands for a disk that refuses it (the tests run as root, too).
-    (folder / "ckpt-6.data-00000-of-00001").mkdir()
-    with pytest.raises(ClmrError, match=r"step 6 could not be written.*ckpt-5"):
-        checkpoints.save(6)
-    assert {name: (folder / name).read_bytes() for name in good} == good
-    assert make_checkpoints(folder, make_model()).restore() == 5
+    save_steps(folder, 500)
+    assert names_in(folder) == ["step-000000500"]
+    path = folder / "step-000000500"
+    names = ["state.data-00000-of-00001", "state.index"]
+    assert names_in(path) == ["checksums.json", *names]
+    record = json.loads((path / "checksums.json").read_text())
+    assert len(record.pop("own_sha256")) == 64
+    assert record == {
+        "format_version": 1,
+        "step": 500,
+        "files": {
+            name: {
+                "num_bytes": (path / name).stat().st_size,
+                "sha256": hashlib.sha256((path / name).read_bytes()).hexdigest(),
+            }
+            for name in names
+        },
+    }
+
+
+def test_keeps_the_newest_few_also_across_restarts(tmp_path):
+    save_steps(tmp_path, 1, 2, 3, keep=2)
+    save_steps(tmp_path, 4, keep=2)
+    assert names_in(tmp_path) == ["step-000000003", "step-000000004"]
+    save_steps(tmp_path, 1_000_000_000, keep=2)
+    assert names_in(tmp_path) == ["step-000000004", "step-1000000000"]
+    groups = make_groups()
+    assert restore_newest(tmp_path, groups) == step_in(groups) == 1_000_000_000
+    save_steps(tmp_path, 1_000_000_001, keep=1)
+    assert names_in(tmp_path) == ["step-1000000001"]
+
+
+def test_a_step_saved_again_replaces_what_was_saved_before(tmp_path):
+    groups = save_steps(tmp_path, 5)
+    set_step(groups, 55)
+    Checkpoints(tmp_path, groups, keep=1).save(5)
+    again = make_groups()
+    assert restore_newest(tmp_path, again) == 5 and step_in(again) == 55
+    assert names_in(tmp_path) == ["step-000000005"]
+
+
+def test_what_a_kill_leaves_is_no_checkpoint_and_goes_with_the_next_start(tmp_path):
+    save_steps(tmp_path, 5, 6, 7, 8, keep=4)
+    # Killed while writing; while replacing, before and after the new one had its name; while removing.
+    (tmp_path / "step-000000008").rename(tmp_path / ".step-000000008.draft")
+    (tmp_path / "step-000000006").rename(tmp_path / ".step-000000006.removed")
+    (tmp_path / "step-000000007").rename(tmp_path / ".step-000000007.previous")
+    (tmp_path / ".step-000000005.previous").mkdir()
+    remains = names_in(tmp_path)
+    assert restore_newest(tmp_path, make_groups()) == 5
+    assert Checkpoints(tmp_path, make_groups(), keep=3, writes=False).restore() == 5
+    assert names_in(tmp_path) == remains
+    groups = make_groups()
+    assert Checkpoints(tmp_path, groups, keep=3).restore() == step_in(groups) == 7
+    assert names_in(tmp_path) == ["step-000000005", "step-000000007"]
+
+
+def test_a_part_of_the_variables_can_be_read_alone(tmp_path):
+    save_steps(tmp_path, 5)
+    encoder = make_groups()["encoder"]
+    assert restore_newest(tmp_path, {"encoder": encoder}) == 5
+    assert [float(variable[-1]) for variable in encoder.values()] == [5.0] * 3
+
+
+def test_checkpoints_of_another_model_are_refused_and_stay(tmp_path):
+    save_steps(tmp_path, 4, 5)
+    other_shape = {"encoder": make_groups(num_values=7)["encoder"]}
+    other_name = {"encoder": {"unheard_of": tf.Variable(0.0)}}
+    for groups in (other_shape, other_name):
+        with pytest.raises(ClmrError, match="step-000000005 is whole but does not fit the model"):
+            Checkpoints(tmp_path, groups, keep=2).restore()
+    assert names_in(tmp_path) == ["step-000000004", "step-000000005"]
+
+
+def test_checkpoints_of_an_earlier_version_are_not_taken_for_none(tmp_path):
+    tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(3)), str(tmp_path), max_to_keep=1).save()
+    with pytest.raises(ClmrError, match="are of an earlier version of this program"):
+        Checkpoints(tmp_path, make_groups(), keep=2).restore()
+
+
+def test_a_reader_goes_on_to_what_is_newer_when_a_checkpoint_is_removed_under_its_hands(tmp_path, monkeypatch, caplog):
+    save_steps(tmp_path, 5, keep=1)
+
+    def replace_and_find_damage(path):
+        # As if the training saved, and removed the older one, while it was looked at.
+        monkeypatch.undo()
+        save_steps(tmp_path, 6, keep=1)
+
+    monkeypatch.setattr("clmr_tf.checkpoint.find_damage", replace_and_find_damage)
+    groups = make_groups()
+    with caplog.at_level(logging.WARNING):
+        assert restore_newest(tmp_path, groups) == step_in(groups) == 6
+    assert caplog.text == ""
 
 
 def test_names_that_would_overwrite_each_other_are_refused():

@@ -176,7 +176,7 @@ def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
     broken = ["--optimizer", "sgd", "--learning-rate", "1e39", "--steps", "1"]
     code, errors = run(command(corpus, tmp_path / "run", *broken), capsys)
     assert (code, "no longer finite at step 1" in errors) == (1, True)
-    assert not list((tmp_path / "run" / "checkpoints").glob("ckpt-*"))
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 def test_without_embeddings_no_projector_is_written(corpus, tmp_path, capsys):

@@ -41,12 +41,12 @@ def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
 
     try:
-        with pytest.raises(ClmrError, match=r"step 4 could not be written .*; ckpt-2 before it is complete"):
+        with pytest.raises(ClmrError, match=r"step 4 could not be written .*; the last good one is step-000000002"):
             train(config, limit_after_the_first_checkpoint)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+    assert names == ["step-000000002"]
     assert train(config).first_step == 2
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == [f'{{"step": {n}' for n in range(1, 7)]
@@ -81,8 +81,8 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
     errors = [line for line in read["errors"].splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "Traceback" not in read["errors"]
     assert "step 4 could not be written" in errors[0]
-    assert "because the disk is full; ckpt-2 before it is complete" in errors[0]
-    assert read["listing"].split() == ["checkpoint", "ckpt-2.data-00000-of-00001", "ckpt-2.index"]
+    assert "because the disk is full; the last good one is step-000000002" in errors[0]
+    assert read["listing"].split() == ["step-000000002"]
     assert "Trained to step 6" in read["output"]
     assert [line.split(",")[0] for line in read["metrics.jsonl"].splitlines()] == [
         f'{{"step": {n}' for n in range(1, 7)

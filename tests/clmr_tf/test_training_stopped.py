@@ -54,8 +54,8 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(corpus, tmp_path):
     first_steps = [one["first_step"] for one in starts(killed)]
     assert len(first_steps) == 3 and first_steps[0] == 0 and first_steps == sorted(set(first_steps))
     expected, received = state(whole), state(killed)
-    # 57 variables of the model, among them 22 running statistics; 72 of Adam; and the step.
-    assert expected.keys() == received.keys() and len(expected) == 57 + 72 + 1
+    # 57 variables of the model, among them 22 running statistics, and 72 of Adam.
+    assert expected.keys() == received.keys() and len(expected) == 57 + 72
     different = [name for name in expected if expected[name].tobytes() != received[name].tobytes()]
     assert different == []
     assert metrics(killed) == metrics(whole)
@@ -70,7 +70,7 @@ def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
     assert process.returncode == code
     assert "is saved; the same command goes on from there" in errors and "Traceback" not in errors
     step = len(metrics(tmp_path / "run"))
-    assert (tmp_path / "run" / "checkpoints" / f"ckpt-{step}.index").exists()
+    assert (tmp_path / "run" / "checkpoints" / f"step-{step:09d}").exists()
     assert f"after step {step}," in errors
 
 
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_the_run_at_once_with_its_own_code(corpus, tmp_path
     config = config_of(corpus, tmp_path / "run", steps=9)
     assert run_command(lambda _: train(config, signal_twice), []) == code
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {words}"
-    assert steps == [1] and not list((tmp_path / "run" / "checkpoints").glob("ckpt-*"))
+    assert steps == [1] and not list((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from clmr_tf.checkpoint_folder import list_checkpoints
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
 # Only a process that hangs takes so long, however busy the machine is.
@@ -64,7 +66,7 @@ def starts(workdir: Path) -> list[dict]:
 
 def state(workdir: Path) -> dict[str, np.ndarray]:
     """Everything in the newest checkpoint, by name."""
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
-    # TensorFlow counts its own saves, of which a killed run has made another number.
-    names = [name for name in reader.get_variable_to_shape_map() if "save_counter" not in name]
-    return {name: np.asarray(reader.get_tensor(name)) for name in names if not name.startswith("_")}
+    newest = list_checkpoints(workdir / "checkpoints")[0]
+    reader = tf.train.load_checkpoint(str(newest / "state"))
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_")]
+    return {name: np.asarray(reader.get_tensor(name)) for name in names}
