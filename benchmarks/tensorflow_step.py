@@ -1,0 +1,153 @@
+"""The training step of this project in a process of its own, which does what `benchmarks.train_step` tells it."""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from benchmarks.peak_memory import peak_memory_mb
+from benchmarks.worker import answers_apart, seconds_of, serve
+from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.clips import pair_dataset
+from clmr_tf.config import TrainConfig
+from clmr_tf.contrastive import ContrastiveModel
+from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.model_building import build_model, checkpoint_groups
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, SampleCNN
+from clmr_tf.xla_start import start_xla_quietly
+
+
+class TrainingStep:
+    """A model and its batches.
+
+    Args:
+        config: Of the training.
+        jit: Compile the whole step with XLA.
+    """
+
+    def __init__(self, config: TrainConfig, jit: bool) -> None:
+        clip_num_samples = CLIP_NUM_SAMPLES[config.sample_rate_hz]
+        corpus = resolve_corpus(
+            config.corpus,
+            corpora=config.corpora,
+            sample_rate_hz=config.sample_rate_hz,
+            clip_num_samples=clip_num_samples,
+        )
+        self.model = build_model(config)
+        self._config = config
+        self._batches = iter(
+            pair_dataset(
+                corpus,
+                "train",
+                batch_size=config.batch_size,
+                clip_num_samples=clip_num_samples,
+                seed=config.seed,
+                sampling_unit=config.sampling_unit,
+            )
+        )
+        self._step = tf.function(self.model.train_step, jit_compile=jit)
+        begin = time.perf_counter()
+        self._run()
+        self.first_step_seconds = time.perf_counter() - begin
+        # The first one is not like the others: memory is got from the system, kernels are prepared.
+        self._run()
+
+    def _run(self) -> tuple[float, float]:
+        begin = time.perf_counter()
+        batch = next(self._batches)
+        waited = time.perf_counter() - begin
+        loss = float(self._step(batch)["loss"])
+        if not loss > 0:
+            raise ArithmeticError(f"The loss of a benchmarked step must be positive. Received: {loss}")
+        return time.perf_counter() - begin, waited
+
+    def steps(self, count: int) -> dict[str, Any]:
+        """Seconds of each step, reading its batch included, and the seconds that it waited for its batch."""
+        seconds, waits = zip(*(self._run() for _ in range(count)), strict=True)
+        return {"seconds": seconds, "input_wait_seconds": waits}
+
+    def save(self, repetitions: int) -> dict[str, Any]:
+        """Seconds of each save of a checkpoint, into a temporary folder."""
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints = Checkpoints(Path(folder) / "checkpoints", checkpoint_groups(self.model), keep=1)
+            steps = iter(range(1, repetitions + 1))
+            return {"seconds": seconds_of(lambda: checkpoints.save(next(steps)), repetitions)}
+
+
+def forward_flop_per_view(model: ContrastiveModel) -> int:
+    """Multiplications and additions of the convolutions and the projector for one clip, from their shapes."""
+    encoder: SampleCNN = model.encoder
+    num_frames, total = encoder.clip_num_samples, 0
+    pool_sizes = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
+    for convolution, pool_size in zip(encoder.convolutions, pool_sizes, strict=True):
+        num_frames //= convolution.strides[0]
+        if convolution.padding == "valid" and convolution.strides[0] == 1:
+            # One frame of zeros on either side, see the encoder.
+            num_frames += 3 - convolution.kernel_size[0]
+        total += 2 * num_frames * int(tf.size(convolution.kernel))
+        num_frames //= pool_size
+    return total + sum(2 * int(tf.size(weight)) for weight in model.projector.trainable_variables)
+
+
+def matmul_flop_per_second(sizes: Sequence[int], repetitions: int) -> float:
+    """The best rate of a float32 product of square matrices on all cores."""
+    product = tf.function(tf.linalg.matmul)
+    rates = []
+    for size in sizes:
+        one, other = (tf.random.stateless_uniform([size, size], [1, number]) for number in range(2))
+
+        def run(one: tf.Tensor = one, other: tf.Tensor = other) -> None:
+            # Reading a number waits for the product.
+            float(product(one, other)[0, 0])
+
+        run()
+        rates.append(2 * size**3 / min(seconds_of(run, repetitions)))
+    return max(rates)
+
+
+def main() -> None:
+    """Answers `benchmarks.train_step`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tensorflow_step", description=__doc__)
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--width", type=float, required=True)
+    parser.add_argument("--precision", required=True)
+    parser.add_argument("--jit", action="store_true")
+    options = parser.parse_args()
+    answers_apart()
+    start_xla_quietly()
+    config = TrainConfig(
+        corpus=options.corpus,
+        corpora=options.corpora,
+        batch_size=options.batch_size,
+        width=options.width,
+        precision=options.precision,
+        jit=options.jit,
+    )
+    step = TrainingStep(config, options.jit)
+    serve(
+        {
+            "steps": step.steps,
+            "save": step.save,
+            "matmul": lambda sizes, repetitions: {"flop_per_second": matmul_flop_per_second(sizes, repetitions)},
+            "memory": lambda: {"peak_megabytes": peak_memory_mb()},
+        },
+        about={
+            "version": tf.__version__,
+            "forward_flop_per_view": forward_flop_per_view(step.model),
+            "first_step_seconds": step.first_step_seconds,
+            "checkpoint_every": config.checkpoint_every,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
