@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.augment.arguments import as_audio, as_parameter, static_num_samples
+from clmr_tf.augment.attacks import find_attacks, play_attacks, shares_at
 from clmr_tf.augment.base import ChosenRowsAugmentation, Parameters
 from clmr_tf.augment.randomness import choose
 from clmr_tf.augment.spectra import phase_ramp, phase_ramp_factors
-from clmr_tf.augment.varispeed import BLOCK_NUM_SAMPLES, play_at_speed
+from clmr_tf.augment.varispeed import BLOCK_NUM_SAMPLES, read_blocks, spline_points
 from clmr_tf.augmentation_config import PitchConfig
 
 LARGEST_SHIFT_CENTS = 1200.0
@@ -18,6 +19,9 @@ _FRAME_SECONDS = 2048 / 22050
 # How strongly the phases of a frame are drawn to where its own attack wants them, relative to those that continue
 # the frame before. It decides only where there is nothing to continue: at attacks, and after silence.
 _ATTACK_PULL = 0.01
+# A burst played at a speed has 1 / speed of its energy. The gain of speed ** 0.3 keeps its level within 1 dB, and its
+# peak within 13 % for shifts of up to 700 cents.
+_ATTACK_GAIN = 0.3
 _SMALLEST = 1e-30
 
 
@@ -26,18 +30,18 @@ def pitch_shift(
 ) -> tf.Tensor:
     """Shifts the pitch; length, tempo and level stay.
 
-    The clip is played at the speed that gives the pitch, and a phase vocoder brings it back to its tempo: frames are
-    read at the times of the clip and written half a frame apart. From one frame to the next, the phases of a
+    Attacks are taken out of the clip, played at the speed that gives the pitch, and put back where they were, see
+    `attacks`. What is left is played at that speed as a whole, and a phase vocoder brings it back to its tempo: frames
+    are read at the times of the clip and written half a frame apart. From one frame to the next, the phases of a
     stationary sound are continued by comparing two frames that are just as far apart in the faster clip as they
     will be in the output (Puckette 1995); then neighbouring bins are turned alike, in proportion to their energy, so
     that a partial stays whole. Where a frame has energy that the one before had not, its phases are instead those of
-    the frame itself, delayed so that its centre of energy comes at the time that it has in the clip: an attack is
-    at its place and as sharp as it was.
+    the frame itself, delayed so that its centre of energy comes at the time that it has in the clip: so what is too
+    soft at its beginning to be an attack, or too long, is at its place, too.
 
-    Attacks closer together than a frame, 93 ms, share one time of energy, and some of their energy comes between them.
-
-    (The released code has sox's `pitch`, which cuts and joins pieces of 82 ms: a train of
-    clicks comes out with its energy 4 to 31 ms away from them.)
+    Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, and of 45 a
+    second, where clicks begin to be one sound, within 4 ms (root mean square; the released code has sox's `pitch`,
+    which cuts and joins pieces of 82 ms: 3 to 32 ms). Short drums keep their level within 1 dB, their peaks within 20 %.
 
     Args:
         audio: float32 [batch, samples].
@@ -53,16 +57,14 @@ def pitch_shift(
     """
     audio = as_audio(audio)
     cents = tf.clip_by_value(as_parameter(cents, "cents", audio), -largest_shift_cents, largest_shift_cents)
-    speed = tf.pow(tf.constant(2.0, tf.float64), tf.cast(cents, tf.float64) / 1200)
-    # Vectorised powers differ in the last bit with the place in the batch; rounding hides it. Not by a cast to float32
-    # and back, which XLA would leave out.
-    speed = tf.round(speed * 2.0**24) / 2.0**24
+    octaves = tf.cast(cents, tf.float64) / 1200
+    speed = _power_of_two(octaves)
     num_samples = static_num_samples(audio)
     hop = BLOCK_NUM_SAMPLES * round(_FRAME_SECONDS * sample_rate / 2 / BLOCK_NUM_SAMPLES)
-    num_frames = -(-num_samples // hop) + 1
-
     window = _analysis_window(speed, hop)
-    frames, previous_frames, lateness = _read_frames(audio, speed, window, num_frames, largest_shift_cents)
+    points = spline_points(audio, speed)
+    centres, shares = find_attacks(audio, sample_rate)
+    frames, previous_frames, lateness = _read_frames(points, speed, window, shares, num_samples, largest_shift_cents)
     # A sound beside the middle of a frame in the faster clip belongs `speed` times as far from it.
     attack_delay = (speed[:, tf.newaxis] - 1) * _centre_of_energy(frames) + speed[:, tf.newaxis] * lateness
     joined = _turned_and_joined(
@@ -71,23 +73,40 @@ def pitch_shift(
         *phase_ramp_factors(-attack_delay, 2 * hop, hop + 1),
         window,
     )
-    return joined[:, :num_samples]
+    attack_gain = tf.cast(_power_of_two(_ATTACK_GAIN * octaves), tf.float32)
+    return joined[:, :num_samples] + play_attacks(points, speed, attack_gain, centres, shares, num_samples)
+
+
+def _power_of_two(exponent: tf.Tensor) -> tf.Tensor:
+    """float64 -> float64, to 24 bits behind the point."""
+    power = tf.pow(tf.constant(2.0, tf.float64), exponent)
+    # Vectorised powers differ in the last bit with the place in the batch; rounding hides it. Not by a cast to float32
+    # and back, which XLA would leave out.
+    return tf.round(power * 2.0**24) / 2.0**24
 
 
 def _read_frames(
-    audio: tf.Tensor, speed: tf.Tensor, window: tf.Tensor, num_frames: int, largest_shift_cents: float
+    points: tf.Tensor,
+    speed: tf.Tensor,
+    window: tf.Tensor,
+    shares: tf.Tensor,
+    num_samples: int,
+    largest_shift_cents: float,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Frames of the faster clip, around every hop of the clip's own time, and those a hop earlier.
+    """Frames of the faster clip without its attacks, around every hop of the clip's own time, and those a hop earlier.
 
     Returns:
         Two float32 [batch, frames, 2 * hop], windowed, and, since frames begin at whole blocks, by how many samples
         they begin too late, float64 [batch, frames].
     """
     hop = window.shape[1] // 2
+    num_frames = -(-num_samples // hop) + 1
     blocks_per_hop = hop // BLOCK_NUM_SAMPLES
     lowest_speed = 2.0 ** (-largest_shift_cents / 1200)
     num_blocks = math.ceil((num_frames - 1) * blocks_per_hop / lowest_speed) + 1 + 3 * blocks_per_hop
-    faster = play_at_speed(audio, speed, -2 * blocks_per_hop, num_blocks)
+    block_starts = BLOCK_NUM_SAMPLES * (np.arange(num_blocks + 1.0) - 2 * blocks_per_hop)
+    times = speed[:, tf.newaxis] * block_starts
+    faster = read_blocks(points, times, 1 - shares_at(shares, times), num_samples)
     middles = np.arange(num_frames) * float(blocks_per_hop) / speed[:, tf.newaxis]
     whole_middles = tf.round(middles)
     blocks = tf.cast(whole_middles, tf.int32)[..., tf.newaxis] + np.arange(3 * blocks_per_hop, dtype=np.int32)

@@ -15,64 +15,80 @@ BLOCK_NUM_SAMPLES = 64
 _PASS_BAND = 0.92
 
 
-def play_at_speed(audio: tf.Tensor, speed: tf.Tensor, first_block: int, num_blocks: int) -> tf.Tensor:
-    """Plays every clip at its own speed: output[m] is the clip at the time m * speed, in samples.
+def spline_points(audio: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
+    """Clips as cubic B-splines, which `read_blocks` reads at any times.
 
     The clip is oversampled by two in its spectrum, where also everything is removed that a higher speed would take
-    beyond the Nyquist frequency, and then read by cubic B-spline interpolation. The spectrum is divided by the
-    spline's own response first, which makes the interpolation exact wherever m * speed is a whole number. Images
-    of a partial are 67 dB below it at half the Nyquist frequency, and 38 dB at the very end of the band.
+    beyond the Nyquist frequency. The spectrum is divided by the spline's own response, which makes the interpolation
+    exact at whole samples. Images of a partial are 67 dB below it at half the Nyquist frequency, and 38 dB at the
+    very end of the band.
 
     Args:
         audio: float32 [batch, samples].
-        speed: float64 [batch], above 0; 2 is an octave up and half the length.
-        first_block: Where the output begins, in blocks of 64 samples; may be negative.
-        num_blocks: Length of the output in such blocks. Before and after the clip there is silence.
+        speed: At which it will be played, float64 [batch], above 0; 2 is an octave up and half the length.
 
     Returns:
-        float32 [batch, num_blocks, 64].
+        float32 [batch, points], with silence before and after each clip.
     """
     num_samples = static_num_samples(audio)
     fft_length = fast_fft_length(num_samples + 2 * _MARGIN_SAMPLES)
-    spectrum = tf.signal.rfft(audio, [fft_length]) * tf.cast(_response(speed, fft_length), tf.complex64)
+    padded = tf.pad(audio, [[0, 0], [_MARGIN_SAMPLES, fft_length - num_samples - _MARGIN_SAMPLES]])
+    spectrum = tf.signal.rfft(padded) * tf.cast(_response(speed, fft_length), tf.complex64)
     spectrum = tf.pad(spectrum, [[0, 0], [0, (_OVERSAMPLING - 1) * fft_length // 2]])
-    points = tf.signal.irfft(spectrum, [_OVERSAMPLING * fft_length])
-    return _read(points, speed, num_samples, first_block, num_blocks)
+    return tf.signal.irfft(spectrum, [_OVERSAMPLING * fft_length])
+
+
+def read_blocks(points: tf.Tensor, times: tf.Tensor, levels: tf.Tensor, num_samples: int) -> tf.Tensor:
+    """Plays clips at times and levels that are given every 64 samples and go straight from one to the next.
+
+    Args:
+        points: From `spline_points`.
+        times: In a clip, in samples, float64 [batch, blocks + 1]. Before and after it there is silence.
+        levels: What is read is multiplied by these, float32 [batch, blocks + 1].
+        num_samples: Length of the clip.
+
+    Returns:
+        float32 [batch, blocks, 64].
+    """
+    # From here on, positions are in oversampled samples.
+    end = _OVERSAMPLING * (num_samples + 2 * _MARGIN_SAMPLES)
+    steps = tf.cast((times[:, 1:] - times[:, :-1]) * (_OVERSAMPLING / BLOCK_NUM_SAMPLES), tf.float32)
+    starts = tf.clip_by_value(_OVERSAMPLING * (times[:, :-1] + _MARGIN_SAMPLES), -2.0 * end, 2.0 * end)
+    whole_starts = tf.floor(starts)
+    fractions = tf.cast(starts - whole_starts, tf.float32)
+    return _read(points, tf.cast(whole_starts, tf.int32), fractions, steps, levels, end)
 
 
 # Compiled, because on a CPU that is eleven times faster than four gathers one after the other.
 @tf.function(jit_compile=True, autograph=False)
-def _read(points: tf.Tensor, speed: tf.Tensor, num_samples: int, first_block: int, num_blocks: int) -> tf.Tensor:
-    """Reads a cubic B-spline through oversampled points, see `play_at_speed`.
-
-    Args:
-        points: float32 [batch, points], circular: the end of it stands for the silence before the clip.
-        speed: float64 [batch].
-        num_samples: Length of the clip.
-        first_block: Where to begin.
-        num_blocks: How many blocks.
-    """
-    # From here on, positions are in oversampled samples.
-    step = _OVERSAMPLING * speed[:, tf.newaxis]
-    lowest, highest = -_OVERSAMPLING * _MARGIN_SAMPLES, _OVERSAMPLING * (num_samples + _MARGIN_SAMPLES)
-    starts = step * (BLOCK_NUM_SAMPLES * np.arange(first_block, first_block + num_blocks))
-    starts = tf.clip_by_value(starts, 2.0 * lowest, 2.0 * highest)
-    whole_starts = tf.floor(starts)
-    inside = tf.cast(step, tf.float32) * np.arange(BLOCK_NUM_SAMPLES, dtype=np.float32)
-    positions = tf.cast(starts - whole_starts, tf.float32)[:, :, tf.newaxis] + inside[:, tf.newaxis]
+def _read(
+    points: tf.Tensor,
+    whole_starts: tf.Tensor,
+    fractions: tf.Tensor,
+    steps: tf.Tensor,
+    levels: tf.Tensor,
+    end: int,
+) -> tf.Tensor:
+    """See `read_blocks`; a block begins at its whole start and its fraction, and goes on in its steps."""
+    places = np.arange(BLOCK_NUM_SAMPLES, dtype=np.float32)
+    positions = fractions[:, :, tf.newaxis] + steps[:, :, tf.newaxis] * places
     whole_positions = tf.floor(positions)
-    index = tf.cast(whole_starts, tf.int32)[:, :, tf.newaxis] + tf.cast(whole_positions, tf.int32)
-    index = tf.clip_by_value(index, lowest + 1, highest - 3)
+    index = whole_starts[:, :, tf.newaxis] + tf.cast(whole_positions, tf.int32)
+    index = tf.clip_by_value(index, 1, end - 3)
     ahead = positions - whole_positions
     behind = 1 - ahead
+    ahead_squared, behind_squared = ahead * ahead, behind * behind
+    # Six times those of the spline; the points are a sixth.
     weights = (
-        behind * behind * behind / 6,
-        2 / 3 - ahead * ahead * (1 - ahead / 2),
-        2 / 3 - behind * behind * (1 - behind / 2),
-        ahead * ahead * ahead / 6,
+        behind_squared * behind,
+        4 - ahead_squared * (6 - 3 * ahead),
+        4 - behind_squared * (6 - 3 * behind),
+        ahead_squared * ahead,
     )
-    neighbours = (tf.gather(points, (index + place) % points.shape[1], batch_dims=1) for place in (-1, 0, 1, 2))
-    return tf.add_n([weight * point for weight, point in zip(weights, neighbours, strict=True)])
+    neighbours = (tf.gather(points, index + place, batch_dims=1) for place in (-1, 0, 1, 2))
+    read = tf.add_n([weight * point for weight, point in zip(weights, neighbours, strict=True)])
+    rise = levels[:, 1:] - levels[:, :-1]
+    return read * (levels[:, :-1, tf.newaxis] + rise[:, :, tf.newaxis] * (places / BLOCK_NUM_SAMPLES))
 
 
 # Compiled, because the graph optimiser would order the products differently for different batches.
@@ -80,7 +96,8 @@ def _read(points: tf.Tensor, speed: tf.Tensor, num_samples: int, first_block: in
 def _response(speed: tf.Tensor, fft_length: int) -> tf.Tensor:
     """What the spectrum is multiplied by, float32 [batch, bins]."""
     frequency = np.linspace(0, 1, fft_length // 2 + 1)
-    spline = (2 + np.cos(np.pi / _OVERSAMPLING * frequency)) / 3
+    # Six times that of the spline, as are the weights of `_read`.
+    spline = 2 * (2 + np.cos(np.pi / _OVERSAMPLING * frequency))
     # In the longer spectrum the Nyquist frequency has a mirror image of its own.
     spline[-1] *= 2
     # A slower clip needs the soft end of the band, too, or every attack would ring on.

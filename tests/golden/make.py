@@ -27,6 +27,8 @@ CUTOFFS_HZ = {"lowpass": (2200, 2777, 4000), "highpass": (200, 333, 1200)}
 REVERB_LEVEL = np.float32(0.2)
 REVERB_CUBE = tuple(itertools.product((0, 50, 99), repeat=3))
 PITCH_CENTS = (-700, -400, -100, 100, 400, 700)
+CLICKS_PER_SECOND = (2.5, 5, 10, 13)
+CLICK_RATE_CENTS = (-700, -500, -333, -100, 100, 333, 500, 700)
 # Of an output, these samples are kept: both edges, and one in 29 between them.
 KEPT = np.unique(
     np.concatenate([np.arange(500), np.arange(0, NUM_SAMPLES, 29), np.arange(NUM_SAMPLES - 500, NUM_SAMPLES)])
@@ -46,6 +48,15 @@ def sox(samples: np.ndarray, *effect: object) -> np.ndarray:
         float_output = ["-e", "floating-point", "-b", "32"]
         subprocess.run(["sox", "-V1", before, *float_output, after, *map(str, effect)], check=True)
         return soundfile.read(after, dtype="float32")[0]
+
+
+def spreads_and_widths_ms(clicks_per_second: float, cents: tuple[int, ...]) -> np.ndarray:
+    """How far and how wide sox spreads the clicks of a train, [2, cents]."""
+    clicks = click_train(clicks_per_second=clicks_per_second)
+    shifted = [sox(clicks, "pitch", shift, "rate", RATE_HZ) for shift in cents]
+    shifted = [np.pad(samples[:NUM_SAMPLES], (0, max(0, NUM_SAMPLES - len(samples)))) for samples in shifted]
+    measures = (click_spread_ms, click_width_ms)
+    return np.array([[measure(samples, clicks_per_second) for samples in shifted] for measure in measures])
 
 
 def main() -> None:
@@ -74,14 +85,17 @@ def main() -> None:
     }
     np.savez_compressed(HERE / "reference_reverb_music.npz", **origin, **reverberated)
 
-    clicks = click_train()
-    shifted = [sox(clicks, "pitch", cents, "rate", RATE_HZ) for cents in PITCH_CENTS]
-    shifted = [np.pad(samples[:NUM_SAMPLES], (0, max(0, NUM_SAMPLES - len(samples)))) for samples in shifted]
+    spread_ms, width_ms = spreads_and_widths_ms(5, PITCH_CENTS)
     np.savez_compressed(
-        HERE / "reference_pitch_clicks.npz",
-        cents=np.array(PITCH_CENTS),
-        spread_ms=np.array([click_spread_ms(samples) for samples in shifted]),
-        width_ms=np.array([click_width_ms(samples) for samples in shifted]),
+        HERE / "reference_pitch_clicks.npz", cents=np.array(PITCH_CENTS), spread_ms=spread_ms, width_ms=width_ms
+    )
+    by_rate = np.array([spreads_and_widths_ms(rate, CLICK_RATE_CENTS) for rate in CLICKS_PER_SECOND])
+    np.savez_compressed(
+        HERE / "reference_pitch_click_rates.npz",
+        clicks_per_second=np.array(CLICKS_PER_SECOND),
+        cents=np.array(CLICK_RATE_CENTS),
+        spread_ms=by_rate[:, 0],
+        width_ms=by_rate[:, 1],
     )
 
 

@@ -4,7 +4,6 @@ import numpy as np
 
 RATE_HZ = 22_050
 NUM_SAMPLES = 59_049
-CLICK_PERIOD_SAMPLES = RATE_HZ // 5
 FIRST_CLICK_SAMPLE = RATE_HZ // 10
 
 
@@ -18,10 +17,15 @@ def sines(frequencies_hz, peak=0.2, num_harmonics=1):
     )
 
 
-def click_train(peak=0.8):
-    """Five single-sample clicks a second: float64 [NUM_SAMPLES]."""
+def click_samples(clicks_per_second=5):
+    """Where the clicks of a train are: int [clicks]."""
+    return np.arange(FIRST_CLICK_SAMPLE, NUM_SAMPLES, round(RATE_HZ / clicks_per_second))
+
+
+def click_train(peak=0.8, clicks_per_second=5):
+    """Single-sample clicks: float64 [NUM_SAMPLES]."""
     clicks = np.zeros(NUM_SAMPLES)
-    clicks[FIRST_CLICK_SAMPLE::CLICK_PERIOD_SAMPLES] = peak
+    clicks[click_samples(clicks_per_second)] = peak
     return clicks
 
 
@@ -62,22 +66,22 @@ def music_cents_off(original, shifted, cents, reach_cents=60):
     return peak + (left - right) / (2 * (left - 2 * middle + right)) - reach_cents
 
 
-def click_spread_ms(samples):
+def click_spread_ms(samples, clicks_per_second=5):
     """How far the energy of a shifted click train is from the clicks: root mean square, in milliseconds."""
-    clicks = np.arange(FIRST_CLICK_SAMPLE, NUM_SAMPLES, CLICK_PERIOD_SAMPLES)
+    clicks = click_samples(clicks_per_second)
     distance = np.min(np.abs(np.arange(NUM_SAMPLES)[:, None] - clicks), axis=1) / RATE_HZ * 1000
     energy = np.square(samples, dtype=np.float64)
     return np.sqrt(np.sum(energy * distance**2) / np.sum(energy))
 
 
-def click_width_ms(samples):
+def click_width_ms(samples, clicks_per_second=5):
     """How wide the clicks that are left are: the spread around their own middle, in milliseconds, averaged."""
-    half = CLICK_PERIOD_SAMPLES // 2
+    half = round(RATE_HZ / clicks_per_second) // 2
     times = np.arange(2 * half) / RATE_HZ * 1000
     widths = []
-    for click in range(FIRST_CLICK_SAMPLE, NUM_SAMPLES - half, CLICK_PERIOD_SAMPLES):
+    for click in click_samples(clicks_per_second):
         energy = np.square(samples[max(0, click - half) :][: 2 * half], dtype=np.float64)
-        if np.sum(energy) < 1e-9:
+        if click + half > NUM_SAMPLES or np.sum(energy) < 1e-9:
             continue
         middle = np.sum(energy * times) / np.sum(energy)
         widths.append(np.sqrt(np.sum(energy * (times - middle) ** 2) / np.sum(energy)))
