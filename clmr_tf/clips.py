@@ -8,6 +8,7 @@ so the stream is the same for any number of threads, and a run that resumes at s
 position n * batch_size without looking at anything before it.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,6 +24,29 @@ CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
+    """What one process reads of every batch.
+
+    Replica r of R trains, of each of the M parts of a batch, the r-th of R equal shares; so part m of a batch is
+    the same set of examples however many replicas share it.
+
+    Attributes:
+        num_replicas: All replicas of the run.
+        first_replica: The first of those that this process feeds.
+        num_local_replicas: How many it feeds.
+        num_micro_batches: Parts of a batch.
+    """
+
+    num_replicas: int = 1
+    first_replica: int = 0
+    num_local_replicas: int = 1
+    num_micro_batches: int = 1
+
+
+_WHOLE_BATCH = BatchShare()
+
+
 def pair_dataset(
     corpus: Corpus,
     split: str,
@@ -32,6 +56,7 @@ def pair_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "song",
+    share: BatchShare = _WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Batches of two random crops per item, without end.
 
@@ -48,37 +73,43 @@ def pair_dataset(
         seed: Run seed, 0 to 2^31 - 1.
         first_step: Batches to leave out at the start; costs nothing.
         sampling_unit: "song" or "clip".
+        share: What to read of each batch; its replicas' batches follow each other, n = batch_size / replicas pairs
+            each.
 
     Returns:
-        Dataset of {"clips": float32 [batch_size, 2, clip_num_samples] in [-1, 1], "seeds": int32
-        [batch_size, 2, 2] (a pair per view), "item": int64 [batch_size] (row in `corpus.items_of(split)`)}.
+        Dataset of {"clips": float32 [n, 2, clip_num_samples] in [-1, 1], "seeds": int32 [n, 2, 2] (a pair per
+        view), "item": int64 [n] (row in `corpus.items_of(split)`)}.
 
     Raises:
         UsageError: If the split has fewer songs (or items) than a batch.
     """
     items = corpus.items_of(split)
     first_item_of_unit, items_by_unit = _group(items, sampling_unit)
-    num_units = len(first_item_of_unit) - 1
-    if num_units < 2:
+    count = len(first_item_of_unit) - 1
+    if count < 2:
         raise UsageError(
             f"A batch needs at least 2 {sampling_unit}s, and the {split} split of {corpus.manifest.name} has "
-            f"{num_units}; add more music."
+            f"{count}; add more music."
         )
-    if num_units < batch_size:
+    if count < batch_size:
         raise UsageError(
-            f"The {split} split of {corpus.manifest.name} has {num_units} {sampling_unit}s, fewer than one batch "
-            f"of {batch_size}; use a --batch-size of at most {num_units} or more music."
+            f"The {split} split of {corpus.manifest.name} has {count} {sampling_unit}s, fewer than one batch "
+            f"of {batch_size}; use a --batch-size of at most {count} or more music."
         )
-    steps_per_epoch = num_units // batch_size
+    num_steps = count // batch_size
     read_crop = crop_reader(corpus, items, clip_num_samples)
     first_item_of_unit = tf.constant(first_item_of_unit)
     items_by_unit = tf.constant(items_by_unit)
     num_samples = tf.constant([item.num_samples for item in items], tf.int64)
 
-    def example(position: tf.Tensor) -> dict[str, tf.Tensor]:
+    replica_batch_size = batch_size // share.num_replicas
+    part_size = replica_batch_size // share.num_micro_batches
+
+    def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        position = global_position(index)
         step, row = position // batch_size, position % batch_size
-        epoch, step_in_epoch = step // steps_per_epoch, step % steps_per_epoch
-        unit = _permute(step_in_epoch * batch_size + row, num_units, seed, epoch)
+        epoch, step_in_epoch = step // num_steps, step % num_steps
+        unit = _permute(step_in_epoch * batch_size + row, count, seed, epoch)
         stream = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), position)
 
         first, end = first_item_of_unit[unit], first_item_of_unit[unit + 1]
@@ -90,9 +121,24 @@ def pair_dataset(
         )
         return {"clips": clips, "seeds": seeds, "item": item}
 
-    positions = tf.data.Dataset.range(first_step * batch_size, np.iinfo(np.int64).max)
-    examples = positions.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    def global_position(index: tf.Tensor) -> tf.Tensor:
+        replica_batch, row = index // replica_batch_size, index % replica_batch_size
+        step, replica = replica_batch // share.num_local_replicas, replica_batch % share.num_local_replicas
+        rank = share.first_replica + replica
+        part, row_of_part = row // part_size, row % part_size
+        return step * batch_size + (part * share.num_replicas + rank) * part_size + row_of_part
+
+    first_index = first_step * replica_batch_size * share.num_local_replicas
+    # Known to be without end, the batches need no exchange between workers about whether there are more.
+    indices = tf.data.Dataset.range(first_index, np.iinfo(np.int64).max).repeat()
+    examples = indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return examples.batch(replica_batch_size, drop_remainder=True).prefetch(2)
+
+
+def num_units(corpus: Corpus, split: str, sampling_unit: str) -> int:
+    """How many songs (or items, with `sampling_unit` "clip") a split has; an epoch sees each at most once."""
+    first_item_of_unit, _ = _group(corpus.items_of(split), sampling_unit)
+    return len(first_item_of_unit) - 1
 
 
 def crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:

@@ -18,11 +18,21 @@ CHANGEABLE_ON_RESUME = frozenset(
         "corpora",
         "max_skipped_share",
         "steps",
+        "epochs",
+        "steps_per_execution",
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "on_failed_save",
+        "validate_every",
+        "num_validation_pairs",
+        "probe_every_epochs",
+        "best_metric",
         "embeddings_every",
         "num_audio_examples",
+        "allow_changed_corpus",
+        "worker_timeout_seconds",
+        "profile",
     }
 )
 
@@ -41,8 +51,14 @@ class TrainConfig:
     """Folder that keeps what was prepared from audio files, for this and later runs."""
     steps: int = 10_000
     """Length of the training in steps of the optimizer, counted from the start of the run."""
+    epochs: int = 0
+    """Length of the training in epochs of the sampling unit, instead of --steps; 0 counts steps."""
     batch_size: int = 48
-    """Songs (or clips, see --sampling-unit) per step; every one gives two views, so N in the paper's loss."""
+    """Songs (or clips, see --sampling-unit) per step on all devices; every one gives two views, so N in the
+    paper's loss."""
+    micro_batches: int = 1
+    """Parts of a batch that go through the network one after the other, where all at once do not fit the memory;
+    the negatives of a view, and the statistics of batch normalisation, then come from its own part only."""
     seed: int = 42
     """Seed of everything random: weights, order, crops, augmentations. A whole number from 0 to 2^31 - 1."""
     width: float = 1.0
@@ -57,10 +73,26 @@ class TrainConfig:
     PCM would not fit on the disk."""
     max_skipped_share: float = 0.5
     """Share of the audio files, from 0 to 1, that may turn out unusable while a folder is prepared."""
-    learning_rate: float = 3e-4
-    """Learning rate of the optimizer."""
-    optimizer: Literal["adam", "adamw", "lamb", "sgd"] = "adam"
-    """Optimizer; "sgd" has momentum 0.9."""
+    learning_rate: float | None = None
+    """Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root of the batch size, as in the
+    thesis (the released code has 0.3 times batch size / 256)."""
+    optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd"] = "adam"
+    """Optimizer; "sgd" and "lars" have momentum 0.9."""
+    weight_decay: float = 1e-6
+    """Weight decay of "adamw", "lamb" and "lars", of kernels only; "adam" and "sgd" have none, as released."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the steps: as it is, or falling to zero along half a cosine."""
+    warmup_steps: int = 0
+    """Steps at the beginning over which the learning rate rises from zero to its value."""
+    warmup_epochs: int = 0
+    """The same in epochs, instead of --warmup-steps."""
+    decay_steps: int = 0
+    """Step at which "cosine" reaches zero; 0 is the end of the run, which then cannot be moved on resume."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all weights together, over all devices; 0 clips nothing."""
+    ema_momentum: float = 0.0
+    """Share that a step keeps of the running average of the weights, such as 0.999; the export then takes
+    the average. 0 keeps no average."""
     temperature: float = 0.5
     """Temperature of the NT-Xent loss."""
     augmentation: str = "released"
@@ -71,41 +103,116 @@ class TrainConfig:
     cents; a third number is the step), `order=[...]`, `asymmetric=true`. docs/augmentations.md names them all."""
     objective: Literal["contrastive"] = "contrastive"
     """What is learned; "contrastive" (CLMR) is the only objective so far."""
-    strategy: Literal["auto", "single"] = "auto"
-    """Devices to train on; so far "auto" and "single" both train on one device and do the same."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Arithmetic of the networks; augmentations, statistics and loss are float32 in either."""
+    strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
+    """Devices to train on: one, all of this machine, or all of the machines that TF_CONFIG names (each runs the same
+    command, on a shared --workdir). "auto" takes what is there. The negatives come from all devices."""
+    num_replicas: int = 0
+    """Devices that "mirrored" takes of this machine; 0 takes every GPU. Without a GPU it splits the CPU into that
+    many, which is no faster and shows that the numbers stay the same."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"] = "float32"
+    """Arithmetic of the networks; augmentations are float32 in each, statistics, loss and update at least.
+    "float64" is slow, and for comparing runs: rounding of float32 alone moves a gradient by up to some percent."""
+    two_passes: bool = False
+    """Encode the first views and then the second, as the original does, so that batch normalisation sees them
+    apart; one pass of all views is faster."""
     jit: bool = False
-    """Compile the augmentations with XLA. Worth trying on a GPU; on a CPU it gains nothing."""
+    """Compile the views with XLA, and on a single device the whole step. Worth trying on a GPU; on a CPU it is
+    slower."""
+    steps_per_execution: int = 1
+    """Steps that run without going back to Python."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What happens when a loss or gradient is NaN or infinite: the run stops and keeps what is needed to find out
+    why, or it goes on without that step and counts it."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl and points of the TensorBoard curves."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the end of the run and a stop by signal save one as well."""
     keep_checkpoints: int = 3
     """Number of newest checkpoints that are kept."""
+    on_failed_save: Literal["stop", "continue"] = "stop"
+    """What happens when a checkpoint cannot be written, because the disk is full for instance. The last good one
+    stays in either case."""
+    validate_every: int = 500
+    """Steps between measurements of loss and accuracy on the validation split, on views that are the same every
+    time; the end of the run is measured as well. 0 never."""
+    num_validation_pairs: int = 256
+    """Most pairs that a validation looks at."""
+    probe_every_epochs: int = 0
+    """Epochs between linear probes of a corpus with labels; 0 never."""
+    best_metric: Literal["validation_loss", "validation_accuracy", "probe_score"] = "validation_loss"
+    """What decides which checkpoint is kept as the best."""
     embeddings_every: int = 2_000
     """Steps between updates of TensorBoard's projector with embeddings of the validation split; the end of the
     run updates it as well. 0 never."""
     num_audio_examples: int = 3
     """Clips whose original and views can be heard in TensorBoard; they are written when a run starts."""
+    allow_changed_corpus: bool = False
+    """Resume although the corpus is not the one that the run began with."""
+    worker_timeout_seconds: float = 600.0
+    """With several workers: how long a step may take before the others are taken for lost and this one stops."""
+    profile: bool = False
+    """Write a TensorBoard profile of the 10th to the 20th step of this start."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that no run can have."""
         _require(self.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
-        _require(self.steps >= 1, "--steps must be at least 1", self.steps)
         _require(self.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", self.batch_size)
         _require(0 <= self.seed < 2**31, "--seed must be between 0 and 2147483647", self.seed)
         _require(0 < self.width <= 8, "--width must be above 0 and at most 8", self.width)
-        _require(0 < self.learning_rate < math.inf, "--learning-rate must be positive and finite", self.learning_rate)
         _require(0 < self.temperature < math.inf, "--temperature must be positive and finite", self.temperature)
         _require(0 <= self.max_skipped_share <= 1, "--max-skipped-share must be from 0 to 1", self.max_skipped_share)
+        _require(0 <= self.ema_momentum < 1, "--ema-momentum must be from 0 to below 1", self.ema_momentum)
+        if self.learning_rate is not None:
+            rule = "--learning-rate must be positive and finite"
+            _require(0 < self.learning_rate < math.inf, rule, self.learning_rate)
+        for name in ("clip_norm", "weight_decay"):
+            rule = f"{_option(name)} must be finite and not negative"
+            _require(0 <= getattr(self, name) < math.inf, rule, getattr(self, name))
+        for name in _POSITIVE:
+            _require(getattr(self, name) > 0, f"{_option(name)} must be at least 1", getattr(self, name))
+        for name in _NOT_NEGATIVE:
+            _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
+        parts = f"{self.micro_batches} of {self.batch_size}"
+        _require(
+            self.batch_size % self.micro_batches == 0 and self.batch_size >= 2 * self.micro_batches,
+            "--micro-batches must divide --batch-size into equal parts of at least 2",
+            parts,
+        )
+        lengths = (self.warmup_steps, self.warmup_epochs)
+        _require(0 in lengths, "--warmup-steps and --warmup-epochs exclude each other", lengths)
+        _require(
+            self.best_metric != "probe_score" or self.probe_every_epochs > 0,
+            "--best-metric probe_score needs --probe-every-epochs",
+            self.probe_every_epochs,
+        )
         augmentation_config(self.augmentation, self.augmentation_changes)
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            option = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 1, f"{option} must be at least 1", getattr(self, name))
-        for name in ("embeddings_every", "num_audio_examples"):
-            option = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 0, f"{option} must not be negative", getattr(self, name))
+
+
+_POSITIVE = (
+    "steps",
+    "micro_batches",
+    "steps_per_execution",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "num_validation_pairs",
+    "worker_timeout_seconds",
+)
+_NOT_NEGATIVE = (
+    "epochs",
+    "warmup_steps",
+    "warmup_epochs",
+    "decay_steps",
+    "num_replicas",
+    "validate_every",
+    "probe_every_epochs",
+    "embeddings_every",
+    "num_audio_examples",
+)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _require(condition: bool, rule: str, received: object) -> None:

@@ -11,8 +11,8 @@ def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:
     Each of the 2N projections is an anchor; its positive is the other view of the same item, its negatives
     are the 2N-2 remaining projections. Equation 1 of Chen et al. 2020 (SimCLR), section 3.1 of Spijkervet and
     Burgoyne 2021 (CLMR), with cosine similarity, averaged over the 2N anchors like the released PyTorch code.
-    Computed in float32 whatever the inputs' type. With several replicas the negatives come from all of them
-    (the released code only uses its own process's) and the result is the mean over this replica's anchors.
+    Computed in float32, or in float64 for inputs of that type. With several replicas the negatives come from all of
+    them (the released code only uses its own process's) and the result is the mean over this replica's anchors.
 
     Args:
         z_i: Projections of the first views, [N, dimensions].
@@ -20,7 +20,7 @@ def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:
         temperature: Divides the similarities.
 
     Returns:
-        float32 scalar.
+        float32 scalar, float64 for inputs of that type.
     """
     loss, _ = nt_xent_with_accuracy(z_i, z_j, temperature)
     return loss
@@ -46,7 +46,8 @@ def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tu
         anchor's positive. Columns alternate between the views: 2k is z_i[k], 2k + 1 is z_j[k].
     """
     dimensions = z_i.shape[-1]
-    pairs = tf.math.l2_normalize(tf.cast(tf.stack([z_i, z_j], axis=1), tf.float32), axis=-1)
+    pairs = tf.stack([z_i, z_j], axis=1)
+    pairs = tf.math.l2_normalize(pairs if pairs.dtype == tf.float64 else tf.cast(pairs, tf.float32), axis=-1)
     all_pairs, first_pair = gather_rows(pairs)
     anchors = tf.reshape(pairs, [-1, dimensions])
     columns = tf.reshape(all_pairs, [-1, dimensions])
@@ -54,5 +55,5 @@ def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tu
     own_columns = 2 * first_pair + tf.range(tf.shape(anchors)[0])
     is_own = tf.one_hot(own_columns, tf.shape(columns)[0], on_value=True, off_value=False, dtype=tf.bool)
     # The lowest number instead of minus infinity, which would make the gradient of the softmax NaN.
-    logits = tf.where(is_own, tf.float32.min, logits)
+    logits = tf.where(is_own, logits.dtype.min, logits)
     return logits, tf.bitwise.bitwise_xor(own_columns, 1)

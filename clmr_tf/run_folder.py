@@ -25,23 +25,30 @@ CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+BEST = "best"
+NONFINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
 _LOCK_FILE = ".lock"
 _PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
 
 
 @contextlib.contextmanager
-def opened_run_folder(workdir: Path, config: TrainConfig) -> Iterator[Path]:
+def opened_run_folder(workdir: Path, config: TrainConfig, *, writes: bool = True) -> Iterator[Path]:
     """Makes or reopens the folder of a run and keeps every other process out while it is in use.
 
     Args:
         workdir: Folder of the run; made if it does not exist.
         config: What the run is told; the same as the folder's, but for `CHANGEABLE_ON_RESUME`.
+        writes: False for a worker beside the chief, which has the folder for all of them.
 
     Raises:
         UsageError: If the folder cannot be written, is in use, or holds a run with other settings.
     """
     refuse_pattern(workdir)
+    if not writes:
+        _check_same_settings(workdir, config)
+        yield workdir
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / _LOCK_FILE).open("w")
@@ -100,15 +107,16 @@ def record_start(workdir: Path, config: TrainConfig, corpus: Corpus, first_step:
         first_step: 0, or where it resumes.
 
     Raises:
-        UsageError: If the corpus is not the one that the run began with.
+        UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
     """
     path = workdir / RUN_FILE
     description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
     record = read_record(workdir) if path.exists() else {"starts": [], "corpus": description}
-    if record["corpus"]["fingerprint"] != description["fingerprint"] and first_step > 0:
+    is_changed = record["corpus"]["fingerprint"] != description["fingerprint"]
+    if is_changed and first_step > 0 and not config.allow_changed_corpus:
         raise UsageError(
             f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
-            "use a new --workdir, or bring back the music as it was."
+            "use a new --workdir, bring back the music as it was, or allow it with --allow-changed-corpus."
         )
     record["corpus"] = {
         **description,
@@ -164,10 +172,14 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
     if not (workdir / CONFIG_FILE).exists():
         return
     before = read_config(workdir)
+    changeable = CHANGEABLE_ON_RESUME
+    if config.schedule == "cosine" and not config.decay_steps:
+        # The end of the run is where the learning rate reaches zero.
+        changeable -= {"steps", "epochs"}
     differing = [
         f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}"
         for field in dataclasses.fields(config)
-        if field.name not in CHANGEABLE_ON_RESUME and getattr(before, field.name) != getattr(config, field.name)
+        if field.name not in changeable and getattr(before, field.name) != getattr(config, field.name)
     ]
     if differing:
         raise UsageError(

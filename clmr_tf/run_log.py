@@ -38,13 +38,30 @@ class RunLog:
         _mark_start(tensorboard_folder, first_step)
         self._writer = tf.summary.create_file_writer(str(tensorboard_folder))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve and a row to metrics.jsonl."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Adds a point to each curve and a row to metrics.jsonl, which it returns.
+
+        A name such as "validation/loss" is a curve of that group and "validation_loss" in the row; one without a
+        group is of "training".
+        """
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name if "/" in name else f"training/{name}", value)
+        row = {"step": step, **{name.replace("/", "_"): value for name, value in values.items()}}
+        with self._metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def speed(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to curves that are another one each time the same run is made, and so in no file."""
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(f"training/{name}", value)
-        with self._metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def last_row(self) -> dict[str, float]:
+        """The newest row of metrics.jsonl, empty if there is none."""
+        rows = self._metrics_path.read_text(encoding="utf-8").splitlines() if self._metrics_path.exists() else []
+        return json.loads(rows[-1]) if rows else {}
 
     def text(self, step: int, name: str, markdown: str) -> None:
         """Shows a text, such as the configuration."""

@@ -24,12 +24,11 @@ _SECONDS_BETWEEN_LINES = 30.0
 class ProgressReport:
     """Shows how far the training is: a bar on a terminal, a line every half minute elsewhere."""
 
-    def __init__(self, num_steps: int) -> None:
-        self._num_steps = num_steps
+    def __init__(self) -> None:
         self._last_line = -_SECONDS_BETWEEN_LINES
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
-        self._task = self._bar.add_task("training", total=num_steps)
+        self._task = self._bar.add_task("training", total=None)
 
     def __enter__(self) -> "ProgressReport":
         return self
@@ -37,11 +36,11 @@ class ProgressReport:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, step: int, scalars: dict[str, float] | None) -> None:
-        """Takes the number of steps done, and the step's scalars where it was logged."""
+    def __call__(self, step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
+        """Takes the number of steps done and of those to do, and the scalars where the step was logged."""
         # Not before the first step: the preparation of a corpus has a bar of its own.
         self._bar.start()
-        self._bar.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step, total=num_steps)
         if scalars is None:
             return
         words = f"loss {scalars['loss']:.3f}, contrastive accuracy {scalars['contrastive_accuracy']:.2f}"
@@ -49,7 +48,7 @@ class ProgressReport:
             words += f", {scalars['clips_per_second']:.1f} clips/s"
         self._bar.update(self._task, description=words)
         if not notes.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            notes.print(f"step {step} of {self._num_steps}: {words}")
+            notes.print(f"step {step} of {num_steps}: {words}")
             self._last_line = time.monotonic()
 
 
@@ -63,12 +62,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.training import train
-    from clmr_tf.xla_start import start_xla_quietly
 
-    start_xla_quietly()
-    with ProgressReport(config.steps) as report:
+    with ProgressReport() as report:
         outcome = train(config, report)
-    if outcome.first_step >= config.steps:
+    if outcome.first_step >= outcome.num_steps:
         results.print(
             f"The run in {outcome.workdir} has {outcome.first_step} steps already; "
             "give more --steps to go on, or another --workdir to begin anew.",
@@ -76,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         return
     results.print(
-        f"Trained to step {config.steps} in {outcome.workdir}. Next:\n"
+        f"Trained to step {outcome.num_steps} in {outcome.workdir}. Next:\n"
         f"  tensorboard --logdir {shlex.quote(str(outcome.workdir))}\n"
         f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}",
         markup=False,

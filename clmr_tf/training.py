@@ -2,35 +2,42 @@
 
 import dataclasses
 import json
-import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.checkpoint import Checkpoints, named_variables
-from clmr_tf.clips import pair_dataset
+import tensorflow as tf
+
+from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.clips import BatchShare, num_units, pair_dataset
 from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
+from clmr_tf.corpus import Corpus
 from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
-from clmr_tf.encoder import dtype_policy
-from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, SampleCNN
-from clmr_tf.optimizers import build_optimizer
+from clmr_tf.distribution import build_strategy, largest_over_workers, num_workers, worker_index
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.learning_rates import default_learning_rate
+from clmr_tf.loop.best_checkpoint import BestCheckpoint
+from clmr_tf.loop.execution import distributed
+from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
+from clmr_tf.loop.profile import StepProfile
+from clmr_tf.loop.steps import AfterStep, Measurement, TrainingLoop
+from clmr_tf.loop.validation import build_validation
+from clmr_tf.model_building import build_model, checkpoint_groups
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.probing import build_probe
 from clmr_tf.run_examples import log_embeddings, log_views
 from clmr_tf.run_folder import (
+    BEST,
     CHECKPOINTS,
     METRICS_FILE,
+    NONFINITE,
     TENSORBOARD,
     opened_run_folder,
     record_start,
 )
 from clmr_tf.run_log import RunLog
-from clmr_tf.training_loop import run_steps
-
-logger = logging.getLogger(__name__)
+from clmr_tf.xla_start import start_xla_quietly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,75 +45,141 @@ class Outcome:
     """Where a run is and how many steps it had when it was started this time."""
 
     workdir: Path
+    num_steps: int
     first_step: int
 
 
-def train(config: TrainConfig, after_step: Callable[[int, dict[str, float] | None], None] = lambda *_: None) -> Outcome:
-    """Trains until `config.steps` are done, from the newest checkpoint of the workdir if there is one.
+def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outcome:
+    """Trains until `config.steps` or `config.epochs` are done, from the newest checkpoint of the workdir if any.
 
-    In this order: the workdir is checked and locked, the corpus is opened or prepared, the model is built,
-    the newest checkpoint is restored, and the data begin at the step after it.
+    In this order: the devices are found, the workdir is checked and locked, the corpus is opened or prepared, the
+    model is built, the newest checkpoint is restored, and the data begin at the step after it.
 
     Args:
         config: The run.
-        after_step: Called after every step, see `training_loop.run_steps`.
+        after_step: Called after every execution of steps, see `loop.steps`.
 
     Raises:
-        UsageError: If the configuration, the workdir and the corpus do not fit together.
+        UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
         ClmrError: If the training cannot go on; the newest checkpoint is as it was.
     """
+    strategy = build_strategy(config.strategy, config.num_replicas)
+    start_xla_quietly()
+    _require_equal_shares(config, strategy.num_replicas_in_sync)
+    is_chief = worker_index(strategy) == 0
     config = resolve_places(config)
-    workdir = config.workdir
-    clip_num_samples = CLIP_NUM_SAMPLES[config.sample_rate_hz]
-    with opened_run_folder(workdir, config):
+    with opened_run_folder(config.workdir, config, writes=is_chief):
         corpus = resolve_corpus(
             config.corpus,
             corpora=config.corpora,
             sample_rate_hz=config.sample_rate_hz,
-            clip_num_samples=clip_num_samples,
-            reader=config.reader,
+            clip_num_samples=CLIP_NUM_SAMPLES[config.sample_rate_hz],
+            # Several workers would prepare the same music at once.
+            reader=config.reader if num_workers(strategy) == 1 else None,
             max_skipped_share=config.max_skipped_share,
         )
-        model = build_model(config)
-        groups = {
-            "encoder": named_variables(model.encoder.variables),
-            "projector": named_variables(model.projector.variables),
-            # The names of an optimizer's variables hold numbers that Keras counts up within a process.
-            "optimizer": {str(index): variable.value for index, variable in enumerate(model.optimizer.variables)},
-        }
-        checkpoints = Checkpoints(workdir / CHECKPOINTS, groups, config.keep_checkpoints)
+        lengths = resolve_lengths(config, corpus)
+        with strategy.scope():
+            model = build_model(lengths)
+        checkpoints = Checkpoints(
+            config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
+        )
         first_step = checkpoints.restore()
-        if first_step >= config.steps:
-            return Outcome(workdir, first_step)
-        dataset = pair_dataset(
+        if largest_over_workers(strategy, first_step) != first_step:
+            raise UsageError(
+                f"Workers resume from different steps, this one from {first_step}; give all the same --workdir, "
+                "on a folder that they share."
+            )
+        if first_step < lengths.steps:
+            _run(model, strategy, corpus, config, lengths, checkpoints, first_step, after_step)
+    return Outcome(config.workdir, lengths.steps, first_step)
+
+
+def _run(
+    model: ContrastiveModel,
+    strategy: tf.distribute.Strategy,
+    corpus: Corpus,
+    config: TrainConfig,
+    lengths: TrainConfig,
+    checkpoints: Checkpoints,
+    first_step: int,
+    after_step: AfterStep,
+) -> None:
+    workdir = config.workdir
+
+    def batches(share: BatchShare, first_step: int = first_step) -> tf.data.Dataset:
+        return pair_dataset(
             corpus,
             "train",
             batch_size=config.batch_size,
-            clip_num_samples=clip_num_samples,
+            clip_num_samples=model.encoder.clip_num_samples,
             seed=config.seed,
             first_step=first_step,
             sampling_unit=config.sampling_unit,
+            share=share,
         )
-        record_start(workdir, config, corpus, first_step)
-        log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
-        try:
-            if first_step == 0:
-                log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
-                log_views(log, model, dataset, config)
 
-            def observe(step: int, scalars: dict[str, float] | None) -> None:
-                every = config.embeddings_every
-                if every and (step % every == 0 or step == config.steps):
-                    log_embeddings(log, model.encoder, corpus)
-                after_step(step, scalars)
+    dataset = distributed(strategy, batches, config.micro_batches)
+    if worker_index(strategy) > 0:
+        TrainingLoop(model, strategy, dataset, lengths, first_step=first_step, checkpoints=checkpoints, log=None).run()
+        return
+    record_start(workdir, config, corpus, first_step)
+    log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
+    profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
+    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric)
+    # In case that a kill came between saving the checkpoint and keeping it as the best.
+    row = log.last_row()
+    if row.get("step") == first_step:
+        best.keep(first_step, row)
 
-            run_steps(
-                model, dataset, config, first_step=first_step, checkpoints=checkpoints, log=log, after_step=observe
-            )
-        finally:
-            log.close()
-    return Outcome(workdir, first_step)
+    def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
+        if profile:
+            profile.after_step(step)
+        after_step(step, num_steps, scalars)
+
+    try:
+        if first_step == 0:
+            log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
+            log_views(log, model, batches(BatchShare()), config)
+        TrainingLoop(
+            model,
+            strategy,
+            dataset,
+            lengths,
+            first_step=first_step,
+            checkpoints=checkpoints,
+            log=log,
+            best=best,
+            measurements=measurements_of(model, corpus, lengths, log),
+            boundaries=profile.boundaries if profile else (),
+            after_step=observe,
+        ).run()
+    except NonFiniteError as error:
+        batch = next(iter(batches(BatchShare(), error.step - 1)))
+        items = corpus.items_of("train")
+        item_ids = [items[row].id for row in batch["item"].numpy()]
+        folder = workdir / NONFINITE / f"step-{error.step}"
+        state = Checkpoints(folder / CHECKPOINTS, checkpoint_groups(model), keep=1)
+        raise ClmrError(write_nonfinite_report(folder, error, state, item_ids)) from error
+    finally:
+        if profile:
+            profile.close()
+        log.close()
+
+
+def measurements_of(model: ContrastiveModel, corpus: Corpus, config: TrainConfig, log: RunLog) -> list[Measurement]:
+    """What the configuration wants to be measured during the run."""
+    found = []
+    validate = build_validation(model, corpus, config) if config.validate_every else None
+    if validate:
+        found.append(Measurement(config.validate_every, validate))
+    if config.probe_every_epochs:
+        epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
+        found.append(Measurement(config.probe_every_epochs * epoch, build_probe(model.encoder, corpus)))
+    if config.embeddings_every:
+        found.append(Measurement(config.embeddings_every, lambda: log_embeddings(log, model.encoder, corpus) or {}))
+    return found
 
 
 def resolve_places(config: TrainConfig) -> TrainConfig:
@@ -119,20 +192,25 @@ def resolve_places(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, corpus=corpus, workdir=workdir, corpora=config.corpora.expanduser())
 
 
-def build_model(config: TrainConfig) -> ContrastiveModel:
-    """The model that a configuration describes: built, with its optimizer, ready to train or to restore."""
-    augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
-    chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
-    optimizer = build_optimizer(config.optimizer, config.learning_rate)
-    with dtype_policy(config.precision):
-        model = ContrastiveModel(
-            SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed),
-            build_projector(seed=config.seed),
-            chain,
-            config.temperature,
-            jit_views=config.jit,
+def resolve_lengths(config: TrainConfig, corpus: Corpus) -> TrainConfig:
+    """The configuration with all lengths in steps of this corpus, and with its learning rate."""
+    epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
+    # Of a split with too few songs for a batch, the dataset says so.
+    steps = config.epochs * max(epoch, 1) or config.steps
+    return dataclasses.replace(
+        config,
+        steps=steps,
+        warmup_steps=config.warmup_epochs * epoch or config.warmup_steps,
+        warmup_epochs=0,
+        decay_steps=config.decay_steps or steps,
+        learning_rate=config.learning_rate or default_learning_rate(config.optimizer, config.batch_size),
+    )
+
+
+def _require_equal_shares(config: TrainConfig, num_replicas: int) -> None:
+    shares = num_replicas * config.micro_batches
+    if config.batch_size % shares:
+        raise UsageError(
+            f"--batch-size must be a multiple of {shares}, for {num_replicas} devices and {config.micro_batches} "
+            f"micro-batches; received {config.batch_size}."
         )
-        model.build()
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer=optimizer, jit_compile=False)
-    return model

@@ -23,7 +23,7 @@ ROWS = (
         "distribution",
         "xla_start",
     },
-    {"augment", "models", "nt_xent", "optimizers", "learning_rates"},
+    {"augment", "models", "nt_xent", "optimizers", "learning_rates", "loss_scale", "weight_update"},
     {"contrastive", "encoder", "linear_probe"},
     {
         "checkpoint",
@@ -33,7 +33,8 @@ ROWS = (
         "run_log",
         "run_examples",
         "pretrained",
-        "training_loop",
+        "model_building",
+        "loop",
     },
     {"training", "probing"},
     {"train", "export", "probe"},

@@ -3,15 +3,19 @@
 import keras
 import tensorflow as tf
 
+from clmr_tf.distribution import gather_rows, num_replicas_in_sync
+
 
 @keras.saving.register_keras_serializable("clmr_tf")
 class BatchNormalization1D(keras.layers.Layer):
     """Normalises [batch, time, channels] over batch and time.
 
     Equal to `torch.nn.BatchNorm1d`: epsilon 1e-5, running statistics that move by one tenth per step, and a
-    running variance with Bessel's correction (Keras' own layer has 1e-3, one hundredth, and none). The batch
-    statistics come from the fused kernel, which is about a fifth of a CPU training step faster than the
-    separate moments that Keras computes. Statistics and parameters are float32 under every precision policy.
+    running variance with Bessel's correction (Keras' own layer has 1e-3, one hundredth, and none). On one replica
+    the batch statistics come from the fused kernel, which is about a fifth of a CPU training step faster than the
+    separate moments that Keras computes; with several they are those of all replicas' inputs together. Statistics
+    and parameters are float32 under the mixed policies too. A batch whose statistics are not finite leaves the
+    running ones as they were.
 
     Args:
         momentum: Share of the running statistics that a step keeps.
@@ -24,7 +28,7 @@ class BatchNormalization1D(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes scale, offset and the two running statistics, float32 [channels] each."""
+        """Makes scale, offset and the two running statistics, [channels] each."""
         shape = (input_shape[-1],)
 
         def variable(name: str, initializer: str, trainable: bool = True) -> keras.Variable:
@@ -32,10 +36,11 @@ class BatchNormalization1D(keras.layers.Layer):
             return self.add_weight(
                 name=name,
                 shape=shape,
-                dtype="float32",
                 initializer=initializer,
                 trainable=trainable,
                 autocast=False,
+                # The running statistics, which alone change within a step, are the same on all replicas.
+                aggregation="none" if trainable else "only_first_replica",
             )
 
         self.gamma = variable("gamma", "ones")
@@ -49,6 +54,16 @@ class BatchNormalization1D(keras.layers.Layer):
             scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
             offset = self.beta - self.moving_mean * scale
             return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
+        # There is no fused kernel for float64.
+        is_fused = num_replicas_in_sync() == 1 and inputs.dtype != tf.float64
+        normalize = self._normalize_fused if is_fused else self._normalize_synchronized
+        outputs, mean, variance = normalize(inputs)
+        for statistic, batch_value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moved = self.momentum * statistic + (1.0 - self.momentum) * batch_value
+            statistic.assign(tf.where(tf.math.is_finite(moved), moved, statistic))
+        return outputs
+
+    def _normalize_fused(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # The kernel wants images; one row of `time` pixels is the same memory.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.expand_dims(inputs, 1),
@@ -59,9 +74,21 @@ class BatchNormalization1D(keras.layers.Layer):
             epsilon=self.epsilon,
             is_training=True,
         )
-        for statistic, batch_value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            statistic.assign(self.momentum * statistic + (1.0 - self.momentum) * batch_value)
-        return tf.squeeze(outputs, 1)
+        return tf.squeeze(outputs, 1), mean, variance
+
+    def _normalize_synchronized(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        frames = tf.cast(inputs, self.variable_dtype)
+        # The variance of all is put together from each replica's around its own mean, in one exchange; the mean of
+        # squares less the square of the mean would lose digits where the mean is large.
+        own_moments = tf.stack(tf.nn.moments(frames, [0, 1]))
+        moments, _ = gather_rows(own_moments[tf.newaxis])
+        means, variances = moments[:, 0], moments[:, 1]
+        mean = tf.reduce_mean(means, 0)
+        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        outputs = tf.cast((frames - mean) * scale + self.beta, inputs.dtype)
+        count = tf.cast(tf.size(frames) // frames.shape[-1] * num_replicas_in_sync(), frames.dtype)
+        return outputs, mean, variance * count / (count - 1.0)
 
     def get_config(self) -> dict:
         """The arguments that make this layer again."""

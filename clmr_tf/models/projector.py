@@ -10,8 +10,8 @@ def build_projector(
 ) -> keras.Model:
     """Makes the two-layer projector: linear, ReLU, linear, without biases (512-512-64 in the released code).
 
-    Input float [batch, embedding_dim], output float32 [batch, projection_dim] under every precision policy,
-    since the loss is computed in float32. Weights start as PyTorch's linear layers do, uniform within
+    Input float [batch, embedding_dim], output [batch, projection_dim] in float32 under the mixed policies too, since
+    the loss is computed in it. Weights start as PyTorch's linear layers do, uniform within
     1/sqrt(inputs). The thesis' code has a projection of 128.
     """
 
@@ -25,7 +25,7 @@ def build_projector(
         [
             keras.Input((embedding_dim,)),
             linear(embedding_dim, "hidden", 12, activation="relu"),
-            linear(projection_dim, "projection", 13, dtype="float32"),
+            linear(projection_dim, "projection", 13, dtype=keras.config.dtype_policy().variable_dtype),
         ],
         name="projector",
     )

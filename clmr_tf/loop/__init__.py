@@ -1,0 +1,1 @@
+"""The loop around the training step: what happens between two steps, and when."""

@@ -1,0 +1,74 @@
+"""What went wrong in a step, in one sentence, and what is left of it to find out why."""
+
+import json
+from pathlib import Path
+
+import tensorflow as tf
+
+from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.errors import ClmrError
+from clmr_tf.files import write_atomically
+
+REPORT_FILE = "report.json"
+_LOST_WORKER = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+
+
+class NonFiniteError(ClmrError):
+    """The loss or the gradient of a step was NaN or infinite; the weights are those before it.
+
+    Attributes:
+        step: The step.
+        looked_at: First and last of the steps that were looked at together when it was noticed.
+    """
+
+    def __init__(self, step: int, looked_at: tuple[int, int], saved_step: int) -> None:
+        super().__init__(str(not_finite("loss or the gradient was not finite", step, saved_step)))
+        self.step = step
+        self.looked_at = looked_at
+
+
+def write_nonfinite_report(
+    folder: Path, error: NonFiniteError, checkpoints: Checkpoints | None, item_ids: list[str]
+) -> str:
+    """Keeps the state before a step that was not finite, and what the step learned from.
+
+    Args:
+        folder: Gets report.json and, in "checkpoints", the state.
+        error: The step.
+        checkpoints: Saves into `folder`/checkpoints.
+        item_ids: The corpus' items in the batch, in its order.
+
+    Returns:
+        The sentence to end with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {"step": error.step, "steps_looked_at": list(error.looked_at), "items": item_ids}
+    write_atomically(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+    checkpoints.save(error.step - 1)
+    return f"{error} The items of its batch and the weights before it are in {folder}."
+
+
+def not_finite(what: str, step: int, saved_step: int) -> ClmrError:
+    """For numbers that are NaN or infinite after a step."""
+    advice = "try a lower --learning-rate or a higher --temperature in a new --workdir, or --on-nonfinite skip."
+    return ClmrError(f"The {what} at step {step}. {_saved(saved_step)}; {advice}")
+
+
+def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_workers: int) -> ClmrError:
+    """For what TensorFlow raises in a step."""
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        advice = "use a smaller --batch-size or --width, or more --micro-batches, in a new --workdir."
+        return ClmrError(f"Step {step} ran out of memory. {_saved(saved_step)}; {advice}")
+    if num_workers > 1 and isinstance(error, _LOST_WORKER):
+        advice = "start all workers again, and they resume from there."
+        return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
+    # TensorFlow puts the place in the graph first and the reason last.
+    lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return ClmrError(
+        f"Step {step} failed: {reason} {_saved(saved_step)}; if files of the corpus changed, prepare it again."
+    )
+
+
+def _saved(step: int) -> str:
+    return f"The state after step {step} is saved" if step else "No step was saved before"

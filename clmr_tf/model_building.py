@@ -1,0 +1,69 @@
+"""The model of a run, and what of it a checkpoint holds."""
+
+import tensorflow as tf
+
+from clmr_tf.augment import AugmentationChain
+from clmr_tf.augmentation_changes import augmentation_config
+from clmr_tf.checkpoint import named_variables
+from clmr_tf.config import TrainConfig
+from clmr_tf.contrastive import ContrastiveModel
+from clmr_tf.encoder import dtype_policy
+from clmr_tf.learning_rates import default_learning_rate, learning_rate_schedule
+from clmr_tf.loss_scale import LossScale
+from clmr_tf.models.projector import build_projector
+from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.optimizers import build_optimizer
+from clmr_tf.weight_update import WeightUpdate
+
+
+def build_model(config: TrainConfig) -> ContrastiveModel:
+    """The model that a configuration describes: built, with its optimizer, ready to train or to restore.
+
+    To be called inside the scope of the strategy; with lengths in steps, see `resolve_lengths`.
+    """
+    augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
+    chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
+    with dtype_policy(config.precision):
+        model = ContrastiveModel(
+            SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed),
+            build_projector(seed=config.seed),
+            chain,
+            config.temperature,
+            jit_views=config.jit,
+            two_passes=config.two_passes,
+            num_micro_batches=config.micro_batches,
+        )
+        model.build()
+    peak = config.learning_rate or default_learning_rate(config.optimizer, config.batch_size)
+    learning_rate = learning_rate_schedule(
+        config.schedule, peak, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps or config.steps
+    )
+    optimizer = build_optimizer(config.optimizer, learning_rate, weight_decay=config.weight_decay)
+    optimizer.build(model.trainable_variables)
+    model.compile(
+        WeightUpdate(
+            optimizer,
+            model.trainable_variables,
+            clip_norm=config.clip_norm,
+            ema_momentum=config.ema_momentum,
+            skips_nonfinite=config.on_nonfinite == "skip",
+            loss_scale=LossScale() if config.precision == "mixed_float16" else None,
+        )
+    )
+    return model
+
+
+def checkpoint_groups(model: ContrastiveModel) -> dict[str, dict[str, tf.Variable]]:
+    """Everything that a run changes, by the names that checkpoints use."""
+    parts = {"encoder": model.encoder, "projector": model.projector}
+    update = model.weight_update
+    groups = {name: named_variables(part.variables) for name, part in parts.items()}
+    # The names of an optimizer's variables hold numbers that Keras counts up within a process.
+    groups["optimizer"] = {str(index): variable.value for index, variable in enumerate(update.optimizer.variables)}
+    groups["update"] = update.variables
+    if update.averages:
+        average_of = {id(weight): average for weight, average in zip(update.weights, update.averages, strict=True)}
+        for name, part in parts.items():
+            averages = [average_of[id(weight)] for weight in part.trainable_variables]
+            groups[f"{name}_average"] = dict(zip(named_variables(part.trainable_variables), averages, strict=True))
+    return groups
