@@ -19,8 +19,8 @@ _FRAME_SECONDS = 2048 / 22050
 # How strongly the phases of a frame are drawn to where its own attack wants them, relative to those that continue
 # the frame before. It decides only where there is nothing to continue: at attacks, and after silence.
 _ATTACK_PULL = 0.01
-# A burst played at a speed has 1 / speed of its energy. The gain of speed ** 0.3 keeps its level within 1 dB, and its
-# peak within 13 % for shifts of up to 700 cents.
+# A burst that is played at a speed has 1 / speed of its energy. The gain of speed ** 0.3 keeps its level within 1 dB
+# and its peak within 13 % up to 700 cents.
 _ATTACK_GAIN = 0.3
 _SMALLEST = 1e-30
 
@@ -36,12 +36,11 @@ def pitch_shift(
     stationary sound are continued by comparing two frames that are just as far apart in the faster clip as they
     will be in the output (Puckette 1995); then neighbouring bins are turned alike, in proportion to their energy, so
     that a partial stays whole. Where a frame has energy that the one before had not, its phases are instead those of
-    the frame itself, delayed so that its centre of energy comes at the time that it has in the clip: so what is too
-    soft at its beginning to be an attack, or too long, is at its place, too.
+    the frame itself, delayed so that its centre of energy comes at the time that it has in the clip.
 
-    Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, and of 45 a
-    second, where clicks begin to be one sound, within 4 ms (root mean square; the released code has sox's `pitch`,
-    which cuts and joins pieces of 82 ms: 3 to 32 ms). Short drums keep their level within 1 dB, their peaks within 20 %.
+    Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, of 45 a
+    second within 4 ms (root mean square; sox's `pitch` of the released code, which cuts and joins pieces of 82 ms: 3
+    to 32 ms). Short drums keep their level within 1 dB and their peaks within 20 %.
 
     Args:
         audio: float32 [batch, samples].
