@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.convolution import Convolution1D
 
 EMBEDDING_DIM = 512
 
@@ -61,7 +62,7 @@ class SampleCNN(keras.Model):
         # === Layers ===
         def convolution(channels: int, size: int, name: str, strides: int = 1, padding: str = "valid") -> keras.Layer:
             layer_seed = None if seed is None else seed * 16 + len(self.convolutions)
-            return keras.layers.Conv1D(
+            return Convolution1D(
                 channels,
                 size,
                 strides=strides,
@@ -105,15 +106,16 @@ class SampleCNN(keras.Model):
         """Encodes clips; see the class for shapes."""
         frames = tf.expand_dims(inputs, -1) if inputs.shape.rank == 2 else inputs
         self._check_length(frames.shape[1])
-        frames = self.convolutions[0](frames)
+        frames = self.convolutions[0](frames, training=training)
         frames = tf.nn.relu(self.normalizations[0](frames, training=training))
         for convolution, normalization, pool in zip(
             self.convolutions[1:-1], self.normalizations[1:-1], self.pools, strict=True
         ):
             if convolution.padding == "valid":
                 frames = tf.pad(frames, [[0, 0], [1, 1], [0, 0]])
-            frames = tf.nn.relu(pool(normalization(convolution(frames), training=training)))
-        frames = tf.nn.relu(self.normalizations[-1](self.convolutions[-1](frames), training=training))
+            frames = tf.nn.relu(pool(normalization(convolution(frames, training=training), training=training)))
+        frames = self.convolutions[-1](frames, training=training)
+        frames = tf.nn.relu(self.normalizations[-1](frames, training=training))
         return tf.squeeze(frames, 1) if self.pooling is None else tf.reduce_mean(frames, 1)
 
     def _check_length(self, num_samples: int | None) -> None:
