@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from clmr_tf.command_line import parse_command, to_plain
 from clmr_tf.console import results, run_command
@@ -14,7 +15,9 @@ class ExportConfig:
     """Settings of the export."""
 
     model: Path = Path("runs/demo")
-    """Folder of the run; its newest checkpoint is exported."""
+    """Folder of the run."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
     out: Path | None = None
     """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced,
     with the probes of its weights, unless it holds files of others."""
@@ -31,7 +34,7 @@ def export(config: ExportConfig) -> Path:
     run_folder = config.model.expanduser()
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
-    encoder, step = read_run_encoder(run_folder)
+    encoder, step = read_run_encoder(run_folder, best=config.checkpoint == "best")
     training = {"step": step, "config": to_plain(training_config), "run": read_record(run_folder)}
     facts = {"name": folder.name, "licence": config.licence, "tag_names": [], "scores": {}, "training": training}
     write_model_folder(encoder, folder, facts)
