@@ -48,6 +48,7 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.clips
 	$(RUN) -m benchmarks.direct_reader
 	$(RUN) -m benchmarks.augment
+	$(RUN) -m benchmarks.train_step
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip
