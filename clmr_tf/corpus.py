@@ -6,6 +6,7 @@ A prepared corpus is a folder:
     index.jsonl     one Item per line, in a fixed order
     audio.pcm       mono 16-bit little-endian PCM of all items, one after the other (storage "pcm" only)
     skipped.jsonl   {"source": path, "reason": ..., "detail": ...} for every file that was left out
+    tasks/          other labels and splits of the same items, if any; see `clmr_tf.corpus_tasks`
 
 `manifest.json` is written last and by an atomic rename: a folder without it is not a corpus yet.
 With storage "direct" there is no audio.pcm; items point at the compressed source files.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clmr_tf.corpus_tasks import SPLITS, CorpusTask, labelled, read_task, task_names_in
 from clmr_tf.errors import UsageError
 
 FORMAT_VERSION = 1
@@ -28,7 +30,6 @@ PCM_FILE = "audio.pcm"
 SKIPPED_FILE = "skipped.jsonl"
 PCM_DTYPE = np.dtype("<i2")
 PCM_FULL_SCALE = 32768.0
-SPLITS = ("train", "valid", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +127,19 @@ class CorpusManifest:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus on disk, with its index in memory."""
+    """A prepared corpus on disk, with its index in memory.
+
+    Attributes:
+        folder: Where it is.
+        manifest: Of these items.
+        items: In the order of the index.
+        task: What `for_task` was asked for; None for the corpus as it was prepared.
+    """
 
     folder: Path
     manifest: CorpusManifest
     items: tuple[Item, ...]
+    task: CorpusTask | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> "Corpus":
@@ -155,6 +164,37 @@ class Corpus:
         if manifest.storage == "pcm":
             corpus._check_pcm_size()
         return corpus
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """What `for_task` can be asked for, sorted."""
+        return task_names_in(self.folder)
+
+    def for_task(self, name: str) -> "Corpus":
+        """The same audio with the labels and splits of a task; items without a label are left out.
+
+        The fingerprint is one of both, the index and the task.
+
+        Args:
+            name: One of `task_names`.
+
+        Raises:
+            UsageError: If there is no such task, or it does not fit this corpus.
+        """
+        if self.task is not None:
+            return Corpus.open(self.folder).for_task(name)
+        task, task_sha256 = read_task(name, self.folder)
+        items = labelled(self.items, task)
+        num_items, num_songs = count_by_split(items)
+        manifest = dataclasses.replace(
+            self.manifest,
+            tag_names=task.tag_names,
+            num_items=num_items,
+            num_songs=num_songs,
+            source={**self.manifest.source, "task": name},
+            fingerprint=fingerprint_of(f"{self.manifest.fingerprint} {task_sha256}".encode("ascii")),
+        )
+        return Corpus(self.folder, manifest, items, task)
 
     def _check_pcm_size(self) -> None:
         expected = sum(item.num_samples for item in self.items) * PCM_DTYPE.itemsize

@@ -12,6 +12,7 @@ ROWS = (
     {"__init__", "errors", "files", "console", "augmentation_config", "augmentation_changes", "config", "command_line"},
     {
         "corpus",
+        "corpus_tasks",
         "audio_decoders",
         "audio_files",
         "audio_signatures",

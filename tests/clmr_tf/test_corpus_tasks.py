@@ -1,0 +1,118 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from clmr_tf.corpus import Corpus
+from clmr_tf.corpus_tasks import CorpusTask, Label, read_task, write_task
+from clmr_tf.errors import UsageError
+from tests.synthetic import write_corpus
+
+LABELS = {
+    "item-3": Label("test", ("rock",)),
+    "item-0": Label("train", ("folk", "rock")),
+    "item-1": Label("train", ()),
+    "item-2": Label("valid", ("folk",)),
+}
+
+
+def task(**changes):
+    fields = {"name": "genre", "description": "by ear", "tag_names": ("rock", "folk"), "single_label": False}
+    return CorpusTask(**{**fields, "items": LABELS, **changes})
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Five items: two songs for training, one for validation, two for the test."""
+    return write_corpus(tmp_path / "corpus", num_songs={"train": 2, "valid": 1, "test": 2}, num_samples=100)
+
+
+def test_a_task_replaces_splits_and_tags_of_the_items_that_it_names(corpus):
+    write_task(task(), corpus.folder)
+    assert corpus.task_names == ("genre",)
+    tagged = corpus.for_task("genre")
+    assert [(item.id, item.split, item.tags) for item in tagged.items] == [
+        ("item-0", "train", ("folk", "rock")),
+        ("item-1", "train", ()),
+        ("item-2", "valid", ("folk",)),
+        ("item-3", "test", ("rock",)),
+    ]
+    assert tagged.manifest.num_items == {"train": 2, "valid": 1, "test": 1}
+    assert tagged.manifest.source["task"] == "genre"
+    assert tagged.task == task()
+    np.testing.assert_array_equal(tagged.multi_hot(tagged.items), [[1, 1], [0, 0], [0, 1], [1, 0]])
+    # The audio is the same, the corpus on disk too.
+    np.testing.assert_array_equal(tagged.read_samples(tagged.items[3]), corpus.read_samples(corpus.items[3]))
+    assert Corpus.open(corpus.folder).items == corpus.items
+
+
+def test_the_fingerprint_is_one_of_index_and_task(corpus):
+    path = write_task(task(), corpus.folder)
+    first = corpus.for_task("genre").manifest.fingerprint
+    file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = hashlib.sha256(f"{corpus.manifest.fingerprint} {file_sha256}".encode()).hexdigest()
+    assert first == expected != corpus.manifest.fingerprint
+    write_task(task(description="by another ear"), corpus.folder)
+    assert corpus.for_task("genre").manifest.fingerprint != first
+
+
+def test_from_one_task_to_another(corpus):
+    write_task(task(), corpus.folder)
+    write_task(task(name="other", items={"item-4": Label("train", ())}), corpus.folder)
+    assert [item.id for item in corpus.for_task("genre").for_task("other").items] == ["item-4"]
+
+
+def test_an_unknown_task_is_answered_with_those_there_are(corpus):
+    with pytest.raises(UsageError, match="has no task 'genre'; it has none"):
+        corpus.for_task("genre")
+    write_task(task(), corpus.folder)
+    write_task(task(name="artist"), corpus.folder)
+    with pytest.raises(UsageError, match=r"has no task '\.\./genre'; it has artist, genre"):
+        corpus.for_task("../genre")
+
+
+def test_a_task_of_another_corpus_and_a_song_in_two_splits_are_refused(tmp_path):
+    corpus = write_corpus(tmp_path / "pairs", num_songs={"train": 2}, items_per_song=2, num_samples=100)
+    write_task(task(), corpus.folder)
+    with pytest.raises(UsageError, match="has the song 'train-song-1' in two splits"):
+        corpus.for_task("genre")
+    write_task(task(items={**LABELS, "item-9": Label("train", ())}), corpus.folder)
+    with pytest.raises(UsageError, match="labels 'item-9', which the corpus does not hold"):
+        corpus.for_task("genre")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"name": "Genre"}, "cannot be called 'Genre'"),
+        ({"name": "../genre"}, "cannot be called"),
+        ({"items": {}}, "labels no item"),
+        ({"tag_names": ("rock", "rock", "folk")}, "occurs twice"),
+        ({"tag_names": ("folk",)}, "'item-3' has the tag 'rock'"),
+        ({"single_label": True}, "'item-0' has 2 tags instead of one class"),
+        ({"items": {"item-0": Label("dev", ())}}, "in the split 'dev'"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_none(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        task(**changes)
+
+
+def test_a_file_that_is_no_task_is_named(corpus):
+    path = write_task(task(), corpus.folder)
+    assert read_task("genre", corpus.folder)[0] == task()
+    good = json.loads(path.read_text())
+    for fields, complaint in [
+        ({**good, "format": 2}, "format 2, this program reads 1"),
+        ([], "format 'list'"),
+        ({**good, "colour": 1}, "colour"),
+        ({**good, "items": {"item-0": {"split": "train"}}}, "not a task: 'tags'"),
+        ({**good, "name": "other"}, "is the task 'other' under another name"),
+    ]:
+        path.write_text(json.dumps(fields))
+        with pytest.raises(UsageError, match=complaint):
+            corpus.for_task("genre")
+    path.write_bytes(b"\xff{")
+    with pytest.raises(UsageError, match=r"genre\.json cannot be used"):
+        corpus.for_task("genre")
