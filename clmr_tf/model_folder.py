@@ -30,7 +30,7 @@ WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
 # What an export may replace; the probes are of the old weights, and the last are what writing them left when killed.
-_OWN_FILES = (MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE, "probe-*.json", ".*.json.*")
+_OWN_FILES = (MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE, "probe-*.json", "evaluation-*.json", ".*.json.*")
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
 

@@ -1,12 +1,15 @@
-"""python -m clmr_tf.probe: scores an exported encoder by a linear classifier on its embeddings."""
+"""python -m clmr_tf.probe: scores an exported encoder by a classifier on its embeddings."""
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clmr_tf.command_line import parse_command
@@ -29,7 +32,25 @@ class ProbeConfig:
     out: Path | None = None
     """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder."""
     seed: int = 42
-    """Seed of the first untrained encoder's weights; there are three, of this seed and the two after it."""
+    """Of everything drawn: crops, few labels, heads, untrained weights. The quick preset draws the weights of three
+    untrained encoders, of this seed and the two after it."""
+    preset: Literal["quick", "released", "thesis", "grid"] = "quick"
+    """How: "quick" is logistic regression on all windows, beside untrained encoders and a guess. The others train a
+    head: "released" as CLMR's released code, "thesis" by the numbers of the thesis, "grid" is the best on the
+    validation split of JukeMIR's 216."""
+    head: Literal["linear", "mlp"] = "linear"
+    """One layer, or one hidden layer of 512 units before it; the grid tries both, quick has its own."""
+    features: Literal["model", "untrained", "mel", "majority"] = "model"
+    """What the head learns from: the model, its architecture untrained, mean and deviation of a log-mel spectrogram, or
+    nothing but how often each tag occurs."""
+    labels: float = 1.0
+    """Share of the songs of the train split whose labels may be used; a smaller share is part of a larger one."""
+    labels_like_paper: float | None = None
+    """The paper's few labels instead: this share of the 2.7 s chunks of every combination of tags, at least one."""
+    task: str | None = None
+    """Name of one of several labelings of the corpus. Default: its own tags."""
+    features_cache: Path = Path("features")
+    """Folder that keeps features once they are computed, and the runs of a grid that was interrupted."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,18 +59,26 @@ def main(arguments: Sequence[str]) -> None:
         ProbeConfig,
         arguments,
         program="python -m clmr_tf.probe",
-        description="Scores an exported encoder by a linear classifier on its frozen embeddings.",
+        description="Scores an exported encoder by a classifier on its frozen embeddings.",
     )
+    if config.out is not None and not config.out.expanduser().parent.is_dir():
+        raise UsageError(f"There is no folder {config.out.expanduser().parent}; make it, or choose another --out.")
+    notes.print(f"Probing {config.model.expanduser()} on {config.corpus} ...", markup=False)
+    (_quick if config.preset == "quick" else _with_head)(config, config.model.expanduser())
+
+
+def _quick(config: ProbeConfig, model: Path) -> None:
+    defaults = ProbeConfig()
+    for name in ("head", "features", "labels", "labels_like_paper"):
+        if getattr(config, name) != getattr(defaults, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is of no effect with --preset quick; choose released, thesis or grid."
+            )
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.model_folder import record_score
     from clmr_tf.probing import probe
 
-    if config.out is not None and not config.out.expanduser().parent.is_dir():
-        raise UsageError(f"There is no folder {config.out.expanduser().parent}; make it, or choose another --out.")
-
-    model = config.model.expanduser()
-    notes.print(f"Probing {model} on {config.corpus} ...", markup=False)
-    result = probe(model, config.corpus, config.corpora.expanduser(), config.seed)
+    result = probe(model, config.corpus, config.corpora.expanduser(), config.seed, config.task)
     results.print(_table(result))
     by_seed = result["rows"][1]["by_seed"]
     each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
@@ -57,10 +86,95 @@ def main(arguments: Sequence[str]) -> None:
     difference = result["trained_minus_untrained"]
     low, high = difference["interval"]
     results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
-    out = (config.out or model / f"probe-{result['corpus']['name']}.json").expanduser()
-    write_atomically(out, json.dumps(result, indent=2) + "\n")
-    record_score(model, result["corpus"]["name"], {"metric": result["metric"], "split": "test", **result["rows"][0]})
-    results.print(f"Written to {out}", markup=False)
+    name = "-".join([result["corpus"]["name"], *([config.task] if config.task else [])])
+    _write(config.out or model / f"probe-{name}.json", result)
+    record_score(model, name, {"metric": result["metric"], "split": "test", **result["rows"][0]})
+
+
+def _with_head(config: ProbeConfig, model: Path) -> None:
+    from clmr_tf.head_probing import HeadProbe, main_score, probe_with_head
+    from clmr_tf.model_folder import record_score
+
+    request = HeadProbe(
+        model=model,
+        corpus=config.corpus,
+        corpora=config.corpora.expanduser(),
+        cache=config.features_cache.expanduser(),
+        preset=config.preset,
+        head=config.head,
+        features=config.features,
+        labels=config.labels,
+        labels_like_paper=config.labels_like_paper,
+        task=config.task,
+        seed=config.seed,
+    )
+    with shown_progress() as show:
+        result = probe_with_head(request, show)
+    results.print(_head_table(result))
+    test = result["scores"]["test"]
+    for what, names in (
+        ("Not scored, since no test clip has them", test["tags_without_positives"]),
+        ("Not scored, since all test clips have them", test["tags_without_negatives"]),
+        ("No training example has", result["labels"]["tags_without_positives"]),
+    ):
+        if names:
+            results.print(f"{what}: {', '.join(names)}", markup=False)
+    if test["num_clips_of_one_window"]:
+        results.print(
+            f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
+            "they are scored by it."
+        )
+    name = _name_of(config, result)
+    _write(config.out or model / f"evaluation-{name}.json", result)
+    if config.features == "model":
+        record_score(model, name, {"split": "test", **main_score(result)})
+
+
+def _name_of(config: ProbeConfig, result: dict) -> str:
+    """What tells a result from others of the same model."""
+    parts = [result["corpus"]["name"], *([config.task] if config.task else []), config.preset]
+    parts += [config.head] if config.preset != "grid" else []
+    parts += [config.features] if config.features != "model" else []
+    parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
+    parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
+    return "-".join(parts)
+
+
+def _write(path: Path, result: dict) -> None:
+    path = path.expanduser()
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    results.print(f"Written to {path}", markup=False)
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function that shows what is done, how much, and of how much: a bar in a terminal, nothing elsewhere."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=of)
+
+        yield show
+
+
+def _head_table(result: dict) -> Table:
+    table = Table(title=f"{result['preset']} on {result['corpus']['name']}", box=box.SIMPLE)
+    for heading in ("test", "value", "95 %", "clips", "songs"):
+        table.add_column(heading, no_wrap=True)
+    test = result["scores"]["test"]
+    rows = [("accuracy", test["accuracy"])] if result["single_label"] else []
+    for metric, name in (("roc_auc", "ROC-AUC"), ("average_precision", "average precision")):
+        rows += [(f"{name} {over.replace('_', ' ')}", test[metric][over]) for over in ("over_tags", "over_clips")]
+    for name, score in rows:
+        if score["mean"] is not None:
+            low, high = score["interval"]
+            clips = score.get("num_clips", test["num_clips"])
+            table.add_row(name, f"{score['mean']:.4f}", f"{low:.4f}-{high:.4f}", str(clips), str(test["num_songs"]))
+    return table
 
 
 def _table(result: dict) -> Table:

@@ -22,7 +22,7 @@ _NUM_UNTRAINED = 3
 _BOOTSTRAP_SAMPLES = 1000
 
 
-def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
+def probe(model: Path, corpus: str, corpora: Path, seed: int, task: str | None = None) -> dict[str, Any]:
     """Probes an exported encoder, untrained ones of the same shape, and the most frequent label.
 
     Windows are whole clips one after the other; a recording's score is the average over its windows. What an
@@ -39,6 +39,7 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
         corpus: What `resolve_corpus` takes; needs tags that tell recordings apart, and all three splits.
         corpora: Folder of prepared corpora.
         seed: Of the first untrained encoder's weights; the others have the next ones.
+        task: Name of a labeling of the corpus; None for its own.
 
     Returns:
         What was measured and with what, as JSON data.
@@ -56,9 +57,10 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
         clip_num_samples=encoder.clip_num_samples,
         reader=None,
     )
-    _require_probeable(prepared)
-    # Where every recording has exactly one tag, the task is to choose a class.
-    single_label = all(len(item.tags) == 1 for item in prepared.items)
+    fingerprint = prepared.manifest.fingerprint
+    prepared = prepared if task is None else prepared.for_task(task)
+    require_probeable(prepared)
+    single_label = has_single_labels(prepared)
 
     def fit(features: Encoder) -> tuple[ProbeResult, list[Windows]]:
         windows = [_embed(features, prepared, split) for split in SPLITS]
@@ -86,7 +88,8 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int) -> dict[str, Any]:
     return {
         "metric": "accuracy" if single_label else "macro average precision",
         "protocol": "logistic regression on clips, penalty chosen on valid, probabilities averaged by recording",
-        "corpus": {"name": facts.name, "fingerprint": facts.fingerprint, "tag_names": list(facts.tag_names)},
+        "corpus": {"name": facts.name, "fingerprint": fingerprint, "tag_names": list(facts.tag_names)},
+        **task_facts(prepared),
         "splits": {
             split: {"num_recordings": len(windows.labels), "num_clips": len(windows.item)}
             for split, windows in windows_of.items()
@@ -119,8 +122,8 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[], dict[str, floa
     Raises:
         UsageError: If the corpus has none.
     """
-    _require_probeable(corpus, ("train", "valid"))
-    single_label = all(len(item.tags) == 1 for item in corpus.items)
+    require_probeable(corpus, ("train", "valid"))
+    single_label = has_single_labels(corpus)
     encoder = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
 
     def probe() -> dict[str, float]:
@@ -131,7 +134,18 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[], dict[str, floa
     return probe
 
 
-def _require_probeable(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
+def has_single_labels(corpus: Corpus) -> bool:
+    """Whether the task is to choose a class: as it says itself, else where every recording has exactly one tag."""
+    return corpus.task.single_label if corpus.task else all(len(item.tags) == 1 for item in corpus.items)
+
+
+def task_facts(corpus: Corpus) -> dict[str, Any]:
+    """The entry "task" of a result: which labels of the corpus; none where they are its own."""
+    return {"task": {"name": corpus.task.name, "fingerprint": corpus.manifest.fingerprint}} if corpus.task else {}
+
+
+def require_probeable(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
+    """Raises UsageError if the corpus has no tags, the same tags everywhere, or lacks one of `splits`."""
     name = corpus.manifest.name
     lacking = [split for split in splits if not corpus.items_of(split)]
     if lacking or not corpus.manifest.tag_names:

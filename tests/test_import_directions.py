@@ -36,8 +36,9 @@ ROWS = (
         "pretrained",
         "model_building",
         "loop",
+        "evaluation",
     },
-    {"training", "probing"},
+    {"training", "probing", "head_probing"},
     {"train", "export", "probe"},
 )
 COMMANDS = ROWS[-1]

@@ -1,0 +1,239 @@
+"""The evaluation by a trained head: linear or MLP, on frozen features, as the published protocols train it."""
+
+import dataclasses
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.examples import clip_scores
+from clmr_tf.evaluation.grid import search
+from clmr_tf.evaluation.heads import Fit, Head, fit_head, majority_head
+from clmr_tf.evaluation.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, Protocol, grid_of_heads
+from clmr_tf.evaluation.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
+from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures
+from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
+from clmr_tf.model_folder import read_manifest
+from clmr_tf.pretrained import load_encoder
+from clmr_tf.probing import has_single_labels, require_probeable, task_facts
+from clmr_tf.run_folder import versions
+from clmr_tf.xla_start import start_xla_quietly
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadProbe:
+    """What to evaluate.
+
+    Attributes:
+        model: Model folder; of a baseline its architecture, clip length and rate.
+        corpus: What `resolve_corpus` takes.
+        corpora: Folder of prepared corpora.
+        cache: Folder of computed features and of the journals of grids.
+        preset: A name in `PROTOCOLS`.
+        head: "linear" or "mlp"; the grid tries both whatever it is.
+        features: "model", "untrained", "mel" or "majority".
+        labels: Share of the songs of the train split that may be learnt from.
+        labels_like_paper: The share that the original takes of the chunks of each combination of tags, instead.
+        task: Name of a labeling of the corpus; None for its own.
+        seed: Of crops, subsets, heads, and of an untrained encoder.
+    """
+
+    model: Path
+    corpus: str
+    corpora: Path
+    cache: Path
+    preset: str
+    head: str = "linear"
+    features: str = "model"
+    labels: float = 1.0
+    labels_like_paper: float | None = None
+    task: str | None = None
+    seed: int = 42
+
+
+def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None) -> dict[str, Any]:
+    """Trains a head on the train split, stops it by the valid split, and scores the clips of valid and test.
+
+    Args:
+        request: What and how.
+        show: For progress.
+
+    Returns:
+        JSON data; docs/evaluation.md says what each entry is.
+
+    Raises:
+        UsageError: If the model or the corpus is none, lacks tags or a split, or the options do not go together.
+        ClmrError: If a clip is shorter than a window, or the head diverges.
+    """
+    _check_shares(request)
+    # Before anything is prepared for a model that is none.
+    manifest = read_manifest(request.model)
+    encoder = load_encoder(request.model)
+    prepared = resolve_corpus(
+        request.corpus,
+        corpora=request.corpora,
+        sample_rate_hz=encoder.sample_rate_hz,
+        clip_num_samples=encoder.clip_num_samples,
+        reader=None,
+    )
+    labeled = prepared if request.task is None else prepared.for_task(request.task)
+    require_probeable(labeled)
+    single_label = has_single_labels(labeled)
+    source = _source_of(request, encoder, manifest)
+    protocol = _protocol_of(request, source)
+    start_xla_quietly()
+
+    reader = SplitReader(
+        request.cache, source, prepared, labeled, protocol.drops_last_chunk, seed=request.seed, show=show
+    )
+    tag_names = labeled.manifest.tag_names
+    train, labels = choose_labels(
+        reader.read("train", protocol.train_windows),
+        tag_names,
+        song_share=request.labels,
+        combination_share=request.labels_like_paper,
+        seed=request.seed,
+    )
+    valid = reader.read("valid", protocol.train_windows)
+    key = {
+        "source": source.identity,
+        "corpus": prepared.manifest.fingerprint,
+        "train": _digest(labeled, train),
+        "valid": _digest(labeled, valid),
+        "seed": request.seed,
+    }
+    head, settings, fit = _fit(request, protocol, source, train, valid, single_label, key, show)
+    protocol = dataclasses.replace(protocol, head=settings)
+
+    def scores_of(split: str) -> dict[str, Any]:
+        clips = reader.read(split, protocol.score_windows)
+        scores = clip_scores(head, clips.examples, len(clips.items), protocol, single_label)
+        songs = [item.song_id for item in clips.items]
+        return {
+            **evaluate_scores(clips.labels, scores, songs, tag_names, single_label=single_label),
+            "num_windows": len(clips.examples.item),
+            "num_clips_of_one_window": clips.num_rescued,
+        }
+
+    facts = prepared.manifest
+    return {
+        "format_version": FORMAT_VERSION,
+        "preset": request.preset,
+        **task_facts(labeled),
+        "single_label": single_label,
+        "corpus": {"name": facts.name, "fingerprint": facts.fingerprint, "tag_names": list(tag_names)},
+        "features": source.describe(),
+        "protocol": {
+            **dataclasses.asdict(protocol),
+            "interval": {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)},
+        },
+        "labels": labels,
+        "seed": request.seed,
+        "fit": fit,
+        "scores": {split: scores_of(split) for split in SPLITS[1:]},
+        "versions": versions(),
+    }
+
+
+def main_score(result: dict[str, Any]) -> dict[str, Any]:
+    """The one number of a result, of its test split: accuracy of single labels, else macro average precision."""
+    test = result["scores"]["test"]
+    name = "accuracy" if result["single_label"] else "macro average precision"
+    return {"metric": name, **(test["accuracy"] if result["single_label"] else test["average_precision"]["over_tags"])}
+
+
+def _check_shares(request: HeadProbe) -> None:
+    for option, share in (("--labels", request.labels), ("--labels-like-paper", request.labels_like_paper)):
+        if share is not None and not 0 < share <= 1:
+            raise UsageError(f"{option} must be a share above 0 and up to 1; received {share}.")
+    if request.labels_like_paper is None:
+        return
+    if request.labels < 1:
+        raise UsageError("--labels and --labels-like-paper are two ways to choose few labels; give one of them.")
+    if PROTOCOLS[request.preset].train_windows == "mean":
+        raise UsageError(
+            f"--labels-like-paper chooses among the chunks of clips, and the preset {request.preset} learns from means "
+            "of whole clips; use --labels, or the preset thesis or released."
+        )
+
+
+def _source_of(request: HeadProbe, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:
+    shape = encoder.clip_num_samples, encoder.sample_rate_hz
+    arguments = manifest["architecture"]["arguments"]
+    if request.features == "mel":
+        return MelFeatures(*shape)
+    if request.features == "majority":
+        return MajorityFeatures(*shape)
+    if request.features == "untrained":
+        untrained = Encoder(build_encoder(**arguments, seed=request.seed), *shape)
+        return EncoderFeatures(untrained, "untrained", {"architecture": arguments, "seed": request.seed})
+    facts = {"model": str(request.model), "architecture": arguments, "training_step": manifest["training"]["step"]}
+    return EncoderFeatures(encoder, "model", facts)
+
+
+def _protocol_of(request: HeadProbe, source: FeatureSource) -> Protocol:
+    protocol = PROTOCOLS[request.preset]
+    if request.labels_like_paper is not None:
+        # What the original chose among.
+        protocol = dataclasses.replace(protocol, train_windows="chunks")
+    hidden_units = MLP_HIDDEN_UNITS if request.head == "mlp" else 0
+    return dataclasses.replace(protocol, head=_standardised(protocol.head, source, hidden_units=hidden_units))
+
+
+def _standardised(settings: HeadSettings, source: FeatureSource, **changes: Any) -> HeadSettings:
+    standardise = settings.standardise or source.needs_standardising
+    return dataclasses.replace(settings, standardise=standardise, **changes)
+
+
+def _fit(
+    request: HeadProbe,
+    protocol: Protocol,
+    source: FeatureSource,
+    train: Split,
+    valid: Split,
+    single_label: bool,
+    key: dict[str, Any],
+    show: Show,
+) -> tuple[Head, HeadSettings, dict[str, Any]]:
+    """The head, the settings that it was trained with, and how that went."""
+    if isinstance(source, MajorityFeatures):
+        return majority_head(train.example_labels, single_label), protocol.head, {"num_steps": 0}
+    fit = partial(
+        fit_head,
+        train.examples.vectors,
+        train.example_labels,
+        valid.examples.vectors,
+        valid.example_labels,
+        single_label=single_label,
+        seed=request.seed,
+    )
+    if request.preset != "grid":
+        return _facts_of(fit(protocol.head), protocol.head)
+    # Where standardising is a must, both halves of the grid would be the same.
+    heads = list(dict.fromkeys(_standardised(settings, source) for settings in grid_of_heads(single_label)))
+    journal = request.cache / source.identity[:16] / f"grid-{_hash(key)[:16]}.jsonl"
+    best, settings, runs = search(heads, fit, journal, key, on_run=partial(show, "Heads of the grid"))
+    head, settings, facts = _facts_of(best, settings)
+    return head, settings, {**facts, "num_runs": len(runs), "runs": runs}
+
+
+def _facts_of(fit: Fit, settings: HeadSettings) -> tuple[Head, HeadSettings, dict[str, Any]]:
+    facts = {"monitor": settings.monitor, "valid": fit.best_value, "best_step": fit.best_step}
+    return fit.head, settings, {**facts, "num_steps": fit.num_steps}
+
+
+def _digest(corpus: Corpus, split: Split) -> str:
+    """What was learnt from: which clips, how often each, with which tags."""
+    clips = [[split.items[row].id, list(split.items[row].tags)] for row in split.examples.item.tolist()]
+    return _hash([list(corpus.manifest.tag_names), clips])
+
+
+def _hash(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
