@@ -1,0 +1,109 @@
+"""McGill Billboard: 890 annotated places in the American charts of 1958 to 1991, for learning without labels.
+
+    python -m pipelines.billboard
+
+The index has more places than songs (740, by its authors): what stayed in the charts was drawn more than once. Places
+with the same artist and title are one song. The index has neither tags nor splits for audio: a tenth of the songs is drawn for validation by
+a hash of their names.
+
+Where from: Burgoyne et al. 2011, https://ddmal.ca/research/The_McGill_Billboard_Project_(Chord_Analysis_Dataset)/; the
+index is CC0, the recordings are commercial: there is nothing to download here, you need copies that you may use.
+
+What goes where, in data/billboard or the folder behind --data:
+
+    billboard-2.0-index.csv     from the page above
+    audio/0003.mp3 ...          named by the id in four digits, of any format
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clmr_tf.audio_signatures import is_named_like_audio
+from clmr_tf.console import run_command
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
+from pipelines.corpus_command import CorpusOptions, run_pipeline
+from pipelines.published import DATA as ALL_DATA
+from pipelines.published import PublishedCorpus, prepare_published, require_files
+from pipelines.settings import PrepareSettings
+from pipelines.sources import SourceFile
+from pipelines.splits import split_songs
+from pipelines.tables import read_records, require_count
+
+NAME = "billboard"
+DATA = ALL_DATA / NAME
+AUDIO = "audio"
+INDEX = "billboard-2.0-index.csv"
+NUM_PLACES = 890
+VALID_SHARE = 0.1
+
+
+def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
+    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+
+    Args:
+        destination: Folder of the corpus.
+        settings: How files are decoded and what is asked of them.
+        data: Folder of the index and the audio.
+
+    Raises:
+        UsageError: If the index is missing, cannot be read or has not the published count, if two files have one id;
+            and as `prepare_published`.
+        ClmrError: As `prepare_published`.
+    """
+    published = PublishedCorpus(
+        name=NAME,
+        tag_names=(),
+        sources=read_sources(data),
+        description="McGill Billboard 2.0, https://ddmal.ca/research, with recordings of your own",
+    )
+    return prepare_published(published, destination, settings)
+
+
+def read_sources(data: Path) -> list[SourceFile]:
+    """Reads the index and looks for a file for each of its songs.
+
+    Raises:
+        UsageError: As `prepare_corpus`.
+    """
+    require_files(data, [INDEX], f"pipelines.{NAME}")
+    records = read_records(data / INDEX, ",", ["id", "title", "artist"])
+    # Places that were drawn and not annotated have no title.
+    songs = {_place(row["id"], data / INDEX): f"{row['artist']}: {row['title']}" for row in records if row["title"]}
+    require_count(data / INDEX, "annotated places", len(songs), NUM_PLACES)
+    files = _audio_files(data / AUDIO)
+    split_of = split_songs(songs.values(), VALID_SHARE, 0.0)
+    return [_source(data, place, song, split_of[song], files) for place, song in songs.items()]
+
+
+def _source(data: Path, place: str, song: str, split: str, files: Mapping[str, str]) -> SourceFile:
+    source = f"{AUDIO}/{files.get(place, f'{place}.mp3')}"
+    return SourceFile(data / source, item_id=place, song_id=song, source=source, split=split)
+
+
+def _place(number: str, where: Path) -> str:
+    if not number.isdecimal():
+        raise UsageError(f"{where} has the id {number!r}, which is no number; fetch it again.")
+    return f"{int(number):04d}"
+
+
+def _audio_files(folder: Path) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_named_like_audio(path.name) and files.setdefault(path.stem, path.name) != path.name:
+            raise UsageError(f"{folder} has both {files[path.stem]} and {path.name}; keep one of them.")
+    return files
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
+    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
+
+
+def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
+    return prepare_corpus(destination, options, options.data or DATA)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

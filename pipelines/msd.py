@@ -1,0 +1,145 @@
+"""The Million Song Dataset in the split of Lee et al. 2017: 241,889 previews of 30 seconds, 50 tags of Last.fm.
+
+    python -m pipelines.msd
+
+Split: 201,680 train, 11,774 valid, 28,435 test; only previews longer than 29.1 seconds belong to it.
+
+Where from: Bertin-Mahieux et al. 2011, http://millionsongdataset.com; the previews are 7digital's, and no licence lets
+anyone pass them on: there is nothing to download here, you need a copy that you may use.
+
+What goes where, in data/msd or the folder behind --data:
+
+    audio/8/9/8947470.clip.mp3 ...                    previews by their 7digital id
+    filtered_list_train.cP, filtered_list_test.cP,    the files of
+    msd_id_to_tag_vector.cP, MSD_id_to_7D_id.pkl,     https://github.com/jongpillee/music_dataset_split
+    7D_id_to_path.pkl                                 (MSD_split)
+
+These files are pickles, and pickles are programs: they are read by a reader that refuses everything but plain data.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.console import run_command
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
+from pipelines.corpus_command import CorpusOptions, run_pipeline
+from pipelines.published import DATA as ALL_DATA
+from pipelines.published import PublishedCorpus, prepare_published, require_files
+from pipelines.restricted_pickle import StoredArray, load_plain_pickle
+from pipelines.settings import PrepareSettings
+from pipelines.sources import SourceFile
+from pipelines.tables import require_split_counts
+from pipelines.tag_names import MSD_TAGS
+
+NAME = "msd"
+CORPUS_NAME = "msd-lee2017"
+DATA = ALL_DATA / NAME
+AUDIO = "audio"
+TRAIN_AND_VALID = "filtered_list_train.cP"
+TEST = "filtered_list_test.cP"
+TAG_VECTORS = "msd_id_to_tag_vector.cP"
+SEVENDIGITAL_IDS = "MSD_id_to_7D_id.pkl"
+PATHS = "7D_id_to_path.pkl"
+# The first so many ids of filtered_list_train.cP are for training, the others for validation (README there).
+NUM_TRACKS = {"train": 201_680, "valid": 11_774, "test": 28_435}
+
+
+def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
+    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+
+    Args:
+        destination: Folder of the corpus.
+        settings: How files are decoded and what is asked of them.
+        data: Folder of the published files.
+
+    Raises:
+        UsageError: If a table is missing, holds more than plain data or has not the published counts; and as
+            `prepare_published`.
+        ClmrError: As `prepare_published`.
+    """
+    published = PublishedCorpus(
+        name=CORPUS_NAME,
+        tag_names=MSD_TAGS,
+        sources=read_sources(data),
+        description="Million Song Dataset, http://millionsongdataset.com, previews of 7digital",
+    )
+    return prepare_published(published, destination, settings)
+
+
+def read_sources(data: Path) -> list[SourceFile]:
+    """Reads the split; every track is a song.
+
+    Raises:
+        UsageError: As `prepare_corpus`.
+    """
+    require_files(data, [TRAIN_AND_VALID, TEST, TAG_VECTORS, SEVENDIGITAL_IDS, PATHS], f"pipelines.{NAME}")
+    train_and_valid, test = (_ids(data / name) for name in (TRAIN_AND_VALID, TEST))
+    num_train = NUM_TRACKS["train"]
+    split_of = {
+        **dict.fromkeys(train_and_valid[:num_train], "train"),
+        **dict.fromkeys(train_and_valid[num_train:], "valid"),
+        **dict.fromkeys(test, "test"),
+    }
+    tag_vectors, sevendigital_ids, paths = (_dict(data / name) for name in (TAG_VECTORS, SEVENDIGITAL_IDS, PATHS))
+    sources = []
+    for track, split in split_of.items():
+        sevendigital_id = _entry(sevendigital_ids, track, data / SEVENDIGITAL_IDS)
+        path = _path(_entry(paths, sevendigital_id, data / PATHS), data / PATHS)
+        tags = _tags(_entry(tag_vectors, track, data / TAG_VECTORS), data / TAG_VECTORS)
+        sources.append(SourceFile(data / AUDIO / path, track, track, f"{AUDIO}/{path}", split, tags))
+    require_split_counts(f"The split {CORPUS_NAME}", sources, NUM_TRACKS)
+    return sources
+
+
+def _ids(path: Path) -> list[str]:
+    ids = load_plain_pickle(path)
+    if not isinstance(ids, list) or not all(isinstance(track, str) for track in ids):
+        raise UsageError(f"{path} does not hold a list of track ids; fetch it again.")
+    return ids
+
+
+def _dict(path: Path) -> dict[Any, Any]:
+    table = load_plain_pickle(path)
+    if not isinstance(table, dict):
+        raise UsageError(f"{path} does not hold a dictionary; fetch it again.")
+    return table
+
+
+def _entry(table: Mapping[Any, Any], key: Any, where: Path) -> Any:
+    if key not in table:
+        raise UsageError(f"{where} does not have {key!r}; fetch it again.")
+    return table[key]
+
+
+def _path(path: Any, where: Path) -> str:
+    # It comes from a file that others made, and shall not point out of the folder.
+    if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise UsageError(f"{where} has {path!r} instead of a path such as '8/9/8947470.clip.mp3'; fetch it again.")
+    return path
+
+
+def _tags(stored: Any, where: Path) -> tuple[str, ...]:
+    try:
+        vector = stored.to_array() if isinstance(stored, StoredArray) else np.asarray(stored)
+        chosen = vector.reshape(len(MSD_TAGS)) != 0
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{where} has a tag vector that cannot be read ({error}); fetch it again.") from error
+    return tuple(tag for tag, is_chosen in zip(MSD_TAGS, chosen, strict=True) if is_chosen)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
+    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
+
+
+def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
+    return prepare_corpus(destination, options, options.data or DATA)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

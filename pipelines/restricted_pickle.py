@@ -1,0 +1,120 @@
+"""Reads pickles that hold nothing but plain data, such as the split files of the Million Song Dataset.
+
+A pickle is a program: it may name any function of any module and have it called. This reader knows the handful of
+names that NumPy writes for an array, and puts stand-ins in their place that only keep what they are given; every other
+name is refused before anything is imported or called. So the worst that a file can do is to be refused.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.errors import UsageError
+
+# Kinds of numbers that a stored array may have, as NumPy spells them.
+_NUMBER_TYPES = frozenset({"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"})
+
+
+def load_plain_pickle(path: Path) -> Any:
+    """Loads dicts, lists, tuples, text, numbers and numeric arrays, written by Python 2 or 3.
+
+    Byte strings of Python 2 become text, read as Latin-1; arrays become `StoredArray`.
+
+    Raises:
+        UsageError: If the file cannot be read, is no pickle, or holds anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); see --help for where it comes from.") from error
+    # A damaged pickle fails in every way there is; nothing of it was called.
+    except Exception as error:
+        raise UsageError(f"{path} is no pickle of plain data ({error}); fetch it again.") from error
+
+
+class StoredArray:
+    """What a pickle says about a NumPy array; it becomes one when it is asked to."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] = ()
+        self._dtype: np.dtype | None = None
+        self._fortran_order = False
+        self._bytes = b""
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], "_StoredType", bool, bytes | str]) -> None:
+        _, self._shape, stored_type, self._fortran_order, raw = state
+        if not isinstance(stored_type, _StoredType) or not isinstance(raw, bytes | str):
+            raise TypeError("an array that is not of numbers")
+        self._dtype = stored_type.dtype()
+        self._bytes = raw.encode("latin1") if isinstance(raw, str) else raw
+
+    def to_array(self) -> np.ndarray:
+        """The array, which cannot be written to.
+
+        Raises:
+            ValueError: If its parts do not fit together.
+        """
+        if self._dtype is None:
+            raise ValueError("an array without content")
+        order = "F" if self._fortran_order else "C"
+        return np.frombuffer(self._bytes, self._dtype).reshape(self._shape, order=order)
+
+
+class _StoredType:
+    """Stands in for numpy.dtype."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        if name not in _NUMBER_TYPES:
+            raise TypeError(f"an array of the type {name!r}")
+        self._name = name
+        self._byte_order = "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._byte_order = state[1] if state[1] in ("<", ">") else "<"
+
+    def dtype(self) -> np.dtype:
+        return np.dtype(self._name).newbyteorder(self._byte_order)
+
+
+class _ArrayClass:
+    """Stands in for numpy.ndarray, which is only ever an argument."""
+
+
+def _reconstruct(*_: object) -> StoredArray:
+    """Stands in for the function of that name, which makes the empty array that is filled afterwards."""
+    return StoredArray()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for codecs.encode: how Python 3 writes bytes in the protocols of Python 2."""
+    if encoding != "latin1":
+        raise TypeError(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_STAND_INS = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _ArrayClass,
+    ("numpy", "dtype"): _StoredType,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        stand_in = _STAND_INS.get((module_name, global_name))
+        if stand_in is None:
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+
+        def call(*arguments: object) -> object:
+            return stand_in(*arguments)
+
+        # A pickle may set attributes of what it is handed, so it gets a function of its own every time.
+        return call
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError(f"it asks for something outside of it, {pid!r}")
