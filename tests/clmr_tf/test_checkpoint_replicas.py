@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.checkpoint import Checkpoints, named_variables
+from clmr_tf.distribution import build_strategy
 
 
 def make_replicas() -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return build_strategy("mirrored", 2)
 
 
 class Run:

@@ -88,7 +88,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--steps many", "`--steps` must be a whole number; received 'many'."),
         ("--steps=1.5", "`--steps` must be a whole number; received '1.5'."),
         ("--batch-size 3 --width wide", "`--width` must be a number; received 'wide'."),
-        ("--optimizer adm", "`--optimizer` must be one of ['adam', 'adamw', 'lamb', 'sgd']; received 'adm'."),
+        ("--optimizer adm", "`--optimizer` must be one of ['adam', 'adamw', 'lars', 'lamb', 'sgd']; received 'adm'."),
         ("--sample-rate-hz 12", "`--sample-rate-hz` must be one of [22050, 16000, 8000]; received 12."),
         ("--corpus 7 --steps --jit", "`--steps` needs a value; --help says which."),
         ("--workdir", "`--workdir` needs a value; --help says which."),
@@ -115,7 +115,9 @@ def test_help_documents_every_option_with_its_default(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in text
-    assert "(default: 0.0003)" in text and "Seed of everything random" in text
+    assert "(default: 0.5)" in text and "Seed of everything random" in text
+    # It depends on the optimizer.
+    assert 'Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root' in text
 
 
 def test_every_option_that_the_plan_promises_exists():
@@ -136,6 +138,26 @@ def test_every_option_that_the_plan_promises_exists():
         ({"learning_rate": float("inf")}, "--learning-rate"),
         ({"log_every": 0}, "--log-every"),
         ({"embeddings_every": -1}, "--embeddings-every"),
+        ({"micro_batches": 0}, "--micro-batches must be at least 1"),
+        ({"batch_size": 48, "micro_batches": 5}, "equal parts of at least 2; received 5 of 48"),
+        ({"batch_size": 8, "micro_batches": 8}, "equal parts of at least 2; received 8 of 8"),
+        ({"clip_norm": -1.0}, "--clip-norm"),
+        ({"clip_norm": float("nan")}, "--clip-norm"),
+        ({"weight_decay": -1e-6}, "--weight-decay"),
+        ({"ema_momentum": 1.0}, "--ema-momentum must be from 0 to below 1"),
+        ({"ema_momentum": -0.1}, "--ema-momentum"),
+        ({"warmup_steps": -1}, "--warmup-steps"),
+        ({"warmup_epochs": -1}, "--warmup-epochs"),
+        ({"warmup_steps": 5, "warmup_epochs": 1}, "exclude each other"),
+        ({"decay_steps": -1}, "--decay-steps"),
+        ({"epochs": -1}, "--epochs"),
+        ({"steps_per_execution": 0}, "--steps-per-execution"),
+        ({"num_replicas": -1}, "--num-replicas"),
+        ({"validate_every": -1}, "--validate-every"),
+        ({"num_validation_pairs": 0}, "--num-validation-pairs"),
+        ({"worker_timeout_seconds": 0.0}, "--worker-timeout-seconds"),
+        ({"max_skipped_share": 1.5}, "--max-skipped-share"),
+        ({"best_metric": "probe_score"}, "probe_score needs --probe-every-epochs"),
         ({"augmentation": "relesed"}, "released"),
         ({"corpus": ""}, "--corpus must name"),
     ],

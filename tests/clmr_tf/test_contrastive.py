@@ -11,10 +11,11 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.augmentation_config import augmentation_preset
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel, spread
+from clmr_tf.model_building import build_model
 from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.nt_xent import nt_xent
-from clmr_tf.training import build_model
+from clmr_tf.weight_update import WeightUpdate
 
 
 def make_model(
@@ -23,7 +24,9 @@ def make_model(
     chain = AugmentationChain(dataclasses.replace(augmentation_preset(preset), asymmetric=asymmetric))
     model = ContrastiveModel(SampleCNN(width=0.0625, seed=1), build_projector(seed=1), chain, **arguments)
     model.build()
-    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
+    optimizer = optimizer or keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    model.compile(WeightUpdate(optimizer, model.trainable_variables))
     return model
 
 

@@ -1,6 +1,7 @@
 """The main job from its command line: what it leaves behind, what is refused, what goes wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.console import run_command
 from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.model_folder import golden_audio
@@ -32,7 +34,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_
     good = command(corpus, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", "1e25")
     code, errors = run([*good, "--steps", "50", "--checkpoint-every", "1"], capsys)
     assert code == 1
-    assert "became nan at step" in errors or "became inf at step" in errors
+    found = re.search(r"error: The loss or the gradient was not finite at step (\d+)\. The state after step", errors)
+    # The weights before that step are those of the checkpoint that was saved every step.
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{int(found[1]) - 1:09d}"
+    assert (tmp_path / "run" / "nonfinite" / f"step-{found[1]}" / "report.json").exists()
     assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
 
 

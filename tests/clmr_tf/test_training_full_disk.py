@@ -36,7 +36,7 @@ def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
     config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limit_after_the_first_checkpoint(step, _scalars):
+    def limit_after_the_first_checkpoint(step, _num_steps, _scalars):
         if step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
 
