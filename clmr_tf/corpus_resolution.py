@@ -38,8 +38,7 @@ def resolve_corpus(
         raise UsageError("The name of the corpus is empty; give --corpus a name, such as demo, or a folder of music.")
     folder = Path(corpus).expanduser()
     storage = "direct" if reader == "direct" else "pcm"
-    # Other programs have files called manifest.json, too.
-    if (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file():
+    if is_prepared(folder):
         opened = Corpus.open(folder)
         _check(opened, sample_rate_hz, clip_num_samples, opened.manifest.storage if reader is None else storage)
         return opened
@@ -64,6 +63,12 @@ def resolve_corpus(
     digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', folder.resolve().name).strip('-') or 'music'}-{digest}"
     return prepare_corpus(folder, corpora / _folder_name(name, sample_rate_hz, storage), settings)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a prepared corpus."""
+    # Other programs have files called manifest.json, too.
+    return (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
 
 
 def is_pipeline(name: str) -> bool:

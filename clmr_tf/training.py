@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
+from clmr_tf.corpus_resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, largest_over_workers, num_workers, worker_index
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.learning_rates import default_learning_rate
@@ -69,14 +70,18 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     _require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
     config = resolve_places(config)
+    if num_workers(strategy) > 1 and not is_prepared(Path(config.corpus)):
+        raise UsageError(
+            f"Several workers need a prepared corpus, or each would prepare {config.corpus}; make one with "
+            "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
+        )
     with opened_run_folder(config.workdir, config, writes=is_chief):
         corpus = resolve_corpus(
             config.corpus,
             corpora=config.corpora,
             sample_rate_hz=config.sample_rate_hz,
             clip_num_samples=CLIP_NUM_SAMPLES[config.sample_rate_hz],
-            # Several workers would prepare the same music at once.
-            reader=config.reader if num_workers(strategy) == 1 else None,
+            reader=config.reader,
             max_skipped_share=config.max_skipped_share,
         )
         lengths = resolve_lengths(config, corpus)
@@ -121,12 +126,30 @@ def _run(
         )
 
     dataset = distributed(strategy, batches, config.micro_batches)
+    profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
+    boundaries = profile.boundaries if profile else ()
+
+    def loop(log: RunLog | None, **arguments: Any) -> TrainingLoop:
+        # All workers stop at the same steps, whether they have something to do there or not.
+        measurements = measurements_of(model, corpus, lengths, log)
+        return TrainingLoop(
+            model,
+            strategy,
+            dataset,
+            lengths,
+            first_step=first_step,
+            checkpoints=checkpoints,
+            log=log,
+            measurements=measurements,
+            boundaries=boundaries,
+            **arguments,
+        )
+
     if worker_index(strategy) > 0:
-        TrainingLoop(model, strategy, dataset, lengths, first_step=first_step, checkpoints=checkpoints, log=None).run()
+        loop(log=None).run()
         return
     record_start(workdir, config, corpus, first_step)
     log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
-    profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
     best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric)
     # In case that a kill came between saving the checkpoint and keeping it as the best.
     row = log.last_row()
@@ -142,19 +165,7 @@ def _run(
         if first_step == 0:
             log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
             log_views(log, model, batches(BatchShare()), config)
-        TrainingLoop(
-            model,
-            strategy,
-            dataset,
-            lengths,
-            first_step=first_step,
-            checkpoints=checkpoints,
-            log=log,
-            best=best,
-            measurements=measurements_of(model, corpus, lengths, log),
-            boundaries=profile.boundaries if profile else (),
-            after_step=observe,
-        ).run()
+        loop(log, best=best, after_step=observe).run()
     except NonFiniteError as error:
         batch = next(iter(batches(BatchShare(), error.step - 1)))
         items = corpus.items_of("train")
@@ -168,8 +179,10 @@ def _run(
         log.close()
 
 
-def measurements_of(model: ContrastiveModel, corpus: Corpus, config: TrainConfig, log: RunLog) -> list[Measurement]:
-    """What the configuration wants to be measured during the run."""
+def measurements_of(
+    model: ContrastiveModel, corpus: Corpus, config: TrainConfig, log: RunLog | None
+) -> list[Measurement]:
+    """What the configuration wants to be measured during the run; without a log, nothing will be."""
     found = []
     validate = build_validation(model, corpus, config) if config.validate_every else None
     if validate:
