@@ -2,9 +2,9 @@
 
     python -m pipelines.billboard
 
-The index has more places than songs (740, by its authors): what stayed in the charts was drawn more than once. Places
-with the same artist and title are one song. The index has neither tags nor splits for audio: a tenth of the songs is drawn for validation by
-a hash of their names.
+The index has more places than songs (740, by its authors), since what stayed in the charts was drawn more than once;
+places with the same artist and title are one song. It has neither tags nor splits for audio: a tenth of the songs is
+drawn for validation by a hash of their names.
 
 Where from: Burgoyne et al. 2011, https://ddmal.ca/research/The_McGill_Billboard_Project_(Chord_Analysis_Dataset)/; the
 index is CC0, the recordings are commercial: there is nothing to download here, you need copies that you may use.

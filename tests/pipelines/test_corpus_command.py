@@ -1,0 +1,42 @@
+import importlib
+
+import pytest
+
+from clmr_tf.errors import UsageError
+
+NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard")
+# No licence lets anyone pass this music on, or others fetch it better.
+WITHOUT_DOWNLOAD = {"msd", "mtg_jamendo", "billboard"}
+
+
+@pytest.fixture(params=NAMES)
+def pipeline(request):
+    return importlib.import_module(f"pipelines.{request.param}")
+
+
+def test_help_says_where_data_come_from_and_what_goes_where(pipeline, capsys):
+    with pytest.raises(SystemExit) as stop:
+        pipeline.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert f"python -m pipelines.{pipeline.NAME}" in shown
+    assert "Where from:" in words
+    assert f"What goes where, in {pipeline.DATA} or the folder behind --data:" in words
+    for option in ("--data", "--out", "--max-skipped-share", "--sample-rate-hz", "--config"):
+        assert option in words
+    assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)
+
+
+def test_without_data_it_is_one_sentence_that_leads_to_the_help(pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf" is missing; `python -m pipelines\.{pipeline.NAME} --help` says where"):
+        pipeline.main([])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_checked_as_everywhere(pipeline):
+    with pytest.raises(UsageError, match=r"Unknown option `--sampel-rate-hz`; did you mean `--sample-rate-hz`\?"):
+        pipeline.main(["--sampel-rate-hz", "16000"])
+    with pytest.raises(UsageError, match="max_skipped_share cannot be 2"):
+        pipeline.main(["--max-skipped-share", "2"])

@@ -1,0 +1,136 @@
+import functools
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from clmr_tf.errors import UsageError
+from pipelines.restricted_pickle import StoredArray, load_plain_pickle
+
+# What Python 2.7 and NumPy 1.12 write for {'TRA': np.array([[True], [False], [True]])}, protocol 0.
+PYTHON_2_VECTORS = (
+    b"(dp0\nS'TRA'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\nS'b'\np5\ntp6\nRp7\n"
+    b"(I1\n(I3\nI1\ntp8\ncnumpy\ndtype\np9\n(S'b1'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'|'\np13\nNNNI-1\nI-1\nI0\ntp14\nb"
+    b"I00\nS'\\x01\\x00\\x01'\np15\ntp16\nbs."
+)
+# The beginning of filtered_list_test.cP as it is published.
+PYTHON_2_IDS = b"(lp1\nS'TRAADIN128F931D672'\np2\naS'TRAADQW128F427CE68'\np3\na."
+
+
+@pytest.fixture
+def load(tmp_path):
+    def write_and_load(content):
+        (tmp_path / "data.pkl").write_bytes(content)
+        return load_plain_pickle(tmp_path / "data.pkl")
+
+    return write_and_load
+
+
+class Attack:
+    """Calls something when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_what_python_2_wrote(load):
+    assert load(PYTHON_2_IDS) == ["TRAADIN128F931D672", "TRAADQW128F427CE68"]
+    vectors = load(PYTHON_2_VECTORS)
+    np.testing.assert_array_equal(vectors["TRA"].to_array(), [[True], [False], [True]])
+    np.testing.assert_array_equal(pickle.loads(PYTHON_2_VECTORS, encoding="latin1")["TRA"], [[True], [False], [True]])
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_every_protocol(load, protocol):
+    arrays = {
+        "bool": np.array([[True], [False]]),
+        "float": np.arange(6.0).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i2"),
+    }
+    if protocol == 5:
+        # From this protocol on, NumPy writes arrays by a function that nobody used for these files.
+        with pytest.raises(UsageError, match="numpy"):
+            load(pickle.dumps(arrays, protocol))
+        return
+    for name, stored in load(pickle.dumps(arrays, protocol)).items():
+        received = stored.to_array()
+        np.testing.assert_array_equal(received, arrays[name])
+        assert received.dtype == arrays[name].dtype
+        with pytest.raises(ValueError, match="read-only"):
+            received[0] = 1
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data(load, protocol):
+    plain = {"a": [1, 2.5, None, True], "ü": ("x", {"y": b"bytes"})}
+    assert load(pickle.dumps(plain, protocol)) == plain
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_of_a_malicious_pickle_runs(load, tmp_path, protocol):
+    marker = tmp_path / "it ran"
+    touch = f"open({str(marker)!r}, 'w').close()"
+    attacks = [
+        Attack(os.system, f"touch '{marker}'"),
+        Attack(eval, touch),
+        Attack(exec, touch),
+        Attack(functools.partial(os.mkdir, marker)),
+        Attack(np.save, str(marker), [1]),
+        Attack(getattr, "text", "upper"),
+        {"TRA": [Attack(os.mkdir, str(marker))]},
+        np.array([Attack(os.mkdir, str(marker))], dtype=object),
+        np.dtype,
+        Attack,
+    ]
+    for attack in attacks:
+        with pytest.raises(UsageError, match=r"data\.pkl is no pickle of plain data \(.*\); fetch it again\.$"):
+            load(pickle.dumps(attack, protocol)) if attack is not np.dtype else load(b"cnumpy.core\nmultiarray\n.")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # Modules are imported by asking for a name in them; these are not.
+        b"cantigravity\nfly\n.",
+        b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__class__\x93.",
+        b"\x80\x04\x8c\x16numpy.core.multiarray\x8c\x19_reconstruct.__globals__\x93.",
+        # A persistent id, an extension code, and an instance by its name.
+        b"Psomething\n.",
+        b"\x80\x02\x82\x01.",
+        b"(ios\nsystem\n.",
+        # Attributes of what is handed out are nobody's but the pickle's.
+        b"cnumpy\ndtype\n(N(dS'__setstate__'\nNstb0" + b"cnumpy\ndtype\n(S'O'\ntR.",
+        # Damaged in other ways.
+        b"",
+        b"no pickle",
+        PYTHON_2_VECTORS[:-20],
+        b"(dp0\n(lp1\nN" + b"s.",
+    ],
+)
+def test_odd_pickles_are_one_sentence(load, content):
+    with pytest.raises(UsageError, match=r"data\.pkl is no pickle of plain data"):
+        load(content)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("state", [(1, (3,), "dtype", False, b"abc"), (1, (3,), None, False, [1, 2, 3])])
+def test_arrays_of_anything_but_numbers_are_refused(state):
+    with pytest.raises(TypeError, match="not of numbers"):
+        StoredArray().__setstate__(state)
+
+
+def test_what_is_handed_out_cannot_be_changed_for_the_next_pickle(load):
+    load(b"cnumpy\ndtype\n(N(dS'sleepy'\nI1\nstb.")
+    assert not hasattr(load(b"cnumpy\ndtype\n."), "sleepy")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.pkl cannot be read"):
+        load_plain_pickle(tmp_path / "gone.pkl")
