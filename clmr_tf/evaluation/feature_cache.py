@@ -145,9 +145,10 @@ def _content_digest(features: Features) -> str:
 
 def _read(path: Path, key: dict[str, object]) -> Features | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Features(file["vectors"], file["item"], file["num_samples"])
-            facts = json.loads(str(file["facts"]))
+        # Opened here, since NumPy leaves a file open that it does not take for one of its own.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = Features(arrays["vectors"], arrays["item"], arrays["num_samples"])
+            facts = json.loads(str(arrays["facts"]))
         if facts["key"] != key:
             raise ValueError("it is of something else")
         if facts["sha256"] != _content_digest(found):

@@ -43,8 +43,7 @@ def search(
     done = _read(journal, key)
     if done is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_text("", encoding="utf-8")
-        _append(journal, {"key": key})
+        journal.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
         done = {}
     records = []
     for index, settings in enumerate(heads):
@@ -91,6 +90,8 @@ def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | Non
         # The process was killed in the middle of a line, which what is appended must not continue.
         with journal.open("r+", encoding="utf-8") as file:
             file.truncate(len(text.encode("utf-8")) - len(torn.encode("utf-8")))
+    if not whole:
+        return None
     try:
         head, *records = [json.loads(line) for line in whole.splitlines()]
         if head["key"] != key:

@@ -79,7 +79,7 @@ def fit_head(
         seed: Of the initial weights, the order of the examples and the dropout.
 
     Raises:
-        ClmrError: If what is measured is not finite.
+        ClmrError: If its logits are not finite.
     """
     mean, deviation = _statistics(features, settings.standardise)
     generator = np.random.default_rng(seed)
@@ -115,9 +115,10 @@ def fit_head(
         )
         step += interval
         head = Head(mean, deviation, tuple(weight.numpy() for weight in state))
-        value = _measure(head.logits(valid_features), valid_labels, settings.monitor, single_label)
-        if not np.isfinite(value):
-            raise ClmrError(f"The {settings.monitor} of a head is not finite after {step} steps; check the features.")
+        logits = head.logits(valid_features)
+        if not np.isfinite(logits).all():
+            raise ClmrError(f"The logits of a head are not finite after {step} steps; check the features.")
+        value = _measure(logits, valid_labels, settings.monitor, single_label)
         num_since_best += 1
         if value > best_value:
             best_head, best_value, best_step, num_since_best = head, value, step, 0

@@ -73,13 +73,14 @@ def song_weights(song_ids: Sequence[str], num_resamplings: int) -> np.ndarray:
     """How often each clip counts in resamplings of as many songs as there are, with replacement.
 
     Returns:
-        int64 [num_resamplings, clips]; clips of one song count equally often.
+        int32 [num_resamplings, clips]; clips of one song count equally often.
     """
     _, song_of_clip = np.unique(np.asarray(song_ids), return_inverse=True)
     num_songs = song_of_clip.max() + 1
     # The same resamplings for every encoder, so that their differences have less noise than they.
     draws = np.random.default_rng(0).integers(num_songs, size=(num_resamplings, num_songs))
-    return np.stack([np.bincount(draw, minlength=num_songs) for draw in draws])[:, song_of_clip]
+    counts = np.stack([np.bincount(draw, minlength=num_songs) for draw in draws]).astype(np.int32)
+    return counts[:, song_of_clip]
 
 
 def interval_of(resampled: np.ndarray) -> list[float] | None:
