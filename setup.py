@@ -14,7 +14,7 @@ setup(
         "pipelines",
         "pipelines.demo_data",
     ],
-    package_data={"pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"]},
+    package_data={"pipelines": ["*.csv"], "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"]},
     install_requires=[
         "tensorflow>=2.17.1,<2.22",
         "keras>=3.15.1,<3.16",

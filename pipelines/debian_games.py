@@ -1,0 +1,165 @@
+"""Music of games, out of Debian packages.
+
+    python -m pipelines.debian_games --set small --out corpora/debian-games-small
+
+small is 12.6 hours of five packages, 585 MB to fetch; medium is 21 hours of 25 packages, 1.3 GB. They are fetched with
+apt-get into the cache and unpacked there; nothing is installed, nobody needs to be root, and a second start fetches
+only what is missing. The machine needs Debian 12's package lists (apt-get update). Every package is free to use
+and to share; LICENCES.md in the corpus says under which licence each one is.
+
+The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md says what they are good for.
+`python -m pipelines.pseudo_tags` adds a third one.
+"""
+
+import collections
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from clmr_tf.command_line import parse_command
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.corpus import Corpus
+from clmr_tf.corpus_tasks import write_task
+from clmr_tf.errors import UsageError
+from clmr_tf.files import write_atomically
+from pipelines.debian_games_tracks import (
+    TABLE,
+    Track,
+    artist_task,
+    read_tracks,
+    soundtrack_task,
+    split_of_songs,
+    tracks_of_set,
+)
+from pipelines.debian_packages import Package, fetch_package, find_packages, take_files
+from pipelines.prepare import prepare
+from pipelines.progress import shown_progress, summarise
+from pipelines.settings import PrepareSettings
+from pipelines.sources import SkippedFile, SourceFile
+
+NAME = "debian-games"
+CACHE = Path("downloads") / NAME
+MISSING = "not_in_package"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(PrepareSettings):
+    """The command line."""
+
+    set: Literal["small", "medium"] = "small"
+    """How much music."""
+    out: Path | None = None
+    """Folder that becomes the corpus: new, empty, or interrupted; corpora/debian-games-SET if not given."""
+    cache: Path | None = None
+    """Folder that keeps the packages and their music; downloads/debian-games beside the corpus if not given."""
+    leave_out: tuple[str, ...] = ()
+    """Packages to do without, such as one that a newer Debian no longer has."""
+
+
+def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:
+    """Prepares one of the sets with its tasks, continues or reuses what is there, see `prepare`.
+
+    Args:
+        destination: Folder of the corpus.
+        settings: How files are decoded, and if they are `Options`, what is fetched and where it is kept.
+        table: The table of tracks.
+
+    Raises:
+        UsageError: If apt-get or dpkg-deb is missing, or a package is unknown; and as `prepare`.
+        ClmrError: If a package cannot be fetched or read.
+    """
+    options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
+    all_tracks = read_tracks(table)
+    tracks = _chosen(tracks_of_set(all_tracks, options.set), options.leave_out)
+    splits = split_of_songs(all_tracks)
+    packages = find_packages(list(dict.fromkeys(track.package for track in tracks)))
+    cache = options.cache or destination.parent / CACHE
+    folders = {package.name: _music_of(package, tracks, cache) for package in packages}
+    there = [track for track in tracks if (folders[track.package] / track.path).is_file()]
+    missing = [track for track in tracks if track not in there]
+    if missing:
+        notes.print(
+            f"warning: {len(missing)} tracks are not in these versions of the packages, such as {missing[0].item_id}.",
+            style="yellow",
+            markup=False,
+        )
+    sources = [
+        SourceFile(folders[track.package] / track.path, track.item_id, track.song, track.item_id, splits[track.song])
+        for track in there
+    ]
+    with shown_progress(NAME) as on_progress:
+        corpus = prepare(
+            sources,
+            destination,
+            PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
+            name=f"{NAME}-{options.set}",
+            tag_names=(),
+            source_description=f"music of games in the Debian packages {', '.join(map(_name_and_version, packages))}; "
+            f"licences: {'; '.join(f'{name}: {text}' for name, text in licences(there).items())}",
+            options={"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))},
+            rejected=[
+                SkippedFile(track.item_id, MISSING, "this version of the package does not hold it") for track in missing
+            ],
+            on_progress=on_progress,
+        )
+    _write_beside(corpus, there, splits, all_tracks)
+    return corpus
+
+
+def licences(tracks: Iterable[Track]) -> dict[str, str]:
+    """The licences of each package's music, the most frequent first: "25 CC-BY-SA-3.0, 22 GPL-2"."""
+    counts: dict[str, collections.Counter] = {}
+    for track in tracks:
+        counts.setdefault(track.package, collections.Counter())[track.licence] += 1
+    return {
+        name: ", ".join(f"{count} {licence}" for licence, count in counter.most_common())
+        for name, counter in counts.items()
+    }
+
+
+def _chosen(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
+    packages = {track.package for track in tracks}
+    if unknown := set(leave_out) - packages:
+        raise UsageError(f"There is no package {min(unknown)} to leave out; there are {', '.join(sorted(packages))}.")
+    if set(leave_out) == packages:
+        raise UsageError("All packages are left out; keep at least one.")
+    return [track for track in tracks if track.package not in leave_out]
+
+
+def _music_of(package: Package, tracks: Iterable[Track], cache: Path) -> Path:
+    deb = fetch_package(package, cache)
+    return take_files(deb, [track.path for track in tracks if track.package == package.name], cache)
+
+
+def _name_and_version(package: Package) -> str:
+    return f"{package.name} {package.version}"
+
+
+def _write_beside(corpus: Corpus, tracks: Sequence[Track], splits: dict[str, str], all_tracks: Sequence[Track]) -> None:
+    usable = {item.id for item in corpus.items}
+    tracks = [track for track in tracks if track.item_id in usable]
+    for make in (lambda: soundtrack_task(tracks, splits), lambda: artist_task(tracks, splits, all_tracks)):
+        try:
+            task = make()
+        except ValueError:
+            # Too little is left for a single class.
+            continue
+        write_task(task, corpus.folder)
+    rows = [f"| {name} | {text} |" for name, text in licences(tracks).items()]
+    text = "# Licences\n\n| Debian package | tracks and their licence |\n|---|---|\n" + "\n".join(rows) + "\n"
+    note = "\nThe authors and the licences in full are in /usr/share/doc/PACKAGE/copyright of each package.\n"
+    write_atomically(corpus.folder / "LICENCES.md", text + note)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
+    options = parse_command(Options, arguments, program="python -m pipelines.debian_games", description=__doc__)
+    out = options.out or Path("corpora") / f"{NAME}-{options.set}"
+    corpus = prepare_corpus(out.expanduser(), options)
+    results.print(summarise(corpus), markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,133 @@
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from clmr_tf.errors import ClmrError, UsageError
+from pipelines.debian_games import Options, licences, main, prepare_corpus
+from pipelines.debian_games_tracks import Track, read_tracks, split_of_songs
+from pipelines.settings import PrepareSettings
+from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, song, zipped
+
+OPTIONS = Options(min_num_samples=22050, num_workers=1)
+
+pytestmark = needs_dpkg_deb
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch):
+    """Packages of two games, the table of their nine songs each, and an apt-get that knows them."""
+    folder = tmp_path / "debian"
+    folder.mkdir()
+    songs = {number: song(tmp_path, number) for number in range(18)}
+    build_package(folder, "a-music", {f"usr/a/{number}.flac": songs[number] for number in range(9)})
+    inner = {f"music/{number}.flac": songs[number] for number in range(9, 18)}
+    build_package(folder, "b-data", {"usr/b/data.pk3": zipped(inner, tmp_path)})
+    tracks = [
+        Track("small", "a-music", f"usr/a/{number}.flac", "a", "ann", f"a/{number}", "GPL-2+") for number in range(9)
+    ] + [
+        Track("medium", "b-data", f"usr/b/data.pk3/music/{number}.flac", "b", "", f"b/{number}", "CC-BY-3.0")
+        for number in range(9, 18)
+    ]
+    write_table(folder / "table.csv", tracks)
+    install_apt_get(folder, monkeypatch)
+    return folder
+
+
+def write_table(path, tracks):
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in dataclasses.fields(Track)])
+        table.writeheader()
+        table.writerows(map(dataclasses.asdict, tracks))
+
+
+def test_the_small_set_is_fetched_and_prepared_with_its_tasks(debian, tmp_path):
+    corpus = prepare_corpus(tmp_path / "corpora/small", OPTIONS, debian / "table.csv")
+    assert [item.id for item in corpus.items] == [f"a-music/usr/a/{number}.flac" for number in range(9)]
+    splits = split_of_songs(read_tracks(debian / "table.csv"))
+    assert {item.song_id: item.split for item in corpus.items} == {
+        s: p for s, p in splits.items() if s.startswith("a/")
+    }
+    assert corpus.manifest.num_items == {"train": 6, "valid": 1, "test": 2}
+    assert "a-music 1:2.0-1; licences: a-music: 9 GPL-2+" in corpus.manifest.source["description"]
+    assert "| a-music | 9 GPL-2+ |" in (corpus.folder / "LICENCES.md").read_text()
+    assert corpus.task_names == ("artist", "soundtrack")
+    tagged = corpus.for_task("artist")
+    assert {item.tags for item in tagged.items} == {("ann",)}
+    assert np.all(tagged.multi_hot(tagged.items) == 1)
+    # The cache is beside the corpus, and nothing is fetched from it twice.
+    assert (tmp_path / "corpora/downloads/debian-games").is_dir()
+    again = prepare_corpus(tmp_path / "corpora/again", OPTIONS, debian / "table.csv")
+    assert again.manifest.fingerprint == corpus.manifest.fingerprint
+    assert (debian / "log").read_text().count("download a-music") == 1
+
+
+def test_the_larger_set_holds_the_smaller_one_and_archives(debian, tmp_path):
+    options = dataclasses.replace(OPTIONS, set="medium", cache=tmp_path / "cache")
+    small = prepare_corpus(tmp_path / "small", dataclasses.replace(options, set="small"), debian / "table.csv")
+    corpus = prepare_corpus(tmp_path / "medium", options, debian / "table.csv")
+    assert len(corpus.items) == 18
+    assert {item.id: item.split for item in small.items}.items() <= {
+        item.id: item.split for item in corpus.items
+    }.items()
+    assert corpus.for_task("soundtrack").manifest.tag_names == ("a", "b")
+    assert corpus.for_task("artist").manifest.num_songs == {"train": 6, "valid": 1, "test": 2}
+
+
+def test_what_a_version_does_not_hold_is_listed(debian, tmp_path, capsys):
+    tracks = read_tracks(debian / "table.csv")
+    gone = dataclasses.replace(tracks[0], path="usr/a/new.flac", song="a/new")
+    write_table(debian / "table.csv", [*tracks, gone])
+    corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
+    assert len(corpus.items) == 9
+    skipped = json.loads((corpus.folder / "skipped.jsonl").read_text())
+    assert (skipped["source"], skipped["reason"]) == ("a-music/usr/a/new.flac", "not_in_package")
+    assert (
+        "1 tracks are not in these versions of the packages, such as a-music/usr/a/new.flac." in capsys.readouterr().err
+    )
+
+
+def test_a_package_can_be_left_out(debian, tmp_path):
+    options = dataclasses.replace(OPTIONS, set="medium", cache=tmp_path / "cache")
+    next(debian.glob("a-music*.deb")).unlink()
+    with pytest.raises(UsageError, match=r"knows no package a-music; .* leave it out with --leave-out a-music"):
+        prepare_corpus(tmp_path / "corpus", options, debian / "table.csv")
+    assert not (tmp_path / "corpus").exists()
+    without = dataclasses.replace(options, leave_out=("a-music",))
+    corpus = prepare_corpus(tmp_path / "corpus", without, debian / "table.csv")
+    assert {item.id.split("/")[0] for item in corpus.items} == {"b-data"}
+    # No artist is left.
+    assert corpus.task_names == ("soundtrack",)
+    with pytest.raises(UsageError, match="no package c to leave out; there are a-music, b-data"):
+        prepare_corpus(tmp_path / "corpus", dataclasses.replace(options, leave_out=("c",)), debian / "table.csv")
+    with pytest.raises(UsageError, match="All packages are left out"):
+        both = dataclasses.replace(options, leave_out=("a-music", "b-data"))
+        prepare_corpus(tmp_path / "corpus", both, debian / "table.csv")
+
+
+def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
+    (debian / "unreachable").touch()
+    with pytest.raises(ClmrError, match="could not fetch a-music"):
+        prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
+    (debian / "unreachable").unlink()
+    prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
+    (debian / "unreachable").touch()
+    assert len(prepare_corpus(tmp_path / "other", OPTIONS, debian / "table.csv").items) == 9
+
+
+def test_settings_of_another_pipeline_prepare_the_small_set(debian, tmp_path):
+    settings = PrepareSettings(min_num_samples=22050, num_workers=1)
+    assert len(prepare_corpus(tmp_path / "corpus", settings, debian / "table.csv").items) == 9
+
+
+def test_the_command_reports_a_missing_apt_get(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no apt-get on this machine; this music comes in Debian packages"):
+        main(["--out", str(tmp_path / "corpus")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_licences_are_counted_by_package():
+    assert licences(read_tracks())["ufoai-music"] == "25 CC-BY-SA-3.0, 22 GPL-2, 13 CC-BY-3.0, 3 public-domain"
