@@ -19,7 +19,7 @@ These files are pickles, and pickles are programs: they are read by a reader tha
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,12 +86,12 @@ def read_sources(data: Path) -> list[SourceFile]:
         **dict.fromkeys(test, "test"),
     }
     tag_vectors, sevendigital_ids, paths = (_dict(data / name) for name in (TAG_VECTORS, SEVENDIGITAL_IDS, PATHS))
+    audio = data / AUDIO
     sources = []
     for track, split in split_of.items():
-        sevendigital_id = _entry(sevendigital_ids, track, data / SEVENDIGITAL_IDS)
-        path = _path(_entry(paths, sevendigital_id, data / PATHS), data / PATHS)
-        tags = _tags(_entry(tag_vectors, track, data / TAG_VECTORS), data / TAG_VECTORS)
-        sources.append(SourceFile(data / AUDIO / path, track, track, f"{AUDIO}/{path}", split, tags))
+        path = _path(_entry(paths, _entry(sevendigital_ids, track, SEVENDIGITAL_IDS), PATHS))
+        tags = _tags(_entry(tag_vectors, track, TAG_VECTORS))
+        sources.append(SourceFile(audio / path, track, track, f"{AUDIO}/{path}", split, tags))
     require_split_counts(f"The split {CORPUS_NAME}", sources, NUM_TRACKS)
     return sources
 
@@ -110,26 +110,26 @@ def _dict(path: Path) -> dict[Any, Any]:
     return table
 
 
-def _entry(table: Mapping[Any, Any], key: Any, where: Path) -> Any:
+def _entry(table: Mapping[Any, Any], key: Any, name: str) -> Any:
     if key not in table:
-        raise UsageError(f"{where} does not have {key!r}; fetch it again.")
+        raise UsageError(f"{name} does not have {key!r}; fetch it again.")
     return table[key]
 
 
-def _path(path: Any, where: Path) -> str:
+def _path(path: Any) -> str:
     # It comes from a file that others made, and shall not point out of the folder.
-    if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise UsageError(f"{where} has {path!r} instead of a path such as '8/9/8947470.clip.mp3'; fetch it again.")
+    if not isinstance(path, str) or path.startswith("/") or ".." in path.split("/"):
+        raise UsageError(f"{PATHS} has {path!r} instead of a path such as '8/9/8947470.clip.mp3'; fetch it again.")
     return path
 
 
-def _tags(stored: Any, where: Path) -> tuple[str, ...]:
+def _tags(stored: Any) -> tuple[str, ...]:
     try:
         vector = stored.to_array() if isinstance(stored, StoredArray) else np.asarray(stored)
-        chosen = vector.reshape(len(MSD_TAGS)) != 0
+        chosen = np.flatnonzero(vector.reshape(len(MSD_TAGS)))
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{where} has a tag vector that cannot be read ({error}); fetch it again.") from error
-    return tuple(tag for tag, is_chosen in zip(MSD_TAGS, chosen, strict=True) if is_chosen)
+        raise UsageError(f"{TAG_VECTORS} has a tag vector that cannot be read ({error}); fetch it again.") from error
+    return tuple(MSD_TAGS[column] for column in chosen)
 
 
 def main(arguments: Sequence[str]) -> None:
