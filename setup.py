@@ -10,7 +10,10 @@ setup(
     packages=[
         "clmr_tf",
         "clmr_tf.augment",
+        "clmr_tf.evaluation",
+        "clmr_tf.loop",
         "clmr_tf.models",
+        "clmr_tf.optimizers",
         "pipelines",
         "pipelines.demo_data",
     ],

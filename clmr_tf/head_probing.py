@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
         "seed": request.seed,
         "fit": fit,
         "scores": {split: scores_of(split) for split in SPLITS[1:]},
-        "versions": versions(),
+        "versions": {**versions(), "scikit-learn": metadata.version("scikit-learn")},
     }
 
 

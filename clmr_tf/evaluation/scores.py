@@ -24,8 +24,8 @@ def evaluate_scores(
     """Scores of clips against their tags, as JSON data.
 
     "over tags" is the macro average over the tags that have positives and negatives here; "over clips" takes the
-    row of each clip as the thesis does, averaged over the clips that have a tag and lack one. Both are of
-    scikit-learn. Intervals are the 2.5 and 97.5 percentiles of resamplings of the songs, each with all of its
+    row of each clip as the thesis does, averaged over the clips that have a tag and lack one. The values are
+    scikit-learn's. Intervals are the 2.5 and 97.5 percentiles of resamplings of the songs, each with all of its
     clips, since clips of one song are no independent examples.
 
     Args:
@@ -53,11 +53,12 @@ def evaluate_scores(
         "tags_without_positives": [name for name, column in zip(tag_names, labels.T, strict=True) if not column.any()],
         "tags_without_negatives": [name for name, column in zip(tag_names, labels.T, strict=True) if column.all()],
     }
-    for column, (name, metric) in enumerate(
-        (("roc_auc", metrics.roc_auc), ("average_precision", metrics.average_precision))
-    ):
+    # Of the ranks as well, since scikit-learn's call costs 1.5 ms for each of thousands of clips.
+    of_clips = RankedScores(labels.T, scores.T).per_tag()
+    of_tags = metrics.roc_auc, metrics.average_precision
+    for column, (name, metric) in enumerate(zip(("roc_auc", "average_precision"), of_tags, strict=True)):
         mean, per_tag = _scored(metric, labels, scores)
-        _, per_clip = _scored(metric, labels.T, scores.T)
+        per_clip = of_clips[column]
         result[name] = {
             "over_tags": {"mean": mean, "interval": interval_of(resampled[:, column])},
             "over_clips": {**_mean_over_clips(per_clip, weights), "num_clips": int(is_scorable_clip.sum())},

@@ -1,0 +1,281 @@
+"""The whole evaluation by a head on a small corpus: what it learns from, what it scores, what it writes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from clmr_tf import head_probing, probe
+from clmr_tf.corpus import PCM_FILE, Corpus
+from clmr_tf.corpus_tasks import CorpusTask, Label
+from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.feature_cache import crop_offset
+from clmr_tf.evaluation.heads import fit_head
+from clmr_tf.evaluation.protocols import PROTOCOLS, grid_of_heads
+from clmr_tf.evaluation.sources import weights_hash
+from clmr_tf.head_probing import HeadProbe, probe_with_head
+from clmr_tf.model_folder import read_manifest, write_model_folder
+from tests.synthetic import write_corpus
+
+CLIP, SEED = 59049, 7
+TAGS = ("brass", "keys", "strings")
+NUM_SONGS = {"train": 14, "valid": 6, "test": 10}
+# Item k is this long and k samples: the first of test is just shorter than two clips, the second exactly two.
+NUM_SAMPLES = 2 * CLIP - 21
+
+
+@pytest.fixture(scope="module")
+def model():
+    encoder = build_encoder(width=0.0625, seed=2)
+    generator = np.random.default_rng(0)
+    for normalization in encoder.normalizations:
+        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, normalization.beta.shape))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def model_folder(model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("savedmodels") / "tiny"
+    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
+    write_model_folder(model, folder, facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    """Items of one tag each, by their register, and two tasks: one of several tags, one of other classes and splits."""
+    folder = tmp_path_factory.mktemp("corpora") / "songs"
+    corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
+    (folder / "tasks").mkdir()
+    several = {
+        item.id: Label(item.split, tuple(tag for bit, tag in enumerate(("low", "loud", "never")) if row % 4 >> bit & 1))
+        for row, item in enumerate(corpus.items)
+    }
+    halves = {item.id: Label(item.split, (("left", "right")[row % 2],)) for row, item in enumerate(corpus.items[:24])}
+    for task in (
+        CorpusTask("several", "By number.", ("low", "loud", "never"), False, several),
+        CorpusTask("halves", "By number.", ("left", "right"), True, halves),
+    ):
+        (folder / "tasks" / f"{task.name}.json").write_text(task.to_json(), encoding="utf-8")
+    return corpus
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def request_of(model_folder, corpus, cache):
+    def make(preset: str = "released", **options) -> HeadProbe:
+        return HeadProbe(model_folder, str(corpus.folder), Path("unused"), cache, preset, seed=SEED, **options)
+
+    return make
+
+
+def samples_of(corpus: Corpus, split: str) -> list[np.ndarray]:
+    pcm = np.fromfile(corpus.folder / PCM_FILE, "<i2").astype(np.float32) / 32768
+    return [pcm[item.offset_samples :][: item.num_samples] for item in corpus.items if item.split == split]
+
+
+def test_the_released_protocol_step_by_step(request_of, corpus, model):
+    """One crop a clip to learn from, chunks without the last to be scored by, sigmoids averaged, scikit-learn."""
+    result = probe_with_head(request_of(task="several"))
+    embedded, tags = {}, {}
+    for split in ("train", "valid"):
+        items = corpus.items_of(split)
+        offsets = [crop_offset(item.id, item.num_samples - CLIP + 1, SEED) for item in items]
+        crops = [samples[at:][:CLIP] for samples, at in zip(samples_of(corpus, split), offsets, strict=True)]
+        embedded[split] = model(np.stack(crops), training=False).numpy()
+    numbers = {item.id: row for row, item in enumerate(corpus.items)}
+    for split in NUM_SONGS:
+        rows = [numbers[item.id] % 4 for item in corpus.items_of(split)]
+        tags[split] = np.array([[row & 1, row >> 1, 0] for row in rows], np.float32)
+    fit = fit_head(
+        embedded["train"],
+        tags["train"],
+        embedded["valid"],
+        tags["valid"],
+        PROTOCOLS["released"].head,
+        single_label=False,
+        seed=SEED,
+    )
+    scores, num_windows = [], 0
+    for samples in samples_of(corpus, "test"):
+        starts = list(range(0, len(samples), CLIP))[:-1]
+        embeddings = model(np.stack([samples[start:][:CLIP] for start in starts]), training=False).numpy()
+        scores.append(np.mean(1 / (1 + np.exp(-fit.head.logits(embeddings).astype(float))), axis=0))
+        num_windows += len(starts)
+    scores = np.array(scores)[:, :2]
+    test = result["scores"]["test"]
+    for name, metric in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+        expected = metric(tags["test"][:, :2], scores, average=None)
+        assert list(test[name]["per_tag"].values()) == [pytest.approx(value, abs=1e-9) for value in expected] + [None]
+    assert (test["num_windows"], test["num_clips"], test["num_songs"]) == (num_windows, 10, 10)
+    assert test["tags_without_positives"] == result["labels"]["tags_without_positives"] == ["never"]
+    assert result["fit"]["num_steps"] == fit.num_steps
+    assert result["fit"]["valid"] == pytest.approx(fit.best_value, rel=1e-4)
+
+
+def test_a_result_says_everything_that_is_needed_to_repeat_it(request_of, corpus, model):
+    result = probe_with_head(request_of(task="several"))
+    assert result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
+    assert result["task"] == {
+        "name": "several",
+        "fingerprint": corpus.for_task("several").manifest.fingerprint,
+    }
+    assert result["features"]["model_hash"] == weights_hash(Encoder(model, CLIP, 22050))
+    assert (result["features"]["kind"], result["features"]["training_step"], result["seed"]) == ("model", 3, SEED)
+    head = dataclasses.asdict(PROTOCOLS["released"].head)
+    assert result["protocol"]["head"] == head and (head["learning_rate"], head["batch_size"]) == (1e-3, 48)
+    assert {"tensorflow", "scikit-learn", "clmr_tf"} <= result["versions"].keys()
+    assert json.loads(json.dumps(result, allow_nan=False)) == json.loads(
+        json.dumps(probe_with_head(request_of(task="several")))
+    )
+
+
+def test_features_are_computed_once(request_of, monkeypatch):
+    expected = probe_with_head(request_of("thesis"))
+
+    def never(*arguments):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Encoder, "encode_clips", never)
+    for options in ({}, {"labels": 0.5}):
+        result = probe_with_head(request_of("thesis", **options))
+        assert result["features"] == expected["features"]
+    with pytest.raises(AssertionError, match="computed again"):
+        probe_with_head(dataclasses.replace(request_of("released"), seed=SEED + 1))
+
+
+def test_a_clip_of_one_window_is_scored_by_it_and_counted(request_of, model_folder, tmp_path):
+    corpus = write_corpus(
+        tmp_path / "short", num_songs={"train": 4, "valid": 4, "test": 4}, num_samples=CLIP - 8, tag_names=TAGS
+    )
+    # Item 8, the first of test, is exactly a window; those before it are shorter, and no part of the corpus here.
+    items = [dataclasses.replace(item, num_samples=max(item.num_samples, CLIP)) for item in corpus.items]
+    request = request_of()
+    read = dataclasses.replace(corpus, items=tuple(items[:-1]))
+    patched = pytest.MonkeyPatch()
+    with patched.context() as patch:
+        patch.setattr(head_probing, "resolve_corpus", lambda *arguments, **options: read)
+        result = probe_with_head(request)
+    assert result["scores"]["test"]["num_clips_of_one_window"] == 1
+    assert result["scores"]["test"]["num_windows"] == result["scores"]["test"]["num_clips"] == 3
+
+
+def test_few_labels_are_a_share_of_the_songs_or_as_the_paper_took_them(request_of, corpus):
+    labels = probe_with_head(request_of("thesis", labels=0.3))["labels"]
+    # 0.3 of 14 songs; the counts of chunks are of clips of two windows but one.
+    assert (labels["choice"], labels["share"], labels["num_songs"], labels["num_clips"]) == (
+        "share of the songs",
+        0.3,
+        4,
+        4,
+    )
+    assert labels["of"]["num_songs"] == 14
+    assert labels["tags_without_positives"] == sorted(set(TAGS) - chosen_tags(corpus, 0.3))
+
+    result = probe_with_head(request_of("released", labels_like_paper=0.01))
+    assert result["labels"]["choice"] == "share of the examples of each combination of tags, at least one"
+    # One chunk of each of three tags.
+    assert result["labels"]["num_examples"] == 3 and result["labels"]["tags_without_positives"] == []
+    assert result["protocol"]["train_windows"] == "chunks"
+
+
+def chosen_tags(corpus: Corpus, share: float) -> set[str]:
+    from clmr_tf.evaluation.label_subsets import songs_within_share
+
+    items = corpus.items_of("train")
+    songs = songs_within_share([item.song_id for item in items], share, SEED)
+    return {tag for item in items if item.song_id in songs for tag in item.tags}
+
+
+def test_baselines_go_through_the_same_protocol(request_of):
+    results = {kind: probe_with_head(request_of(features=kind)) for kind in ("untrained", "mel", "majority", "model")}
+    majority = results["majority"]["scores"]["test"]
+    assert majority["roc_auc"]["over_tags"]["mean"] == 0.5
+    # Of ten songs in turn, four have the first tag and three each of the others.
+    assert list(majority["average_precision"]["per_tag"].values()) == pytest.approx([0.4, 0.3, 0.3])
+    assert majority["accuracy"]["mean"] == pytest.approx(0.4)
+    assert results["mel"]["protocol"]["head"]["standardise"] and not results["model"]["protocol"]["head"]["standardise"]
+    assert results["mel"]["scores"]["test"]["roc_auc"]["over_tags"]["mean"] > 0.7
+    hashes = {kind: results[kind]["features"].get("model_hash") for kind in ("untrained", "model")}
+    assert hashes["untrained"] != hashes["model"] and results["untrained"]["features"]["seed"] == SEED
+    for kind, result in results.items():
+        assert result["features"]["kind"] == kind
+        assert result["labels"] == results["model"]["labels"]
+
+
+def test_a_task_brings_its_own_classes_and_splits(request_of):
+    result = probe_with_head(request_of("thesis", task="halves", head="mlp"))
+    assert result["single_label"] and result["corpus"]["tag_names"] == ["left", "right"]
+    assert result["scores"]["test"]["num_clips"] == 4
+    assert result["protocol"]["head"]["hidden_units"] == 512
+    assert 0 <= result["scores"]["test"]["accuracy"]["mean"] <= 1
+
+
+def test_the_grid_chooses_and_is_read_from_its_journal(request_of, cache, monkeypatch):
+    few = [
+        dataclasses.replace(head, patience=2)
+        for head in grid_of_heads(True)
+        if (head.hidden_units, head.batch_size, head.dropout, head.weight_decay) == (0, 64, 0.25, 0.0)
+        and head.learning_rate >= 1e-4
+    ]
+    monkeypatch.setattr(head_probing, "grid_of_heads", lambda single_label: few)
+    result = probe_with_head(request_of("grid"))
+    fit = result["fit"]
+    assert fit["num_runs"] == len(fit["runs"]) == 4 and fit["monitor"] == "accuracy"
+    assert fit["valid"] == max(run["valid"] for run in fit["runs"])
+    assert result["protocol"]["head"] in [run["settings"] for run in fit["runs"]]
+    assert result["scores"]["test"]["num_windows"] == 10
+    (journal,) = cache.rglob("grid-*.jsonl")
+    written = journal.stat().st_mtime_ns
+    assert probe_with_head(request_of("grid")) == result
+    assert journal.stat().st_mtime_ns == written
+    # With all of them standardised, two and two are the same.
+    assert probe_with_head(request_of("grid", features="mel"))["fit"]["num_runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labels": 0.0}, "--labels must be a share above 0 and up to 1; received 0.0"),
+        ({"labels_like_paper": 1.5}, "--labels-like-paper must be .* received 1.5"),
+        ({"labels": 0.1, "labels_like_paper": 0.1}, "give one of them"),
+        ({"preset": "grid", "labels_like_paper": 0.1}, "preset grid learns from means"),
+        ({"task": "unknown"}, "unknown"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(request_of, options, words):
+    with pytest.raises(UsageError, match=words):
+        probe_with_head(request_of(**options))
+
+
+def test_the_command_writes_the_result_and_says_what_it_left_out(model_folder, corpus, cache, capsys, monkeypatch):
+    arguments = ["--model", str(model_folder), "--corpus", str(corpus.folder), "--features-cache", str(cache)]
+    probe.main([*arguments, "--preset", "released", "--task", "several", "--labels", "0.5", "--seed", str(SEED)])
+    printed = capsys.readouterr().out
+    path = model_folder / "evaluation-songs-several-released-linear-labels-0.5.json"
+    result = json.loads(path.read_text())
+    assert f"Written to {path}" in printed and "ROC-AUC over tags" in printed
+    assert "Not scored, since no test clip has them: never" in printed
+    recorded = read_manifest(model_folder)["scores"]["songs-several-released-linear-labels-0.5"]
+    expected = result["scores"]["test"]["average_precision"]["over_tags"]
+    assert recorded == {"split": "test", "metric": "macro average precision", **expected}
+    with pytest.raises(UsageError, match="--labels is of no effect with --preset quick"):
+        probe.main([*arguments, "--labels", "0.5"])
+    with pytest.raises(UsageError, match="`--preset` must be one of"):
+        probe.main([*arguments, "--preset", "slow"])
+
+
+def test_the_quick_preset_takes_a_task_as_well(model_folder, corpus, capsys):
+    probe.main(["--model", str(model_folder), "--corpus", str(corpus.folder), "--task", "halves"])
+    result = json.loads((model_folder / "probe-songs-halves.json").read_text())
+    assert result["task"]["name"] == "halves" and result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
+    assert result["splits"]["test"]["num_recordings"] == 4 and result["metric"] == "accuracy"
+    assert "songs" in capsys.readouterr().out
