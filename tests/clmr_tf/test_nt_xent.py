@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from clmr_tf.distribution import build_strategy
 from clmr_tf.nt_xent import nt_xent, nt_xent_with_accuracy
 from tests.reference.nt_xent import nt_xent as slow_nt_xent
 
@@ -112,7 +113,7 @@ def test_no_temperature_makes_an_anchor_its_own_positive(temperature):
 def test_two_replicas_see_each_others_negatives_and_give_the_gradient_of_one():
     z_i, z_j = random_pairs(8, 16)
     expected_loss, expected_gradient, _ = value_and_gradients(z_i, z_j, 0.5)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = build_strategy("mirrored", 2)
 
     @tf.function
     def on_replica(rows_i, rows_j):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from clmr_tf.distribution import build_strategy
 from clmr_tf.learning_rates import learning_rate_schedule
 from clmr_tf.optimizers import LAMB, LARS, AdamW, build_optimizer
 from tests.clmr_tf.optimizers.weight_steps import take_step
@@ -57,7 +58,7 @@ def test_compiled_the_weights_are_the_same(name, jit_compile):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_replicas_have_the_weights_of_one_device(name):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = build_strategy("mirrored", 2)
     with strategy.scope():
         optimizer, variables = built(name)
 
@@ -108,7 +109,7 @@ def test_every_argument_is_written_down(kind, arguments):
 
 
 def test_the_learning_rate_belongs_to_the_step_that_a_checkpoint_has():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = build_strategy("mirrored", 2)
     with strategy.scope():
         optimizer, _ = built("lars")
     for iterations, learning_rate in ((1, 0.05), (4, 0.05), (2, 0.1)):

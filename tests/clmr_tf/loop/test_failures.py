@@ -1,0 +1,87 @@
+"""A loss that is not a number: what stops, what is kept to find out why, and how a run goes on without the step."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.checkpoint_folder import list_checkpoints
+from clmr_tf.clips import pair_dataset
+from clmr_tf.config import TrainConfig
+from clmr_tf.contrastive import ContrastiveModel
+from clmr_tf.errors import ClmrError
+from clmr_tf.training import train
+from tests.clmr_tf.training_runs import metrics, state
+from tests.synthetic import write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, "validate_every": 0, **settings})
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Makes the loss of the n-th step of a process NaN."""
+
+    def poison(number: int) -> None:
+        contrast = ContrastiveModel.contrast
+
+        def contrast_with_nan(self, views, training):
+            loss, watched = contrast(self, views, training)
+            is_the_one = tf.equal(self.weight_update.num_steps, number - 1)
+            return tf.where(is_the_one, np.nan, 1.0) * loss, watched
+
+        monkeypatch.setattr(ContrastiveModel, "contrast", contrast_with_nan)
+
+    return poison
+
+
+def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus, tmp_path, poisoned):
+    train(config_of(corpus, tmp_path / "shorter", steps=3))
+    workdir = tmp_path / "run"
+    train(config_of(corpus, workdir, steps=2))
+    # The second step after the start is the fourth of the run; it is noticed at the sixth.
+    poisoned(2)
+    words = r"not finite at step 4\. The state after step 2 is saved; .* are in .*nonfinite/step-4"
+    with pytest.raises(ClmrError, match=words):
+        train(config_of(corpus, workdir, steps=20, log_every=6, steps_per_execution=3))
+    folder = workdir / "nonfinite" / "step-4"
+    batch = next(iter(pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=42).skip(3).take(1)))
+    items = [corpus.items_of("train")[row].id for row in batch["item"].numpy()]
+    report = json.loads((folder / "report.json").read_text())
+    assert report == {"step": 4, "steps_looked_at": [3, 6], "items": items} and len(set(items)) == 4
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-000000003"]
+    kept, expected = state(folder), state(tmp_path / "shorter")
+    assert kept.keys() == expected.keys()
+    # The running statistics have gone on with the forward passes.
+    different = {name.split("/")[1].split(".S")[1] for name in kept if kept[name].tobytes() != expected[name].tobytes()}
+    assert different <= {"moving_mean", "moving_variance"}
+    # The run itself is as it was.
+    assert [path.name for path in list_checkpoints(workdir / "checkpoints")] == ["step-000000002"]
+    assert [row["step"] for row in metrics(workdir)] == [2]
+
+
+def test_a_run_goes_on_without_the_step_and_counts_it(corpus, tmp_path, poisoned):
+    skipping = {"log_every": 1, "on_nonfinite": "skip"}
+    poisoned(2)
+    train(config_of(corpus, tmp_path / "run", steps=4, **skipping))
+    train(config_of(corpus, tmp_path / "run", steps=5, **skipping))
+    rows = metrics(tmp_path / "run")
+    # It is a number of the run, not of the process.
+    assert [row["num_skipped"] for row in rows] == [0, 1, 1, 1, 1]
+    assert [np.isfinite(row["gradient_norm"]) for row in rows] == [True, False, True, True, True]
+    saved = state(tmp_path / "run")
+    assert all(np.isfinite(value).all() for value in saved.values() if value.dtype.kind == "f")
+    # The optimizer has made four updates.
+    iterations = [value for name, value in saved.items() if re.match(r"optimizer/0/", name)]
+    assert iterations == [4]
+    assert not (tmp_path / "run" / "nonfinite").exists()

@@ -1,0 +1,123 @@
+"""When a run logs, measures, saves and stops, and that it is the same run however its steps are executed."""
+
+import json
+import logging
+import math
+import resource
+import shutil
+
+import pytest
+
+from clmr_tf.config import TrainConfig
+from clmr_tf.console import run_command
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.train import main
+from clmr_tf.training import train
+from tests.clmr_tf.training_runs import metrics, state
+from tests.synthetic import write_corpus
+
+SONGS = {"train": 9, "valid": 3}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs=SONGS, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, "validate_every": 0, **settings})
+
+
+def steps_saved(workdir) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(corpus, tmp_path):
+    whens = {"log_every": 4, "checkpoint_every": 5, "validate_every": 9, "steps": 11}
+    stops = {1: [], 3: []}
+    for steps_per_execution, seen in stops.items():
+        config = config_of(
+            corpus, tmp_path / str(steps_per_execution), steps_per_execution=steps_per_execution, **whens
+        )
+        train(config, lambda step, num_steps, scalars, seen=seen: seen.append((step, num_steps, scalars is not None)))
+    logged = {4, 8, 9, 11}
+    assert stops[1] == [(step, 11, step in logged) for step in range(1, 12)]
+    # At most three steps on, at a multiple of 4, 5 or 9, or at the end.
+    assert stops[3] == [(step, 11, step in logged) for step in (3, 4, 5, 8, 9, 10, 11)]
+    rows = metrics(tmp_path / "1")
+    assert [row["step"] for row in rows] == sorted(logged) and rows == metrics(tmp_path / "3")
+    assert [row["step"] for row in rows if "validation_loss" in row] == [9, 11]
+    # The newest three; the ninth step is saved since its validation, the first, is the best so far.
+    assert steps_saved(tmp_path / "1") == steps_saved(tmp_path / "3") == [9, 10, 11]
+    one, three = state(tmp_path / "1"), state(tmp_path / "3")
+    assert one.keys() == three.keys() and len(one) == 57 + 72 + 1
+    assert [name for name in one if one[name].tobytes() != three[name].tobytes()] == []
+
+
+def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path, capsys):
+    options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "log-every": 1, "optimizer": "sgd"}
+    options |= {"epochs": 3, "warmup-epochs": 1, "schedule": "cosine", "learning-rate": 0.02}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert run_command(main, arguments) == 0
+    # Nine songs are two batches of four.
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    expected = [0.01, 0.02, *(0.01 * (1 + math.cos(math.pi * (step - 2) / 4)) for step in (3, 4, 5, 6))]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    capsys.readouterr()
+    # The last step would have been made with another learning rate, had the run been longer from the start.
+    assert run_command(main, [*arguments, "--epochs", "4"]) == 2
+    assert "epochs 3 -> 4" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_written_is_passed_over_if_told_so(corpus, tmp_path, caplog):
+    config = config_of(corpus, tmp_path / "run", steps=6, checkpoint_every=2, log_every=1, on_failed_save="continue")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk_for_a_while(step, _num_steps, _scalars):
+        # As on a full disk; the checkpoint takes 13 MB.
+        if step in (2, 5):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20 if step == 2 else before[0], before[1]))
+
+    try:
+        with caplog.at_level(logging.WARNING):
+            train(config, fill_the_disk_for_a_while)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    warnings = [record.message for record in caplog.records if "could not be written" in record.message]
+    assert len(warnings) == 1
+    assert "step 4 could not be written" in warnings[0] and "the last good one is step-000000002" in warnings[0]
+    assert warnings[0].endswith("Training goes on.")
+    assert steps_saved(tmp_path / "run") == [2, 6]
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_last_checkpoint_must_be_written_all_the_same(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", steps=1, on_failed_save="continue")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+        with pytest.raises(ClmrError, match="step 1 could not be written"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_corpus_that_was_changed_is_refused_unless_allowed(tmp_path):
+    def write(num_songs):
+        shutil.rmtree(tmp_path / "music", ignore_errors=True)
+        return write_corpus(tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",))
+
+    corpus = write(5)
+    train(config_of(corpus, tmp_path / "run", steps=1))
+    corpus = write(6)
+    with pytest.raises(UsageError, match=r"not the one that the run in .* or allow it with --allow-changed-corpus"):
+        train(config_of(corpus, tmp_path / "run", steps=2))
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1]
+    assert train(config_of(corpus, tmp_path / "run", steps=2, allow_changed_corpus=True)).first_step == 1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["corpus"]["num_songs"] == {"train": 6}
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2]

@@ -1,0 +1,134 @@
+"""What becomes of two replicas' gradients, each number worked out by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.distribution import build_strategy
+from clmr_tf.weight_update import WeightUpdate
+
+# Two weights and the gradients that two replicas have for them; the mean is (3, 4) and ((12), (0)), of norm 13.
+START = [np.array([1.0, 2.0], np.float32), np.array([[3.0], [4.0]], np.float32)]
+GRADIENTS = [np.array([[6.0, 0.0], [0.0, 8.0]], np.float32), np.array([[[20.0], [0.0]], [[4.0], [0.0]]], np.float32)]
+MEAN = [np.array([3.0, 4.0]), np.array([[12.0], [0.0]])]
+
+
+class Training:
+    """Weights on two replicas, and steps with gradients that are given."""
+
+    def __init__(self, *, momentum: float = 0.0, **arguments) -> None:
+        self.strategy = build_strategy("mirrored", 2)
+        with self.strategy.scope():
+            weights = [keras.Variable(value) for value in START]
+            optimizer = keras.optimizers.SGD(0.1, momentum=momentum)
+            optimizer.build(weights)
+            self.update = WeightUpdate(optimizer, weights, **arguments)
+
+    @tf.function
+    def _step(self, gradients, losses):
+        def in_replica():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return self.update([of_both[index] for of_both in gradients], {"loss": losses[index]})
+
+        return {name: self.values(value) for name, value in self.strategy.run(in_replica).items()}
+
+    def step(self, gradients=GRADIENTS, losses=(1.0, 2.0)) -> dict[str, list[float]]:
+        """One step; what each replica has seen."""
+        watched = self._step([tf.constant(of_both) for of_both in gradients], tf.constant(losses))
+        return {name: [float(value) for value in values] for name, values in watched.items()}
+
+    def values(self, distributed) -> list:
+        return list(self.strategy.experimental_local_results(distributed))
+
+    def weights(self) -> list[list[np.ndarray]]:
+        return [[value.numpy() for value in self.values(weight.value)] for weight in self.update.weights]
+
+    def everything(self) -> list[np.ndarray]:
+        """Weights, slots, iterations and averages on each replica."""
+        optimizer = [variable.value for variable in self.update.optimizer.variables]
+        weights = [weight.value for weight in self.update.weights]
+        return [one.numpy() for each in (*weights, *optimizer, *self.update.averages) for one in self.values(each)]
+
+
+def spoiled(number: float, replica: int) -> list[np.ndarray]:
+    """The gradients with one number of one replica replaced."""
+    gradients = [of_both.copy() for of_both in GRADIENTS]
+    gradients[1][replica, 1, 0] = number
+    return gradients
+
+
+def assert_on_both(received: list[list[np.ndarray]], expected: list[np.ndarray]) -> None:
+    for of_both, value in zip(received, expected, strict=True):
+        assert len(of_both) == 2
+        for one in of_both:
+            np.testing.assert_allclose(one, value, rtol=1e-6)
+
+
+def test_both_replicas_go_against_the_mean_of_their_gradients():
+    training = Training()
+    watched = training.step()
+    assert_on_both(training.weights(), [start - 0.1 * mean for start, mean in zip(START, MEAN, strict=True)])
+    assert watched == {"loss": [1.5, 1.5], "gradient_norm": [13.0, 13.0], "num_skipped": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize(("clip_norm", "share"), [(6.5, 0.5), (13.0, 1.0), (100.0, 1.0)])
+def test_clipping_shortens_the_mean_gradient_of_all_weights_together(clip_norm, share):
+    training = Training(clip_norm=clip_norm)
+    watched = training.step()
+    # Each replica's own gradient, of norm 20.9 and 8.9, would be shortened by other factors.
+    expected = [start - 0.1 * share * mean for start, mean in zip(START, MEAN, strict=True)]
+    assert_on_both(training.weights(), expected)
+    assert watched["gradient_norm"] == [13.0, 13.0]
+
+
+def test_the_running_average_follows_the_weights_after_each_step():
+    training = Training(ema_momentum=0.75)
+    expected, weights = list(START), list(START)
+    for _ in range(3):
+        training.step()
+        weights = [weight - 0.1 * mean for weight, mean in zip(weights, MEAN, strict=True)]
+        expected = [0.75 * old + 0.25 * weight for old, weight in zip(expected, weights, strict=True)]
+        assert_on_both([[one.numpy() for one in training.values(each)] for each in training.update.averages], expected)
+    assert_on_both(training.weights(), weights)
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_on_one_replica_leaves_all_as_they_were(number, replica):
+    training = Training(momentum=0.9, ema_momentum=0.5, skips_nonfinite=True)
+    training.step()
+    before = training.everything()
+    watched = training.step(spoiled(number, replica))
+    assert watched["num_skipped"] == [1.0, 1.0] and not np.isfinite(watched["gradient_norm"]).any()
+    np.testing.assert_array_equal(np.concatenate([one.ravel() for one in training.everything()]), flat(before))
+    # The second step that counts: momentum 0.9 of the first, and iterations 2.
+    assert training.step()["num_skipped"] == [1.0, 1.0]
+    expected = [start - 0.1 * mean - 0.1 * (1.9 * mean) for start, mean in zip(START, MEAN, strict=True)]
+    assert_on_both(training.weights(), expected)
+    assert training.update.optimizer.iterations.numpy() == 2
+    assert training.update.first_nonfinite.numpy() == 0
+
+
+def flat(values: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([one.ravel() for one in values])
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+    training = Training(skips_nonfinite=True)
+    assert training.step(losses=(1.0, np.nan))["num_skipped"] == [1.0, 1.0]
+    assert_on_both(training.weights(), START)
+
+
+def test_a_run_that_stops_keeps_the_state_before_the_first_step_that_was_not_finite():
+    training = Training(momentum=0.9, ema_momentum=0.5)
+    training.step()
+    training.step()
+    before = flat(training.everything())
+    training.step(spoiled(np.nan, 1))
+    # Until someone looks, there may be more steps, good and bad ones.
+    training.step()
+    training.step(spoiled(np.inf, 0))
+    np.testing.assert_array_equal(flat(training.everything()), before)
+    assert training.update.first_nonfinite.numpy() == 3
+    assert training.update.num_skipped.numpy() == 0
