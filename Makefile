@@ -9,11 +9,12 @@ DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
 DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
-.PHONY: train test lint format docs bench help
+.PHONY: train test soak lint format docs bench help
 
 help:
 	@echo "make train    train on the demo corpus, export, probe (under 10 minutes on two cores)"
 	@echo "make test     the whole test suite"
+	@echo "make soak     the longer versions of tests that kill and compare runs (about half an hour)"
 	@echo "make lint     formatting and lint rules"
 	@echo "make format   apply them"
 	@echo "make docs     make the pictures and tables of docs/ again"
@@ -31,6 +32,11 @@ train: $(VENV)/run-requirements
 
 test: $(VENV)/test-requirements
 	$(RUN) -m pytest
+
+# More kills than in the suite, and everything that is marked as long.
+soak: $(VENV)/test-requirements
+	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/test_training_killed.py tests/clmr_tf/test_replicas.py \
+	    tests/clmr_tf/test_workers.py
 
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .

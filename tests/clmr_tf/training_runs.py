@@ -22,7 +22,7 @@ def command(corpus, workdir, *arguments: str) -> list[str]:
     return ["--corpus", str(corpus.folder), "--workdir", str(workdir), *SETTINGS, *arguments]
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
+def start(arguments: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "clmr_tf.train", *arguments],
         cwd=ROOT,
@@ -30,7 +30,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         # Bit equality holds for the same number of threads.
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "2", **environment},
     )
 
 
@@ -64,9 +64,9 @@ def starts(workdir: Path) -> list[dict]:
     return json.loads(path.read_text())["starts"] if path.exists() else []
 
 
-def state(workdir: Path) -> dict[str, np.ndarray]:
-    """Everything in the newest checkpoint, by name."""
-    newest = list_checkpoints(workdir / "checkpoints")[0]
+def state(workdir: Path, folder: str = "checkpoints") -> dict[str, np.ndarray]:
+    """Everything in the newest checkpoint, or in the best, by name."""
+    newest = list_checkpoints(workdir / folder)[0]
     reader = tf.train.load_checkpoint(str(newest / "state"))
     names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_")]
     return {name: np.asarray(reader.get_tensor(name)) for name in names}
