@@ -1,0 +1,155 @@
+"""The tagger MTT_musicnn of the Python package musicnn, rebuilt so that its weights run here.
+
+It predicts the 50 tags of MagnaTagATune for 3 seconds of music: Pons and Serra, "musicnn: pre-trained convolutional
+neural networks for music audio tagging", 2019 (https://github.com/jordipons/musicnn, ISC licence). The package itself
+needs TensorFlow 1's layers; only its checkpoint is read. What comes out is compared with the package's own numbers in
+tests/pipelines/test_musicnn.py.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.console import notes
+from clmr_tf.errors import ClmrError, UsageError
+
+SAMPLE_RATE_HZ = 16_000
+NUM_TAGS = 50
+WINDOW_NUM_FRAMES = 187
+HOP_SAMPLES = 256
+# One window: its first frame is centred on its sample 256, its last one ends with it.
+WINDOW_NUM_SAMPLES = (WINDOW_NUM_FRAMES + 1) * HOP_SAMPLES
+WHEEL = "musicnn-0.1.0-py3-none-any.whl"
+_WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+_CHECKPOINT = "musicnn/MTT_musicnn/"
+_NUM_MELS = 96
+_FRAME_SAMPLES = 512
+
+
+def fetch_wheel(folder: Path) -> Path:
+    """Gets the package's file with pip unless it is in the folder, without what it depends on and without installing.
+
+    Raises:
+        ClmrError: If pip cannot get it, or what arrives is another file.
+    """
+    path = folder / WHEEL
+    if not path.is_file():
+        notes.print("Fetching musicnn 0.1.0 with pip, 29 MB", markup=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        with tempfile.TemporaryDirectory(dir=folder) as arriving:
+            finished = subprocess.run(
+                [*command, "--dest", arriving, "musicnn==0.1.0"], capture_output=True, text=True, check=False
+            )
+            if finished.returncode or not (Path(arriving) / WHEEL).is_file():
+                reason = (finished.stderr.strip().splitlines() or ["no message"])[-1]
+                raise ClmrError(f"pip could not fetch musicnn 0.1.0 ({reason}); give its wheel with --musicnn FILE.")
+            (Path(arriving) / WHEEL).replace(path)
+    return path
+
+
+def read_weights(wheel: Path) -> dict[str, np.ndarray]:
+    """The variables of MTT_musicnn by their names in its graph, out of the package's file.
+
+    Raises:
+        UsageError: If it is another file.
+    """
+    if not wheel.is_file() or hashlib.sha256(wheel.read_bytes()).hexdigest() != _WHEEL_SHA256:
+        raise UsageError(f"{wheel} is not the file {WHEEL} of musicnn 0.1.0; have it fetched, or give the right one.")
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as package:
+        for name in (".index", ".data-00000-of-00001"):
+            package.extract(_CHECKPOINT + name, folder)
+        # Its files have no name before the dot, which tf.train.load_checkpoint does not find.
+        reader = tf.compat.v1.train.NewCheckpointReader(f"{folder}/{_CHECKPOINT}")
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def build_tagger(weights: dict[str, np.ndarray]) -> keras.Model:
+    """The network: float32 [batch, 187, 96] of `log_mel` to [batch, 50] probabilities, in the order of the tags.
+
+    Args:
+        weights: What `read_weights` gives.
+    """
+    numbers = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
+
+    def named(kind: str) -> Callable[[str], np.ndarray]:
+        # Variables are numbered in the order in which the original graph makes them.
+        suffix = f"_{numbers[kind]}" if numbers[kind] else ""
+        numbers[kind] += 1
+        return lambda variable: weights[f"{kind}{suffix}/{variable}"]
+
+    def normalised(x: tf.Tensor) -> tf.Tensor:
+        of = named("batch_normalization")
+        layer = keras.layers.BatchNormalization(epsilon=1e-3)
+        y = layer(x)
+        layer.set_weights([of(name) for name in ("gamma", "beta", "moving_mean", "moving_variance")])
+        return y
+
+    def with_weights(layer: keras.Layer, x: tf.Tensor, kind: str) -> tf.Tensor:
+        of = named(kind)
+        y = layer(x)
+        layer.set_weights([of("kernel"), of("bias")])
+        return y
+
+    def convolved(x: tf.Tensor, filters: int, kernel: tuple[int, int], padding: str) -> tf.Tensor:
+        layer = keras.layers.Conv2D(filters, kernel, padding=padding, activation="relu")
+        return normalised(with_weights(layer, x, "conv2d"))
+
+    def padded_in_time(x: tf.Tensor) -> tf.Tensor:
+        return keras.layers.ZeroPadding2D(((3, 3), (0, 0)))(x)
+
+    def highest(x: tf.Tensor) -> tf.Tensor:
+        return keras.ops.max(x, axis=2)
+
+    def across_channels(x: tf.Tensor, filters: int) -> tf.Tensor:
+        # [batch, time, 1, filters] back to [batch, time, filters, 1].
+        y = convolved(padded_in_time(x), filters, (7, x.shape[2]), "valid")
+        return keras.ops.transpose(y, (0, 1, 3, 2))
+
+    inputs = keras.Input((WINDOW_NUM_FRAMES, _NUM_MELS))
+    x = normalised(inputs[..., None])
+    timbral = [highest(convolved(padded_in_time(x), 204, (7, bands), "valid")) for bands in (38, 67)]
+    temporal = [highest(convolved(x, 51, (frames, 1), "same")) for frames in (128, 64, 32)]
+    front = keras.ops.concatenate([*timbral, *temporal], axis=2)[..., None]
+    first = across_channels(front, 64)
+    second = across_channels(first, 64) + first
+    third = across_channels(second, 64) + second
+    features = keras.ops.concatenate([front, first, second, third], axis=2)
+    pooled = keras.ops.concatenate([keras.ops.max(features, axis=1), keras.ops.mean(features, axis=1)], axis=2)
+    x = normalised(keras.layers.Flatten()(pooled))
+    x = normalised(with_weights(keras.layers.Dense(200, activation="relu"), x, "dense"))
+    return keras.Model(inputs, with_weights(keras.layers.Dense(NUM_TAGS, activation="sigmoid"), x, "dense"))
+
+
+def log_mel(windows: np.ndarray) -> np.ndarray:
+    """What the network sees: float32 [num_windows, 48128] at 16 kHz to float32 [num_windows, 187, 96].
+
+    log10(1 + 10000 x) of mel bands x, as librosa makes them by default (Slaney's bands and their norm, Hann window).
+    The package does this in 16 bits, which overflow where music is loud; here it is done in 32.
+    """
+    if windows.shape[1:] != (WINDOW_NUM_SAMPLES,):
+        raise ValueError(f"windows must be [n, {WINDOW_NUM_SAMPLES}], received {list(windows.shape)}")
+    frames = np.lib.stride_tricks.sliding_window_view(windows, _FRAME_SAMPLES, axis=1)[:, ::HOP_SAMPLES]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FRAME_SAMPLES) / _FRAME_SAMPLES)
+    power = np.abs(np.fft.rfft(frames * hann.astype(np.float32))) ** 2
+    return np.log10(1 + 10_000 * (power @ _mel_bands())).astype(np.float32)
+
+
+def _mel_bands() -> np.ndarray:
+    """Triangles of equal area [257, 96], their corners equally far apart in mel from 0 to 8,000 Hz (Slaney 1998)."""
+    # Linear to 1000 Hz, 200/3 Hz a mel; then 27 mel to every factor of 6.4.
+    top_mel = 15 + 27 * np.log(SAMPLE_RATE_HZ / 2 / 1000) / np.log(6.4)
+    mels = np.linspace(0, top_mel, _NUM_MELS + 2)
+    corners_hz = np.where(mels < 15, 200 / 3 * mels, 1000 * 6.4 ** ((mels - 15) / 27))
+    bins_hz = np.arange(_FRAME_SAMPLES // 2 + 1)[:, None] * SAMPLE_RATE_HZ / _FRAME_SAMPLES
+    low, centre, high = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
+    rising, falling = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
