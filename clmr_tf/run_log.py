@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +58,6 @@ class RunLog:
             for name, value in values.items():
                 tf.summary.scalar(f"training/{name}", value)
 
-    def last_row(self) -> dict[str, float]:
-        """The newest row of metrics.jsonl, empty if there is none."""
-        rows = self._metrics_path.read_text(encoding="utf-8").splitlines() if self._metrics_path.exists() else []
-        return json.loads(rows[-1]) if rows else {}
-
     def text(self, step: int, name: str, markdown: str) -> None:
         """Shows a text, such as the configuration."""
         with self._writer.as_default(step=step):
@@ -97,19 +92,26 @@ class RunLog:
         self._writer.close()
 
 
+def logged_row(metrics_path: Path, step: int) -> dict[str, float]:
+    """The row of a step in metrics.jsonl, empty if it has none."""
+    rows = (row for _, row in _whole_rows(metrics_path))
+    return next((row for row in rows if row["step"] == step), {})
+
+
 def _cut_after(metrics_path: Path, last_step: int) -> None:
-    if not metrics_path.exists():
-        return
-    kept = []
-    for line in metrics_path.read_text(encoding="utf-8").splitlines():
+    if metrics_path.exists():
+        kept = [line + "\n" for line, row in _whole_rows(metrics_path) if row["step"] <= last_step]
+        write_atomically(metrics_path, "".join(kept))
+
+
+def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Lines and what they hold, but for one that a kill cut short; it is the last."""
+    for line in metrics_path.read_text(encoding="utf-8").splitlines() if metrics_path.exists() else ():
         try:
-            if json.loads(line)["step"] > last_step:
-                break
+            row = json.loads(line)
         except ValueError:
-            # The line that a kill cut short; it is the last.
-            break
-        kept.append(line + "\n")
-    write_atomically(metrics_path, "".join(kept))
+            return
+        yield line, row
 
 
 def _mark_start(folder: Path, first_step: int) -> None:

@@ -37,7 +37,7 @@ from clmr_tf.run_folder import (
     opened_run_folder,
     record_start,
 )
-from clmr_tf.run_log import RunLog
+from clmr_tf.run_log import RunLog, logged_row
 from clmr_tf.xla_start import start_xla_quietly
 
 
@@ -98,6 +98,8 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             )
         if first_step < lengths.steps:
             _run(model, strategy, corpus, config, lengths, checkpoints, first_step, after_step)
+        elif is_chief:
+            _best_checkpoint(config, checkpoints, first_step)
     return Outcome(config.workdir, lengths.steps, first_step)
 
 
@@ -150,11 +152,7 @@ def _run(
         return
     record_start(workdir, config, corpus, first_step)
     log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
-    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric)
-    # In case that a kill came between saving the checkpoint and keeping it as the best.
-    row = log.last_row()
-    if row.get("step") == first_step:
-        best.keep(first_step, row)
+    best = _best_checkpoint(config, checkpoints, first_step)
 
     def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
         if profile:
@@ -177,6 +175,14 @@ def _run(
         if profile:
             profile.close()
         log.close()
+
+
+def _best_checkpoint(config: TrainConfig, checkpoints: Checkpoints, first_step: int) -> BestCheckpoint:
+    """The best checkpoint so far, the one of `first_step` included."""
+    best = BestCheckpoint(checkpoints, config.workdir / BEST, config.best_metric)
+    # A kill may have come between saving this checkpoint and keeping it as the best.
+    best.keep(first_step, logged_row(config.workdir / METRICS_FILE, first_step))
+    return best
 
 
 def measurements_of(

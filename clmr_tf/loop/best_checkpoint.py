@@ -1,5 +1,6 @@
 """Which checkpoint of a run is the best so far."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,10 +23,13 @@ class BestCheckpoint:
         self._best = checkpoints.best(folder, metric)
 
     def improves(self, row: Mapping[str, float]) -> bool:
-        """Whether a row of metrics.jsonl is the best so far; False where the metric was not measured."""
+        """Whether a row of metrics.jsonl is the best so far; False where it has no finite value."""
         value = row.get(self._metric)
-        if value is None or self._best is None:
-            return value is not None
+        # A NaN would be the best for ever, since no number compares with it.
+        if value is None or not math.isfinite(value):
+            return False
+        if self._best is None:
+            return True
         return value < self._best if self._metric == "validation_loss" else value > self._best
 
     def keep(self, step: int, row: Mapping[str, float]) -> None:

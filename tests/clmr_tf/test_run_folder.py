@@ -50,6 +50,19 @@ def test_a_run_may_go_on_longer_but_not_otherwise(tmp_path, corpus):
     assert read_config(tmp_path) == longer
 
 
+def test_the_end_of_a_cosine_does_not_move_unless_it_was_set_apart_from_the_end_of_the_run(tmp_path, corpus):
+    cosine = dataclasses.replace(CONFIG, schedule="cosine")
+    start(tmp_path / "tied", cosine, corpus)
+    for change, words in (({"steps": 20}, "steps 10 -> 20"), ({"epochs": 3}, "epochs 0 -> 3")):
+        with pytest.raises(UsageError, match=words):
+            start(tmp_path / "tied", dataclasses.replace(cosine, **change), corpus, 5)
+    start(tmp_path / "tied", dataclasses.replace(cosine, log_every=3), corpus, 5)
+    apart = dataclasses.replace(cosine, decay_steps=30)
+    start(tmp_path / "apart", apart, corpus)
+    start(tmp_path / "apart", dataclasses.replace(apart, steps=20), corpus, 5)
+    assert read_config(tmp_path / "apart").steps == 20
+
+
 def test_a_second_process_is_refused_and_the_lock_dies_with_its_holder(tmp_path):
     code = f"""
 import sys, time
@@ -99,8 +112,13 @@ def test_a_run_does_not_go_on_with_other_music(tmp_path, corpus):
     start(tmp_path / "run", CONFIG, corpus)
     with pytest.raises(UsageError, match="not the one that the run"):
         start(tmp_path / "run", CONFIG, other, 10)
+    start(tmp_path / "run", dataclasses.replace(CONFIG, allow_changed_corpus=True), other, 10)
+    assert read_record(tmp_path / "run")["corpus"]["fingerprint"] == other.manifest.fingerprint
+    # From then on it is the corpus of the run.
+    with pytest.raises(UsageError, match="not the one that the run"):
+        start(tmp_path / "run", CONFIG, corpus, 10)
     # Before the first checkpoint there is nothing to mix up.
-    start(tmp_path / "run", CONFIG, other)
+    start(tmp_path / "run", CONFIG, corpus)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from clmr_tf.run_log import RunLog
+from clmr_tf.run_log import RunLog, logged_row
 
 
 def open_log(tmp_path, first_step=0) -> RunLog:
@@ -91,3 +91,14 @@ def test_odd_values_are_written_as_they_are(tmp_path, value):
     log.scalars(1, {"loss": value})
     log.close()
     np.testing.assert_equal(rows(tmp_path)[0]["loss"], value)
+
+
+def test_the_row_of_a_step_is_found_before_what_a_kill_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert logged_row(path, 10) == {}
+    path.write_text('{"step": 10, "loss": 2.5}\n{"step": 20, "loss": 2.0}\n{"step": 30, "lo')
+    assert [logged_row(path, step) for step in (10, 20, 30)] == [
+        {"step": 10, "loss": 2.5},
+        {"step": 20, "loss": 2.0},
+        {},
+    ]

@@ -1,0 +1,110 @@
+"""The best checkpoint of a run: which it is, and that a kill between saving and keeping it loses nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.checkpoint_folder import list_checkpoints
+from clmr_tf.config import TrainConfig
+from clmr_tf.loop.best_checkpoint import BestCheckpoint
+from clmr_tf.training import train
+from tests.clmr_tf.training_runs import metrics
+from tests.synthetic import write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9, "valid": 3}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, log_every=1, validate_every=1, **settings)
+
+
+def best_of(workdir) -> dict:
+    (path,) = list_checkpoints(workdir / "best")
+    reason = json.loads((path / "best.json").read_text())
+    assert path.name == f"step-{reason['step']:09d}"
+    return reason
+
+
+def test_of_several_measurements_the_lowest_loss_is_kept(corpus, tmp_path):
+    # So fast that the loss does not only fall.
+    train(config_of(corpus, tmp_path / "run", steps=5, learning_rate=0.02))
+    losses = [row["validation_loss"] for row in metrics(tmp_path / "run")]
+    best = int(np.argmin(losses))
+    assert len(losses) == 5 and best_of(tmp_path / "run") == {
+        "step": best + 1,
+        "metric": "validation_loss",
+        "value": losses[best],
+    }
+
+
+class KilledError(Exception):
+    """In the place of a kill, which leaves the disk the same here."""
+
+
+@pytest.mark.parametrize("steps", [1, 3], ids=["at the end", "on the way"])
+def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monkeypatch, steps):
+    keep_best, kept = Checkpoints.keep_best, []
+
+    def die(*_arguments):
+        raise KilledError
+
+    monkeypatch.setattr(Checkpoints, "keep_best", die)
+    config = config_of(corpus, tmp_path / "run", steps=steps)
+    with pytest.raises(KilledError):
+        train(config)
+    (first,) = metrics(tmp_path / "run")
+    assert list_checkpoints(tmp_path / "run" / "best") == []
+
+    def keep(self, step, folder, metric, value):
+        kept.append((step, value))
+        keep_best(self, step, folder, metric, value)
+
+    monkeypatch.setattr(Checkpoints, "keep_best", keep)
+    assert train(config).first_step == 1
+    assert kept[0] == (1, first["validation_loss"])
+    values = [row["validation_loss"] for row in metrics(tmp_path / "run")]
+    assert len(values) == steps and best_of(tmp_path / "run")["value"] == min(values)
+
+
+class Kept:
+    """In the place of the checkpoints: notes which steps are kept as the best."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def best(self, _folder, _metric):
+        return None
+
+    def keep_best(self, step, _folder, _metric, _value):
+        self.steps.append(step)
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        ("validation_loss", [3.0, 2.0, 2.0, 2.5, NAN, 1.0], [1, 2, 6]),
+        ("validation_accuracy", [0.1, 0.3, 0.3, 0.2, NAN, 0.4], [1, 2, 6]),
+        ("probe_score", [0.5, None, 0.75], [1, 3]),
+        # With --on-nonfinite skip, a run may go on from a measurement that overflowed.
+        ("validation_loss", [NAN, INFINITY, 2.0], [3]),
+        ("validation_accuracy", [NAN, 0.0], [2]),
+    ],
+)
+def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finite_never_is(
+    tmp_path, metric, values, expected
+):
+    kept = Kept()
+    best = BestCheckpoint(kept, tmp_path, metric)
+    for step, value in enumerate(values, 1):
+        best.keep(step, {"step": step, "loss": 9.0} | ({} if value is None else {metric: value}))
+    assert kept.steps == expected

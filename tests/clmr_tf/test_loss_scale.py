@@ -1,0 +1,144 @@
+"""The loss scale of float16 networks: when it falls and rises, and that a training with it learns the same."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.clips import pair_dataset
+from clmr_tf.config import TrainConfig
+from clmr_tf.distribution import build_strategy
+from clmr_tf.loop.execution import build_execution, distributed
+from clmr_tf.loss_scale import LossScale
+from clmr_tf.model_building import build_model
+from clmr_tf.weight_update import WeightUpdate
+from tests.synthetic import write_corpus
+
+INITIAL = 2.0**15
+
+
+class Training:
+    """One weight on two replicas, whose loss is `slope` times the weight."""
+
+    def __init__(self, *, skips_nonfinite: bool) -> None:
+        self.strategy = build_strategy("mirrored", 2)
+        with self.strategy.scope():
+            self.weight = keras.Variable(1.0)
+            optimizer = keras.optimizers.SGD(0.5)
+            optimizer.build([self.weight])
+            self.scale = LossScale()
+            self.update = WeightUpdate(optimizer, [self.weight], skips_nonfinite=skips_nonfinite, loss_scale=self.scale)
+
+    @tf.function
+    def step(self, slopes: tf.Tensor) -> None:
+        def in_replica():
+            slope = slopes[tf.distribute.get_replica_context().replica_id_in_sync_group]
+            with tf.GradientTape() as tape:
+                loss = slope * self.weight
+                scaled = self.update.scaled(loss)
+            self.update(tape.gradient(scaled, [self.weight.value]), {"loss": tf.constant(1.0)})
+
+        self.strategy.run(in_replica)
+
+    def of_both(self, variable) -> list[float]:
+        return [float(one) for one in self.strategy.experimental_local_results(variable)]
+
+
+def test_the_scale_cancels_from_the_gradient():
+    training = Training(skips_nonfinite=False)
+    training.step(tf.constant([0.5, 1.5]))
+    # One less half of the mean slope, which is 1.
+    assert training.of_both(training.weight.value) == [0.5, 0.5]
+    assert training.of_both(training.scale.value) == [INITIAL, INITIAL]
+
+
+@pytest.mark.parametrize("skips_nonfinite", [False, True], ids=["stop", "skip"])
+@pytest.mark.parametrize("slopes", [[np.inf, 1.0], [1.0, np.nan]])
+def test_an_overflow_on_one_replica_halves_it_on_all_and_leaves_the_step_out(skips_nonfinite, slopes):
+    training = Training(skips_nonfinite=skips_nonfinite)
+    training.step(tf.constant(slopes))
+    assert training.of_both(training.scale.value) == [INITIAL / 2, INITIAL / 2]
+    assert training.of_both(training.weight.value) == [1.0, 1.0]
+    assert training.update.optimizer.iterations.numpy() == 0
+    # A mere overflow neither stops the run nor counts.
+    assert (training.update.first_nonfinite.numpy(), training.update.num_skipped.numpy()) == (0, 0)
+    training.step(tf.constant([0.5, 1.5]))
+    assert training.of_both(training.weight.value) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("skips_nonfinite", "first", "num_skipped"), [(False, 3, 0), (True, 0, 2)])
+def test_what_overflows_at_a_scale_of_one_is_not_the_scales_fault(skips_nonfinite, first, num_skipped):
+    training = Training(skips_nonfinite=skips_nonfinite)
+    training.scale.value.assign(4.0)
+    scales = []
+    for _ in range(4):
+        training.step(tf.constant([1.0, np.nan]))
+        scales.append(training.of_both(training.scale.value)[0])
+    assert scales == [2.0, 1.0, 1.0, 1.0]
+    assert training.update.first_nonfinite.numpy() == first
+    assert training.update.num_skipped.numpy() == num_skipped
+    training.step(tf.constant([1.0, 1.0]))
+    assert training.of_both(training.weight.value) == ([0.5, 0.5] if skips_nonfinite else [1.0, 1.0])
+
+
+def test_two_thousand_good_steps_in_a_row_double_it():
+    scale = LossScale()
+
+    @tf.function
+    def steps(count: tf.Tensor, is_finite: tf.Tensor) -> None:
+        for _ in tf.range(count):
+            scale.adapt(is_finite)
+
+    for count, is_finite, expected in (
+        (1999, True, INITIAL),
+        (1, True, 2 * INITIAL),
+        (1999, True, 2 * INITIAL),
+        (1, False, INITIAL),
+        (1999, True, INITIAL),
+        (2001, True, 4 * INITIAL),
+        (40, False, 1.0),
+    ):
+        steps(tf.constant(count), tf.constant(is_finite))
+        assert scale.value.numpy() == expected, count
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 10}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], list[float]]:
+    """The loss of one batch before each of three updates with it, and the loss scale after every step."""
+    strategy = build_strategy("mirrored", 2) if num_replicas == 2 else build_strategy("single")
+    config = TrainConfig(width=0.0625, batch_size=4, augmentation="none", precision=precision)
+    with strategy.scope():
+        model = build_model(config)
+    execute = build_execution(model, strategy, several_steps=False, jit=False)
+
+    def batches(share):
+        dataset = pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=1, share=share)
+        return dataset.take(share.num_local_replicas).repeat()
+
+    iterator = iter(distributed(strategy, batches, 1))
+    losses, scales = {}, []
+    while len(losses) < 3:
+        num_updates = int(model.optimizer.iterations.numpy())
+        losses[num_updates] = float(execute(iterator, tf.constant(1))["loss"])
+        scale = model.weight_update.loss_scale
+        scales.append(float(scale.value.numpy()) if scale else 1.0)
+    assert all(np.isfinite(weight.numpy()).all() for weight in model.variables)
+    return list(losses.values()), scales
+
+
+def test_a_float16_training_on_one_and_two_replicas_learns_what_float32_learns(corpus):
+    exact, _ = losses_of(corpus, "float32", 1)
+    assert exact[2] < exact[0] - 0.1
+    for num_replicas in (1, 2):
+        losses, scales = losses_of(corpus, "mixed_float16", num_replicas)
+        # It begins too high on purpose, and comes down by halves until the gradient fits.
+        assert 3 < len(scales) < 12 and scales[0] == INITIAL / 2
+        assert all(after in (before, before / 2) for before, after in itertools.pairwise(scales))
+        np.testing.assert_allclose(losses, exact, rtol=0.02)
