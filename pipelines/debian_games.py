@@ -14,13 +14,13 @@ The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md says wh
 import collections
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.corpus_tasks import write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
@@ -36,6 +36,7 @@ from pipelines.debian_games_tracks import (
 from pipelines.debian_packages import Package, fetch_package, find_packages, take_files
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
+from pipelines.reuse import opened_if_finished
 from pipelines.settings import PrepareSettings
 from pipelines.sources import SkippedFile, SourceFile
 
@@ -74,6 +75,34 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
     all_tracks = read_tracks(table)
     tracks = _chosen(tracks_of_set(all_tracks, options.set), options.leave_out)
     splits = split_of_songs(all_tracks)
+    corpus = _finished(destination, options)
+    if corpus is None:
+        corpus = _fetch_and_prepare(tracks, splits, destination, options)
+    _write_beside(corpus, tracks, splits, all_tracks)
+    return corpus
+
+
+def _finished(destination: Path, options: Options) -> Corpus | None:
+    # What is finished needs neither apt-get nor the packages.
+    if not (destination / MANIFEST_FILE).is_file():
+        return None
+    there = Corpus.open(destination).manifest
+    outline = dataclasses.replace(
+        there,
+        sample_rate_hz=options.sample_rate_hz,
+        storage=options.reader,
+        source={**there.source, **_manifest_options(options)},
+    )
+    return opened_if_finished(destination, outline, options.min_num_samples)
+
+
+def _manifest_options(options: Options) -> dict[str, str]:
+    return {"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))}
+
+
+def _fetch_and_prepare(
+    tracks: Sequence[Track], splits: Mapping[str, str], destination: Path, options: Options
+) -> Corpus:
     packages = find_packages(list(dict.fromkeys(track.package for track in tracks)))
     cache = options.cache or destination.parent / CACHE
     folders = {package.name: _music_of(package, tracks, cache) for package in packages}
@@ -90,7 +119,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
         for track in there
     ]
     with shown_progress(NAME) as on_progress:
-        corpus = prepare(
+        return prepare(
             sources,
             destination,
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
@@ -98,14 +127,12 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
             tag_names=(),
             source_description=f"music of games in the Debian packages {', '.join(map(_name_and_version, packages))}; "
             f"licences: {'; '.join(f'{name}: {text}' for name, text in licences(there).items())}",
-            options={"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))},
+            options=_manifest_options(options),
             rejected=[
                 SkippedFile(track.item_id, MISSING, "this version of the package does not hold it") for track in missing
             ],
             on_progress=on_progress,
         )
-    _write_beside(corpus, there, splits, all_tracks)
-    return corpus
 
 
 def licences(tracks: Iterable[Track]) -> dict[str, str]:
@@ -137,7 +164,9 @@ def _name_and_version(package: Package) -> str:
     return f"{package.name} {package.version}"
 
 
-def _write_beside(corpus: Corpus, tracks: Sequence[Track], splits: dict[str, str], all_tracks: Sequence[Track]) -> None:
+def _write_beside(
+    corpus: Corpus, tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: Sequence[Track]
+) -> None:
     usable = {item.id for item in corpus.items}
     tracks = [track for track in tracks if track.item_id in usable]
     for make in (lambda: soundtrack_task(tracks, splits), lambda: artist_task(tracks, splits, all_tracks)):

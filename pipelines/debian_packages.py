@@ -88,6 +88,8 @@ def fetch_package(package: Package, cache: Path) -> Path:
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
         reason = _reason(finished.stderr) if finished.returncode else "what arrived is not what the package lists name"
+        if not finished.returncode:
+            arrived.unlink(missing_ok=True)
         raise ClmrError(
             f"apt-get could not fetch {package.name} ({reason}); see to the network and start again, the rest stays."
         )

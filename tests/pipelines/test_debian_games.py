@@ -1,6 +1,8 @@
 import csv
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +119,24 @@ def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
     assert len(prepare_corpus(tmp_path / "other", OPTIONS, debian / "table.csv").items) == 9
 
 
+def test_a_finished_corpus_needs_no_apt_get_and_gets_lost_tasks_back(debian, tmp_path, monkeypatch):
+    corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
+    task = corpus.folder / "tasks/artist.json"
+    before = task.read_bytes()
+    task.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    again = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
+    assert (again.manifest, task.read_bytes()) == (corpus.manifest, before)
+    for changes, complaint in (
+        ({"set": "medium"}, "with set small, not medium"),
+        ({"sample_rate_hz": 16000}, "with sample_rate_hz 22050, not 16000"),
+        ({"reader": "direct"}, "with reader pcm, not direct"),
+        ({"min_num_samples": 10**6}, "has an item of 66150 samples"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            prepare_corpus(tmp_path / "corpus", dataclasses.replace(OPTIONS, **changes), debian / "table.csv")
+
+
 def test_settings_of_another_pipeline_prepare_the_small_set(debian, tmp_path):
     settings = PrepareSettings(min_num_samples=22050, num_workers=1)
     assert len(prepare_corpus(tmp_path / "corpus", settings, debian / "table.csv").items) == 9
@@ -130,4 +150,7 @@ def test_the_command_reports_a_missing_apt_get(tmp_path, monkeypatch):
 
 
 def test_licences_are_counted_by_package():
+    page = (Path(__file__).parents[2] / "docs/debian_games.md").read_text(encoding="utf-8")
+    for package, text in licences(read_tracks()).items():
+        assert re.search(rf"^\| {re.escape(package)} \|.*\| {re.escape(text)} \|$", page, re.MULTILINE), package
     assert licences(read_tracks())["ufoai-music"] == "25 CC-BY-SA-3.0, 22 GPL-2, 13 CC-BY-3.0, 3 public-domain"
