@@ -14,7 +14,7 @@ DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 help:
 	@echo "make train    train on the demo corpus, export, probe (under 10 minutes on two cores)"
 	@echo "make test     the whole test suite"
-	@echo "make soak     the longer versions of tests that kill and compare runs (about half an hour)"
+	@echo "make soak     the longer versions of tests that kill and compare runs"
 	@echo "make lint     formatting and lint rules"
 	@echo "make format   apply them"
 	@echo "make docs     make the pictures and tables of docs/ again"

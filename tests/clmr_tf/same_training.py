@@ -14,6 +14,9 @@ PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
 EVERYTHING = {
     "optimizer": "adam",
     "steps_per_execution": 4,
+    # What is due sooner would end an execution sooner.
+    "log_every": 4,
+    "checkpoint_every": 4,
     "micro_batches": 2,
     "clip_norm": 0.5,
     "ema_momentum": 0.9,
