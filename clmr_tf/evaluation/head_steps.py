@@ -25,14 +25,20 @@ def adam_steps(
     single_label: bool,
     drops: bool,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-    """Steps of Adam, one for each of `rows` [steps, batch]; gives weights and both moments back."""
+    """Steps of Adam, one for each of `rows` [steps, batch]; gives weights and both moments back.
+
+    Dropout keeps each value with a probability that is `keep` in 256ths.
+    """
 
     def dropped(values: tf.Tensor, step: tf.Tensor, layer: int) -> tf.Tensor:
         if not drops:
             return values
         stream = tf.random.experimental.stateless_fold_in(tf.stack([seed, tf.cast(step, tf.int64)]), layer)
-        is_kept = tf.random.stateless_uniform(tf.shape(values), stream) < keep
-        return tf.where(is_kept, values / keep, 0.0)
+        # A byte for each value: a number of 32 bits for each would cost more than the step itself.
+        num_values = values.shape.num_elements()
+        words = tf.random.stateless_uniform([-(-num_values // 4)], stream, minval=None, maxval=None, dtype=tf.uint32)
+        numbers = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:num_values], values.shape)
+        return tf.where(tf.cast(numbers, tf.float32) < 256 * keep, values / keep, 0.0)
 
     for index in tf.range(tf.shape(rows)[0]):
         step = first_step + index

@@ -79,7 +79,7 @@ def fit_head(
         seed: Of the initial weights, the order of the examples and the dropout.
 
     Raises:
-        ClmrError: If its logits are not finite.
+        ClmrError: If its logits are not finite, or the validation split has nothing to be measured by.
     """
     mean, deviation = _statistics(features, settings.standardise)
     generator = np.random.default_rng(seed)
@@ -119,6 +119,8 @@ def fit_head(
         if not np.isfinite(logits).all():
             raise ClmrError(f"The logits of a head are not finite after {step} steps; check the features.")
         value = _measure(logits, valid_labels, settings.monitor, single_label)
+        if not np.isfinite(value):
+            raise ClmrError("No tag of the validation split has both positives and negatives to choose a head by.")
         num_since_best += 1
         if value > best_value:
             best_head, best_value, best_step, num_since_best = head, value, step, 0

@@ -152,20 +152,13 @@ def test_features_are_computed_once(request_of, monkeypatch):
         probe_with_head(dataclasses.replace(request_of("released"), seed=SEED + 1))
 
 
-def test_a_clip_of_one_window_is_scored_by_it_and_counted(request_of, model_folder, tmp_path):
-    corpus = write_corpus(
-        tmp_path / "short", num_songs={"train": 4, "valid": 4, "test": 4}, num_samples=CLIP - 8, tag_names=TAGS
-    )
-    # Item 8, the first of test, is exactly a window; those before it are shorter, and no part of the corpus here.
-    items = [dataclasses.replace(item, num_samples=max(item.num_samples, CLIP)) for item in corpus.items]
-    request = request_of()
-    read = dataclasses.replace(corpus, items=tuple(items[:-1]))
-    patched = pytest.MonkeyPatch()
-    with patched.context() as patch:
-        patch.setattr(head_probing, "resolve_corpus", lambda *arguments, **options: read)
-        result = probe_with_head(request)
-    assert result["scores"]["test"]["num_clips_of_one_window"] == 1
-    assert result["scores"]["test"]["num_windows"] == result["scores"]["test"]["num_clips"] == 3
+def test_a_clip_of_one_window_is_scored_by_it_and_counted(request_of, tmp_path):
+    # The first item is exactly one window long, and every other a little more.
+    num_songs = {"test": 3, "train": 4, "valid": 4}
+    corpus = write_corpus(tmp_path / "short", num_songs=num_songs, num_samples=CLIP, tag_names=TAGS)
+    test = probe_with_head(dataclasses.replace(request_of(), corpus=str(corpus.folder)))["scores"]["test"]
+    assert test["num_clips_of_one_window"] == 1
+    assert test["num_windows"] == test["num_clips"] == 3
 
 
 def test_few_labels_are_a_share_of_the_songs_or_as_the_paper_took_them(request_of, corpus):

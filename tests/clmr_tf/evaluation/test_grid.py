@@ -45,7 +45,7 @@ def search_slowly(journal: str) -> None:
     """What the process to be killed does."""
 
     def slow_fit(settings: HeadSettings):
-        time.sleep(0.2)
+        time.sleep(0.5)
         return fit(settings)
 
     search(HEADS, slow_fit, Path(journal), KEY)

@@ -205,6 +205,13 @@ def test_features_that_are_not_finite_are_refused():
         fit_head(features, labels, features, labels, RELEASED, single_label=True, seed=0)
 
 
+def test_a_validation_split_that_cannot_be_scored_chooses_no_head():
+    features, labels = gaussians(0, 50, 2.0)
+    settings = HeadSettings(monitor="roc_auc")
+    with pytest.raises(ClmrError, match="No tag of the validation split"):
+        fit_head(features, labels, features, np.zeros_like(labels), settings, single_label=False, seed=0)
+
+
 def test_without_features_the_shares_are_guessed():
     labels = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
     nothing = np.zeros((3, 0), np.float32)
