@@ -30,7 +30,8 @@ class ProbeConfig:
     corpora: Path = Path("corpora")
     """Folder that keeps what was prepared from audio files."""
     out: Path | None = None
-    """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder."""
+    """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder; with the presets that train a
+    head, evaluation-....json, named by corpus and options."""
     seed: int = 42
     """Of everything drawn: crops, few labels, heads, untrained weights. The quick preset draws the weights of three
     untrained encoders, of this seed and the two after it."""
