@@ -1,0 +1,101 @@
+"""A batch shared by two devices of one machine trains as on one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.clips import BatchShare, pair_dataset
+from clmr_tf.config import TrainConfig
+from clmr_tf.distribution import build_strategy
+from clmr_tf.loop.execution import build_execution, distributed
+from clmr_tf.model_building import build_model
+from clmr_tf.training import train
+from tests.clmr_tf.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of
+from tests.clmr_tf.training_runs import metrics, state
+from tests.synthetic import write_corpus
+
+STRATEGIES = {"one device": {"strategy": "single"}, "two devices": {"strategy": "mirrored", "num_replicas": 2}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
+
+
+def train_on_both(corpus, folder: Path, settings: dict) -> list[Path]:
+    workdirs = [folder / name for name in STRATEGIES]
+    for workdir, strategy in zip(workdirs, STRATEGIES.values(), strict=True):
+        train(config_of(corpus, workdir, **settings, **strategy))
+    return workdirs
+
+
+def test_twenty_steps_with_all_augmentations_are_those_of_one_device(corpus, tmp_path):
+    one, two = train_on_both(corpus, tmp_path, PLAIN)
+    assert_same_training(one, two, rtol=1e-5)
+    # The weights go far, or there would be little to compare.
+    rows = metrics(one)
+    assert len(rows) == NUM_STEPS and rows[-1]["gradient_norm"] < rows[0]["gradient_norm"] / 2
+    # 57 variables of the model, 36 of the optimizer, and the number of skipped steps.
+    assert len(state(one)) == 57 + 37 + 1
+
+
+@pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
+def test_adam_with_micro_batches_clipping_and_averages_in_executions_of_four_steps(corpus, tmp_path, augmentation):
+    one, two = train_on_both(corpus, tmp_path, {**EVERYTHING, "augmentation": augmentation})
+    assert_same_training(one, two, rtol=1e-4)
+    rows = metrics(one)
+    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20]
+    assert min(row["gradient_norm"] for row in rows) > EVERYTHING["clip_norm"]
+    averages = {name: value for name, value in state(one).items() if name.startswith("encoder_average")}
+    weights = {name: state(one)[name.replace("_average", "", 1)] for name in averages}
+    assert len(averages) == 33 and all((averages[name] != weights[name]).any() for name in averages)
+
+
+class FirstSteps:
+    """Loss and gradient of batches in float32, all of them those of a first step."""
+
+    # So small that the weights stay as they are, and the momentum is the gradient.
+    RATE = 1e-12
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        config = TrainConfig(
+            width=0.0625, batch_size=8, optimizer="sgd", learning_rate=self.RATE, augmentation="only-noise"
+        )
+        with strategy.scope():
+            self.model = build_model(config)
+        self.execute = build_execution(self.model, strategy, several_steps=False, jit=False)
+        self.momentums = self.model.optimizer.variables[2:]
+
+    def __call__(self, batches: Iterator) -> tuple[float, np.ndarray]:
+        for momentum in self.momentums:
+            momentum.assign(tf.zeros_like(momentum))
+        loss = float(self.execute(batches, tf.constant(1))["loss"])
+        return loss, np.concatenate([momentum.numpy().ravel() for momentum in self.momentums]) / -self.RATE
+
+
+def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_batch(corpus):
+    def dataset(share):
+        return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=59_049, seed=1, share=share)
+
+    batch = next(iter(dataset(BatchShare())))
+    generator = np.random.default_rng(5)
+    orders = [np.arange(8), *(generator.permutation(8) for _ in range(4))]
+    permuted = {name: tf.stack([tf.gather(value, order) for order in orders]) for name, value in batch.items()}
+    batches = iter(tf.data.Dataset.from_tensor_slices(permuted))
+    on_one = FirstSteps(build_strategy("single"))
+    (loss, gradient), *others = [on_one(batches) for _ in orders]
+
+    two = build_strategy("mirrored", 2)
+    loss_of_two, gradient_of_two = FirstSteps(two)(iter(distributed(two, dataset, 1)))
+
+    def distance(other: np.ndarray) -> float:
+        return np.linalg.norm(other - gradient) / np.linalg.norm(gradient)
+
+    np.testing.assert_allclose([loss_of_two, *(other for other, _ in others)], loss, rtol=1e-5)
+    of_orders = [distance(other) for _, other in others]
+    assert 0 < max(of_orders) < 0.1
+    assert distance(gradient_of_two) < 2 * max(of_orders)
