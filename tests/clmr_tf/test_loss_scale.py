@@ -111,7 +111,7 @@ def corpus(tmp_path_factory):
 
 
 def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], list[float]]:
-    """The loss of one batch before each of three updates with it, and the loss scale after every step."""
+    """The loss of one batch before the first update with it and after, and the loss scale after every step."""
     strategy = build_strategy("mirrored", 2) if num_replicas == 2 else build_strategy("single")
     config = TrainConfig(width=0.0625, batch_size=4, augmentation="none", precision=precision)
     with strategy.scope():
@@ -124,7 +124,7 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
 
     iterator = iter(distributed(strategy, batches, 1))
     losses, scales = {}, []
-    while len(losses) < 3:
+    while len(losses) < 2:
         num_updates = int(model.optimizer.iterations.numpy())
         losses[num_updates] = float(execute(iterator, tf.constant(1))["loss"])
         scale = model.weight_update.loss_scale
@@ -135,10 +135,10 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
 
 def test_a_float16_training_on_one_and_two_replicas_learns_what_float32_learns(corpus):
     exact, _ = losses_of(corpus, "float32", 1)
-    assert exact[2] < exact[0] - 0.1
+    assert exact[1] < exact[0] - 0.1
     for num_replicas in (1, 2):
         losses, scales = losses_of(corpus, "mixed_float16", num_replicas)
         # It begins too high on purpose, and comes down by halves until the gradient fits.
-        assert 3 < len(scales) < 12 and scales[0] == INITIAL / 2
+        assert 2 < len(scales) < 12 and scales[0] == INITIAL / 2
         assert all(after in (before, before / 2) for before, after in itertools.pairwise(scales))
         np.testing.assert_allclose(losses, exact, rtol=0.02)

@@ -43,9 +43,16 @@ def trained_model(config: TrainConfig):
     return model
 
 
-def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, tmp_path):
-    config = config_of(corpus, tmp_path / "run", steps=2)
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """The configuration of a run of two steps that was made."""
+    config = config_of(corpus, tmp_path_factory.mktemp("runs") / "whole", steps=2)
     train(config)
+    return config
+
+
+def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, whole):
+    config = whole
     model = trained_model(config)
     # Seed 0 whatever that of the run; 11 pairs are two whole batches of 4.
     batches = list(pair_dataset(corpus, "valid", batch_size=4, clip_num_samples=59_049, seed=0).take(2))
@@ -60,7 +67,7 @@ def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, tmp_path
         directions = z / np.linalg.norm(z, axis=1, keepdims=True)
         nearest = (directions @ directions.T - 9 * np.eye(8)).argmax(axis=1)
         hits.append(nearest == np.arange(8) ^ 1)
-    row = metrics(tmp_path / "run")[-1]
+    row = metrics(config.workdir)[-1]
     assert row["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert row["validation_accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
     # The gains are drawn, and the same again.
@@ -70,11 +77,10 @@ def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, tmp_path
     assert build_validation(model, corpus, config)() != validate()
 
 
-def test_a_run_that_was_resumed_has_the_same_validations(corpus, tmp_path):
-    train(config_of(corpus, tmp_path / "whole", steps=2))
+def test_a_run_that_was_resumed_has_the_same_validations(corpus, whole, tmp_path):
     for steps in (1, 2):
         train(config_of(corpus, tmp_path / "resumed", steps=steps))
-    rows = metrics(tmp_path / "whole")
+    rows = metrics(whole.workdir)
     assert rows == metrics(tmp_path / "resumed")
     assert rows[0]["validation_loss"] != rows[1]["validation_loss"]
 
