@@ -30,8 +30,9 @@ train: $(VENV)/run-requirements
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
 	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
 
+# Two processes: most of a test's time is building graphs, which is done on one core.
 test: $(VENV)/test-requirements
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements

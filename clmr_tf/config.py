@@ -111,7 +111,7 @@ class TrainConfig:
     many, which is no faster and shows that the numbers stay the same."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"] = "float32"
     """Arithmetic of the networks; augmentations are float32 in each, statistics, loss and update at least.
-    "float64" is slow, and for comparing runs: rounding of float32 alone moves a gradient by up to some percent."""
+    "float64" is slow, and for comparing runs: rounding of float32 alone moves a gradient by some percent."""
     two_passes: bool = False
     """Encode the first views and then the second, as the original does, so that batch normalisation sees them
     apart; one pass of all views is faster."""

@@ -16,6 +16,7 @@ WATCHED = (
     "embedding_spread",
     "projection_spread",
     "gradient_norm",
+    "learning_rate",
     "num_skipped",
 )
 

@@ -1,6 +1,7 @@
 """What a run tells: TensorBoard events and metrics.jsonl."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,12 +43,14 @@ class RunLog:
         """Adds a point to each curve and a row to metrics.jsonl, which it returns.
 
         A name such as "validation/loss" is a curve of that group and "validation_loss" in the row; one without a
-        group is of "training".
+        group is of "training". What is not finite is null in the row.
         """
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name if "/" in name else f"training/{name}", value)
-        row = {"step": step, **{name.replace("/", "_"): value for name, value in values.items()}}
+        numbers = {name.replace("/", "_"): value for name, value in values.items()}
+        # JSON has no NaN and no infinity.
+        row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
         with self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return row

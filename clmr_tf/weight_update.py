@@ -69,8 +69,8 @@ class WeightUpdate:
             watched: Scalars of this replica.
 
         Returns:
-            The means of `watched` over all replicas, "gradient_norm" before clipping and "num_skipped", the steps
-            left out since the run began; float32 all.
+            The means of `watched` over all replicas, "gradient_norm" before clipping, "learning_rate" of this step and
+            "num_skipped", the steps left out since the run began; float32 all.
         """
         # In one exchange, for which all have to be of one type.
         scalars = [tf.cast(value, gradients[0].dtype) for value in watched.values()]
@@ -83,8 +83,15 @@ class WeightUpdate:
         if self.clip_norm:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
+        # Read before the iterations go on, or a schedule would be a step ahead.
+        learning_rate = tf.identity(tf.convert_to_tensor(self.optimizer.learning_rate))
         tf.distribute.get_replica_context().merge_call(self._change, args=(gradients, is_finite))
-        numbers = {**dict(zip(watched, means, strict=True)), "gradient_norm": norm, "num_skipped": self.num_skipped}
+        numbers = {
+            **dict(zip(watched, means, strict=True)),
+            "gradient_norm": norm,
+            "learning_rate": learning_rate,
+            "num_skipped": self.num_skipped,
+        }
         return {name: tf.cast(number, tf.float32) for name, number in numbers.items()}
 
     def _change(self, strategy: tf.distribute.Strategy, gradients: list, is_finite: tf.Tensor) -> None:

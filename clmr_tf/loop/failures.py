@@ -32,6 +32,8 @@ def write_nonfinite_report(
 ) -> str:
     """Keeps the state before a step that was not finite, and what the step learned from.
 
+    The running statistics of batch normalisation, which no weight depends on, are as they are by now.
+
     Args:
         folder: Gets report.json and, in "checkpoints", the state.
         error: The step.

@@ -138,7 +138,7 @@ class TrainingLoop:
         # Reading a value waits for the device, so it is not done at every step.
         if logs or saves:
             self._check_finite(step)
-        scalars, row = self._read(watched) if logs else None, {}
+        scalars, row = {name: float(value) for name, value in watched.items()} if logs else None, {}
         speed = self._rate.read() if logs else {}
         with self._rate.paused():
             if logs and self._log:
@@ -155,10 +155,6 @@ class TrainingLoop:
         if nonfinite:
             raise NonFiniteError(self._first_step + nonfinite, (self._checked_step + 1, step), self._saved_step)
         self._checked_step = step
-
-    def _read(self, watched: dict[str, tf.Tensor]) -> dict[str, float]:
-        learning_rate = float(tf.convert_to_tensor(self._model.optimizer.learning_rate))
-        return {**{name: float(value) for name, value in watched.items()}, "learning_rate": learning_rate}
 
     def _save(self, step: int, row: dict[str, float], *, must_succeed: bool) -> None:
         weights = self._model.trainable_variables

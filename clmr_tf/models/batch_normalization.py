@@ -58,9 +58,10 @@ class BatchNormalization1D(keras.layers.Layer):
         is_fused = num_replicas_in_sync() == 1 and inputs.dtype != tf.float64
         normalize = self._normalize_fused if is_fused else self._normalize_synchronized
         outputs, mean, variance = normalize(inputs)
+        is_finite = tf.reduce_all(tf.math.is_finite(mean) & tf.math.is_finite(variance))
         for statistic, batch_value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moved = self.momentum * statistic + (1.0 - self.momentum) * batch_value
-            statistic.assign(tf.where(tf.math.is_finite(moved), moved, statistic))
+            statistic.assign(tf.where(is_finite, moved, statistic))
         return outputs
 
     def _normalize_fused(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -65,7 +65,7 @@ def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path
     # Nine songs are two batches of four.
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 7))
-    expected = [0.01, 0.02, *(0.01 * (1 + math.cos(math.pi * (step - 2) / 4)) for step in (3, 4, 5, 6))]
+    expected = [0.0, 0.01, *(0.01 * (1 + math.cos(math.pi * (done - 2) / 4)) for done in (2, 3, 4, 5))]
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected, rel=1e-5, abs=1e-9)
     capsys.readouterr()
     # The last step would have been made with another learning rate, had the run been longer from the start.
