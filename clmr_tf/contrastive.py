@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.distribution import gather_rows
+from clmr_tf.distribution import moments_over_replicas
 from clmr_tf.nt_xent import nt_xent_with_accuracy
 from clmr_tf.weight_update import WeightUpdate
 
@@ -101,8 +101,8 @@ class ContrastiveModel(keras.Model):
             "loss": loss,
             "contrastive_accuracy": accuracy,
             "embedding_mean": tf.reduce_mean(tf.cast(h, tf.float32)),
-            "embedding_spread": spread(gather_rows(tf.stop_gradient(h))[0]),
-            "projection_spread": spread(gather_rows(tf.stop_gradient(z))[0]),
+            "embedding_spread": spread(h),
+            "projection_spread": spread(z),
         }
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -146,11 +146,11 @@ def spread(vectors: tf.Tensor) -> tf.Tensor:
     root of their number (Chen and He 2021, SimSiam, figure 2). A collapse of the representation shows here.
 
     Args:
-        vectors: [batch, dimensions], any float type.
+        vectors: [batch, dimensions] of this replica, any float type; the batch is that of all replicas.
 
     Returns:
-        float32 scalar.
+        float32 scalar, without a gradient.
     """
-    directions = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=-1)
-    deviation = tf.math.reduce_std(directions, axis=0)
-    return tf.reduce_mean(deviation) * tf.sqrt(float(vectors.shape[-1]))
+    directions = tf.math.l2_normalize(tf.cast(tf.stop_gradient(vectors), tf.float32), axis=-1)
+    _, variance = moments_over_replicas(directions, [0])
+    return tf.reduce_mean(tf.sqrt(variance)) * tf.sqrt(float(vectors.shape[-1]))

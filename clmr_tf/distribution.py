@@ -1,13 +1,15 @@
 """Devices and replicas: which ones train, and what they tell each other."""
 
 import functools
+import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
 
 
 def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
@@ -53,12 +55,18 @@ def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
 def num_workers(strategy: tf.distribute.Strategy) -> int:
     """Processes that train together; 1 but for "multi_worker"."""
     resolver = strategy.cluster_resolver
-    return 1 if resolver is None or not resolver.task_type else len(resolver.cluster_spec().as_dict()["worker"])
+    if resolver is None or not resolver.task_type:
+        return 1
+    return sum(len(addresses) for addresses in resolver.cluster_spec().as_dict().values())
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Which of the processes this one is; the first, 0, is the chief, which alone writes."""
-    return strategy.cluster_resolver.task_id if num_workers(strategy) > 1 else 0
+    if num_workers(strategy) == 1:
+        return 0
+    resolver = strategy.cluster_resolver
+    num_chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return resolver.task_id + (num_chiefs if resolver.task_type == "worker" else 0)
 
 
 def num_replicas_in_sync() -> int:
@@ -94,23 +102,50 @@ def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, list(tensors))
 
 
+def moments_over_replicas(values: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance over `axes` and over all replicas; as many values on each.
+
+    The variance of all is put together from each replica's around its own mean, in one exchange; the mean of squares
+    less the square of the mean would lose digits where the mean is large.
+    """
+    own_moments = tf.stack(tf.nn.moments(values, axes))
+    moments, _ = gather_rows(own_moments[tf.newaxis])
+    means, variances = moments[:, 0], moments[:, 1]
+    mean = tf.reduce_mean(means, 0)
+    return mean, tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
+
+
+def gather_over_workers(strategy: tf.distribute.Strategy, number: int) -> list[int]:
+    """The numbers that the workers call this with, one for each replica; each waits until all have called.
+
+    Raises:
+        ClmrError: If another worker does not call any more.
+    """
+    if num_workers(strategy) == 1:
+        return [number]
+    try:
+        return [int(each) for each in _gather(strategy)(tf.constant(number, tf.int64))]
+    except tf.errors.OpError as error:
+        raise ClmrError(
+            "Another worker has left; see what it said, and start all workers again, which resumes the run."
+        ) from error
+
+
 def largest_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:
     """The largest of the numbers that the workers call this with; each waits until all have called."""
-    if num_workers(strategy) == 1:
-        return number
-    return int(_largest(strategy)(tf.constant(number, tf.int64)))
+    return max(gather_over_workers(strategy, number))
 
 
 @functools.cache
-def _largest(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    def largest_of_replicas(number: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_max(tf.distribute.get_replica_context().all_gather(number[tf.newaxis], axis=0))
+def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    def gather_of_replicas(number: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_gather(number[tf.newaxis], axis=0)
 
     @tf.function
-    def largest(number: tf.Tensor) -> tf.Tensor:
-        return strategy.experimental_local_results(strategy.run(largest_of_replicas, args=(number,)))[0]
+    def gather(number: tf.Tensor) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(gather_of_replicas, args=(number,)))[0]
 
-    return largest
+    return gather
 
 
 @functools.cache
@@ -124,13 +159,45 @@ def _num_workers_configured() -> int:
     if not text:
         return 0
     try:
-        workers = json.loads(text)["cluster"]["worker"]
-        return len(workers)
-    except (ValueError, KeyError, TypeError) as error:
+        config = json.loads(text)
+        cluster = {job: len(addresses) for job, addresses in config["cluster"].items()}
+        if not sum(cluster.values()) or not all(isinstance(one, list) for one in config["cluster"].values()):
+            raise TypeError("not lists of addresses")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": '
             f'"worker", "index": 0}}}}; received {text!r}.'
         ) from error
+    _check_cluster(config["cluster"])
+    _check_task(config.get("task"), cluster)
+    return sum(cluster.values())
+
+
+def _check_cluster(cluster: dict[str, list[object]]) -> None:
+    others = sorted(cluster.keys() - {"chief", "worker"})
+    if others:
+        raise UsageError(f"TF_CONFIG must have only the jobs chief and worker; received {', '.join(others)}.")
+    num_chiefs = len(cluster.get("chief", ()))
+    if num_chiefs > 1:
+        raise UsageError(f"TF_CONFIG must have at most one chief; received {num_chiefs}.")
+    for address in itertools.chain.from_iterable(cluster.values()):
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+        if not host or re.fullmatch("[0-9]{1,5}", port) is None or not 0 < int(port) < 2**16:
+            raise UsageError(f"TF_CONFIG must have the address of every process as host:port; received {address!r}.")
+
+
+def _check_task(task: object, cluster: dict[str, int]) -> None:
+    job, index = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
+    # A bool is an int to Python.
+    if not isinstance(job, str) or type(index) is not int:
+        raise UsageError(
+            'TF_CONFIG must say which process this is, such as "task": {"type": "worker", "index": 0}; '
+            f"received {task!r}."
+        )
+    if job not in cluster:
+        raise UsageError(f"TF_CONFIG must not have a task of job {job!r}; its cluster has {', '.join(cluster)}.")
+    if not 0 <= index < cluster[job]:
+        raise UsageError(f"TF_CONFIG must have an index from 0 to {cluster[job] - 1} for a {job}; received {index}.")
 
 
 def _split_cpu(count: int) -> None:

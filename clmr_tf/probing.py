@@ -106,7 +106,7 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int, task: str | None =
     }
 
 
-def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[], dict[str, float]]:
+def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None]], dict[str, float]]:
     """Makes a probe for use during a training: fitted on the train split, chosen and scored on the valid split.
 
     The test split is not looked at, so the score may choose between checkpoints. It is accuracy where every
@@ -117,7 +117,7 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[], dict[str, floa
         corpus: Needs tags that tell recordings apart, in a train and a valid split.
 
     Returns:
-        A function that gives "probe/score".
+        A function that gives "probe/score"; it calls its argument after each recording.
 
     Raises:
         UsageError: If the corpus has none.
@@ -126,8 +126,8 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[], dict[str, floa
     single_label = has_single_labels(corpus)
     encoder = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
 
-    def probe() -> dict[str, float]:
-        train, valid = (_embed(encoder, corpus, split) for split in ("train", "valid"))
+    def probe(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
+        train, valid = (_embed(encoder, corpus, split, progressed) for split in ("train", "valid"))
         result = fit_linear_probe(train, valid, valid, single_label)
         return {"probe/score": measure(valid.labels, result.item_scores, single_label)}
 
@@ -161,7 +161,7 @@ def require_probeable(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
         )
 
 
-def _embed(encoder: Encoder, corpus: Corpus, split: str) -> Windows:
+def _embed(encoder: Encoder, corpus: Corpus, split: str, progressed: Callable[[], None] = lambda: None) -> Windows:
     items = corpus.items_of(split)
     is_direct = corpus.manifest.storage == "direct"
     vectors, item_rows = [], []
@@ -170,6 +170,7 @@ def _embed(encoder: Encoder, corpus: Corpus, split: str) -> Windows:
         starts = window_starts(len(samples), encoder.clip_num_samples)
         vectors.append(encoder.encode_windows(samples, starts))
         item_rows.append(np.full(len(starts), row))
+        progressed()
     return Windows(np.concatenate(vectors), np.concatenate(item_rows), corpus.multi_hot(items))
 
 

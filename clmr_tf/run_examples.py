@@ -1,5 +1,7 @@
 """Sounds and embeddings of a run's own music, for TensorBoard."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -27,11 +29,14 @@ def log_views(log: RunLog, model: ContrastiveModel, dataset: tf.data.Dataset, co
         log.audio(0, f"{name}_crop/view", views[:, number].numpy(), config.sample_rate_hz)
 
 
-def log_embeddings(log: RunLog, encoder: SampleCNN, corpus: Corpus) -> None:
+def log_embeddings(
+    log: RunLog, encoder: SampleCNN, corpus: Corpus, progressed: Callable[[], None] = lambda: None
+) -> None:
     """Puts embeddings of the validation split into the projector, with song, tags and time of each window.
 
     Every item gives the same number of windows, spread over its length, at most 2,000 in all; of more than 2,000
     items as many, spread evenly over the split, give one window each. Without a validation split nothing is shown.
+    `progressed` is called after each batch of windows.
     """
     items = corpus.items_of("valid")
     if not items:
@@ -47,7 +52,10 @@ def log_embeddings(log: RunLog, encoder: SampleCNN, corpus: Corpus) -> None:
     read_crop = crop_reader(corpus, items, clip_num_samples)
     rows, starts = (np.array(column, np.int64) for column in zip(*windows, strict=True))
     clips = tf.data.Dataset.from_tensor_slices((rows, starts)).map(read_crop).batch(_EMBEDDING_BATCH)
-    vectors = np.concatenate([tf.cast(encoder(batch, training=False), tf.float32).numpy() for batch in clips])
+    vectors = []
+    for batch in clips:
+        vectors.append(tf.cast(encoder(batch, training=False), tf.float32).numpy())
+        progressed()
     metadata = [
         {
             "item": items[row].id,
@@ -57,4 +65,4 @@ def log_embeddings(log: RunLog, encoder: SampleCNN, corpus: Corpus) -> None:
         }
         for row, start in windows
     ]
-    log.embeddings(vectors, metadata)
+    log.embeddings(np.concatenate(vectors), metadata)

@@ -24,6 +24,7 @@ from clmr_tf.files import refuse_pattern, write_atomically
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+PENDING_FILE = "pending.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 NONFINITE = "nonfinite"

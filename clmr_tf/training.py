@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_resolution import is_pipeline, is_prepared, resolve_corpus
-from clmr_tf.distribution import build_strategy, largest_over_workers, num_workers, worker_index
+from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
+from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.learning_rates import default_learning_rate
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.loop.execution import distributed
 from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
+from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.profile import StepProfile
-from clmr_tf.loop.steps import AfterStep, Measurement, TrainingLoop
+from clmr_tf.loop.steps import AfterStep, Measurement, Record, TrainingLoop
 from clmr_tf.loop.validation import build_validation
+from clmr_tf.loop.watchdog import watched_workers
 from clmr_tf.model_building import build_model, checkpoint_groups
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.probing import build_probe
@@ -33,11 +34,13 @@ from clmr_tf.run_folder import (
     CHECKPOINTS,
     METRICS_FILE,
     NONFINITE,
+    PENDING_FILE,
     TENSORBOARD,
     opened_run_folder,
     record_start,
 )
-from clmr_tf.run_log import RunLog, logged_row
+from clmr_tf.run_log import RunLog
+from clmr_tf.run_settings import require_equal_shares, require_same_run, resolve_lengths, resolve_places
 from clmr_tf.xla_start import start_xla_quietly
 
 
@@ -67,7 +70,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     """
     strategy = build_strategy(config.strategy, config.num_replicas)
     start_xla_quietly()
-    _require_equal_shares(config, strategy.num_replicas_in_sync)
+    require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
     config = resolve_places(config)
     if num_workers(strategy) > 1 and not is_prepared(Path(config.corpus)):
@@ -75,7 +78,10 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             f"Several workers need a prepared corpus, or each would prepare {config.corpus}; make one with "
             "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
         )
-    with opened_run_folder(config.workdir, config, writes=is_chief):
+    with (
+        watched_workers(strategy, config.worker_timeout_seconds) as progressed,
+        opened_run_folder(config.workdir, config, writes=is_chief),
+    ):
         corpus = resolve_corpus(
             config.corpus,
             corpora=config.corpora,
@@ -84,6 +90,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             reader=config.reader,
             max_skipped_share=config.max_skipped_share,
         )
+        require_same_run(strategy, config, corpus)
         lengths = resolve_lengths(config, corpus)
         with strategy.scope():
             model = build_model(lengths)
@@ -91,15 +98,14 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
         first_step = checkpoints.restore()
-        if largest_over_workers(strategy, first_step) != first_step:
+        if set(gather_over_workers(strategy, first_step)) != {first_step}:
             raise UsageError(
                 f"Workers resume from different steps, this one from {first_step}; give all the same --workdir, "
                 "on a folder that they share."
             )
-        if first_step < lengths.steps:
-            _run(model, strategy, corpus, config, lengths, checkpoints, first_step, after_step)
-        elif is_chief:
-            _best_checkpoint(config, checkpoints, first_step)
+        pending = PendingRow(config.workdir / PENDING_FILE)
+        if first_step < lengths.steps or pending.read(first_step) is not None:
+            _run(model, strategy, corpus, config, lengths, checkpoints, pending, first_step, progressed, after_step)
     return Outcome(config.workdir, lengths.steps, first_step)
 
 
@@ -110,7 +116,9 @@ def _run(
     config: TrainConfig,
     lengths: TrainConfig,
     checkpoints: Checkpoints,
+    pending: PendingRow,
     first_step: int,
+    progressed: Callable[[], None],
     after_step: AfterStep,
 ) -> None:
     workdir = config.workdir
@@ -131,9 +139,8 @@ def _run(
     profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
     boundaries = profile.boundaries if profile else ()
 
-    def loop(log: RunLog | None, **arguments: Any) -> TrainingLoop:
-        # All workers stop at the same steps, whether they have something to do there or not.
-        measurements = measurements_of(model, corpus, lengths, log)
+    def loop(record: Record | None, **arguments: Any) -> TrainingLoop:
+        measurements = measurements_of(model, corpus, lengths, record.log if record else None)
         return TrainingLoop(
             model,
             strategy,
@@ -141,18 +148,30 @@ def _run(
             lengths,
             first_step=first_step,
             checkpoints=checkpoints,
-            log=log,
+            record=record,
             measurements=measurements,
             boundaries=boundaries,
+            progressed=progressed,
             **arguments,
         )
 
     if worker_index(strategy) > 0:
-        loop(log=None).run()
+        try:
+            loop(record=None).run()
+        except NonFiniteError:
+            # The chief writes a report first.
+            gather_over_workers(strategy, 0)
+            raise
         return
     record_start(workdir, config, corpus, first_step)
-    log = RunLog(workdir / METRICS_FILE, workdir / TENSORBOARD, first_step)
-    best = _best_checkpoint(config, checkpoints, first_step)
+    log = RunLog(
+        workdir / METRICS_FILE,
+        workdir / TENSORBOARD,
+        # A row that is still to be completed is logged again.
+        first_step - 1 if pending.read(first_step) is not None else first_step,
+        tolerates_failed_writes=config.on_failed_save == "continue",
+    )
+    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric)
 
     def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
         if profile:
@@ -163,26 +182,20 @@ def _run(
         if first_step == 0:
             log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
             log_views(log, model, batches(BatchShare()), config)
-        loop(log, best=best, after_step=observe).run()
+        loop(Record(log, pending, best), after_step=observe).run()
     except NonFiniteError as error:
         batch = next(iter(batches(BatchShare(), error.step - 1)))
         items = corpus.items_of("train")
         item_ids = [items[row].id for row in batch["item"].numpy()]
         folder = workdir / NONFINITE / f"step-{error.step}"
         state = Checkpoints(folder / CHECKPOINTS, checkpoint_groups(model), keep=1)
-        raise ClmrError(write_nonfinite_report(folder, error, state, item_ids)) from error
+        sentence = write_nonfinite_report(folder, error, state, item_ids)
+        gather_over_workers(strategy, 0)
+        raise ClmrError(sentence) from error
     finally:
         if profile:
             profile.close()
         log.close()
-
-
-def _best_checkpoint(config: TrainConfig, checkpoints: Checkpoints, first_step: int) -> BestCheckpoint:
-    """The best checkpoint so far, the one of `first_step` included."""
-    best = BestCheckpoint(checkpoints, config.workdir / BEST, config.best_metric)
-    # A kill may have come between saving this checkpoint and keeping it as the best.
-    best.keep(first_step, logged_row(config.workdir / METRICS_FILE, first_step))
-    return best
 
 
 def measurements_of(
@@ -190,6 +203,12 @@ def measurements_of(
 ) -> list[Measurement]:
     """What the configuration wants to be measured during the run; without a log, nothing will be."""
     found = []
+
+    def show(progressed: Callable[[], None]) -> dict[str, float]:
+        if log:
+            log_embeddings(log, model.encoder, corpus, progressed)
+        return {}
+
     validate = build_validation(model, corpus, config) if config.validate_every else None
     if validate:
         found.append(Measurement(config.validate_every, validate))
@@ -197,39 +216,5 @@ def measurements_of(
         epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
         found.append(Measurement(config.probe_every_epochs * epoch, build_probe(model.encoder, corpus)))
     if config.embeddings_every:
-        found.append(Measurement(config.embeddings_every, lambda: log_embeddings(log, model.encoder, corpus) or {}))
+        found.append(Measurement(config.embeddings_every, show))
     return found
-
-
-def resolve_places(config: TrainConfig) -> TrainConfig:
-    """The configuration with the places that it leaves open or that depend on where the command was started."""
-    folder = Path(config.corpus).expanduser()
-    # A name stays a name, so that the configuration means the same elsewhere.
-    corpus = str(folder.resolve()) if folder.is_dir() and not is_pipeline(config.corpus) else config.corpus
-    name = re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-") or "music"
-    workdir = (config.workdir or Path("runs") / name).expanduser()
-    return dataclasses.replace(config, corpus=corpus, workdir=workdir, corpora=config.corpora.expanduser())
-
-
-def resolve_lengths(config: TrainConfig, corpus: Corpus) -> TrainConfig:
-    """The configuration with all lengths in steps of this corpus, and with its learning rate."""
-    epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
-    # Of a split with too few songs for a batch, the dataset says so.
-    steps = config.epochs * max(epoch, 1) or config.steps
-    return dataclasses.replace(
-        config,
-        steps=steps,
-        warmup_steps=config.warmup_epochs * epoch or config.warmup_steps,
-        warmup_epochs=0,
-        decay_steps=config.decay_steps or steps,
-        learning_rate=config.learning_rate or default_learning_rate(config.optimizer, config.batch_size),
-    )
-
-
-def _require_equal_shares(config: TrainConfig, num_replicas: int) -> None:
-    shares = num_replicas * config.micro_batches
-    if config.batch_size % shares:
-        raise UsageError(
-            f"--batch-size must be a multiple of {shares}, for {num_replicas} devices and {config.micro_batches} "
-            f"micro-batches; received {config.batch_size}."
-        )

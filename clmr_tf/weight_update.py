@@ -79,13 +79,14 @@ class WeightUpdate:
         if self.loss_scale:
             gradients = [gradient / self.loss_scale.value for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.reduce_all([tf.math.is_finite(number) for number in (norm, *means)])
+        has_finite_loss = tf.reduce_all([tf.math.is_finite(number) for number in means])
+        is_finite = tf.math.is_finite(norm) & has_finite_loss
         if self.clip_norm:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         # Read before the iterations go on, or a schedule would be a step ahead.
         learning_rate = tf.identity(tf.convert_to_tensor(self.optimizer.learning_rate))
-        tf.distribute.get_replica_context().merge_call(self._change, args=(gradients, is_finite))
+        tf.distribute.get_replica_context().merge_call(self._change, args=(gradients, is_finite, has_finite_loss))
         numbers = {
             **dict(zip(watched, means, strict=True)),
             "gradient_norm": norm,
@@ -94,10 +95,17 @@ class WeightUpdate:
         }
         return {name: tf.cast(number, tf.float32) for name, number in numbers.items()}
 
-    def _change(self, strategy: tf.distribute.Strategy, gradients: list, is_finite: tf.Tensor) -> None:
-        is_finite = strategy.experimental_local_results(is_finite)[0]
+    def _change(
+        self, strategy: tf.distribute.Strategy, gradients: list, is_finite: tf.Tensor, has_finite_loss: tf.Tensor
+    ) -> None:
+        is_finite, has_finite_loss = (
+            strategy.experimental_local_results(flag)[0] for flag in (is_finite, has_finite_loss)
+        )
         self.num_steps.assign_add(1)
-        is_overflow = ~is_finite & (self.loss_scale.value > 1.0) if self.loss_scale else tf.constant(False)
+        # The loss scale is no cause of a loss that is not finite.
+        is_overflow = tf.constant(False)
+        if self.loss_scale:
+            is_overflow = ~is_finite & has_finite_loss & (self.loss_scale.value > 1.0)
         if self.loss_scale:
             self.loss_scale.adapt(is_finite)
         if self.skips_nonfinite:

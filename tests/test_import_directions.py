@@ -35,6 +35,7 @@ ROWS = (
         "run_examples",
         "pretrained",
         "model_building",
+        "run_settings",
         "loop",
         "evaluation",
     },

@@ -1,9 +1,8 @@
 """When to log, to measure, to save, to stop."""
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -16,8 +15,8 @@ from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.loop.clip_rate import ClipRate
 from clmr_tf.loop.execution import build_execution
 from clmr_tf.loop.failures import NonFiniteError, failed_step, not_finite
+from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.stop_signals import StoppedBySignalError, noted_signals
-from clmr_tf.loop.watchdog import Watchdog
 from clmr_tf.run_log import RunLog
 
 logger = logging.getLogger(__name__)
@@ -32,18 +31,37 @@ class Measurement:
 
     Attributes:
         every: Steps between two measurements.
-        measure: Gives scalars by name, which are logged with those of the step.
+        measure: Gives scalars by name, which are logged with those of the step; calls its argument now and then.
     """
 
     every: int
-    measure: Callable[[], Mapping[str, float]]
+    measure: Callable[[Callable[[], None]], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where the chief keeps what a run leaves; other workers have none.
+
+    Attributes:
+        log: Curves and metrics.jsonl.
+        pending: The row of a step that is saved and not logged yet.
+        best: The best checkpoint.
+    """
+
+    log: RunLog
+    pending: PendingRow
+    best: BestCheckpoint
+
+
+class _MeasurementStoppedError(Exception):
+    """A signal came while something was measured."""
 
 
 class TrainingLoop:
     """Trains a model to the last step of its configuration.
 
-    Everything that a step leaves in the logs is written out before the checkpoint of that step, so that a run which
-    is killed and resumes has lost nothing and repeats nothing.
+    What earlier steps leave in the logs is written out before a checkpoint, and what its own step leaves is kept until
+    it is logged, so that a run which is killed and resumes has lost nothing and repeats nothing.
 
     Args:
         model: Compiled and built; its `train_step` is the step.
@@ -52,11 +70,11 @@ class TrainingLoop:
         config: Says how long to train, how often to log and to save.
         first_step: Steps done before.
         checkpoints: Saves every `checkpoint_every` steps, at the end, and when a signal stops the run.
-        log: Gets the step's scalars and the rate in clips per second every `log_every` steps. None on a worker
-            that is not the chief, which writes nothing.
-        best: Keeps the best checkpoint; one that is better than all before is saved whatever the step.
-        measurements: What to measure on the way, on the chief.
+        record: Gets the step's scalars and the rate in clips per second every `log_every` steps, and the best
+            checkpoint, which is saved whatever the step. None on a worker that is not the chief.
+        measurements: What to measure on the way; each worker does, so that none waits long for another.
         boundaries: Further steps after which `after_step` has to be called.
+        progressed: Called whenever something is done.
         after_step: Called after every execution, so after every step if `steps_per_execution` is 1.
     """
 
@@ -69,10 +87,10 @@ class TrainingLoop:
         *,
         first_step: int,
         checkpoints: Checkpoints,
-        log: RunLog | None,
-        best: BestCheckpoint | None = None,
+        record: Record | None,
         measurements: Sequence[Measurement] = (),
         boundaries: Sequence[int] = (),
+        progressed: Callable[[], None] = lambda: None,
         after_step: AfterStep = lambda *_: None,
     ) -> None:
         self._model = model
@@ -81,10 +99,10 @@ class TrainingLoop:
         self._config = config
         self._first_step = self._saved_step = self._checked_step = first_step
         self._checkpoints = checkpoints
-        self._log = log
-        self._best = best
+        self._record = record
         self._measurements = measurements
         self._boundaries = boundaries
+        self._progressed = progressed
         self._after_step = after_step
         self._rate = ClipRate(clips_per_step=2 * config.batch_size)
 
@@ -101,21 +119,23 @@ class TrainingLoop:
         jits_step = config.jit and strategy.num_replicas_in_sync == 1
         execute = build_execution(self._model, strategy, several_steps=several_steps, jit=jits_step)
         batches = iter(self._dataset)
-        step = self._first_step
-        with noted_signals() as signals, _watched(strategy, config) as progressed:
-            while step < config.steps:
-                num_steps = self._next_stop(step) - step
-                step += num_steps
-                try:
-                    watched = execute(batches, tf.constant(num_steps))
-                    stop_signal = largest_over_workers(strategy, signals[0] if signals else 0)
-                except tf.errors.OpError as error:
-                    raise failed_step(error, step, self._saved_step, num_workers(strategy)) from error
-                progressed()
-                self._rate.count_steps(num_steps)
-                self._look_after(step, watched, is_stopped=stop_signal > 0)
-                if stop_signal and step < config.steps:
-                    break
+        step, stop_signal = self._first_step, 0
+        with noted_signals() as self._signals:
+            try:
+                self._complete_pending_row()
+                while step < config.steps and not stop_signal:
+                    num_steps = self._next_stop(step) - step
+                    step += num_steps
+                    try:
+                        watched = execute(batches, tf.constant(num_steps))
+                    except tf.errors.OpError as error:
+                        raise failed_step(error, step, self._saved_step, num_workers(strategy)) from error
+                    stop_signal = largest_over_workers(strategy, self._signals[0] if self._signals else 0)
+                    self._progressed()
+                    self._rate.count_steps(num_steps)
+                    self._look_after(step, watched, is_stopped=stop_signal > 0)
+            except _MeasurementStoppedError:
+                raise StoppedBySignalError(self._saved_step, self._signals[0]) from None
             # Until the chief has written everything: a worker that has left is a worker that is lost.
             largest_over_workers(strategy, 0)
         if step < config.steps:
@@ -130,25 +150,59 @@ class TrainingLoop:
         return min(*stops, step + config.steps_per_execution, config.steps)
 
     def _look_after(self, step: int, watched: dict[str, tf.Tensor], *, is_stopped: bool) -> None:
-        """Checks, measures, logs and saves what is due after a step."""
+        """Checks, saves, measures and logs what is due after a step."""
         is_last = step == self._config.steps
-        due = [one for one in self._measurements if is_last or step % one.every == 0]
-        logs = step % self._config.log_every == 0 or is_last or bool(due)
+        logs = step % self._config.log_every == 0 or is_last or bool(self._due(step))
         saves = step % self._config.checkpoint_every == 0 or is_last or is_stopped
         # Reading a value waits for the device, so it is not done at every step.
         if logs or saves:
             self._check_finite(step)
-        scalars, row = {name: float(value) for name, value in watched.items()} if logs else None, {}
+        scalars = {name: float(value) for name, value in watched.items()} if logs else None
         speed = self._rate.read() if logs else {}
         with self._rate.paused():
-            if logs and self._log:
-                for measurement in due:
-                    scalars |= measurement.measure()
-                row = self._log.scalars(step, scalars)
-                self._log.speed(step, speed)
-            if saves or (self._best and self._best.improves(row)):
-                self._save(step, row, must_succeed=is_last or is_stopped)
+            if saves:
+                self._save(step, scalars, must_succeed=is_last or is_stopped)
+            if logs:
+                scalars = self._log_row(step, scalars, speed)
             self._after_step(step, self._config.steps, scalars and {**scalars, **speed})
+
+    def _due(self, step: int) -> list[Measurement]:
+        is_last = step == self._config.steps
+        return [one for one in self._measurements if is_last or step % one.every == 0]
+
+    def _complete_pending_row(self) -> None:
+        scalars = self._record.pending.read(self._first_step) if self._record else None
+        if scalars is not None:
+            self._log_row(self._first_step, scalars, {})
+
+    def _log_row(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
+        """Measures what is due, logs the row of a step, and keeps its checkpoint if it is the best."""
+        measured = dict(scalars)
+        try:
+            for measurement in self._due(step):
+                measured |= measurement.measure(self._while_measuring)
+        except _MeasurementStoppedError:
+            if self._saved_step != step:
+                self._save(step, scalars, must_succeed=True)
+            raise
+        if self._record:
+            row = self._record.log.scalars(step, measured)
+            self._record.log.speed(step, speed)
+            if self._record.best.improves(row):
+                if self._saved_step != step:
+                    self._save(step, scalars, must_succeed=False)
+                if self._saved_step == step:
+                    self._record.best.keep(step, row)
+            if self._saved_step == step:
+                self._record.log.flush()
+            self._record.pending.drop()
+        return measured
+
+    def _while_measuring(self) -> None:
+        self._progressed()
+        # Several workers stop together, after the next step.
+        if self._signals and num_workers(self._strategy) == 1:
+            raise _MeasurementStoppedError
 
     def _check_finite(self, step: int) -> None:
         nonfinite = int(self._model.weight_update.first_nonfinite.numpy())
@@ -156,33 +210,19 @@ class TrainingLoop:
             raise NonFiniteError(self._first_step + nonfinite, (self._checked_step + 1, step), self._saved_step)
         self._checked_step = step
 
-    def _save(self, step: int, row: dict[str, float], *, must_succeed: bool) -> None:
+    def _save(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
         weights = self._model.trainable_variables
         if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
             raise not_finite("weights are no longer finite", step, self._saved_step)
-        if self._log:
-            self._log.flush()
+        if self._record:
+            self._record.log.flush()
             try:
+                if scalars is not None:
+                    self._record.pending.keep(step, scalars)
                 self._checkpoints.save(step)
-            except ClmrError as error:
+            except (ClmrError, OSError) as error:
                 if must_succeed or self._config.on_failed_save == "stop":
                     raise
                 logger.warning("%s Training goes on.", error)
                 return
-            if self._best:
-                self._best.keep(step, row)
         self._saved_step = step
-
-
-@contextlib.contextmanager
-def _watched(strategy: tf.distribute.Strategy, config: TrainConfig) -> Iterator[Callable[[], None]]:
-    """Ends the process if the other workers are lost; yields what is to be called after every step."""
-    if num_workers(strategy) == 1:
-        yield lambda: None
-        return
-    lost = (
-        f"No step was finished for {config.worker_timeout_seconds:g} seconds, so another worker is taken for lost; "
-        "start all workers again, and they resume from the newest checkpoint."
-    )
-    with Watchdog(config.worker_timeout_seconds, lost) as watchdog:
-        yield watchdog.report

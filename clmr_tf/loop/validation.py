@@ -18,7 +18,7 @@ _SEED = 0
 
 def build_validation(
     model: ContrastiveModel, corpus: Corpus, config: TrainConfig
-) -> Callable[[], dict[str, float]] | None:
+) -> Callable[[Callable[[], None]], dict[str, float]] | None:
     """Makes the measurement of a run, or None, with a warning, if there is no music for it.
 
     The batches have the run's batch size where the validation split has as many songs (or clips), and as many pairs
@@ -31,7 +31,8 @@ def build_validation(
         config: Says how many pairs.
 
     Returns:
-        A function that gives "validation/loss" and "validation/accuracy", means over the batches.
+        A function that gives "validation/loss" and "validation/accuracy", means over the batches; it calls its
+        argument after each batch.
     """
     batch_size = min(num_units(corpus, "valid", config.sampling_unit), config.batch_size, config.num_validation_pairs)
     if batch_size < 2:
@@ -55,8 +56,11 @@ def build_validation(
         _, watched = model.contrast(model.make_views(batch["clips"], batch["seeds"]), training=False)
         return tf.stack([tf.cast(watched[name], tf.float32) for name in ("loss", "contrastive_accuracy")])
 
-    def validate() -> dict[str, float]:
-        measured = [measure(batch) for batch in batches]
+    def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
+        measured = []
+        for batch in batches:
+            measured.append(measure(batch))
+            progressed()
         loss, accuracy = tf.reduce_mean(tf.stack(measured), axis=0).numpy()
         return {"validation/loss": float(loss), "validation/accuracy": float(accuracy)}
 

@@ -1,10 +1,15 @@
 """Notices that other workers are lost, which leaves this one waiting for them in a place that no signal reaches."""
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
 
 from clmr_tf.console import EXIT_FAILURE
+from clmr_tf.distribution import num_workers
 
 
 class Watchdog:
@@ -44,3 +49,17 @@ class Watchdog:
         sys.stderr.write(f"error: {self._message}\n")
         sys.stderr.flush()
         os._exit(EXIT_FAILURE)
+
+
+@contextlib.contextmanager
+def watched_workers(strategy: tf.distribute.Strategy, timeout_seconds: float) -> Iterator[Callable[[], None]]:
+    """Ends the process if the other workers are lost; yields what is to be called whenever something is done."""
+    if num_workers(strategy) == 1:
+        yield lambda: None
+        return
+    lost = (
+        f"Nothing was finished for {timeout_seconds:g} seconds, so another worker is taken for lost; "
+        "start all workers again, and they resume from the newest checkpoint."
+    )
+    with Watchdog(timeout_seconds, lost) as watchdog:
+        yield watchdog.report

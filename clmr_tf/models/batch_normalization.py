@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from clmr_tf.distribution import gather_rows, num_replicas_in_sync
+from clmr_tf.distribution import moments_over_replicas, num_replicas_in_sync
 
 
 @keras.saving.register_keras_serializable("clmr_tf")
@@ -79,13 +79,7 @@ class BatchNormalization1D(keras.layers.Layer):
 
     def _normalize_synchronized(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         frames = tf.cast(inputs, self.variable_dtype)
-        # The variance of all is put together from each replica's around its own mean, in one exchange; the mean of
-        # squares less the square of the mean would lose digits where the mean is large.
-        own_moments = tf.stack(tf.nn.moments(frames, [0, 1]))
-        moments, _ = gather_rows(own_moments[tf.newaxis])
-        means, variances = moments[:, 0], moments[:, 1]
-        mean = tf.reduce_mean(means, 0)
-        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)
+        mean, variance = moments_over_replicas(frames, [0, 1])
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         outputs = tf.cast((frames - mean) * scale + self.beta, inputs.dtype)
         count = tf.cast(tf.size(frames) // frames.shape[-1] * num_replicas_in_sync(), frames.dtype)

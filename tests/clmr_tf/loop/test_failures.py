@@ -70,6 +70,16 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     assert [row["step"] for row in metrics(workdir)] == [2]
 
 
+def test_a_run_that_stopped_can_go_on_without_the_step(corpus, tmp_path, poisoned):
+    settings = {"log_every": 1, "steps": 4}
+    train(config_of(corpus, tmp_path / "run", **{**settings, "steps": 1}))
+    poisoned(2)
+    with pytest.raises(ClmrError, match=r"not finite at step 3\..* --on-nonfinite skip"):
+        train(config_of(corpus, tmp_path / "run", **settings))
+    train(config_of(corpus, tmp_path / "run", on_nonfinite="skip", **settings))
+    assert [row["num_skipped"] for row in metrics(tmp_path / "run")] == [0, 0, 1, 1]
+
+
 def test_a_run_goes_on_without_the_step_and_counts_it(corpus, tmp_path, poisoned):
     skipping = {"log_every": 1, "on_nonfinite": "skip"}
     poisoned(2)

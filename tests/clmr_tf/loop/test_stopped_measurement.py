@@ -1,0 +1,51 @@
+"""A signal that comes while a run measures: the run stops soon, and nothing is missing when it goes on."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from clmr_tf.config import TrainConfig
+from clmr_tf.training import train
+from tests.clmr_tf.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
+from tests.synthetic import write_corpus
+
+SETTINGS = {"width": 0.0625, "batch_size": 4, "log_every": 1, "checkpoint_every": 5, "steps": 4, "validate_every": 2}
+SETTINGS |= {"augmentation": "only-gain", "num_audio_examples": 0, "embeddings_every": 0}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9, "valid": 4}, tag_names=("a", "b"))
+
+
+def arguments_of(corpus, workdir, **changes) -> list[str]:
+    settings = {"corpus": corpus.folder, "workdir": workdir, **SETTINGS, **changes}
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_a_signal_during_a_validation_stops_the_run_within_seconds_and_costs_nothing(corpus, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # A validation that takes hours.
+    process = start(arguments_of(corpus, killed, num_validation_pairs=10_000_000))
+    wait_for(lambda: [row["step"] for row in metrics(killed)] == [1], process)
+    # The second step, after which the run validates, takes less than that.
+    time.sleep(5)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 143 and time.monotonic() - sent < 30
+    assert "Stopped after step 2, which is saved" in errors
+    # The row of the second step waits for its validation.
+    assert [row["step"] for row in metrics(killed)] == [1]
+    assert json.loads((killed / "pending.json").read_text())["step"] == 2
+
+    for workdir in (killed, whole):
+        train(TrainConfig(corpus=str(corpus.folder), workdir=workdir, **SETTINGS, num_validation_pairs=8))
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    one, other = state(killed), state(whole)
+    assert one.keys() == other.keys() and [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
+    assert not (killed / "pending.json").exists()
+    assert [path.name for path in (killed / "best").iterdir()] == [path.name for path in (whole / "best").iterdir()]
