@@ -1,9 +1,11 @@
 """What a run tells: TensorBoard events and metrics.jsonl."""
 
+import contextlib
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from clmr_tf.files import write_atomically
 _PROJECTOR_TENSORS = "embeddings.tsv"
 _PROJECTOR_METADATA = "embeddings_metadata.tsv"
 
+logger = logging.getLogger(__name__)
+
 
 class RunLog:
     """Writes the curves, sounds and embeddings of a run.
@@ -29,15 +33,29 @@ class RunLog:
         metrics_path: The metrics.jsonl of the run, one JSON object per logged step.
         tensorboard_folder: Folder of the event files.
         first_step: Steps done before this start.
+        tolerates_failed_writes: Whether training goes on where the disk is full, with one warning. Rows then wait in
+            memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
+            a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
+            always raises.
     """
 
-    def __init__(self, metrics_path: Path, tensorboard_folder: Path, first_step: int) -> None:
+    def __init__(
+        self,
+        metrics_path: Path,
+        tensorboard_folder: Path,
+        first_step: int,
+        *,
+        tolerates_failed_writes: bool = False,
+    ) -> None:
         self._metrics_path = metrics_path
         self._folder = tensorboard_folder
+        self._tolerates_failed_writes = tolerates_failed_writes
+        self._has_warned = False
+        self._waiting_lines: list[str] = []
         tensorboard_folder.mkdir(parents=True, exist_ok=True)
         _cut_after(metrics_path, first_step)
         _mark_start(tensorboard_folder, first_step)
-        self._writer = tf.summary.create_file_writer(str(tensorboard_folder))
+        self._writer: tf.summary.SummaryWriter | None = _open_events(tensorboard_folder)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Adds a point to each curve and a row to metrics.jsonl, which it returns.
@@ -45,60 +63,96 @@ class RunLog:
         A name such as "validation/loss" is a curve of that group and "validation_loss" in the row; one without a
         group is of "training". What is not finite is null in the row.
         """
-        with self._writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name if "/" in name else f"training/{name}", value)
+        self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
         numbers = {name.replace("/", "_"): value for name, value in values.items()}
         # JSON has no NaN and no infinity.
         row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
-        with self._metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self._waiting_lines.append(json.dumps(row) + "\n")
+        self._attempt(self._write_waiting_lines)
         return row
 
     def speed(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to curves that are another one each time the same run is made, and so in no file."""
-        with self._writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(f"training/{name}", value)
+        self._show_curves(step, {f"training/{name}": value for name, value in values.items()})
 
     def text(self, step: int, name: str, markdown: str) -> None:
         """Shows a text, such as the configuration."""
-        with self._writer.as_default(step=step):
-            tf.summary.text(name, markdown)
+        self._show(step, lambda: tf.summary.text(name, markdown))
 
     def audio(self, step: int, name: str, waveforms: np.ndarray, sample_rate_hz: int) -> None:
         """Makes waveforms heard: float32 [examples, samples] in [-1, 1]."""
-        with self._writer.as_default(step=step):
-            tf.summary.audio(name, waveforms[..., None], sample_rate_hz, max_outputs=len(waveforms))
+        clips = waveforms[..., None]
+        self._show(step, lambda: tf.summary.audio(name, clips, sample_rate_hz, max_outputs=len(clips)))
 
     def embeddings(self, vectors: np.ndarray, metadata: Sequence[Mapping[str, object]]) -> None:
         """Shows vectors, float [n, dimensions], in the projector; `metadata` has the same keys in every row."""
-        names = list(metadata[0])
-        rows = ["\t".join(names), *("\t".join(_tsv_cell(row[name]) for name in names) for row in metadata)]
-        write_atomically(self._folder / _PROJECTOR_METADATA, "\n".join(rows) + "\n")
-        lines = ("\t".join(f"{value:.5g}" for value in vector) for vector in vectors)
-        write_atomically(self._folder / _PROJECTOR_TENSORS, "\n".join(lines) + "\n")
-        config = projector.ProjectorConfig()
-        config.embeddings.add(
-            tensor_name="validation embeddings",
-            tensor_path=_PROJECTOR_TENSORS,
-            metadata_path=_PROJECTOR_METADATA,
-        )
-        projector.visualize_embeddings(str(self._folder), config)
+        self._attempt(lambda: _write_embeddings(self._folder, vectors, metadata))
 
     def flush(self) -> None:
-        """Makes everything logged so far visible to TensorBoard."""
-        self._writer.flush()
+        """Makes everything logged so far visible to TensorBoard, and writes the rows that wait."""
+        self._attempt(self._write_waiting_lines)
+        self._with_events(lambda writer: writer.flush())
 
     def close(self) -> None:
         """Writes what is left and closes the event file."""
-        self._writer.close()
+        self._attempt(self._write_waiting_lines)
+        if self._writer:
+            self._with_events(lambda writer: writer.close())
 
+    def _show_curves(self, step: int, values: Mapping[str, float]) -> None:
+        self._show(step, lambda: [tf.summary.scalar(name, value) for name, value in values.items()])
 
-def logged_row(metrics_path: Path, step: int) -> dict[str, float]:
-    """The row of a step in metrics.jsonl, empty if it has none."""
-    rows = (row for _, row in _whole_rows(metrics_path))
-    return next((row for row in rows if row["step"] == step), {})
+    def _show(self, step: int, summarise: Callable[[], object]) -> None:
+        def add(writer: tf.summary.SummaryWriter) -> None:
+            with writer.as_default(step=step):
+                summarise()
+
+        self._with_events(add)
+
+    def _with_events(self, use: Callable[[tf.summary.SummaryWriter], None]) -> None:
+        """Uses the event file, or a new one if the one before could not be written."""
+
+        def use_open_file() -> None:
+            self._writer = self._writer or _open_events(self._folder)
+            try:
+                use(self._writer)
+            except tf.errors.OpError:
+                # It ends in half an event, behind which nothing is read, and TensorFlow ignores what else it gets.
+                self._writer = None
+                raise
+
+        self._attempt(use_open_file)
+
+    def _write_waiting_lines(self) -> None:
+        """Appends all lines or none."""
+        if not self._waiting_lines:
+            return
+        size = self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
+        try:
+            with self._metrics_path.open("a", encoding="utf-8") as file:
+                file.writelines(self._waiting_lines)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics_path, size)
+            raise
+        self._waiting_lines.clear()
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Writes; a failure that is tolerated is told the first time."""
+        try:
+            write()
+        except (OSError, tf.errors.OpError) as error:
+            if not self._tolerates_failed_writes:
+                raise
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "The log of the run could not be written to %s (%s); free some space, until then rows of %s wait "
+                    "in memory and TensorBoard misses what is logged.",
+                    self._metrics_path.parent,
+                    getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2],
+                    self._metrics_path.name,
+                )
 
 
 def _cut_after(metrics_path: Path, last_step: int) -> None:
@@ -122,6 +176,32 @@ def _mark_start(folder: Path, first_step: int) -> None:
     writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
     writer.add_event(event_pb2.Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
     writer.close()
+
+
+def _open_events(folder: Path) -> tf.summary.SummaryWriter:
+    before = set(folder.glob("events.*"))
+    try:
+        return tf.summary.create_file_writer(str(folder))
+    except tf.errors.OpError:
+        # One for each attempt would be left otherwise, with nothing in it.
+        for path in set(folder.glob("events.*")) - before:
+            path.unlink()
+        raise
+
+
+def _write_embeddings(folder: Path, vectors: np.ndarray, metadata: Sequence[Mapping[str, object]]) -> None:
+    names = list(metadata[0])
+    rows = ["\t".join(names), *("\t".join(_tsv_cell(row[name]) for name in names) for row in metadata)]
+    write_atomically(folder / _PROJECTOR_METADATA, "\n".join(rows) + "\n")
+    lines = ("\t".join(f"{value:.5g}" for value in vector) for vector in vectors)
+    write_atomically(folder / _PROJECTOR_TENSORS, "\n".join(lines) + "\n")
+    config = projector.ProjectorConfig()
+    config.embeddings.add(
+        tensor_name="validation embeddings",
+        tensor_path=_PROJECTOR_TENSORS,
+        metadata_path=_PROJECTOR_METADATA,
+    )
+    projector.visualize_embeddings(str(folder), config)
 
 
 def _tsv_cell(value: object) -> str:

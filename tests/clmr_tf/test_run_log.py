@@ -1,18 +1,73 @@
 """What a run tells, read back from the files."""
 
+import errno
 import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from clmr_tf.run_log import RunLog, logged_row
+from clmr_tf.run_log import RunLog
+
+# A log on a disk of its own, which is full from the second step to the last but nine.
+ON_A_FULL_DISK = """
+import logging, sys
+from pathlib import Path
+import numpy as np
+from clmr_tf.run_log import RunLog
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+disk = Path(sys.argv[1])
+log = RunLog(disk / "metrics.jsonl", disk / "tensorboard", 0, tolerates_failed_writes=sys.argv[2] == "continue")
+log.scalars(1, {"loss": 1.0})
+log.flush()
+with (disk / "zeros").open("wb", buffering=0) as zeros:
+    try:
+        while True:
+            zeros.write(bytes(4096))
+    except OSError:
+        pass
+for step in range(2, 301):
+    log.scalars(step, {"loss": float(step)})
+    log.speed(step, {"clips_per_second": 1.0})
+    if step % 50 == 0:
+        log.flush()
+        log.text(step, "text", "much " * 10_000)
+        log.audio(step, "sound", np.zeros((1, 22050), np.float32), 22050)
+        log.embeddings(np.zeros((3, 4)), [{"item": "a"}] * 3)
+(disk / "zeros").unlink()
+for step in range(301, 310):
+    log.scalars(step, {"loss": float(step)})
+log.embeddings(np.ones((3, 4)), [{"item": "a"}] * 3)
+log.close()
+"""
 
 
-def open_log(tmp_path, first_step=0) -> RunLog:
-    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", first_step)
+def open_log(tmp_path, first_step=0, **options) -> RunLog:
+    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", first_step, **options)
+
+
+def run_on_a_full_disk(tmp_path, on_failure):
+    """Runs the script above, and copies what is then on its disk to the folder "result"."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    (tmp_path / "disk").mkdir()
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 99; "$3" -W error -c "$5" "$1" "$4"; code=$?'
+    script += '; cp -r "$1" "$2"; exit $code'
+    arguments = [tmp_path / "disk", tmp_path / "result", sys.executable, on_failure, ON_A_FULL_DISK]
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)]
+    finished = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True)
+    if finished.returncode == 99:
+        pytest.skip("mounting a small disk is not permitted here")
+    return finished
 
 
 def rows(tmp_path):
@@ -85,20 +140,59 @@ def test_a_kill_while_writing_the_first_row_leaves_nothing_behind(tmp_path):
     assert rows(tmp_path) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), 1e30])
-def test_odd_values_are_written_as_they_are(tmp_path, value):
+@pytest.mark.parametrize(("value", "written"), [(float("nan"), None), (float("-inf"), None), (1e30, 1e30)])
+def test_odd_values_are_written_as_they_are_and_null_where_json_has_none(tmp_path, value, written):
     log = open_log(tmp_path)
     log.scalars(1, {"loss": value})
     log.close()
-    np.testing.assert_equal(rows(tmp_path)[0]["loss"], value)
+    assert rows(tmp_path)[0]["loss"] == written
 
 
-def test_the_row_of_a_step_is_found_before_what_a_kill_cut_short(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert logged_row(path, 10) == {}
-    path.write_text('{"step": 10, "loss": 2.5}\n{"step": 20, "loss": 2.0}\n{"step": 30, "lo')
-    assert [logged_row(path, step) for step in (10, 20, 30)] == [
-        {"step": 10, "loss": 2.5},
-        {"step": 20, "loss": 2.0},
-        {},
-    ]
+def test_a_full_disk_costs_no_row_where_it_is_tolerated(tmp_path):
+    finished = run_on_a_full_disk(tmp_path, "continue")
+    assert finished.returncode == 0, finished.stderr
+    result = tmp_path / "result"
+    assert rows(result) == [{"step": step, "loss": float(step)} for step in range(1, 310)]
+    warnings = [line for line in finished.stderr.splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == 1 and "No space left on device" in warnings[0]
+    points = curve(result, "training/loss")
+    assert points == [(step, float(step)) for step, _ in points]
+    steps = [step for step, _ in points]
+    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-9:] == list(range(301, 310))
+    # The mark of the start, the file that broke, and the one that took its place.
+    assert len(list((result / "tensorboard").glob("events.*"))) == 3
+    np.testing.assert_array_equal(np.loadtxt(result / "tensorboard" / "embeddings.tsv"), np.ones((3, 4)))
+
+
+def test_a_full_disk_is_an_error_where_it_is_not_tolerated(tmp_path):
+    finished = run_on_a_full_disk(tmp_path, "stop")
+    assert finished.returncode == 1
+    assert "No space left on device" in finished.stderr and "WARNING" not in finished.stderr
+
+
+def test_half_a_row_is_cut_off_and_written_whole_later(tmp_path, caplog):
+    log = open_log(tmp_path, tolerates_failed_writes=True)
+    log.scalars(1, {"loss": 1.0})
+    first = (tmp_path / "metrics.jsonl").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 5, before[1]))
+    try:
+        for step in (2, 3):
+            assert log.scalars(step, {"loss": float(step)}) == {"step": step, "loss": float(step)}
+            assert (tmp_path / "metrics.jsonl").read_bytes() == first
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.flush()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    log.scalars(4, {"loss": 4.0})
+    log.close()
+    assert [row["loss"] for row in rows(tmp_path)] == [1.0, 2.0, 3.0, 4.0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert os.strerror(errno.EFBIG) in caplog.text
+
+
+def test_a_row_that_cannot_be_written_is_an_error_unless_tolerated(tmp_path):
+    log = open_log(tmp_path)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        log.scalars(1, {"loss": 1.0})
