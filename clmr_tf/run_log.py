@@ -71,6 +71,11 @@ class RunLog:
         self._attempt(self._write_waiting_lines)
         return row
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether rows wait for room on the disk."""
+        return bool(self._waiting_lines)
+
     def speed(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to curves that are another one each time the same run is made, and so in no file."""
         self._show_curves(step, {f"training/{name}": value for name, value in values.items()})

@@ -195,7 +195,8 @@ class TrainingLoop:
                     self._record.best.keep(step, row)
             if self._saved_step == step:
                 self._record.log.flush()
-            self._record.pending.drop()
+            if not self._record.log.is_behind:
+                self._record.pending.drop()
         return measured
 
     def _while_measuring(self) -> None:
@@ -220,7 +221,7 @@ class TrainingLoop:
                 if scalars is not None:
                     self._record.pending.keep(step, scalars)
                 self._checkpoints.save(step)
-            except (ClmrError, OSError) as error:
+            except ClmrError as error:
                 if must_succeed or self._config.on_failed_save == "stop":
                     raise
                 logger.warning("%s Training goes on.", error)

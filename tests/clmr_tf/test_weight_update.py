@@ -69,6 +69,7 @@ def test_both_replicas_go_against_the_mean_of_their_gradients():
     training = Training()
     watched = training.step()
     assert_on_both(training.weights(), [start - 0.1 * mean for start, mean in zip(START, MEAN, strict=True)])
+    assert watched.pop("learning_rate") == pytest.approx([0.1, 0.1])
     assert watched == {"loss": [1.5, 1.5], "gradient_norm": [13.0, 13.0], "num_skipped": [0.0, 0.0]}
 
 
