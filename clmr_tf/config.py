@@ -20,6 +20,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "steps",
         "epochs",
         "steps_per_execution",
+        "on_nonfinite",
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
@@ -74,8 +75,11 @@ class TrainConfig:
     max_skipped_share: float = 0.5
     """Share of the audio files, from 0 to 1, that may turn out unusable while a folder is prepared."""
     learning_rate: float | None = None
-    """Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root of the batch size, as in the
-    thesis (the released code has 0.3 times batch size / 256)."""
+    """Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root of the batch size, or what
+    --lars-scaling says."""
+    lars_scaling: Literal["thesis", "released"] = "thesis"
+    """Default learning rate of "lars": 0.075 times the root of the batch size, as in the thesis, or 0.3 times batch
+    size / 256, as in the released code."""
     optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd"] = "adam"
     """Optimizer; "sgd" and "lars" have momentum 0.9."""
     weight_decay: float = 1e-6
@@ -172,6 +176,9 @@ class TrainConfig:
             _require(getattr(self, name) > 0, f"{_option(name)} must be at least 1", getattr(self, name))
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
+        for name, largest in _AT_MOST.items():
+            rule = f"{_option(name)} must be at most {largest}"
+            _require(getattr(self, name) <= largest, rule, getattr(self, name))
         parts = f"{self.micro_batches} of {self.batch_size}"
         _require(
             self.batch_size % self.micro_batches == 0 and self.batch_size >= 2 * self.micro_batches,
@@ -209,6 +216,8 @@ _NOT_NEGATIVE = (
     "embeddings_every",
     "num_audio_examples",
 )
+# Threads cannot wait longer than some centuries; and every replica holds a copy of the network.
+_AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
 
 
 def _option(name: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -84,8 +85,17 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return f"{error.strerror or error}{where}.", EXIT_FAILURE
     if isinstance(error, MemoryError):
         return "Out of memory; use a smaller --batch-size or a smaller --width.", EXIT_FAILURE
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    return f"Unexpected {type(error).__name__}: {first_line} (--debug shows where).", EXIT_FAILURE
+    return f"Unexpected {type(error).__name__}: {_reason(error)} (--debug shows where).", EXIT_FAILURE
+
+
+def _reason(error: BaseException) -> str:
+    """The line of a message that says why: the first, unless a library puts the place before it."""
+    # Keras makes the reason bold, and has the arguments of the call behind it.
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    # Such as "in user code:" of AutoGraph, with the traceback behind it, and "Graph execution error:".
+    is_place = lines[0].endswith(":") or lines[0].startswith("Exception encountered when calling")
+    return lines[-1].removeprefix(f"{type(error).__name__}: ") if is_place else lines[0]
 
 
 class _NotesHandler(logging.Handler):

@@ -6,7 +6,9 @@ import os
 import signal
 import time
 
+import keras
 import pytest
+import tensorflow as tf
 
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
@@ -29,6 +31,8 @@ def raising(error):
         (OSError(errno.EACCES, "Permission denied", "x.pcm"), 1, "Permission denied (x.pcm)"),
         (RuntimeError("x.tempstate1; No space left on device [Op:SaveV2]"), 1, "The disk is full;"),
         (RuntimeError("first line\nsecond line"), 1, "Unexpected RuntimeError: first line (--debug"),
+        (RuntimeError("Graph execution error:\n\nplace\nThe reason."), 1, "RuntimeError: The reason. (--debug"),
+        (RuntimeError("no reason:"), 1, "Unexpected RuntimeError: no reason: (--debug"),
     ],
 )
 def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, words):
@@ -36,6 +40,23 @@ def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, wor
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err and captured.out == ""
+
+
+class Stubborn(keras.layers.Layer):
+    """A layer that never works."""
+
+    def call(self, inputs):
+        raise TypeError("The inputs are unwelcome.")
+
+
+@pytest.mark.parametrize("wrap", [lambda call: call, tf.function], ids=["eager", "AutoGraph"])
+def test_the_reason_is_shown_wherever_the_library_puts_it(capsys, wrap):
+    """Keras has the arguments after it, AutoGraph the place in the code before it."""
+    layer = Stubborn()
+    assert run_command(lambda _: wrap(lambda inputs: 2 * layer(inputs))(tf.zeros([2])), []) == 1
+    assert capsys.readouterr().err == (
+        "error: Unexpected TypeError: The inputs are unwelcome. (--debug shows where).\n"
+    )
 
 
 @pytest.mark.parametrize("caught", [Exception, BaseException])

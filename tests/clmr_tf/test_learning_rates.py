@@ -28,6 +28,17 @@ def test_the_default_of_lars_grows_with_the_root_of_the_batch(batch_size, expect
     assert default_learning_rate("lars", batch_size) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(256, 0.3), (48, 0.05625), (4096, 4.8)])
+def test_the_released_scaling_of_lars_grows_with_the_batch(batch_size, expected):
+    assert default_learning_rate("lars", batch_size, "released") == pytest.approx(expected)
+    assert default_learning_rate("adam", batch_size, "released") == 3e-4
+
+
+def test_a_scaling_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="'thesis' or 'released'"):
+        default_learning_rate("lars", 48, "linear")
+
+
 def test_a_constant_without_a_warm_up_is_the_number():
     assert learning_rate_schedule("constant", 3e-4, warmup_steps=0, decay_steps=100) == 3e-4
 

@@ -14,10 +14,10 @@ from clmr_tf.checkpoint_folder import list_checkpoints
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, command, finish, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus
 
-# On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
-# the first step of each start.
+# On one device and on two; `make soak` kills more often, and with all augmentations on one device too, which take most
+# of the time until the first step of each start.
 NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "7,3").split(",")]
-AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
+AUGMENTATIONS = {"one": "only-noise" if sum(NUM_KILLS) <= 10 else "released", "two": "released"}
 FOREVER = "1000000"
 SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2", "--embeddings-every", "0", "--num-audio-examples", "0"]
 DEVICES = {"one": ["--strategy", "single"], "two": ["--strategy", "mirrored", "--num-replicas", "2"]}
@@ -72,14 +72,11 @@ def kill(workdir: Path, arguments: list[str], moments: random.Random, kind: str)
     assert kind != "saving" or drafts(workdir)
 
 
-def kill_again_and_again(corpus, folder: Path, arguments: list[str], num_kills: int, seed: int) -> list[str]:
+def kill_again_and_again(corpus, folder: Path, arguments: list[str], num_kills: int) -> list[str]:
     """Makes one run that was killed and one that was not; returns how it was killed."""
-    moments = random.Random(seed)
+    moments = random.Random(num_kills)
     kinds = [("stepping", "saving", "starting")[number % 3] for number in range(num_kills)]
-    runs = [
-        command(corpus, folder / name, *SETTINGS, "--augmentation", AUGMENTATION, *arguments)
-        for name in ("killed", "whole")
-    ]
+    runs = [command(corpus, folder / name, *SETTINGS, *arguments) for name in ("killed", "whole")]
     for kind in kinds:
         kill(folder / "killed", runs[0], moments, kind)
     # The last line may have been cut short.
@@ -96,7 +93,8 @@ def killed_runs(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
     corpus = write_corpus(folder / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
 
     def run(name: str, num_kills: int) -> list[str]:
-        return kill_again_and_again(corpus, folder / name, DEVICES[name], num_kills, seed=num_kills)
+        arguments = [*DEVICES[name], "--augmentation", AUGMENTATIONS[name]]
+        return kill_again_and_again(corpus, folder / name, arguments, num_kills)
 
     # Both at once, because a start keeps one core busy.
     with ThreadPoolExecutor() as pool:

@@ -36,15 +36,16 @@ def free_addresses(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def two_workers(corpus, workdir: Path, **settings) -> Iterator[list[subprocess.Popen]]:
-    """Starts both; kills what is left of them at the end."""
+def two_workers(corpus, workdir: Path, *, first_job="worker", **settings) -> Iterator[list[subprocess.Popen]]:
+    """Starts both; kills what is left of them at the end. The first is of a job of its own where it is a "chief"."""
     options = options_of(corpus, workdir, strategy="multi_worker", **{"checkpoint_every": 2, **settings})
-    addresses = free_addresses(2)
-    workers = []
+    cluster, tasks, workers = {}, [], []
+    for job, address in zip((first_job, "worker"), free_addresses(2), strict=True):
+        tasks.append({"type": job, "index": len(cluster.setdefault(job, []))})
+        cluster[job].append(address)
     try:
-        for index in range(2):
-            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            workers.append(start(options, TF_CONFIG=json.dumps(cluster)))
+        for task in tasks:
+            workers.append(start(options, TF_CONFIG=json.dumps({"cluster": cluster, "task": task})))
         yield workers
     finally:
         for worker in workers:
@@ -118,7 +119,8 @@ def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(c
     for number, index in signals:
         interrupt(corpus, tmp_path / "two", settings, number, index)
     num_steps = max(NUM_STEPS, len(metrics(tmp_path / "two")) + 2)
-    with two_workers(corpus, tmp_path / "two", steps=num_steps, **settings) as workers:
+    # To the others' eyes a chief is the first worker.
+    with two_workers(corpus, tmp_path / "two", first_job="chief", steps=num_steps, **settings) as workers:
         train(config_of(corpus, tmp_path / "one", strategy="single", steps=num_steps, **settings))
         assert [errors_of(worker) for worker in workers] == [[], []]
         assert [worker.returncode for worker in workers] == [0, 0]

@@ -88,7 +88,7 @@ def test_a_run_goes_on_without_the_step_and_counts_it(corpus, tmp_path, poisoned
     rows = metrics(tmp_path / "run")
     # It is a number of the run, not of the process.
     assert [row["num_skipped"] for row in rows] == [0, 1, 1, 1, 1]
-    assert [np.isfinite(row["gradient_norm"]) for row in rows] == [True, False, True, True, True]
+    assert [row["gradient_norm"] is not None for row in rows] == [True, False, True, True, True]
     saved = state(tmp_path / "run")
     assert all(np.isfinite(value).all() for value in saved.values() if value.dtype.kind == "f")
     # The optimizer has made four updates.

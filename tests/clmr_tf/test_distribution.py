@@ -1,0 +1,97 @@
+"""What TF_CONFIG says about the processes that train together."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from clmr_tf import distribution
+from clmr_tf.errors import UsageError
+
+
+class FoundWorkers:
+    """Stands for a strategy that has found the others; making a real one waits for them."""
+
+    def __init__(self):
+        self.cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """Sets TF_CONFIG, and gives what a run then trains on with a --strategy."""
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", FoundWorkers)
+
+    def build(config: object, name: str = "multi_worker"):
+        monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
+        return distribution.build_strategy(name)
+
+    return build
+
+
+def config_of(task: object, **cluster: object) -> dict:
+    return {"cluster": cluster, "task": task}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "indices"),
+    [
+        ({"worker": ["a:1", "b:2"]}, {("worker", 0): 0, ("worker", 1): 1}),
+        ({"chief": ["a:1"], "worker": ["b:2"]}, {("chief", 0): 0, ("worker", 0): 1}),
+        ({"worker": ["b:2", "[::1]:3"], "chief": ["a:1"]}, {("chief", 0): 0, ("worker", 0): 1, ("worker", 1): 2}),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_a_chief_is_a_worker_and_the_first(configured, name, cluster, indices):
+    for (job, index), expected in indices.items():
+        strategy = configured(config_of({"type": job, "index": index}, **cluster), name)
+        assert isinstance(strategy, FoundWorkers)
+        assert distribution.num_workers(strategy) == len(indices)
+        assert distribution.worker_index(strategy) == expected
+
+
+@pytest.mark.parametrize("job", ["chief", "worker"])
+def test_one_process_is_no_cluster_to_auto(configured, job):
+    strategy = configured(config_of({"type": job, "index": 0}, **{job: ["a:1"]}), "auto")
+    assert strategy is tf.distribute.get_strategy()
+    strategy = configured(config_of({"type": job, "index": 0}, **{job: ["a:1"]}))
+    assert distribution.num_workers(strategy) == 1 and distribution.worker_index(strategy) == 0
+
+
+FIRST = {"type": "worker", "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "must be JSON such as"),
+        ("[]", "must be JSON such as"),
+        ({"task": FIRST}, "must be JSON such as"),
+        (config_of(FIRST, worker=[]), "must be JSON such as"),
+        (config_of(FIRST, worker="a:1"), "must be JSON such as"),
+        (config_of(FIRST), "must be JSON such as"),
+        (config_of(FIRST, worker=["a:1", "b:2"], ps=["c:3"]), "only the jobs chief and worker; received ps"),
+        (config_of(FIRST, worker=["a:1", "b:2"], evaluator=["c:3"]), "only the jobs chief and worker; received eval"),
+        (config_of(FIRST, chief=["a:1", "b:2"], worker=["c:3"]), "at most one chief; received 2"),
+        (config_of(FIRST, worker=["a:1", "b"]), "address of every process as host:port; received 'b'"),
+        (config_of(FIRST, worker=["a:1", "b:"]), "as host:port; received 'b:'"),
+        (config_of(FIRST, worker=["a:1", ":2"]), "as host:port; received ':2'"),
+        (config_of(FIRST, worker=["a:1", "b:65536"]), "as host:port; received 'b:65536'"),
+        (config_of(FIRST, worker=["a:1", 7]), "as host:port; received 7"),
+        ({"cluster": {"worker": ["a:1", "b:2"]}}, 'which process this is.* "task".*; received None'),
+        (config_of("worker", worker=["a:1", "b:2"]), "which process this is.*; received 'worker'"),
+        (config_of({"type": "worker"}, worker=["a:1", "b:2"]), "which process this is.*; received .*'type': 'worker'"),
+        (config_of({"index": 0}, worker=["a:1", "b:2"]), "which process this is.*; received"),
+        (config_of({"type": "worker", "index": "0"}, worker=["a:1", "b:2"]), "which process this is.*; received"),
+        (config_of({"type": "worker", "index": True}, worker=["a:1", "b:2"]), "which process this is.*; received"),
+        (config_of({"type": "evaluator", "index": 0}, worker=["a:1", "b:2"]), "job .evaluator.; its cluster has work"),
+        (config_of({"type": "chief", "index": 0}, worker=["a:1", "b:2"]), "job .chief.; its cluster has worker"),
+        (config_of({"type": "worker", "index": 2}, worker=["a:1", "b:2"]), "from 0 to 1 for a worker; received 2"),
+        (config_of({"type": "worker", "index": -1}, worker=["a:1", "b:2"]), "from 0 to 1 for a worker; received -1"),
+        (config_of({"type": "worker", "index": 1}, chief=["a:1"], worker=["b:2"]), "from 0 to 0 for a worker; rec"),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_a_cluster_that_cannot_train_is_refused_in_one_sentence(configured, name, config, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        configured(config, name)
+    assert str(caught.value).startswith("TF_CONFIG must") and "\n" not in str(caught.value)
