@@ -34,7 +34,7 @@ def build_model(config: TrainConfig) -> ContrastiveModel:
             num_micro_batches=config.micro_batches,
         )
         model.build()
-    peak = config.learning_rate or default_learning_rate(config.optimizer, config.batch_size)
+    peak = config.learning_rate or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling)
     learning_rate = learning_rate_schedule(
         config.schedule, peak, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps or config.steps
     )

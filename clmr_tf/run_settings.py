@@ -39,7 +39,8 @@ def resolve_lengths(config: TrainConfig, corpus: Corpus) -> TrainConfig:
         warmup_steps=config.warmup_epochs * epoch or config.warmup_steps,
         warmup_epochs=0,
         decay_steps=config.decay_steps or steps,
-        learning_rate=config.learning_rate or default_learning_rate(config.optimizer, config.batch_size),
+        learning_rate=config.learning_rate
+        or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling),
     )
 
 
