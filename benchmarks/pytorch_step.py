@@ -5,6 +5,7 @@ ReLU before pooling, two forward passes, one backward pass, one update; no augme
 """
 
 import argparse
+import itertools
 import time
 from typing import Any
 
@@ -24,7 +25,7 @@ def build_network(width: float) -> nn.Module:
     """Encoder and projector, [batch, 1, samples] to [batch, 64]; `width` scales channels as it does in the encoder."""
     channels = [max(8, 8 * round(count * width / 8)) for count in CHANNELS] + [EMBEDDING_DIM]
     layers: list[nn.Module] = [nn.Conv1d(1, channels[0], 3, stride=3), nn.BatchNorm1d(channels[0]), nn.ReLU()]
-    for before, after in zip(channels, channels[1:]):  # noqa: B905, RUF007 - the last has no successor
+    for before, after in itertools.pairwise(channels):
         layers += [nn.Conv1d(before, after, 3, padding=1), nn.BatchNorm1d(after), nn.ReLU(), nn.MaxPool1d(3, stride=3)]
     last = [nn.Conv1d(EMBEDDING_DIM, EMBEDDING_DIM, 3, padding=1), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()]
     projector = [
