@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -113,7 +114,7 @@ class Checkpoints:
             self._damaged.clear()
         return path
 
-    def keep_best(self, step: int, best_folder: Path, metric: str, value: float) -> None:
+    def keep_best(self, step: int, best_folder: Path, reason: Mapping[str, object]) -> None:
         """Makes a folder hold the checkpoint of a step, saved before, beside the reason why it is the best.
 
         The new one, `best_folder/step-...`, is whole from the moment it has its name, and only then the one before
@@ -123,8 +124,7 @@ class Checkpoints:
         Args:
             step: Its checkpoint is kept.
             best_folder: Where the best is kept; nothing else may write there.
-            metric: What was measured.
-            value: What was found.
+            reason: JSON data that `best_reason` gives back.
 
         Raises:
             ClmrError: If it cannot be written; the best one before stays.
@@ -134,33 +134,9 @@ class Checkpoints:
             with draft_of(path) as draft:
                 for file in checkpoint_path(self._folder, step).iterdir():
                     _link_or_copy(file, draft / file.name)
-                reason = {"step": step, "metric": metric, "value": value}
-                (draft / BEST_FILE).write_text(json.dumps(reason, indent=2) + "\n", encoding="utf-8")
-            for other in list_checkpoints(best_folder):
-                if other != path:
-                    discard(other)
-
-    def best(self, best_folder: Path, metric: str | None = None) -> float | None:
-        """The value of the best checkpoint.
-
-        Args:
-            best_folder: Where `keep_best` keeps it.
-            metric: What is asked for; None takes whatever was measured.
-
-        Returns:
-            None if there is none that is whole, or if it was chosen by another metric.
-        """
-        for path in list_checkpoints(best_folder):
-            damage = find_damage(path)
-            try:
-                reason = json.loads((path / BEST_FILE).read_bytes())
-                if damage is None and metric in (None, reason["metric"]):
-                    return float(reason["value"])
-            except (OSError, ValueError, TypeError, KeyError):
-                damage = damage or f"{BEST_FILE} cannot be read"
-            if damage:
-                logger.warning("The best checkpoint %s is damaged (%s); another one takes its place.", path, damage)
-        return None
+                text = json.dumps({"step": step, **reason}, indent=2) + "\n"
+                (draft / BEST_FILE).write_text(text, encoding="utf-8")
+            _discard_all_but(path)
 
     @contextlib.contextmanager
     def _explained(self, failure: str) -> Iterator[None]:
@@ -177,6 +153,33 @@ class Checkpoints:
             raise ClmrError(
                 f"{failure} because {reason}; {kept}. Mend that, and start the same command again if it has stopped."
             ) from error
+
+
+def take_up_best(best_folder: Path) -> dict[str, Any] | None:
+    """Finds the best checkpoint and removes whatever else a kill has left there; only for the one who writes there.
+
+    Returns:
+        What `Checkpoints.keep_best` was given, and the "step"; None if there is none that is whole.
+    """
+    remove_remains(best_folder)
+    # Two if a kill came between the new one and the removal of the one before.
+    for path in list_checkpoints(best_folder):
+        damage = find_damage(path)
+        try:
+            reason = dict(json.loads((path / BEST_FILE).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            damage = damage or f"{BEST_FILE} cannot be read"
+        if damage is None:
+            _discard_all_but(path)
+            return reason
+        logger.warning("The best checkpoint %s is damaged (%s); another one takes its place.", path, damage)
+    return None
+
+
+def _discard_all_but(path: Path) -> None:
+    for other in list_checkpoints(path.parent):
+        if other != path:
+            discard(other)
 
 
 def _tracked(groups: Groups) -> tf.train.Checkpoint:

@@ -26,13 +26,14 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes the curves, sounds and embeddings of a run.
 
-    A run that resumes at a step takes back what was logged after it, in metrics.jsonl by cutting the file, in
+    A run that resumes takes back what was logged after the step it resumes at, in metrics.jsonl by cutting the file, in
     TensorBoard by the restart mark of its format, so that no curve ever has two values for a step.
 
     Args:
         metrics_path: The metrics.jsonl of the run, one JSON object per logged step.
         tensorboard_folder: Folder of the event files.
-        first_step: Steps done before this start.
+        last_kept_step: Last step of which earlier starts' logs are kept; -1 for none, not even what is logged before
+            the first step.
         tolerates_failed_writes: Whether training goes on where the disk is full, with one warning. Rows then wait in
             memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
             a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
@@ -43,7 +44,7 @@ class RunLog:
         self,
         metrics_path: Path,
         tensorboard_folder: Path,
-        first_step: int,
+        last_kept_step: int,
         *,
         tolerates_failed_writes: bool = False,
     ) -> None:
@@ -53,8 +54,8 @@ class RunLog:
         self._has_warned = False
         self._waiting_lines: list[str] = []
         tensorboard_folder.mkdir(parents=True, exist_ok=True)
-        _cut_after(metrics_path, first_step)
-        _mark_start(tensorboard_folder, first_step)
+        _cut_after(metrics_path, last_kept_step)
+        _mark_start(tensorboard_folder, last_kept_step)
         self._writer: tf.summary.SummaryWriter | None = _open_events(tensorboard_folder)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -176,10 +177,10 @@ def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float]]]:
         yield line, row
 
 
-def _mark_start(folder: Path, first_step: int) -> None:
+def _mark_start(folder: Path, last_kept_step: int) -> None:
     # TensorBoard drops the points from such a mark's step on, for every mark but the first it sees.
     writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
-    writer.add_event(event_pb2.Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+    writer.add_event(event_pb2.Event(step=last_kept_step + 1, session_log=SessionLog(status=SessionLog.START)))
     writer.close()
 
 

@@ -167,11 +167,14 @@ def _run(
     log = RunLog(
         workdir / METRICS_FILE,
         workdir / TENSORBOARD,
-        # A row that is still to be completed is logged again.
-        first_step - 1 if pending.read(first_step) is not None else first_step,
+        # What is logged before the first step, and a row that is still to be completed, is logged again.
+        first_step - 1 if first_step == 0 or pending.read(first_step) is not None else first_step,
         tolerates_failed_writes=config.on_failed_save == "continue",
     )
-    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric)
+    measured_on: dict[str, object] = {"corpus": corpus.manifest.fingerprint}
+    if config.best_metric != "probe_score":
+        measured_on["num_validation_pairs"] = config.num_validation_pairs
+    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric, measured_on)
 
     def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
         if profile:

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest
+from clmr_tf.checkpoint import Checkpoints, restore_newest, take_up_best
 from clmr_tf.errors import ClmrError
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 
@@ -19,29 +20,26 @@ def keep_best_of(tmp_path, *steps: int) -> Checkpoints:
     for step in steps:
         set_step(groups, step)
         checkpoints.save(step)
-        checkpoints.keep_best(step, tmp_path / "best", "validation_loss", 1 / step)
+        checkpoints.keep_best(step, tmp_path / "best", {"value": 1 / step})
     return checkpoints
 
 
 def test_before_the_first_there_is_none(tmp_path):
-    checkpoints = keep_best_of(tmp_path)
-    assert checkpoints.best(tmp_path / "best") is None
+    keep_best_of(tmp_path)
+    assert take_up_best(tmp_path / "best") is None
     assert restore_newest(tmp_path / "best", make_groups()) is None
 
 
 def test_the_best_stays_with_its_reason_when_its_checkpoint_is_long_gone(tmp_path):
-    checkpoints = keep_best_of(tmp_path, 2, 4)
+    keep_best_of(tmp_path, 2, 4)
     save_steps(tmp_path / "checkpoints", 5, 6, keep=1)
     assert names_in(tmp_path / "checkpoints") == ["step-000000006"]
     assert names_in(tmp_path / "best") == ["step-000000004"]
     assert names_in(tmp_path / "best" / "step-000000004") == FILES
     reason = json.loads((tmp_path / "best" / "step-000000004" / "best.json").read_text())
-    assert reason == {"step": 4, "metric": "validation_loss", "value": 0.25}
+    assert reason == take_up_best(tmp_path / "best") == {"step": 4, "value": 0.25}
     groups = make_groups()
     assert restore_newest(tmp_path / "best", groups) == step_in(groups) == 4
-    assert checkpoints.best(tmp_path / "best") == 0.25
-    assert checkpoints.best(tmp_path / "best", "validation_loss") == 0.25
-    assert checkpoints.best(tmp_path / "best", "probe_score") is None
 
 
 def test_it_takes_no_space_beside_its_checkpoint_and_is_copied_to_another_disk(tmp_path, monkeypatch):
@@ -64,25 +62,26 @@ def test_an_earlier_step_can_become_the_best(tmp_path):
     keep_best_of(tmp_path, 4)
     earlier = tmp_path / "earlier"
     save_steps(earlier, 3)
-    Checkpoints(earlier, make_groups(), keep=1).keep_best(3, tmp_path / "best", "validation_loss", 0.1)
+    Checkpoints(earlier, make_groups(), keep=1).keep_best(3, tmp_path / "best", {"value": 0.1})
     assert names_in(tmp_path / "best") == ["step-000000003"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"metric": "validation_loss"}', b'"\xff"', None])
+@pytest.mark.parametrize("content", [b"", b"{", b"7", b'"\xff"', None])
 def test_a_reason_that_cannot_be_read_is_none_and_gives_way_to_the_next(tmp_path, caplog, content):
-    checkpoints = keep_best_of(tmp_path, 2)
+    keep_best_of(tmp_path, 2)
     path = tmp_path / "best" / "step-000000002" / "best.json"
     path.unlink() if content is None else path.write_bytes(content)
-    assert checkpoints.best(tmp_path / "best") is None
+    assert take_up_best(tmp_path / "best") is None
     assert "step-000000002 is damaged (best.json cannot be read)" in caplog.text
-    assert keep_best_of(tmp_path, 3).best(tmp_path / "best") == 1 / 3
+    keep_best_of(tmp_path, 3)
+    assert take_up_best(tmp_path / "best")["value"] == 1 / 3
     assert names_in(tmp_path / "best") == ["step-000000003"]
 
 
 def test_a_best_checkpoint_that_is_damaged_counts_for_nothing(tmp_path, caplog):
-    checkpoints = keep_best_of(tmp_path, 2)
+    keep_best_of(tmp_path, 2)
     (tmp_path / "best" / "step-000000002" / "state.index").write_bytes(b"")
-    assert checkpoints.best(tmp_path / "best") is None
+    assert take_up_best(tmp_path / "best") is None
     assert "step-000000002 is damaged (state.index is truncated" in caplog.text
 
 
@@ -90,5 +89,22 @@ def test_what_cannot_be_kept_leaves_the_best_before(tmp_path):
     checkpoints = keep_best_of(tmp_path, 2)
     words = r"that of step 3, could not be kept in .*best because .*; the last good one is step-000000002\."
     with pytest.raises(ClmrError, match=words):
-        checkpoints.keep_best(3, tmp_path / "best", "validation_loss", 0.1)
+        checkpoints.keep_best(3, tmp_path / "best", {"value": 0.1})
+    assert names_in(tmp_path / "best") == ["step-000000002"]
+
+
+def test_what_a_kill_left_beside_the_best_goes_when_it_is_taken_up(tmp_path):
+    keep_best_of(tmp_path, 2)
+    best = tmp_path / "best"
+    # Between the name of the new one and the removal of the one before; and while that was removed.
+    for name in ("step-000000001", ".step-000000000.removed"):
+        shutil.copytree(best / "step-000000002", best / name)
+    assert take_up_best(best) == {"step": 2, "value": 0.5}
+    assert [path.name for path in best.iterdir()] == ["step-000000002"]
+
+
+def test_a_damaged_best_gives_way_to_the_one_before_if_a_kill_has_left_it(tmp_path):
+    keep_best_of(tmp_path, 2)
+    shutil.copytree(tmp_path / "best" / "step-000000002", tmp_path / "best" / "step-000000003")
+    assert take_up_best(tmp_path / "best") == {"step": 2, "value": 0.5}
     assert names_in(tmp_path / "best") == ["step-000000002"]

@@ -32,7 +32,7 @@ try:
     for step in range(1, 9):
         set_step(groups, step)
         checkpoints.save(step)
-        checkpoints.keep_best(step, disk / "run" / "best", "step", step)
+        checkpoints.keep_best(step, disk / "run" / "best", {})
 except ClmrError as error:
     print(error)
 print(step, names_in(disk / "run" / "checkpoints"), names_in(disk / "run" / "best"))
@@ -58,7 +58,7 @@ print(restore_newest(folder, groups), step_in(groups))
 for writes in (False, True):
     checkpoints = Checkpoints(folder, groups, keep=1, writes=writes)
     print(checkpoints.restore(), step_in(groups))
-for save in (lambda: checkpoints.save(3), lambda: checkpoints.keep_best(2, folder.with_name("best"), "step", 2)):
+for save in (lambda: checkpoints.save(3), lambda: checkpoints.keep_best(2, folder.with_name("best"), {})):
     try:
         save()
     except ClmrError as error:

@@ -6,7 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest
+from clmr_tf.checkpoint import Checkpoints, restore_newest, take_up_best
 from clmr_tf.checkpoint_folder import find_damage, list_checkpoints, step_of
 from tests.clmr_tf.saved_variables import make_groups, set_step, step_in
 
@@ -20,7 +20,7 @@ def save_for_ever(folder: Path) -> None:
     for step in itertools.count(checkpoints.restore() + 1):
         set_step(groups, step)
         checkpoints.save(step)
-        checkpoints.keep_best(step, folder.parent / "best", "step", step)
+        checkpoints.keep_best(step, folder.parent / "best", {})
 
 
 def newest_step(folder: Path) -> int:
@@ -52,7 +52,8 @@ def test_a_kill_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before(tmp
         step = restore_newest(folder, groups)
         assert step == step_in(groups) >= before + 3
         best = restore_newest(tmp_path / "best", groups)
-        assert best == step_in(groups) == Checkpoints(folder, groups, keep=2).best(tmp_path / "best")
+        assert best == step_in(groups) == take_up_best(tmp_path / "best")["step"]
+        assert [path.name for path in (tmp_path / "best").iterdir()] == [f"step-{best:09d}"]
         assert best in (step - 1, step)
     # Some kills came while a checkpoint was written, or it would be no test.
     assert ".draft" in remains

@@ -51,7 +51,7 @@ def encoder():
 
 
 def open_log(tmp_path) -> RunLog:
-    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", first_step=0)
+    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", last_kept_step=-1)
 
 
 def sounds(tmp_path) -> dict[str, np.ndarray]:

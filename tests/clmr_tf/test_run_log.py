@@ -26,7 +26,7 @@ from clmr_tf.run_log import RunLog
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 disk = Path(sys.argv[1])
-log = RunLog(disk / "metrics.jsonl", disk / "tensorboard", 0, tolerates_failed_writes=sys.argv[2] == "continue")
+log = RunLog(disk / "metrics.jsonl", disk / "tensorboard", -1, tolerates_failed_writes=sys.argv[2] == "continue")
 log.scalars(1, {"loss": 1.0})
 log.flush()
 with (disk / "zeros").open("wb", buffering=0) as zeros:
@@ -51,8 +51,8 @@ log.close()
 """
 
 
-def open_log(tmp_path, first_step=0, **options) -> RunLog:
-    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", first_step, **options)
+def open_log(tmp_path, last_kept_step=-1, **options) -> RunLog:
+    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", last_kept_step, **options)
 
 
 def run_on_a_full_disk(tmp_path, on_failure):
@@ -98,11 +98,25 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
         file.write('{"step": 40, "lo')
     # TensorBoard reads the files of a folder in the order of their names, which begin with the second.
     time.sleep(1.1)
-    log = open_log(tmp_path, first_step=20)
+    log = open_log(tmp_path, last_kept_step=20)
     log.scalars(30, {"loss": 31.0})
     log.close()
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(10, 10.0), (20, 20.0), (30, 31.0)]
     assert curve(tmp_path, "training/loss") == [(10, 10.0), (20, 20.0), (30, 31.0)]
+
+
+def test_a_run_that_begins_again_takes_back_what_it_said_before_its_first_step(tmp_path):
+    for words in ("begun", "begun again"):
+        log = open_log(tmp_path)
+        log.text(0, "configuration", words)
+        log.scalars(1, {"loss": 1.0})
+        log.close()
+        time.sleep(1.1)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    texts = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("configuration")]
+    assert [text.item().decode() for text in texts] == ["begun again"]
+    assert [row["step"] for row in rows(tmp_path)] == [1] and curve(tmp_path, "training/loss") == [(1, 1.0)]
 
 
 def test_audio_can_be_played_back(tmp_path):
@@ -136,7 +150,7 @@ def test_embeddings_arrive_with_their_metadata(tmp_path):
 
 def test_a_kill_while_writing_the_first_row_leaves_nothing_behind(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"st')
-    open_log(tmp_path, first_step=5).close()
+    open_log(tmp_path, last_kept_step=5).close()
     assert rows(tmp_path) == []
 
 

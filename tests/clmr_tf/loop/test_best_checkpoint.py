@@ -10,6 +10,7 @@ from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.training import train
+from tests.clmr_tf.saved_variables import make_groups
 from tests.clmr_tf.training_runs import metrics
 from tests.synthetic import write_corpus
 
@@ -40,6 +41,7 @@ def test_of_several_measurements_the_lowest_loss_is_kept(corpus, tmp_path):
     assert len(losses) == 5 and best_of(tmp_path / "run") == {
         "step": best + 1,
         "metric": "validation_loss",
+        "measured_on": {"corpus": corpus.manifest.fingerprint, "num_validation_pairs": 256},
         "value": losses[best],
     }
 
@@ -62,9 +64,9 @@ def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monk
     (first,) = metrics(tmp_path / "run")
     assert list_checkpoints(tmp_path / "run" / "best") == []
 
-    def keep(self, step, folder, metric, value):
-        kept.append((step, value))
-        keep_best(self, step, folder, metric, value)
+    def keep(self, step, folder, reason):
+        kept.append((step, reason["value"]))
+        keep_best(self, step, folder, reason)
 
     monkeypatch.setattr(Checkpoints, "keep_best", keep)
     assert train(config).first_step == 1
@@ -79,10 +81,7 @@ class Kept:
     def __init__(self) -> None:
         self.steps = []
 
-    def best(self, _folder, _metric):
-        return None
-
-    def keep_best(self, step, _folder, _metric, _value):
+    def keep_best(self, step, _folder, _reason):
         self.steps.append(step)
 
 
@@ -104,7 +103,31 @@ def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finit
     tmp_path, metric, values, expected
 ):
     kept = Kept()
-    best = BestCheckpoint(kept, tmp_path, metric)
+    best = BestCheckpoint(kept, tmp_path, metric, {})
     for step, value in enumerate(values, 1):
         best.keep(step, {"step": step, "loss": 9.0} | ({} if value is None else {metric: value}))
     assert kept.steps == expected
+
+
+def best_after(tmp_path, value: float, **measured_on: int) -> dict:
+    groups = make_groups()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", groups, keep=1)
+    best = BestCheckpoint(checkpoints, tmp_path / "best", "validation_loss", measured_on)
+    step = checkpoints.restore() + 1
+    checkpoints.save(step)
+    best.keep(step, {"validation_loss": value})
+    return best_of(tmp_path)
+
+
+def test_values_that_were_measured_otherwise_are_not_compared(tmp_path, caplog):
+    assert best_after(tmp_path, 1.0, num_validation_pairs=8)["value"] == 1.0
+    assert best_after(tmp_path, 2.0, num_validation_pairs=8)["step"] == 1
+    assert caplog.text == ""
+    # Of more pairs, a loss is higher.
+    assert best_after(tmp_path, 2.0, num_validation_pairs=16) == {
+        "step": 3,
+        "metric": "validation_loss",
+        "measured_on": {"num_validation_pairs": 16},
+        "value": 2.0,
+    }
+    assert "was chosen by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
