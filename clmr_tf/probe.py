@@ -1,12 +1,10 @@
 """python -m clmr_tf.probe: scores an exported encoder by a classifier on its embeddings."""
 
 import contextlib
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,42 +14,7 @@ from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeConfig:
-    """Settings of the probe."""
-
-    model: Path = Path("savedmodels/demo")
-    """Model folder, as `python -m clmr_tf.export` writes it."""
-    corpus: str = "demo"
-    """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
-    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""
-    corpora: Path = Path("corpora")
-    """Folder that keeps what was prepared from audio files."""
-    out: Path | None = None
-    """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder; with the presets that train a
-    head, evaluation-....json, named by corpus and options."""
-    seed: int = 42
-    """Of everything drawn: crops, few labels, heads, untrained weights. The quick preset draws the weights of three
-    untrained encoders, of this seed and the two after it."""
-    preset: Literal["quick", "released", "thesis", "grid"] = "quick"
-    """How: "quick" is logistic regression on all windows, beside untrained encoders and a guess. The others train a
-    head: "released" as CLMR's released code, "thesis" by the numbers of the thesis, "grid" is the best on the
-    validation split of JukeMIR's 216."""
-    head: Literal["linear", "mlp"] = "linear"
-    """One layer, or one hidden layer of 512 units before it; the grid tries both, quick has its own."""
-    features: Literal["model", "untrained", "mel", "majority"] = "model"
-    """What the head learns from: the model, its architecture untrained, mean and deviation of a log-mel spectrogram, or
-    nothing but how often each tag occurs."""
-    labels: float = 1.0
-    """Share of the songs of the train split whose labels may be used; a smaller share is part of a larger one."""
-    labels_like_paper: float | None = None
-    """The paper's few labels instead: this share of the 2.7 s chunks of every combination of tags, at least one."""
-    task: str | None = None
-    """Name of one of several labelings of the corpus. Default: its own tags."""
-    features_cache: Path = Path("features")
-    """Folder that keeps features once they are computed, and the runs of a grid that was interrupted."""
+from clmr_tf.probe_config import ProbeConfig
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,7 +9,17 @@ ROOT = Path(__file__).parents[1]
 
 # The rows of docs/architecture.md, lowest first.
 ROWS = (
-    {"__init__", "errors", "files", "console", "augmentation_config", "augmentation_changes", "config", "command_line"},
+    {
+        "__init__",
+        "errors",
+        "files",
+        "console",
+        "augmentation_config",
+        "augmentation_changes",
+        "config",
+        "probe_config",
+        "command_line",
+    },
     {
         "corpus",
         "corpus_tasks",
