@@ -8,7 +8,7 @@ from tests.sounds import noise, write_sound
 
 SETTINGS = PrepareSettings(min_num_samples=11025, num_workers=1)
 
-_KINDS = {".mp3": "MP3", ".wav": "WAV", ".au": "AU", ".flac": "FLAC"}
+_KINDS = {".mp3": "MP3", ".ogg": "OGG", ".wav": "WAV", ".aiff": "AIFF", ".au": "AU", ".flac": "FLAC"}
 
 
 def write_clip(path: Path, seed: int, rate_hz: int = 16000) -> None:

@@ -1,9 +1,8 @@
+"""What a prepared corpus holds, and what is left out of it."""
+
 import dataclasses
-import fcntl
 import json
 import os
-import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,35 +10,12 @@ import pytest
 from clmr_tf.audio_files import load_audio
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.prepare import PrepareSettings, SkippedFile, SourceFile, prepare
+from pipelines.prepare import SkippedFile
 from pipelines.transcoding import to_pcm16
+from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
 from tests.sounds import noise, tone, write_sound
 
-SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
 NUM_BYTES_OF_TWO_WEEKS = 14 * 86_400 * 192_000 * 8
-
-
-def sources_in(folder, *names, split="train"):
-    return [SourceFile(folder / name, name, name, name, split) for name in names]
-
-
-def run(sources, destination, settings=SETTINGS, **options):
-    described = {"name": "test", "tag_names": (), "source_description": "made by a test", **options}
-    return prepare(sources, destination, settings, **described)
-
-
-def write_songs(folder, num_songs, seconds=1.5):
-    folder.mkdir(exist_ok=True)
-    names = [f"{number:02d}.{('flac', 'wav', 'mp3', 'ogg')[number % 4]}" for number in range(num_songs)]
-    kinds = {"flac": ("FLAC", None), "wav": ("WAV", "PCM_24"), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
-    for number, name in enumerate(names):
-        stereo = np.stack([noise(seconds, 44100, seed=number), noise(seconds, 44100, seed=100 + number)], axis=1)
-        write_sound(folder / name, stereo, 44100, *kinds[name.split(".")[1]])
-    return names
-
-
-def bytes_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_corpus_holds_what_the_files_hold(tmp_path):
@@ -178,109 +154,6 @@ def test_nothing_usable_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no audio"):
         run([], tmp_path / "other")
     assert not (tmp_path / "other").exists()
-
-
-def test_a_finished_corpus_is_used_again(tmp_path, caplog):
-    names = write_songs(tmp_path / "music", 3)
-    sources = sources_in(tmp_path / "music", *names)
-    run(sources[:2], tmp_path / "corpus")
-    before = bytes_of(tmp_path / "corpus")
-    (tmp_path / "corpus/unfinished").mkdir()
-    seen = []
-    assert len(run(sources[:2], tmp_path / "corpus", on_progress=seen.append).items) == 2
-    assert (seen, caplog.records) == ([], [])
-    assert len(run(sources, tmp_path / "corpus").items) == 2
-    assert "have changed since" in caplog.text
-    assert bytes_of(tmp_path / "corpus") == before
-    assert not (tmp_path / "corpus/unfinished").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "options", "message"),
-    [
-        (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"shares": "a"}, "sample_rate_hz 22050, not 16000"),
-        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader pcm, not direct"),
-        (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"shares": "a"}, "fewer than the 40000"),
-        (SETTINGS, {"shares": "b"}, "shares a, not b"),
-        (SETTINGS, {}, "shares a, not None"),
-    ],
-)
-def test_a_corpus_of_other_settings_is_refused(tmp_path, settings, options, message):
-    names = write_songs(tmp_path / "music", 1)
-    run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", options={"shares": "a"})
-    before = bytes_of(tmp_path / "corpus")
-    with pytest.raises(UsageError, match=message):
-        run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", settings, options=options)
-    assert bytes_of(tmp_path / "corpus") == before
-
-
-def test_only_one_process_prepares_a_corpus(tmp_path):
-    names = write_songs(tmp_path / "music", 2)
-    (tmp_path / "corpus/unfinished").mkdir(parents=True)
-    with (tmp_path / "corpus/unfinished/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="Another process is preparing"):
-            run(sources_in(tmp_path / "music", *names), tmp_path / "corpus")
-    assert len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items) == 2
-
-
-def test_two_threads_of_control_end_with_one_corpus(tmp_path):
-    names = write_songs(tmp_path / "music", 4)
-    outcomes = []
-
-    def attempt():
-        try:
-            outcomes.append(len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items))
-        except UsageError as error:
-            outcomes.append(str(error))
-
-    threads = [threading.Thread(target=attempt) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 4 in outcomes
-    assert all(outcome == 4 or "Another process" in outcome for outcome in outcomes)
-
-
-def test_folders_that_hold_something_else_stay_as_they_are(tmp_path):
-    names = write_songs(tmp_path / "music", 1)
-    (tmp_path / "file").write_text("mine")
-    before = bytes_of(tmp_path)
-    for destination, message in [("music", "holds other files"), ("file", "is a file"), ("file/below", "cannot be")]:
-        with pytest.raises(UsageError, match=message):
-            run(sources_in(tmp_path / "music", *names), tmp_path / destination)
-    with pytest.raises(UsageError, match="cannot be written"):
-        run(sources_in(tmp_path / "music", *names), Path("/proc/corpus"))
-    assert bytes_of(tmp_path) == before
-
-
-def test_lists_that_break_a_promise_are_refused(tmp_path):
-    one, two = sources_in(tmp_path, "one", "two")
-    for sources, message in [
-        ([one, dataclasses.replace(two, item_id="one")], "Two files"),
-        ([dataclasses.replace(one, split="training")], "training"),
-        ([dataclasses.replace(one, tags=("jazz",))], "jazz"),
-        ([one, dataclasses.replace(two, song_id="one", split="valid")], "two splits"),
-    ]:
-        with pytest.raises(UsageError, match=message):
-            run(sources, tmp_path / "corpus")
-    assert not (tmp_path / "corpus").exists()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"sample_rate_hz": 0},
-        {"min_num_samples": 0},
-        {"timeout_seconds": 0.0},
-        {"num_workers": 0},
-        {"max_skipped_share": 1.5},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
-        PrepareSettings(**wrong)
 
 
 def test_the_direct_reader_needs_only_an_index(tmp_path):
