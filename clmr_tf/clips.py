@@ -83,9 +83,7 @@ def pair_dataset(
     Raises:
         UsageError: If the split has fewer songs (or items) than a batch.
     """
-    items = corpus.items_of(split)
-    first_item_of_unit, items_by_unit = _group(items, sampling_unit)
-    count = len(first_item_of_unit) - 1
+    count = num_units(corpus, split, sampling_unit)
     if count < 2:
         raise UsageError(
             f"A batch needs at least 2 {sampling_unit}s, and the {split} split of {corpus.manifest.name} has "
@@ -96,7 +94,43 @@ def pair_dataset(
             f"The {split} split of {corpus.manifest.name} has {count} {sampling_unit}s, fewer than one batch "
             f"of {batch_size}; use a --batch-size of at most {count} or more music."
         )
-    num_steps = count // batch_size
+    return crop_dataset(
+        corpus,
+        split,
+        num_crops=2,
+        epoch_size=count // batch_size * batch_size,
+        batch_size=batch_size,
+        clip_num_samples=clip_num_samples,
+        seed=seed,
+        first_step=first_step,
+        sampling_unit=sampling_unit,
+        share=share,
+    )
+
+
+def crop_dataset(
+    corpus: Corpus,
+    split: str,
+    *,
+    num_crops: int,
+    epoch_size: int,
+    batch_size: int,
+    clip_num_samples: int,
+    seed: int,
+    first_step: int,
+    sampling_unit: str,
+    share: BatchShare,
+) -> tf.data.Dataset:
+    """Batches of random crops of items, as `pair_dataset` describes them, but of any number and without its checks.
+
+    Args:
+        num_crops: Crops of an item, "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
+        epoch_size: Examples after which an epoch's order ends and the next one's begins; at most the number of units.
+        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, share: As of `pair_dataset`.
+    """
+    items = corpus.items_of(split)
+    first_item_of_unit, items_by_unit = _group(items, sampling_unit)
+    count = len(first_item_of_unit) - 1
     read_crop = crop_reader(corpus, items, clip_num_samples)
     first_item_of_unit = tf.constant(first_item_of_unit)
     items_by_unit = tf.constant(items_by_unit)
@@ -107,17 +141,15 @@ def pair_dataset(
 
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         position = global_position(index)
-        step, row = position // batch_size, position % batch_size
-        epoch, step_in_epoch = step // num_steps, step % num_steps
-        unit = _permute(step_in_epoch * batch_size + row, count, seed, epoch)
+        unit = _permute(position % epoch_size, count, seed, position // epoch_size)
         stream = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), position)
 
         first, end = first_item_of_unit[unit], first_item_of_unit[unit + 1]
         item = items_by_unit[_uniform([], stream, _ITEM_STREAM, first, end)]
-        offsets = _uniform([2], stream, _OFFSET_STREAM, 0, num_samples[item] - clip_num_samples + 1)
-        clips = tf.stack([read_crop(item, offsets[0]), read_crop(item, offsets[1])])
+        offsets = _uniform([num_crops], stream, _OFFSET_STREAM, 0, num_samples[item] - clip_num_samples + 1)
+        clips = tf.stack([read_crop(item, offsets[number]) for number in range(num_crops)])
         seeds = tf.random.stateless_uniform(
-            [2, 2], _fold(stream, _VIEW_STREAM), minval=None, maxval=None, dtype=tf.int32
+            [num_crops, 2], _fold(stream, _VIEW_STREAM), minval=None, maxval=None, dtype=tf.int32
         )
         return {"clips": clips, "seeds": seeds, "item": item}
 

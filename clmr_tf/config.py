@@ -1,12 +1,10 @@
 """What a training run can be told: typed, validated where it enters, written beside every result."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.errors import UsageError
+from clmr_tf.config_rules import OBJECTIVE_DEFAULTS, require_possible
 
 SAMPLE_RATES_HZ = (22050, 16000, 8000)
 
@@ -29,6 +27,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "num_validation_pairs",
         "probe_every_epochs",
         "best_metric",
+        "early_stopping",
         "embeddings_every",
         "num_audio_examples",
         "allow_changed_corpus",
@@ -66,9 +65,9 @@ class TrainConfig:
     """Factor on the encoder's channels; the embedding has 512 dimensions at any width."""
     sample_rate_hz: Literal[22050, 16000, 8000] = 22050
     """Sample rate in Hz; a clip is 59,049, 43,470 or 20,736 samples long."""
-    sampling_unit: Literal["song", "clip"] = "song"
+    sampling_unit: Literal["song", "clip"] | None = None
     """What is drawn once per epoch: "song" (one item of each song, so clips of a song are never each other's
-    negatives) or "clip" (every item)."""
+    negatives) or "clip" (every item). Default: "song"; of objectives with labels "clip"."""
     reader: Literal["prepared", "direct"] = "prepared"
     """"prepared" reads PCM made once from the files; "direct" decodes the compressed files while training, where
     PCM would not fit on the disk."""
@@ -80,12 +79,19 @@ class TrainConfig:
     lars_scaling: Literal["thesis", "released"] = "thesis"
     """Default learning rate of "lars": 0.075 times the root of the batch size, as in the thesis, or 0.3 times batch
     size / 256, as in the released code."""
-    optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd"] = "adam"
-    """Optimizer; "sgd" and "lars" have momentum 0.9."""
+    optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd", "nesterov"] | None = None
+    """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam"; of "supervised" "nesterov"."""
     weight_decay: float = 1e-6
-    """Weight decay of "adamw", "lamb" and "lars", of kernels only; "adam" and "sgd" have none, as released."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the steps: as it is, or falling to zero along half a cosine."""
+    """Weight decay of "adamw", "lamb" and "lars", of kernels only, and of "nesterov", of all weights; "adam" and "sgd"
+    have none, as released."""
+    schedule: Literal["constant", "cosine", "plateau"] | None = None
+    """Learning rate over the steps: as it is, falling to zero along half a cosine, or a fifth whenever the validation
+    loss no longer falls. Default: "constant"; of objectives with labels "plateau"."""
+    plateau_patience: int = 5
+    """Validations without a lower loss that "plateau" bears before it lowers the learning rate."""
+    early_stopping: int | None = None
+    """Validations in a row without a lower loss after which the run ends; 0 never. Default: 0; of objectives with
+    labels 20."""
     warmup_steps: int = 0
     """Steps at the beginning over which the learning rate rises from zero to its value."""
     warmup_epochs: int = 0
@@ -99,14 +105,27 @@ class TrainConfig:
     the average. 0 keeps no average."""
     temperature: float = 0.5
     """Temperature of the NT-Xent loss."""
-    augmentation: str = "released"
+    augmentation: str | None = None
     """Augmentation preset: "released" (ranges of the released code), "thesis", "none" (crop only), or one alone,
-    such as "only-gain"."""
+    such as "only-gain". Default: "released"; of objectives with labels "none"."""
     augmentation_changes: tuple[str, ...] = ()
     """Settings of the preset to change, each NAME=VALUE: `pitch.probability=0.5`, `pitch.cents=[-500, 500]` (in
     cents; a third number is the step), `order=[...]`, `asymmetric=true`. docs/augmentations.md names them all."""
-    objective: Literal["contrastive"] = "contrastive"
-    """What is learned; "contrastive" (CLMR) is the only objective so far."""
+    objective: Literal["contrastive", "supervised", "finetune"] = "contrastive"
+    """What is learned: "contrastive" (CLMR, without labels); "supervised", the tags of the corpus from one crop of a
+    clip, the baseline of the paper; "finetune", the same from a trained encoder."""
+    pretrained: Path | None = None
+    """Model folder or run that "finetune" starts from."""
+    task: str | None = None
+    """Name of one of several labelings of the corpus, for objectives with labels and for --probe-every-epochs.
+    Default: its own tags."""
+    labels: float = 1.0
+    """Share of the songs of the train split whose labels an objective may use; a smaller share is part of a larger
+    one."""
+    labels_like_paper: float | None = None
+    """The paper's few labels instead: this share of the clips of every combination of tags, at least one."""
+    dropout: float = 0.5
+    """Share of the embedding that objectives with labels leave out at random before their classifier."""
     strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
     """Devices to train on: one, all of this machine, or all of the machines that TF_CONFIG names (each runs the same
     command, on a shared --workdir). "auto" takes what is there. The negatives come from all devices."""
@@ -140,11 +159,14 @@ class TrainConfig:
     """Steps between measurements of loss and accuracy on the validation split, on views that are the same every
     time; the end of the run is measured as well. 0 never."""
     num_validation_pairs: int = 256
-    """Most pairs that a validation looks at."""
+    """Most pairs, or with labels crops, that a validation looks at."""
     probe_every_epochs: int = 0
     """Epochs between linear probes of a corpus with labels; 0 never."""
-    best_metric: Literal["validation_loss", "validation_accuracy", "probe_score"] = "validation_loss"
-    """What decides which checkpoint is kept as the best."""
+    best_metric: Literal["validation_loss", "validation_accuracy", "validation_average_precision", "probe_score"] = (
+        "validation_loss"
+    )
+    """What decides which checkpoint is kept as the best; of objectives with labels, "validation_accuracy" is of single
+    labels and "validation_average_precision" of several."""
     embeddings_every: int = 2_000
     """Steps between updates of TensorBoard's projector with embeddings of the validation split; the end of the
     run updates it as well. 0 never."""
@@ -159,71 +181,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that no run can have."""
-        _require(self.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
-        _require(self.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", self.batch_size)
-        _require(0 <= self.seed < 2**31, "--seed must be between 0 and 2147483647", self.seed)
-        _require(0 < self.width <= 8, "--width must be above 0 and at most 8", self.width)
-        _require(0 < self.temperature < math.inf, "--temperature must be positive and finite", self.temperature)
-        _require(0 <= self.max_skipped_share <= 1, "--max-skipped-share must be from 0 to 1", self.max_skipped_share)
-        _require(0 <= self.ema_momentum < 1, "--ema-momentum must be from 0 to below 1", self.ema_momentum)
-        if self.learning_rate is not None:
-            rule = "--learning-rate must be positive and finite"
-            _require(0 < self.learning_rate < math.inf, rule, self.learning_rate)
-        for name in ("clip_norm", "weight_decay"):
-            rule = f"{_option(name)} must be finite and not negative"
-            _require(0 <= getattr(self, name) < math.inf, rule, getattr(self, name))
-        for name in _POSITIVE:
-            _require(getattr(self, name) > 0, f"{_option(name)} must be at least 1", getattr(self, name))
-        for name in _NOT_NEGATIVE:
-            _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
-        for name, largest in _AT_MOST.items():
-            rule = f"{_option(name)} must be at most {largest}"
-            _require(getattr(self, name) <= largest, rule, getattr(self, name))
-        parts = f"{self.micro_batches} of {self.batch_size}"
-        _require(
-            self.batch_size % self.micro_batches == 0 and self.batch_size >= 2 * self.micro_batches,
-            "--micro-batches must divide --batch-size into equal parts of at least 2",
-            parts,
-        )
-        lengths = (self.warmup_steps, self.warmup_epochs)
-        _require(0 in lengths, "--warmup-steps and --warmup-epochs exclude each other", lengths)
-        _require(
-            self.best_metric != "probe_score" or self.probe_every_epochs > 0,
-            "--best-metric probe_score needs --probe-every-epochs",
-            self.probe_every_epochs,
-        )
-        augmentation_config(self.augmentation, self.augmentation_changes)
+        require_possible(self)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the objective learns from labels."""
+        return self.objective != "contrastive"
 
-_POSITIVE = (
-    "steps",
-    "micro_batches",
-    "steps_per_execution",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "num_validation_pairs",
-    "worker_timeout_seconds",
-)
-_NOT_NEGATIVE = (
-    "epochs",
-    "warmup_steps",
-    "warmup_epochs",
-    "decay_steps",
-    "num_replicas",
-    "validate_every",
-    "probe_every_epochs",
-    "embeddings_every",
-    "num_audio_examples",
-)
-# Threads cannot wait longer than some centuries; and every replica holds a copy of the network.
-_AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _require(condition: bool, rule: str, received: object) -> None:
-    if not condition:
-        raise UsageError(f"{rule}; received {received}.")
+    def resolved(self) -> "TrainConfig":
+        """The same with everything filled in that is left open to the objective."""
+        defaults = OBJECTIVE_DEFAULTS[self.objective]
+        filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **filled_in)

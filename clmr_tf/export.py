@@ -26,18 +26,33 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Exports the encoder of a run and returns the model folder, whose golden numbers have been checked."""
-    from clmr_tf.model_folder import write_model_folder
-    from clmr_tf.pretrained import read_run_encoder
+    """Exports the encoder of a run, and its classifier if it was trained with labels.
+
+    Returns:
+        The model folder, whose golden numbers have been checked.
+    """
+    from clmr_tf.model_writing import write_model_folder
+    from clmr_tf.pretrained import read_run_encoder, read_run_with_head
     from clmr_tf.run_folder import read_config, read_record
 
     run_folder = config.model.expanduser()
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
-    encoder, step = read_run_encoder(run_folder, best=config.checkpoint == "best")
-    training = {"step": step, "config": to_plain(training_config), "run": read_record(run_folder)}
-    facts = {"name": folder.name, "licence": config.licence, "tag_names": [], "scores": {}, "training": training}
-    write_model_folder(encoder, folder, facts)
+    record, best = read_record(run_folder), config.checkpoint == "best"
+    labels = record.get("labels")
+    head = None
+    if labels:
+        encoder, head, step = read_run_with_head(run_folder, len(labels["tag_names"]), best=best)
+    else:
+        encoder, step = read_run_encoder(run_folder, best=best)
+    facts = {
+        "name": folder.name,
+        "licence": config.licence,
+        "tag_names": labels["tag_names"] if labels else [],
+        "scores": {},
+        "training": {"step": step, "config": to_plain(training_config), "run": record},
+    }
+    write_model_folder(encoder, folder, facts, head)
     return folder
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from clmr_tf.corpus import SPLITS, Corpus
@@ -16,47 +15,17 @@ from clmr_tf.evaluation.examples import clip_scores
 from clmr_tf.evaluation.grid import search
 from clmr_tf.evaluation.heads import Fit, Head, fit_head, majority_head
 from clmr_tf.evaluation.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, Protocol, grid_of_heads
+from clmr_tf.evaluation.request import HeadProbe, require_possible
 from clmr_tf.evaluation.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
 from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures
 from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
-from clmr_tf.model_folder import read_manifest
+from clmr_tf.model_folder import read_head, read_manifest
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.probing import has_single_labels, require_probeable, task_facts
 from clmr_tf.run_folder import versions
 from clmr_tf.xla_start import start_xla_quietly
 
 FORMAT_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadProbe:
-    """What to evaluate.
-
-    Attributes:
-        model: Model folder; of a baseline its architecture, clip length and rate.
-        corpus: What `resolve_corpus` takes.
-        corpora: Folder of prepared corpora.
-        cache: Folder of computed features and of the journals of grids.
-        preset: A name in `PROTOCOLS`.
-        head: "linear" or "mlp"; the grid tries both whatever it is.
-        features: "model", "untrained", "mel" or "majority".
-        labels: Share of the songs of the train split that may be learnt from.
-        labels_like_paper: The share that the original takes of the chunks of each combination of tags, instead.
-        task: Name of a labeling of the corpus; None for its own.
-        seed: Of crops, subsets, heads, and of an untrained encoder.
-    """
-
-    model: Path
-    corpus: str
-    corpora: Path
-    cache: Path
-    preset: str
-    head: str = "linear"
-    features: str = "model"
-    labels: float = 1.0
-    labels_like_paper: float | None = None
-    task: str | None = None
-    seed: int = 42
 
 
 def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None) -> dict[str, Any]:
@@ -73,7 +42,7 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
         UsageError: If the model or the corpus is none, lacks tags or a split, or the options do not go together.
         ClmrError: If a clip is shorter than a window, or the head diverges.
     """
-    _check_shares(request)
+    require_possible(request)
     # Before anything is prepared for a model that is none.
     manifest = read_manifest(request.model)
     encoder = load_encoder(request.model)
@@ -94,34 +63,28 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
     reader = SplitReader(
         request.cache, source, prepared, labeled, protocol.drops_last_chunk, seed=request.seed, show=show
     )
-    tag_names = labeled.manifest.tag_names
-    train, labels = choose_labels(
-        reader.read("train", protocol.train_windows),
-        tag_names,
-        song_share=request.labels,
-        combination_share=request.labels_like_paper,
-        seed=request.seed,
-    )
-    valid = reader.read("valid", protocol.train_windows)
-    key = {
-        "source": source.identity,
-        "corpus": prepared.manifest.fingerprint,
-        "train": _digest(labeled, train),
-        "valid": _digest(labeled, valid),
-        "seed": request.seed,
-    }
-    head, settings, fit = _fit(request, protocol, source, train, valid, single_label, key, show)
-    protocol = dataclasses.replace(protocol, head=settings)
-
-    def scores_of(split: str) -> dict[str, Any]:
-        clips = reader.read(split, protocol.score_windows)
-        scores = clip_scores(head, clips.examples, len(clips.items), protocol, single_label)
-        songs = [item.song_id for item in clips.items]
-        return {
-            **evaluate_scores(clips.labels, scores, songs, tag_names, single_label=single_label),
-            "num_windows": len(clips.examples.item),
-            "num_clips_of_one_window": clips.num_rescued,
+    if request.head == "own":
+        head, fit = _own_head(request, manifest, labeled), None
+        protocol = dataclasses.replace(protocol, head=None)
+        labels = manifest["training"]["run"]["labels"]["chosen"]
+    else:
+        train, labels = choose_labels(
+            reader.read("train", protocol.train_windows),
+            labeled.manifest.tag_names,
+            song_share=request.labels,
+            combination_share=request.labels_like_paper,
+            seed=request.seed,
+        )
+        valid = reader.read("valid", protocol.train_windows)
+        key = {
+            "source": source.identity,
+            "corpus": prepared.manifest.fingerprint,
+            "train": _digest(labeled, train),
+            "valid": _digest(labeled, valid),
+            "seed": request.seed,
         }
+        head, settings, fit = _fit(request, protocol, source, train, valid, single_label, key, show)
+        protocol = dataclasses.replace(protocol, head=settings)
 
     facts = prepared.manifest
     return {
@@ -129,16 +92,21 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
         "preset": request.preset,
         **task_facts(labeled),
         "single_label": single_label,
-        "corpus": {"name": facts.name, "fingerprint": facts.fingerprint, "tag_names": list(tag_names)},
+        "corpus": {
+            "name": facts.name,
+            "fingerprint": facts.fingerprint,
+            "tag_names": list(labeled.manifest.tag_names),
+        },
         "features": source.describe(),
         "protocol": {
             **dataclasses.asdict(protocol),
             "interval": {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)},
         },
+        **({"head": "own", "objective": manifest["training"]["config"]["objective"]} if fit is None else {}),
         "labels": labels,
         "seed": request.seed,
         "fit": fit,
-        "scores": {split: scores_of(split) for split in SPLITS[1:]},
+        "scores": {split: _scores_of(split, head, reader, protocol, single_label) for split in SPLITS[1:]},
         "versions": {**versions(), "scikit-learn": metadata.version("scikit-learn")},
     }
 
@@ -150,19 +118,25 @@ def main_score(result: dict[str, Any]) -> dict[str, Any]:
     return {"metric": name, **(test["accuracy"] if result["single_label"] else test["average_precision"]["over_tags"])}
 
 
-def _check_shares(request: HeadProbe) -> None:
-    for option, share in (("--labels", request.labels), ("--labels-like-paper", request.labels_like_paper)):
-        if share is not None and not 0 < share <= 1:
-            raise UsageError(f"{option} must be a share above 0 and up to 1; received {share}.")
-    if request.labels_like_paper is None:
-        return
-    if request.labels < 1:
-        raise UsageError("--labels and --labels-like-paper are two ways to choose few labels; give one of them.")
-    if PROTOCOLS[request.preset].train_windows == "mean":
+def _own_head(request: HeadProbe, manifest: dict[str, Any], labeled: Corpus) -> Head:
+    head = read_head(request.model)
+    if manifest["tag_names"] != list(labeled.manifest.tag_names):
         raise UsageError(
-            f"--labels-like-paper chooses among the chunks of clips, and the preset {request.preset} learns from means "
-            "of whole clips; use --labels, or the preset thesis or released."
+            f"The model in {request.model} was trained for other tags than those of {labeled.manifest.name}, such as "
+            f"{manifest['tag_names'][0]!r}; give the corpus and the task that it was trained on."
         )
+    return head
+
+
+def _scores_of(split: str, head: Head, reader: SplitReader, protocol: Protocol, single_label: bool) -> dict[str, Any]:
+    clips = reader.read(split, protocol.score_windows)
+    scores = clip_scores(head, clips.examples, len(clips.items), protocol, single_label)
+    songs, tag_names = [item.song_id for item in clips.items], reader.labeled.manifest.tag_names
+    return {
+        **evaluate_scores(clips.labels, scores, songs, tag_names, single_label=single_label),
+        "num_windows": len(clips.examples.item),
+        "num_clips_of_one_window": clips.num_rescued,
+    }
 
 
 def _source_of(request: HeadProbe, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:

@@ -36,11 +36,11 @@ def learning_rate_schedule(
     The released code goes down its cosine once an epoch, without a warm-up; here every step has its own value.
 
     Args:
-        schedule: "constant" or "cosine".
+        schedule: "constant" or "cosine"; "plateau" is constant here, and lowered by `loop/convergence.py`.
         peak: The highest learning rate.
         warmup_steps: Steps until the peak; 0 starts with it.
         decay_steps: Step at which "cosine" is zero, counted from the start of the run, the warm-up included;
-            "constant" does not look at it.
+            the others do not look at it.
 
     Returns:
         `peak` itself where it never changes, otherwise a function from a count of steps, such as
@@ -50,10 +50,10 @@ def learning_rate_schedule(
         UsageError: If the warm-up leaves no steps to the cosine.
         ValueError: If there is no schedule of this name.
     """
-    if schedule not in ("constant", "cosine"):
-        raise ValueError(f"schedule must be 'constant' or 'cosine'. Received: {schedule!r}")
+    if schedule not in ("constant", "cosine", "plateau"):
+        raise ValueError(f"schedule must be 'constant', 'cosine' or 'plateau'. Received: {schedule!r}")
     warm_up = {"warmup_target": peak, "warmup_steps": warmup_steps}
-    if schedule == "constant":
+    if schedule != "cosine":
         # To Keras, staying at the peak is a cosine that falls to all of its height.
         return CosineDecay(0.0, 1, alpha=1.0, **warm_up) if warmup_steps else peak
     if warmup_steps >= decay_steps:

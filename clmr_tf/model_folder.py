@@ -1,78 +1,34 @@
-"""The folder of an exported model: written whole or not at all, checked against its own golden numbers.
+"""The folder of an exported model, read and checked against its own golden numbers.
 
 saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
 encoder.weights.h5    the same weights for `SampleCNN`
 manifest.json         architecture, input, training, scores, licence
-golden.npz            an input and the embedding that every loader and runtime must give for it
+head.npz              of a model that was trained with labels: from the embedding to the logits of its tags
+golden.npz            an input and the embedding that every loader and runtime must give for it, and the logits if any
 """
 
-import errno
 import json
-import math
-import os
-import shutil
-from fnmatch import fnmatch
+import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from clmr_tf.encoder import build_encoder
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import refuse_pattern, write_atomically
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.evaluation.heads import Head
+from clmr_tf.files import write_atomically
+from clmr_tf.models.sample_cnn import SampleCNN
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
-# What an export may replace; the probes are of the old weights, and the last are what writing them left when killed.
-_OWN_FILES = (MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE, "probe-*.json", "evaluation-*.json", ".*.json.*")
+HEAD_FILE = "head.npz"
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
-
-
-def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) -> None:
-    """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
-
-    Args:
-        encoder: Built, float32.
-        folder: Where the model goes; a model folder that is there is replaced with the probes of its weights,
-            anything else is left alone.
-        facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
-
-    Raises:
-        UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
-        OSError: If the disk is full.
-        ClmrError: If what was written does not give the same embeddings.
-    """
-    refuse_pattern(folder)
-    draft, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("draft", "previous"))
-    if previous.is_dir() and not folder.exists():
-        # An export was killed between its last two steps.
-        previous.rename(folder)
-    _require_replaceable(folder)
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
-    try:
-        _require_space(draft, encoder)
-        _write(encoder, draft, facts)
-        check_golden(draft)
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.exists():
-            folder.rename(previous)
-        draft.rename(folder)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -125,6 +81,24 @@ def read_encoder(folder: Path) -> SampleCNN:
     return encoder
 
 
+def read_head(folder: Path) -> Head:
+    """The head that a model was trained with.
+
+    Raises:
+        UsageError: If the model has none, or it cannot be read.
+    """
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"The model in {folder} has no head of its own; export a run that was trained with --objective supervised "
+            "or finetune, or choose another --head."
+        )
+    try:
+        return Head.load(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"The head {path} cannot be read ({error}); export the model again.") from error
+
+
 def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
     """Writes what a model scored on a corpus into its manifest."""
     manifest = read_manifest(folder)
@@ -140,77 +114,22 @@ def check_golden(folder: Path) -> None:
     """
     with np.load(folder / GOLDEN_FILE) as golden:
         audio, expected = golden["audio"], golden["embedding"]
+        logits = golden.get("logits")
     serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
     received = {
         SAVED_MODEL: serve(audio=tf.constant(audio))["embedding"].numpy(),
         WEIGHTS_FILE: read_encoder(folder)(tf.constant(audio), training=False).numpy(),
     }
     for name, embedding in received.items():
-        error = np.max(np.abs(embedding - expected)) / max(np.max(np.abs(expected)), 1e-12)
-        if not error <= GOLDEN_TOLERANCE:
-            raise ClmrError(
-                f"{folder / name} gives embeddings that differ from {GOLDEN_FILE} by {error:.1e} of their largest "
-                f"value (allowed {GOLDEN_TOLERANCE:.0e}); export the model again."
-            )
+        _require_equal(folder / name, "embeddings", embedding, expected)
+    if logits is not None:
+        _require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(received[WEIGHTS_FILE]), logits)
 
 
-def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Two fixed clips that reach every frequency: a rising sweep and decaying bursts of noise.
-
-    Returns:
-        float32 [2, clip_num_samples] in [-1, 1], exact in 16 bits.
-    """
-    seconds = np.arange(clip_num_samples) / sample_rate_hz
-    duration, low_hz, high_hz = seconds[-1], 40.0, 0.45 * sample_rate_hz
-    octaves = np.log(high_hz / low_hz)
-    sweep = 0.5 * np.sin(2 * np.pi * low_hz * duration / octaves * (np.exp(seconds / duration * octaves) - 1))
-    noise = np.random.Generator(np.random.PCG64(1)).uniform(-0.8, 0.8, clip_num_samples)
-    bursts = noise * np.exp(-8.0 * (seconds % 0.5))
-    return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
-
-
-def _require_space(folder: Path, encoder: SampleCNN) -> None:
-    # The HDF5 library crashes the process when the disk fills up under it.
-    needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
-
-
-def _require_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    # A manifest.json alone is no proof: prepared corpora have one, too.
-    if names is None or (names and not {MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE} <= set(names)):
-        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
-    foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
-    if foreign:
-        raise UsageError(
-            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
-            "move it away, or choose another --out."
+def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
+    error = np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12)
+    if not error <= GOLDEN_TOLERANCE:
+        raise ClmrError(
+            f"{path} gives {what} that differ from {GOLDEN_FILE} by {error:.1e} of their largest value (allowed "
+            f"{GOLDEN_TOLERANCE:.0e}); export the model again."
         )
-
-
-def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any]) -> None:
-    clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
-    encoder.save_weights(folder / WEIGHTS_FILE)
-    archive = keras.export.ExportArchive()
-    archive.track(encoder)
-    archive.add_endpoint(
-        name="serving_default",
-        fn=lambda audio: {"embedding": encoder(audio, training=False)},
-        input_signature=[tf.TensorSpec([None, clip_num_samples], tf.float32, name="audio")],
-    )
-    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
-    audio = golden_audio(clip_num_samples, rate)
-    embedding = encoder(tf.constant(audio), training=False).numpy()
-    np.savez_compressed(folder / GOLDEN_FILE, audio=audio, embedding=embedding)
-    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "architecture": {"class": "SampleCNN", "arguments": arguments},
-        "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
-        "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
-        **facts,
-    }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

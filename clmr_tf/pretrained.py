@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import keras
+import numpy as np
+
 from clmr_tf import model_folder
 from clmr_tf.checkpoint import named_variables, restore_newest
-from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.encoder import Encoder, build_encoder, dtype_policy
 from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.classifier import build_classifier
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config
 
 
@@ -34,6 +39,27 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
 
 
+def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
+    """Gives a built encoder the weights and running statistics of a trained one.
+
+    Args:
+        encoder: Of any precision, on any number of replicas.
+        folder: As of `load_encoder`.
+
+    Raises:
+        UsageError: If the folder holds no encoder, or one of another width or rate.
+    """
+    pretrained = load_encoder(folder).model
+    shape, expected = ((one.width, one.sample_rate_hz) for one in (pretrained, encoder))
+    if shape != expected:
+        raise UsageError(
+            f"The encoder in {folder} has --width {shape[0]:g} and --sample-rate-hz {shape[1]}, and the run has "
+            f"{expected[0]:g} and {expected[1]}; give those of the encoder."
+        )
+    for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
+        variable.assign(value)
+
+
 def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, int]:
     """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
 
@@ -47,14 +73,35 @@ def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, i
         UsageError: If the run has no such checkpoint yet.
         ClmrError: If none of its checkpoints can be read.
     """
+    encoder, _, step = _read_run(workdir, best, num_tags=None)
+    return encoder, step
+
+
+def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[SampleCNN, Head, int]:
+    """As `read_run_encoder`, of a run that learns from labels, with its classifier."""
+    encoder, classifier, step = _read_run(workdir, best, num_tags)
+    weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
+    nothing_to_do = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    return encoder, Head(*nothing_to_do, weights), step
+
+
+def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:
     refuse_pattern(workdir)
     config = read_config(workdir)
     encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
-    weights, statistics = encoder.trainable_variables, encoder.non_trainable_variables
-    averages = {"encoder": named_variables(statistics), "encoder_average": named_variables(weights)}
-    groups = averages if config.ema_momentum else {"encoder": named_variables(encoder.variables)}
+    parts: dict[str, keras.Model] = {"encoder": encoder}
+    if num_tags is not None:
+        with dtype_policy("float32"):
+            parts["classifier"] = build_classifier(num_tags)
+    groups = {}
+    for name, part in parts.items():
+        if config.ema_momentum:
+            groups[f"{name}_average"] = named_variables(part.trainable_variables)
+            groups[name] = named_variables(part.non_trainable_variables)
+        else:
+            groups[name] = named_variables(part.variables)
     step = restore_newest(workdir / (BEST if best else CHECKPOINTS), groups)
     if step is None:
         lack = "has kept no best checkpoint, which takes a validation" if best else "has no checkpoint yet"
         raise UsageError(f"The run in {workdir} {lack}; train it for longer.")
-    return encoder, step
+    return encoder, parts.get("classifier"), step

@@ -26,8 +26,9 @@ class ProbeConfig:
     """How: "quick" is logistic regression on all windows, beside untrained encoders and a guess. The others train a
     head: "released" as CLMR's released code, "thesis" by the numbers of the thesis, "grid" is the best on the
     validation split of JukeMIR's 216."""
-    head: Literal["linear", "mlp"] = "linear"
-    """One layer, or one hidden layer of 512 units before it; the grid tries both, quick has its own."""
+    head: Literal["linear", "mlp", "own"] = "linear"
+    """One layer, or one hidden layer of 512 units before it; the grid tries both, quick has its own. "own" trains none:
+    it scores a model that was trained with labels by its own classifier."""
     features: Literal["model", "untrained", "mel", "majority"] = "model"
     """What the head learns from: the model, its architecture untrained, mean and deviation of a log-mel spectrogram, or
     nothing but how often each tag occurs."""

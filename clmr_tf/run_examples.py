@@ -7,16 +7,16 @@ import tensorflow as tf
 
 from clmr_tf.clips import crop_reader, window_starts
 from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.corpus import Corpus
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.run_log import RunLog
+from clmr_tf.trained_model import TrainedModel
 
 _MAX_EMBEDDINGS = 2_000
 _EMBEDDING_BATCH = 32
 
 
-def log_views(log: RunLog, model: ContrastiveModel, dataset: tf.data.Dataset, config: TrainConfig) -> None:
+def log_views(log: RunLog, model: TrainedModel, dataset: tf.data.Dataset, config: TrainConfig) -> None:
     """Lets the first clips of the run be heard, as they are and as the views that the model sees of them."""
     count = config.num_audio_examples
     if count == 0:
@@ -24,7 +24,7 @@ def log_views(log: RunLog, model: ContrastiveModel, dataset: tf.data.Dataset, co
     batch = next(iter(dataset))
     clips = batch["clips"][:count]
     views = tf.reshape(model.make_views(clips, batch["seeds"][:count]), clips.shape)
-    for number, name in enumerate(("first", "second")):
+    for number, name in enumerate(("first", "second")[: clips.shape[1]]):
         log.audio(0, f"{name}_crop/original", clips[:, number].numpy(), config.sample_rate_hz)
         log.audio(0, f"{name}_crop/view", views[:, number].numpy(), config.sample_rate_hz)
 

@@ -95,7 +95,9 @@ def read_record(workdir: Path) -> dict[str, Any]:
     return record
 
 
-def record_start(workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int) -> None:
+def record_start(
+    workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int, labels: dict[str, Any] | None = None
+) -> None:
     """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, corpus.
 
     To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
@@ -106,6 +108,7 @@ def record_start(workdir: Path, config: TrainConfig, corpus: Corpus, first_step:
         config: What the run is told, resolved.
         corpus: What it learns from.
         first_step: 0, or where it resumes.
+        labels: Which labels it may use, if any.
 
     Raises:
         UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
@@ -124,6 +127,8 @@ def record_start(workdir: Path, config: TrainConfig, corpus: Corpus, first_step:
         "num_items": dict(corpus.manifest.num_items),
         "num_songs": dict(corpus.manifest.num_songs),
     }
+    if labels is not None:
+        record["labels"] = labels
     record["starts"].append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -38,6 +38,9 @@ class RunLog:
             memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
             a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
             always raises.
+
+    Attributes:
+        earlier_rows: The rows of metrics.jsonl that are kept.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class RunLog:
         self._has_warned = False
         self._waiting_lines: list[str] = []
         tensorboard_folder.mkdir(parents=True, exist_ok=True)
-        _cut_after(metrics_path, last_kept_step)
+        self.earlier_rows = _cut_after(metrics_path, last_kept_step)
         _mark_start(tensorboard_folder, last_kept_step)
         self._writer: tf.summary.SummaryWriter | None = _open_events(tensorboard_folder)
 
@@ -161,10 +164,12 @@ class RunLog:
                 )
 
 
-def _cut_after(metrics_path: Path, last_step: int) -> None:
+def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | None]]:
+    """Leaves the rows up to a step, and returns them."""
+    kept = [(line, row) for line, row in _whole_rows(metrics_path) if row["step"] <= last_step]
     if metrics_path.exists():
-        kept = [line + "\n" for line, row in _whole_rows(metrics_path) if row["step"] <= last_step]
-        write_atomically(metrics_path, "".join(kept))
+        write_atomically(metrics_path, "".join(line + "\n" for line, _ in kept))
+    return [row for _, row in kept]
 
 
 def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float]]]:

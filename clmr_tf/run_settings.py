@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -19,29 +20,39 @@ from clmr_tf.learning_rates import default_learning_rate
 
 
 def resolve_places(config: TrainConfig) -> TrainConfig:
-    """The configuration with the places that it leaves open or that depend on where the command was started."""
+    """The configuration with what it leaves open, but for lengths, and with places that mean the same elsewhere."""
+    config = config.resolved()
     folder = Path(config.corpus).expanduser()
     # A name stays a name, so that the configuration means the same elsewhere.
     corpus = str(folder.resolve()) if folder.is_dir() and not is_pipeline(config.corpus) else config.corpus
     name = re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-") or "music"
     workdir = (config.workdir or Path("runs") / name).expanduser()
-    return dataclasses.replace(config, corpus=corpus, workdir=workdir, corpora=config.corpora.expanduser())
+    pretrained = config.pretrained and config.pretrained.expanduser().resolve()
+    corpora = config.corpora.expanduser()
+    return dataclasses.replace(config, corpus=corpus, workdir=workdir, corpora=corpora, pretrained=pretrained)
 
 
 def resolve_lengths(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """The configuration with all lengths in steps of this corpus, and with its learning rate."""
-    epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
-    # Of a split with too few songs for a batch, the dataset says so.
-    steps = config.epochs * max(epoch, 1) or config.steps
+    steps = steps_of_epochs(config.epochs, config, corpus) or config.steps
     return dataclasses.replace(
         config,
         steps=steps,
-        warmup_steps=config.warmup_epochs * epoch or config.warmup_steps,
+        warmup_steps=steps_of_epochs(config.warmup_epochs, config, corpus) or config.warmup_steps,
         warmup_epochs=0,
         decay_steps=config.decay_steps or steps,
         learning_rate=config.learning_rate
         or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling),
     )
+
+
+def steps_of_epochs(num_epochs: int, config: TrainConfig, corpus: Corpus) -> int:
+    """Steps that so many epochs of the train split take; an epoch of pairs drops what does not fill a batch."""
+    num_examples = num_units(corpus, "train", config.sampling_unit)
+    if config.has_labels:
+        return math.ceil(num_epochs * num_examples / config.batch_size)
+    # Of a split with too few songs for a batch, the dataset says so.
+    return num_epochs * max(num_examples // config.batch_size, 1)
 
 
 def require_equal_shares(config: TrainConfig, num_replicas: int) -> None:
@@ -59,7 +70,7 @@ def require_same_run(strategy: tf.distribute.Strategy, config: TrainConfig, corp
 
     Each would train a model of its own, or they would wait for each other for ever.
     """
-    places = {"workdir", "corpus", "corpora"}
+    places = {"workdir", "corpus", "corpora", "pretrained"}
     settings = {name: value for name, value in to_plain(config).items() if name not in places}
     text = json.dumps([settings, corpus.manifest.fingerprint], sort_keys=True)
     digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

@@ -43,7 +43,9 @@ class ProgressReport:
         self._bar.update(self._task, completed=step, total=num_steps)
         if scalars is None:
             return
-        words = f"loss {scalars['loss']:.3f}, contrastive accuracy {scalars['contrastive_accuracy']:.2f}"
+        words = f"loss {scalars['loss']:.3f}"
+        for name in ("contrastive_accuracy", "accuracy"):
+            words += f", {name.replace('_', ' ')} {scalars[name]:.2f}" if name in scalars else ""
         if "clips_per_second" in scalars:
             words += f", {scalars['clips_per_second']:.1f} clips/s"
         self._bar.update(self._task, description=words)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         TrainConfig,
         arguments,
         program="python -m clmr_tf.train",
-        description="Learns a musical representation from audio without labels. The same command again resumes.",
+        description="Learns a representation of music from audio, with or without labels. The same command resumes.",
     )
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.training import train
@@ -66,16 +68,19 @@ def main(arguments: Sequence[str]) -> None:
     with ProgressReport() as report:
         outcome = train(config, report)
     if outcome.first_step >= outcome.num_steps:
-        results.print(
-            f"The run in {outcome.workdir} has {outcome.first_step} steps already; "
-            "give more --steps to go on, or another --workdir to begin anew.",
-            markup=False,
+        advice = (
+            "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
+            if outcome.ended_early
+            else "give more --steps to go on, or another --workdir to begin anew"
         )
+        results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
         return
+    early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""
+    best = " --checkpoint best" if config.has_labels else ""
     results.print(
-        f"Trained to step {outcome.num_steps} in {outcome.workdir}. Next:\n"
+        f"Trained to step {outcome.num_steps}{early} in {outcome.workdir}. Next:\n"
         f"  tensorboard --logdir {shlex.quote(str(outcome.workdir))}\n"
-        f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}",
+        f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}{best}",
         markup=False,
     )
 

@@ -1,56 +1,41 @@
 """The training of a run from beginning to end; `clmr_tf.train` is its command."""
 
 import dataclasses
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import tensorflow as tf
 
 from clmr_tf.checkpoint import Checkpoints
-from clmr_tf.clips import BatchShare, num_units, pair_dataset
-from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.corpus import Corpus
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
-from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.loop.best_checkpoint import BestCheckpoint
-from clmr_tf.loop.execution import distributed
-from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
+from clmr_tf.errors import UsageError
 from clmr_tf.loop.pending_row import PendingRow
-from clmr_tf.loop.profile import StepProfile
-from clmr_tf.loop.steps import AfterStep, Measurement, Record, TrainingLoop
-from clmr_tf.loop.validation import build_validation
+from clmr_tf.loop.steps import AfterStep
 from clmr_tf.loop.watchdog import watched_workers
 from clmr_tf.model_building import build_model, checkpoint_groups
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.probing import build_probe
-from clmr_tf.run_examples import log_embeddings, log_views
-from clmr_tf.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    METRICS_FILE,
-    NONFINITE,
-    PENDING_FILE,
-    TENSORBOARD,
-    opened_run_folder,
-    record_start,
-)
-from clmr_tf.run_log import RunLog
+from clmr_tf.pretrained import start_from_pretrained
+from clmr_tf.run_folder import CHECKPOINTS, PENDING_FILE, opened_run_folder
 from clmr_tf.run_settings import require_equal_shares, require_same_run, resolve_lengths, resolve_places
+from clmr_tf.training_music import training_music
+from clmr_tf.training_run import Run, run_as_chief, run_beside_chief
 from clmr_tf.xla_start import start_xla_quietly
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Where a run is and how many steps it had when it was started this time."""
+    """What a start of a run came to.
+
+    Attributes:
+        workdir: Folder of the run.
+        num_steps: Steps that it has now.
+        first_step: Steps that it had before.
+        ended_early: Whether its validation loss had not fallen for as long as --early-stopping bears.
+    """
 
     workdir: Path
     num_steps: int
     first_step: int
+    ended_early: bool = False
 
 
 def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outcome:
@@ -90,10 +75,11 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             reader=config.reader,
             max_skipped_share=config.max_skipped_share,
         )
-        require_same_run(strategy, config, corpus)
-        lengths = resolve_lengths(config, corpus)
+        music = training_music(corpus, config)
+        require_same_run(strategy, config, music.learned)
+        lengths = resolve_lengths(config, music.learned)
         with strategy.scope():
-            model = build_model(lengths)
+            model = build_model(lengths, music.tags)
         checkpoints = Checkpoints(
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
@@ -103,121 +89,11 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
                 f"Workers resume from different steps, this one from {first_step}; give all the same --workdir, "
                 "on a folder that they share."
             )
+        if first_step == 0 and config.pretrained:
+            start_from_pretrained(model.encoder, config.pretrained)
         pending = PendingRow(config.workdir / PENDING_FILE)
-        if first_step < lengths.steps or pending.read(first_step) is not None:
-            _run(model, strategy, corpus, config, lengths, checkpoints, pending, first_step, progressed, after_step)
-    return Outcome(config.workdir, lengths.steps, first_step)
-
-
-def _run(
-    model: ContrastiveModel,
-    strategy: tf.distribute.Strategy,
-    corpus: Corpus,
-    config: TrainConfig,
-    lengths: TrainConfig,
-    checkpoints: Checkpoints,
-    pending: PendingRow,
-    first_step: int,
-    progressed: Callable[[], None],
-    after_step: AfterStep,
-) -> None:
-    workdir = config.workdir
-
-    def batches(share: BatchShare, first_step: int = first_step) -> tf.data.Dataset:
-        return pair_dataset(
-            corpus,
-            "train",
-            batch_size=config.batch_size,
-            clip_num_samples=model.encoder.clip_num_samples,
-            seed=config.seed,
-            first_step=first_step,
-            sampling_unit=config.sampling_unit,
-            share=share,
-        )
-
-    dataset = distributed(strategy, batches, config.micro_batches)
-    profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
-    boundaries = profile.boundaries if profile else ()
-
-    def loop(record: Record | None, **arguments: Any) -> TrainingLoop:
-        measurements = measurements_of(model, corpus, lengths, record.log if record else None)
-        return TrainingLoop(
-            model,
-            strategy,
-            dataset,
-            lengths,
-            first_step=first_step,
-            checkpoints=checkpoints,
-            record=record,
-            measurements=measurements,
-            boundaries=boundaries,
-            progressed=progressed,
-            **arguments,
-        )
-
-    if worker_index(strategy) > 0:
-        try:
-            loop(record=None).run()
-        except NonFiniteError:
-            # The chief writes a report first.
-            gather_over_workers(strategy, 0)
-            raise
-        return
-    record_start(workdir, config, corpus, first_step)
-    log = RunLog(
-        workdir / METRICS_FILE,
-        workdir / TENSORBOARD,
-        # What is logged before the first step, and a row that is still to be completed, is logged again.
-        first_step - 1 if first_step == 0 or pending.read(first_step) is not None else first_step,
-        tolerates_failed_writes=config.on_failed_save == "continue",
-    )
-    measured_on: dict[str, object] = {"corpus": corpus.manifest.fingerprint}
-    if config.best_metric != "probe_score":
-        measured_on["num_validation_pairs"] = config.num_validation_pairs
-    best = BestCheckpoint(checkpoints, workdir / BEST, config.best_metric, measured_on)
-
-    def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
-        if profile:
-            profile.after_step(step)
-        after_step(step, num_steps, scalars)
-
-    try:
-        if first_step == 0:
-            log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
-            log_views(log, model, batches(BatchShare()), config)
-        loop(Record(log, pending, best), after_step=observe).run()
-    except NonFiniteError as error:
-        batch = next(iter(batches(BatchShare(), error.step - 1)))
-        items = corpus.items_of("train")
-        item_ids = [items[row].id for row in batch["item"].numpy()]
-        folder = workdir / NONFINITE / f"step-{error.step}"
-        state = Checkpoints(folder / CHECKPOINTS, checkpoint_groups(model), keep=1)
-        sentence = write_nonfinite_report(folder, error, state, item_ids)
-        gather_over_workers(strategy, 0)
-        raise ClmrError(sentence) from error
-    finally:
-        if profile:
-            profile.close()
-        log.close()
-
-
-def measurements_of(
-    model: ContrastiveModel, corpus: Corpus, config: TrainConfig, log: RunLog | None
-) -> list[Measurement]:
-    """What the configuration wants to be measured during the run; without a log, nothing will be."""
-    found = []
-
-    def show(progressed: Callable[[], None]) -> dict[str, float]:
-        if log:
-            log_embeddings(log, model.encoder, corpus, progressed)
-        return {}
-
-    validate = build_validation(model, corpus, config) if config.validate_every else None
-    if validate:
-        found.append(Measurement(config.validate_every, validate))
-    if config.probe_every_epochs:
-        epoch = num_units(corpus, "train", config.sampling_unit) // config.batch_size
-        found.append(Measurement(config.probe_every_epochs * epoch, build_probe(model.encoder, corpus)))
-    if config.embeddings_every:
-        found.append(Measurement(config.embeddings_every, show))
-    return found
+        if first_step >= lengths.steps and pending.read(first_step) is None:
+            return Outcome(config.workdir, first_step, first_step)
+        run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
+        num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
+        return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)

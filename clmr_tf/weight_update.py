@@ -8,6 +8,9 @@ import tensorflow as tf
 from clmr_tf.distribution import mean_over_replicas
 from clmr_tf.loss_scale import LossScale
 
+WATCHED_OF_UPDATE = ("gradient_norm", "learning_rate", "num_skipped")
+"""What an update adds to what is watched of a step."""
+
 
 class WeightUpdate:
     """Averages the gradient over the replicas, clips it, and changes the weights if it is finite.
@@ -87,12 +90,8 @@ class WeightUpdate:
         # Read before the iterations go on, or a schedule would be a step ahead.
         learning_rate = tf.identity(tf.convert_to_tensor(self.optimizer.learning_rate))
         tf.distribute.get_replica_context().merge_call(self._change, args=(gradients, is_finite, has_finite_loss))
-        numbers = {
-            **dict(zip(watched, means, strict=True)),
-            "gradient_norm": norm,
-            "learning_rate": learning_rate,
-            "num_skipped": self.num_skipped,
-        }
+        of_update = zip(WATCHED_OF_UPDATE, (norm, learning_rate, self.num_skipped), strict=True)
+        numbers = {**dict(zip(watched, means, strict=True)), **dict(of_update)}
         return {name: tf.cast(number, tf.float32) for name, number in numbers.items()}
 
     def _change(

@@ -17,6 +17,7 @@ ROWS = (
         "augmentation_config",
         "augmentation_changes",
         "config",
+        "config_rules",
         "probe_config",
         "command_line",
     },
@@ -29,17 +30,19 @@ ROWS = (
         "audio",
         "resampling",
         "clips",
+        "labelled_clips",
         "corpus_resolution",
         "metrics",
         "distribution",
         "xla_start",
     },
-    {"augment", "models", "nt_xent", "optimizers", "learning_rates", "loss_scale", "weight_update"},
-    {"contrastive", "encoder", "linear_probe"},
+    {"augment", "models", "nt_xent", "optimizers", "learning_rates", "loss_scale", "plateau", "weight_update"},
+    {"trained_model", "contrastive", "supervised", "encoder", "linear_probe"},
     {
         "checkpoint",
         "checkpoint_folder",
         "model_folder",
+        "model_writing",
         "run_folder",
         "run_log",
         "run_examples",
@@ -48,9 +51,10 @@ ROWS = (
         "run_settings",
         "loop",
         "evaluation",
+        "reporting",
     },
-    {"training", "probing", "head_probing"},
-    {"train", "export", "probe"},
+    {"training", "training_music", "training_run", "probing", "head_probing"},
+    {"train", "export", "probe", "report"},
 )
 COMMANDS = ROWS[-1]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -117,7 +121,7 @@ def test_pipelines_import_only_the_two_lowest_rows(path):
 
 
 def test_importing_the_package_and_asking_for_help_loads_no_tensorflow():
-    for name in ("__init__", "config", "command_line", "console", "train", "export", "probe"):
+    for name in ("__init__", "config", "command_line", "console", "train", "export", "probe", "report"):
         tree = ast.parse((ROOT / "clmr_tf" / f"{name}.py").read_text(encoding="utf-8"))
         names = {
             alias.name if isinstance(node, ast.Import) else node.module

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +13,7 @@ from clmr_tf.evaluation.head_steps import NO_ROW, adam_steps
 from clmr_tf.evaluation.protocols import HeadSettings
 from clmr_tf.evaluation.ranks import RankedScores
 from clmr_tf.metrics import accuracy
-
-# ReduceLROnPlateau counts as an improvement what is better by this share.
-_PLATEAU_THRESHOLD = 1e-4
+from clmr_tf.plateau import Plateau
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,22 @@ class Head:
             hidden = np.maximum(hidden, 0) if layer else hidden
             hidden = hidden @ self.weights[layer] + self.weights[layer + 1]
         return hidden
+
+    def save(self, path: Path) -> None:
+        """Writes the head as an .npz file."""
+        layers = {f"weights_{number}": weights for number, weights in enumerate(self.weights)}
+        np.savez(path, mean=self.mean, deviation=self.deviation, **layers)
+
+    @classmethod
+    def load(cls, path: Path) -> "Head":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError, zipfile.BadZipFile: If it is none.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            weights = tuple(file[f"weights_{number}"] for number in range(len(file.files) - 2))
+            return cls(file["mean"], file["deviation"], weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +107,7 @@ def fit_head(
     interval = settings.steps_between_measurements or steps_per_epoch
     max_steps = settings.max_epochs * steps_per_epoch or np.inf
     batches = _batches(generator, len(features), settings.batch_size)
-    plateau = _Plateau(settings)
+    plateau, learning_rate = Plateau(settings.plateau_patience), settings.learning_rate
 
     head = Head(mean, deviation, weights)
     best_head, best_value, best_step, num_since_best, step = head, -np.inf, 0, 0, 0
@@ -106,7 +121,7 @@ def fit_head(
             targets,
             tf.constant(rows),
             tf.constant(step),
-            tf.constant(plateau.learning_rate, tf.float32),
+            tf.constant(learning_rate, tf.float32),
             tf.constant(settings.weight_decay, tf.float32),
             tf.constant(1 - settings.dropout, tf.float32),
             tf.constant(seed, tf.int64),
@@ -124,7 +139,8 @@ def fit_head(
         num_since_best += 1
         if value > best_value:
             best_head, best_value, best_step, num_since_best = head, value, step, 0
-        plateau.observe(value)
+        if plateau.reached_by(value):
+            learning_rate *= settings.plateau_factor
     return Fit(best_head, abs(float(best_value)), best_step, step)
 
 
@@ -140,23 +156,6 @@ def majority_head(labels: np.ndarray, single_label: bool) -> Head:
     bias = np.log(share) if single_label else np.log(share / (1 - share))
     nothing = np.zeros(0, np.float32)
     return Head(nothing, nothing, (np.zeros((0, len(bias)), np.float32), bias.astype(np.float32)))
-
-
-class _Plateau:
-    """torch's ReduceLROnPlateau with a relative threshold; greater is better."""
-
-    def __init__(self, settings: HeadSettings) -> None:
-        self.learning_rate = settings.learning_rate
-        self._settings = settings
-        self._best, self._num_bad = -np.inf, 0
-
-    def observe(self, value: float) -> None:
-        self._num_bad += 1
-        if value > self._best + _PLATEAU_THRESHOLD * abs(self._best) or not np.isfinite(self._best):
-            self._best, self._num_bad = value, 0
-        if self._num_bad > self._settings.plateau_patience:
-            self.learning_rate *= self._settings.plateau_factor
-            self._num_bad = 0
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, single_label: bool) -> float:

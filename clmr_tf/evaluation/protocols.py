@@ -62,7 +62,7 @@ class Protocol:
         drops_last_chunk: Always leave out the last chunk of a clip, partial or not. The original's
             `torch.split(...)[:-1]` is meant for partial ones and loses a full one where the length is an exact
             multiple. A clip of one chunk has nothing left then, and the original crashed; here it keeps its chunk.
-        head: How the head is trained; the middle of the grid for "grid".
+        head: How the head is trained; the middle of the grid for "grid", None for one that was trained before.
         differs: Where the protocol is knowingly not what the original did.
     """
 
@@ -71,7 +71,7 @@ class Protocol:
     score_windows: Literal["chunks", "mean"]
     averaged: Literal["probabilities", "logits"]
     drops_last_chunk: bool
-    head: HeadSettings
+    head: HeadSettings | None
     differs: str
 
 

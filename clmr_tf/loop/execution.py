@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from clmr_tf.clips import BatchShare
-from clmr_tf.contrastive import WATCHED, ContrastiveModel
 from clmr_tf.distribution import num_workers, worker_index
+from clmr_tf.trained_model import TrainedModel
 
 Execution = Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]
 """Takes the batches and a number of steps, does them, and gives the scalars of the last."""
 
 
 def build_execution(
-    model: ContrastiveModel, strategy: tf.distribute.Strategy, *, several_steps: bool, jit: bool
+    model: TrainedModel, strategy: tf.distribute.Strategy, *, several_steps: bool, jit: bool
 ) -> Execution:
     """Makes the graph of the training.
 
@@ -34,7 +34,7 @@ def build_execution(
     def execute(batches: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         if not several_steps:
             return one_step(batches)
-        watched = {name: tf.zeros([]) for name in WATCHED}
+        watched = {name: tf.zeros([]) for name in model.watched}
         for _ in tf.range(num_steps):
             watched = one_step(batches)
         return watched

@@ -8,16 +8,17 @@ import tensorflow as tf
 
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.distribution import largest_over_workers, num_workers
 from clmr_tf.errors import ClmrError
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.loop.clip_rate import ClipRate
+from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import build_execution
 from clmr_tf.loop.failures import NonFiniteError, failed_step, not_finite
 from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.stop_signals import StoppedBySignalError, noted_signals
 from clmr_tf.run_log import RunLog
+from clmr_tf.trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class TrainingLoop:
         checkpoints: Saves every `checkpoint_every` steps, at the end, and when a signal stops the run.
         record: Gets the step's scalars and the rate in clips per second every `log_every` steps, and the best
             checkpoint, which is saved whatever the step. None on a worker that is not the chief.
+        convergence: Told what is measured, sets the learning rate, and may end the run before its last step.
         measurements: What to measure on the way; each worker does, so that none waits long for another.
         boundaries: Further steps after which `after_step` has to be called.
         progressed: Called whenever something is done.
@@ -80,7 +82,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: ContrastiveModel,
+        model: TrainedModel,
         strategy: tf.distribute.Strategy,
         dataset: tf.data.Dataset,
         config: TrainConfig,
@@ -88,6 +90,7 @@ class TrainingLoop:
         first_step: int,
         checkpoints: Checkpoints,
         record: Record | None,
+        convergence: Convergence,
         measurements: Sequence[Measurement] = (),
         boundaries: Sequence[int] = (),
         progressed: Callable[[], None] = lambda: None,
@@ -100,14 +103,18 @@ class TrainingLoop:
         self._first_step = self._saved_step = self._checked_step = first_step
         self._checkpoints = checkpoints
         self._record = record
+        self._convergence = convergence
         self._measurements = measurements
         self._boundaries = boundaries
         self._progressed = progressed
         self._after_step = after_step
         self._rate = ClipRate(clips_per_step=2 * config.batch_size)
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Does the steps.
+
+        Returns:
+            How many the run has now: all, or fewer if it has ended early.
 
         Raises:
             StoppedBySignalError: After SIGTERM or SIGINT, once the state is saved.
@@ -123,7 +130,8 @@ class TrainingLoop:
         with noted_signals() as self._signals:
             try:
                 self._complete_pending_row()
-                while step < config.steps and not stop_signal:
+                self._convergence.apply(strategy, self._model.optimizer.learning_rate)
+                while step < config.steps and not stop_signal and not self._convergence.has_ended:
                     num_steps = self._next_stop(step) - step
                     step += num_steps
                     try:
@@ -136,10 +144,14 @@ class TrainingLoop:
                     self._look_after(step, watched, is_stopped=stop_signal > 0)
             except _MeasurementStoppedError:
                 raise StoppedBySignalError(self._saved_step, self._signals[0]) from None
+            if self._saved_step != step:
+                # It has ended early, after a step that was not to be saved otherwise.
+                self._save(step, None, must_succeed=True)
             # Until the chief has written everything: a worker that has left is a worker that is lost.
             largest_over_workers(strategy, 0)
-        if step < config.steps:
+        if stop_signal and step < config.steps:
             raise StoppedBySignalError(step, stop_signal)
+        return step
 
     def _next_stop(self, step: int) -> int:
         """The step up to which there is nothing to do but training."""
@@ -164,6 +176,8 @@ class TrainingLoop:
                 self._save(step, scalars, must_succeed=is_last or is_stopped)
             if logs:
                 scalars = self._log_row(step, scalars, speed)
+                if self._due(step):
+                    self._convergence.apply(self._strategy, self._model.optimizer.learning_rate)
             self._after_step(step, self._config.steps, scalars and {**scalars, **speed})
 
     def _due(self, step: int) -> list[Measurement]:
@@ -187,6 +201,7 @@ class TrainingLoop:
             raise
         if self._record:
             row = self._record.log.scalars(step, measured)
+            self._convergence.observe(row)
             self._record.log.speed(step, speed)
             if self._record.best.improves(row):
                 if self._saved_step != step:

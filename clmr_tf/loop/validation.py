@@ -13,7 +13,7 @@ from clmr_tf.corpus import Corpus
 logger = logging.getLogger(__name__)
 
 # Not the run's: all runs that are compared shall be measured on the same views.
-_SEED = 0
+VALIDATION_SEED = 0
 
 
 def build_validation(
@@ -47,13 +47,13 @@ def build_validation(
         "valid",
         batch_size=batch_size,
         clip_num_samples=model.encoder.clip_num_samples,
-        seed=_SEED,
+        seed=VALIDATION_SEED,
         sampling_unit=config.sampling_unit,
     ).take(max(1, config.num_validation_pairs // batch_size))
 
     @tf.function
     def measure(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        _, watched = model.contrast(model.make_views(batch["clips"], batch["seeds"]), training=False)
+        _, watched = model.score(model.prepare(batch), training=False)
         return tf.stack([tf.cast(watched[name], tf.float32) for name in ("loss", "contrastive_accuracy")])
 
     def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:

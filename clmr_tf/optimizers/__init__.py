@@ -1,4 +1,4 @@
-"""The optimizers by the names of the command line: those of Keras, and three whose decay is part of their step."""
+"""The optimizers by the names of the command line: those of Keras, and four whose decay is part of their step."""
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
@@ -6,6 +6,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from clmr_tf.optimizers.adamw import AdamW
 from clmr_tf.optimizers.lamb import LAMB
 from clmr_tf.optimizers.lars import LARS
+from clmr_tf.optimizers.nesterov import Nesterov
 
 # Keras has an epsilon of 1e-7, PyTorch 1e-8. Keras' Adam adds it before the bias correction, PyTorch after, which
 # differs in the first steps for gradients of about 1e-6 and below.
@@ -18,9 +19,10 @@ def build_optimizer(
     """Makes an optimizer, to be built for its weights.
 
     Args:
-        name: "adam" (the released default), "adamw", "lars", "lamb" or "sgd" (momentum 0.9).
+        name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).
         learning_rate: A number, or one for each step, see `learning_rates.py`.
-        weight_decay: Of kernels, for "adamw", "lars" and "lamb"; "adam" and "sgd" have none.
+        weight_decay: Of kernels, for "adamw", "lars" and "lamb"; of all weights, for "nesterov"; "adam" and "sgd" have
+            none.
 
     Raises:
         ValueError: If there is no optimizer of this name.
@@ -30,6 +32,7 @@ def build_optimizer(
         "adamw": lambda: AdamW(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
         "lars": lambda: LARS(learning_rate, kernel_decay=weight_decay),
         "lamb": lambda: LAMB(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
+        "nesterov": lambda: Nesterov(learning_rate, decay=weight_decay),
         "sgd": lambda: keras.optimizers.SGD(learning_rate, momentum=0.9),
     }
     if name not in optimizers:

@@ -88,7 +88,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--steps many", "`--steps` must be a whole number; received 'many'."),
         ("--steps=1.5", "`--steps` must be a whole number; received '1.5'."),
         ("--batch-size 3 --width wide", "`--width` must be a number; received 'wide'."),
-        ("--optimizer adm", "`--optimizer` must be one of ['adam', 'adamw', 'lars', 'lamb', 'sgd']; received 'adm'."),
+        ("--schedule cos", "`--schedule` must be one of ['constant', 'cosine', 'plateau']; received 'cos'."),
         ("--sample-rate-hz 12", "`--sample-rate-hz` must be one of [22050, 16000, 8000]; received 12."),
         ("--corpus 7 --steps --jit", "`--steps` needs a value; --help says which."),
         ("--workdir", "`--workdir` needs a value; --help says which."),

@@ -87,5 +87,5 @@ def test_a_warm_up_that_leaves_no_steps_to_the_cosine_is_refused(warmup_steps, d
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"'constant' or 'cosine'. Received: 'step'"):
+    with pytest.raises(ValueError, match=r"'constant', 'cosine' or 'plateau'. Received: 'step'"):
         learning_rate_schedule("step", 0.2, warmup_steps=0, decay_steps=100)

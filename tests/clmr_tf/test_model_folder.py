@@ -8,16 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-import clmr_tf.model_folder as module
+import clmr_tf.model_writing as module
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import (
-    check_golden,
-    golden_audio,
-    read_encoder,
-    read_manifest,
-    record_score,
-    write_model_folder,
-)
+from clmr_tf.model_folder import check_golden, read_encoder, read_manifest, record_score
+from clmr_tf.model_writing import golden_audio, write_model_folder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder
 from tests.synthetic import write_corpus
@@ -94,8 +88,8 @@ def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(tmp_path, 
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     write = module._write
 
-    def write_damaged(encoder, draft, facts):
-        write(encoder, draft, facts)
+    def write_damaged(encoder, draft, facts, head):
+        write(encoder, draft, facts, head)
         make_encoder(seed=9).save_weights(draft / module.WEIGHTS_FILE)
 
     monkeypatch.setattr(module, "_write", write_damaged)

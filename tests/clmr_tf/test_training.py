@@ -12,7 +12,7 @@ import tensorflow as tf
 from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.console import run_command
 from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.model_folder import golden_audio
+from clmr_tf.model_writing import golden_audio
 from clmr_tf.pretrained import read_run_encoder
 from clmr_tf.train import main
 from tests.clmr_tf.training_runs import SETTINGS, command, metrics, state

@@ -148,16 +148,6 @@ def test_measurements_may_come_between_epochs_and_choose_by_another_metric():
     assert accuracy_of(fit, *valid) == fit.best_value > 0.9
 
 
-def test_a_plateau_lowers_the_learning_rate():
-    plateau = heads._Plateau(HeadSettings(learning_rate=1.0, plateau_factor=0.1, plateau_patience=2))
-    rates = []
-    # Improvements by less than a ten-thousandth count as none, as ReduceLROnPlateau has it.
-    for loss in (1.0, 0.9, 0.90001, 0.89999, 0.91, 0.5, 0.6, 0.6, 0.6, 0.6):
-        plateau.observe(-loss)
-        rates.append(plateau.learning_rate)
-    np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
-
-
 def test_standardising_is_that_of_scikit_learn_and_survives_a_constant_feature():
     features, labels = gaussians(0, 60, 2.0)
     features = features * np.arange(8, dtype=np.float32) + 100

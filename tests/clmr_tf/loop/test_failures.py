@@ -33,14 +33,14 @@ def poisoned(monkeypatch):
     """Makes the loss of the n-th step of a process NaN."""
 
     def poison(number: int) -> None:
-        contrast = ContrastiveModel.contrast
+        score = ContrastiveModel.score
 
-        def contrast_with_nan(self, views, training):
-            loss, watched = contrast(self, views, training)
+        def score_with_nan(self, views, training):
+            loss, watched = score(self, views, training)
             is_the_one = tf.equal(self.weight_update.num_steps, number - 1)
             return tf.where(is_the_one, np.nan, 1.0) * loss, watched
 
-        monkeypatch.setattr(ContrastiveModel, "contrast", contrast_with_nan)
+        monkeypatch.setattr(ContrastiveModel, "score", score_with_nan)
 
     return poison
 

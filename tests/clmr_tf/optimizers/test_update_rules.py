@@ -155,5 +155,5 @@ def test_the_default_decay_is_that_of_the_thesis():
 
 
 def test_an_unknown_name_is_refused_and_the_right_ones_are_named():
-    with pytest.raises(ValueError, match=r"'adam', 'adamw', 'lars', 'lamb', 'sgd'.*Received: 'rmsprop'"):
+    with pytest.raises(ValueError, match=r"'adam', 'adamw', 'lars', 'lamb', 'nesterov', 'sgd'.*Received: 'rmsprop'"):
         build_optimizer("rmsprop", LEARNING_RATE)

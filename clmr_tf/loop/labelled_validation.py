@@ -1,0 +1,68 @@
+"""Loss and score of a classifier on clips that it does not learn from, on the same crops every time."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf import metrics
+from clmr_tf.config import TrainConfig
+from clmr_tf.corpus import Corpus
+from clmr_tf.labelled_clips import labelled_dataset
+from clmr_tf.loop.validation import VALIDATION_SEED
+from clmr_tf.supervised import SupervisedModel, classification_loss
+
+
+def build_labelled_validation(
+    model: SupervisedModel, corpus: Corpus, config: TrainConfig
+) -> Callable[[Callable[[], None]], dict[str, float]]:
+    """Makes the measurement of a run with labels.
+
+    The crops are the first of an endless stream that draws from every clip of the validation split in turn, so every
+    measurement sees the same. They are not augmented. (The released code draws one new crop of each clip every time.)
+
+    Args:
+        model: What is measured, on one device. Batch normalisation uses its running statistics, nothing is dropped.
+        corpus: Its "valid" split is used.
+        config: Says how many crops, `num_validation_pairs`.
+
+    Returns:
+        A function that gives "validation/loss", and "validation/accuracy" of single labels or
+        "validation/average_precision", macro over the tags that occur, of several; it calls its argument after each
+        batch.
+    """
+    num_crops = config.num_validation_pairs
+    batch_size = min(config.batch_size, num_crops)
+    batches = labelled_dataset(
+        corpus,
+        "valid",
+        batch_size=batch_size,
+        clip_num_samples=model.encoder.clip_num_samples,
+        seed=VALIDATION_SEED,
+        sampling_unit=config.sampling_unit,
+    ).take(-(-num_crops // batch_size))
+    classify = tf.function(lambda clips: tf.cast(model(clips[:, 0], training=False), tf.float32))
+
+    def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
+        logits, labels = [], []
+        for batch in batches:
+            logits.append(classify(batch["clips"]))
+            labels.append(batch["labels"])
+            progressed()
+        # The last batch may hold more than were asked for.
+        all_logits, all_labels = (tf.concat(parts, 0)[:num_crops] for parts in (logits, labels))
+        loss = classification_loss(all_logits, all_labels, model.single_label)
+        score = _score(all_labels.numpy(), all_logits.numpy(), model.single_label)
+        return {"validation/loss": float(loss), **score}
+
+    return validate
+
+
+def _score(labels: np.ndarray, logits: np.ndarray, single_label: bool) -> dict[str, float]:
+    if not np.isfinite(logits).all():
+        return {}
+    if single_label:
+        return {"validation/accuracy": metrics.accuracy(labels.argmax(axis=1), logits)}
+    if not (labels.min(axis=0) != labels.max(axis=0)).any():
+        return {}
+    return {"validation/average_precision": metrics.average_precision(labels, logits)[0]}

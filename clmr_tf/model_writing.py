@@ -1,0 +1,147 @@
+"""Writes the folder of an exported model: whole or not at all, checked against its own golden numbers."""
+
+import errno
+import json
+import math
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.heads import Head
+from clmr_tf.files import refuse_pattern
+from clmr_tf.model_folder import (
+    FORMAT_VERSION,
+    GOLDEN_FILE,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    SAVED_MODEL,
+    WEIGHTS_FILE,
+    check_golden,
+)
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+
+# What an export may replace; the probes are of the old weights, and the last are what writing them left when killed.
+_OWN_FILES = (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    SAVED_MODEL,
+    HEAD_FILE,
+    GOLDEN_FILE,
+    "probe-*.json",
+    "evaluation-*.json",
+    ".*.json.*",
+)
+
+
+def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None = None) -> None:
+    """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
+
+    Args:
+        encoder: Built, float32.
+        folder: Where the model goes; a model folder that is there is replaced with the probes of its weights,
+            anything else is left alone.
+        facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
+        head: What was trained with the encoder on labels.
+
+    Raises:
+        UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
+        OSError: If the disk is full.
+        ClmrError: If what was written does not give the same embeddings.
+    """
+    refuse_pattern(folder)
+    draft, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("draft", "previous"))
+    if previous.is_dir() and not folder.exists():
+        # An export was killed between its last two steps.
+        previous.rename(folder)
+    _require_replaceable(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+    try:
+        _require_space(draft, encoder)
+        _write(encoder, draft, facts, head)
+        check_golden(draft)
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            folder.rename(previous)
+        draft.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Two fixed clips that reach every frequency: a rising sweep and decaying bursts of noise.
+
+    Returns:
+        float32 [2, clip_num_samples] in [-1, 1], exact in 16 bits.
+    """
+    seconds = np.arange(clip_num_samples) / sample_rate_hz
+    duration, low_hz, high_hz = seconds[-1], 40.0, 0.45 * sample_rate_hz
+    octaves = np.log(high_hz / low_hz)
+    sweep = 0.5 * np.sin(2 * np.pi * low_hz * duration / octaves * (np.exp(seconds / duration * octaves) - 1))
+    noise = np.random.Generator(np.random.PCG64(1)).uniform(-0.8, 0.8, clip_num_samples)
+    bursts = noise * np.exp(-8.0 * (seconds % 0.5))
+    return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
+
+
+def _require_space(folder: Path, encoder: SampleCNN) -> None:
+    # The HDF5 library crashes the process when the disk fills up under it.
+    needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
+
+
+def _require_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+    # A manifest.json alone is no proof: prepared corpora have one, too.
+    if names is None or (names and not {MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE} <= set(names)):
+        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
+    foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
+    if foreign:
+        raise UsageError(
+            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
+            "move it away, or choose another --out."
+        )
+
+
+def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None) -> None:
+    clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
+    encoder.save_weights(folder / WEIGHTS_FILE)
+    archive = keras.export.ExportArchive()
+    archive.track(encoder)
+    archive.add_endpoint(
+        name="serving_default",
+        fn=lambda audio: {"embedding": encoder(audio, training=False)},
+        input_signature=[tf.TensorSpec([None, clip_num_samples], tf.float32, name="audio")],
+    )
+    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
+    audio = golden_audio(clip_num_samples, rate)
+    embedding = encoder(tf.constant(audio), training=False).numpy()
+    golden = {"audio": audio, "embedding": embedding}
+    if head:
+        head.save(folder / HEAD_FILE)
+        golden["logits"] = head.logits(embedding)
+    np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "architecture": {"class": "SampleCNN", "arguments": arguments},
+        "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
+        "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
+        **facts,
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

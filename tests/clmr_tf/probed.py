@@ -1,0 +1,50 @@
+"""What the tests of both probes probe: a tiny model in its folder, and a corpus whose items have several labels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.corpus import Corpus
+from clmr_tf.corpus_tasks import CorpusTask, Label
+from clmr_tf.encoder import build_encoder
+from clmr_tf.model_writing import write_model_folder
+from clmr_tf.models.sample_cnn import SampleCNN
+from tests.synthetic import write_corpus
+
+CLIP = 59049
+TAGS = ("brass", "keys", "strings")
+NUM_SONGS = {"train": 14, "valid": 6, "test": 10}
+# Item k is this long and k samples: the first of test is just shorter than two clips, the second exactly two.
+NUM_SAMPLES = 2 * CLIP - 21
+
+
+def tiny_model() -> SampleCNN:
+    """An encoder with statistics of its own, as if it had been trained."""
+    encoder = build_encoder(width=0.0625, seed=2)
+    generator = np.random.default_rng(0)
+    for normalization in encoder.normalizations:
+        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, normalization.beta.shape))
+    return encoder
+
+
+def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
+    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
+    write_model_folder(model, folder, facts)
+    return folder
+
+
+def write_corpus_with_tasks(folder: Path) -> Corpus:
+    """Items of one tag each, by their register, and two tasks: one of several tags, one of other classes and splits."""
+    corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
+    (folder / "tasks").mkdir()
+    several = {
+        item.id: Label(item.split, tuple(tag for bit, tag in enumerate(("low", "loud", "never")) if row % 4 >> bit & 1))
+        for row, item in enumerate(corpus.items)
+    }
+    halves = {item.id: Label(item.split, (("left", "right")[row % 2],)) for row, item in enumerate(corpus.items[:24])}
+    for task in (
+        CorpusTask("several", "By number.", ("low", "loud", "never"), False, several),
+        CorpusTask("halves", "By number.", ("left", "right"), True, halves),
+    ):
+        (folder / "tasks" / f"{task.name}.json").write_text(task.to_json(), encoding="utf-8")
+    return corpus
