@@ -14,10 +14,15 @@ setup(
         "clmr_tf.loop",
         "clmr_tf.models",
         "clmr_tf.optimizers",
+        "clmr_tf.reporting",
         "pipelines",
         "pipelines.demo_data",
     ],
-    package_data={"pipelines": ["*.csv"], "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"]},
+    package_data={
+        "clmr_tf.reporting": ["published.json"],
+        "pipelines": ["*.csv"],
+        "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
+    },
     install_requires=[
         "tensorflow>=2.17.1,<2.22",
         "keras>=3.15.1,<3.16",
