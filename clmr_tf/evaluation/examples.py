@@ -56,7 +56,9 @@ def means_of(examples: Examples, num_items: int) -> Examples:
 def mean_by_item(values: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
     """Means over the rows of each item: [rows, ...], int [rows] ascending -> float64 [num_items, ...]."""
     first = np.searchsorted(item, np.arange(num_items))
-    return np.add.reduceat(values, first, axis=0, dtype=np.float64) / np.bincount(item)[:, None]
+    # Around the first row of each item: the mean of equal rows is that row, and items that are alike stay tied.
+    differences = values.astype(np.float64) - values[first][item]
+    return values[first] + np.add.reduceat(differences, first, axis=0) / np.bincount(item)[:, None]
 
 
 def clip_scores(head: Head, examples: Examples, num_items: int, protocol: Protocol, single_label: bool) -> np.ndarray:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.examples import Examples, chunks_of, clip_scores, means_of, probabilities
+from clmr_tf.evaluation.examples import Examples, chunks_of, clip_scores, mean_by_item, means_of, probabilities
 from clmr_tf.evaluation.feature_cache import Features
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.evaluation.protocols import PROTOCOLS
@@ -72,3 +72,10 @@ def test_a_clip_s_mean_is_over_its_windows():
     means = means_of(examples, 2)
     assert means.vectors.tolist() == [[1.0], [4.0]] and means.item.tolist() == [0, 1]
     assert means.vectors.dtype == np.float32
+
+
+def test_clips_whose_chunks_are_all_alike_stay_tied_whatever_their_number():
+    # Otherwise a guess that is the same for all clips would rank them by their lengths.
+    item = np.repeat(np.arange(40), np.arange(1, 41))
+    means = mean_by_item(np.tile([0.1, 1 / 3], (len(item), 1)), item, 40)
+    assert np.unique(means, axis=0).tolist() == [[0.1, 1 / 3]]
