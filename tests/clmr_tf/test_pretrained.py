@@ -16,62 +16,56 @@ MOMENTUM = 0.75
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Three runs that are the same but for their length, with a running average."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    corpus = write_corpus(folder / "melodies", num_songs={"train": 4, "valid": 2}, tag_names=("a", "b"))
-    for steps in (1, 2, 3):
-        train(
-            TrainConfig(
-                corpus=str(corpus.folder),
-                workdir=folder / str(steps),
-                width=0.0625,
-                batch_size=4,
-                steps=steps,
-                ema_momentum=MOMENTUM,
-                # So high that the first validation is the best.
-                learning_rate=0.1,
-                validate_every=1,
-                embeddings_every=0,
-                num_audio_examples=0,
-            )
-        )
-    return folder
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
 
 
-def saved(folder, name: str) -> np.ndarray:
-    [value] = [value for key, value in state(folder).items() if key.startswith(name.replace("@", ".S"))]
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
+
+
+@pytest.fixture(scope="module")
+def averaged(corpus, tmp_path_factory):
+    """A run of three steps with a running average, and a checkpoint of each step."""
+    workdir = tmp_path_factory.mktemp("runs") / "averaged"
+    # The first step changes no weight, and the rate is so high from then on that its validation is the best.
+    rates = {"learning_rate": 0.1, "warmup_steps": 1, "ema_momentum": MOMENTUM}
+    train(config_of(corpus, workdir, steps=3, checkpoint_every=1, validate_every=1, log_every=1, **rates))
+    return workdir
+
+def saved(workdir, step: int, name: str) -> np.ndarray:
+    [value] = [value for key, value in state(workdir, step=step).items() if key.startswith(name.replace("@", ".S"))]
     return value
 
 
-def test_the_encoder_of_a_run_with_a_running_average_is_the_average(runs):
+def test_the_encoder_of_a_run_with_a_running_average_is_the_average(averaged):
     kernel = "block_3_convolution@kernel"
     # After the first step the average is a quarter of the way from the start to the weights.
-    weights = [saved(runs / str(steps), f"encoder/{kernel}") for steps in (1, 2, 3)]
-    averages = [saved(runs / str(steps), f"encoder_average/{kernel}") for steps in (1, 2, 3)]
+    weights = [saved(averaged, step, f"encoder/{kernel}") for step in (1, 2, 3)]
+    averages = [saved(averaged, step, f"encoder_average/{kernel}") for step in (1, 2, 3)]
     for step in (1, 2):
         expected = MOMENTUM * averages[step - 1] + (1 - MOMENTUM) * weights[step]
         np.testing.assert_allclose(averages[step], expected, rtol=1e-5, atol=1e-7)
-    encoder, step = read_run_encoder(runs / "3")
+    encoder, step = read_run_encoder(averaged)
     assert step == 3
     np.testing.assert_array_equal(encoder.convolutions[4].kernel.numpy(), averages[2])
     assert np.abs(averages[2] - weights[2]).max() > 0.01
-    statistics = saved(runs / "3", "encoder/block_3_normalization@moving_mean")
+    statistics = saved(averaged, 3, "encoder/block_3_normalization@moving_mean")
     np.testing.assert_array_equal(encoder.normalizations[4].moving_mean.numpy(), statistics)
 
 
-def test_the_best_checkpoint_is_the_one_that_validated_best(runs):
-    rows = [json.loads(line) for line in (runs / "3" / "metrics.jsonl").read_text().splitlines()]
+def test_the_best_checkpoint_is_the_one_that_validated_best(averaged):
+    rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
     best = min(rows, key=lambda row: row["validation_loss"])["step"]
-    encoder, step = read_run_encoder(runs / "3", best=True)
-    assert step == best
-    kernel = saved(runs / str(best), "encoder_average/block_3_convolution@kernel")
+    encoder, step = read_run_encoder(averaged, best=True)
+    assert step == best == 1
+    kernel = saved(averaged, best, "encoder_average/block_3_convolution@kernel")
     np.testing.assert_array_equal(encoder.convolutions[4].kernel.numpy(), kernel)
 
 
-def test_a_run_without_validation_has_no_best_checkpoint(runs, tmp_path):
-    corpus = str(runs / "melodies")
-    settings = {"width": 0.0625, "batch_size": 4, "steps": 1, "validate_every": 0, "embeddings_every": 0}
-    train(TrainConfig(corpus=corpus, workdir=tmp_path / "run", num_audio_examples=0, **settings))
+def test_a_run_without_validation_has_no_best_checkpoint(corpus, tmp_path):
+    train(config_of(corpus, tmp_path / "run", steps=1, validate_every=0))
     with pytest.raises(UsageError, match="no best checkpoint"):
         read_run_encoder(tmp_path / "run", best=True)

@@ -46,6 +46,7 @@ from clmr_tf.training import train
 logging.basicConfig(format="%(levelname)s %(message)s")
 corpus, disk = sys.argv[1], Path(sys.argv[2])
 settings = {"corpus": corpus, "workdir": disk / "run", "width": 0.0625, "steps": 12, "batch_size": 4}
+settings["augmentation"] = "none"
 saving = {"checkpoint_every": 2, "log_every": 1, "embeddings_every": 3, "on_failed_save": "continue"}
 
 def fill_and_empty(step, _num_steps, _scalars):
@@ -69,7 +70,7 @@ def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
     """As on a full disk, wherever the small disk of the other test is not permitted."""
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
-    config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0)
+    config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit_after_the_first_checkpoint(step, _num_steps, _scalars):
@@ -94,19 +95,9 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
-    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", "--corpus", corpus.folder, "--width", "0.0625"]
-    command += [
-        "--steps",
-        "6",
-        "--batch-size",
-        "4",
-        "--checkpoint-every",
-        "2",
-        "--log-every",
-        "1",
-        "--num-audio-examples",
-        "0",
-    ]
+    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", "--corpus", corpus.folder]
+    command += "--width 0.0625 --steps 6 --batch-size 4 --augmentation none --num-audio-examples 0".split()
+    command += "--checkpoint-every 2 --log-every 1".split()
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:

@@ -47,7 +47,8 @@ def test_sigterm_before_the_first_step_is_said(corpus, tmp_path):
 
 
 def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
-    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, width=0.0625, batch_size=4, log_every=1, **settings)
+    quick = {"width": 0.0625, "batch_size": 4, "log_every": 1, "augmentation": "none", "num_audio_examples": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.checkpoint_folder import list_checkpoints
+from clmr_tf.checkpoint_folder import checkpoint_path, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
+# Noise is random and cheap; all augmentations take most of the time until the first step of a start.
 SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
+SETTINGS += ["--augmentation", "only-noise"]
 # Only a process that hangs takes so long, however busy the machine is.
 PATIENCE_SECONDS = 600
 
@@ -64,9 +66,9 @@ def starts(workdir: Path) -> list[dict]:
     return json.loads(path.read_text())["starts"] if path.exists() else []
 
 
-def state(workdir: Path, folder: str = "checkpoints") -> dict[str, np.ndarray]:
-    """Everything in the newest checkpoint, or in the best, by name."""
-    newest = list_checkpoints(workdir / folder)[0]
-    reader = tf.train.load_checkpoint(str(newest / "state"))
+def state(workdir: Path, folder: str = "checkpoints", step: int | None = None) -> dict[str, np.ndarray]:
+    """Everything in the newest checkpoint, in the best, or in that of a step, by name."""
+    path = list_checkpoints(workdir / folder)[0] if step is None else checkpoint_path(workdir / folder, step)
+    reader = tf.train.load_checkpoint(str(path / "state"))
     names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_")]
     return {name: np.asarray(reader.get_tensor(name)) for name in names}
