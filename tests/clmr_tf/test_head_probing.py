@@ -8,60 +8,35 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clmr_tf import head_probing, probe
+from clmr_tf import head_probing
 from clmr_tf.corpus import PCM_FILE, Corpus
-from clmr_tf.corpus_tasks import CorpusTask, Label
-from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.encoder import Encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.feature_cache import crop_offset
 from clmr_tf.evaluation.heads import fit_head
+from clmr_tf.evaluation.label_subsets import songs_within_share
 from clmr_tf.evaluation.protocols import PROTOCOLS, grid_of_heads
 from clmr_tf.evaluation.sources import weights_hash
 from clmr_tf.head_probing import HeadProbe, probe_with_head
-from clmr_tf.model_folder import read_manifest, write_model_folder
+from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
 from tests.synthetic import write_corpus
 
-CLIP, SEED = 59049, 7
-TAGS = ("brass", "keys", "strings")
-NUM_SONGS = {"train": 14, "valid": 6, "test": 10}
-# Item k is this long and k samples: the first of test is just shorter than two clips, the second exactly two.
-NUM_SAMPLES = 2 * CLIP - 21
+SEED = 7
 
 
 @pytest.fixture(scope="module")
 def model():
-    encoder = build_encoder(width=0.0625, seed=2)
-    generator = np.random.default_rng(0)
-    for normalization in encoder.normalizations:
-        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, normalization.beta.shape))
-    return encoder
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
 def model_folder(model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("savedmodels") / "tiny"
-    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
-    write_model_folder(model, folder, facts)
-    return folder
+    return write_tiny_model(model, tmp_path_factory.mktemp("savedmodels") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    """Items of one tag each, by their register, and two tasks: one of several tags, one of other classes and splits."""
-    folder = tmp_path_factory.mktemp("corpora") / "songs"
-    corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
-    (folder / "tasks").mkdir()
-    several = {
-        item.id: Label(item.split, tuple(tag for bit, tag in enumerate(("low", "loud", "never")) if row % 4 >> bit & 1))
-        for row, item in enumerate(corpus.items)
-    }
-    halves = {item.id: Label(item.split, (("left", "right")[row % 2],)) for row, item in enumerate(corpus.items[:24])}
-    for task in (
-        CorpusTask("several", "By number.", ("low", "loud", "never"), False, several),
-        CorpusTask("halves", "By number.", ("left", "right"), True, halves),
-    ):
-        (folder / "tasks" / f"{task.name}.json").write_text(task.to_json(), encoding="utf-8")
-    return corpus
+    return write_corpus_with_tasks(tmp_path_factory.mktemp("corpora") / "songs")
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +156,6 @@ def test_few_labels_are_a_share_of_the_songs_or_as_the_paper_took_them(request_o
 
 
 def chosen_tags(corpus: Corpus, share: float) -> set[str]:
-    from clmr_tf.evaluation.label_subsets import songs_within_share
-
     items = corpus.items_of("train")
     songs = songs_within_share([item.song_id for item in items], share, SEED)
     return {tag for item in items if item.song_id in songs for tag in item.tags}
@@ -247,28 +220,3 @@ def test_the_grid_chooses_and_is_read_from_its_journal(request_of, cache, monkey
 def test_what_does_not_go_together_is_refused(request_of, options, words):
     with pytest.raises(UsageError, match=words):
         probe_with_head(request_of(**options))
-
-
-def test_the_command_writes_the_result_and_says_what_it_left_out(model_folder, corpus, cache, capsys, monkeypatch):
-    arguments = ["--model", str(model_folder), "--corpus", str(corpus.folder), "--features-cache", str(cache)]
-    probe.main([*arguments, "--preset", "released", "--task", "several", "--labels", "0.5", "--seed", str(SEED)])
-    printed = capsys.readouterr().out
-    path = model_folder / "evaluation-songs-several-released-linear-labels-0.5.json"
-    result = json.loads(path.read_text())
-    assert f"Written to {path}" in printed and "ROC-AUC over tags" in printed
-    assert "Not scored, since no test clip has them: never" in printed
-    recorded = read_manifest(model_folder)["scores"]["songs-several-released-linear-labels-0.5"]
-    expected = result["scores"]["test"]["average_precision"]["over_tags"]
-    assert recorded == {"split": "test", "metric": "macro average precision", **expected}
-    with pytest.raises(UsageError, match="--labels is of no effect with --preset quick"):
-        probe.main([*arguments, "--labels", "0.5"])
-    with pytest.raises(UsageError, match="`--preset` must be one of"):
-        probe.main([*arguments, "--preset", "slow"])
-
-
-def test_the_quick_preset_takes_a_task_as_well(model_folder, corpus, capsys):
-    probe.main(["--model", str(model_folder), "--corpus", str(corpus.folder), "--task", "halves"])
-    result = json.loads((model_folder / "probe-songs-halves.json").read_text())
-    assert result["task"]["name"] == "halves" and result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
-    assert result["splits"]["test"]["num_recordings"] == 4 and result["metric"] == "accuracy"
-    assert "songs" in capsys.readouterr().out

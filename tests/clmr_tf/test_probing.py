@@ -15,12 +15,12 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
 from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
-from clmr_tf.model_folder import write_model_folder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probing import difference_of, interval_of, probe
+from tests.clmr_tf.probed import CLIP, TAGS, tiny_model, write_tiny_model
 from tests.synthetic import write_corpus
 
-SEED, CLIP, TAGS = 7, 59049, ("brass", "keys", "strings")
+SEED = 7
 # Item k is as long as two clips minus (6 - k) samples, so the first six have one clip and the others two.
 NUM_SAMPLES = 2 * CLIP - 6
 NUM_ITEMS = 20
@@ -78,12 +78,7 @@ def fit_by_hand(model: SampleCNN, corpus: Corpus, single_label: bool) -> tuple[P
 
 @pytest.fixture(scope="module")
 def trained():
-    model = SampleCNN(width=0.0625, seed=2)
-    model.build()
-    generator = np.random.default_rng(0)
-    for normalization in model.normalizations:
-        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, normalization.beta.shape))
-    return model
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +91,7 @@ def untrained():
 
 @pytest.fixture(scope="module")
 def model_folder(trained, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("savedmodels") / "tiny"
-    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
-    write_model_folder(trained, folder, facts)
-    return folder
+    return write_tiny_model(trained, tmp_path_factory.mktemp("savedmodels") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,47 @@
+"""The command `python -m clmr_tf.probe`: where it writes its result, what it shows and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clmr_tf import probe
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.model_folder import read_manifest
+from tests.clmr_tf.probed import tiny_model, write_corpus_with_tasks, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return write_tiny_model(tiny_model(), tmp_path_factory.mktemp("savedmodels") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    return write_corpus_with_tasks(tmp_path_factory.mktemp("corpora") / "songs")
+
+
+def test_the_command_writes_the_result_and_says_what_it_left_out(model_folder, corpus, tmp_path, capsys):
+    arguments = ["--model", str(model_folder), "--corpus", str(corpus.folder), "--features-cache", str(tmp_path)]
+    probe.main([*arguments, "--preset", "released", "--task", "several", "--labels", "0.5"])
+    printed = capsys.readouterr().out
+    path = model_folder / "evaluation-songs-several-released-linear-labels-0.5.json"
+    result = json.loads(path.read_text())
+    assert f"Written to {path}" in printed and "ROC-AUC over tags" in printed
+    assert "Not scored, since no test clip has them: never" in printed
+    recorded = read_manifest(model_folder)["scores"]["songs-several-released-linear-labels-0.5"]
+    expected = result["scores"]["test"]["average_precision"]["over_tags"]
+    assert recorded == {"split": "test", "metric": "macro average precision", **expected}
+    with pytest.raises(UsageError, match="--labels is of no effect with --preset quick"):
+        probe.main([*arguments, "--labels", "0.5"])
+    with pytest.raises(UsageError, match="`--preset` must be one of"):
+        probe.main([*arguments, "--preset", "slow"])
+
+
+def test_the_quick_preset_takes_a_task_as_well(model_folder, corpus, capsys):
+    probe.main(["--model", str(model_folder), "--corpus", str(corpus.folder), "--task", "halves"])
+    result = json.loads((model_folder / "probe-songs-halves.json").read_text())
+    assert result["task"]["name"] == "halves" and result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
+    assert result["splits"]["test"]["num_recordings"] == 4 and result["metric"] == "accuracy"
+    assert "songs" in capsys.readouterr().out
