@@ -72,12 +72,18 @@ class Run:
             share=share,
         )
 
-    def loop(self, record: Record | None, convergence: Convergence, **arguments: Any) -> TrainingLoop:
+    def dataset(self) -> tf.data.Dataset:
+        """The batches of this process; UsageError if there is too little music for one."""
+        return distributed(self.strategy, self.batches, self.config.micro_batches)
+
+    def loop(
+        self, dataset: tf.data.Dataset, record: Record | None, convergence: Convergence, **arguments: Any
+    ) -> TrainingLoop:
         """The loop over its steps."""
         return TrainingLoop(
             self.model,
             self.strategy,
-            distributed(self.strategy, self.batches, self.config.micro_batches),
+            dataset,
             self.lengths,
             first_step=self.first_step,
             checkpoints=self.checkpoints,
@@ -111,7 +117,7 @@ class Run:
 def run_beside_chief(run: Run, progressed: Callable[[], None], _after_step: AfterStep) -> int:
     """Does the steps on a worker that is not the chief; see `TrainingLoop.run`."""
     try:
-        return run.loop(None, Convergence(run.lengths), progressed=progressed).run()
+        return run.loop(run.dataset(), None, Convergence(run.lengths), progressed=progressed).run()
     except NonFiniteError:
         # The chief writes a report first.
         gather_over_workers(run.strategy, 0)
@@ -125,6 +131,8 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
         ClmrError: Also with the report of a step that was not finite.
     """
     config, workdir, first_step = run.config, run.config.workdir, run.first_step
+    # Before anything is written, since it may be refused.
+    dataset = run.dataset()
     record_start(workdir, config, run.music.learned, first_step, run.music.labels)
     log = RunLog(
         workdir / METRICS_FILE,
@@ -146,6 +154,7 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
             log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
             log_views(log, run.model, run.batches(BatchShare()), config)
         return run.loop(
+            dataset,
             Record(log, run.pending, best),
             Convergence(run.lengths, log.earlier_rows),
             boundaries=profile.boundaries if profile else (),
