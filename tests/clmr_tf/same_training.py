@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.config import TrainConfig
-from tests.clmr_tf.training_runs import metrics, state
+from tests.clmr_tf.training_runs import metrics, state, words_of
 
 NUM_STEPS = 20
 # In float32 the rounding of a sum moves activations across the kinks of ReLU and maximum, and the gradient with them
@@ -39,8 +39,7 @@ def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
 
 def options_of(corpus, workdir: Path, **settings) -> list[str]:
     """The same for the command line."""
-    values = {"corpus": corpus.folder, "workdir": workdir, **_SHARED, **settings}
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return words_of({"corpus": corpus.folder, "workdir": workdir, **_SHARED, **settings})
 
 
 def assert_same_training(expected: Path, received: Path, rtol: float) -> None:

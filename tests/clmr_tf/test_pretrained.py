@@ -35,6 +35,7 @@ def averaged(corpus, tmp_path_factory):
     train(config_of(corpus, workdir, steps=3, checkpoint_every=1, validate_every=1, log_every=1, **rates))
     return workdir
 
+
 def saved(workdir, step: int, name: str) -> np.ndarray:
     [value] = [value for key, value in state(workdir, step=step).items() if key.startswith(name.replace("@", ".S"))]
     return value

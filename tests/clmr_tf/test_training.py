@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -23,6 +24,20 @@ from tests.synthetic import write_corpus
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
     return write_corpus(folder, num_songs={"train": 10, "valid": 3}, tag_names=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """The folder of a run of two steps, to be read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of that folder, to go on in."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def run(arguments: list[str], capsys) -> tuple[int, str]:
@@ -55,45 +70,43 @@ def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path
     assert "prepare it again" not in errors and "Traceback" not in errors
 
 
-def test_both_strategies_and_the_one_objective_are_the_same_run_so_far(corpus, tmp_path, capsys):
-    for strategy in ("auto", "single"):
-        options = ["--strategy", strategy, "--objective", "contrastive", "--steps", "2"]
-        assert run(command(corpus, tmp_path / strategy, *options), capsys)[0] == 0
-    assert len(metrics(tmp_path / "auto")) == 2 and metrics(tmp_path / "auto") == metrics(tmp_path / "single")
+def test_on_one_device_the_strategy_is_the_single_one_and_the_objective_the_contrastive_one(
+    corpus, trained, tmp_path, capsys
+):
+    assert json.loads((trained / "config.json").read_text())["strategy"] == "auto"
+    options = ["--strategy", "single", "--objective", "contrastive", "--steps", "2"]
+    assert run(command(corpus, tmp_path / "single", *options), capsys)[0] == 0
+    assert len(metrics(trained)) == 2 and metrics(trained) == metrics(tmp_path / "single")
 
 
-def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, tmp_path, capsys):
-    assert run(command(corpus, tmp_path / "run", "--steps", "2"), capsys)[0] == 0
-    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "2")) == 0
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, workdir, capsys):
+    assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
     assert "has 2 steps already" in capsys.readouterr().out
-    assert run(command(corpus, tmp_path / "run", "--steps", "3"), capsys)[0] == 0
-    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert run(command(corpus, workdir, "--steps", "3"), capsys)[0] == 0
+    assert [row["step"] for row in metrics(workdir)] == [1, 2, 3]
 
 
-def test_everything_that_tensorboard_shall_show_is_there(corpus, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    assert run(command(corpus, workdir, "--steps", "2"), capsys)[0] == 0
-    row = metrics(workdir)[-1]
+def test_everything_that_tensorboard_shall_show_is_there(trained):
+    row = metrics(trained)[-1]
     names = {"loss", "contrastive_accuracy", "learning_rate", "gradient_norm", "embedding_mean", "embedding_spread"}
     assert names <= row.keys() and all(np.isfinite(value) for value in row.values())
     assert row["learning_rate"] == pytest.approx(3e-4)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(workdir / "tensorboard"))
+    events = EventAccumulator(str(trained / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["tensors"])
     assert {f"training/{name}" for name in names | {"clips_per_second"}} <= tags
     assert {"first_crop/original", "first_crop/view", "second_crop/original", "second_crop/view"} <= tags
-    metadata = (workdir / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
+    metadata = (trained / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
     assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3
-    assert np.loadtxt(workdir / "tensorboard" / "embeddings.tsv").shape == (3, 512)
+    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3, 512)
 
 
-def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(corpus, tmp_path, capsys):
-    assert run(command(corpus, tmp_path / "run", "--steps", "3"), capsys)[0] == 0
-    encoder, step = read_run_encoder(tmp_path / "run")
-    assert step == 3
-    saved = state(tmp_path / "run")
+def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(trained):
+    encoder, step = read_run_encoder(trained)
+    assert step == 2
+    saved = state(trained)
     for variable in encoder.variables:
         name = ".S".join(variable.path.split("/")[-2:])
         np.testing.assert_array_equal(variable.numpy(), saved[f"encoder/{name}/.ATTRIBUTES/VARIABLE_VALUE"])
@@ -115,11 +128,10 @@ def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_proc
     np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
 
 
-def test_the_written_configuration_starts_the_same_run(corpus, tmp_path, capsys):
-    assert run(command(corpus, tmp_path / "run", "--steps", "2"), capsys)[0] == 0
-    config = str(tmp_path / "run" / "config.json")
+def test_the_written_configuration_starts_the_same_run(trained, tmp_path, capsys):
+    config = str(trained / "config.json")
     assert run(["--config", config, "--workdir", str(tmp_path / "again")], capsys)[0] == 0
-    assert metrics(tmp_path / "again") == metrics(tmp_path / "run")
+    assert metrics(tmp_path / "again") == metrics(trained)
 
 
 def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
@@ -145,12 +157,11 @@ def test_a_corpus_that_is_none_is_refused(tmp_path, capsys, case):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_workdir_that_cannot_be_used_is_refused(corpus, tmp_path, capsys):
+def test_a_workdir_that_cannot_be_used_is_refused(corpus, workdir, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code, errors = run(command(corpus, tmp_path / "file"), capsys)
     assert (code, "cannot be written" in errors) == (2, True)
-    assert run(command(corpus, tmp_path / "run", "--steps", "1"), capsys)[0] == 0
-    code, errors = run(command(corpus, tmp_path / "run", "--steps", "1", "--seed", "1"), capsys)
+    code, errors = run(command(corpus, workdir, "--steps", "2", "--seed", "1"), capsys)
     assert (code, "seed 42 -> 1" in errors) == (2, True)
 
 
@@ -161,19 +172,18 @@ def test_the_advice_of_a_refusal_can_be_followed_in_the_same_workdir(corpus, tmp
     assert run(command(corpus, tmp_path / "run", "--batch-size", "10", "--steps", "1"), capsys)[0] == 0
 
 
-def test_another_spelling_of_the_corpus_is_the_same_corpus(corpus, tmp_path, capsys, monkeypatch):
-    assert run(command(corpus, tmp_path / "run", "--steps", "1"), capsys)[0] == 0
+def test_another_spelling_of_the_corpus_is_the_same_corpus(corpus, workdir, capsys, monkeypatch):
     monkeypatch.chdir(corpus.folder.parent)
-    again = ["--corpus", f"./{corpus.folder.name}/", "--workdir", str(tmp_path / "run"), *SETTINGS, "--steps", "2"]
+    again = ["--corpus", f"./{corpus.folder.name}/", "--workdir", str(workdir), *SETTINGS, "--steps", "3"]
     assert run(again, capsys)[0] == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["corpus"] == str(corpus.folder)
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["corpus"], config["steps"]) == (str(corpus.folder), 3)
 
 
-def test_a_shorter_start_of_a_finished_run_changes_nothing(corpus, tmp_path, capsys):
-    assert run(command(corpus, tmp_path / "run", "--steps", "2"), capsys)[0] == 0
-    before = (tmp_path / "run" / "config.json").read_text()
-    assert run(command(corpus, tmp_path / "run", "--steps", "1"), capsys)[0] == 0
-    assert (tmp_path / "run" / "config.json").read_text() == before
+def test_a_shorter_start_of_a_finished_run_changes_nothing(corpus, workdir, capsys):
+    before = (workdir / "config.json").read_text()
+    assert run(command(corpus, workdir, "--steps", "1"), capsys)[0] == 0
+    assert (workdir / "config.json").read_text() == before
 
 
 def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 from clmr_tf.config import TrainConfig
 from clmr_tf.errors import ClmrError
 from clmr_tf.training import train
+from tests.clmr_tf.training_runs import words_of
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -95,9 +96,9 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
-    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", "--corpus", corpus.folder]
-    command += "--width 0.0625 --steps 6 --batch-size 4 --augmentation none --num-audio-examples 0".split()
-    command += "--checkpoint-every 2 --log-every 1".split()
+    settings = {"corpus": corpus.folder, "width": 0.0625, "steps": 6, "batch_size": 4, "augmentation": "none"}
+    settings |= {"checkpoint_every": 2, "log_every": 1, "num_audio_examples": 0}
+    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", *words_of(settings)]
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:

@@ -20,6 +20,11 @@ SETTINGS += ["--augmentation", "only-noise"]
 PATIENCE_SECONDS = 600
 
 
+def words_of(settings: dict) -> list[str]:
+    """Settings of a run, by their names in `TrainConfig`, for the command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def command(corpus, workdir, *arguments: str) -> list[str]:
     return ["--corpus", str(corpus.folder), "--workdir", str(workdir), *SETTINGS, *arguments]
 
