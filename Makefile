@@ -21,7 +21,7 @@ help:
 	@echo "make bench    run all benchmarks, one JSON object each"
 
 train: $(VENV)/run-requirements
-	$(RUN) -m clmr_tf.train --config recipes/demo-run.yaml --workdir $(DEMO_RUN)
+	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 300 --log-every 5 --checkpoint-every 100 --workdir $(DEMO_RUN)
 	$(RUN) -m clmr_tf.export --model $(DEMO_RUN) --out $(DEMO_MODEL)
 	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo
 	@echo
@@ -50,6 +50,7 @@ format: $(VENV)/test-requirements
 docs: $(VENV)/test-requirements
 	$(RUN) -m docs.make
 	$(RUN) -m docs.augmentations
+	$(RUN) -m docs.recipes
 
 bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.clips

@@ -14,14 +14,17 @@ setup(
         "clmr_tf.loop",
         "clmr_tf.models",
         "clmr_tf.optimizers",
+        "clmr_tf.recipe",
         "clmr_tf.reporting",
         "pipelines",
         "pipelines.demo_data",
+        "recipes",
     ],
     package_data={
         "clmr_tf.reporting": ["published.json"],
         "pipelines": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
+        "recipes": ["*.yaml"],
     },
     install_requires=[
         "tensorflow>=2.17.1,<2.22",

@@ -57,12 +57,12 @@ def resolve_corpus(
         max_skipped_share=max_skipped_share,
     )
     if pipeline is not None:
-        return pipeline.prepare_corpus(corpora / _folder_name(corpus, sample_rate_hz, storage), settings)
+        return pipeline.prepare_corpus(corpora / prepared_name(corpus, sample_rate_hz, storage), settings)
     from pipelines.folder import prepare_corpus
 
     digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', folder.resolve().name).strip('-') or 'music'}-{digest}"
-    return prepare_corpus(folder, corpora / _folder_name(name, sample_rate_hz, storage), settings)
+    return prepare_corpus(folder, corpora / prepared_name(name, sample_rate_hz, storage), settings)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -76,15 +76,16 @@ def is_pipeline(name: str) -> bool:
     return _find_pipeline(name) is not None
 
 
+def prepared_name(name: str, sample_rate_hz: int, storage: str = "pcm") -> str:
+    """What the folder of a prepared corpus is called under `corpora`."""
+    return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
+
+
 def _find_pipeline(name: str) -> object | None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(f"pipelines.{name}") is None:
         return None
     module = importlib.import_module(f"pipelines.{name}")
     return module if name != "folder" and hasattr(module, "prepare_corpus") else None
-
-
-def _folder_name(name: str, sample_rate_hz: int, storage: str) -> str:
-    return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
 
 
 def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: str) -> None:

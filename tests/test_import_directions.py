@@ -53,8 +53,8 @@ ROWS = (
         "evaluation",
         "reporting",
     },
-    {"training", "training_music", "training_run", "probing", "head_probing"},
-    {"train", "export", "probe", "report"},
+    {"training", "training_music", "training_run", "probing", "head_probing", "recipe"},
+    {"train", "export", "probe", "report", "recipes"},
 )
 COMMANDS = ROWS[-1]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -121,7 +121,7 @@ def test_pipelines_import_only_the_two_lowest_rows(path):
 
 
 def test_importing_the_package_and_asking_for_help_loads_no_tensorflow():
-    for name in ("__init__", "config", "command_line", "console", "train", "export", "probe", "report"):
+    for name in ("__init__", "config", "command_line", "console", "train", "export", "probe", "report", "recipes"):
         tree = ast.parse((ROOT / "clmr_tf" / f"{name}.py").read_text(encoding="utf-8"))
         names = {
             alias.name if isinstance(node, ast.Import) else node.module

@@ -1,0 +1,1 @@
+"""Recipes: published rows as files, and the commands that measure them anew."""

@@ -1,0 +1,54 @@
+"""python -m docs.recipes: writes the table of docs/recipes.md from the recipes."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clmr_tf.console import results, run_command
+from clmr_tf.files import write_atomically
+from clmr_tf.recipe.comparison import corpora_in_words, expected_in_words
+from clmr_tf.recipe.files import RECIPES, read_recipes
+from clmr_tf.recipe.recipe import Recipe
+
+PAGE = Path(__file__).with_name("recipes.md")
+_BEGIN, _END = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
+
+
+def page_with(recipes: Mapping[str, Recipe], page: str) -> str:
+    """The page with its table made from `recipes`; ValueError if it has no place for one."""
+    before, _, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"The page has no {_BEGIN.strip()} with {_END.strip()} after it.")
+    return before + _BEGIN + _table(recipes) + _END + after
+
+
+def _table(recipes: Mapping[str, Recipe]) -> str:
+    lines = ["| recipe | row | data | steps | expected, % |", "|---|---|---|---|---|"]
+    for recipe in recipes.values():
+        cells = (
+            f"[{recipe.name}](../recipes/{recipe.name}.yaml)",
+            f"{recipe.table}: {recipe.row}",
+            corpora_in_words(recipe, recipes),
+            _steps(recipe),
+            expected_in_words(recipe),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _steps(recipe: Recipe) -> str:
+    if recipe.train is None:
+        return f"of {recipe.model_of}"
+    config = recipe.train_config()
+    return f"{config.epochs} epochs at most" if config.epochs else f"{config.steps:,}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command, which takes no arguments."""
+    write_atomically(PAGE, page_with(read_recipes(RECIPES), PAGE.read_text(encoding="utf-8")))
+    results.print(f"Written: {PAGE.name}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
