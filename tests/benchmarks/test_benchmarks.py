@@ -1,5 +1,6 @@
 """The benchmarks as real processes: one JSON object each, with figures that can be true."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,20 +12,17 @@ import numpy as np
 import pytest
 
 from benchmarks.original_augmentations import sox_cpu_seconds
+from clmr_tf.console import run_command
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
 NUM_CPUS = os.cpu_count() or 1
 
 
-def run(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def result_of(name: str, *arguments: object, **environment: str) -> dict:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
     everything = {**os.environ, **environment}
-    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
-
-
-def result_of(name: str, *arguments: object, **environment: str) -> dict:
-    finished = run(name, *arguments, **environment)
+    finished = subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
@@ -120,24 +118,38 @@ def test_sox_is_timed_where_it_is_there(tmp_path, monkeypatch):
     assert sox_cpu_seconds(clips, settings, "pitch", 22_050) is None
 
 
-def test_settings_that_cannot_be_timed_are_refused():
-    finished = run("direct_reader", "--max-seconds", 3)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert "--max-seconds at least 4" in finished.stderr.splitlines()[-1] and "Traceback" not in finished.stderr
+def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
+    """Exit code, output and errors of a benchmark that measures nothing, in this process."""
+    main = importlib.import_module(f"benchmarks.{name}").main
+    try:
+        code = run_command(main, arguments)
+    except SystemExit as ended:
+        code = ended.code
+    return code, *capsys.readouterr()
 
 
-def test_a_corpus_that_does_not_exist_is_one_sentence():
-    finished = run("clips", "--corpus", "no such corpus")
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("error: There is no corpus named 'no such corpus'")
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("direct_reader", ["--max-seconds", "3"], "--max-seconds at least 4"),
+        ("train_step", ["--repeats", "0"], "--repeats at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_timed_are_refused(capsys, name, arguments, words):
+    code, output, errors = outcome_of(name, arguments, capsys)
+    assert (code, output) == (2, "")
+    assert words in errors.splitlines()[-1] and "Traceback" not in errors
+
+
+def test_a_corpus_that_does_not_exist_is_one_sentence_and_with_debug_a_traceback(capsys):
+    code, output, errors = outcome_of("clips", ["--corpus", "no such corpus"], capsys)
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: There is no corpus named 'no such corpus'") and "Traceback" not in errors
+    code, output, errors = outcome_of("clips", ["--corpus", "no such corpus", "--debug"], capsys)
+    assert (code, output) == (2, "")
+    assert "Traceback" in errors and "UsageError" in errors
 
 
 @pytest.mark.parametrize("name", ["augment", "clips", "direct_reader"])
-def test_every_benchmark_can_show_where_an_error_was(name):
-    assert "--debug" in run(name, "--help").stdout
-
-
-def test_debug_shows_the_traceback():
-    finished = run("clips", "--corpus", "no such corpus", "--debug")
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert "Traceback" in finished.stderr and "UsageError" in finished.stderr
+def test_every_benchmark_can_show_where_an_error_was(capsys, name):
+    assert "--debug" in outcome_of(name, ["--help"], capsys)[1]

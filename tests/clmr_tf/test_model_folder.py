@@ -1,8 +1,10 @@
 """Exported models: whole, checked, loadable without this package, refused when they are not right."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -33,6 +35,12 @@ def exported(tmp_path_factory):
     encoder = make_encoder()
     write_model_folder(encoder, folder, FACTS)
     return folder, encoder
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """A copy of the export, to change."""
+    return Path(shutil.copytree(exported[0], tmp_path / "model"))
 
 
 def test_holds_what_was_promised(exported):
@@ -82,9 +90,7 @@ def test_golden_audio_is_loud_exact_in_16_bits_and_reaches_all_frequencies():
     assert min(octaves) > 0.05 * max(octaves)
 
 
-def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(tmp_path, monkeypatch):
-    folder = tmp_path / "model"
-    write_model_folder(make_encoder(), folder, FACTS)
+def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(folder, tmp_path, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     write = module._write
 
@@ -99,9 +105,7 @@ def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_tampered_weights_fail_the_check(tmp_path):
-    folder = tmp_path / "model"
-    write_model_folder(make_encoder(), folder, FACTS)
+def test_tampered_weights_fail_the_check(folder):
     make_encoder(seed=9).save_weights(folder / "encoder.weights.h5")
     with pytest.raises(ClmrError, match=r"encoder\.weights\.h5 gives embeddings that differ"):
         check_golden(folder)
@@ -109,10 +113,9 @@ def test_tampered_weights_fail_the_check(tmp_path):
         load_encoder(folder, check=True)
 
 
-def test_an_older_export_is_replaced_but_other_folders_are_left_alone(tmp_path):
-    write_model_folder(make_encoder(), tmp_path / "model", FACTS)
-    write_model_folder(make_encoder(seed=5), tmp_path / "model", {**FACTS, "name": "new"})
-    assert read_manifest(tmp_path / "model")["name"] == "new"
+def test_an_older_export_is_replaced_but_other_folders_are_left_alone(folder, tmp_path):
+    write_model_folder(make_encoder(seed=5), folder, {**FACTS, "name": "new"})
+    assert read_manifest(folder)["name"] == "new"
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "song.mp3").write_text("precious")
     with pytest.raises(UsageError, match="not a model folder"):
@@ -136,20 +139,18 @@ def test_places_that_cannot_hold_a_model_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_export_that_was_killed_between_its_last_two_steps_has_lost_nothing(tmp_path):
-    write_model_folder(make_encoder(), tmp_path / "model", {**FACTS, "name": "old"})
-    (tmp_path / "model").rename(tmp_path / ".model.previous")
+def test_an_export_that_was_killed_between_its_last_two_steps_has_lost_nothing(folder, tmp_path):
+    folder.rename(tmp_path / ".model.previous")
     (tmp_path / "busy").write_text("")
-    write_model_folder(make_encoder(), tmp_path / "model", {**FACTS, "name": "new"})
+    write_model_folder(make_encoder(), folder, {**FACTS, "name": "new"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["busy", "model"]
-    assert read_manifest(tmp_path / "model")["name"] == "new"
+    assert read_manifest(folder)["name"] == "new"
 
 
-def test_a_score_goes_into_the_manifest(tmp_path):
-    write_model_folder(make_encoder(), tmp_path / "model", FACTS)
-    record_score(tmp_path / "model", "demo", {"metric": "accuracy", "score": 0.5})
-    assert read_manifest(tmp_path / "model")["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
-    load_encoder(tmp_path / "model", check=True)
+def test_a_score_goes_into_the_manifest(folder):
+    record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
+    assert read_manifest(folder)["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
+    load_encoder(folder, check=True)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,7 @@ def test_an_encoder_is_float32_whatever_the_policy_of_the_process(exported):
     np.testing.assert_allclose(received.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_new_export_takes_the_probes_of_the_old_weights_away(tmp_path):
-    folder = tmp_path / "model"
-    write_model_folder(make_encoder(), folder, FACTS)
+def test_a_new_export_takes_the_probes_of_the_old_weights_away(folder):
     record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
     (folder / "probe-demo.json").write_text("{}")
     # What a program that was killed while writing leaves behind.
@@ -224,14 +223,12 @@ def test_a_new_export_takes_the_probes_of_the_old_weights_away(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "probe.json", "samples/"])
-def test_a_file_of_the_users_is_named_and_kept(tmp_path, name):
-    folder = tmp_path / "model"
-    write_model_folder(make_encoder(), folder, {**FACTS, "name": "old"})
+def test_a_file_of_the_users_is_named_and_kept(folder, tmp_path, name):
     (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("precious")
     before = {path.name for path in folder.iterdir()}
     with pytest.raises(UsageError, match=rf"holds {name.strip('/')}, which .* move it away, or choose another --out"):
-        write_model_folder(make_encoder(seed=5), folder, FACTS)
-    assert {path.name for path in folder.iterdir()} == before and read_manifest(folder)["name"] == "old"
+        write_model_folder(make_encoder(seed=5), folder, {**FACTS, "name": "new"})
+    assert {path.name for path in folder.iterdir()} == before and read_manifest(folder)["name"] == "tiny"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
