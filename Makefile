@@ -30,9 +30,10 @@ train: $(VENV)/run-requirements
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
 	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
 
-# Two processes: most of a test's time is building graphs, which is done on one core.
+# Two processes: most of a test's time is building graphs, which is done on one core. They take the files in the order
+# of tests/conftest.py.
 test: $(VENV)/test-requirements
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements

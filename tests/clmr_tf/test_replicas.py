@@ -14,8 +14,10 @@ from clmr_tf.loop.execution import build_execution, distributed
 from clmr_tf.model_building import build_model
 from clmr_tf.training import train
 from tests.clmr_tf.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of
-from tests.clmr_tf.training_runs import metrics, state
+from tests.clmr_tf.training_runs import metrics, starts, state
 from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.starts_first
 
 STRATEGIES = {"one device": {"strategy": "single"}, "two devices": {"strategy": "mirrored", "num_replicas": 2}}
 
@@ -33,8 +35,10 @@ def train_on_both(corpus, folder: Path, settings: dict) -> list[Path]:
     return workdirs
 
 
-def test_twenty_steps_with_all_augmentations_are_those_of_one_device(corpus, tmp_path):
+def test_twenty_steps_with_all_augmentations_are_those_of_one_device_that_was_stopped_on_the_way(corpus, tmp_path):
+    train(config_of(corpus, tmp_path / "one device", **PLAIN, **STRATEGIES["one device"], steps=7))
     one, two = train_on_both(corpus, tmp_path, PLAIN)
+    assert [start["first_step"] for start in starts(one)] == [0, 7]
     assert_same_training(one, two, rtol=1e-5)
     # The weights go far, or there would be little to compare.
     rows = metrics(one)

@@ -14,10 +14,11 @@ from clmr_tf.checkpoint_folder import list_checkpoints
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, command, finish, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus
 
-# On one device and on two; `make soak` kills more often, and with all augmentations on one device too, which take most
-# of the time until the first step of each start.
+pytestmark = pytest.mark.starts_first
+# On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
+# the first step of each start.
 NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "7,3").split(",")]
-AUGMENTATIONS = {"one": "only-noise" if sum(NUM_KILLS) <= 10 else "released", "two": "released"}
+AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
 FOREVER = "1000000"
 SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2", "--embeddings-every", "0", "--num-audio-examples", "0"]
 DEVICES = {"one": ["--strategy", "single"], "two": ["--strategy", "mirrored", "--num-replicas", "2"]}
@@ -93,7 +94,7 @@ def killed_runs(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
     corpus = write_corpus(folder / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
 
     def run(name: str, num_kills: int) -> list[str]:
-        arguments = [*DEVICES[name], "--augmentation", AUGMENTATIONS[name]]
+        arguments = [*DEVICES[name], "--augmentation", AUGMENTATION]
         return kill_again_and_again(corpus, folder / name, arguments, num_kills)
 
     # Both at once, because a start keeps one core busy.

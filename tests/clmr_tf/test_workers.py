@@ -17,6 +17,8 @@ from tests.clmr_tf.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_sam
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus
 
+pytestmark = pytest.mark.starts_first
+
 FOREVER = 1_000_000
 LOST = "error: Another worker was lost at step {}. The state after step {} is saved; start all workers again, and"
 
