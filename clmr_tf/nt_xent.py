@@ -33,8 +33,10 @@ def nt_xent_with_accuracy(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) ->
         Two float32 scalars. Chance level of the second is 1 / (2N - 1).
     """
     logits, positives = _similarity_logits(z_i, z_j, temperature)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=positives, logits=logits)
     hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), positives)
+    # The last to read the logits, whose memory the gradient then takes.
+    with tf.control_dependencies([hits]):
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=positives, logits=logits)
     return tf.reduce_mean(losses), tf.reduce_mean(tf.cast(hits, tf.float32))
 
 
@@ -51,9 +53,11 @@ def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tu
     all_pairs, first_pair = gather_rows(pairs)
     anchors = tf.reshape(pairs, [-1, dimensions])
     columns = tf.reshape(all_pairs, [-1, dimensions])
-    logits = tf.matmul(anchors, columns, transpose_b=True) / temperature
-    own_columns = 2 * first_pair + tf.range(tf.shape(anchors)[0])
-    is_own = tf.one_hot(own_columns, tf.shape(columns)[0], on_value=True, off_value=False, dtype=tf.bool)
-    # The lowest number instead of minus infinity, which would make the gradient of the softmax NaN.
-    logits = tf.where(is_own, logits.dtype.min, logits)
+    logits = tf.matmul(anchors / temperature, columns, transpose_b=True)
+    rows = tf.range(tf.shape(anchors)[0])
+    own_columns = 2 * first_pair + rows
+    # The lowest number instead of minus infinity, which would make the gradient of the softmax NaN. Written into the
+    # matrix itself, as the zeros are into its gradient: a mask would be a second one.
+    lowest = tf.fill(tf.shape(rows), logits.dtype.min)
+    logits = tf.tensor_scatter_nd_update(logits, tf.stack([rows, own_columns], axis=1), lowest)
     return logits, tf.bitwise.bitwise_xor(own_columns, 1)

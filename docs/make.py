@@ -24,6 +24,7 @@ import numpy as np
 
 from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
+from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
 
@@ -145,7 +146,7 @@ def describe(name: str) -> str:
 
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
-    defaults = to_plain(TrainConfig())
+    defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
     changed = {key: value for key, value in config.items() if defaults[key] != value}
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])

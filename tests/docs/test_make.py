@@ -70,7 +70,7 @@ def write_probe(folder: Path, corpus: str = "songs", fingerprint: str = FINGERPR
 
 
 def record(name: str, folder: Path, config: TrainConfig) -> None:
-    run = write_run(folder / f"run of {name}", config)
+    run = write_run(folder / f"run of {name}", config.resolved())
     model = write_probe(folder / f"model of {name}")
     make.main(["--record", name, "--run", str(run), "--model", str(model)])
 
@@ -111,7 +111,9 @@ def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, ch
     # One option for every setting that differs, and where the run goes.
     assert sum(word.startswith("--") for word in words) == len(changed) + 1
     parsed = parse_command(TrainConfig, words[3:], program="train", description="")
-    assert parsed == dataclasses.replace(config, workdir=Path("runs/again"), corpora=TrainConfig().corpora)
+    assert parsed.resolved() == dataclasses.replace(
+        config.resolved(), workdir=Path("runs/again"), corpora=TrainConfig().corpora
+    )
 
 
 def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
