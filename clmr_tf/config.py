@@ -13,6 +13,8 @@ SAMPLE_RATES_HZ = (22050, 16000, 8000)
 CHANGEABLE_ON_RESUME = frozenset(
     {
         "workdir",
+        # Its fingerprint has to be the same, wherever it lies.
+        "corpus",
         "corpora",
         "max_skipped_share",
         "steps",
@@ -175,7 +177,8 @@ class TrainConfig:
     allow_changed_corpus: bool = False
     """Resume although the corpus is not the one that the run began with."""
     worker_timeout_seconds: float = 600.0
-    """With several workers: how long a step may take before the others are taken for lost and this one stops."""
+    """With several workers: how long a step, or the start before the first, may take before the others are taken for
+    lost and this one stops."""
     profile: bool = False
     """Write a TensorBoard profile of the 10th to the 20th step of this start."""
 

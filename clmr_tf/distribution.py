@@ -1,11 +1,14 @@
 """Devices and replicas: which ones train, and what they tell each other."""
 
+import contextlib
 import functools
 import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -38,7 +41,8 @@ def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
                 "--strategy multi_worker needs the environment variable TF_CONFIG, with the addresses of all workers "
                 "and the index of this one; received none."
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _kept_signal_handler():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     count = num_replicas or len(gpus)
     if count == 0:
         raise UsageError(
@@ -50,6 +54,18 @@ def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
     if not gpus:
         _split_cpu(count)
     return _mirrored(tuple(f"{kind}:{index}" for index in range(count)))
+
+
+@contextlib.contextmanager
+def _kept_signal_handler() -> Iterator[None]:
+    """Brings back who handles SIGTERM: TensorFlow puts a handler of its own in its place, which does nothing for us."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # None where it was not set from Python; and only the main thread may set one.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:

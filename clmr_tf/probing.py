@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from clmr_tf import metrics
+from clmr_tf.attendance import attended
 from clmr_tf.audio_files import load_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.corpus import SPLITS, Corpus
@@ -117,7 +118,7 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
         corpus: Needs tags that tell recordings apart, in a train and a valid split.
 
     Returns:
-        A function that gives "probe/score"; it calls its argument after each recording.
+        A function that gives "probe/score"; it calls its argument after each recording, and while the probe is fitted.
 
     Raises:
         UsageError: If the corpus has none.
@@ -128,7 +129,7 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
 
     def probe(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
         train, valid = (_embed(encoder, corpus, split, progressed) for split in ("train", "valid"))
-        result = fit_linear_probe(train, valid, valid, single_label)
+        result = attended(lambda: fit_linear_probe(train, valid, valid, single_label), progressed)
         return {"probe/score": measure(valid.labels, result.item_scores, single_label)}
 
     return probe

@@ -182,6 +182,9 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
     if config.schedule == "cosine" and not config.decay_steps:
         # The end of the run is where the learning rate reaches zero.
         changeable -= {"steps", "epochs"}
+    if config.schedule == "plateau":
+        # What is validated decides the learning rate.
+        changeable -= {"validate_every", "num_validation_pairs"}
     differing = [
         f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}"
         for field in dataclasses.fields(config)

@@ -15,6 +15,7 @@ from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.plugins import projector
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 
 _PROJECTOR_TENSORS = "embeddings.tsv"
@@ -172,13 +173,23 @@ def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | Non
     return [row for _, row in kept]
 
 
-def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Lines and what they hold, but for one that a kill cut short; it is the last."""
-    for line in metrics_path.read_text(encoding="utf-8").splitlines() if metrics_path.exists() else ():
+def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | None]]]:
+    """Lines and what they hold, but for the last one if a kill cut it short.
+
+    Raises:
+        ClmrError: If another line is no row; something else has written there.
+    """
+    lines = metrics_path.read_text(encoding="utf-8").splitlines() if metrics_path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError:
-            return
+            row = dict(json.loads(line))
+            _ = row["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                return
+            raise ClmrError(
+                f"Line {number} of {metrics_path} is damaged, and {len(lines) - number} follow it; mend or remove it."
+            ) from error
         yield line, row
 
 

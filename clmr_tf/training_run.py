@@ -19,9 +19,10 @@ from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import distributed
 from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
 from clmr_tf.loop.labelled_validation import build_labelled_validation
+from clmr_tf.loop.measurement import Measurement, Record
 from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.profile import StepProfile
-from clmr_tf.loop.steps import AfterStep, Measurement, Record, TrainingLoop
+from clmr_tf.loop.steps import AfterStep, TrainingLoop
 from clmr_tf.loop.validation import build_validation
 from clmr_tf.model_building import checkpoint_groups
 from clmr_tf.probing import build_probe

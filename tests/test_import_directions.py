@@ -34,6 +34,7 @@ ROWS = (
         "corpus_resolution",
         "metrics",
         "distribution",
+        "attendance",
         "xla_start",
     },
     {"augment", "models", "nt_xent", "optimizers", "learning_rates", "loss_scale", "plateau", "weight_update"},

@@ -42,8 +42,9 @@ class BestCheckpoint:
     def keep(self, step: int, row: Mapping[str, float]) -> None:
         """Keeps the checkpoint of a step, which has been saved, if it is the best so far."""
         if self.improves(row):
-            self._best = row[self._metric]
-            self._checkpoints.keep_best(step, self._folder, {**self._measurement, "value": self._best})
+            value = row[self._metric]
+            self._checkpoints.keep_best(step, self._folder, {**self._measurement, "value": value})
+            self._best = value
 
     def _comparable(self, reason: Mapping[str, Any] | None) -> float | None:
         """The value of the best checkpoint before, if it was measured as it will be now."""

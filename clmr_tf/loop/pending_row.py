@@ -33,7 +33,7 @@ class PendingRow:
         """What was kept of a step, if it is still to be logged."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
-            return kept["scalars"] if kept["step"] == step else None
+            return dict(kept["scalars"]) if kept["step"] == step else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -1,8 +1,8 @@
 """When to log, to measure, to save, to stop."""
 
-import dataclasses
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -10,48 +10,18 @@ from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.distribution import largest_over_workers, num_workers
 from clmr_tf.errors import ClmrError
-from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.loop.clip_rate import ClipRate
 from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import build_execution
 from clmr_tf.loop.failures import NonFiniteError, failed_step, not_finite
-from clmr_tf.loop.pending_row import PendingRow
+from clmr_tf.loop.measurement import Measurement, Record
 from clmr_tf.loop.stop_signals import StoppedBySignalError, noted_signals
-from clmr_tf.run_log import RunLog
 from clmr_tf.trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 AfterStep = Callable[[int, int, dict[str, float] | None], None]
 """Takes the number of steps done and of those to do, and the scalars where the step was logged."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """Something that is measured now and then, and at the end of the run.
-
-    Attributes:
-        every: Steps between two measurements.
-        measure: Gives scalars by name, which are logged with those of the step; calls its argument now and then.
-    """
-
-    every: int
-    measure: Callable[[Callable[[], None]], Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """Where the chief keeps what a run leaves; other workers have none.
-
-    Attributes:
-        log: Curves and metrics.jsonl.
-        pending: The row of a step that is saved and not logged yet.
-        best: The best checkpoint.
-    """
-
-    log: RunLog
-    pending: PendingRow
-    best: BestCheckpoint
 
 
 class _MeasurementStoppedError(Exception):
@@ -101,6 +71,7 @@ class TrainingLoop:
         self._dataset = dataset
         self._config = config
         self._first_step = self._saved_step = self._checked_step = first_step
+        self._failed_step = -1
         self._checkpoints = checkpoints
         self._record = record
         self._convergence = convergence
@@ -204,10 +175,11 @@ class TrainingLoop:
             self._convergence.observe(row)
             self._record.log.speed(step, speed)
             if self._record.best.improves(row):
-                if self._saved_step != step:
+                if step not in (self._saved_step, self._failed_step):
                     self._save(step, scalars, must_succeed=False)
                 if self._saved_step == step:
-                    self._record.best.keep(step, row)
+                    with self._tolerated_failure(step, must_succeed=False):
+                        self._record.best.keep(step, row)
             if self._saved_step == step:
                 self._record.log.flush()
             if not self._record.log.is_behind:
@@ -230,15 +202,23 @@ class TrainingLoop:
         weights = self._model.trainable_variables
         if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
             raise not_finite("weights are no longer finite", step, self._saved_step)
-        if self._record:
+        if self._record is None:
+            self._saved_step = step
+            return
+        with self._tolerated_failure(step, must_succeed=must_succeed):
             self._record.log.flush()
-            try:
-                if scalars is not None:
-                    self._record.pending.keep(step, scalars)
-                self._checkpoints.save(step)
-            except ClmrError as error:
-                if must_succeed or self._config.on_failed_save == "stop":
-                    raise
-                logger.warning("%s Training goes on.", error)
-                return
-        self._saved_step = step
+            if scalars is not None:
+                self._record.pending.keep(step, scalars)
+            self._checkpoints.save(step)
+            self._saved_step = step
+
+    @contextlib.contextmanager
+    def _tolerated_failure(self, step: int, *, must_succeed: bool) -> Iterator[None]:
+        """Lets training go on after a failure to write, if the configuration says so."""
+        try:
+            yield
+        except ClmrError as error:
+            if must_succeed or self._config.on_failed_save == "stop":
+                raise
+            self._failed_step = step
+            logger.warning("%s Training goes on.", error)

@@ -82,7 +82,9 @@ class BatchNormalization1D(keras.layers.Layer):
         mean, variance = moments_over_replicas(frames, [0, 1])
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         outputs = tf.cast((frames - mean) * scale + self.beta, inputs.dtype)
-        count = tf.cast(tf.size(frames) // frames.shape[-1] * num_replicas_in_sync(), frames.dtype)
+        # In 64 bits: a thousand views have more values in the first layer than 32 bits count.
+        num_values = tf.size(frames, out_type=tf.int64) // frames.shape[-1] * num_replicas_in_sync()
+        count = tf.cast(num_values, frames.dtype)
         return outputs, mean, variance * count / (count - 1.0)
 
     def get_config(self) -> dict:

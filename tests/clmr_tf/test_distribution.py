@@ -1,6 +1,10 @@
 """What TF_CONFIG says about the processes that train together."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -95,3 +99,22 @@ def test_a_cluster_that_cannot_train_is_refused_in_one_sentence(configured, name
     with pytest.raises(UsageError, match=words) as caught:
         configured(config, name)
     assert str(caught.value).startswith("TF_CONFIG must") and "\n" not in str(caught.value)
+
+
+def test_a_signal_is_ours_again_once_the_workers_have_found_each_other():
+    program = """
+import os, signal
+from clmr_tf.distribution import build_strategy, num_workers
+signal.signal(signal.SIGTERM, lambda number, _: print("heard", number))
+strategy = build_strategy("multi_worker")
+os.kill(os.getpid(), signal.SIGTERM)
+print(strategy.num_replicas_in_sync)
+"""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    # Alone it waits for nobody, and TensorFlow handles SIGTERM all the same.
+    environment = {**os.environ, "TF_CONFIG": json.dumps(config_of({"type": "worker", "index": 0}, worker=[address]))}
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert finished.stdout.splitlines() == ["heard 15", "1"], finished.stderr

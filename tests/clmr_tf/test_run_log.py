@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from clmr_tf.errors import ClmrError
 from clmr_tf.run_log import RunLog
 
 # A log on a disk of its own, which is full from the second step to the last but nine.
@@ -210,3 +211,11 @@ def test_a_row_that_cannot_be_written_is_an_error_unless_tolerated(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(IsADirectoryError):
         log.scalars(1, {"loss": 1.0})
+
+
+def test_a_row_that_is_damaged_amid_others_is_said(tmp_path):
+    for damaged in ("{", "[1]", "{}"):
+        (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ClmrError, match=r"Line 2 of .* is damaged, and 1 follow it"):
+            open_log(tmp_path, last_kept_step=3)
+        assert (tmp_path / "metrics.jsonl").read_text().endswith('{"step": 3}\n')

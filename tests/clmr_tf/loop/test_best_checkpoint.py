@@ -8,6 +8,7 @@ import pytest
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.config import TrainConfig
+from clmr_tf.errors import ClmrError
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.training import train
 from tests.clmr_tf.saved_variables import make_groups
@@ -131,3 +132,14 @@ def test_values_that_were_measured_otherwise_are_not_compared(tmp_path, caplog):
         "value": 2.0,
     }
     assert "was chosen by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
+
+
+def test_a_best_checkpoint_that_cannot_be_kept_stops_no_run_that_may_go_on(corpus, tmp_path, monkeypatch, caplog):
+    def refuse(*_arguments):
+        raise ClmrError("no room")
+
+    monkeypatch.setattr(Checkpoints, "keep_best", refuse)
+    train(config_of(corpus, tmp_path / "run", steps=3, on_failed_save="continue"))
+    assert len(metrics(tmp_path / "run")) == 3 and "no room Training goes on." in caplog.text
+    with pytest.raises(ClmrError, match="no room"):
+        train(config_of(corpus, tmp_path / "other", steps=3))
