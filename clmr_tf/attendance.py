@@ -28,8 +28,7 @@ def attended(work: Callable[[], Result], progressed: Callable[[], None]) -> Resu
     def run() -> None:
         try:
             results.append(work())
-        # Everything, because it is raised again where somebody waits for it.
-        except BaseException as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - it is raised again where somebody waits for it
             errors.append(error)
 
     # Not from a pool, whose threads a process waits for when it ends.

@@ -44,7 +44,7 @@ class BatchShare:
     num_micro_batches: int = 1
 
 
-_WHOLE_BATCH = BatchShare()
+WHOLE_BATCH = BatchShare()
 
 
 def pair_dataset(
@@ -56,7 +56,7 @@ def pair_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "song",
-    share: BatchShare = _WHOLE_BATCH,
+    share: BatchShare = WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Batches of two random crops per item, without end.
 

@@ -50,7 +50,7 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         """YAML or JSON file with any of the options below; the command line goes over it."""
         debug: bool = False
         """Show the whole traceback of an error."""
-        settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type]
+        settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type] # known at run time
 
     try:
         # The parser's own words for a mistake fill half a screen.

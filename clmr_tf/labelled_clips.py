@@ -3,11 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.clips import BatchShare, crop_dataset, num_units
+from clmr_tf.clips import WHOLE_BATCH, BatchShare, crop_dataset, num_units
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
-
-_WHOLE_BATCH = BatchShare()
 
 
 def labelled_dataset(
@@ -19,7 +17,7 @@ def labelled_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "clip",
-    share: BatchShare = _WHOLE_BATCH,
+    share: BatchShare = WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Batches of one random crop of each item and its tags, without end.
 

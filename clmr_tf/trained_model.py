@@ -1,5 +1,6 @@
 """What all objectives share: an encoder, views made inside the step, micro-batches, one step of the optimizer."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from clmr_tf.distribution import moments_over_replicas
 from clmr_tf.weight_update import WATCHED_OF_UPDATE, WeightUpdate
 
 
-class TrainedModel(keras.Model):
+class TrainedModel(keras.Model, abc.ABC):
     """An encoder and what an objective puts on it.
 
     A batch is `{"clips": float32 [batch, crops, samples], "seeds": int32 [batch, crops, 2], ...}`. The views are made
@@ -44,22 +45,22 @@ class TrainedModel(keras.Model):
         self._augment = tf.function(augmentation, jit_compile=True) if jit_views else augmentation
 
     @property
+    @abc.abstractmethod
     def parts(self) -> dict[str, keras.Model]:
         """What has weights, by the names that checkpoints use."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def watched_of_score(self) -> tuple[str, ...]:
-        """The scalars that `score` gives beside the loss."""
-        raise NotImplementedError
+        """The names of the scalars that `score` gives beside the loss, in their order."""
 
+    @abc.abstractmethod
     def prepare(self, batch: Mapping[str, tf.Tensor]) -> Any:
         """What is made of a batch before any weight has a part in it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score(self, prepared: Any, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss, a scalar, and the scalars that `watched_of_score` names, of this replica."""
-        raise NotImplementedError
 
     @property
     def watched(self) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             )
         if first_step == 0 and config.pretrained:
             start_from_pretrained(model.encoder, config.pretrained)
+            model.weight_update.begin_averages()
         pending = PendingRow(config.workdir / PENDING_FILE)
         if first_step >= lengths.steps and pending.read(first_step) is None:
             return Outcome(config.workdir, first_step, first_step)

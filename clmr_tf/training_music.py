@@ -21,7 +21,7 @@ class TrainingMusic:
         learned: Its train split is learned from, its valid split validates.
         labelled: The corpus with all labels of the task, for probes.
         tags: What an objective with labels tells apart.
-        labels: Which labels it may use, as JSON data; see docs/training.md.
+        labels: The task, its tags, and which labels may be used (`choose_labels`), as JSON data; run.json holds it.
     """
 
     learned: Corpus

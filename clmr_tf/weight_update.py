@@ -60,6 +60,11 @@ class WeightUpdate:
         """What a checkpoint has to hold beside the optimizer's own variables and the averages, by name."""
         return {"num_skipped": self.num_skipped, **(self.loss_scale.variables if self.loss_scale else {})}
 
+    def begin_averages(self) -> None:
+        """Makes the running averages the weights of now; to be called when those were set from elsewhere."""
+        for average, weight in zip(self.averages, self.weights, strict=False):
+            average.assign(weight.value)
+
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to take the gradient of."""
         return loss * self.loss_scale.value if self.loss_scale else loss

@@ -36,15 +36,12 @@ def sections_of(results: Sequence[Result]) -> list[Section]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(_compared_by(result), []).append(result)
-    headings = [_heading(group[0]) for group in groups.values()]
+    names = [_heading(group[0]) for group in groups.values()]
     sections = []
-    for heading, group in zip(headings, groups.values(), strict=True):
-        first = group[0]
-        if headings.count(heading) > 1:
-            fingerprints = [first.corpus_fingerprint, *([first.task_fingerprint] if first.task_fingerprint else [])]
-            heading += f" ({', '.join(fingerprint[:12] for fingerprint in fingerprints)})"  # noqa: PLW2901
+    for name, group in zip(names, groups.values(), strict=True):
+        heading = name if names.count(name) == 1 else _heading_with_fingerprints(group[0])
         if heading in (section.heading for section in sections):
-            heading += f", {len(sections) + 1}"  # noqa: PLW2901
+            heading += f", {len(sections) + 1}"
         rows, remarks = rows_of(group)
         slug = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
         # Of a name in another script nothing is left.
@@ -62,3 +59,8 @@ def _compared_by(result: Result) -> str:
 
 def _heading(result: Result) -> str:
     return result.corpus if result.task is None else f"{result.corpus}, task {result.task}"
+
+
+def _heading_with_fingerprints(result: Result) -> str:
+    fingerprints = filter(None, [result.corpus_fingerprint, result.task_fingerprint])
+    return f"{_heading(result)} ({', '.join(fingerprint[:12] for fingerprint in fingerprints)})"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,16 @@ def test_a_run_that_resumes_ends_where_it_would_have(ended_early, tmp_path):
     assert all(np.array_equal(expected[name], received[name]) for name in expected)
 
 
+def test_a_corpus_may_move_and_may_not_change(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", steps=1)
+    train(config)
+    moved = shutil.copytree(corpus.folder, tmp_path / "moved")
+    assert train(dataclasses.replace(config, corpus=str(moved), steps=2)).first_step == 1
+    other = write_corpus(tmp_path / "other", num_songs={"train": 10, "valid": 5}, num_samples=70_000, tag_names=TAGS)
+    with pytest.raises(UsageError, match="is not the one that the run in"):
+        train(dataclasses.replace(config, corpus=str(other.folder), steps=3))
+
+
 def test_few_labels_are_those_that_a_probe_takes(corpus, tmp_path):
     config = config_of(corpus, tmp_path / "run", steps=1, labels=0.3, seed=5)
     train(config)
@@ -120,7 +131,9 @@ def test_the_registers_of_the_tags_are_learned(corpus, exported):
 
 def test_fine_tuning_starts_from_the_weights_that_it_is_given(corpus, exported, tmp_path):
     settings = {"objective": "finetune", "pretrained": exported, "steps": 1, "validate_every": 0, "early_stopping": 0}
-    config = config_of(corpus, tmp_path / "run", schedule="constant", optimizer="sgd", learning_rate=1e-9, **settings)
+    # With an average, which the loaded weights are of: it must not begin with those that were drawn.
+    settings |= {"schedule": "constant", "optimizer": "sgd", "learning_rate": 1e-9, "ema_momentum": 0.5}
+    config = config_of(corpus, tmp_path / "run", **settings)
     train(config)
     weights = load_encoder(exported).model.trainable_variables
     tuned = load_encoder(config.workdir).model.trainable_variables
