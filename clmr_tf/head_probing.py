@@ -17,7 +17,7 @@ from clmr_tf.evaluation.heads import Fit, Head, fit_head, majority_head
 from clmr_tf.evaluation.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, Protocol, grid_of_heads
 from clmr_tf.evaluation.request import HeadProbe, require_possible
 from clmr_tf.evaluation.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
-from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures
+from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures, import_source
 from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
 from clmr_tf.model_folder import read_head, read_manifest
 from clmr_tf.pretrained import load_encoder
@@ -146,6 +146,8 @@ def _source_of(request: HeadProbe, encoder: Encoder, manifest: dict[str, Any]) -
         return MelFeatures(*shape)
     if request.features == "majority":
         return MajorityFeatures(*shape)
+    if ":" in request.features:
+        return import_source(request.features, *shape)
     if request.features == "untrained":
         untrained = Encoder(build_encoder(**arguments, seed=request.seed), *shape)
         return EncoderFeatures(untrained, "untrained", {"architecture": arguments, "seed": request.seed})

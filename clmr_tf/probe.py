@@ -98,7 +98,7 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
     """What tells a result from others of the same model."""
     parts = [result["corpus"]["name"], *([config.task] if config.task else []), config.preset]
     parts += [config.head] if config.preset != "grid" else []
-    parts += [config.features] if config.features != "model" else []
+    parts += [result["features"]["kind"]] if config.features != "model" else []
     parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
     parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
     return "-".join(parts)

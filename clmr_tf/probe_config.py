@@ -29,9 +29,10 @@ class ProbeConfig:
     head: Literal["linear", "mlp", "own"] = "linear"
     """One layer, or one hidden layer of 512 units before it; the grid tries both, quick has its own. "own" trains none:
     it scores a model that was trained with labels by its own classifier."""
-    features: Literal["model", "untrained", "mel", "majority"] = "model"
-    """What the head learns from: the model, its architecture untrained, mean and deviation of a log-mel spectrogram, or
-    nothing but how often each tag occurs."""
+    features: str = "model"
+    """What the head learns from: "model", its architecture "untrained", "mel", mean and deviation of a log-mel
+    spectrogram, "majority", nothing but how often each tag occurs, or other features by MODULE:CLASS, such as
+    pipelines.musicnn_features:MusicnnFeatures."""
     labels: float = 1.0
     """Share of the songs of the train split whose labels may be used; a smaller share is part of a larger one."""
     labels_like_paper: float | None = None

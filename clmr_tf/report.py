@@ -20,7 +20,7 @@ class ReportConfig:
     results: Path = Path("savedmodels")
     """Folder whose evaluation-*.json, in it and in all folders below, are put into tables."""
     out: Path | None = None
-    """Folder for report.md and its pictures, made if it does not exist. Default: the folder of the results."""
+    """Folder for report.md and its pictures, made if it does not exist. Default: reports/NAME-OF-THE-RESULTS-FOLDER."""
 
 
 def report(config: ReportConfig) -> Path:
@@ -34,7 +34,8 @@ def report(config: ReportConfig) -> Path:
     from clmr_tf.reporting.result_files import read_results
 
     folder = config.results.expanduser()
-    out = folder if config.out is None else config.out.expanduser()
+    # Not into the folder itself, which may be a model's: an export refuses one that holds other files.
+    out = Path("reports") / folder.resolve().name if config.out is None else config.out.expanduser()
     found, skipped = read_results(folder)
     for one in skipped:
         notes.print(f"warning: {one.file} is skipped: it {one.reason}.", style="yellow", markup=False)

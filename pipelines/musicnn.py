@@ -72,11 +72,14 @@ def read_weights(wheel: Path) -> dict[str, np.ndarray]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def build_tagger(weights: dict[str, np.ndarray]) -> keras.Model:
-    """The network: float32 [batch, 187, 96] of `log_mel` to [batch, 50] probabilities, in the order of the tags.
+def build_tagger(weights: dict[str, np.ndarray], num_frames: int = WINDOW_NUM_FRAMES) -> keras.Model:
+    """The network: float32 [batch, num_frames, 96] of `log_mel` to [batch, 50] probabilities, in the order of the tags.
+
+    What is before its last layer is [batch, 200], which the package calls "penultimate".
 
     Args:
         weights: What `read_weights` gives.
+        num_frames: Length of its windows. It was trained with 187; its maxima and means over time take any.
     """
     numbers = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
 
@@ -114,7 +117,7 @@ def build_tagger(weights: dict[str, np.ndarray]) -> keras.Model:
         y = convolved(padded_in_time(x), filters, (7, x.shape[2]), "valid")
         return keras.ops.transpose(y, (0, 1, 3, 2))
 
-    inputs = keras.Input((WINDOW_NUM_FRAMES, _NUM_MELS))
+    inputs = keras.Input((num_frames, _NUM_MELS))
     x = normalised(inputs[..., None])
     timbral = [highest(convolved(padded_in_time(x), 204, (7, bands), "valid")) for bands in (38, 67)]
     temporal = [highest(convolved(x, 51, (frames, 1), "same")) for frames in (128, 64, 32)]
@@ -130,13 +133,15 @@ def build_tagger(weights: dict[str, np.ndarray]) -> keras.Model:
 
 
 def log_mel(windows: np.ndarray) -> np.ndarray:
-    """What the network sees: float32 [num_windows, 48128] at 16 kHz to float32 [num_windows, 187, 96].
+    """What the network sees: float32 [num_windows, samples] at 16 kHz to float32 [num_windows, frames, 96].
+
+    A window of 48,128 samples has 187 frames of 512 samples, one every 256.
 
     log10(1 + 10000 x) of mel bands x, as librosa makes them by default (Slaney's bands and their norm, Hann window).
     The package does this in 16 bits, which overflow where music is loud; here it is done in 32.
     """
-    if windows.shape[1:] != (WINDOW_NUM_SAMPLES,):
-        raise ValueError(f"windows must be [n, {WINDOW_NUM_SAMPLES}], received {list(windows.shape)}")
+    if windows.ndim != 2 or windows.shape[1] < _FRAME_SAMPLES:
+        raise ValueError(f"windows must be [n, {_FRAME_SAMPLES} or more], received {list(windows.shape)}")
     frames = np.lib.stride_tricks.sliding_window_view(windows, _FRAME_SAMPLES, axis=1)[:, ::HOP_SAMPLES]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FRAME_SAMPLES) / _FRAME_SAMPLES)
     power = np.abs(np.fft.rfft(frames * hann.astype(np.float32))) ** 2

@@ -6,6 +6,8 @@ from pathlib import Path
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.protocols import PROTOCOLS
 
+FEATURES = ("model", "untrained", "mel", "majority")
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadProbe:
@@ -19,7 +21,7 @@ class HeadProbe:
         preset: A name in `PROTOCOLS`.
         head: "linear" or "mlp"; the grid tries both whatever it is. "own" trains none: the model is scored by the
             classifier that it was trained with.
-        features: "model", "untrained", "mel" or "majority".
+        features: "model", "untrained", "mel", "majority", or MODULE:CLASS of a `FeatureSource` of one's own.
         labels: Share of the songs of the train split that may be learnt from.
         labels_like_paper: The share that the original takes of the chunks of each combination of tags, instead.
         task: Name of a labeling of the corpus; None for its own.
@@ -41,6 +43,11 @@ class HeadProbe:
 
 def require_possible(request: HeadProbe) -> None:
     """Raises UsageError for shares that are none, and for options that do not go together."""
+    if request.features not in FEATURES and ":" not in request.features:
+        raise UsageError(
+            f"--features must be one of {', '.join(FEATURES)}, or MODULE:CLASS of other features; "
+            f"received {request.features!r}."
+        )
     for option, share in (("--labels", request.labels), ("--labels-like-paper", request.labels_like_paper)):
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"{option} must be a share above 0 and up to 1; received {share}.")

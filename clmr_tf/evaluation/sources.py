@@ -2,12 +2,14 @@
 
 import functools
 import hashlib
+import importlib
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from clmr_tf.encoder import Encoder
+from clmr_tf.errors import UsageError
 
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, MEL_NUM_BANDS, MEL_LOWEST_HZ = 2048, 1024, 96, 30.0
 _MEL_FLOOR = 1e-6
@@ -115,6 +117,32 @@ class MajorityFeatures:
     def describe(self) -> dict[str, Any]:
         """That it is none."""
         return {"kind": self.kind}
+
+
+def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> FeatureSource:
+    """Features of other programs, from a class that anyone may write: MODULE:CLASS, called with the two lengths.
+
+    Raises:
+        UsageError: If there is no such module or class, or it is not a `FeatureSource`.
+    """
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as error:
+        raise UsageError(f"--features {name} cannot be imported ({error}); give MODULE:CLASS.") from error
+    if not callable(found):
+        raise UsageError(f"--features {name}: {module_name} has no class {class_name}; give MODULE:CLASS.")
+    source = found(clip_num_samples, sample_rate_hz)
+    missing = [
+        attribute
+        for attribute in (*FeatureSource.__annotations__, "features_of", "describe")
+        if not hasattr(source, attribute)
+    ]
+    if missing:
+        raise UsageError(
+            f"--features {name} lacks {', '.join(missing)}; see FeatureSource in clmr_tf/evaluation/sources.py."
+        )
+    return source
 
 
 def weights_hash(encoder: Encoder) -> str:

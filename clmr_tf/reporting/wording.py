@@ -11,7 +11,7 @@ METRIC_NAMES = {"accuracy": "accuracy", "roc_auc": "ROC-AUC", "average_precision
 HEAD_NAMES = {"linear": "linear", "mlp": "MLP", "grid": "grid"}
 NOTHING = "-"
 
-_KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN"}
+_KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN", "musicnn": "musicnn features"}
 _OWN_HEAD_NAMES = {"supervised": "SampleCNN supervised", "finetune": "CLMR fine-tuned"}
 
 

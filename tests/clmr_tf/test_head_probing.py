@@ -177,6 +177,11 @@ def test_baselines_go_through_the_same_protocol(request_of):
         assert result["labels"] == results["model"]["labels"]
 
 
+def test_features_of_others_are_named_by_their_class(request_of):
+    others = probe_with_head(request_of(features="clmr_tf.evaluation.sources:MelFeatures"))
+    assert others == probe_with_head(request_of(features="mel"))
+
+
 def test_a_task_brings_its_own_classes_and_splits(request_of):
     result = probe_with_head(request_of("thesis", task="halves", head="mlp"))
     assert result["single_label"] and result["corpus"]["tag_names"] == ["left", "right"]
@@ -215,6 +220,10 @@ def test_the_grid_chooses_and_is_read_from_its_journal(request_of, cache, monkey
         ({"labels": 0.1, "labels_like_paper": 0.1}, "give one of them"),
         ({"preset": "grid", "labels_like_paper": 0.1}, "preset grid learns from means"),
         ({"task": "unknown"}, "unknown"),
+        ({"features": "melody"}, "--features must be one of model, untrained, mel, majority, .* received 'melody'"),
+        ({"features": "no_such_module:Features"}, "cannot be imported .*no_such_module.*; give MODULE:CLASS"),
+        ({"features": "clmr_tf.metrics:Features"}, "clmr_tf.metrics has no class Features"),
+        ({"features": "builtins:range"}, "lacks kind, identity, .*; see FeatureSource"),
     ],
 )
 def test_what_does_not_go_together_is_refused(request_of, options, words):

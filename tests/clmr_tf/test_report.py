@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,18 +97,23 @@ def test_the_command_in_a_process_of_its_own_loads_no_tensorflow(probed, tmp_pat
     assert "| CLMR linear | 40 % of the songs (4 of 9) |" in page and "| CLMR linear | 50 % like the paper" in page
 
 
-def test_writes_beside_the_results_and_the_same_bytes_again(tmp_path, capsys):
-    write(tmp_path / "evaluation-a.json", result(0.5))
-    write(tmp_path / "evaluation-b.json", result(0.5, kind="model"))
-    (tmp_path / "evaluation-c.json").write_text("{")
-    main(["--results", str(tmp_path)])
+def test_writes_under_reports_and_the_same_bytes_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "savedmodels" / "mine"
+    mine.mkdir(parents=True)
+    write(mine / "evaluation-a.json", result(0.5))
+    write(mine / "evaluation-b.json", result(0.5, kind="model"))
+    (mine / "evaluation-c.json").write_text("{")
+    main(["--results", "savedmodels/mine"])
     printed = capsys.readouterr()
-    assert printed.out == f"Written to {tmp_path / 'report.md'}\n"
+    assert printed.out == "Written to reports/mine/report.md\n"
     assert "warning: evaluation-c.json is skipped: it is not JSON." in printed.err
-    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert {path.suffix for path in written} == {".json", ".md", ".png"}
-    main(["--results", str(tmp_path)])
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
+    # A model's folder stays a model's folder.
+    assert {path.name for path in mine.iterdir()} == {f"evaluation-{name}.json" for name in "abc"}
+    written = {path: path.read_bytes() for path in Path("reports/mine").iterdir()}
+    assert {path.suffix for path in written} == {".md", ".png"}
+    main(["--results", "savedmodels/mine"])
+    assert {path: path.read_bytes() for path in Path("reports/mine").iterdir()} == written
 
 
 @pytest.mark.parametrize(

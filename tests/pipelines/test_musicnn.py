@@ -32,8 +32,8 @@ def test_the_spectrogram_is_that_of_librosa(golden):
     assert received.dtype == np.float32
     assert golden["log_mel"].std() > 0.3
     np.testing.assert_allclose(received, golden["log_mel"], atol=1e-5)
-    with pytest.raises(ValueError, match=r"windows must be \[n, 48128\], received \[1, 48000\]"):
-        log_mel(np.zeros((1, 48_000), np.float32))
+    with pytest.raises(ValueError, match=r"windows must be \[n, 512 or more\], received \[1, 511\]"):
+        log_mel(np.zeros((1, 511), np.float32))
 
 
 def test_the_network_is_that_of_the_package(golden):
