@@ -2,6 +2,7 @@
 
     python -m docs.make                                           all recorded runs again
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
+    python -m docs.make --record-real-music savedmodels/real-music          records what the benchmark measured first
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -27,6 +28,7 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
+from docs import real_music
 
 DOCS = Path(__file__).parent
 RUNS = DOCS / "runs"
@@ -172,7 +174,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record what the benchmark measured")
     options = parser.parse_args(arguments)
+    if options.record_real_music:
+        real_music.record(options.record_real_music, DOCS / "real_music")
     if options.record:
         if options.run is None or options.model is None:
             raise UsageError("--record needs --run and --model; name the run's folder and its model folder.")
@@ -183,7 +188,8 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         draw(RUNS / name, DOCS / f"{name}.png")
     head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
-    (DOCS / "results.md").write_text("\n".join([head, *map(describe, names)]), encoding="utf-8")
+    sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
+    (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
     results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
 
 

@@ -1,0 +1,87 @@
+"""The section of results.md about real music, from the evaluations that `python -m benchmarks.real_music` makes.
+
+The records are real_music/NAME: the evaluations of a model and its manifest. Everything about them is in
+real_music/report.md, which `python -m clmr_tf.report` writes; results.md has the comparison alone.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from clmr_tf.errors import UsageError
+from clmr_tf.report import ReportConfig, report
+from clmr_tf.reporting.ablations import ablations
+from clmr_tf.reporting.label_curves import label_curves
+from clmr_tf.reporting.published import read_published
+from clmr_tf.reporting.result_files import read_results
+from clmr_tf.reporting.rows import Row
+from clmr_tf.reporting.sections import sections_of
+from clmr_tf.reporting.tables import ablation_table, label_table, markdown_table
+from clmr_tf.reporting.wording import METRIC_NAMES, interval_words, name_of, value_words
+
+_INTRODUCTION = """\
+## Music of games
+`python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
+the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
+SampleCNN has the same width. Everything is scored by the released protocol; in brackets are 95 % intervals over the
+test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the settings of each training.
+"""
+_PSEUDO_TAGS = """\
+### Pseudo-tags, macro PR-AUC, by share of the labelled songs
+Nobody tagged this music: the labels are what MTT_musicnn says, so its own features are a ceiling and no competitor.
+"""
+
+
+def record(models: Path, records: Path) -> None:
+    """Copies what was measured.
+
+    Args:
+        models: Folder of the model folders.
+        records: Folder to keep the copies in.
+
+    Raises:
+        UsageError: If there is nothing in it.
+    """
+    found = sorted(path.parent for path in models.glob("*/manifest.json"))
+    if not found:
+        raise UsageError(f"There is no model folder in {models}; run python -m benchmarks.real_music first.")
+    for folder in found:
+        there = records / folder.name
+        shutil.rmtree(there, ignore_errors=True)
+        there.mkdir(parents=True)
+        for path in (folder / "manifest.json", *sorted(folder.glob("evaluation-*.json"))):
+            shutil.copyfile(path, there / path.name)
+
+
+def section(records: Path) -> str:
+    """The section of results.md, empty where nothing is recorded; also writes report.md and its pictures anew."""
+    if not records.is_dir():
+        return ""
+    report(ReportConfig(results=records, out=records))
+    results, _ = read_results(records)
+    clmr = next(one for one in results if name_of(one) == "CLMR linear" and one.training.augmentation == "released")
+    lines = [
+        _INTRODUCTION.format(
+            corpus=clmr.corpus,
+            num_train=clmr.label_counts["of"]["num_songs"],
+            num_test=clmr.scores["test"]["num_songs"],
+            num_steps=clmr.training.step,
+            batch_size=clmr.training.settings["batch_size"],
+        )
+    ]
+    for one in sections_of(results):
+        if one.first.task == "pseudo-tags":
+            lines += [_PSEUDO_TAGS, *label_table(label_curves(one.rows, "songs"), []), ""]
+        else:
+            metric = one.rows[0].metric
+            lines += [f"### {one.first.task.capitalize()}, {METRIC_NAMES[metric]}", "", *_scores(one.rows, metric), ""]
+        for ablation in ablations(one.rows):
+            table = ablation_table(ablation, ["average_precision"], read_published())
+            lines += [f"### Each augmentation alone, pseudo-tags\n{ablation.name}.\n", *table, ""]
+    return "\n".join(lines)
+
+
+def _scores(rows: Sequence[Row], metric: str) -> list[str]:
+    scores = [(row.name, row.score(metric)) for row in rows]
+    lines = [[name, value_words(score.mean), interval_words(score.interval)] for name, score in scores]
+    return markdown_table(["features and head", METRIC_NAMES[metric], "95 %"], lines)

@@ -1,0 +1,59 @@
+"""The section about real music, from results with known scores."""
+
+import pytest
+
+from clmr_tf.errors import UsageError
+from docs import real_music
+from tests.clmr_tf.reporting.written_results import result, write, write_manifest
+
+TASK = {"task": "pseudo-tags", "corpus": "debian-games-medium"}
+
+
+@pytest.fixture
+def models(tmp_path):
+    folder = tmp_path / "models"
+    write_manifest(folder / "clmr", 2500, batch_size=64)
+    for share, score in ((1.0, 0.6), (0.1, 0.3)):
+        labels = {"choice": "all" if share == 1 else "songs", "share": share, **TASK}
+        write(folder / "clmr" / f"evaluation-model-{share}.json", result(score, kind="model", step=2500, **labels))
+        write(folder / "clmr" / f"evaluation-mel-{share}.json", result(score - 0.2, **labels))
+    artist = {"task": "artist", "corpus": "debian-games-medium", "accuracy": 0.5}
+    write(folder / "clmr" / "evaluation-artist.json", result(0.4, kind="model", step=2500, **artist))
+    for name, score in (("none", 0.2), ("only-filter", 0.35)):
+        write_manifest(folder / name, 300, augmentation=name, width=0.25)
+        write(folder / name / "evaluation-x.json", result(score, kind="model", step=300, **TASK))
+    return folder
+
+
+def test_the_tables_say_what_was_measured(models, tmp_path):
+    records = tmp_path / "real_music"
+    real_music.record(models, records)
+    text = real_music.section(records)
+    assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test." in text
+    assert "2,500 steps of 64 pairs" in text
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert cells == [
+        ["features and head", "accuracy", "95 %"],
+        ["---"] * 3,
+        ["CLMR linear", "0.500", "0.460 to 0.560"],
+        ["", "10 %", "100 %"],
+        ["---"] * 3,
+        ["mel statistics linear", "0.100 (0.060 to 0.160)", "0.400 (0.360 to 0.460)"],
+        ["CLMR linear", "0.300 (0.260 to 0.360)", "0.600 (0.560 to 0.660)"],
+        ["augmentation", "PR-AUC", "95 %", "seed", "published, MagnaTagATune: PR-AUC"],
+        ["---"] * 5,
+        ["crop alone", "0.200", "0.160 to 0.260", "42/42", "0.3049"],
+        ["filter", "0.350", "0.310 to 0.410", "42/42", "0.3332"],
+    ]
+    assert (records / "report.md").read_text().startswith("# Evaluations")
+
+
+def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_path):
+    records = tmp_path / "real_music"
+    assert real_music.section(records) == ""
+    real_music.record(models, records)
+    (models / "none" / "evaluation-x.json").rename(models / "none" / "evaluation-y.json")
+    real_music.record(models, records)
+    assert {path.name for path in (records / "none").iterdir()} == {"manifest.json", "evaluation-y.json"}
+    with pytest.raises(UsageError, match=r"There is no model folder in .*; run python -m benchmarks\.real_music first"):
+        real_music.record(tmp_path / "nowhere", records)
