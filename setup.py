@@ -14,6 +14,7 @@ setup(
         "clmr_tf.loop",
         "clmr_tf.models",
         "clmr_tf.optimizers",
+        "clmr_tf.pytorch",
         "clmr_tf.recipe",
         "clmr_tf.reporting",
         "pipelines",

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.errors import UsageError
+from clmr_tf.tag_names import MAGNATAGATUNE_TAGS as TAGS
 from pipelines.tables import parse_label_vector, read_pairs, read_records, require_count
-from pipelines.tag_names import MAGNATAGATUNE_TAGS as TAGS
 
 NUM_CLIPS = 25_863
 NUM_ANNOTATED_TAGS = 188

@@ -27,14 +27,14 @@ import numpy as np
 from clmr_tf.console import run_command
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
+from clmr_tf.restricted_pickle import StoredArray, load_plain_pickle
+from clmr_tf.tag_names import MSD_TAGS
 from pipelines.corpus_command import CorpusOptions, run_pipeline
 from pipelines.published import DATA as ALL_DATA
 from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.restricted_pickle import StoredArray, load_plain_pickle
 from pipelines.settings import PrepareSettings
 from pipelines.sources import SourceFile
 from pipelines.tables import require_split_counts
-from pipelines.tag_names import MSD_TAGS
 
 NAME = "msd"
 CORPUS_NAME = "msd-lee2017"

@@ -26,7 +26,7 @@ from clmr_tf.corpus import SPLITS, Corpus, Item
 from clmr_tf.corpus_tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from pipelines.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.tag_names import MAGNATAGATUNE_TAGS
 
 TASK_NAME = "pseudo-tags"
 PROBABILITIES_FILE = "pseudo-tags-probabilities.json"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import UsageError
+from clmr_tf.tag_names import MSD_TAGS
 from pipelines import msd
-from pipelines.tag_names import MSD_TAGS
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip
 
 TAGS_OF = {

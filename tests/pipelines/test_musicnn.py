@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.tag_names import MAGNATAGATUNE_TAGS
 from pipelines.musicnn import WHEEL, WINDOW_NUM_SAMPLES, build_tagger, fetch_wheel, log_mel, read_weights
-from pipelines.tag_names import MAGNATAGATUNE_TAGS
 from tests.pipelines.musicnn_inputs import music, noise_weights
 
 # Made by the package itself and by librosa, see tests/golden/make_musicnn.py.

@@ -6,6 +6,7 @@ import pytest
 
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
+from clmr_tf.tag_names import MAGNATAGATUNE_TAGS
 from pipelines.pseudo_tags import (
     PROBABILITIES_FILE,
     Options,
@@ -14,7 +15,6 @@ from pipelines.pseudo_tags import (
     thresholds_of,
     window_starts,
 )
-from pipelines.tag_names import MAGNATAGATUNE_TAGS
 from tests.synthetic import write_corpus
 
 ANY = {"train": 0, "valid": 0, "test": 0}

@@ -1,13 +1,15 @@
 """Reads pickles that hold nothing but plain data, such as the split files of the Million Song Dataset.
 
 A pickle is a program: it may name any function of any module and have it called. This reader knows the handful of
-names that NumPy writes for an array, and puts stand-ins in their place that only keep what they are given; every other
-name is refused before anything is imported or called. So the worst that a file can do is to be refused.
+names that its caller expects, such as those that NumPy writes for an array, and puts stand-ins in their place that only
+keep what they are given; every other name is refused before anything is imported or called. So the worst that a file
+can do is to be refused.
 """
 
 import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,12 +29,22 @@ def load_plain_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
+            return RestrictedUnpickler(file, _NUMPY_STAND_INS).load()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); see --help for where it comes from.") from error
     # A damaged pickle fails in every way there is; nothing of it was called.
     except Exception as error:
         raise UsageError(f"{path} is no pickle of plain data ({error}); fetch it again.") from error
+
+
+class PlainMapping(dict):
+    """Stands in for dictionaries with attributes and for objects that nobody asks about; keeps the items alone."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """Throws the attributes away."""
 
 
 class StoredArray:
@@ -95,7 +107,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_STAND_INS = {
+_NUMPY_STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy", "ndarray"): _ArrayClass,
@@ -104,17 +116,47 @@ _STAND_INS = {
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle.Unpickler):
+    """Unpickles by stand-ins alone.
+
+    Args:
+        file: Where the pickle begins; afterwards where it ends.
+        stand_ins: By module and name, what a pickle gets for it: text, a function that may be called with whatever the
+            pickle says, or `PlainMapping`.
+        load_persistent: Gets what the pickle says about something outside of it; by default that is refused.
+
+    Raises:
+        Exception: Of any kind, on `load`, for another name or a damaged pickle; nothing of it was called.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        stand_ins: Mapping[tuple[str, str], Any],
+        load_persistent: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(file, encoding="latin1")
+        self._stand_ins = stand_ins
+        self._load_persistent = load_persistent
+
     def find_class(self, module_name: str, global_name: str) -> Any:
-        stand_in = _STAND_INS.get((module_name, global_name))
+        """The stand-in for a name."""
+        stand_in = self._stand_ins.get((module_name, global_name))
         if stand_in is None:
             raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        # A pickle may set attributes of what it is handed, so it gets a class or function of its own every time.
+        if stand_in is PlainMapping:
+            return type("PlainMapping", (PlainMapping,), {})
+        if isinstance(stand_in, str):
+            return stand_in
 
         def call(*arguments: object) -> object:
             return stand_in(*arguments)
 
-        # A pickle may set attributes of what it is handed, so it gets a function of its own every time.
         return call
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"it asks for something outside of it, {pid!r}")
+        """What the caller has for something outside of the pickle."""
+        if self._load_persistent is None:
+            raise pickle.UnpicklingError(f"it asks for something outside of it, {pid!r}")
+        return self._load_persistent(pid)

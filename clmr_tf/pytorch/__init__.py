@@ -1,0 +1,1 @@
+"""Checkpoints of the released PyTorch code, read and written without PyTorch."""
