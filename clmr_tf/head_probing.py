@@ -7,11 +7,13 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 from clmr_tf.corpus import SPLITS, Corpus
 from clmr_tf.corpus_resolution import resolve_corpus
 from clmr_tf.encoder import Encoder, build_encoder
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.examples import clip_scores
+from clmr_tf.evaluation.examples import Examples, clip_scores
 from clmr_tf.evaluation.grid import search
 from clmr_tf.evaluation.heads import Fit, Head, fit_head, majority_head
 from clmr_tf.evaluation.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, Protocol, grid_of_heads
@@ -66,7 +68,7 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
     if request.head == "own":
         head, fit = _own_head(request, manifest, labeled), None
         protocol = dataclasses.replace(protocol, head=None)
-        labels = manifest["training"]["run"]["labels"]["chosen"]
+        labels = _labels_of_own_head(manifest, labeled)
     else:
         train, labels = choose_labels(
             reader.read("train", protocol.train_windows),
@@ -102,7 +104,7 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
             **dataclasses.asdict(protocol),
             "interval": {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)},
         },
-        **({"head": "own", "objective": manifest["training"]["config"]["objective"]} if fit is None else {}),
+        **({"head": "own", "objective": _objective_of(manifest)} if fit is None else {}),
         "labels": labels,
         "seed": request.seed,
         "fit": fit,
@@ -126,6 +128,22 @@ def _own_head(request: HeadProbe, manifest: dict[str, Any], labeled: Corpus) -> 
             f"{manifest['tag_names'][0]!r}; give the corpus and the task that it was trained on."
         )
     return head
+
+
+def _labels_of_own_head(manifest: dict[str, Any], labeled: Corpus) -> dict[str, Any]:
+    """As `choose_labels` describes them."""
+    run = manifest["training"].get("run")
+    if run is not None:
+        return run["labels"]["chosen"]
+    # A converted checkpoint does not say; the released heads learnt from the whole train split.
+    items = labeled.items_of("train")
+    clips = Examples(np.zeros((len(items), 0), np.float32), np.arange(len(items)))
+    train = Split(items, labeled.multi_hot(items), clips)
+    return choose_labels(train, labeled.manifest.tag_names, song_share=1.0, combination_share=None, seed=0)[1]
+
+
+def _objective_of(manifest: dict[str, Any]) -> str:
+    return manifest["training"].get("config", {"objective": "converted"})["objective"]
 
 
 def _scores_of(split: str, head: Head, reader: SplitReader, protocol: Protocol, single_label: bool) -> dict[str, Any]:

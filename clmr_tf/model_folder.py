@@ -4,7 +4,9 @@ saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] 
 encoder.weights.h5    the same weights for `SampleCNN`
 manifest.json         architecture, input, training, scores, licence
 head.npz              of a model that was trained with labels: from the embedding to the logits of its tags
-golden.npz            an input and the embedding that every loader and runtime must give for it, and the logits if any
+projector.npz         of a model that brought one: from the embedding to what the contrastive loss saw
+golden.npz            an input and the embedding that every loader and runtime must give for it, and logits and
+                      projection if any
 """
 
 import json
@@ -12,13 +14,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.encoder import build_encoder
+from clmr_tf.encoder import build_encoder, dtype_policy
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import write_atomically
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 
 FORMAT_VERSION = 1
@@ -27,6 +31,7 @@ WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
 HEAD_FILE = "head.npz"
+PROJECTOR_FILE = "projector.npz"
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
 
@@ -91,12 +96,33 @@ def read_head(folder: Path) -> Head:
     if not path.is_file():
         raise UsageError(
             f"The model in {folder} has no head of its own; export a run that was trained with --objective supervised "
-            "or finetune, or choose another --head."
+            "or finetune, convert a checkpoint with its head, or choose another --head."
         )
     try:
         return Head.load(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"The head {path} cannot be read ({error}); export the model again.") from error
+
+
+def read_projector(folder: Path) -> keras.Model | None:
+    """The projector of a model, float32 [n, 512] -> [n, projection]; None if the folder has none.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    path = folder / PROJECTOR_FILE
+    if not path.is_file():
+        return None
+    try:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as matrices:
+            hidden, projection = matrices["hidden"], matrices["projection"]
+        with dtype_policy("float32"):
+            projector = build_projector(*projection.shape)
+        projector.set_weights([hidden, projection])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"The projector {path} cannot be read ({error}); convert the checkpoint again.") from error
+    return projector
 
 
 def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
@@ -114,7 +140,7 @@ def check_golden(folder: Path) -> None:
     """
     with np.load(folder / GOLDEN_FILE) as golden:
         audio, expected = golden["audio"], golden["embedding"]
-        logits = golden.get("logits")
+        logits, projection = golden.get("logits"), golden.get("projection")
     serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
     received = {
         SAVED_MODEL: serve(audio=tf.constant(audio))["embedding"].numpy(),
@@ -124,10 +150,19 @@ def check_golden(folder: Path) -> None:
         _require_equal(folder / name, "embeddings", embedding, expected)
     if logits is not None:
         _require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(received[WEIGHTS_FILE]), logits)
+    projector = read_projector(folder)
+    if projector is not None:
+        projected = projector(tf.constant(received[WEIGHTS_FILE])).numpy()
+        _require_equal(folder / PROJECTOR_FILE, "projections", projected, projection)
+
+
+def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest expected value; NaN if anything received is."""
+    return float(np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12))
 
 
 def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
-    error = np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12)
+    error = relative_error(received, expected)
     if not error <= GOLDEN_TOLERANCE:
         raise ClmrError(
             f"{path} gives {what} that differ from {GOLDEN_FILE} by {error:.1e} of their largest value (allowed "

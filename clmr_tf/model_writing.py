@@ -21,6 +21,7 @@ from clmr_tf.model_folder import (
     GOLDEN_FILE,
     HEAD_FILE,
     MANIFEST_FILE,
+    PROJECTOR_FILE,
     SAVED_MODEL,
     WEIGHTS_FILE,
     check_golden,
@@ -33,6 +34,7 @@ _OWN_FILES = (
     WEIGHTS_FILE,
     SAVED_MODEL,
     HEAD_FILE,
+    PROJECTOR_FILE,
     GOLDEN_FILE,
     "probe-*.json",
     "evaluation-*.json",
@@ -40,7 +42,13 @@ _OWN_FILES = (
 )
 
 
-def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None = None) -> None:
+def write_model_folder(
+    encoder: SampleCNN,
+    folder: Path,
+    facts: dict[str, Any],
+    head: Head | None = None,
+    projector: keras.Model | None = None,
+) -> None:
     """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
 
     Args:
@@ -49,6 +57,7 @@ def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any], 
             anything else is left alone.
         facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
         head: What was trained with the encoder on labels.
+        projector: As `build_projector` makes it, float32; only conversions have one to hand on.
 
     Raises:
         UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
@@ -70,7 +79,7 @@ def write_model_folder(encoder: SampleCNN, folder: Path, facts: dict[str, Any], 
         raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
     try:
         _require_space(draft, encoder)
-        _write(encoder, draft, facts, head)
+        _write(encoder, draft, facts, head, projector)
         check_golden(draft)
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
@@ -118,7 +127,9 @@ def _require_replaceable(folder: Path) -> None:
         )
 
 
-def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None) -> None:
+def _write(
+    encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None, projector: keras.Model | None
+) -> None:
     clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
     encoder.save_weights(folder / WEIGHTS_FILE)
     archive = keras.export.ExportArchive()
@@ -135,6 +146,9 @@ def _write(encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head |
     if head:
         head.save(folder / HEAD_FILE)
         golden["logits"] = head.logits(embedding)
+    if projector:
+        np.savez(folder / PROJECTOR_FILE, **dict(zip(("hidden", "projection"), projector.get_weights(), strict=True)))
+        golden["projection"] = projector(tf.constant(embedding)).numpy()
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
     arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {

@@ -57,8 +57,8 @@ ROWS = (
         "reporting",
         "pytorch",
     },
-    {"training", "training_music", "training_run", "probing", "head_probing", "recipe"},
-    {"train", "export", "probe", "report", "recipes"},
+    {"training", "training_music", "training_run", "probing", "head_probing", "recipe", "conversion"},
+    {"train", "export", "probe", "report", "recipes", "convert"},
 )
 COMMANDS = ROWS[-1]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -74,14 +74,14 @@ class SampleCNN(keras.Model):
 
         self.convolutions, self.normalizations, self.pools = [], [], []
         pool_sizes = POOL_SIZES[sample_rate_hz]
-        block_channels = (*(_scale(channels, width) for channels in _BLOCK_CHANNELS), EMBEDDING_DIM)
-        self.convolutions.append(convolution(_scale(_STEM_CHANNELS, width), 3, "stem_convolution", strides=3))
+        stem_channels, *block_channels, last_channels = layer_channels(width)
+        self.convolutions.append(convolution(stem_channels, 3, "stem_convolution", strides=3))
         for index, (channels, size) in enumerate(zip(block_channels, pool_sizes, strict=True)):
             # PyTorch pads one sample on either side whatever the kernel, which is "same" for size 3 only.
             padding = "same" if size == 3 else "valid"
             self.convolutions.append(convolution(channels, size, f"block_{index}_convolution", padding=padding))
             self.pools.append(keras.layers.MaxPooling1D(size, name=f"block_{index}_pool"))
-        self.convolutions.append(convolution(EMBEDDING_DIM, 3, "last_convolution", padding="same"))
+        self.convolutions.append(convolution(last_channels, 3, "last_convolution", padding="same"))
         for layer in self.convolutions:
             name = layer.name.replace("convolution", "normalization")
             self.normalizations.append(BatchNormalization1D(name=name))
@@ -138,6 +138,12 @@ class SampleCNN(keras.Model):
             "pooling": self.pooling,
             "seed": self.seed,
         }
+
+
+def layer_channels(width: float) -> tuple[int, ...]:
+    """Outputs of the eleven convolutions: the stem, the nine blocks and the last one."""
+    scaled = (_scale(channels, width) for channels in (_STEM_CHANNELS, *_BLOCK_CHANNELS))
+    return (*scaled, EMBEDDING_DIM, EMBEDDING_DIM)
 
 
 def _scale(channels: int, width: float) -> int:

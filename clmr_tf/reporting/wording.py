@@ -12,7 +12,11 @@ HEAD_NAMES = {"linear": "linear", "mlp": "MLP", "grid": "grid"}
 NOTHING = "-"
 
 _KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN", "musicnn": "musicnn features"}
-_OWN_HEAD_NAMES = {"supervised": "SampleCNN supervised", "finetune": "CLMR fine-tuned"}
+_OWN_HEAD_NAMES = {
+    "supervised": "SampleCNN supervised",
+    "finetune": "CLMR fine-tuned",
+    "converted": "CLMR converted, its own head",
+}
 
 
 def name_of(result: Result) -> str:

@@ -1,0 +1,215 @@
+"""From a checkpoint of the released PyTorch code to a model folder, and back; both checked before anything is there."""
+
+import dataclasses
+import hashlib
+import logging
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import write_atomically
+from clmr_tf.model_folder import (
+    GOLDEN_FILE,
+    GOLDEN_TOLERANCE,
+    HEAD_FILE,
+    read_encoder,
+    read_head,
+    read_manifest,
+    read_projector,
+    relative_error,
+)
+from clmr_tf.model_writing import golden_audio, write_model_folder
+from clmr_tf.pytorch.layouts import arrange, arrange_head, state_dict_of
+from clmr_tf.pytorch.original_network import OriginalNetwork
+from clmr_tf.pytorch.reading import read_checkpoint
+from clmr_tf.pytorch.translation import to_encoder, to_head, to_original, to_projector
+from clmr_tf.pytorch.writing import state_dict_bytes
+from clmr_tf.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+
+logger = logging.getLogger(__name__)
+
+_TAG_LISTS = {"magnatagatune": MAGNATAGATUNE_TAGS, "msd": MSD_TAGS}
+# The original's words for the embedding, the projection and the scores of the tags.
+Outputs = Mapping[str, np.ndarray]
+
+
+def from_pytorch(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    head_checkpoint: Path | None,
+    tags: str | None,
+    golden: Path | None,
+    licence: str,
+) -> dict[str, float]:
+    """Writes the model folder of a checkpoint.
+
+    Args:
+        checkpoint: Of the encoder, in any of the known layouts.
+        folder: Where the model goes, as of `write_model_folder`.
+        head_checkpoint: Of a head that was saved by itself.
+        tags: "magnatagatune", "msd", or a file of one name a line; None takes the first for a head of 50.
+        golden: Outputs of the original code to compare with, see `_golden_outputs`.
+        licence: For the manifest.
+
+    Returns:
+        Of "h", and of "z" and "logits" if there are any, the largest error relative to the largest value.
+
+    Raises:
+        UsageError: If a file cannot be read or holds something else, or the folder cannot be written.
+        ClmrError: If the converted model gives other outputs than the original network, or than `golden`.
+    """
+    found = read_checkpoint(checkpoint)
+    network, layout = arrange(found.tensors, checkpoint)
+    if head_checkpoint is not None:
+        head_weights = arrange_head(read_checkpoint(head_checkpoint).tensors, head_checkpoint)
+        network = dataclasses.replace(network, head=head_weights)
+    tag_names = _tag_names(tags, len(network.head[-1])) if network.head else ()
+    encoder, projector, head = to_encoder(network), to_projector(network), to_head(network)
+
+    def converted(audio: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = {"h": encoder(tf.constant(audio), training=False).numpy()}
+        if projector is not None:
+            outputs["z"] = projector(tf.constant(outputs["h"])).numpy()
+        if head is not None:
+            outputs["logits"] = head.logits(outputs["h"])
+        return outputs
+
+    audio = golden_audio(encoder.clip_num_samples, encoder.sample_rate_hz)
+    errors = _require_equal(converted(audio), _original_outputs(network, audio), "the original network")
+    if golden is not None:
+        recorded = _golden_outputs(golden, encoder.clip_num_samples)
+        again = _require_equal(converted(recorded["audio"]), recorded, str(golden))
+        errors = {name: max(error, again.get(name, 0)) for name, error in errors.items()}
+    provenance = {"checkpoint": _provenance(checkpoint), "layout": layout.name, **found.facts}
+    if head_checkpoint is not None:
+        provenance["head"] = _provenance(head_checkpoint)
+    step = found.facts.get("global_step", 0)
+    facts = {
+        "name": folder.name,
+        "licence": licence,
+        "tag_names": list(tag_names),
+        "scores": {},
+        "training": {"step": step if isinstance(step, int) else 0, "converted_from": provenance},
+    }
+    write_model_folder(encoder, folder, facts, head, projector)
+    return errors
+
+
+def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
+    """Writes the checkpoint of a model folder: a state dict as the released code loads it.
+
+    Args:
+        folder: A model folder; what it has of projector and head goes with the encoder.
+        checkpoint: File to write or replace.
+
+    Returns:
+        As of `from_pytorch`, between the model's golden numbers and the original network with the written weights.
+
+    Raises:
+        UsageError: If there is no such model, or the file cannot be written.
+        ClmrError: If the golden numbers are not met; nothing is written then.
+    """
+    manifest, encoder = read_manifest(folder), read_encoder(folder)
+    head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
+    if checkpoint.is_dir() or not checkpoint.parent.is_dir():
+        raise UsageError(f"{checkpoint} cannot be written: it is a folder or in none; choose another --out.")
+    if encoder.width != 1:
+        logger.warning(
+            "The released code builds SampleCNN of width 1 only, and this one has %g; give its class these channels.",
+            encoder.width,
+        )
+    network = to_original(encoder, read_projector(folder), head)
+    content = state_dict_bytes(state_dict_of(network, manifest["training"]["step"]))
+    try:
+        golden = _arrays_of(folder / GOLDEN_FILE)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{folder / GOLDEN_FILE} cannot be read ({error}); export the model again.") from error
+    draft = checkpoint.with_name(f".{checkpoint.name}.draft")
+    try:
+        write_atomically(draft, content)
+        written, _ = arrange(read_checkpoint(draft).tensors, draft)
+        expected = {original: golden[ours] for original, ours in _OUR_NAMES.items() if ours in golden}
+        errors = _require_equal(_original_outputs(written, golden["audio"]), expected, str(folder / GOLDEN_FILE))
+        draft.replace(checkpoint)
+    finally:
+        draft.unlink(missing_ok=True)
+    return errors
+
+
+_OUR_NAMES = {"h": "embedding", "z": "projection", "logits": "logits"}
+
+
+def _original_outputs(network: OriginalNetwork, audio: np.ndarray) -> dict[str, np.ndarray]:
+    embedding = network.encode(audio)
+    heads: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    if network.projector:
+        heads["z"] = network.project
+    if network.head:
+        heads["logits"] = network.classify
+    return {"h": embedding, **{name: head(embedding) for name, head in heads.items()}}
+
+
+def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str, float]:
+    """The errors of all outputs that both have."""
+    names = [name for name in received if name in expected]
+    for name in names:
+        if received[name].shape != expected[name].shape:
+            raise UsageError(
+                f"{whose} gives `{name}` of the shape {list(expected[name].shape)}, and the model has "
+                f"{list(received[name].shape)}; they are not of one model."
+            )
+    errors = {name: relative_error(received[name], expected[name]) for name in names}
+    for name, error in errors.items():
+        if not error <= GOLDEN_TOLERANCE:
+            raise ClmrError(
+                f"The model differs in `{name}` from {whose} by {error:.1e} of its largest value (allowed "
+                f"{GOLDEN_TOLERANCE:.0e}), so nothing was written; give what belongs together."
+            )
+    return errors
+
+
+def _golden_outputs(path: Path, clip_num_samples: int) -> dict[str, np.ndarray]:
+    """`audio` [n, samples] of an .npz file, and what it has of `h`, `z` and `logits` of the original code."""
+    advice = f"give an .npz file with `audio` [n, {clip_num_samples}] and `h`, `z` or `logits`"
+    try:
+        found = _arrays_of(path)
+        outputs = {name: found[name].astype(np.float32) for name in ("audio", *_OUR_NAMES) if name in found}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"--golden {path} cannot be read ({error}); {advice}.") from error
+    audio = outputs.get("audio", np.zeros(0))
+    if audio.ndim != 2 or audio.shape[1] != clip_num_samples or len(outputs) < 2:
+        raise UsageError(f"--golden {path} has {', '.join(outputs) or 'nothing'} of another kind or shape; {advice}.")
+    return outputs
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _tag_names(tags: str | None, num_tags: int) -> tuple[str, ...]:
+    advice = "give --tags magnatagatune, msd, or a file with one name a line"
+    if tags is None and num_tags != len(MAGNATAGATUNE_TAGS):
+        raise UsageError(f"The head has {num_tags} outputs, whose names are not known; {advice}.")
+    names = _TAG_LISTS.get(tags or "magnatagatune")
+    if names is None:
+        try:
+            names = tuple(line.strip() for line in Path(tags).read_text(encoding="utf-8").splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--tags {tags} cannot be read ({error}); {advice}.") from error
+    if len(names) != num_tags or len(set(names)) != num_tags:
+        raise UsageError(
+            f"--tags {tags} has {len(names)} names, {len(set(names))} different ones, and the head {num_tags} outputs; "
+            f"{advice}."
+        )
+    return names
+
+
+def _provenance(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -1,0 +1,224 @@
+"""Which key of a state dict is which weight: the layouts that are in circulation, read and written.
+
+    model.encoder.sequential.{i}.{j}.*   Lightning, contrastive training (release 2.1)
+    encoder.sequential.{i}.{j}.*         the network by itself, and Lightning's evaluation with a head
+    encoder.conv{i + 1}.{j}.*            the oldest code; its branch v1 renames them when it loads
+
+Of layer i, j is 0 for the convolution and 1 for the batch normalisation. The head of tags is `encoder.fc`, or
+`model.0` and `model.2` where the head was trained on frozen features; by itself (`finetuner_checkpoint`) `0` and `2`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.errors import UsageError
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, POOL_SIZES, layer_channels
+from clmr_tf.pytorch.original_network import OriginalLayer, OriginalNetwork
+
+_NUM_LAYERS = 11
+_LAYER_PARTS = {
+    "kernel": "0.weight",
+    "bias": "0.bias",
+    "gamma": "1.weight",
+    "beta": "1.bias",
+    "mean": "1.running_mean",
+    "variance": "1.running_var",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyLayout:
+    """A way to name the weights.
+
+    Attributes:
+        name: What it is called in manifests and messages.
+        layer: Beginning of the keys of a layer, by `index` from 0 or `number` from 1.
+        encoder_head: Beginning of the keys of a linear head inside the encoder.
+        projector: Beginning of the keys of the projector.
+        head: Beginning of the keys of a head behind the encoder; None if there is no such thing.
+        repeated: Beginnings of keys of weights that the file names a second time.
+    """
+
+    name: str
+    layer: str
+    encoder_head: str
+    projector: str
+    head: str | None
+    repeated: tuple[str, ...] = ()
+
+    def layer_key(self, index: int, part: str) -> str:
+        """Key of a part of a layer, such as "kernel"."""
+        return self.layer.format(index=index, number=index + 1) + _LAYER_PARTS[part]
+
+
+PLAIN = KeyLayout(
+    "encoder.sequential.*",
+    "encoder.sequential.{index}.",
+    "encoder.fc.",
+    "projector.",
+    "model.",
+    ("model.sequential.", "model.fc."),
+)
+LAYOUTS = (
+    KeyLayout(
+        "model.encoder.sequential.*",
+        "model.encoder.sequential.{index}.",
+        "model.encoder.fc.",
+        "model.projector.",
+        None,
+        ("encoder.",),
+    ),
+    PLAIN,
+    KeyLayout("encoder.conv{n}.*", "encoder.conv{number}.", "encoder.fc.", "projector.", "model."),
+)
+
+
+class _Weights:
+    """The tensors of a state dict, taken one after the other."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], path: Path) -> None:
+        self._left = dict(tensors)
+        self._path = path
+
+    def take(self, key: str, *shape: int | None) -> np.ndarray:
+        """A tensor as float64; None in a shape is any length."""
+        tensor = self._left.pop(key, None)
+        if tensor is None:
+            first = next(iter(self._left), "nothing")
+            raise UsageError(
+                f"{self._path} lacks `{key}`; its first key that is not used is `{first}`, so give a whole checkpoint "
+                "of the released code."
+            )
+        fits = len(tensor.shape) == len(shape) and all(
+            wanted in (None, length) for length, wanted in zip(tensor.shape, shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("n" if length is None else str(length) for length in shape)
+            raise UsageError(
+                f"{self._path}: `{key}` has the shape {list(tensor.shape)} instead of [{wanted}]; only SampleCNN of "
+                "the released code can be converted, of any width."
+            )
+        numbers = tensor.astype(np.float64)
+        if not np.isfinite(numbers).all():
+            raise UsageError(f"{self._path}: `{key}` holds numbers that are not finite; give another checkpoint.")
+        return numbers
+
+    def take_linear(self, prefix: str, num_outputs: int | None) -> tuple[np.ndarray, np.ndarray]:
+        weight = self.take(f"{prefix}weight", num_outputs, EMBEDDING_DIM)
+        return weight, self.take(f"{prefix}bias", len(weight))
+
+    def take_head(self, prefix: str) -> tuple[np.ndarray, ...]:
+        """The one or two linear layers that the original puts behind the encoder."""
+        if f"{prefix}2.weight" not in self._left:
+            return self.take_linear(f"{prefix}0.", None)
+        return *self.take_linear(f"{prefix}0.", EMBEDDING_DIM), *self.take_linear(f"{prefix}2.", None)
+
+    def require_used(self, repeated: tuple[str, ...]) -> None:
+        for key in self._left:
+            if not key.startswith(repeated) and not key.endswith(".num_batches_tracked"):
+                raise UsageError(
+                    f"{self._path} has the unexpected key `{key}`; only SampleCNN of the released code, with its "
+                    "projector or its head, can be converted."
+                )
+
+
+def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetwork, KeyLayout]:
+    """Finds the network in a state dict.
+
+    Args:
+        tensors: The state dict.
+        path: What to call it in errors.
+
+    Raises:
+        UsageError: If the layout is unknown, a key is missing or too many, or a shape does not fit.
+    """
+    layout = next((one for one in LAYOUTS if one.layer_key(0, "kernel") in tensors), None)
+    if layout is None:
+        expected = ", ".join(f"`{one.layer_key(0, 'kernel')}`" for one in LAYOUTS)
+        raise UsageError(
+            f"{path} is in no layout of the released code: it has none of the keys {expected}, and its first is "
+            f"`{next(iter(tensors))}`; give a checkpoint of an encoder."
+        )
+    weights = _Weights(tensors, path)
+    kernel_shapes = [tensors.get(layout.layer_key(index, "kernel"), np.zeros(())).shape for index in range(_NUM_LAYERS)]
+    channels, sizes = layer_channels(width_of(kernel_shapes)), (3, *POOL_SIZES[sample_rate_of(kernel_shapes)], 3)
+    layers = []
+    for index, (before, after, size) in enumerate(zip((1, *channels[:-1]), channels, sizes, strict=True)):
+        shapes = {"kernel": (after, before, size)}
+        parts = {
+            part: weights.take(layout.layer_key(index, part), *shapes.get(part, (after,))) for part in _LAYER_PARTS
+        }
+        layers.append(OriginalLayer(**parts))
+    projector: tuple[np.ndarray, ...] = ()
+    if f"{layout.projector}0.weight" in tensors:
+        hidden = weights.take(f"{layout.projector}0.weight", EMBEDDING_DIM, EMBEDDING_DIM)
+        projector = hidden, weights.take(f"{layout.projector}2.weight", None, EMBEDDING_DIM)
+    head: tuple[np.ndarray, ...] = ()
+    if f"{layout.encoder_head}weight" in tensors:
+        head = weights.take_linear(layout.encoder_head, None)
+    if layout.head is not None and f"{layout.head}0.weight" in tensors:
+        # A head that was trained afterwards; the one inside the encoder was then never used.
+        head = weights.take_head(layout.head)
+    weights.require_used(layout.repeated)
+    # The released code fills up a checkpoint without a head by zeros.
+    return OriginalNetwork(tuple(layers), projector, head if any(part.any() for part in head) else ()), layout
+
+
+def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndarray, ...]:
+    """Finds the head in a state dict that holds one by itself, or one behind an encoder.
+
+    Raises:
+        UsageError: If there is none, or a shape does not fit.
+    """
+    prefix = next((one for one in ("", "model.") if f"{one}0.weight" in tensors), None)
+    if prefix is None:
+        raise UsageError(
+            f"{path} holds no head: it has neither the key `0.weight` nor `model.0.weight`, and its first is "
+            f"`{next(iter(tensors))}`; give a finetuner checkpoint of the released code."
+        )
+    return _Weights(tensors, path).take_head(prefix)
+
+
+def state_dict_of(network: OriginalNetwork, num_batches: int) -> dict[str, np.ndarray]:
+    """The state dict of a network in the layout `encoder.sequential.*`, float32.
+
+    A linear head becomes `encoder.fc`, one with a hidden layer `model.0` and `model.2`.
+
+    Args:
+        network: What to write.
+        num_batches: Number of training steps, `num_batches_tracked` of the batch normalisations.
+    """
+    tensors = {}
+    for index, layer in enumerate(network.layers):
+        tensors |= {PLAIN.layer_key(index, part): getattr(layer, part) for part in _LAYER_PARTS}
+        tensors[f"{PLAIN.layer.format(index=index)}1.num_batches_tracked"] = np.array(num_batches)
+    tensors |= {f"{PLAIN.projector}{place}.weight": part for place, part in zip("02", network.projector, strict=False)}
+    names = ("weight", "bias") if len(network.head) == 2 else ("0.weight", "0.bias", "2.weight", "2.bias")
+    prefix = PLAIN.encoder_head if len(network.head) == 2 else PLAIN.head
+    tensors |= {f"{prefix}{name}": part for name, part in zip(names, network.head, strict=False)}
+    return {key: one.astype(np.int64 if one.dtype.kind == "i" else np.float32) for key, one in tensors.items()}
+
+
+def width_of(kernel_shapes: list[tuple[int, ...]]) -> float:
+    """The width of a SampleCNN with these kernels, [out, in, size] each; of another network, any.
+
+    Channels are rounded to multiples of 8, so a range of widths gives the same ones; the middle of it is 1 for the
+    original's.
+    """
+    ranges = []
+    for shape, channels in ((kernel_shapes[0], layer_channels(1)[0]), (kernel_shapes[3], layer_channels(1)[3])):
+        num_eighths = shape[0] / 8 if shape else channels / 8
+        # Eight channels are the fewest there are, however narrow the network.
+        narrowest = num_eighths - 0.5 if num_eighths > 1 else 0
+        ranges.append((narrowest * 8 / channels, (num_eighths + 0.5) * 8 / channels))
+    lows, highs = zip(*ranges, strict=True)
+    return (max(lows) + min(highs)) / 2
+
+
+def sample_rate_of(kernel_shapes: list[tuple[int, ...]]) -> int:
+    """The rate in Hz whose SampleCNN has kernels of these sizes; of another network, the first."""
+    sizes = tuple(shape[-1] if shape else 0 for shape in kernel_shapes[1:-1])
+    return next((rate for rate, pool_sizes in POOL_SIZES.items() if pool_sizes == sizes), next(iter(POOL_SIZES)))
