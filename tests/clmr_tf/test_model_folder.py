@@ -94,8 +94,8 @@ def test_a_folder_that_fails_its_golden_numbers_is_never_put_in_place(folder, tm
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     write = module._write
 
-    def write_damaged(encoder, draft, facts, head):
-        write(encoder, draft, facts, head)
+    def write_damaged(encoder, draft, *parts):
+        write(encoder, draft, *parts)
         make_encoder(seed=9).save_weights(draft / module.WEIGHTS_FILE)
 
     monkeypatch.setattr(module, "_write", write_damaged)
