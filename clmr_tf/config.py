@@ -177,8 +177,8 @@ class TrainConfig:
     allow_changed_corpus: bool = False
     """Resume although the corpus is not the one that the run began with."""
     worker_timeout_seconds: float = 600.0
-    """With several workers: how long a step, or the start before the first, may take before the others are taken for
-    lost and this one stops."""
+    """With several workers: how long they wait for each other at the start, and then how long a step, or reading the
+    corpus and building the first one, may take before the others are taken for lost and this one stops."""
     profile: bool = False
     """Write a TensorBoard profile of the 10th to the 20th step of this start."""
 

@@ -24,7 +24,6 @@ _POSITIVE = (
     "keep_checkpoints",
     "num_validation_pairs",
     "plateau_patience",
-    "worker_timeout_seconds",
 )
 _NOT_NEGATIVE = (
     "epochs",
@@ -61,6 +60,8 @@ def require_possible(config: Any) -> None:
         _require(0 <= getattr(config, name) < math.inf, rule, getattr(config, name))
     for name in _POSITIVE:
         _require(getattr(config, name) > 0, f"{_option(name)} must be at least 1", getattr(config, name))
+    seconds = config.worker_timeout_seconds
+    _require(seconds > 0, "--worker-timeout-seconds must be above 0", seconds)
     for name in _NOT_NEGATIVE:
         _require(getattr(config, name) >= 0, f"{_option(name)} must not be negative", getattr(config, name))
     for name, largest in _AT_MOST.items():

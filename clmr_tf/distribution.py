@@ -2,20 +2,18 @@
 
 import contextlib
 import functools
-import itertools
-import json
-import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from clmr_tf.cluster import configured_cluster
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.rendezvous import meet
 
 
-def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
+def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 600.0) -> tf.distribute.Strategy:
     """The devices that a run trains on.
 
     To be called before anything else makes TensorFlow look for devices: several workers have to find each other
@@ -25,22 +23,28 @@ def build_strategy(name: str, num_replicas: int = 0) -> tf.distribute.Strategy:
         name: "single", one device; "mirrored", several of this machine; "multi_worker", all of the machines that
             the environment variable TF_CONFIG names; "auto", the last one for which there is more than one.
         num_replicas: Devices that "mirrored" takes; 0 takes every GPU. Without a GPU, the CPU is split into as many.
+        timeout_seconds: How long several workers wait for each other.
 
     Raises:
         UsageError: If there are no such devices, or TF_CONFIG is not what "multi_worker" needs.
+        ClmrError: If not all workers come in time.
     """
+    cluster = configured_cluster() if name in ("auto", "multi_worker") else None
+    num_processes = len(cluster.addresses) if cluster else 0
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         several = num_replicas > 1 or (num_replicas == 0 and len(gpus) > 1)
-        name = "multi_worker" if _num_workers_configured() > 1 else "mirrored" if several else "single"
+        name = "multi_worker" if num_processes > 1 else "mirrored" if several else "single"
     if name == "single":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
-        if _num_workers_configured() == 0:
+        if cluster is None:
             raise UsageError(
                 "--strategy multi_worker needs the environment variable TF_CONFIG, with the addresses of all workers "
                 "and the index of this one; received none."
             )
+        if num_processes > 1:
+            meet(cluster, timeout_seconds)
         with _kept_signal_handler():
             return tf.distribute.MultiWorkerMirroredStrategy()
     count = num_replicas or len(gpus)
@@ -168,52 +172,6 @@ def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     # Two strategies of one process would number their messages alike and take each other's.
     return tf.distribute.MirroredStrategy(devices)
-
-
-def _num_workers_configured() -> int:
-    text = os.environ.get("TF_CONFIG", "").strip()
-    if not text:
-        return 0
-    try:
-        config = json.loads(text)
-        cluster = {job: len(addresses) for job, addresses in config["cluster"].items()}
-        if not sum(cluster.values()) or not all(isinstance(one, list) for one in config["cluster"].values()):
-            raise TypeError("not lists of addresses")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": '
-            f'"worker", "index": 0}}}}; received {text!r}.'
-        ) from error
-    _check_cluster(config["cluster"])
-    _check_task(config.get("task"), cluster)
-    return sum(cluster.values())
-
-
-def _check_cluster(cluster: dict[str, list[object]]) -> None:
-    others = sorted(cluster.keys() - {"chief", "worker"})
-    if others:
-        raise UsageError(f"TF_CONFIG must have only the jobs chief and worker; received {', '.join(others)}.")
-    num_chiefs = len(cluster.get("chief", ()))
-    if num_chiefs > 1:
-        raise UsageError(f"TF_CONFIG must have at most one chief; received {num_chiefs}.")
-    for address in itertools.chain.from_iterable(cluster.values()):
-        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        if not host or re.fullmatch("[0-9]{1,5}", port) is None or not 0 < int(port) < 2**16:
-            raise UsageError(f"TF_CONFIG must have the address of every process as host:port; received {address!r}.")
-
-
-def _check_task(task: object, cluster: dict[str, int]) -> None:
-    job, index = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
-    # A bool is an int to Python.
-    if not isinstance(job, str) or type(index) is not int:
-        raise UsageError(
-            'TF_CONFIG must say which process this is, such as "task": {"type": "worker", "index": 0}; '
-            f"received {task!r}."
-        )
-    if job not in cluster:
-        raise UsageError(f"TF_CONFIG must not have a task of job {job!r}; its cluster has {', '.join(cluster)}.")
-    if not 0 <= index < cluster[job]:
-        raise UsageError(f"TF_CONFIG must have an index from 0 to {cluster[job] - 1} for a {job}; received {index}.")
 
 
 def _split_cpu(count: int) -> None:

@@ -53,7 +53,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
         ClmrError: If the training cannot go on; the newest checkpoint is as it was.
     """
-    strategy = build_strategy(config.strategy, config.num_replicas)
+    strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
     require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0

@@ -33,6 +33,8 @@ ROWS = (
         "labelled_clips",
         "corpus_resolution",
         "metrics",
+        "cluster",
+        "rendezvous",
         "distribution",
         "attendance",
         "xla_start",

@@ -62,14 +62,24 @@ def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_worker
         advice = "use a smaller --batch-size or --width, or more --micro-batches, in a new --workdir."
         return ClmrError(f"Step {step} ran out of memory. {_saved(saved_step)}; {advice}")
     if num_workers > 1 and isinstance(error, _LOST_WORKER):
-        advice = "start all workers again, and they resume from there."
-        return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
+        return lost_worker(step, saved_step)
     # TensorFlow puts the place in the graph first and the reason last.
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
     return ClmrError(
         f"Step {step} failed: {reason} {_saved(saved_step)}; if files of the corpus changed, prepare it again."
     )
+
+
+def lost_worker(step: int, saved_step: int) -> ClmrError:
+    """For another worker that does not answer any more."""
+    advice = "start all workers again, and they resume from there."
+    return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
+
+
+def unsaved_by_chief(step: int, saved_step: int) -> ClmrError:
+    """For a worker whose chief could not write."""
+    return ClmrError(f"The chief could not save the state after step {step}, and said why. {_saved(saved_step)}.")
 
 
 def _saved(step: int) -> str:

@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
-from clmr_tf.distribution import largest_over_workers, num_workers
+from clmr_tf.distribution import gather_over_workers, largest_over_workers, num_workers
 from clmr_tf.errors import ClmrError
 from clmr_tf.loop.clip_rate import ClipRate
 from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import build_execution
-from clmr_tf.loop.failures import NonFiniteError, failed_step, not_finite
+from clmr_tf.loop.failures import NonFiniteError, failed_step, lost_worker, not_finite, unsaved_by_chief
 from clmr_tf.loop.measurement import Measurement, Record
 from clmr_tf.loop.stop_signals import StoppedBySignalError, noted_signals
 from clmr_tf.trained_model import TrainedModel
@@ -117,7 +117,7 @@ class TrainingLoop:
                 raise StoppedBySignalError(self._saved_step, self._signals[0]) from None
             if self._saved_step != step:
                 # It has ended early, after a step that was not to be saved otherwise.
-                self._save(step, None, must_succeed=True)
+                self._save_together(step, None, must_succeed=True)
             # Until the chief has written everything: a worker that has left is a worker that is lost.
             largest_over_workers(strategy, 0)
         if stop_signal and step < config.steps:
@@ -144,7 +144,7 @@ class TrainingLoop:
         speed = self._rate.read() if logs else {}
         with self._rate.paused():
             if saves:
-                self._save(step, scalars, must_succeed=is_last or is_stopped)
+                self._save_together(step, scalars, must_succeed=is_last or is_stopped)
             if logs:
                 scalars = self._log_row(step, scalars, speed)
                 if self._due(step):
@@ -198,12 +198,26 @@ class TrainingLoop:
             raise NonFiniteError(self._first_step + nonfinite, (self._checked_step + 1, step), self._saved_step)
         self._checked_step = step
 
+    def _save_together(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
+        """Saves, and tells the workers beside the chief whether it was: they shall not say so before."""
+        try:
+            self._save(step, scalars, must_succeed=must_succeed)
+        finally:
+            try:
+                of_chief, *_ = gather_over_workers(self._strategy, int(self._saved_step == step))
+            except ClmrError as error:
+                raise lost_worker(step, self._saved_step) from error
+        if self._record is None:
+            if of_chief:
+                self._saved_step = step
+            elif must_succeed or self._config.on_failed_save == "stop":
+                raise unsaved_by_chief(step, self._saved_step)
+
     def _save(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
         weights = self._model.trainable_variables
         if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
             raise not_finite("weights are no longer finite", step, self._saved_step)
         if self._record is None:
-            self._saved_step = step
             return
         with self._tolerated_failure(step, must_succeed=must_succeed):
             self._record.log.flush()

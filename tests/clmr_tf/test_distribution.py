@@ -24,6 +24,7 @@ class FoundWorkers:
 def configured(monkeypatch):
     """Sets TF_CONFIG, and gives what a run then trains on with a --strategy."""
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", FoundWorkers)
+    monkeypatch.setattr(distribution, "meet", lambda cluster, timeout_seconds: None)
 
     def build(config: object, name: str = "multi_worker"):
         monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
