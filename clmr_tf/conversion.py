@@ -157,6 +157,10 @@ def _original_outputs(network: OriginalNetwork, audio: np.ndarray) -> dict[str, 
 def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str, float]:
     """The errors of all outputs that both have."""
     names = [name for name in received if name in expected]
+    if not names:
+        raise UsageError(
+            f"{whose} has nothing that the model gives, which is {', '.join(received)}; give other numbers."
+        )
     for name in names:
         if received[name].shape != expected[name].shape:
             raise UsageError(

@@ -7,6 +7,8 @@ can do is to be refused.
 """
 
 import pickle
+import reprlib
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,7 +118,12 @@ _NUMPY_STAND_INS = {
 }
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class UnknownNameError(pickle.UnpicklingError):
+    """A pickle asks for a name that its reader does not know."""
+
+
+# The one of pickle that is written in Python: a damaged index makes the other reserve all memory there is.
+class RestrictedUnpickler(pickle._Unpickler):
     """Unpickles by stand-ins alone.
 
     Args:
@@ -126,7 +133,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         load_persistent: Gets what the pickle says about something outside of it; by default that is refused.
 
     Raises:
-        Exception: Of any kind, on `load`, for another name or a damaged pickle; nothing of it was called.
+        UnknownNameError: On `load`, for another name; nothing was called.
+        Exception: Of any kind, on `load`, for a damaged pickle.
     """
 
     def __init__(
@@ -139,11 +147,18 @@ class RestrictedUnpickler(pickle.Unpickler):
         self._stand_ins = stand_ins
         self._load_persistent = load_persistent
 
+    def load(self) -> Any:
+        """What the pickle holds."""
+        try:
+            return super().load()
+        except (LookupError, EOFError, AttributeError, struct.error) as error:
+            raise pickle.UnpicklingError("it is damaged or cut short") from error
+
     def find_class(self, module_name: str, global_name: str) -> Any:
         """The stand-in for a name."""
         stand_in = self._stand_ins.get((module_name, global_name))
         if stand_in is None:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+            raise UnknownNameError(f"it asks for {module_name}.{global_name}")
         # A pickle may set attributes of what it is handed, so it gets a class or function of its own every time.
         if stand_in is PlainMapping:
             return type("PlainMapping", (PlainMapping,), {})
@@ -158,5 +173,5 @@ class RestrictedUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """What the caller has for something outside of the pickle."""
         if self._load_persistent is None:
-            raise pickle.UnpicklingError(f"it asks for something outside of it, {pid!r}")
+            raise pickle.UnpicklingError(f"it asks for something outside of it, {reprlib.repr(pid)}")
         return self._load_persistent(pid)

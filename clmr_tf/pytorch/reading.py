@@ -8,6 +8,7 @@ zip archive.
 
 import dataclasses
 import io
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ import numpy as np
 
 from clmr_tf.errors import UsageError
 from clmr_tf.pytorch.storages import STORAGE_DTYPES, Storages, StoredTensor, rebuild_tensor
-from clmr_tf.restricted_pickle import PlainMapping, RestrictedUnpickler
+from clmr_tf.restricted_pickle import PlainMapping, RestrictedUnpickler, UnknownNameError
 
 _LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
@@ -64,10 +65,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give a checkpoint of PyTorch.") from error
     try:
         return _read(content)
+    except UnknownNameError as error:
+        raise UsageError(
+            f"{path} is refused, since {_in_one_line(error)}, which weights do not need; nothing of it was run, and if "
+            "you trust it, save its state dict by itself."
+        ) from error
+    except _UnclearError as error:
+        raise UsageError(f"{path} holds {error}; unpack it and give one checkpoint.") from error
     # A damaged file fails in every way there is.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = _in_one_line(error) or type(error).__name__
         raise UsageError(f"{path} is no checkpoint of PyTorch that can be read ({reason}); fetch it again.") from error
+
+
+class _UnclearError(Exception):
+    """A zip archive does not hold exactly one checkpoint, but what this says."""
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _read(content: bytes, *, is_inside: bool = False) -> Checkpoint:
@@ -81,7 +97,7 @@ def _read(content: bytes, *, is_inside: bool = False) -> Checkpoint:
         found = [name for name in names if name.endswith(_CHECKPOINT_SUFFIXES) and not name.startswith("__MACOSX")]
         if len(found) != 1 or is_inside:
             listed = ", ".join(found or names[:3]) or "nothing"
-            raise ValueError(f"the archive holds {listed}; unpack it and give one checkpoint")
+            raise _UnclearError(listed)
         return _read(_member(archive, found[0]), is_inside=True)
 
 
@@ -98,12 +114,15 @@ def _read_archive(archive: zipfile.ZipFile, root: str) -> Checkpoint:
 
 def _read_legacy(file: BinaryIO) -> Checkpoint:
     storages = Storages()
+    if file.read(1) != pickle.PROTO:
+        raise ValueError("it is neither a zip archive nor what PyTorch wrote before version 1.6")
+    file.seek(0)
 
     def unpickle() -> Any:
         return RestrictedUnpickler(file, _STAND_INS, storages.declare).load()
 
     if unpickle() != _LEGACY_MAGIC_NUMBER:
-        raise ValueError("it is neither a zip archive nor what PyTorch wrote before version 1.6")
+        raise ValueError("it is a pickle, but not of PyTorch")
     unpickle()
     machine = unpickle()
     content, keys = unpickle(), unpickle()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import reprlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Storages:
         """
         kind, type_name, key, _, num_elements, *view = (*identity, *5 * [None])[: max(len(identity), 5)]
         if kind != "storage" or type_name not in STORAGE_DTYPES or not isinstance(key, str):
-            raise ValueError(f"it asks for something outside of it, {identity!r}")
+            raise ValueError(f"it asks for something outside of it, {reprlib.repr(identity)}")
         if not isinstance(num_elements, int) or num_elements < 0 or any(part is not None for part in view):
             raise ValueError(f"the storage {key} is a view or has no length")
         if self.types.setdefault(key, (type_name, num_elements)) != (type_name, num_elements):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_the_checkpoint_in_a_zip_archive(read, name):
 
 
 def test_an_archive_of_two_checkpoints_is_to_be_unpacked(read):
-    with pytest.raises(UsageError, match=r"holds a\.pt, b\.ckpt; unpack it and give one checkpoint"):
+    with pytest.raises(UsageError, match=r"holds a\.pt, b\.ckpt; unpack it and give one checkpoint\.$"):
         read(archive_of({"a.pt": SAVED["torch_saved"], "b.ckpt": SAVED["torch_saved"]}))
     with pytest.raises(UsageError, match=r"holds song\.mp3; unpack it"):
         read(archive_of({"song.mp3": b"x"}))
@@ -110,7 +111,9 @@ def test_nothing_of_a_malicious_checkpoint_runs(read, tmp_path):
         content = pickle.dumps({"state_dict": {"encoder.sequential.0.0.weight": attack}}, 2)
         legacy = pickle.dumps(reading._LEGACY_MAGIC_NUMBER, 2) + content
         for file in (with_pickle(content), legacy, content, archive_of({"clmr.pt": with_pickle(content)})):
-            with pytest.raises(UsageError, match=r"it asks for \w+\.\w+"):
+            with pytest.raises(
+                UsageError, match=r"is refused, since it asks for \w+\.\w+, which .* nothing of it was run"
+            ):
                 read(file)
     assert not marker.exists()
 
@@ -121,13 +124,26 @@ def test_nothing_of_a_malicious_checkpoint_runs(read, tmp_path):
         (b"cposix\nsystem\n.", "posix.system"),
         (b"\x80\x04\x8c\x05torch\x8c\x11hub.load.__call__\x93.", "torch.hub.load.__call__"),
         (b"ctorch\nload\n.", "torch.load"),
-        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "__globals__"),
+        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "torch._utils._rebuild_tensor_v2.__globals__"),
+    ],
+)
+def test_names_that_no_tensor_needs_are_refused(read, content, asked):
+    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt is refused, since it asks for {asked}, which")):
+        read(with_pickle(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
         (b"(Vfile\ntQ.", "outside"),
         (b"(Vstorage\nVFloatStorage\nV../../etc/passwd\nVcpu\nI4\ntQ.", "passwd"),
         (b"(Vstorage\nVEvilStorage\nV0\nVcpu\nI4\ntQ.", "EvilStorage"),
         (b"ccollections\nOrderedDict\n(N(dVitems\nNstb.", ""),
         (b"N.", ""),
         (b"}.", "no state dict"),
+        (b"a.", "damaged or cut short"),
+        # Takes no memory for what lies between.
+        (b"Nr\xff\xff\xff\x7f.", ""),
     ],
 )
 def test_odd_pickles_are_one_sentence(read, content, asked):
@@ -140,7 +156,8 @@ def test_odd_pickles_are_one_sentence(read, content, asked):
 def test_a_truncated_file_is_one_sentence(read, name):
     content = SAVED[name]
     for length in (*range(0, len(content), 97), len(content) - 1):
-        with pytest.raises(UsageError, match=REFUSED):
+        # Half a name is an unknown one.
+        with pytest.raises(UsageError, match=rf"{REFUSED}|is refused, since it asks for \S+, which"):
             read(content[:length])
 
 
