@@ -89,6 +89,8 @@ def _in_one_line(error: Exception) -> str:
 def _read(content: bytes, *, is_inside: bool = False) -> Checkpoint:
     if not content.startswith(b"PK"):
         return _read_legacy(io.BytesIO(content))
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError("it is a zip archive that is cut short")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.endswith("/data.pkl")]

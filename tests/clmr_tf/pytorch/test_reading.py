@@ -152,6 +152,11 @@ def test_odd_pickles_are_one_sentence(read, content, asked):
     assert asked in str(no.value)
 
 
+def test_half_a_zip_archive_is_called_so(read):
+    with pytest.raises(UsageError, match="it is a zip archive that is cut short"):
+        read(SAVED["torch_saved"][:3000])
+
+
 @pytest.mark.parametrize("name", SAVED)
 def test_a_truncated_file_is_one_sentence(read, name):
     content = SAVED[name]
