@@ -17,6 +17,7 @@ setup(
         "clmr_tf.pytorch",
         "clmr_tf.recipe",
         "clmr_tf.reporting",
+        "clmr_tf.runtimes",
         "pipelines",
         "pipelines.demo_data",
         "recipes",
@@ -45,5 +46,7 @@ setup(
         "direct": ["tensorflow-io==0.37.1", "tensorflow==2.17.1"],
         # Decodes what libsndfile cannot read: AAC, M4A, WMA.
         "av": ["av>=14"],
+        # Writes and runs the other forms of a model; a newer onnx wants a newer ml_dtypes than TensorFlow 2.17 has.
+        "runtimes": ["ai-edge-litert>=2.3", "onnxruntime>=1.20", "onnx>=1.17,<1.19", "tf2onnx>=1.17"],
     },
 )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from clmr_tf.command_line import parse_command, to_plain
 from clmr_tf.console import results, run_command
+from clmr_tf.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,27 +16,64 @@ class ExportConfig:
     """Settings of the export."""
 
     model: Path = Path("runs/demo")
-    """Folder of the run."""
+    """Folder of the run; or a model folder, to which --tflite and --onnx add files."""
     checkpoint: Literal["newest", "best"] = "newest"
     """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
     out: Path | None = None
     """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced,
     with the probes of its weights, unless it holds files of others."""
     licence: str = "unspecified"
-    """Licence of the weights, for the manifest."""
+    """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
+    tflite: str | None = None
+    """Also write these files for LiteRT: any of fp32, fp16 and int8, with commas between them."""
+    onnx: bool = False
+    """Also write a file for ONNX Runtime."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a kind of file that there is not."""
+        if not set(self._tflite_kinds) <= {"fp32", "fp16", "int8"}:
+            raise UsageError(f"--tflite takes fp32, fp16 and int8 with commas between them; received {self.tflite!r}.")
+
+    @property
+    def _tflite_kinds(self) -> list[str]:
+        return [] if self.tflite is None else [kind.strip() for kind in self.tflite.split(",")]
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The kinds of files for other runtimes, each once."""
+        return tuple(dict.fromkeys([*self._tflite_kinds, *(["onnx"] if self.onnx else [])]))
 
 
 def export(config: ExportConfig) -> Path:
-    """Exports the encoder of a run, and its classifier if it was trained with labels.
+    """Exports the encoder of a run, and its classifier if it was trained with labels; or adds files to an export.
 
     Returns:
         The model folder, whose golden numbers have been checked.
+
+    Raises:
+        ClmrError: If a file for another runtime could not be made; the rest of the model folder is there then.
     """
+    from clmr_tf.model_folder import MANIFEST_FILE
+    from clmr_tf.runtimes.files import add_runtime_files, require_converters
+
+    require_converters(config.runtimes)
+    source = config.model.expanduser()
+    is_exported = (source / MANIFEST_FILE).is_file()
+    if is_exported and (config.out or not config.runtimes):
+        raise UsageError(
+            f"{source} is exported already; give --tflite or --onnx to add files to it and no --out, or the run."
+        )
+    folder = source.absolute() if is_exported else _export_run(source, config)
+    if config.runtimes:
+        add_runtime_files(folder, config.runtimes)
+    return folder
+
+
+def _export_run(run_folder: Path, config: ExportConfig) -> Path:
     from clmr_tf.model_writing import write_model_folder
     from clmr_tf.pretrained import read_run_encoder, read_run_with_head
     from clmr_tf.run_folder import read_config, read_record
 
-    run_folder = config.model.expanduser()
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
     record, best = read_record(run_folder), config.checkpoint == "best"

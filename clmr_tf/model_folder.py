@@ -5,6 +5,9 @@ encoder.weights.h5    the same weights for `SampleCNN`
 manifest.json         architecture, input, training, scores, licence
 head.npz              of a model that was trained with labels: from the embedding to the logits of its tags
 projector.npz         of a model that brought one: from the embedding to what the contrastive loss saw
+README.md             the model card: the manifest in words, and how to load the model
+model*.tflite         of an export that was asked for them: for LiteRT, in float32, float16 and 8-bit integers
+model.onnx            the same for ONNX Runtime
 golden.npz            an input and the embedding that every loader and runtime must give for it, and logits and
                       projection if any
 """
@@ -22,6 +25,7 @@ from clmr_tf.encoder import build_encoder, dtype_policy
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import write_atomically
+from clmr_tf.model_card import model_card
 from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 
@@ -32,6 +36,7 @@ SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
 HEAD_FILE = "head.npz"
 PROJECTOR_FILE = "projector.npz"
+CARD_FILE = "README.md"
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
 
@@ -125,11 +130,19 @@ def read_projector(folder: Path) -> keras.Model | None:
     return projector
 
 
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces the manifest of a model folder, and the model card, which says the same in words."""
+    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+    with np.load(folder / GOLDEN_FILE) as golden:
+        card = model_card(manifest, golden["embedding"])
+    write_atomically(folder / CARD_FILE, card)
+
+
 def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
-    """Writes what a model scored on a corpus into its manifest."""
+    """Writes what a model scored on a corpus into its manifest and its card."""
     manifest = read_manifest(folder)
     manifest["scores"][corpus] = score
-    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+    write_manifest(folder, manifest)
 
 
 def check_golden(folder: Path) -> None:

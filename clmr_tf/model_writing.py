@@ -1,7 +1,6 @@
 """Writes the folder of an exported model: whole or not at all, checked against its own golden numbers."""
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -17,6 +16,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
 from clmr_tf.model_folder import (
+    CARD_FILE,
     FORMAT_VERSION,
     GOLDEN_FILE,
     HEAD_FILE,
@@ -25,6 +25,7 @@ from clmr_tf.model_folder import (
     SAVED_MODEL,
     WEIGHTS_FILE,
     check_golden,
+    write_manifest,
 )
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
@@ -36,9 +37,14 @@ _OWN_FILES = (
     HEAD_FILE,
     PROJECTOR_FILE,
     GOLDEN_FILE,
+    CARD_FILE,
+    "model*.tflite",
+    "model.onnx",
     "probe-*.json",
     "evaluation-*.json",
     ".*.json.*",
+    f".{CARD_FILE}.*",
+    ".runtimes.*",
 )
 
 
@@ -158,4 +164,4 @@ def _write(
         "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
         **facts,
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)

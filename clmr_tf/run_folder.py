@@ -122,8 +122,13 @@ def record_start(
             f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
             "use a new --workdir, bring back the music as it was, or allow it with --allow-changed-corpus."
         )
+    hours = dict.fromkeys(corpus.manifest.num_items, 0.0)
+    for item in corpus.items:
+        hours[item.split] += item.num_samples / corpus.manifest.sample_rate_hz / 3600
     record["corpus"] = {
         **description,
+        "description": corpus.manifest.source.get("description"),
+        "hours": hours,
         "num_items": dict(corpus.manifest.num_items),
         "num_songs": dict(corpus.manifest.num_songs),
     }

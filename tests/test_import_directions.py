@@ -46,6 +46,8 @@ ROWS = (
     {
         "checkpoint",
         "checkpoint_folder",
+        "model_card",
+        "model_card_code",
         "model_folder",
         "model_writing",
         "run_folder",
@@ -54,6 +56,7 @@ ROWS = (
         "pretrained",
         "model_building",
         "run_settings",
+        "runtimes",
         "loop",
         "evaluation",
         "reporting",

@@ -46,7 +46,7 @@ def folder(exported, tmp_path):
 def test_holds_what_was_promised(exported):
     folder, _ = exported
     names = {path.name for path in folder.iterdir()}
-    assert names == {"saved_model", "encoder.weights.h5", "manifest.json", "golden.npz"}
+    assert names == {"saved_model", "encoder.weights.h5", "manifest.json", "golden.npz", "README.md"}
     manifest = read_manifest(folder)
     assert manifest["input"] == {"name": "audio", "clip_num_samples": 59049, "sample_rate_hz": 22050, "channels": 1}
     assert manifest["licence"] == "CC0-1.0" and manifest["training"] == {"step": 3}
@@ -212,12 +212,16 @@ def test_a_new_export_takes_the_probes_of_the_old_weights_away(folder):
     (folder / "probe-demo.json").write_text("{}")
     # What a program that was killed while writing leaves behind.
     (folder / ".manifest.json.k3x9").write_text("{")
+    (folder / ".runtimes.x2q").mkdir()
+    # And what was made of the old weights.
+    (folder / "model-fp16.tflite").write_text("")
     write_model_folder(make_encoder(seed=5), folder, FACTS)
     assert {path.name for path in folder.iterdir()} == {
         "saved_model",
         "encoder.weights.h5",
         "manifest.json",
         "golden.npz",
+        "README.md",
     }
     assert read_manifest(folder)["scores"] == {}
 

@@ -101,6 +101,8 @@ def test_every_start_is_recorded_with_what_it_ran_on(tmp_path, corpus):
     run = read_record(tmp_path)
     assert run["corpus"]["fingerprint"] == corpus.manifest.fingerprint
     assert run["corpus"]["num_songs"] == {"train": 2}
+    seconds = sum(item.num_samples for item in corpus.items) / 22050
+    assert run["corpus"]["hours"] == pytest.approx({"train": seconds / 3600})
     assert [one["first_step"] for one in run["starts"]] == [0, 30]
     first = run["starts"][0]
     assert first["versions"]["keras"] and first["versions"]["python"] == sys.version.split()[0]

@@ -1,0 +1,195 @@
+"""The model card of a model folder: what its manifest says, in words, for whoever finds the folder alone.
+
+The head is the metadata that model hubs read: https://huggingface.co/docs/hub/model-cards#model-card-metadata
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.command_line import to_plain
+from clmr_tf.config import CHANGEABLE_ON_RESUME, TrainConfig
+from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
+from clmr_tf.model_card_code import loading_section
+
+_NUM_GOLDEN_NUMBERS = 5
+_PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
+
+
+def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
+    """Writes the card.
+
+    Args:
+        manifest: Of the model folder; what its training does not tell is left out.
+        golden_embedding: Of the golden clips, float32 [clips, dimensions].
+
+    Returns:
+        Markdown with metadata before it. The Python in it runs in the model folder.
+    """
+    sections = (
+        _metadata(manifest),
+        _introduction(manifest),
+        _data_section(manifest),
+        _training_section(manifest["training"]),
+        _scores_section(manifest["scores"]),
+        _limits_section(manifest),
+        loading_section(manifest),
+        _golden_section(golden_embedding),
+    )
+    return "\n".join(section for section in sections if section)
+
+
+def _metadata(manifest: dict[str, Any]) -> str:
+    licence = manifest["licence"]
+    known = "unknown" if licence == "unspecified" else licence.lower()
+    tags = [
+        "music",
+        "audio",
+        "representation-learning",
+        *(["contrastive-learning"] if _is_contrastive(manifest) else []),
+    ]
+    words = "".join(f"- {tag}\n" for tag in tags)
+    return f"---\nlicense: {json.dumps(known)}\nlibrary_name: clmr_tf\ntags:\n{words}---\n"
+
+
+def _is_contrastive(manifest: dict[str, Any]) -> bool:
+    return manifest["training"].get("config", {}).get("objective") == "contrastive"
+
+
+def _introduction(manifest: dict[str, Any]) -> str:
+    clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
+    architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
+    width = architecture["arguments"].get("width", 1.0)
+    lines = [
+        f"# {manifest['name']}",
+        f"Turns {clip / rate:.2f} s of music into {dimensions} numbers from which a linear classifier can tell what it "
+        f"is like. An encoder as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
+        f"{architecture['class']} of width {width:g}.",
+        "",
+        "This file is written by `python -m clmr_tf.export` from `manifest.json`, and again with every new score.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| input | `audio` float32 [n, {clip}], mono, {rate:,} Hz, in [-1, 1] |",
+        f"| output | `embedding` float32 [n, {dimensions}] |",
+        *([f"| tags | {', '.join(manifest['tag_names'])} |"] if manifest["tag_names"] else []),
+        f"| licence of the weights | {manifest['licence']} |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _data_section(manifest: dict[str, Any]) -> str:
+    corpus = manifest["training"].get("run", {}).get("corpus")
+    if not corpus:
+        return ""
+    lines = ["## Data", f"Trained on the train split of the corpus {corpus['name']}."]
+    if corpus.get("description"):
+        lines[-1] += f" As it describes itself: {corpus['description']}."
+    hours = corpus.get("hours", {})
+    lines += ["", "| split | recordings | songs | hours |", "|---|---|---|---|"]
+    for split, num_items in corpus.get("num_items", {}).items():
+        length = f"{hours[split]:.2f}" if split in hours else "not recorded"
+        lines.append(f"| {split} | {num_items} | {corpus['num_songs'][split]} | {length} |")
+    lines += ["", f"Fingerprint of the corpus: `{corpus['fingerprint']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _training_section(training: dict[str, Any]) -> str:
+    lines = ["## Training"]
+    config = training.get("config")
+    if "converted_from" in training:
+        files = [part["file"] for part in training["converted_from"].values() if isinstance(part, dict)]
+        return "\n".join([*lines, f"By other code, see there; converted from {' and '.join(files)}."]) + "\n"
+    if config is None:
+        return "\n".join([*lines, f"{training['step']:,} steps; nothing else is recorded of it."]) + "\n"
+    objective = config["objective"]
+    lines.append(
+        f"{training['step']:,} steps of {config['batch_size']} examples with the objective `{objective}`, seed "
+        f"{config['seed']}. {_settings_sentence(config, objective)}"
+    )
+    start = training.get("run", {}).get("starts", [{}])[-1]
+    if start:
+        versions = start["versions"]
+        hardware = f"{start['hardware']['num_cpus']} CPUs and {', '.join(start['hardware']['gpus']) or 'no GPU'}"
+        lines += [
+            "",
+            f"By clmr_tf {versions['clmr_tf']} (revision {start['git_revision'] or 'unknown'}) with TensorFlow "
+            f"{versions['tensorflow']} and Keras {versions['keras']} on {hardware}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _settings_sentence(config: dict[str, Any], objective: str) -> str:
+    defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
+    said_already = CHANGEABLE_ON_RESUME | {"seed", "objective"}
+    changed = [
+        f"`--{name.replace('_', '-')} {_option(value)}`"
+        for name, value in config.items()
+        if name not in said_already and value is not None and value != defaults.get(name)
+    ]
+    if not changed:
+        return "Every other setting is the default of `python -m clmr_tf.train`."
+    return f"What differs from the defaults of `python -m clmr_tf.train`: {', '.join(changed)}."
+
+
+def _option(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _scores_section(scores: dict[str, Any]) -> str:
+    if not scores:
+        return (
+            "## Scores\nNone is recorded yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` measures one and "
+            "writes it here.\n"
+        )
+    lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
+    lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
+    for name, score in sorted(scores.items()):
+        value = score.get("score", score.get("mean"))
+        low_high = score.get("interval")
+        interval = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+        shown = "" if value is None else f"{value:.3f}"
+        lines.append(f"| {name} | {score.get('split', '')} | {score.get('metric', '')} | {shown} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def _limits_section(manifest: dict[str, Any]) -> str:
+    clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
+    limits = [
+        f"Hears {clip / rate:.2f} s at a time, in mono, and nothing above {rate / 2000:g} kHz. A song is the mean of "
+        "the embeddings of its windows.",
+        "Audio of another rate has to be resampled first; the network cannot tell and gives other embeddings.",
+    ]
+    corpus = manifest["training"].get("run", {}).get("corpus")
+    if corpus and "train" in corpus.get("num_songs", {}):
+        limits.append(
+            f"Has learnt from {corpus['num_songs']['train']} songs of one corpus. How well it does on other music is "
+            "known only as far as the scores above say."
+        )
+    limits += [
+        f"`{name}` is an approximation: the cosine of its embeddings to the encoder's is {facts['least_cosine']:.4f} "
+        "or more on the golden clips, and less on some music."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts.get("least_cosine", 1) < 0.9999
+    ]
+    limits += [
+        f"`{name}` has not been run: its runtime was not installed where it was written."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts["checked_with"] is None
+    ]
+    return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"
+
+
+def _golden_section(golden_embedding: np.ndarray) -> str:
+    greatest = np.argsort(-golden_embedding[0], kind="stable")[:_NUM_GOLDEN_NUMBERS]
+    lines = [
+        "## Golden numbers",
+        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The greatest of the "
+        "first one's:",
+        "",
+        "| dimension | value |",
+        "|---|---|",
+        *(f"| {dimension} | {golden_embedding[0, dimension]:.6g} |" for dimension in greatest),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,91 @@
+"""How a model folder is loaded, in every runtime that it has a file for: the code of the model card."""
+
+from typing import Any
+
+_PACKAGE = """\
+With this package, any file of any rate and length:
+```python
+import clmr_tf
+
+encoder = clmr_tf.load_encoder(".", check=True)  # check=True runs the golden numbers first
+embedding = encoder.embed("song.mp3", hop_seconds=1.0)
+embedding.times_seconds, embedding.vectors  # [n], [n, {dimensions}]
+```
+"""
+
+_TENSORFLOW = """\
+With TensorFlow alone:
+```python
+import numpy as np
+import tensorflow as tf
+
+golden = np.load("golden.npz")
+serve = tf.saved_model.load("saved_model").signatures["serving_default"]
+embedding = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
+assert np.abs(embedding - golden["embedding"]).max() <= 1e-4 * np.abs(golden["embedding"]).max()
+```
+"""
+
+_SERVING = """\
+With TensorFlow Serving; a request to `http://localhost:8501/v1/models/{name}:predict` is
+`{{"inputs": {{"audio": [[... {clip} samples ...]]}}}}`:
+```sh
+docker run --rm -p 8501:8501 -e MODEL_NAME={name} \\
+    --mount type=bind,source="$PWD/saved_model",target=/models/{name}/1 tensorflow/serving
+```
+"""
+
+_LITERT = """\
+With LiteRT (`pip install ai-edge-litert`), on telephones and without TensorFlow{others}:
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+golden = np.load("golden.npz")
+run = Interpreter("{file}").get_signature_runner()
+embedding = run(audio=golden["audio"])["embedding"]
+{check}
+```
+"""
+
+_ONNX = """\
+With ONNX Runtime (`pip install onnxruntime`):
+```python
+import numpy as np
+import onnxruntime
+
+golden = np.load("golden.npz")
+session = onnxruntime.InferenceSession("model.onnx")
+[embedding] = session.run(["embedding"], {"audio": golden["audio"]})
+assert np.abs(embedding - golden["embedding"]).max() <= 1e-3 * np.abs(golden["embedding"]).max()
+```
+"""
+
+_IS_EQUAL = 'assert np.abs(embedding - golden["embedding"]).max() <= 1e-3 * np.abs(golden["embedding"]).max()'
+_IS_ALIKE = """\
+lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(golden["embedding"], axis=1)
+assert ((embedding * golden["embedding"]).sum(axis=1) / lengths).min() >= 0.995"""
+
+
+def loading_section(manifest: dict[str, Any]) -> str:
+    """The section of a model card that says how to load the model; its Python runs in the model folder.
+
+    Args:
+        manifest: Of the model folder.
+    """
+    parts = [
+        "## How to load it\nAll of this in this folder. `golden.npz` stands for audio of your own.\n",
+        _PACKAGE.format(dimensions=manifest["output"]["dimensions"]),
+        _TENSORFLOW,
+        _SERVING.format(name=manifest["name"], clip=manifest["input"]["clip_num_samples"]),
+    ]
+    written = manifest.get("runtimes", {})
+    tflite = [name for name in written if name.endswith(".tflite")]
+    if tflite:
+        first, *others = tflite
+        also = f"; the same with {' and '.join(f'`{name}`' for name in others)}" if others else ""
+        is_exact = "int8" not in first
+        parts.append(_LITERT.format(file=first, others=also, check=_IS_EQUAL if is_exact else _IS_ALIKE))
+    if "model.onnx" in written:
+        parts.append(_ONNX)
+    return "\n".join(parts)

@@ -1,0 +1,96 @@
+"""The encoder as a function of constants, with nothing left to fold: what converters make small, quick graphs of."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+
+# Two frames of silence around a clip, which PyTorch adds whatever the size of the kernel.
+_ONE_FRAME_AROUND = [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedLayer:
+    """A convolution with the batch normalisation after it inside, a rectifier, and perhaps a pooling.
+
+    Attributes:
+        kernel: float32 [1, size, channels before, channels].
+        offset: float32 [channels].
+        stride: Of the convolution, in frames.
+        padding: As `tf.nn.conv2d` takes it.
+        pool_size: Frames of which the greatest is kept; 1 keeps all.
+    """
+
+    kernel: np.ndarray
+    offset: np.ndarray
+    stride: int
+    padding: str | list[list[int]]
+    pool_size: int
+
+
+class FoldedNetwork:
+    """An encoder with its batch normalisations inside of the convolutions.
+
+    Two more things are otherwise than in `SampleCNN`, and give the same numbers. A clip is an image of one row all the
+    way, since converters wrap every one-dimensional operation into reshapes. The rectifier comes before the pooling:
+    so it is part of the convolution in every runtime, and 8-bit integers have no negative half to cover.
+
+    Args:
+        encoder: Built, float32, for clips of exactly `clip_num_samples`.
+    """
+
+    def __init__(self, encoder: SampleCNN) -> None:
+        self._clip_num_samples = encoder.clip_num_samples
+        pools = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
+        self.layers = tuple(
+            FoldedLayer(*_fold(convolution, normalization), convolution.strides[0], _padding(convolution, index), pool)
+            for index, (convolution, normalization, pool) in enumerate(
+                zip(encoder.convolutions, encoder.normalizations, pools, strict=True)
+            )
+        )
+
+    @property
+    def num_weights(self) -> int:
+        """How many numbers a file of this network has to hold."""
+        return sum(layer.kernel.size + layer.offset.size for layer in self.layers)
+
+    def function(self) -> tf.types.experimental.PolymorphicFunction:
+        """A function of `audio` float32 [n, clip_num_samples] that gives {"embedding": float32 [n, 512]}."""
+        signature = [tf.TensorSpec([None, self._clip_num_samples], tf.float32, name="audio")]
+
+        def network(audio: tf.Tensor) -> dict[str, tf.Tensor]:
+            frames = tf.reshape(audio, [-1, 1, self._clip_num_samples, 1])
+            for layer in self.layers:
+                strides = [1, 1, layer.stride, 1]
+                frames = tf.nn.relu(tf.nn.conv2d(frames, layer.kernel, strides, layer.padding) + layer.offset)
+                if layer.pool_size > 1:
+                    frames = tf.nn.max_pool2d(frames, [1, layer.pool_size], [1, layer.pool_size], "VALID")
+            return {"embedding": tf.reshape(frames, [-1, EMBEDDING_DIM])}
+
+        return tf.function(network, input_signature=signature)
+
+
+def _fold(convolution: keras.layers.Conv1D, normalization: BatchNormalization1D) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel float32 [1, size, channels before, channels] and offset float32 [channels] of the two together."""
+    gamma, beta, mean, variance = (
+        variable.numpy().astype(np.float64)
+        for variable in (
+            normalization.gamma,
+            normalization.beta,
+            normalization.moving_mean,
+            normalization.moving_variance,
+        )
+    )
+    scale = gamma / np.sqrt(variance + normalization.epsilon)
+    kernel = convolution.kernel.numpy()[np.newaxis] * scale
+    return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def _padding(convolution: keras.layers.Conv1D, index: int) -> str | list[list[int]]:
+    if convolution.padding == "same":
+        return "SAME"
+    return _ONE_FRAME_AROUND if index else "VALID"

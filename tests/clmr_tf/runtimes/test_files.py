@@ -1,0 +1,207 @@
+"""Files for other runtimes: they give what the encoder gives, and one that does not is not kept."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import clmr_tf.runtimes.files as module
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export import ExportConfig, export
+from clmr_tf.model_folder import read_manifest, record_score
+from clmr_tf.runtimes.execution import load
+from clmr_tf.runtimes.files import add_runtime_files, require_converters
+from clmr_tf.runtimes.formats import FORMATS
+from tests.clmr_tf.probed import tiny_model, write_tiny_model
+from tests.synthetic import melody
+
+CLIP = 59049
+needs_litert = pytest.mark.skipif(module.version_of("ai-edge-litert") is None, reason="needs ai-edge-litert")
+needs_onnx = pytest.mark.skipif(
+    None in (module.version_of("onnxruntime"), module.version_of("tf2onnx")), reason="needs onnxruntime and tf2onnx"
+)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A model folder without any such file."""
+    return write_tiny_model(tiny_model(), tmp_path_factory.mktemp("plain") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(plain, tmp_path_factory):
+    """The same with every file that can be written here."""
+    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("exported") / "tiny"))
+    has_onnx = module.version_of("tf2onnx") is not None
+    export(ExportConfig(model=folder, tflite="fp32,fp16,int8", onnx=has_onnx))
+    return folder
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    """A copy of the plain folder, to change."""
+    return Path(shutil.copytree(plain, tmp_path / "model"))
+
+
+def music(num_clips: int) -> np.ndarray:
+    return np.stack([melody(seed, CLIP) for seed in range(num_clips)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest_error", "least_cosine"),
+    [
+        pytest.param("fp32", 1e-4, 0.99999, marks=needs_litert),
+        pytest.param("fp16", 1e-3, 0.99999, marks=needs_litert),
+        pytest.param("int8", 0.1, 0.995, marks=needs_litert),
+        pytest.param("onnx", 1e-4, 0.99999, marks=needs_onnx),
+    ],
+)
+def test_a_file_gives_what_the_encoder_gives_for_music_in_any_batch(exported, kind, largest_error, least_cosine):
+    run = load(exported / FORMATS[kind].file, num_threads=1)
+    audio = music(3)
+    expected = tiny_model()(audio).numpy()
+    for rows in (slice(0, 3), slice(1, 2), slice(0, 2)):
+        outputs = run(audio[rows])
+        assert list(outputs) == ["embedding"] and outputs["embedding"].shape == expected[rows].shape
+        assert np.abs(outputs["embedding"] - expected[rows]).max() <= largest_error * expected.max()
+        lengths = np.linalg.norm(outputs["embedding"], axis=1) * np.linalg.norm(expected[rows], axis=1)
+        assert np.min(np.sum(outputs["embedding"] * expected[rows], axis=1) / lengths) >= least_cosine
+
+
+def test_the_manifest_describes_every_file_and_the_weights_are_in_it(exported):
+    described = read_manifest(exported)["runtimes"]
+    assert {"model.tflite", "model-fp16.tflite", "model-int8.tflite"} <= set(described)
+    assert set(described) == {path.name for path in exported.glob("model*")}
+    for kind, wanted in FORMATS.items():
+        if wanted.file not in described:
+            assert kind == "onnx"
+            continue
+        content, facts = (exported / wanted.file).read_bytes(), described[wanted.file]
+        assert facts["num_bytes"] == len(content) and facts["sha256"] == hashlib.sha256(content).hexdigest()
+        assert 1 <= len(content) / (wanted.bytes_per_weight * 816_784) < 1.1
+        version = module.version_of(wanted.runtime)
+        assert facts["checked_with"] == (version and f"{wanted.runtime} {version}")
+    assert not list(exported.glob(".*")), "the export has left a draft"
+
+
+def test_the_code_of_the_model_card_runs(exported, monkeypatch):
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    present = [name for name in ("ai_edge_litert", "onnxruntime") if f"{name}" in card]
+    assert len(blocks) == 2 + len(present)
+    monkeypatch.chdir(exported)
+    soundfile.write("song.mp3", melody(3, 3 * CLIP), 22050)
+    try:
+        for block in blocks:
+            names: dict = {}
+            exec(compile(block, "README.md", "exec"), names)
+            embedding = names["embedding"]
+            assert getattr(embedding, "vectors", embedding).shape[1:] == (512,)
+    finally:
+        Path("song.mp3").unlink()
+
+
+def test_a_score_comes_into_the_card_beside_what_was_there(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "model"))
+    before = (folder / "README.md").read_text(encoding="utf-8")
+    record_score(folder, "demo", {"metric": "accuracy", "split": "test", "score": 0.625, "interval": [0.4, 0.8]})
+    after = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| demo | test | accuracy | 0.625 | 0.400 to 0.800 |" in after and "None is recorded yet" in before
+    assert before.partition("## Limits")[2] == after.partition("## Limits")[2]
+
+
+def stand_in(folder: Path, script: str, monkeypatch) -> None:
+    """Puts a shell script in the place of Python: no model is known for which a converter really aborts."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nmodule=$2; model=$3; out=$4; shift 4\n{script}\nexec {sys.executable} "$0"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(module.sys, "executable", str(python))
+
+
+@needs_litert
+def test_a_converter_that_aborts_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
+    script = f"""
+if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
+for kind in "$@"; do
+    case $kind in
+        fp32) cp {exported}/model.tflite $out ;;
+        fp16) echo LLVM ERROR: no such type >&2; kill -ABRT $$ ;;
+        int8) cp {exported}/model-int8.tflite $out ;;
+    esac
+done
+exit 0"""
+    stand_in(tmp_path, script, monkeypatch)
+    expected = r"model-fp16\.tflite could not be made: its process was ended by SIGABRT: LLVM ERROR: no such type"
+    with pytest.raises(ClmrError, match=expected) as error:
+        add_runtime_files(folder, ["fp32", "fp16", "int8"])
+    assert "model.tflite" not in str(error.value) and "int8" not in str(error.value)
+    assert {path.name for path in folder.glob("model*")} == {"model.tflite", "model-int8.tflite"}
+    assert set(read_manifest(folder)["runtimes"]) == {"model.tflite", "model-int8.tflite"}
+
+
+@needs_litert
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda content: content[:57_000], "has 57000 bytes"),
+        (lambda content: b"\0" * len(content), "cannot be run by ai-edge-litert"),
+        # The first bytes of the last weights become those of NaN.
+        (lambda content: content.replace(content[2_000_000:2_000_004], b"\0\0\xc0\x7f"), "nan of their largest"),
+        (lambda content: content[:1_000_000] + content[1_000_000:1_400_000][::-1] + content[1_400_000:], "differ by"),
+    ],
+    ids=["truncated", "empty", "not-finite", "other-weights"],
+)
+def test_a_wrong_file_is_not_kept(exported, folder, tmp_path, monkeypatch, damage, complaint):
+    (tmp_path / "wrong.tflite").write_bytes(damage((exported / "model.tflite").read_bytes()))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    script = f"""
+if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
+cp {tmp_path}/wrong.tflite $out/model.tflite; exit 0"""
+    stand_in(tmp_path, script, monkeypatch)
+    with pytest.raises(ClmrError, match=complaint):
+        add_runtime_files(folder, ["fp32"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_file_whose_runtime_is_absent_is_kept_and_said_not_to_be_checked(
+    exported, folder, tmp_path, monkeypatch, caplog
+):
+    def version(package: str) -> str:
+        if package == "ai-edge-litert":
+            raise metadata.PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(module.metadata, "version", version)
+    stand_in(tmp_path, f"cp {exported}/model.tflite $out; exit 0", monkeypatch)
+    add_runtime_files(folder, ["fp32"])
+    assert "model.tflite is not checked, since ai-edge-litert is not installed" in caplog.text
+    assert read_manifest(folder)["runtimes"]["model.tflite"]["checked_with"] is None
+    assert "`model.tflite` has not been run" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is(folder, monkeypatch):
+    monkeypatch.setattr(module, "version_of", lambda package: None)
+    with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx, which are not installed"):
+        require_converters(["fp32", "onnx"])
+    with pytest.raises(UsageError, match=r"fp32, fp16 and int8 .* received 'fp64'"):
+        ExportConfig(tflite="fp64")
+    with pytest.raises(UsageError, match="is exported already"):
+        export(ExportConfig(model=folder))
+
+
+@needs_litert
+def test_the_check_runs_without_tensorflow(exported, tmp_path):
+    code = "import sys; from clmr_tf.runtimes.execution import main; main(sys.argv[1:]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, exported / "model.tflite", exported / "golden.npz", tmp_path / "out.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ai_edge_litert.interpreter" in done.stdout.split() and "tensorflow" not in done.stdout.split()
+    with np.load(tmp_path / "out.npz") as outputs:
+        # Two clips together, and the first one alone.
+        assert {name: rows.shape for name, rows in outputs.items()} == {"embedding": (3, 512)}

@@ -1,0 +1,105 @@
+"""The model card says what the manifest says."""
+
+import numpy as np
+import yaml
+
+from clmr_tf.command_line import to_plain
+from clmr_tf.config import TrainConfig
+from clmr_tf.model_card import model_card
+
+GOLDEN = np.zeros((2, 512), np.float32)
+GOLDEN[0, [7, 300]] = 1.25, 0.5
+
+RUN = {
+    "corpus": {
+        "name": "songs",
+        "fingerprint": "abc123",
+        "description": "songs of two authors; licences: 3 CC-BY-4.0",
+        "num_items": {"train": 40, "test": 9},
+        "num_songs": {"train": 20, "test": 9},
+        "hours": {"train": 1.5, "test": 0.25},
+    },
+    "starts": [
+        {
+            "versions": {"clmr_tf": "0.1.0", "tensorflow": "2.17.1", "keras": "3.15.1"},
+            "git_revision": "0123456789ab",
+            "hardware": {"num_cpus": 2, "gpus": []},
+        }
+    ],
+}
+
+
+def card_of(**changes) -> str:
+    manifest = {
+        "name": "mine",
+        "licence": "CC-BY-4.0",
+        "tag_names": [],
+        "scores": {},
+        "architecture": {"class": "SampleCNN", "arguments": {"width": 0.5}},
+        "input": {"name": "audio", "clip_num_samples": 59049, "sample_rate_hz": 22050, "channels": 1},
+        "output": {"name": "embedding", "dimensions": 512},
+        "training": {"step": 3},
+    }
+    return model_card({**manifest, **changes}, GOLDEN)
+
+
+def trained(**settings) -> dict:
+    config = TrainConfig(**settings).resolved()
+    return {"step": 1234, "config": to_plain(config), "run": RUN}
+
+
+def metadata_of(card: str) -> dict:
+    start, metadata, _ = card.split("---\n", 2)
+    assert start == ""
+    return yaml.safe_load(metadata)
+
+
+def test_the_metadata_are_what_model_hubs_read():
+    metadata = metadata_of(card_of(training=trained()))
+    assert metadata["license"] == "cc-by-4.0" and metadata["library_name"] == "clmr_tf"
+    assert {"music", "contrastive-learning"} <= set(metadata["tags"])
+    assert metadata_of(card_of(licence="unspecified"))["license"] == "unknown"
+    assert "contrastive-learning" not in metadata_of(card_of(training=trained(objective="supervised")))["tags"]
+    assert metadata_of(card_of(licence='my "own": terms'))["license"] == 'my "own": terms'
+
+
+def test_it_names_the_music_and_its_licences():
+    card = card_of(training=trained())
+    assert "train split of the corpus songs" in card and "licences: 3 CC-BY-4.0" in card
+    assert "| train | 40 | 20 | 1.50 |" in card and "| test | 9 | 9 | 0.25 |" in card
+    assert "Has learnt from 20 songs" in card
+
+
+def test_it_names_the_settings_that_are_not_the_defaults_and_no_folder():
+    card = card_of(training=trained(batch_size=32, temperature=0.1, workdir="/home/me/runs/mine"))
+    assert "1,234 steps of 32 examples with the objective `contrastive`, seed 42" in card
+    assert "`--temperature 0.1`" in card and "--optimizer" not in card and "/home/me" not in card
+    assert "revision 0123456789ab" in card and "2 CPUs and no GPU" in card
+    assert "Every other setting is the default" in card_of(training=trained(batch_size=TrainConfig().batch_size))
+    assert "--dropout" not in card_of(training=trained(objective="supervised"))
+
+
+def test_a_model_of_other_code_says_what_it_was_converted_from():
+    training = {"step": 0, "converted_from": {"checkpoint": {"file": "clmr.ckpt", "sha256": "f"}, "layout": "plain"}}
+    card = card_of(training=training, tag_names=["guitar", "slow"])
+    assert "converted from clmr.ckpt" in card and "## Data" not in card and "| tags | guitar, slow |" in card
+
+
+def test_scores_of_both_probes_are_in_one_table():
+    quick = {"metric": "accuracy", "split": "test", "score": 0.636, "interval": [0.43, 0.803]}
+    head = {"metric": "macro average precision", "split": "test", "mean": 0.3412, "interval": [0.3, 0.38]}
+    card = card_of(scores={"demo": quick, "songs-released-linear": head})
+    assert "| demo | test | accuracy | 0.636 | 0.430 to 0.803 |" in card
+    assert "| songs-released-linear | test | macro average precision | 0.341 | 0.300 to 0.380 |" in card
+
+
+def test_it_shows_the_greatest_golden_numbers_first():
+    rows = card_of().partition("## Golden numbers")[2].splitlines()
+    assert rows[5:7] == ["| 7 | 1.25 |", "| 300 | 0.5 |"]
+
+
+def test_it_shows_how_to_load_only_what_is_there():
+    facts = {"checked_with": "ai-edge-litert 2.3.0", "largest_error": 0.03, "least_cosine": 0.9981}
+    card = card_of(runtimes={"model-int8.tflite": facts})
+    assert 'Interpreter("model-int8.tflite")' in card and "0.9981" in card and "onnxruntime" not in card
+    assert "ai_edge_litert" not in card_of()
