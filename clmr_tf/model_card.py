@@ -108,8 +108,7 @@ def _training_section(training: dict[str, Any]) -> str:
         f"{training['step']:,} steps of {config['batch_size']} examples with the objective `{objective}`, seed "
         f"{config['seed']}. {_settings_sentence(config, objective)}"
     )
-    start = training.get("run", {}).get("starts", [{}])[-1]
-    if start:
+    for start in training.get("run", {}).get("starts", [])[-1:]:
         versions = start["versions"]
         hardware = f"{start['hardware']['num_cpus']} CPUs and {', '.join(start['hardware']['gpus']) or 'no GPU'}"
         lines += [
