@@ -103,7 +103,7 @@ class Checkpoints:
             ClmrError: If it cannot be written; the last good checkpoint, which the message names, stays.
         """
         path = checkpoint_path(self._folder, step)
-        with self._explained(f"The checkpoint of step {step} could not be written to {self._folder}"):
+        with self.explained_failure(f"The checkpoint of step {step} could not be written to {self._folder}"):
             with draft_of(path) as draft:
                 self._checkpoint.write(str(draft / _PREFIX))
                 write_checksums(draft, step)
@@ -130,7 +130,7 @@ class Checkpoints:
             ClmrError: If it cannot be written; the best one before stays.
         """
         path = checkpoint_path(best_folder, step)
-        with self._explained(f"The best checkpoint, that of step {step}, could not be kept in {best_folder}"):
+        with self.explained_failure(f"The best checkpoint, that of step {step}, could not be kept in {best_folder}"):
             with draft_of(path) as draft:
                 for file in checkpoint_path(self._folder, step).iterdir():
                     _link_or_copy(file, draft / file.name)
@@ -139,8 +139,15 @@ class Checkpoints:
             _discard_all_but(path)
 
     @contextlib.contextmanager
-    def _explained(self, failure: str) -> Iterator[None]:
-        """Turns what the disk or TensorFlow raise into one sentence that names the last good checkpoint."""
+    def explained_failure(self, failure: str) -> Iterator[None]:
+        """Turns what the disk or TensorFlow raise into one sentence that names the last good checkpoint.
+
+        Args:
+            failure: Begins the sentence, such as "The log could not be written".
+
+        Raises:
+            ClmrError: In place of OSError and tf.errors.OpError.
+        """
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -149,7 +156,7 @@ class Checkpoints:
                 reason = "the disk is full"
             good = (path for path in list_checkpoints(self._folder) if find_damage(path) is None)
             newest = next(good, None)
-            kept = f"the last good one is {newest.name}" if newest else "there is no good one before it"
+            kept = f"the last good checkpoint is {newest.name}" if newest else "there is no good checkpoint before it"
             raise ClmrError(
                 f"{failure} because {reason}; {kept}. Mend that, and start the same command again if it has stopped."
             ) from error

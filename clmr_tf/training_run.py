@@ -154,14 +154,16 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
         if first_step == 0:
             log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
             log_views(log, run.model, run.batches(BatchShare()), config)
-        return run.loop(
+        loop = run.loop(
             dataset,
             Record(log, run.pending, best),
             Convergence(run.lengths, log.earlier_rows),
             boundaries=profile.boundaries if profile else (),
             progressed=progressed,
             after_step=observe,
-        ).run()
+        )
+        with run.checkpoints.explained_failure(f"The log of the run could not be written to {workdir}"):
+            return loop.run()
     except NonFiniteError as error:
         batch = next(iter(run.batches(BatchShare(), error.step - 1)))
         items = run.music.learned.items_of("train")

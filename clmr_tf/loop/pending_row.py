@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 
 
@@ -20,14 +19,8 @@ class PendingRow:
         self._path = path
 
     def keep(self, step: int, scalars: dict[str, float]) -> None:
-        """Remembers the scalars of a step; raises ClmrError if they cannot be written."""
-        try:
-            write_atomically(self._path, json.dumps({"step": step, "scalars": scalars}) + "\n")
-        except OSError as error:
-            raise ClmrError(
-                f"The metrics of step {step} could not be written to {self._path} ({error.strerror}), so the step was "
-                "not saved either. Mend that, and start the same command again if it has stopped."
-            ) from error
+        """Remembers the scalars of a step; raises OSError if they cannot be written."""
+        write_atomically(self._path, json.dumps({"step": step, "scalars": scalars}) + "\n")
 
     def read(self, step: int) -> dict[str, float] | None:
         """What was kept of a step, if it is still to be logged."""

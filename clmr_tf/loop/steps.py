@@ -220,9 +220,12 @@ class TrainingLoop:
         if self._record is None:
             return
         with self._tolerated_failure(step, must_succeed=must_succeed):
-            self._record.log.flush()
-            if scalars is not None:
-                self._record.pending.keep(step, scalars)
+            with self._checkpoints.explained_failure(
+                f"The metrics up to step {step}, and so the step, could not be saved"
+            ):
+                self._record.log.flush()
+                if scalars is not None:
+                    self._record.pending.keep(step, scalars)
             self._checkpoints.save(step)
             self._saved_step = step
 

@@ -87,7 +87,7 @@ def test_a_best_checkpoint_that_is_damaged_counts_for_nothing(tmp_path, caplog):
 
 def test_what_cannot_be_kept_leaves_the_best_before(tmp_path):
     checkpoints = keep_best_of(tmp_path, 2)
-    words = r"that of step 3, could not be kept in .*best because .*; the last good one is step-000000002\."
+    words = r"that of step 3, could not be kept in .*best because .*; the last good checkpoint is step-000000002\."
     with pytest.raises(ClmrError, match=words):
         checkpoints.keep_best(3, tmp_path / "best", {"value": 0.1})
     assert names_in(tmp_path / "best") == ["step-000000002"]

@@ -83,7 +83,7 @@ def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
 def test_a_full_disk_keeps_the_last_good_one_and_takes_the_next_once_there_is_room(tmp_path):
     error, before, after = run_on_a_small_disk(tmp_path, "7m", FILL)
     assert error.startswith(f"The checkpoint of step 5 could not be written to {tmp_path}/run/checkpoints because ")
-    assert "because the disk is full; the last good one is step-000000004. Mend that" in error
+    assert "because the disk is full; the last good checkpoint is step-000000004. Mend that" in error
     names = [f"step-{step:09d}" for step in range(1, 6)]
     assert before == f"5 {names[:4]} ['step-000000004']"
     assert after == f"{names} 5"
@@ -93,13 +93,13 @@ def test_a_disk_that_cannot_be_written_is_read_and_says_so(tmp_path):
     *restored, checkpoint, best = run_on_a_small_disk(tmp_path, "7m", READ_ONLY)
     assert restored == ["2 2"] * 3
     assert "step 3 could not be written" in checkpoint and "because Read-only file system;" in checkpoint
-    assert "the last good one is step-000000002." in checkpoint
+    assert "the last good checkpoint is step-000000002." in checkpoint
     assert "that of step 2, could not be kept" in best and "because Read-only file system;" in best
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    words = "step 1 could not be written .* because File exists; there is no good one before it"
+    words = "step 1 could not be written .* because File exists; there is no good checkpoint before it"
     with pytest.raises(ClmrError, match=words):
         Checkpoints(tmp_path / "checkpoints", make_groups(), keep=1).save(1)
 
@@ -112,7 +112,9 @@ def test_a_checkpoint_that_may_not_grow_leaves_the_one_before(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
     try:
-        with pytest.raises(ClmrError, match=r"step 6 could not be written .*; the last good one is step-000000005\."):
+        with pytest.raises(
+            ClmrError, match=r"step 6 could not be written .*; the last good checkpoint is step-000000005\."
+        ):
             checkpoints.save(6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -144,7 +146,7 @@ def test_whatever_call_fails_the_one_before_and_the_one_in_the_way_stay(tmp_path
         try:
             checkpoints.save(5)
         except ClmrError as error:
-            assert "because Input/output error; the last good one is step-000000005" in str(error)
+            assert "because Input/output error; the last good checkpoint is step-000000005" in str(error)
         monkeypatch.undo()
         assert names_in(tmp_path) == ["step-000000004", "step-000000005"]
         again = make_groups()

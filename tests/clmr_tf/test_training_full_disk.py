@@ -67,7 +67,15 @@ train(TrainConfig(**settings, **saving, num_audio_examples=0), fill_and_empty)
 """
 
 
-def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
+@pytest.mark.parametrize(
+    ("largest_file_bytes", "words"),
+    [
+        (2**20, "step 4 could not be written .*; the last good checkpoint is step-000000002"),
+        # Not even a row of metrics.jsonl has room.
+        (64, "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002"),
+    ],
+)
+def test_what_cannot_grow_leaves_the_checkpoint_before(tmp_path, largest_file_bytes, words):
     """As on a full disk, wherever the small disk of the other test is not permitted."""
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
@@ -76,10 +84,10 @@ def test_a_checkpoint_that_cannot_grow_leaves_the_one_before(tmp_path):
 
     def limit_after_the_first_checkpoint(step, _num_steps, _scalars):
         if step == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, before[1]))
 
     try:
-        with pytest.raises(ClmrError, match=r"step 4 could not be written .*; the last good one is step-000000002"):
+        with pytest.raises(ClmrError, match=words):
             train(config, limit_after_the_first_checkpoint)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -109,7 +117,7 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
     errors = [line for line in read["errors"].splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "Traceback" not in read["errors"]
     assert "step 4 could not be written" in errors[0]
-    assert "because the disk is full; the last good one is step-000000002" in errors[0]
+    assert "because the disk is full; the last good checkpoint is step-000000002" in errors[0]
     assert read["listing"].split() == ["step-000000002"]
     assert "Trained to step 6" in read["output"]
     assert [line.split(",")[0] for line in read["metrics.jsonl"].splitlines()] == [

@@ -89,7 +89,7 @@ def test_a_checkpoint_that_cannot_be_written_is_passed_over_if_told_so(corpus, t
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     warnings = [record.message for record in caplog.records if "could not be written" in record.message]
     assert len(warnings) == 1
-    assert "step 4 could not be written" in warnings[0] and "the last good one is step-000000002" in warnings[0]
+    assert "step 4 could not be written" in warnings[0] and "the last good checkpoint is step-000000002" in warnings[0]
     assert warnings[0].endswith("Training goes on.")
     assert steps_saved(tmp_path / "run") == [2, 6]
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
