@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, Corpus
+from clmr_tf.corpus_check import require_unchanged_audio
 from clmr_tf.errors import UsageError
 
 
@@ -31,8 +32,21 @@ def resolve_corpus(
         max_skipped_share: Share of a folder's audio files that may turn out unusable.
 
     Raises:
-        UsageError: If it is none of these, or a prepared corpus of another rate or kind.
+        UsageError: If it is none of these, a prepared corpus of another rate or kind, or one whose audio has changed.
     """
+    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_share)
+    require_unchanged_audio(resolved)
+    return resolved
+
+
+def _open_or_prepare(
+    corpus: str,
+    corpora: Path,
+    sample_rate_hz: int,
+    clip_num_samples: int,
+    reader: str | None,
+    max_skipped_share: float,
+) -> Corpus:
     if not corpus:
         # Its path would be that of the current folder.
         raise UsageError("The name of the corpus is empty; give --corpus a name, such as demo, or a folder of music.")

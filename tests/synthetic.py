@@ -1,5 +1,6 @@
 """Small music made by the tests: prepared corpora and folders of audio files."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def write_corpus(
                             file=PCM_FILE,
                             offset_samples=offset,
                             num_samples=length,
-                            digest=f"{number:016x}",
+                            digest=hashlib.sha256(pcm.tobytes()).hexdigest()[:16],
                             source_rate_hz=22050,
                             source_num_channels=1,
                             source_num_bytes=1000,

@@ -24,6 +24,7 @@ ROWS = (
     {
         "corpus",
         "corpus_tasks",
+        "corpus_check",
         "audio_decoders",
         "audio_files",
         "audio_signatures",

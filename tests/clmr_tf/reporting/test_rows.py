@@ -172,7 +172,7 @@ def test_rows_stand_in_the_order_of_the_tables(rows_in, tmp_path):
         "CLMR grid",
         "CLMR fine-tuned",
         "features of SampleCNN supervised, linear",
-        "musicnn linear",
+        "musicnn features linear",
         "mel statistics linear",
         "mel statistics linear",
         "mel statistics linear",
