@@ -122,6 +122,14 @@ def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, list(tensors))
 
 
+def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
+    """The sum of a tensor over all replicas, the same on all of them."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensor
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
 def moments_over_replicas(values: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and variance over `axes` and over all replicas; as many values on each.
 

@@ -1,9 +1,11 @@
 """Batch normalisation over time and batch, equal to PyTorch's and fused into one kernel."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
-from clmr_tf.distribution import moments_over_replicas, num_replicas_in_sync
+from clmr_tf.distribution import moments_over_replicas, num_replicas_in_sync, sum_over_replicas
 
 
 @keras.saving.register_keras_serializable("clmr_tf")
@@ -78,15 +80,52 @@ class BatchNormalization1D(keras.layers.Layer):
         return tf.squeeze(outputs, 1), mean, variance
 
     def _normalize_synchronized(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        frames = tf.cast(inputs, self.variable_dtype)
+        # What the statistics do to the gradient is in `_normalized`, whose backward pass needs no float32 copies.
+        frames = tf.cast(tf.stop_gradient(inputs), self.variable_dtype)
         mean, variance = moments_over_replicas(frames, [0, 1])
-        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-        outputs = tf.cast((frames - mean) * scale + self.beta, inputs.dtype)
         # In 64 bits: a thousand views have more values in the first layer than 32 bits count.
         num_values = tf.size(frames, out_type=tf.int64) // frames.shape[-1] * num_replicas_in_sync()
         count = tf.cast(num_values, frames.dtype)
+        scale_and_offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        outputs = _normalized(inputs, *scale_and_offset, mean, tf.math.rsqrt(variance + self.epsilon), count)
         return outputs, mean, variance * count / (count - 1.0)
 
     def get_config(self) -> dict:
         """The arguments that make this layer again."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+@tf.custom_gradient
+def _normalized(
+    inputs: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    mean: tf.Tensor,
+    inverse_deviation: tf.Tensor,
+    count: tf.Tensor,
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
+    """Normalises by statistics of all replicas' inputs, and differentiates as if it had computed them itself.
+
+    Only the inputs are kept for the backward pass, in their own dtype. The gradient of the inputs is of the losses of
+    all replicas, that of gamma and beta of this one's, which the update adds up.
+
+    Args:
+        inputs: [batch, time, channels] of this replica.
+        gamma: [channels], as all the following.
+        beta: Offset.
+        mean: Over all replicas, as the next.
+        inverse_deviation: One by the square root of variance and epsilon.
+        count: Values of a channel on all replicas, scalar.
+    """
+
+    def standardised() -> tf.Tensor:
+        return (tf.cast(inputs, mean.dtype) - mean) * inverse_deviation
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        upstream, values = tf.cast(upstream, mean.dtype), standardised()
+        of_beta, of_gamma = tf.reduce_sum(upstream, [0, 1]), tf.reduce_sum(upstream * values, [0, 1])
+        by_mean, by_deviation = tf.unstack(sum_over_replicas(tf.stack([of_beta, of_gamma])) / count)
+        of_inputs = gamma * inverse_deviation * (upstream - by_mean - values * by_deviation)
+        return tf.cast(of_inputs, inputs.dtype), of_gamma, of_beta, None, None, None
+
+    return tf.cast(standardised() * gamma + beta, inputs.dtype), gradient
