@@ -151,7 +151,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+            # TensorFlow puts the operation and the file first.
+            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2]
             if any(os.strerror(number) in reason for number in _DISK_FULL):
                 reason = "the disk is full"
             good = (path for path in list_checkpoints(self._folder) if find_damage(path) is None)

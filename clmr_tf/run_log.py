@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ class RunLog:
             memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
             a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
             always raises.
+        explained: Takes what could not be done, and is around all writing that is not tolerated to fail, to make a
+            better error of it.
 
     Attributes:
         earlier_rows: The rows of metrics.jsonl that are kept.
@@ -51,10 +54,12 @@ class RunLog:
         last_kept_step: int,
         *,
         tolerates_failed_writes: bool = False,
+        explained: Callable[[str], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._metrics_path = metrics_path
         self._folder = tensorboard_folder
         self._tolerates_failed_writes = tolerates_failed_writes
+        self._explained = explained
         self._has_warned = False
         self._waiting_lines: list[str] = []
         tensorboard_folder.mkdir(parents=True, exist_ok=True)
@@ -149,11 +154,13 @@ class RunLog:
 
     def _attempt(self, write: Callable[[], None]) -> None:
         """Writes; a failure that is tolerated is told the first time."""
+        if not self._tolerates_failed_writes:
+            with self._explained(f"The log of the run could not be written to {self._metrics_path.parent}"):
+                write()
+            return
         try:
             write()
         except (OSError, tf.errors.OpError) as error:
-            if not self._tolerates_failed_writes:
-                raise
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning(

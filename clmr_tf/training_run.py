@@ -141,6 +141,7 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
         # What is logged before the first step, and a row that is still to be completed, is logged again.
         first_step - 1 if first_step == 0 or run.pending.read(first_step) is not None else first_step,
         tolerates_failed_writes=config.on_failed_save == "continue",
+        explained=run.checkpoints.explained_failure,
     )
     best = BestCheckpoint(run.checkpoints, workdir / BEST, config.best_metric, _measured_on(run))
     profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
@@ -154,16 +155,14 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
         if first_step == 0:
             log.text(0, "configuration", f"```json\n{json.dumps(to_plain(config), indent=2)}\n```")
             log_views(log, run.model, run.batches(BatchShare()), config)
-        loop = run.loop(
+        return run.loop(
             dataset,
             Record(log, run.pending, best),
             Convergence(run.lengths, log.earlier_rows),
             boundaries=profile.boundaries if profile else (),
             progressed=progressed,
             after_step=observe,
-        )
-        with run.checkpoints.explained_failure(f"The log of the run could not be written to {workdir}"):
-            return loop.run()
+        ).run()
     except NonFiniteError as error:
         batch = next(iter(run.batches(BatchShare(), error.step - 1)))
         items = run.music.learned.items_of("train")

@@ -1,5 +1,6 @@
 """What a run tells, read back from the files."""
 
+import contextlib
 import errno
 import json
 import os
@@ -183,6 +184,30 @@ def test_a_full_disk_is_an_error_where_it_is_not_tolerated(tmp_path):
     finished = run_on_a_full_disk(tmp_path, "stop")
     assert finished.returncode == 1
     assert "No space left on device" in finished.stderr and "WARNING" not in finished.stderr
+
+
+def test_who_opens_the_log_may_explain_what_is_not_tolerated(tmp_path):
+    failures = []
+
+    @contextlib.contextmanager
+    def explained(failure):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            failures.append((failure, type(error)))
+
+    log = open_log(tmp_path, explained=explained)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        log.scalars(1, {"loss": 1.0})
+        log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {failure for failure, _ in failures} == {f"The log of the run could not be written to {tmp_path}"}
+    # The row, and the curves.
+    kinds = [kind for _, kind in failures]
+    assert OSError in kinds and any(issubclass(kind, tf.errors.OpError) for kind in kinds)
 
 
 def test_half_a_row_is_cut_off_and_written_whole_later(tmp_path, caplog):
