@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.distribution import moments_over_replicas
-from clmr_tf.weight_update import WATCHED_OF_UPDATE, WeightUpdate
+from clmr_tf.weight_update import WeightUpdate
 
 
 class TrainedModel(keras.Model, abc.ABC):
@@ -64,8 +64,8 @@ class TrainedModel(keras.Model, abc.ABC):
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """The names of what a training step returns."""
-        return (*self.watched_of_score, *WATCHED_OF_UPDATE)
+        """The names of what a training step returns; to be asked once it is compiled."""
+        return (*self.watched_of_score, *self.weight_update.watched)
 
     def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
         """Makes all weights, so that a checkpoint can be restored before the first step."""

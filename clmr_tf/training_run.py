@@ -22,6 +22,7 @@ from clmr_tf.loop.labelled_validation import build_labelled_validation
 from clmr_tf.loop.measurement import Measurement, Record
 from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.profile import StepProfile
+from clmr_tf.loop.skipped_steps import SkippedSteps
 from clmr_tf.loop.steps import AfterStep, TrainingLoop
 from clmr_tf.loop.validation import build_validation
 from clmr_tf.model_building import checkpoint_groups
@@ -146,9 +147,13 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
     best = BestCheckpoint(run.checkpoints, workdir / BEST, config.best_metric, _measured_on(run))
     profile = StepProfile(workdir / TENSORBOARD, first_step) if config.profile else None
 
+    skipped = SkippedSteps(first_step, int(run.model.weight_update.num_skipped.numpy()))
+
     def observe(step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
         if profile:
             profile.after_step(step)
+        if scalars:
+            skipped.observe(step, int(scalars["num_skipped"]))
         after_step(step, num_steps, scalars)
 
     try:

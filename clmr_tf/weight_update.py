@@ -8,8 +8,8 @@ import tensorflow as tf
 from clmr_tf.distribution import mean_over_replicas
 from clmr_tf.loss_scale import LossScale
 
-WATCHED_OF_UPDATE = ("gradient_norm", "learning_rate", "num_skipped")
-"""What an update adds to what is watched of a step."""
+_WATCHED = ("gradient_norm", "learning_rate", "num_skipped")
+_WATCHED_WITH_LOSS_SCALE = ("loss_scale", "num_overflows")
 
 
 class WeightUpdate:
@@ -56,6 +56,11 @@ class WeightUpdate:
         self.first_nonfinite = tf.Variable(0, dtype=tf.int64, trainable=False, name="first_nonfinite")
 
     @property
+    def watched(self) -> tuple[str, ...]:
+        """The names of what an update adds to what is watched of a step."""
+        return (*_WATCHED, *(_WATCHED_WITH_LOSS_SCALE if self.loss_scale else ()))
+
+    @property
     def variables(self) -> dict[str, tf.Variable]:
         """What a checkpoint has to hold beside the optimizer's own variables and the averages, by name."""
         return {"num_skipped": self.num_skipped, **(self.loss_scale.variables if self.loss_scale else {})}
@@ -78,7 +83,8 @@ class WeightUpdate:
 
         Returns:
             The means of `watched` over all replicas, "gradient_norm" before clipping, "learning_rate" of this step and
-            "num_skipped", the steps left out since the run began; float32 all.
+            "num_skipped", the steps left out since the run began; with a loss scale "loss_scale" of this step and
+            "num_overflows", the steps that it was too large for; float32 all.
         """
         # In one exchange, for which all have to be of one type.
         scalars = [tf.cast(value, gradients[0].dtype) for value in watched.values()]
@@ -94,9 +100,12 @@ class WeightUpdate:
             gradients = [gradient * factor for gradient in gradients]
         # Read before the iterations go on, or a schedule would be a step ahead.
         learning_rate = tf.identity(tf.convert_to_tensor(self.optimizer.learning_rate))
+        scale = [tf.identity(self.loss_scale.value)] if self.loss_scale else []
         tf.distribute.get_replica_context().merge_call(self._change, args=(gradients, is_finite, has_finite_loss))
-        of_update = zip(WATCHED_OF_UPDATE, (norm, learning_rate, self.num_skipped), strict=True)
-        numbers = {**dict(zip(watched, means, strict=True)), **dict(of_update)}
+        num_overflows = [self.loss_scale.num_overflows] if self.loss_scale else []
+        of_update = [norm, learning_rate, self.num_skipped, *scale, *num_overflows]
+        names = (*watched, *self.watched)
+        numbers = dict(zip(names, [*means, *of_update], strict=True))
         return {name: tf.cast(number, tf.float32) for name, number in numbers.items()}
 
     def _change(
@@ -110,8 +119,7 @@ class WeightUpdate:
         is_overflow = tf.constant(False)
         if self.loss_scale:
             is_overflow = ~is_finite & has_finite_loss & (self.loss_scale.value > 1.0)
-        if self.loss_scale:
-            self.loss_scale.adapt(is_finite)
+            self.loss_scale.adapt(is_finite, is_overflow)
         if self.skips_nonfinite:
             changes = is_finite
             self.num_skipped.assign_add(tf.cast(~is_finite & ~is_overflow, tf.int64))

@@ -32,15 +32,15 @@ class Training:
             self.update = WeightUpdate(optimizer, [self.weight], skips_nonfinite=skips_nonfinite, loss_scale=self.scale)
 
     @tf.function
-    def step(self, slopes: tf.Tensor) -> None:
+    def step(self, slopes: tf.Tensor) -> dict[str, tf.Tensor]:
         def in_replica():
             slope = slopes[tf.distribute.get_replica_context().replica_id_in_sync_group]
             with tf.GradientTape() as tape:
                 loss = slope * self.weight
                 scaled = self.update.scaled(loss)
-            self.update(tape.gradient(scaled, [self.weight.value]), {"loss": tf.constant(1.0)})
+            return self.update(tape.gradient(scaled, [self.weight.value]), {"loss": tf.constant(1.0)})
 
-        self.strategy.run(in_replica)
+        return self.strategy.run(in_replica)
 
     def of_both(self, variable) -> list[float]:
         return [float(one) for one in self.strategy.experimental_local_results(variable)]
@@ -58,14 +58,18 @@ def test_the_scale_cancels_from_the_gradient():
 @pytest.mark.parametrize("slopes", [[np.inf, 1.0], [1.0, np.nan]])
 def test_an_overflow_on_one_replica_halves_it_on_all_and_leaves_the_step_out(skips_nonfinite, slopes):
     training = Training(skips_nonfinite=skips_nonfinite)
-    training.step(tf.constant(slopes))
+    watched = training.step(tf.constant(slopes))
+    assert training.of_both(watched["loss_scale"]) == [INITIAL, INITIAL]
+    assert training.of_both(watched["num_overflows"]) == [1.0, 1.0]
     assert training.of_both(training.scale.value) == [INITIAL / 2, INITIAL / 2]
     assert training.of_both(training.weight.value) == [1.0, 1.0]
     assert training.update.optimizer.iterations.numpy() == 0
     # A mere overflow neither stops the run nor counts.
     assert (training.update.first_nonfinite.numpy(), training.update.num_skipped.numpy()) == (0, 0)
-    training.step(tf.constant([0.5, 1.5]))
+    watched = training.step(tf.constant([0.5, 1.5]))
     assert training.of_both(training.weight.value) == [0.5, 0.5]
+    # It is a number of the run.
+    assert training.of_both(watched["num_overflows"]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("skips_nonfinite", "first", "num_skipped"), [(False, 3, 0), (True, 0, 2)])
@@ -79,6 +83,7 @@ def test_what_overflows_at_a_scale_of_one_is_not_the_scales_fault(skips_nonfinit
     assert scales == [2.0, 1.0, 1.0, 1.0]
     assert training.update.first_nonfinite.numpy() == first
     assert training.update.num_skipped.numpy() == num_skipped
+    assert training.scale.num_overflows.numpy() == 2
     training.step(tf.constant([1.0, 1.0]))
     assert training.of_both(training.weight.value) == ([0.5, 0.5] if skips_nonfinite else [1.0, 1.0])
 
@@ -89,7 +94,7 @@ def test_two_thousand_good_steps_in_a_row_double_it():
     @tf.function
     def steps(count: tf.Tensor, is_finite: tf.Tensor) -> None:
         for _ in tf.range(count):
-            scale.adapt(is_finite)
+            scale.adapt(is_finite, ~is_finite)
 
     for count, is_finite, expected in (
         (1999, True, INITIAL),
@@ -102,6 +107,7 @@ def test_two_thousand_good_steps_in_a_row_double_it():
     ):
         steps(tf.constant(count), tf.constant(is_finite))
         assert scale.value.numpy() == expected, count
+    assert scale.num_overflows.numpy() == 1 + 40
 
 
 @pytest.fixture(scope="module")

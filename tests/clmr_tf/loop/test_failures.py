@@ -80,10 +80,12 @@ def test_a_run_that_stopped_can_go_on_without_the_step(corpus, tmp_path, poisone
     assert [row["num_skipped"] for row in metrics(tmp_path / "run")] == [0, 0, 1, 1]
 
 
-def test_a_run_goes_on_without_the_step_and_counts_it(corpus, tmp_path, poisoned):
+def test_a_run_goes_on_without_the_step_counts_it_and_says_so(corpus, tmp_path, poisoned, caplog):
     skipping = {"log_every": 1, "on_nonfinite": "skip"}
     poisoned(2)
     train(config_of(corpus, tmp_path / "run", steps=4, **skipping))
+    said = "1 steps were left out since the run began, 1 of the last 1, because"
+    assert sum(said in record.message for record in caplog.records) == 1
     train(config_of(corpus, tmp_path / "run", steps=5, **skipping))
     rows = metrics(tmp_path / "run")
     # It is a number of the run, not of the process.
