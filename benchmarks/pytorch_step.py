@@ -21,19 +21,24 @@ CHANNELS = (128, 128, 128, 256, 256, 256, 256, 256, 256)
 TEMPERATURE, LEARNING_RATE = 0.5, 3e-4
 
 
-def build_network(width: float) -> nn.Module:
-    """Encoder and projector, [batch, 1, samples] to [batch, 64]; `width` scales channels as it does in the encoder."""
+def build_encoder(width: float) -> nn.Sequential:
+    """The encoder, [batch, 1, samples] to [batch, 512]; `width` scales channels as it does in `clmr_tf.SampleCNN`."""
     channels = [max(8, 8 * round(count * width / 8)) for count in CHANNELS] + [EMBEDDING_DIM]
     layers: list[nn.Module] = [nn.Conv1d(1, channels[0], 3, stride=3), nn.BatchNorm1d(channels[0]), nn.ReLU()]
     for before, after in itertools.pairwise(channels):
         layers += [nn.Conv1d(before, after, 3, padding=1), nn.BatchNorm1d(after), nn.ReLU(), nn.MaxPool1d(3, stride=3)]
     last = [nn.Conv1d(EMBEDDING_DIM, EMBEDDING_DIM, 3, padding=1), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()]
+    return nn.Sequential(*layers, *last, nn.Flatten())
+
+
+def build_network(width: float) -> nn.Module:
+    """Encoder and projector, [batch, 1, samples] to [batch, 64]."""
     projector = [
         nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM, bias=False),
         nn.ReLU(),
         nn.Linear(EMBEDDING_DIM, PROJECTION_DIM, bias=False),
     ]
-    return nn.Sequential(*layers, *last, nn.Flatten(), *projector)
+    return nn.Sequential(*build_encoder(width), *projector)
 
 
 def nt_xent(z_i: torch.Tensor, z_j: torch.Tensor) -> torch.Tensor:

@@ -17,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
 from benchmarks.worker import ROOT, Worker, WorkerFailedError
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import ClmrError
 
-NOT_ASKED = "not asked for"
-PYTORCH_PACKAGES = ("torch==2.13.0", "numpy<3")
 # The step of a view, forward once and backward for inputs and for weights, each the work of a forward pass; two views.
 FORWARDS_PER_PAIR = 3 * 2
 # The smallest do not reach the peak of every CPU.
@@ -118,7 +117,7 @@ def _workers(
         absent["jit"] = NOT_ASKED
     python = options.pytorch_python
     if options.pytorch:
-        python = _python_with_pytorch(Path(stack.enter_context(tempfile.TemporaryDirectory())), absent)
+        python = python_with_pytorch(Path(stack.enter_context(tempfile.TemporaryDirectory())), absent)
     if python is None:
         absent.setdefault("pytorch", NOT_ASKED)
         return
@@ -128,19 +127,6 @@ def _workers(
         absent["pytorch"] = str(error)
         return
     yield "pytorch", worker
-
-
-def _python_with_pytorch(folder: Path, absent: dict[str, str]) -> Path | None:
-    """Installs PyTorch into a virtual environment in `folder`; None if that fails."""
-    python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    try:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, stdout=sys.stderr)
-        subprocess.run([*pip, *PYTORCH_PACKAGES], check=True, stdout=sys.stderr)
-    except subprocess.CalledProcessError:
-        absent["pytorch"] = "it could not be installed"
-        return None
-    return python
 
 
 def _loss_peak_megabytes() -> float:

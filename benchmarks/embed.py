@@ -1,0 +1,187 @@
+"""python -m benchmarks.embed: how fast a model embeds, from files and in every runtime that it is exported for.
+
+One JSON object. Every ratio is of figures of this run: each runtime has a process of its own, and they take turns.
+`clmr_tf` reads MP3 and Ogg Vorbis files, decoding included; PyTorch, with the original's layers, gets the same audio
+decoded already, so that `ratio_to_pytorch` is on the low side. The table `runtimes` has the latency of one window and
+the rate of many. The encoder is not trained, which does not change its speed. What is absent is null and named.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
+from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
+from benchmarks.worker import Worker, WorkerFailedError
+from clmr_tf.audio_files import load_audio
+from clmr_tf.console import results, run_command
+from clmr_tf.errors import ClmrError
+from clmr_tf.runtimes.formats import FORMATS
+
+SAMPLE_RATE_HZ = 22050
+DEMO_MUSIC = Path(__file__).parents[1] / "pipelines" / "demo_data" / "audio"
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Makes music and model in `folder`, starts the workers, lets them take turns, and puts the figures together."""
+    audio_seconds = write_music(folder, options.num_files)
+    absent = export_everything(folder / "model", options.width)
+    rounds: dict[str, list[float]] = {"clmr_tf": [], "cpu": [], "decoding": [], "pytorch": []}
+    latencies: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        workers = dict(_workers(options, folder, stack, absent))
+        for _ in range(options.repeats):
+            embedded = workers[PACKAGE].tell("embed")
+            rounds["clmr_tf"].append(embedded["seconds"])
+            rounds["cpu"].append(embedded["cpu_seconds"])
+            rounds["decoding"].append(workers[PACKAGE].tell("decode")["seconds"])
+            if "pytorch" in workers:
+                answer = workers["pytorch"].tell("embed")
+                rounds["pytorch"].append(answer["seconds"])
+                if answer["num_windows"] != embedded["num_windows"]:
+                    raise ClmrError("The two encoders have not embedded the same windows, so there is no ratio.")
+            for name, worker in workers.items():
+                one = worker.tell("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
+                many = worker.tell("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
+                latencies.setdefault(name, []).append(statistics.median(one))
+                rates.setdefault(name, []).append(options.batch_size / many[0])
+        versions = {name: worker.about["version"] for name, worker in workers.items()}
+
+    seconds = {name: statistics.median(values) for name, values in rounds.items() if values}
+
+    def ratio(numerator: float | None, denominator: float) -> float | None:
+        return None if numerator is None else numerator / denominator
+
+    pytorch = seconds.get("pytorch")
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        "width": options.width,
+        "num_cpus": _num_cpus(),
+        "batch_size": options.batch_size,
+        "num_files": options.num_files,
+        "audio_seconds": audio_seconds,
+        "embed_seconds": seconds["clmr_tf"],
+        "decoding_seconds": seconds["decoding"],
+        "pytorch_seconds": pytorch,
+        "real_time": audio_seconds / seconds["clmr_tf"],
+        "real_time_per_core": audio_seconds / seconds["cpu"],
+        "ratio_to_pytorch": ratio(pytorch, seconds["clmr_tf"]),
+        "ratio_to_pytorch_with_decoding": ratio(pytorch and pytorch + seconds["decoding"], seconds["clmr_tf"]),
+        "runtimes": {
+            name: {
+                "latency_ms": 1000 * statistics.median(latencies[name]),
+                "windows_per_second": rate[name],
+                "ratio_to_pytorch": ratio(rate[name], rate["pytorch"]) if "pytorch" in rate else None,
+            }
+            for name in rate
+        },
+        "absent": absent,
+        "versions": versions,
+    }
+
+
+def write_music(folder: Path, num_files: int) -> float:
+    """Writes `music/` of MP3 and Ogg Vorbis files in turn, and `decoded/` as .npy; returns its seconds."""
+    music, decoded = folder / "music", folder / "decoded"
+    music.mkdir()
+    decoded.mkdir()
+    num_samples = 0
+    for number, source in enumerate(sorted(DEMO_MUSIC.rglob("*.ogg"))[:num_files]):
+        suffix = ("mp3", "ogg")[number % 2]
+        file = music / f"{number:03d}.{suffix}"
+        if suffix == "ogg":
+            file.write_bytes(source.read_bytes())
+        else:
+            soundfile.write(file, *soundfile.read(source))
+        samples = load_audio(file, SAMPLE_RATE_HZ)
+        np.save(decoded / f"{number:03d}.npy", samples)
+        num_samples += len(samples)
+    return num_samples / SAMPLE_RATE_HZ
+
+
+def export_everything(folder: Path, width: float) -> dict[str, str]:
+    """Exports an encoder for all runtimes; returns why some are absent."""
+    from clmr_tf.encoder import build_encoder
+    from clmr_tf.model_writing import write_model_folder
+    from clmr_tf.runtimes.files import add_runtime_files, version_of
+
+    facts = {"name": "untrained", "licence": "unspecified", "tag_names": [], "scores": {}, "training": {"step": 0}}
+    write_model_folder(build_encoder(width=width, seed=0), folder, facts)
+    absent = {
+        kind: f"{lacking[0]} is not installed"
+        for kind, wanted in FORMATS.items()
+        if (lacking := [name for name in (wanted.runtime, *wanted.converters) if version_of(name) is None])
+    }
+    add_runtime_files(folder, [kind for kind in FORMATS if kind not in absent])
+    return absent
+
+
+def _workers(
+    options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack, absent: dict[str, str]
+) -> Iterator[tuple[str, Worker]]:
+    """What can be had, started; the others are named in `absent` with the reason."""
+
+    def started(python: Path | str, module: str, *arguments: object) -> Worker:
+        every = (*arguments, "--num-threads", _num_cpus())
+        return stack.enter_context(contextlib.closing(Worker(python, module, every)))
+
+    for runtime in (PACKAGE, SAVED_MODEL, *FORMATS):
+        if runtime not in absent:
+            of_model = ("--runtime", runtime, "--model", folder / "model", "--music", folder / "music")
+            yield runtime, started(sys.executable, "benchmarks.runtime_embedding", *of_model)
+    python = options.pytorch_python
+    if options.pytorch:
+        python = python_with_pytorch(folder / "pytorch", absent)
+    if python is None:
+        absent.setdefault("pytorch", NOT_ASKED)
+        return
+    size = ("--width", options.width, "--batch-size", options.batch_size)
+    try:
+        worker = started(python, "benchmarks.pytorch_embedding", *size, "--audio", folder / "decoded")
+    except WorkerFailedError as error:
+        absent["pytorch"] = str(error)
+        return
+    yield "pytorch", worker
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
+    parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
+    parser.add_argument("--num-files", type=int, default=24, help="recordings of the demo corpus (default: 24)")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows at once (default: 32)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of everything (default: 5)")
+    parser.add_argument("--latency-repeats", type=int, default=20, help="single windows a round (default: 20)")
+    pytorch = parser.add_mutually_exclusive_group()
+    pytorch.add_argument("--pytorch", action="store_true", help="install PyTorch for this run, and time it (large)")
+    pytorch.add_argument("--pytorch-python", type=Path, help="a Python that has PyTorch and NumPy, to time it")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments)
+    counts = (options.num_files, options.batch_size, options.repeats, options.latency_repeats)
+    if min(counts) < 1 or not 0 < options.width <= 8:
+        parser.error("every number must be at least 1, and --width above 0 and at most 8")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(options, Path(folder))
+    except WorkerFailedError as error:
+        raise ClmrError(f"A part of the benchmark failed: {error}.") from error
+    results.out(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

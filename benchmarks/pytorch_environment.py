@@ -1,0 +1,21 @@
+"""PyTorch for the benchmarks that compare with it, in a virtual environment that goes when they end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PYTORCH_PACKAGES = ("torch==2.13.0", "numpy<3")
+NOT_ASKED = "not asked for"
+
+
+def python_with_pytorch(folder: Path, absent: dict[str, str]) -> Path | None:
+    """Installs PyTorch into a virtual environment in `folder`; None, and the reason in `absent`, if that fails."""
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    try:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, *PYTORCH_PACKAGES], check=True, stdout=sys.stderr)
+    except subprocess.CalledProcessError:
+        absent["pytorch"] = "it could not be installed"
+        return None
+    return python

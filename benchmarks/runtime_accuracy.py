@@ -1,0 +1,136 @@
+"""python -m benchmarks.runtime_accuracy: what the files of a model for other runtimes lose, on music.
+
+One JSON object. For every file of the model folder: how near its embeddings of all windows of a corpus are to the
+encoder's, and what the linear probe scores on them. Beside them stands what is not exported, 8-bit integers whose
+ranges were measured on music of the train split ("int8 calibrated").
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.console import results, run_command
+from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.runtimes.execution import load
+from clmr_tf.runtimes.formats import FORMATS
+
+CALIBRATED = "int8 calibrated"
+NUM_CALIBRATION_WINDOWS = 128
+BATCH_SIZE = 16
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
+    """The figures; arguments as of `clmr_tf.probe`."""
+    from clmr_tf.corpus_resolution import resolve_corpus
+    from clmr_tf.model_folder import read_encoder
+    from clmr_tf.probing import has_single_labels, require_probeable
+
+    encoder = read_encoder(model)
+    corpus = resolve_corpus(
+        corpus_name,
+        corpora=corpora,
+        sample_rate_hz=encoder.sample_rate_hz,
+        clip_num_samples=encoder.clip_num_samples,
+        reader="prepared",
+    )
+    require_probeable(corpus)
+    audio = {split: list(_windows(corpus, split, encoder.clip_num_samples)) for split in SPLITS}
+    single_label = has_single_labels(corpus)
+    expected = _embeddings(lambda batch: encoder(batch, training=False).numpy(), audio)
+    reference = _score(expected, audio, corpus, single_label)
+    rows: dict[str, Any] = {"encoder": {"score": reference}}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: model / wanted.file for kind, wanted in FORMATS.items() if (model / wanted.file).is_file()}
+        files[CALIBRATED] = Path(folder) / "calibrated.tflite"
+        files[CALIBRATED].write_bytes(calibrated(encoder, audio["train"]))
+        for kind, file in files.items():
+            run = load(file)
+            received = _embeddings(lambda batch, run=run: run(batch)["embedding"], audio)
+            score = _score(received, audio, corpus, single_label)
+            cosine = _cosines(np.concatenate(list(received.values())), np.concatenate(list(expected.values())))
+            rows[kind] = {
+                "cosine": {"least": float(cosine.min()), "median": float(np.median(cosine))},
+                "cosine_5_percent": float(np.quantile(cosine, 0.05)),
+                "score": score,
+                "points_lost": 100 * (reference - score),
+                "num_bytes": file.stat().st_size,
+            }
+    num_windows = {split: sum(map(len, items)) for split, items in audio.items()}
+    return {"model": str(model), "corpus": corpus.manifest.name, "num_windows": num_windows, "rows": rows}
+
+
+def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
+    """The encoder in 8-bit integers throughout, scaled by windows from all over `recordings`."""
+    import tensorflow as tf
+
+    from clmr_tf.runtimes.folded_network import FoldedNetwork
+
+    windows = np.concatenate(recordings)
+    chosen = windows[np.linspace(0, len(windows) - 1, NUM_CALIBRATION_WINDOWS).astype(int)]
+    function = FoldedNetwork(encoder).function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ({"audio": window[np.newaxis]} for window in chosen)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def _windows(corpus: Corpus, split: str, clip_num_samples: int) -> Iterator[np.ndarray]:
+    """Of every item its whole windows, float32 [windows, clip_num_samples]."""
+    for item in corpus.items_of(split):
+        count = item.num_samples // clip_num_samples
+        yield corpus.read_samples(item, 0, count * clip_num_samples).reshape(count, clip_num_samples)
+
+
+def _embeddings(embed: Embed, audio: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    vectors = {}
+    for split, items in audio.items():
+        windows = np.concatenate(items)
+        vectors[split] = np.concatenate(
+            [embed(windows[row : row + BATCH_SIZE]) for row in range(0, len(windows), BATCH_SIZE)]
+        )
+    return vectors
+
+
+def _score(
+    vectors: dict[str, np.ndarray], audio: dict[str, list[np.ndarray]], corpus: Corpus, single_label: bool
+) -> float:
+    from clmr_tf.linear_probe import Windows, fit_linear_probe
+    from clmr_tf.probing import measure as measure_scores
+
+    splits = []
+    for split, items in audio.items():
+        item_of_window = np.repeat(np.arange(len(items)), [len(windows) for windows in items])
+        splits.append(Windows(vectors[split], item_of_window, corpus.multi_hot(corpus.items_of(split))))
+    result, test = fit_linear_probe(*splits, single_label), splits[-1]
+    return measure_scores(test.labels[test.item], result.window_scores, single_label)
+
+
+def _cosines(received: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(received, axis=1) * np.linalg.norm(expected, axis=1)
+    return np.sum(received * expected, axis=1) / lengths
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_accuracy", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder with files for other runtimes")
+    parser.add_argument("--corpus", default="demo", help="as in clmr_tf.probe (default: demo)")
+    parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments)
+    if not any((options.model / wanted.file).is_file() for wanted in FORMATS.values()):
+        raise UsageError(f"{options.model} has no file for another runtime; export it with --tflite fp32,fp16,int8.")
+    results.out(json.dumps(measure(options.model, options.corpus, options.corpora), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

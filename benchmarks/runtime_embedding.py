@@ -1,0 +1,88 @@
+"""An exported model in one of its runtimes; `benchmarks.embed` starts it and tells it what to do."""
+
+import argparse
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.worker import answers_apart, seconds_of, serve
+from clmr_tf.runtimes.execution import load
+from clmr_tf.runtimes.formats import FORMATS
+
+CLIP_NUM_SAMPLES = 59049
+PACKAGE, SAVED_MODEL = "clmr_tf", "saved_model"
+
+
+def windows_command(run: Callable[[np.ndarray], object]) -> Callable[[int, int], dict[str, Any]]:
+    """A command that gives the wall-clock seconds of each call with so many windows."""
+
+    def windows(num_clips: int, repetitions: int) -> dict[str, Any]:
+        audio = np.random.default_rng(0).uniform(-0.5, 0.5, (num_clips, CLIP_NUM_SAMPLES)).astype(np.float32)
+        run(audio)
+        return {"seconds": seconds_of(lambda: run(audio), repetitions)}
+
+    return windows
+
+
+def package_commands(model: Path, music: Path, num_threads: int) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What `clmr_tf.load_encoder` does with the files in a folder."""
+    import tensorflow as tf
+
+    import clmr_tf
+    from clmr_tf.audio_files import load_audio
+
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    encoder, files = clmr_tf.load_encoder(model), sorted(music.iterdir())
+    encoder.embed(files[0])
+
+    def embed() -> dict[str, Any]:
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        num_windows = sum(len(encoder.embed(file).vectors) for file in files)
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "num_windows": num_windows}
+
+    def decode() -> dict[str, Any]:
+        begin = time.perf_counter()
+        for file in files:
+            load_audio(file, encoder.sample_rate_hz)
+        return {"seconds": time.perf_counter() - begin}
+
+    return {"embed": embed, "decode": decode, "windows": windows_command(encoder.encode_clips)}
+
+
+def runner(runtime: str, model: Path, num_threads: int) -> Callable[[np.ndarray], object]:
+    """Loads the model for a runtime."""
+    if runtime != SAVED_MODEL:
+        return load(model / FORMATS[runtime].file, num_threads)
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    # The loaded model has to stay, or its variables go.
+    loaded = tf.saved_model.load(str(model / SAVED_MODEL))
+    signature = loaded.signatures["serving_default"]
+    return lambda audio, _keep=loaded: signature(audio=tf.constant(audio))["embedding"].numpy()
+
+
+def main() -> None:
+    """Answers `benchmarks.embed`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_embedding", description=__doc__)
+    parser.add_argument("--runtime", choices=(PACKAGE, SAVED_MODEL, *FORMATS), required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--music", type=Path, required=True)
+    parser.add_argument("--num-threads", type=int, required=True)
+    options = parser.parse_args()
+    answers_apart()
+    if options.runtime == PACKAGE:
+        commands = package_commands(options.model, options.music, options.num_threads)
+    else:
+        commands = {"windows": windows_command(runner(options.runtime, options.model, options.num_threads))}
+    package = FORMATS[options.runtime].runtime if options.runtime in FORMATS else "tensorflow"
+    serve(commands, about={"version": f"{package} {metadata.version(package)}"})
+
+
+if __name__ == "__main__":
+    main()
