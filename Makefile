@@ -38,7 +38,7 @@ test: $(VENV)/test-requirements
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/test_training_killed.py tests/clmr_tf/test_replicas.py \
-	    tests/clmr_tf/test_workers.py
+	    tests/clmr_tf/test_workers.py tests/benchmarks/test_embed.py
 
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .
@@ -58,6 +58,7 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.direct_reader
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.embed
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip

@@ -46,7 +46,7 @@ def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
     single_label = has_single_labels(corpus)
     expected = _embeddings(lambda batch: encoder(batch, training=False).numpy(), audio)
     reference = _score(expected, audio, corpus, single_label)
-    rows: dict[str, Any] = {"encoder": {"score": reference}}
+    rows: dict[str, Any] = {"encoder": reference}
     with tempfile.TemporaryDirectory() as folder:
         files = {kind: model / wanted.file for kind, wanted in FORMATS.items() if (model / wanted.file).is_file()}
         files[CALIBRATED] = Path(folder) / "calibrated.tflite"
@@ -57,10 +57,9 @@ def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
             score = _score(received, audio, corpus, single_label)
             cosine = _cosines(np.concatenate(list(received.values())), np.concatenate(list(expected.values())))
             rows[kind] = {
-                "cosine": {"least": float(cosine.min()), "median": float(np.median(cosine))},
-                "cosine_5_percent": float(np.quantile(cosine, 0.05)),
-                "score": score,
-                "points_lost": 100 * (reference - score),
+                "cosine": dict(zip(("least", "5_percent", "median"), np.quantile(cosine, (0, 0.05, 0.5)), strict=True)),
+                **score,
+                "points_lost": {name: 100 * (reference[name] - score[name]) for name in score},
                 "num_bytes": file.stat().st_size,
             }
     num_windows = {split: sum(map(len, items)) for split, items in audio.items()}
@@ -102,7 +101,7 @@ def _embeddings(embed: Embed, audio: dict[str, list[np.ndarray]]) -> dict[str, n
 
 def _score(
     vectors: dict[str, np.ndarray], audio: dict[str, list[np.ndarray]], corpus: Corpus, single_label: bool
-) -> float:
+) -> dict[str, float]:
     from clmr_tf.linear_probe import Windows, fit_linear_probe
     from clmr_tf.probing import measure as measure_scores
 
@@ -111,7 +110,10 @@ def _score(
         item_of_window = np.repeat(np.arange(len(items)), [len(windows) for windows in items])
         splits.append(Windows(vectors[split], item_of_window, corpus.multi_hot(corpus.items_of(split))))
     result, test = fit_linear_probe(*splits, single_label), splits[-1]
-    return measure_scores(test.labels[test.item], result.window_scores, single_label)
+    return {
+        "score": measure_scores(test.labels, result.item_scores, single_label),
+        "clip_score": measure_scores(test.labels[test.item], result.window_scores, single_label),
+    }
 
 
 def _cosines(received: np.ndarray, expected: np.ndarray) -> np.ndarray:

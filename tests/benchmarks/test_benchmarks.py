@@ -133,6 +133,8 @@ def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
     [
         ("direct_reader", ["--max-seconds", "3"], "--max-seconds at least 4"),
         ("train_step", ["--repeats", "0"], "--repeats at least 1"),
+        ("embed", ["--num-files", "0"], "must be at least 1"),
+        ("runtime_accuracy", ["--model", "no such model"], "has no file for another runtime"),
     ],
 )
 def test_settings_that_cannot_be_timed_are_refused(capsys, name, arguments, words):
