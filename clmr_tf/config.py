@@ -103,8 +103,8 @@ class TrainConfig:
     clip_norm: float = 0.0
     """Largest norm of the gradient of all weights together, over all devices; 0 clips nothing."""
     ema_momentum: float = 0.0
-    """Share that a step keeps of the running average of the weights, such as 0.999; the export then takes
-    the average. 0 keeps no average."""
+    """Share that a step keeps of the running average of the weights, such as 0.999; validations, probes and the
+    export then take the average. 0 keeps no average."""
     temperature: float = 0.5
     """Temperature of the NT-Xent loss."""
     augmentation: str | None = None

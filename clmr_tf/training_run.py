@@ -185,7 +185,8 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
 
 def _measured_on(run: Run) -> dict[str, object]:
     """What the values of the best metric depend on, beside the weights."""
+    weights = {"weights": "averages"} if run.config.ema_momentum else {}
     if run.config.best_metric == "probe_score":
-        return {"corpus": run.music.labelled.manifest.fingerprint}
+        return {"corpus": run.music.labelled.manifest.fingerprint, **weights}
     fingerprint = run.music.learned.manifest.fingerprint
-    return {"corpus": fingerprint, "num_validation_pairs": run.config.num_validation_pairs}
+    return {"corpus": fingerprint, "num_validation_pairs": run.config.num_validation_pairs, **weights}

@@ -1,6 +1,7 @@
 """From the replicas' gradients to one change of the weights."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -69,6 +70,19 @@ class WeightUpdate:
         """Makes the running averages the weights of now; to be called when those were set from elsewhere."""
         for average, weight in zip(self.averages, self.weights, strict=False):
             average.assign(weight.value)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The weights are their running averages within, if there are any, and afterwards what they were to the bit."""
+        weights = self.weights if self.averages else []
+        before = [tf.identity(weight.value) for weight in weights]
+        try:
+            for weight, average in zip(weights, self.averages, strict=True):
+                weight.value.assign(average)
+            yield
+        finally:
+            for weight, value in zip(weights, before, strict=True):
+                weight.value.assign(value)
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to take the gradient of."""

@@ -30,7 +30,7 @@ class SkippedSteps:
         if num_new and (num_skipped >= 2 * self._num_told or (are_many and not self._were_many)):
             logger.warning(
                 "%d steps were left out since the run began, %d of the last %d, because their loss or gradient was "
-                "not finite; should that go on, try a lower --learning-rate or higher --temperature in a new --workdir.",
+                "not finite; if that goes on, try a lower --learning-rate or higher --temperature in a new --workdir.",
                 num_skipped,
                 num_new,
                 num_steps,

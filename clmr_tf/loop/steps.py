@@ -161,11 +161,12 @@ class TrainingLoop:
             self._log_row(self._first_step, scalars, {})
 
     def _log_row(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
-        """Measures what is due, logs the row of a step, and keeps its checkpoint if it is the best."""
-        measured = dict(scalars)
+        """Measures what is due, on what an export takes, logs the row of a step, and keeps its checkpoint if best."""
+        measured, due = dict(scalars), self._due(step)
         try:
-            for measurement in self._due(step):
-                measured |= measurement.measure(self._while_measuring)
+            with self._model.weight_update.averaged_weights() if due else contextlib.nullcontext():
+                for measurement in due:
+                    measured |= measurement.measure(self._while_measuring)
         except _MeasurementStoppedError:
             if self._saved_step != step:
                 self._save(step, scalars, must_succeed=True)

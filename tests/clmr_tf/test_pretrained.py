@@ -7,7 +7,10 @@ import pytest
 
 from clmr_tf.config import TrainConfig
 from clmr_tf.errors import UsageError
+from clmr_tf.loop.validation import build_validation
+from clmr_tf.model_building import build_model
 from clmr_tf.pretrained import read_run_encoder
+from clmr_tf.run_folder import read_config
 from clmr_tf.training import train
 from tests.clmr_tf.training_runs import state
 from tests.synthetic import write_corpus
@@ -55,6 +58,23 @@ def test_the_encoder_of_a_run_with_a_running_average_is_the_average(averaged):
     assert np.abs(averages[2] - weights[2]).max() > 0.01
     statistics = saved(averaged, 3, "encoder/block_3_normalization@moving_mean")
     np.testing.assert_array_equal(encoder.normalizations[4].moving_mean.numpy(), statistics)
+
+
+def test_what_is_exported_is_what_was_validated(corpus, averaged):
+    rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
+    config = read_config(averaged)
+    model = build_model(config)
+    validate = build_validation(model, corpus, config)
+    losses = []
+    for kind in ("_average", ""):
+        for part_name, part in model.parts.items():
+            for variable in part.variables:
+                name = f"{part_name}{kind if variable.trainable else ''}/{'@'.join(variable.path.split('/')[-2:])}"
+                variable.assign(saved(averaged, 3, name))
+        losses.append(validate()["validation/loss"])
+    assert rows[2]["validation_loss"] == losses[0] != losses[1]
+    reason = json.loads(next((averaged / "best").glob("step-*/best.json")).read_text())
+    assert reason["measured_on"]["weights"] == "averages"
 
 
 def test_the_best_checkpoint_is_the_one_that_validated_best(averaged):

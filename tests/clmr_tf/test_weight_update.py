@@ -94,6 +94,20 @@ def test_the_running_average_follows_the_weights_after_each_step():
     assert_on_both(training.weights(), weights)
 
 
+def test_the_averages_take_the_place_of_the_weights_for_a_while():
+    training = Training(momentum=0.9, ema_momentum=0.75)
+    training.step()
+    before = flat(training.everything())
+    averages = [training.values(each)[0].numpy() for each in training.update.averages]
+    with pytest.raises(KeyError), training.update.averaged_weights():
+        assert_on_both(training.weights(), averages)
+        raise KeyError
+    assert flat(training.everything()).tobytes() == before.tobytes()
+    without = Training()
+    with without.update.averaged_weights():
+        assert_on_both(without.weights(), START)
+
+
 @pytest.mark.parametrize("replica", [0, 1])
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_on_one_replica_leaves_all_as_they_were(number, replica):
