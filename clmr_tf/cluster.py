@@ -55,10 +55,20 @@ def _check_jobs(jobs: dict[str, list[object]]) -> None:
     num_chiefs = len(jobs.get("chief", ()))
     if num_chiefs > 1:
         raise UsageError(f"TF_CONFIG must have at most one chief; received {num_chiefs}.")
-    for address in itertools.chain.from_iterable(jobs.values()):
+    addresses = list(itertools.chain.from_iterable(jobs.values()))
+    for address in addresses:
         host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        if not host or re.fullmatch("[0-9]{1,5}", port) is None or not 0 < int(port) < 2**16:
+        if not _is_host(host) or re.fullmatch("[0-9]{1,5}", port) is None or not 0 < int(port) < 2**16:
             raise UsageError(f"TF_CONFIG must have the address of every process as host:port; received {address!r}.")
+        if addresses.count(address) > 1:
+            raise UsageError(f"TF_CONFIG must have every address once; received {address!r} twice.")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _task_of(task: object, jobs: dict[str, list[object]]) -> tuple[str, int]:

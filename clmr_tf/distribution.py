@@ -11,6 +11,7 @@ import tensorflow as tf
 from clmr_tf.cluster import configured_cluster
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.rendezvous import meet
+from clmr_tf.time_limit import time_limit
 
 
 def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 600.0) -> tf.distribute.Strategy:
@@ -23,7 +24,8 @@ def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 60
         name: "single", one device; "mirrored", several of this machine; "multi_worker", all of the machines that
             the environment variable TF_CONFIG names; "auto", the last one for which there is more than one.
         num_replicas: Devices that "mirrored" takes; 0 takes every GPU. Without a GPU, the CPU is split into as many.
-        timeout_seconds: How long several workers wait for each other.
+        timeout_seconds: How long several workers wait for each other, and then for TensorFlow to connect them; it
+            ends the process if that takes longer.
 
     Raises:
         UsageError: If there are no such devices, or TF_CONFIG is not what "multi_worker" needs.
@@ -45,7 +47,11 @@ def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 60
             )
         if num_processes > 1:
             meet(cluster, timeout_seconds)
-        with _kept_signal_handler():
+        unconnected = (
+            f"TensorFlow could not connect the workers within {timeout_seconds:g} seconds after all had come, so one "
+            "of them has left; see what it said, and start all again."
+        )
+        with _kept_signal_handler(), time_limit(timeout_seconds, unconnected):
             return tf.distribute.MultiWorkerMirroredStrategy()
     count = num_replicas or len(gpus)
     if count == 0:

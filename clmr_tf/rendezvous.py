@@ -2,7 +2,8 @@
 
 The chief listens on its own address, which TensorFlow takes over afterwards. Everyone else connects and says who it is,
 in one line of JSON; once all are there, the chief stops listening and answers each with one line, and all go on. A
-process that goes away while it waits is not counted, and may come again; who is no member is not listened to.
+process that goes away while it waits is not counted, and may come again; who is no member is not listened to. Whoever
+was not answered by a chief, such as by what an earlier run left on its port, asks again.
 """
 
 import contextlib
@@ -21,7 +22,9 @@ _LONGEST_WAIT_SECONDS = 5.0
 # What is longer is no introduction.
 _LONGEST_LINE_BYTES = 256
 _GO = b"go\n"
+_OVER = b"no longer waiting\n"
 _REFUSED = b"other cluster\n"
+_REPLACED = b"another has your index\n"
 
 
 def meet(cluster: Cluster, timeout_seconds: float) -> None:
@@ -33,7 +36,7 @@ def meet(cluster: Cluster, timeout_seconds: float) -> None:
 
     Raises:
         ClmrError: If not all have come by then, or the chief has stopped waiting; names who is missing.
-        UsageError: If the chief's cluster is another one, or its port is in use.
+        UsageError: If the chief's cluster is another one, two have the same index, or the chief's port is in use.
     """
     deadline = time.monotonic() + timeout_seconds
     if cluster.index == 0:
@@ -52,31 +55,33 @@ class _Visitor:
 
 
 def _gather(cluster: Cluster, deadline: float, timeout_seconds: float) -> None:
-    missing = set(range(1, len(cluster.addresses)))
+    expected = set(range(1, len(cluster.addresses)))
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         listener = stack.enter_context(_listener(cluster.addresses[0]))
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
         members: dict[int, _Visitor] = {}
-        while missing - members.keys():
-            ready = selector.select(_wait_until(deadline))
-            for key, _ in ready:
-                if key.fileobj is listener:
-                    with contextlib.suppress(OSError):
-                        connection = stack.enter_context(listener.accept()[0])
-                        connection.setblocking(False)
-                        selector.register(connection, selectors.EVENT_READ, _Visitor(connection))
-                elif not _listen_to(key.data, cluster, members):
-                    selector.unregister(key.fileobj)
-                    key.fileobj.close()
-            if time.monotonic() >= deadline:
-                raise ClmrError(_missing_sentence(cluster, missing - members.keys(), timeout_seconds))
-        # Before anyone goes on, since TensorFlow needs the port.
-        selector.unregister(listener)
-        listener.close()
-        for member in members.values():
-            with contextlib.suppress(OSError):
-                member.connection.sendall(_GO)
+        answer = _OVER
+        try:
+            while missing := expected - members.keys():
+                if time.monotonic() >= deadline:
+                    raise ClmrError(_missing_sentence(cluster, missing, timeout_seconds))
+                for key, _ in selector.select(_wait_until(deadline)):
+                    if key.fileobj is listener:
+                        with contextlib.suppress(OSError):
+                            connection = stack.enter_context(listener.accept()[0])
+                            connection.setblocking(False)
+                            selector.register(connection, selectors.EVENT_READ, _Visitor(connection))
+                    elif not _listen_to(key.data, cluster, members):
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
+            answer = _GO
+        finally:
+            # Before anyone goes on, since TensorFlow needs the port.
+            selector.unregister(listener)
+            listener.close()
+            for member in members.values():
+                _tell(member, answer)
 
 
 def _listen_to(visitor: _Visitor, cluster: Cluster, members: dict[int, _Visitor]) -> bool:
@@ -100,18 +105,37 @@ def _listen_to(visitor: _Visitor, cluster: Cluster, members: dict[int, _Visitor]
     except (ValueError, KeyError, TypeError):
         return False
     if digest != _digest(cluster) or index not in range(1, len(cluster.addresses)):
-        with contextlib.suppress(OSError):
-            visitor.connection.sendall(_REFUSED)
+        _tell(visitor, _REFUSED)
         return False
     visitor.index = index
-    # One that comes again takes the place of the one before.
+    # The one before may be of a machine that is gone, which nobody would have noticed.
+    if index in members:
+        _tell(members[index], _REPLACED)
     members[index] = visitor
     return True
+
+
+def _tell(visitor: _Visitor, answer: bytes) -> None:
+    with contextlib.suppress(OSError):
+        visitor.connection.sendall(answer)
 
 
 def _join(cluster: Cluster, deadline: float, timeout_seconds: float) -> None:
     chief = cluster.addresses[0]
     introduction = json.dumps({"index": cluster.index, "cluster": _digest(cluster)}).encode() + b"\n"
+    refusals = {
+        _REFUSED: UsageError(
+            f"The chief at {chief} has another TF_CONFIG than this worker; give all the same cluster, and each an "
+            "index of its own."
+        ),
+        _REPLACED: UsageError(
+            f"Another worker came to the chief at {chief} with the index of this one; give each in TF_CONFIG an index "
+            "of its own."
+        ),
+        _OVER: ClmrError(
+            f"The chief at {chief} no longer waits for the workers; see what it said, and start all again."
+        ),
+    }
     while time.monotonic() < deadline:
         try:
             with socket.create_connection(_host_and_port(chief), _wait_until(deadline)) as connection:
@@ -119,40 +143,29 @@ def _join(cluster: Cluster, deadline: float, timeout_seconds: float) -> None:
                 answer = _answer(connection, deadline)
         except OSError:
             # Nobody listens there yet.
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-            continue
+            answer = b""
         if answer == _GO:
             return
-        if answer == _REFUSED:
-            raise UsageError(
-                f"The chief at {chief} has another TF_CONFIG than this worker; give all the same cluster, and each an "
-                "index of its own."
-            )
-        if answer is not None:
-            raise ClmrError(
-                f"The chief at {chief} no longer waits for the workers; see what it said, and start all again."
-            )
+        if answer in refusals:
+            raise refusals[answer]
+        time.sleep(_SECONDS_BETWEEN_TRIES)
     raise ClmrError(
         f"The chief at {chief} did not answer, or not all workers had come, within {timeout_seconds:g} seconds; start "
         "all workers, or give a longer --worker-timeout-seconds."
     )
 
 
-def _answer(connection: socket.socket, deadline: float) -> bytes | None:
-    """The chief's line, as far as it came before it closed the connection; None at the deadline."""
+def _answer(connection: socket.socket, deadline: float) -> bytes:
+    """The chief's line, or what came in its place until the connection was closed or the time was over."""
     received = b""
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and len(received) <= _LONGEST_LINE_BYTES and not received.endswith(b"\n"):
         connection.settimeout(_wait_until(deadline))
-        try:
+        with contextlib.suppress(TimeoutError):
             arrived = connection.recv(_LONGEST_LINE_BYTES)
-        except TimeoutError:
-            continue
-        except OSError:
-            arrived = b""
-        received += arrived
-        if not arrived or received.endswith(b"\n"):
-            return received
-    return None
+            if not arrived:
+                break
+            received += arrived
+    return received
 
 
 def _wait_until(deadline: float) -> float:

@@ -36,6 +36,7 @@ ROWS = (
         "metrics",
         "cluster",
         "rendezvous",
+        "time_limit",
         "distribution",
         "attendance",
         "xla_start",

@@ -82,6 +82,8 @@ FIRST = {"type": "worker", "index": 0}
         (config_of(FIRST, worker=["a:1", ":2"]), "as host:port; received ':2'"),
         (config_of(FIRST, worker=["a:1", "b:65536"]), "as host:port; received 'b:65536'"),
         (config_of(FIRST, worker=["a:1", 7]), "as host:port; received 7"),
+        (config_of(FIRST, worker=["a:1", "b..c:2"]), "as host:port; received 'b..c:2'"),
+        (config_of(FIRST, chief=["a:1"], worker=["a:1"]), "every address once; received 'a:1' twice"),
         ({"cluster": {"worker": ["a:1", "b:2"]}}, 'which process this is.* "task".*; received None'),
         (config_of("worker", worker=["a:1", "b:2"]), "which process this is.*; received 'worker'"),
         (config_of({"type": "worker"}, worker=["a:1", "b:2"]), "which process this is.*; received .*'type': 'worker'"),

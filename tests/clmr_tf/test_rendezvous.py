@@ -91,6 +91,34 @@ def test_a_worker_of_another_cluster_is_sent_away_and_strangers_do_no_harm(threa
         assert chief.result(PATIENT_SECONDS) is None
 
 
+def test_of_two_workers_with_one_index_the_first_is_told(threads):
+    addresses = free_addresses(3)
+    chief = called(threads, addresses, 0)
+    first = called(threads, addresses, 1)
+    time.sleep(0.3)
+    second = called(threads, addresses, 1)
+    with pytest.raises(UsageError, match=f"Another worker came to the chief at {addresses[0]} with the index of this"):
+        first.result(PATIENT_SECONDS)
+    assert not second.done() and not chief.done()
+    assert [one.result(PATIENT_SECONDS) for one in (called(threads, addresses, 2), second, chief)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "left_behind",
+    [b"", b"\0\0\x12\4\0\0\0\0\0", b"HTTP/1.1 400 Bad Request\r\n", b"x" * 1000],
+    ids=["nothing", "gRPC", "HTTP", "much"],
+)
+def test_what_an_earlier_run_left_on_the_port_of_the_chief_is_not_its_answer(threads, left_behind):
+    addresses = free_addresses(2)
+    with socket.create_server(("localhost", int(addresses[0].split(":")[1]))) as server:
+        member = called(threads, addresses, 1)
+        connection = server.accept()[0]
+        connection.recv(1000)
+        connection.sendall(left_behind)
+        connection.close()
+    assert [one.result(PATIENT_SECONDS) for one in (called(threads, addresses, 0), member)] == [None] * 2
+
+
 def test_a_worker_that_went_away_while_it_waited_has_not_come(threads):
     addresses = free_addresses(3)
     chief = called(threads, addresses, 0)
