@@ -20,6 +20,8 @@ CHANGEABLE_ON_RESUME = frozenset(
         "steps",
         "epochs",
         "steps_per_execution",
+        "strategy",
+        "num_replicas",
         "on_nonfinite",
         "log_every",
         "checkpoint_every",
@@ -130,7 +132,8 @@ class TrainConfig:
     """Share of the embedding that objectives with labels leave out at random before their classifier."""
     strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
     """Devices to train on: one, all of this machine, or all of the machines that TF_CONFIG names (each runs the same
-    command, on a shared --workdir). "auto" takes what is there. The negatives come from all devices."""
+    command, on a shared --workdir). "auto" takes what is there. The negatives come from all devices, and a run may
+    go on with others: its numbers are then the same but for rounding."""
     num_replicas: int = 0
     """Devices that "mirrored" takes of this machine; 0 takes every GPU. Without a GPU it splits the CPU into that
     many, which is no faster and shows that the numbers stay the same."""
@@ -177,8 +180,9 @@ class TrainConfig:
     allow_changed_corpus: bool = False
     """Resume although the corpus is not the one that the run began with."""
     worker_timeout_seconds: float = 600.0
-    """With several workers: how long they wait for each other at the start, and then how long a step, or reading the
-    corpus and building the first one, may take before the others are taken for lost and this one stops."""
+    """With several workers: how long they wait for each other at the start, and then how long a step may take before
+    the others are taken for lost and this one stops; the first one includes reading the corpus, restoring and
+    building its graph."""
     profile: bool = False
     """Write a TensorBoard profile of the 10th to the 20th step of this start."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -29,6 +30,8 @@ CHECKPOINTS = "checkpoints"
 BEST = "best"
 NONFINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
+logger = logging.getLogger(__name__)
+
 _LOCK_FILE = ".lock"
 _PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
 
@@ -96,9 +99,15 @@ def read_record(workdir: Path) -> dict[str, Any]:
 
 
 def record_start(
-    workdir: Path, config: TrainConfig, corpus: Corpus, first_step: int, labels: dict[str, Any] | None = None
+    workdir: Path,
+    config: TrainConfig,
+    corpus: Corpus,
+    first_step: int,
+    labels: dict[str, Any] | None = None,
+    *,
+    num_replicas: int = 1,
 ) -> None:
-    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, corpus.
+    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, replicas, corpus.
 
     To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
     configuration behind for later ones to differ from.
@@ -109,6 +118,7 @@ def record_start(
         corpus: What it learns from.
         first_step: 0, or where it resumes.
         labels: Which labels it may use, if any.
+        num_replicas: Replicas that share a batch; a note is logged where the start before had others.
 
     Raises:
         UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
@@ -134,6 +144,8 @@ def record_start(
     }
     if labels is not None:
         record["labels"] = labels
+    if first_step > 0:
+        _note_other_replicas(record["starts"], num_replicas)
     record["starts"].append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -141,6 +153,7 @@ def record_start(
             "versions": versions(),
             "git_revision": git_revision(),
             "hardware": hardware(),
+            "num_replicas": num_replicas,
         }
     )
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")
@@ -177,6 +190,18 @@ def hardware() -> dict[str, object]:
         "num_cpus": len(os.sched_getaffinity(0)),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
     }
+
+
+def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
+    # A start of an earlier version did not say.
+    num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
+    if num_before != num_replicas:
+        replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
+        logger.warning(
+            "The run goes on with %s, where it had %d; its numbers are the same but for rounding, not bit for bit.",
+            replicas,
+            num_before,
+        )
 
 
 def _check_same_settings(workdir: Path, config: TrainConfig) -> None:

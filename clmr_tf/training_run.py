@@ -135,7 +135,8 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
     config, workdir, first_step = run.config, run.config.workdir, run.first_step
     # Before anything is written, since it may be refused.
     dataset = run.dataset()
-    record_start(workdir, config, run.music.learned, first_step, run.music.labels)
+    num_replicas = run.strategy.num_replicas_in_sync
+    record_start(workdir, config, run.music.learned, first_step, run.music.labels, num_replicas=num_replicas)
     log = RunLog(
         workdir / METRICS_FILE,
         workdir / TENSORBOARD,

@@ -1,12 +1,13 @@
 """A batch shared by two devices of one machine trains as on one."""
 
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from clmr_tf.checkpoint_folder import checkpoint_path
 from clmr_tf.clips import BatchShare, pair_dataset
 from clmr_tf.config import TrainConfig
 from clmr_tf.distribution import build_strategy
@@ -28,16 +29,11 @@ def corpus(tmp_path_factory):
     return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
-def train_on_both(corpus, folder: Path, settings: dict) -> list[Path]:
-    workdirs = [folder / name for name in STRATEGIES]
-    for workdir, strategy in zip(workdirs, STRATEGIES.values(), strict=True):
-        train(config_of(corpus, workdir, **settings, **strategy))
-    return workdirs
-
-
-def test_twenty_steps_with_all_augmentations_are_those_of_one_device_that_was_stopped_on_the_way(corpus, tmp_path):
-    train(config_of(corpus, tmp_path / "one device", **PLAIN, **STRATEGIES["one device"], steps=7))
-    one, two = train_on_both(corpus, tmp_path, PLAIN)
+def test_twenty_steps_with_all_augmentations_are_those_of_one_device_that_went_on_from_two(corpus, tmp_path):
+    one, two = (tmp_path / name for name in STRATEGIES)
+    train(config_of(corpus, one, **PLAIN, **STRATEGIES["two devices"], steps=7))
+    train(config_of(corpus, one, **PLAIN, **STRATEGIES["one device"]))
+    train(config_of(corpus, two, **PLAIN, **STRATEGIES["two devices"]))
     assert [start["first_step"] for start in starts(one)] == [0, 7]
     assert_same_training(one, two, rtol=1e-5)
     # The weights go far, or there would be little to compare.
@@ -48,8 +44,16 @@ def test_twenty_steps_with_all_augmentations_are_those_of_one_device_that_was_st
 
 
 @pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
-def test_adam_with_micro_batches_clipping_and_averages_in_executions_of_four_steps(corpus, tmp_path, augmentation):
-    one, two = train_on_both(corpus, tmp_path, {**EVERYTHING, "augmentation": augmentation})
+def test_two_devices_go_on_from_one_in_executions_of_four_steps(corpus, tmp_path, augmentation):
+    """With Adam, micro-batches, clipping and averages; as if the one device had been killed after four steps."""
+    one, two = (tmp_path / name for name in STRATEGIES)
+    settings = {**EVERYTHING, "augmentation": augmentation, "keep_checkpoints": 5}
+    train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
+    shutil.copytree(one, two)
+    for step in (8, 12, 16, 20):
+        shutil.rmtree(checkpoint_path(two / "checkpoints", step))
+    train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
+    assert [(start["first_step"], start["num_replicas"]) for start in starts(two)] == [(0, 1), (4, 2)]
     assert_same_training(one, two, rtol=1e-4)
     rows = metrics(one)
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20]

@@ -1,6 +1,7 @@
 """One run per folder, one process per run, everything written down."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -19,9 +20,9 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpora") / "one", num_songs={"train": 2}, num_samples=64)
 
 
-def start(workdir, config, corpus, first_step=0):
+def start(workdir, config, corpus, first_step=0, num_replicas=1):
     with opened_run_folder(workdir, config):
-        record_start(workdir, config, corpus, first_step)
+        record_start(workdir, config, corpus, first_step, num_replicas=num_replicas)
 
 
 def test_writes_the_configuration_once_the_run_can_begin(tmp_path, corpus):
@@ -107,6 +108,28 @@ def test_every_start_is_recorded_with_what_it_ran_on(tmp_path, corpus):
     first = run["starts"][0]
     assert first["versions"]["keras"] and first["versions"]["python"] == sys.version.split()[0]
     assert first["hardware"]["num_cpus"] >= 1
+
+
+def test_other_devices_may_go_on_with_a_run_and_it_is_said(tmp_path, corpus, caplog):
+    start(tmp_path, CONFIG, corpus)
+    start(tmp_path, CONFIG, corpus, 3)
+    several = dataclasses.replace(CONFIG, strategy="mirrored", num_replicas=2)
+    # Nothing was done before that could be of other roundings.
+    start(tmp_path, several, corpus, 0, num_replicas=2)
+    assert caplog.messages == []
+    start(tmp_path, CONFIG, corpus, 5)
+    assert caplog.messages == [
+        "The run goes on with 1 replica, where it had 2; its numbers are the same but for rounding, not bit for bit."
+    ]
+    assert [one["num_replicas"] for one in read_record(tmp_path)["starts"]] == [1, 1, 2, 1]
+    # Of a run of an earlier version nobody knows.
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["starts"][-1]["num_replicas"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    start(tmp_path, several, corpus, 7, num_replicas=2)
+    (tmp_path / "run.json").unlink()
+    start(tmp_path, CONFIG, corpus, 9)
+    assert len(caplog.messages) == 1
 
 
 def test_a_run_does_not_go_on_with_other_music(tmp_path, corpus):
