@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from clmr_tf import training
 from clmr_tf.config import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
@@ -71,6 +72,16 @@ def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path
     # The last step would have been made with another learning rate, had the run been longer from the start.
     assert run_command(main, [*arguments, "--epochs", "4"]) == 2
     assert "epochs 3 -> 4" in capsys.readouterr().err
+
+
+def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_did(corpus, tmp_path, monkeypatch):
+    # A worker without a chief is one whose chief saves nothing; two processes of which one cannot write take half a
+    # minute.
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    # It may go on after the second step, but not end as if the last one were there.
+    with pytest.raises(ClmrError, match=r"chief could not save the state after step 3, .* No step was saved before\."):
+        train(config_of(corpus, tmp_path, steps=3, checkpoint_every=2, on_failed_save="continue"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_is_passed_over_if_told_so(corpus, tmp_path, caplog):
