@@ -93,6 +93,7 @@ def from_pytorch(
         "name": folder.name,
         "licence": licence,
         "tag_names": list(tag_names),
+        "single_label": False,
         "scores": {},
         "training": {"step": step if isinstance(step, int) else 0, "converted_from": provenance},
     }

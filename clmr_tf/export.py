@@ -24,6 +24,9 @@ class ExportConfig:
     with the probes of its weights, unless it holds files of others."""
     licence: str = "unspecified"
     """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
+    head: Path | None = None
+    """Result of a probe of this model, evaluation-....json, whose head becomes part of the export and gives tags. A
+    model that was trained with labels has a head already."""
     tflite: str | None = None
     """Also write these files for LiteRT: any of fp32, fp16 and int8, with commas between them."""
     onnx: bool = False
@@ -59,11 +62,11 @@ def export(config: ExportConfig) -> Path:
     require_converters(config.runtimes)
     source = config.model.expanduser()
     is_exported = (source / MANIFEST_FILE).is_file()
-    if is_exported and (config.out or not config.runtimes):
+    if is_exported and (config.out or not (config.runtimes or config.head)):
         raise UsageError(
-            f"{source} is exported already; give --tflite or --onnx to add files to it and no --out, or the run."
+            f"{source} is exported already; give --head, --tflite or --onnx to add to it and no --out, or the run."
         )
-    folder = source.absolute() if is_exported else _export_run(source, config)
+    folder = _add_head(source.absolute(), config) if is_exported else _export_run(source, config)
     if config.runtimes:
         add_runtime_files(folder, config.runtimes)
     return folder
@@ -72,25 +75,46 @@ def export(config: ExportConfig) -> Path:
 def _export_run(run_folder: Path, config: ExportConfig) -> Path:
     from clmr_tf.model_writing import write_model_folder
     from clmr_tf.pretrained import read_run_encoder, read_run_with_head
+    from clmr_tf.probe_head import read_probe_head
     from clmr_tf.run_folder import read_config, read_record
 
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
     record, best = read_record(run_folder), config.checkpoint == "best"
     labels = record.get("labels")
-    head = None
+    head, tag_names, single_label = None, [], False
     if labels:
-        encoder, head, step = read_run_with_head(run_folder, len(labels["tag_names"]), best=best)
+        tag_names, single_label = labels["tag_names"], labels["single_label"]
+        encoder, head, step = read_run_with_head(run_folder, len(tag_names), best=best)
     else:
         encoder, step = read_run_encoder(run_folder, best=best)
+    if config.head:
+        head, tag_names, single_label = read_probe_head(config.head.expanduser(), encoder)
     facts = {
         "name": folder.name,
         "licence": config.licence,
-        "tag_names": labels["tag_names"] if labels else [],
+        "tag_names": tag_names,
+        "single_label": single_label,
         "scores": {},
         "training": {"step": step, "config": to_plain(training_config), "run": record},
     }
     write_model_folder(encoder, folder, facts, head)
+    return folder
+
+
+def _add_head(folder: Path, config: ExportConfig) -> Path:
+    """Writes a model folder anew with the head of a probe, if there is one to add."""
+    from clmr_tf.model_folder import read_encoder, read_manifest, read_projector
+    from clmr_tf.model_writing import write_model_folder
+    from clmr_tf.probe_head import read_probe_head
+
+    if config.head is None:
+        return folder
+    manifest, encoder = read_manifest(folder), read_encoder(folder)
+    head, tag_names, single_label = read_probe_head(config.head.expanduser(), encoder)
+    kept = ("name", "licence", "training", "scores")
+    facts = {name: manifest[name] for name in kept} | {"tag_names": tag_names, "single_label": single_label}
+    write_model_folder(encoder, folder, facts, head, read_projector(folder))
     return folder
 
 

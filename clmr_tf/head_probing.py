@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -30,12 +31,15 @@ from clmr_tf.xla_start import start_xla_quietly
 FORMAT_VERSION = 1
 
 
-def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None) -> dict[str, Any]:
+def probe_with_head(
+    request: HeadProbe, show: Show = lambda what, done, of: None, keep: Callable[[Head], None] = lambda head: None
+) -> dict[str, Any]:
     """Trains a head on the train split, stops it by the valid split, and scores the clips of valid and test.
 
     Args:
         request: What and how.
         show: For progress.
+        keep: Gets the head.
 
     Returns:
         JSON data; docs/evaluation.md says what each entry is.
@@ -88,6 +92,7 @@ def probe_with_head(request: HeadProbe, show: Show = lambda what, done, of: None
         head, settings, fit = _fit(request, protocol, source, train, valid, single_label, key, show)
         protocol = dataclasses.replace(protocol, head=settings)
 
+    keep(head)
     facts = prepared.manifest
     return {
         "format_version": FORMAT_VERSION,

@@ -25,11 +25,14 @@ from clmr_tf.model_folder import (
     SAVED_MODEL,
     WEIGHTS_FILE,
     check_golden,
+    read_manifest,
     write_manifest,
 )
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.serving.served_model import ServedModel
 
-# What an export may replace; the probes are of the old weights, and the last are what writing them left when killed.
+_RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
+# What an export may replace; the last are what writing them left when killed.
 _OWN_FILES = (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -40,8 +43,7 @@ _OWN_FILES = (
     CARD_FILE,
     "model*.tflite",
     "model.onnx",
-    "probe-*.json",
-    "evaluation-*.json",
+    *_RESULTS,
     ".*.json.*",
     f".{CARD_FILE}.*",
     ".runtimes.*",
@@ -59,9 +61,9 @@ def write_model_folder(
 
     Args:
         encoder: Built, float32.
-        folder: Where the model goes; a model folder that is there is replaced with the probes of its weights,
-            anything else is left alone.
-        facts: For the manifest: "name", "training", "scores", "licence", "tag_names".
+        folder: Where the model goes; a model folder that is there is replaced, and its probes with it unless the
+            weights are the same; anything else is left alone.
+        facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label".
         head: What was trained with the encoder on labels.
         projector: As `build_projector` makes it, float32; only conversions have one to hand on.
 
@@ -87,6 +89,7 @@ def write_model_folder(
         _require_space(draft, encoder)
         _write(encoder, draft, facts, head, projector)
         check_golden(draft)
+        _keep_results(folder, draft)
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
             folder.rename(previous)
@@ -94,6 +97,20 @@ def write_model_folder(
         shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _keep_results(folder: Path, draft: Path) -> None:
+    """Takes over the probes of a model that is replaced by one of the same weights, with what they scored."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    with np.load(folder / GOLDEN_FILE) as old, np.load(draft / GOLDEN_FILE) as new:
+        if not np.array_equal(old["embedding"], new["embedding"]):
+            return
+    for path in folder.iterdir():
+        if any(fnmatch(path.name, pattern) for pattern in _RESULTS):
+            shutil.copyfile(path, draft / path.name)
+    manifest = read_manifest(draft)
+    write_manifest(draft, {**manifest, "scores": {**read_manifest(folder)["scores"], **manifest["scores"]}})
 
 
 def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
@@ -140,11 +157,9 @@ def _write(
     encoder.save_weights(folder / WEIGHTS_FILE)
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint(
-        name="serving_default",
-        fn=lambda audio: {"embedding": encoder(audio, training=False)},
-        input_signature=[tf.TensorSpec([None, clip_num_samples], tf.float32, name="audio")],
-    )
+    served = ServedModel(encoder, head, facts["tag_names"], facts["single_label"])
+    for name, (function, specification) in served.signatures().items():
+        archive.add_endpoint(name=name, fn=function, input_signature=specification)
     archive.write_out(str(folder / SAVED_MODEL), verbose=False)
     audio = golden_audio(clip_num_samples, rate)
     embedding = encoder(tf.constant(audio), training=False).numpy()

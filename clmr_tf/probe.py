@@ -56,6 +56,7 @@ def _quick(config: ProbeConfig, model: Path) -> None:
 
 
 def _with_head(config: ProbeConfig, model: Path) -> None:
+    from clmr_tf.evaluation.heads import head_file_of
     from clmr_tf.head_probing import HeadProbe, main_score, probe_with_head
     from clmr_tf.model_folder import record_score
 
@@ -72,8 +73,9 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
         task=config.task,
         seed=config.seed,
     )
+    heads = []
     with shown_progress() as show:
-        result = probe_with_head(request, show)
+        result = probe_with_head(request, show, heads.append)
     results.print(_head_table(result))
     test = result["scores"]["test"]
     for what, names in (
@@ -89,7 +91,11 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
             "they are scored by it."
         )
     name = _name_of(config, result)
-    _write(config.out or model / f"evaluation-{name}.json", result)
+    out = (config.out or model / f"evaluation-{name}.json").expanduser()
+    if config.features == "model" and config.head != "own":
+        # Before the result, which stands for it; `clmr_tf.export --head` takes both.
+        heads[0].save(head_file_of(out))
+    _write(out, result)
     if config.features == "model":
         record_score(model, name, {"split": "test", **main_score(result)})
 

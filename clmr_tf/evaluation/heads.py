@@ -55,6 +55,11 @@ class Head:
             return cls(file["mean"], file["deviation"], weights)
 
 
+def head_file_of(result_file: Path) -> Path:
+    """Where the head of a result is kept: beside it."""
+    return result_file.with_suffix(".npz")
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A head and how it came about.

@@ -28,7 +28,14 @@ def tiny_model() -> SampleCNN:
 
 
 def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
-    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
+    facts = {
+        "name": "tiny",
+        "licence": "CC0-1.0",
+        "tag_names": [],
+        "single_label": False,
+        "scores": {},
+        "training": {"step": 3},
+    }
     write_model_folder(model, folder, facts)
     return folder
 

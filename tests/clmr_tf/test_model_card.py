@@ -34,6 +34,7 @@ def card_of(**changes) -> str:
         "name": "mine",
         "licence": "CC-BY-4.0",
         "tag_names": [],
+        "single_label": False,
         "scores": {},
         "architecture": {"class": "SampleCNN", "arguments": {"width": 0.5}},
         "input": {"name": "audio", "clip_num_samples": 59049, "sample_rate_hz": 22050, "channels": 1},

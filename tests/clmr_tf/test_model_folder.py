@@ -18,7 +18,14 @@ from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder
 from tests.synthetic import write_corpus
 
-FACTS = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": {"step": 3}}
+FACTS = {
+    "name": "tiny",
+    "licence": "CC0-1.0",
+    "tag_names": [],
+    "single_label": False,
+    "scores": {},
+    "training": {"step": 3},
+}
 
 
 def make_encoder(**arguments) -> SampleCNN:

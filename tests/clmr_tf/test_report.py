@@ -35,7 +35,14 @@ def probed(tmp_path_factory):
     config = {**to_plain(TrainConfig()), "width": 0.0625, "augmentation": "only-gain", "seed": 3}
     run = {"starts": [], "corpus": {"name": "songs", "fingerprint": corpus.manifest.fingerprint}}
     training = {"step": 12, "config": config, "run": run}
-    facts = {"name": "tiny", "licence": "CC0-1.0", "tag_names": [], "scores": {}, "training": training}
+    facts = {
+        "name": "tiny",
+        "licence": "CC0-1.0",
+        "tag_names": [],
+        "single_label": False,
+        "scores": {},
+        "training": training,
+    }
     encoder = build_encoder(width=0.0625, seed=2)
     write_model_folder(encoder, folder / "models" / "tiny", facts)
     chosen = {"choice": "share of the songs", "share": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}

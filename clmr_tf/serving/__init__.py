@@ -1,0 +1,1 @@
+"""What an exported SavedModel computes, from TensorFlow's own operations alone."""

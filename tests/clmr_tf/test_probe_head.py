@@ -1,0 +1,67 @@
+"""A head that was trained on an exported model becomes part of it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf import export, probe
+from clmr_tf.encoder import build_encoder
+from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.heads import Head
+from clmr_tf.model_folder import read_head, read_manifest
+from clmr_tf.pretrained import load_encoder
+from clmr_tf.probe_head import read_probe_head
+from tests.clmr_tf.probed import TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """A model folder with the result of a probe and its head."""
+    folder = tmp_path_factory.mktemp("probed")
+    model, corpus = write_tiny_model(tiny_model(), folder / "tiny"), write_corpus_with_tasks(folder / "songs")
+    options = ["--model", model, "--corpus", corpus.folder, "--preset", "thesis", "--features-cache", folder / "cache"]
+    probe.main([str(option) for option in options])
+    return model
+
+
+def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp_path):
+    model = shutil.copytree(probed, tmp_path / "tiny")
+    result_file = model / "evaluation-songs-thesis-linear.json"
+    before = {path.name: path.read_bytes() for path in model.glob("evaluation-*")}
+    assert set(before) == {result_file.name, "evaluation-songs-thesis-linear.npz"}
+    export.main(["--model", str(model), "--head", str(result_file)])
+    manifest = read_manifest(model)
+    assert manifest["tag_names"] == list(TAGS) and manifest["single_label"]
+    # What was scored is still true: the weights are the same.
+    assert {path.name: path.read_bytes() for path in model.glob("evaluation-*")} == before
+    assert "songs-thesis-linear" in manifest["scores"]
+    clips = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 59_049)).astype(np.float32)
+    saved = tf.saved_model.load(str(model / "saved_model"))
+    tags = saved.signatures["serving_default"](audio=tf.constant(clips))["tags"].numpy()
+    logits = read_head(model).logits(load_encoder(model).encode_clips(clips))
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(tags, softmax, atol=1e-6)
+
+
+def test_a_head_of_something_else_is_refused(probed, tmp_path):
+    result_file = probed / "evaluation-songs-thesis-linear.json"
+    with pytest.raises(UsageError, match="was trained on features of model with other weights; give the evaluation"):
+        read_probe_head(result_file, build_encoder(width=0.0625, seed=9))
+    model = load_encoder(probed).model
+    with pytest.raises(UsageError, match="is no result of a probe"):
+        read_probe_head(probed / "manifest.json", model)
+    copied = tmp_path / result_file.name
+    shutil.copyfile(result_file, copied)
+    with pytest.raises(UsageError, match=r"The head .*\.npz cannot be read .*; run the probe again"):
+        read_probe_head(copied, model)
+    Head(np.zeros(512), np.ones(512), (np.zeros((512, 2)), np.zeros(2))).save(copied.with_suffix(".npz"))
+    with pytest.raises(UsageError, match="is not the one of"):
+        read_probe_head(copied, model)
+    result = json.loads(copied.read_text())
+    result["features"]["kind"] = "mel"
+    copied.write_text(json.dumps(result))
+    with pytest.raises(UsageError, match="was trained on features of mel"):
+        read_probe_head(copied, model)
