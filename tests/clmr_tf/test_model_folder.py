@@ -18,14 +18,8 @@ from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder
 from tests.synthetic import write_corpus
 
-FACTS = {
-    "name": "tiny",
-    "licence": "CC0-1.0",
-    "tag_names": [],
-    "single_label": False,
-    "scores": {},
-    "training": {"step": 3},
-}
+LABELS = {"tag_names": [], "single_label": False}
+FACTS = {"name": "tiny", "licence": "CC0-1.0", "scores": {}, "training": {"step": 3}, **LABELS}
 
 
 def make_encoder(**arguments) -> SampleCNN:
