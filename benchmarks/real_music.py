@@ -71,7 +71,7 @@ def supervised(share: float, num_steps: int) -> Model:
     so few steps.
     """
     options = ("--objective", "supervised", "--task", PSEUDO_TAGS, "--width", "0.5", "--labels", f"{share:g}")
-    ends = ("--steps", str(num_steps), "--validate-every", "50", "--early-stopping", "10", "--checkpoint-every", "50")
+    ends = ("--steps", str(num_steps), "--validate-every", "50", "--early-stopping", "6", "--checkpoint-every", "50")
     metric = ("--best-metric", "validation_loss", "--learning-rate", "0.01")
     return Model(f"supervised-{share:g}", (*options, *ends, *metric, *_PRECISION), takes_best=True)
 
@@ -152,10 +152,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--corpus", default="corpora/debian-games-medium", help="prepared, with pseudo-tags")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-music"), help="folder of the trainings")
     parser.add_argument("--models", type=Path, default=Path("savedmodels/real-music"), help="folder of the models")
-    parser.add_argument("--steps", type=int, default=2500, help="steps of CLMR (default: 2500)")
-    parser.add_argument("--supervised-steps", type=int, default=1000, help="most steps of a baseline (default: 1000)")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of CLMR (default: 1500)")
+    parser.add_argument("--supervised-steps", type=int, default=450, help="most steps of a baseline (default: 450)")
     parser.add_argument(
-        "--ablation-steps", type=int, default=300, help="steps with one augmentation; 0 leaves them out"
+        "--ablation-steps", type=int, default=200, help="steps with one augmentation (default: 200; 0: none)"
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = parser.parse_args(arguments)
