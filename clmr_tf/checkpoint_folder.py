@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from clmr_tf.files import sync
 
 CHECKSUMS_FILE = "checksums.json"
 _FORMAT_VERSION = 1
@@ -48,13 +49,13 @@ def draft_of(path: Path) -> Iterator[Path]:
         draft.mkdir()
         yield draft
         for file in draft.iterdir():
-            _sync(file)
-        _sync(draft)
+            sync(file)
+        sync(draft)
         if path.exists():
             path.rename(_hidden(path, "previous"))
         draft.rename(path)
-        _sync(folder)
-        _sync(folder.parent)
+        sync(folder)
+        sync(folder.parent)
     finally:
         remove_remains(folder)
 
@@ -126,11 +127,3 @@ def _own_sha256(record: dict[str, object]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

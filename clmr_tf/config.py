@@ -56,7 +56,8 @@ class TrainConfig:
     steps: int = 10_000
     """Length of the training in steps of the optimizer, counted from the start of the run."""
     epochs: int = 0
-    """Length of the training in epochs of the sampling unit, instead of --steps; 0 counts steps."""
+    """Length of the training in epochs of the sampling unit. Where it is given, --steps does not count; 0 counts
+    steps."""
     batch_size: int = 48
     """Songs (or clips, see --sampling-unit) per step on all devices; every one gives two views, so N in the
     paper's loss."""
@@ -170,8 +171,8 @@ class TrainConfig:
     best_metric: Literal["validation_loss", "validation_accuracy", "validation_average_precision", "probe_score"] = (
         "validation_loss"
     )
-    """What decides which checkpoint is kept as the best; of objectives with labels, "validation_accuracy" is of single
-    labels and "validation_average_precision" of several."""
+    """What decides which checkpoint is kept as the best, none with --validate-every 0; of objectives with labels,
+    "validation_accuracy" is of single labels and "validation_average_precision" of several."""
     embeddings_every: int = 2_000
     """Steps between updates of TensorBoard's projector with embeddings of the validation split; the end of the
     run updates it as well. 0 never."""
@@ -184,7 +185,8 @@ class TrainConfig:
     the others are taken for lost and this one stops; the first one includes reading the corpus, restoring and
     building its graph."""
     profile: bool = False
-    """Write a TensorBoard profile of the 10th to the 20th step of this start."""
+    """Write a TensorBoard profile of the 10th to the 20th step of this start; TensorBoard shows it with the package
+    tensorboard-plugin-profile."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that no run can have."""

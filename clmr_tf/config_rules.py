@@ -80,6 +80,11 @@ def require_possible(config: Any) -> None:
         "--best-metric probe_score needs --probe-every-epochs",
         config.probe_every_epochs,
     )
+    _require(
+        config.best_metric not in ("validation_accuracy", "validation_average_precision") or config.validate_every > 0,
+        f"--best-metric {config.best_metric} needs --validate-every",
+        config.validate_every,
+    )
     _require_fitting_objective(config)
 
 

@@ -95,6 +95,14 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
     return resolver.task_id + (num_chiefs if resolver.task_type == "worker" else 0)
 
 
+def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:
+    """What "auto" came to, as JSON data: the strategy by the name that `build_strategy` takes, replicas and workers."""
+    kind = "mirrored" if isinstance(strategy, tf.distribute.MirroredStrategy) else "single"
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        kind = "multi_worker"
+    return {"strategy": kind, "num_replicas": strategy.num_replicas_in_sync, "num_workers": num_workers(strategy)}
+
+
 def num_replicas_in_sync() -> int:
     """Replicas whose batches are one batch together, seen from the replica that asks; 1 outside of all."""
     context = tf.distribute.get_replica_context()

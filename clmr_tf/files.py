@@ -19,6 +19,15 @@ def refuse_pattern(folder: Path) -> None:
         )
 
 
+def sync(path: Path) -> None:
+    """Waits until a file is on the disk, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces the file at `path` in one step; text is encoded as UTF-8. The parent folder must exist."""
     data = content.encode("utf-8") if isinstance(content, str) else content

@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -103,11 +103,10 @@ def record_start(
     config: TrainConfig,
     corpus: Corpus,
     first_step: int,
+    devices: Mapping[str, Any],
     labels: dict[str, Any] | None = None,
-    *,
-    num_replicas: int = 1,
 ) -> None:
-    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, replicas, corpus.
+    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, devices, corpus.
 
     To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
     configuration behind for later ones to differ from.
@@ -117,8 +116,8 @@ def record_start(
         config: What the run is told, resolved.
         corpus: What it learns from.
         first_step: 0, or where it resumes.
+        devices: What it trains on (`describe_devices`); a note is logged where the start before had other replicas.
         labels: Which labels it may use, if any.
-        num_replicas: Replicas that share a batch; a note is logged where the start before had others.
 
     Raises:
         UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
@@ -145,7 +144,7 @@ def record_start(
     if labels is not None:
         record["labels"] = labels
     if first_step > 0:
-        _note_other_replicas(record["starts"], num_replicas)
+        _note_other_replicas(record["starts"], devices["num_replicas"])
     record["starts"].append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,7 +152,7 @@ def record_start(
             "versions": versions(),
             "git_revision": git_revision(),
             "hardware": hardware(),
-            "num_replicas": num_replicas,
+            **devices,
         }
     )
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")

@@ -17,7 +17,7 @@ from tensorboard.plugins import projector
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import sync, write_atomically
 
 _PROJECTOR_TENSORS = "embeddings.tsv"
 _PROJECTOR_METADATA = "embeddings_metadata.tsv"
@@ -104,8 +104,10 @@ class RunLog:
         self._attempt(lambda: _write_embeddings(self._folder, vectors, metadata))
 
     def flush(self) -> None:
-        """Makes everything logged so far visible to TensorBoard, and writes the rows that wait."""
+        """Brings all rows so far to the disk, and makes everything logged visible to TensorBoard."""
         self._attempt(self._write_waiting_lines)
+        if self._metrics_path.exists():
+            self._attempt(lambda: sync(self._metrics_path))
         self._with_events(lambda writer: writer.flush())
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from clmr_tf.config import TrainConfig
 from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.examples import Examples
 from clmr_tf.evaluation.splits import Split, choose_labels
 from clmr_tf.model_building import TagsToLearn
@@ -38,7 +39,8 @@ def training_music(corpus: Corpus, config: TrainConfig) -> TrainingMusic:
     and seed, so that a head on frozen features and a network trained from nothing see the same.
 
     Raises:
-        UsageError: If there is no such task, or an objective with labels finds none.
+        UsageError: If there is no such task, or an objective with labels finds none, or is to be judged by what is not
+            measured of them.
     """
     labelled = corpus if config.task is None else corpus.for_task(config.task)
     if not config.has_labels:
@@ -58,5 +60,15 @@ def training_music(corpus: Corpus, config: TrainConfig) -> TrainingMusic:
         labelled, items=tuple(item for item in labelled.items if item.split != "train" or item.id in kept)
     )
     tags = TagsToLearn(len(tag_names), has_single_labels(labelled))
+    _require_measurable(config.best_metric, tags)
     facts = {**task_facts(labelled), "tag_names": list(tag_names), "single_label": tags.single_label, "chosen": chosen}
     return TrainingMusic(learned, labelled, tags, facts)
+
+
+def _require_measurable(best_metric: str, tags: TagsToLearn) -> None:
+    measured, other = "validation_accuracy", "validation_average_precision"
+    if not tags.single_label:
+        measured, other = other, measured
+    if best_metric == other:
+        kind = "one tag each" if tags.single_label else "several tags"
+        raise UsageError(f"The clips have {kind}, of which --best-metric {other} is not measured; use {measured}.")

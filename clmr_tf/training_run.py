@@ -11,7 +11,7 @@ from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.clips import BatchShare, pair_dataset
 from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
-from clmr_tf.distribution import gather_over_workers
+from clmr_tf.distribution import describe_devices, gather_over_workers
 from clmr_tf.errors import ClmrError
 from clmr_tf.labelled_clips import labelled_dataset
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
@@ -135,8 +135,8 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
     config, workdir, first_step = run.config, run.config.workdir, run.first_step
     # Before anything is written, since it may be refused.
     dataset = run.dataset()
-    num_replicas = run.strategy.num_replicas_in_sync
-    record_start(workdir, config, run.music.learned, first_step, run.music.labels, num_replicas=num_replicas)
+    devices = describe_devices(run.strategy)
+    record_start(workdir, config, run.music.learned, first_step, devices, run.music.labels)
     log = RunLog(
         workdir / METRICS_FILE,
         workdir / TENSORBOARD,

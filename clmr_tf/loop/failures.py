@@ -14,23 +14,38 @@ _LOST_WORKER = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.
 
 
 class NonFiniteError(ClmrError):
-    """The loss or the gradient of a step was NaN or infinite; the weights are those before it.
+    """The loss or the gradient of a step was NaN or infinite, or the weights are since.
 
     Attributes:
-        step: The step.
-        looked_at: First and last of the steps that were looked at together when it was noticed.
+        step: The step, or the one after which the weights were looked at.
+        looked_at: First and last of the steps in which it may have happened.
+        kept_step: The weights are those after so many steps: before a loss that is not finite, or themselves not.
     """
 
-    def __init__(self, step: int, looked_at: tuple[int, int], saved_step: int) -> None:
-        super().__init__(str(not_finite("loss or the gradient was not finite", step, saved_step)))
+    def __init__(self, what: str, step: int, looked_at: tuple[int, int], kept_step: int, saved_step: int) -> None:
+        advice = "try a lower --learning-rate or a higher --temperature in a new --workdir"
+        if kept_step < step:
+            advice += ", or --on-nonfinite skip"
+        super().__init__(f"The {what} at step {step}. {_saved(saved_step)}; {advice}.")
         self.step = step
         self.looked_at = looked_at
+        self.kept_step = kept_step
+
+    @classmethod
+    def of_step(cls, step: int, looked_at: tuple[int, int], saved_step: int) -> "NonFiniteError":
+        """For a loss or gradient; the weights are those before it."""
+        return cls("loss or the gradient was not finite", step, looked_at, step - 1, saved_step)
+
+    @classmethod
+    def of_weights(cls, step: int, saved_step: int) -> "NonFiniteError":
+        """For weights that were to be saved after a step."""
+        return cls("weights are no longer finite", step, (saved_step + 1, step), step, saved_step)
 
 
 def write_nonfinite_report(
     folder: Path, error: NonFiniteError, checkpoints: Checkpoints | None, item_ids: list[str]
 ) -> str:
-    """Keeps the state before a step that was not finite, and what the step learned from.
+    """Keeps the weights before a loss that was not finite, or those that are not, and what the step learned from.
 
     The running statistics of batch normalisation, which no weight depends on, are as they are by now.
 
@@ -43,17 +58,15 @@ def write_nonfinite_report(
     Returns:
         The sentence to end with.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     report = {"step": error.step, "steps_looked_at": list(error.looked_at), "items": item_ids}
-    write_atomically(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
-    checkpoints.save(error.step - 1)
-    return f"{error} The items of its batch and the weights before it are in {folder}."
-
-
-def not_finite(what: str, step: int, saved_step: int) -> ClmrError:
-    """For numbers that are NaN or infinite after a step."""
-    advice = "try a lower --learning-rate or a higher --temperature in a new --workdir, or --on-nonfinite skip."
-    return ClmrError(f"The {what} at step {step}. {_saved(saved_step)}; {advice}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+        checkpoints.save(error.kept_step)
+    except (OSError, ClmrError):
+        return f"{error} The items of its batch and the weights could not be written to {folder}."
+    when = "before" if error.kept_step < error.step else "after"
+    return f"{error} The items of its batch and the weights {when} it are in {folder}."
 
 
 def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_workers: int) -> ClmrError:

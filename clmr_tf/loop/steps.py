@@ -13,7 +13,7 @@ from clmr_tf.errors import ClmrError
 from clmr_tf.loop.clip_rate import ClipRate
 from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import build_execution
-from clmr_tf.loop.failures import NonFiniteError, failed_step, lost_worker, not_finite, unsaved_by_chief
+from clmr_tf.loop.failures import NonFiniteError, failed_step, lost_worker, unsaved_by_chief
 from clmr_tf.loop.measurement import Measurement, Record
 from clmr_tf.loop.stop_signals import StoppedBySignalError, noted_signals
 from clmr_tf.trained_model import TrainedModel
@@ -89,8 +89,9 @@ class TrainingLoop:
 
         Raises:
             StoppedBySignalError: After SIGTERM or SIGINT, once the state is saved.
-            NonFiniteError: If a loss or gradient is not finite and the configuration says stop.
-            ClmrError: If a step fails, or the weights are no longer finite; that is never saved.
+            NonFiniteError: If a loss or gradient is not finite and the configuration says stop, or the weights are no
+                longer; these are no checkpoint of the run.
+            ClmrError: If a step fails.
         """
         config, strategy = self._config, self._strategy
         several_steps = config.steps_per_execution > 1
@@ -196,7 +197,8 @@ class TrainingLoop:
     def _check_finite(self, step: int) -> None:
         nonfinite = int(self._model.weight_update.first_nonfinite.numpy())
         if nonfinite:
-            raise NonFiniteError(self._first_step + nonfinite, (self._checked_step + 1, step), self._saved_step)
+            looked_at = self._checked_step + 1, step
+            raise NonFiniteError.of_step(self._first_step + nonfinite, looked_at, self._saved_step)
         self._checked_step = step
 
     def _save_together(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
@@ -217,7 +219,7 @@ class TrainingLoop:
     def _save(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
         weights = self._model.trainable_variables
         if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
-            raise not_finite("weights are no longer finite", step, self._saved_step)
+            raise NonFiniteError.of_weights(step, self._saved_step)
         if self._record is None:
             return
         with self._tolerated_failure(step, must_succeed=must_succeed):

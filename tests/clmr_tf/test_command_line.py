@@ -162,6 +162,10 @@ def test_every_option_that_the_plan_promises_exists():
         ({"worker_timeout_seconds": float("nan")}, "--worker-timeout-seconds"),
         ({"max_skipped_share": 1.5}, "--max-skipped-share"),
         ({"best_metric": "probe_score"}, "probe_score needs --probe-every-epochs"),
+        (
+            {"best_metric": "validation_accuracy", "validate_every": 0},
+            "--best-metric validation_accuracy needs --validate-every; received 0",
+        ),
         ({"augmentation": "relesed"}, "released"),
         ({"corpus": ""}, "--corpus must name"),
     ],

@@ -13,6 +13,7 @@ from clmr_tf.run_folder import opened_run_folder, read_config, read_record, reco
 from tests.synthetic import write_corpus
 
 CONFIG = TrainConfig(steps=10, width=0.5)
+DEVICES = {"strategy": "single", "num_replicas": 1, "num_workers": 1}
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def corpus(tmp_path_factory):
 
 def start(workdir, config, corpus, first_step=0, num_replicas=1):
     with opened_run_folder(workdir, config):
-        record_start(workdir, config, corpus, first_step, num_replicas=num_replicas)
+        record_start(workdir, config, corpus, first_step, {**DEVICES, "num_replicas": num_replicas})
 
 
 def test_writes_the_configuration_once_the_run_can_begin(tmp_path, corpus):
@@ -108,6 +109,7 @@ def test_every_start_is_recorded_with_what_it_ran_on(tmp_path, corpus):
     first = run["starts"][0]
     assert first["versions"]["keras"] and first["versions"]["python"] == sys.version.split()[0]
     assert first["hardware"]["num_cpus"] >= 1
+    assert DEVICES.items() <= first.items()
 
 
 def test_other_devices_may_go_on_with_a_run_and_it_is_said(tmp_path, corpus, caplog):

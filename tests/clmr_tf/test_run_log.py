@@ -1,10 +1,6 @@
 """What a run tells, read back from the files."""
 
-import contextlib
-import errno
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -184,58 +180,6 @@ def test_a_full_disk_is_an_error_where_it_is_not_tolerated(tmp_path):
     finished = run_on_a_full_disk(tmp_path, "stop")
     assert finished.returncode == 1
     assert "No space left on device" in finished.stderr and "WARNING" not in finished.stderr
-
-
-def test_who_opens_the_log_may_explain_what_is_not_tolerated(tmp_path):
-    failures = []
-
-    @contextlib.contextmanager
-    def explained(failure):
-        try:
-            yield
-        except (OSError, tf.errors.OpError) as error:
-            failures.append((failure, type(error)))
-
-    log = open_log(tmp_path, explained=explained)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
-    try:
-        log.scalars(1, {"loss": 1.0})
-        log.flush()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert {failure for failure, _ in failures} == {f"The log of the run could not be written to {tmp_path}"}
-    # The row, and the curves.
-    kinds = [kind for _, kind in failures]
-    assert OSError in kinds and any(issubclass(kind, tf.errors.OpError) for kind in kinds)
-
-
-def test_half_a_row_is_cut_off_and_written_whole_later(tmp_path, caplog):
-    log = open_log(tmp_path, tolerates_failed_writes=True)
-    log.scalars(1, {"loss": 1.0})
-    first = (tmp_path / "metrics.jsonl").read_bytes()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 5, before[1]))
-    try:
-        for step in (2, 3):
-            assert log.scalars(step, {"loss": float(step)}) == {"step": step, "loss": float(step)}
-            assert (tmp_path / "metrics.jsonl").read_bytes() == first
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    log.flush()
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
-    log.scalars(4, {"loss": 4.0})
-    log.close()
-    assert [row["loss"] for row in rows(tmp_path)] == [1.0, 2.0, 3.0, 4.0]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert os.strerror(errno.EFBIG) in caplog.text
-
-
-def test_a_row_that_cannot_be_written_is_an_error_unless_tolerated(tmp_path):
-    log = open_log(tmp_path)
-    (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(IsADirectoryError):
-        log.scalars(1, {"loss": 1.0})
 
 
 def test_a_row_that_is_damaged_amid_others_is_said(tmp_path):

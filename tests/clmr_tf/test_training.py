@@ -192,6 +192,13 @@ def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
     code, errors = run(command(corpus, tmp_path / "run", *broken), capsys)
     assert (code, "no longer finite at step 1" in errors) == (1, True)
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    # As after a loss that is not finite: what it learned from, and the weights as they are.
+    folder = tmp_path / "run" / "nonfinite" / "step-1"
+    assert f"The items of its batch and the weights after it are in {folder}." in " ".join(errors.split())
+    report = json.loads((folder / "report.json").read_text())
+    assert report["steps_looked_at"] == [1, 1] and len(set(report["items"])) == 4
+    kept = state(folder)
+    assert not all(np.isfinite(value).all() for value in kept.values() if value.dtype.kind == "f")
 
 
 def test_without_embeddings_no_projector_is_written(corpus, tmp_path, capsys):

@@ -16,6 +16,7 @@ from clmr_tf.head_probing import probe_with_head
 from clmr_tf.model_folder import read_head
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.training import train
+from clmr_tf.training_music import training_music
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
 
@@ -85,8 +86,6 @@ def test_few_labels_are_those_that_a_probe_takes(corpus, tmp_path):
     assert labels["chosen"]["num_songs"] == 3 and labels["chosen"]["of"]["num_songs"] == 10
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
-    from clmr_tf.training_music import training_music
-
     learned = training_music(corpus, config).learned
     songs = songs_within_share([item.song_id for item in corpus.items_of("train")], 0.3, 5)
     assert {item.song_id for item in learned.items_of("train")} == songs and len(songs) == 3
@@ -150,6 +149,9 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
     others = {"num_songs": {"train": 4, "valid": 2, "test": 2}, "num_samples": 60_000, "tag_names": ("a", "z")}
     with pytest.raises(UsageError, match="was trained for other tags than those of others, such as 'a'"):
         probe_of(write_corpus(tmp_path / "others", **others), exported)
+    config = config_of(corpus, tmp_path / "run", best_metric="validation_average_precision")
+    with pytest.raises(UsageError, match=r"The clips have one tag each, of which --best-metric .* use validation_acc"):
+        training_music(corpus, config)
     with pytest.raises(UsageError, match="--head own is of a model as it was trained"):
         probe_of(corpus, exported, labels=0.5)
 

@@ -131,6 +131,8 @@ def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(c
         # Only the chief writes.
         assert workers[0].pid in processes and workers[1].pid not in processes
         assert len(processes) == len(starts(tmp_path / "two")) == len(signals) + 1
+        devices = {"strategy": "multi_worker", "num_replicas": 2, "num_workers": 2}
+        assert devices.items() <= starts(tmp_path / "two")[0].items()
     assert_same_training(tmp_path / "one", tmp_path / "two", rtol=1e-5)
 
 

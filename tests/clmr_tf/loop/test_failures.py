@@ -12,6 +12,7 @@ from clmr_tf.clips import pair_dataset
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.errors import ClmrError
+from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
 from clmr_tf.training import train
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
@@ -68,6 +69,14 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     # The run itself is as it was.
     assert [path.name for path in list_checkpoints(workdir / "checkpoints")] == ["step-000000002"]
     assert [row["step"] for row in metrics(workdir)] == [2]
+
+
+def test_where_no_report_can_be_written_what_happened_is_said_all_the_same(tmp_path):
+    (tmp_path / "nonfinite").write_text("in the way of the folder")
+    folder = tmp_path / "nonfinite" / "step-4"
+    sentence = write_nonfinite_report(folder, NonFiniteError.of_step(4, (3, 6), 2), None, ["item-1"])
+    assert sentence.startswith("The loss or the gradient was not finite at step 4. The state after step 2 is saved; ")
+    assert sentence.endswith(f" The items of its batch and the weights could not be written to {folder}.")
 
 
 def test_a_run_that_stopped_can_go_on_without_the_step(corpus, tmp_path, poisoned):

@@ -1,0 +1,87 @@
+"""That what is logged comes to the disk, and what is said of it where it does not."""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from clmr_tf.run_log import RunLog
+
+
+def open_log(tmp_path, **options) -> RunLog:
+    return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", -1, **options)
+
+
+def rows(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_flushed_rows_are_on_the_disk(tmp_path, monkeypatch):
+    log = open_log(tmp_path)
+    log.scalars(1, {"loss": 1.0})
+    synced, sync = [], os.fsync
+
+    def noted_sync(handle):
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", noted_sync)
+    log.flush()
+    assert synced == ["metrics.jsonl"]
+
+
+def test_who_opens_the_log_may_explain_what_is_not_tolerated(tmp_path):
+    failures = []
+
+    @contextlib.contextmanager
+    def explained(failure):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            failures.append((failure, type(error)))
+
+    log = open_log(tmp_path, explained=explained)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        log.scalars(1, {"loss": 1.0})
+        log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {failure for failure, _ in failures} == {f"The log of the run could not be written to {tmp_path}"}
+    # The row, and the curves.
+    kinds = [kind for _, kind in failures]
+    assert OSError in kinds and any(issubclass(kind, tf.errors.OpError) for kind in kinds)
+
+
+def test_half_a_row_is_cut_off_and_written_whole_later(tmp_path, caplog):
+    log = open_log(tmp_path, tolerates_failed_writes=True)
+    log.scalars(1, {"loss": 1.0})
+    first = (tmp_path / "metrics.jsonl").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 5, before[1]))
+    try:
+        for step in (2, 3):
+            assert log.scalars(step, {"loss": float(step)}) == {"step": step, "loss": float(step)}
+            assert (tmp_path / "metrics.jsonl").read_bytes() == first
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.flush()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    log.scalars(4, {"loss": 4.0})
+    log.close()
+    assert [row["loss"] for row in rows(tmp_path)] == [1.0, 2.0, 3.0, 4.0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert os.strerror(errno.EFBIG) in caplog.text
+
+
+def test_a_row_that_cannot_be_written_is_an_error_unless_tolerated(tmp_path):
+    log = open_log(tmp_path)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        log.scalars(1, {"loss": 1.0})
