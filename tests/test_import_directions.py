@@ -31,6 +31,7 @@ ROWS = (
         "audio",
         "resampling",
         "clips",
+        "window_stream",
         "labelled_clips",
         "corpus_resolution",
         "metrics",
@@ -66,8 +67,17 @@ ROWS = (
         "serving",
         "pytorch",
     },
-    {"training", "training_music", "training_run", "probing", "head_probing", "recipe", "conversion"},
-    {"train", "export", "probe", "report", "recipes", "convert"},
+    {
+        "training",
+        "training_music",
+        "training_run",
+        "probing",
+        "head_probing",
+        "embedding_files",
+        "recipe",
+        "conversion",
+    },
+    {"train", "export", "probe", "embed", "report", "recipes", "convert"},
 )
 COMMANDS = ROWS[-1]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
