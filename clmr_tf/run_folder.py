@@ -203,9 +203,14 @@ def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> Non
         )
 
 
-def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
+def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
+    """What a run in a folder was told otherwise, each "name before -> now", but for what may change on the way.
+
+    Raises:
+        UsageError: If the settings of the run in `workdir` cannot be read.
+    """
     if not (workdir / CONFIG_FILE).exists():
-        return
+        return []
     before = read_config(workdir)
     changeable = CHANGEABLE_ON_RESUME
     if config.schedule == "cosine" and not config.decay_steps:
@@ -214,11 +219,15 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
     if config.schedule == "plateau":
         # What is validated decides the learning rate.
         changeable -= {"validate_every", "num_validation_pairs"}
-    differing = [
+    return [
         f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}"
         for field in dataclasses.fields(config)
         if field.name not in changeable and getattr(before, field.name) != getattr(config, field.name)
     ]
+
+
+def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
+    differing = settings_that_differ(workdir, config)
     if differing:
         raise UsageError(
             f"{workdir} holds a run with other settings ({', '.join(differing)}); "

@@ -12,7 +12,7 @@ from clmr_tf.corpus import Corpus
 from clmr_tf.corpus_resolution import is_prepared, prepared_name
 from clmr_tf.errors import UsageError
 from clmr_tf.recipe.recipe import Recipe
-from clmr_tf.run_folder import BEST, CHECKPOINTS, RUN_FILE
+from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, RUN_FILE, settings_that_differ
 
 _STANDARD_RATE_HZ = 22_050
 _MODEL_MANIFEST = "manifest.json"
@@ -129,6 +129,27 @@ class Chain:
                     f"The corpus in {folder} has {received_hz} Hz, and {self.recipe.name} needs {rate_hz} Hz; move it "
                     f"away and prepare it again with `{pipeline}`."
                 )
+
+    def require_same_run(self) -> None:
+        """Raises UsageError if the folder of the run holds one with other settings or more steps than the recipe's."""
+        if not (self.run / CONFIG_FILE).exists():
+            return
+        # Loads TensorFlow, which a recipe that was never run needs not wait for.
+        from clmr_tf.run_settings import resolve_places
+
+        config, advice = self.base.train_config(), "give other --runs and --savedmodels"
+        differing = settings_that_differ(self.run, resolve_places(config))
+        if differing:
+            raise UsageError(
+                f"{self.run} holds a run with other settings ({', '.join(differing)}); {advice}, or with "
+                "--train-changes the settings of that run."
+            )
+        checkpoints = list_checkpoints(self.run / CHECKPOINTS)
+        if checkpoints and not config.epochs and step_of(checkpoints[0]) > config.steps:
+            raise UsageError(
+                f"{self.run} holds a run of {step_of(checkpoints[0])} steps, and {self.base.name} has {config.steps}; "
+                f"{advice}, or --train-changes with the steps of that run."
+            )
 
     def is_trained(self) -> bool:
         """Whether all steps are done. Where a run may end early, only the training itself can tell: then False."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.command_line import from_plain, parse_command
+from clmr_tf.command_line import from_plain, parse_command, to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.export import ExportConfig
@@ -16,6 +16,7 @@ from clmr_tf.recipe.chain import Chain, Places, options_of
 from clmr_tf.recipe.comparison import compare
 from clmr_tf.recipe.files import RECIPES, read_recipes
 from clmr_tf.recipes import main
+from clmr_tf.run_settings import resolve_places
 from tests.clmr_tf.recipe.prepared import prepare_corpora
 
 RECIPES_BY_NAME = read_recipes(RECIPES)
@@ -164,6 +165,22 @@ def test_what_is_on_the_disk_says_what_is_done(places):
     assert not chain.is_probed(0)
     write_json(chain.result(0), {"corpus": {"fingerprint": fingerprint}})
     assert chain.is_probed(0)
+
+
+def test_a_run_with_other_settings_or_more_steps_is_never_taken_for_that_of_the_recipe(corpora, places):
+    config = resolve_places(dataclasses.replace(RECIPES_BY_NAME["mtt-only-crop"].train_config(), batch_size=24))
+    run = places.runs / "mtt-only-crop"
+    write_json(run / "config.json", to_plain(config))
+    (run / "checkpoints" / "step-000040500").mkdir(parents=True)
+    options = ["run", "mtt-only-crop", "--dry-run", "--corpora", str(corpora), "--runs", str(places.runs)]
+    with pytest.raises(UsageError, match=r"other settings \(batch_size 24 -> 48\); give other --runs and"):
+        main(options)
+    changes = ["--train-changes", "batch_size=24"]
+    main([*options, *changes])
+    with pytest.raises(UsageError, match=r"run of 40500 steps, and mtt-only-crop has 40000; give other --runs"):
+        main([*options, *changes, "steps=40000"])
+    # One that is on its way, or goes on for longer.
+    main([*options, *changes, "steps=50000"])
 
 
 def test_a_training_that_may_end_early_is_asked_itself(places):
