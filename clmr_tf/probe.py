@@ -57,25 +57,13 @@ def _quick(config: ProbeConfig, model: Path) -> None:
 
 def _with_head(config: ProbeConfig, model: Path) -> None:
     from clmr_tf.evaluation.heads import head_file_of
-    from clmr_tf.head_probing import HeadProbe, main_score, probe_with_head
+    from clmr_tf.evaluation.request import request_of
+    from clmr_tf.head_probing import main_score, probe_with_head
     from clmr_tf.model_folder import record_score
 
-    request = HeadProbe(
-        model=model,
-        corpus=config.corpus,
-        corpora=config.corpora.expanduser(),
-        cache=config.features_cache.expanduser(),
-        preset=config.preset,
-        head=config.head,
-        features=config.features,
-        labels=config.labels,
-        labels_like_paper=config.labels_like_paper,
-        task=config.task,
-        seed=config.seed,
-    )
     heads = []
     with shown_progress() as show:
-        result = probe_with_head(request, show, heads.append)
+        result = probe_with_head(request_of(config), show, heads.append)
     results.print(_head_table(result))
     test = result["scores"]["test"]
     for what, names in (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.protocols import PROTOCOLS
+from clmr_tf.probe_config import ProbeConfig
 
 FEATURES = ("model", "untrained", "mel", "majority")
 
@@ -39,6 +40,23 @@ class HeadProbe:
     labels_like_paper: float | None = None
     task: str | None = None
     seed: int = 42
+
+
+def request_of(config: ProbeConfig) -> HeadProbe:
+    """What the command is told, as a request; its preset is one that trains a head."""
+    return HeadProbe(
+        model=config.model.expanduser(),
+        corpus=config.corpus,
+        corpora=config.corpora.expanduser(),
+        cache=config.features_cache.expanduser(),
+        preset=config.preset,
+        head=config.head,
+        features=config.features,
+        labels=config.labels,
+        labels_like_paper=config.labels_like_paper,
+        task=config.task,
+        seed=config.seed,
+    )
 
 
 def require_possible(request: HeadProbe) -> None:

@@ -10,6 +10,7 @@ import yaml
 from clmr_tf.command_line import from_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.request import request_of, require_possible
 from clmr_tf.probe_config import ProbeConfig
 
 METRICS: Mapping[str, tuple[str, ...]] = {
@@ -120,14 +121,23 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     if recipe.checkpoint not in ("newest", "best"):
         raise UsageError(f"{where}: `checkpoint` must be newest or best; received {recipe.checkpoint!r}.")
     for probe in recipe.probes:
-        if _config(ProbeConfig, probe.settings, f"{where}: probes").preset == "quick":
+        evaluation = _config(ProbeConfig, probe.settings, f"{where}: probes")
+        if evaluation.preset == "quick":
             raise UsageError(f"{where}: the preset quick is no published protocol; choose released, thesis or grid.")
+        try:
+            require_possible(request_of(evaluation))
+        except UsageError as error:
+            raise UsageError(f"{where}: probes: {error}") from error
         unknown = sorted(set(probe.expected_percent) - set(METRICS))
         if unknown:
             raise UsageError(f"{where}: nothing measures `{unknown[0]}`; there are {', '.join(METRICS)}.")
     if recipe.train is None:
         return
     config = recipe.train_config(where)
+    if not config.has_labels and any(probe.settings.get("head") == "own" for probe in recipe.probes):
+        raise UsageError(
+            f"{where}: a probe by its own head needs `objective: supervised` or finetune; none is trained."
+        )
     if recipe.epochs is None:
         return
     if recipe.epochs.of != config.sampling_unit:
