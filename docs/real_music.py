@@ -4,6 +4,7 @@ The records are real_music/NAME: the evaluations of a model and its manifest. Ev
 real_music/report.md, which `python -m clmr_tf.report` writes; results.md has the comparison alone.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from clmr_tf.reporting.sections import sections_of
 from clmr_tf.reporting.tables import ablation_table, label_table, markdown_table
 from clmr_tf.reporting.wording import METRIC_NAMES, interval_words, name_of, value_words
 
+_MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
 ## Music of games
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
@@ -49,8 +51,13 @@ def record(models: Path, records: Path) -> None:
         there = records / folder.name
         shutil.rmtree(there, ignore_errors=True)
         there.mkdir(parents=True)
-        for path in (folder / "manifest.json", *sorted(folder.glob("evaluation-*.json"))):
+        for path in folder.glob("evaluation-*.json"):
             shutil.copyfile(path, there / path.name)
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        training = manifest["training"]
+        # Where the music lay is of no use to anyone else.
+        training["config"]["corpus"] = training["run"]["corpus"]["name"]
+        (there / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def section(records: Path) -> str:
@@ -59,7 +66,12 @@ def section(records: Path) -> str:
         return ""
     report(ReportConfig(results=records, out=records))
     results, _ = read_results(records)
-    clmr = next(one for one in results if name_of(one) == "CLMR linear" and one.training.augmentation == "released")
+    clmr = next(
+        one
+        for one in results
+        if (name_of(one), one.task, one.training and one.training.augmentation)
+        == ("CLMR linear", _MAIN_TASK, "released")
+    )
     lines = [
         _INTRODUCTION.format(
             corpus=clmr.corpus,
@@ -70,7 +82,7 @@ def section(records: Path) -> str:
         )
     ]
     for one in sections_of(results):
-        if one.first.task == "pseudo-tags":
+        if one.first.task == _MAIN_TASK:
             lines += [_PSEUDO_TAGS, *label_table(label_curves(one.rows, "songs"), []), ""]
         else:
             metric = one.rows[0].metric

@@ -12,7 +12,7 @@ TASK = {"task": "pseudo-tags", "corpus": "debian-games-medium"}
 @pytest.fixture
 def models(tmp_path):
     folder = tmp_path / "models"
-    write_manifest(folder / "clmr", 2500, batch_size=64)
+    write_manifest(folder / "clmr", 2500, trained_on="debian-games-medium", batch_size=64, corpus="/home/ada/music")
     for share, score in ((1.0, 0.6), (0.1, 0.3)):
         labels = {"choice": "all" if share == 1 else "songs", "share": share, **TASK}
         write(folder / "clmr" / f"evaluation-model-{share}.json", result(score, kind="model", step=2500, **labels))
@@ -46,6 +46,7 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
         ["filter", "0.350", "0.310 to 0.410", "42/42", "0.3332"],
     ]
     assert (records / "report.md").read_text().startswith("# Evaluations")
+    assert "/home" not in (records / "clmr" / "manifest.json").read_text()
 
 
 def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_path):
