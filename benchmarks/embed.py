@@ -116,7 +116,14 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
     from clmr_tf.model_writing import write_model_folder
     from clmr_tf.runtimes.files import add_runtime_files, version_of
 
-    facts = {"name": "untrained", "licence": "unspecified", "tag_names": [], "scores": {}, "training": {"step": 0}}
+    facts = {
+        "name": "untrained",
+        "licence": "unspecified",
+        "tag_names": [],
+        "single_label": False,
+        "scores": {},
+        "training": {"step": 0},
+    }
     write_model_folder(build_encoder(width=width, seed=0), folder, facts)
     absent = {
         kind: f"{lacking[0]} is not installed"

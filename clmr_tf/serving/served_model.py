@@ -31,7 +31,7 @@ class ServedModel:
 
     def __init__(self, encoder: SampleCNN, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
         self._encoder = encoder
-        self._head = head and [tf.constant(array) for array in (head.mean, head.deviation, *head.weights)]
+        self._head = head and [tf.constant(array, tf.float32) for array in (head.mean, head.deviation, *head.weights)]
         self._tag_names = tf.constant(list(tag_names), tf.string)
         self._single_label = single_label
 
