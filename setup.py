@@ -1,27 +1,13 @@
 """Installs clmr_tf and its pipelines; `requirements.txt` holds the versions that are tested."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="clmr_tf",
     version="0.1.0",
     description="Contrastive Learning of Musical Representations in Keras and TensorFlow",
     python_requires=">=3.11,<3.13",
-    packages=[
-        "clmr_tf",
-        "clmr_tf.augment",
-        "clmr_tf.evaluation",
-        "clmr_tf.loop",
-        "clmr_tf.models",
-        "clmr_tf.optimizers",
-        "clmr_tf.pytorch",
-        "clmr_tf.recipe",
-        "clmr_tf.reporting",
-        "clmr_tf.runtimes",
-        "pipelines",
-        "pipelines.demo_data",
-        "recipes",
-    ],
+    packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf.reporting": ["published.json"],
         "pipelines": ["*.csv"],

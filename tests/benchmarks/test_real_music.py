@@ -6,23 +6,34 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real_music
-from clmr_tf.command_line import parse_command
+from clmr_tf.command_line import parse_command, to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.console import run_command
+from clmr_tf.corpus import Corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.request import request_of, require_possible
+from clmr_tf.export import ExportConfig
 from clmr_tf.probe_config import ProbeConfig
+from tests.synthetic import write_corpus
 
 
 @pytest.fixture
 def commands(monkeypatch):
     """The commands that are run; in place of hours of training, only their files are made."""
-    lines = []
+    lines, trained = [], {}
 
     def run(module: str, *arguments: str) -> None:
         lines.append((module, arguments))
+        if module == "clmr_tf.train":
+            config = parse_command(TrainConfig, arguments, program="train", description="")
+            trained[str(config.workdir)] = config
         if module == "clmr_tf.export":
-            folder = Path(arguments[arguments.index("--out") + 1])
-            folder.mkdir(parents=True)
-            (folder / "manifest.json").write_text("{}")
+            config = parse_command(ExportConfig, arguments, program="export", description="")
+            run_facts = {"corpus": {"fingerprint": Corpus.open(trained[str(config.model)].corpus).manifest.fingerprint}}
+            training = {"step": 1, "config": to_plain(trained[str(config.model)]), "run": run_facts}
+            manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
+            config.out.mkdir(parents=True)
+            (config.out / "manifest.json").write_text(json.dumps(manifest))
         if module == "clmr_tf.probe":
             Path(arguments[arguments.index("--out") + 1]).write_text("{}")
 
@@ -31,31 +42,48 @@ def commands(monkeypatch):
 
 
 def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
-    models = real_music.models_of(60, 40, 20)
-    real_music.measure("corpora/music", models, tmp_path / "runs", tmp_path / "models")
+    corpus, models = str(tmp_path / "corpus"), real_music.models_of(60, 40, 20)
+    write_corpus(tmp_path / "corpus", num_songs={"train": 2})
+    real_music.measure(corpus, models, tmp_path / "runs", tmp_path / "models")
     trained = {}
     for module, arguments in commands:
         if module == "clmr_tf.train":
             config = parse_command(TrainConfig, arguments, program="train", description="")
             trained[config.workdir.name] = config
         if module == "clmr_tf.probe":
-            parse_command(ProbeConfig, arguments, program="probe", description="")
+            request = request_of(parse_command(ProbeConfig, arguments, program="probe", description=""))
+            require_possible(request)
+    few = [f"supervised-{share}-{seed}" for share in (0.1, 0.01) for seed in (42, 43, 44)]
     assert list(trained) == [
-        *("clmr", "supervised-1", "supervised-0.1", "supervised-0.01", "none"),
+        *("clmr", "supervised-1-42", *few, "none"),
         *(f"only-{name}" for name in ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")),
     ]
-    assert trained["clmr"].steps == 60 and trained["supervised-0.1"].labels == 0.1
+    assert trained["clmr"].steps == 60
+    assert (trained["supervised-0.1-43"].labels, trained["supervised-0.1-43"].seed) == (0.1, 43)
     # What is compared has one size; what is an ablation of one thing differs in nothing else.
-    assert trained["clmr"].width == trained["supervised-1"].width == 0.5
+    assert trained["clmr"].width == trained["supervised-1-42"].width == 0.5
     assert (
-        len({(trained[name].width, trained[name].batch_size, trained[name].steps) for name in list(trained)[4:]}) == 1
+        len({(trained[name].width, trained[name].batch_size, trained[name].steps) for name in list(trained)[8:]}) == 1
     )
-    # Six rows for each share of the labels, six for each of two tasks; own heads; a linear one for each ablation.
+    # Seven choices of labels with six heads and four grids, six rows for each of two tasks; own heads; ablations.
     probes = [arguments for module, arguments in commands if module == "clmr_tf.probe"]
-    assert len(probes) == 18 + 12 + 3 + 8
+    assert len(probes) == 7 * 10 + 12 + 7 + 8
+    assert len({arguments[arguments.index("--out") + 1] for arguments in probes}) == len(probes)
     commands.clear()
-    real_music.measure("corpora/music", models, tmp_path / "runs", tmp_path / "models")
+    real_music.measure(corpus, models, tmp_path / "runs", tmp_path / "models")
     assert commands == []
+
+
+def test_a_model_of_other_settings_or_music_is_not_taken_for_the_one_that_is_asked_for(commands, tmp_path):
+    corpus, other = tmp_path / "corpus", tmp_path / "other"
+    write_corpus(corpus, num_songs={"train": 2})
+    write_corpus(other, num_songs={"train": 3})
+    folders = tmp_path / "runs", tmp_path / "models"
+    real_music.measure(str(corpus), real_music.models_of(60, 40, 0), *folders)
+    with pytest.raises(UsageError, match="clmr was trained with steps 60 and not 61"):
+        real_music.measure(str(corpus), real_music.models_of(61, 40, 0), *folders)
+    with pytest.raises(UsageError, match="clmr was trained with corpus"):
+        real_music.measure(str(other), real_music.models_of(60, 40, 0), *folders)
 
 
 def test_a_corpus_without_pseudo_tags_and_a_command_that_fails_are_one_sentence(tmp_path, monkeypatch, capfd):
