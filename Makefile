@@ -59,6 +59,7 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.embed
+	$(RUN) -m benchmarks.similar
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip

@@ -32,6 +32,8 @@ setup(
         "direct": ["tensorflow-io==0.37.1", "tensorflow==2.17.1"],
         # Decodes what libsndfile cannot read: AAC, M4A, WMA.
         "av": ["av>=14"],
+        # Tables of embeddings as Parquet; a newer one wants NumPy 2.
+        "parquet": ["pyarrow>=15,<23"],
         # Writes and runs the other forms of a model; a newer onnx wants a newer ml_dtypes than TensorFlow 2.17 has.
         "runtimes": ["ai-edge-litert>=2.3", "onnxruntime>=1.20", "onnx>=1.17,<1.19", "tf2onnx>=1.17"],
     },

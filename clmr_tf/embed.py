@@ -25,7 +25,7 @@ class EmbedConfig:
     model: Path = Path("savedmodels/demo")
     """Model folder, or the folder of a run."""
     out: Path = Path("embeddings.npz")
-    """File to write; docs/embedding.md says what is in it. A file that is there is replaced."""
+    """File to write, .npz or .parquet; docs/embedding.md says what is in it. A file that is there is replaced."""
     hop_seconds: float | None = None
     """Distance between windows. Default: the length of a window, so that they follow each other."""
     batch_size: int = 32
@@ -35,8 +35,6 @@ class EmbedConfig:
         """Raises UsageError, one sentence, for values that cannot be."""
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1; received {self.batch_size}.")
-        if self.out.suffix != ".npz":
-            raise UsageError(f"--out must be a file that ends in .npz; received {self.out}.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,19 +48,19 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.embed song.mp3`.")
-    out = config.out.expanduser()
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"{out} cannot be written; choose a file in a folder that exists with --out.")
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.embedding_files import embed_files, find_files
+    from clmr_tf.embedding_table import require_writable
     from clmr_tf.pretrained import load_encoder
 
+    out = config.out.expanduser()
+    require_writable(out)
     files = find_files(config.paths)
     encoder = load_encoder(config.model)
     columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
         task = bar.add_task("embedding", total=len(files))
-        embedded = embed_files(
+        embedded, skipped = embed_files(
             encoder,
             files,
             out,
@@ -70,11 +68,11 @@ def main(arguments: Sequence[str]) -> None:
             batch_size=config.batch_size,
             on_file=lambda done, of: bar.update(task, completed=done, total=of),
         )
-    for path, reason in embedded.skipped:
-        notes.print(f"warning: {path} is skipped: {reason}.", style="yellow", markup=False)
-    if not embedded.files:
+    for one in skipped:
+        notes.print(f"warning: {one.path} is skipped: {one.reason}.", style="yellow", markup=False)
+    if not embedded:
         raise ClmrError(f"None of the {len(files)} files could be used as audio; {out} holds no embeddings.")
-    results.print(f"Embedded {len(embedded.files)} of {len(files)} files to {out}.", markup=False)
+    results.print(f"Embedded {len(embedded)} of {len(files)} files to {out}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,39 @@ class Embedding:
     vectors: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Tagger:
+    """What makes tags of embeddings.
+
+    Attributes:
+        tag_names: In the order of the columns.
+        probabilities: float32 [n, 512] -> [n, tags] in [0, 1].
+    """
+
+    tag_names: tuple[str, ...]
+    probabilities: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagging:
+    """Tags of the windows of one recording.
+
+    Attributes:
+        times_seconds: Where each window begins, float64 [n].
+        tag_names: In the order of the columns.
+        probabilities: float32 [n, tags].
+    """
+
+    times_seconds: np.ndarray
+    tag_names: tuple[str, ...]
+    probabilities: np.ndarray
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The likeliest tags of the recording, likeliest first, each with the mean of its probabilities."""
+        means = self.probabilities.mean(axis=0, dtype=np.float64)
+        return [(self.tag_names[column], float(means[column])) for column in np.argsort(-means, kind="stable")[:count]]
+
+
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
     """Lets Keras make layers of a dtype policy, such as "float32", and brings back the one of the process."""
@@ -58,10 +91,19 @@ class Encoder:
         clip_num_samples: Length of a window.
         sample_rate_hz: Rate of the audio that the model was trained on.
         batch_size: Windows per call of the model.
+        tagger: From embeddings to tags, if the model has any.
     """
 
-    def __init__(self, model: keras.Model, clip_num_samples: int, sample_rate_hz: int, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        clip_num_samples: int,
+        sample_rate_hz: int,
+        batch_size: int = 32,
+        tagger: Tagger | None = None,
+    ) -> None:
         self.model = model
+        self.tagger = tagger
         self.clip_num_samples = clip_num_samples
         self.sample_rate_hz = sample_rate_hz
         self._batch_size = batch_size
@@ -106,7 +148,7 @@ class Encoder:
             samples = load_audio(Path(recording).expanduser(), self.sample_rate_hz)
         else:
             samples = self._mono_at_own_rate(np.asarray(recording), sample_rate)
-        hop_samples = self._hop_samples(hop_seconds)
+        hop_samples = self.hop_num_samples(hop_seconds)
         starts = window_starts(len(samples), self.clip_num_samples, hop_samples)
         if len(starts) == 0:
             raise UsageError(
@@ -115,11 +157,47 @@ class Encoder:
             )
         return Embedding(starts / self.sample_rate_hz, self.encode_windows(samples, starts))
 
-    def _hop_samples(self, hop_seconds: float | None) -> int:
+    def tag(
+        self,
+        recording: str | Path | np.ndarray,
+        sample_rate: int | None = None,
+        hop_seconds: float | None = None,
+    ) -> Tagging:
+        """Tags a whole recording, window by window; arguments and errors as of `embed`.
+
+        Raises:
+            UsageError: Also if the model has no tags.
+        """
+        return self.tagging_of(self.embed(recording, sample_rate, hop_seconds))
+
+    def require_tags(self) -> None:
+        """Raises UsageError if the model has no tags."""
+        if self.tagger is None:
+            raise UsageError(
+                "The model has no tags; export it with `--head evaluation-....json` of a probe, or take one that was "
+                "trained with labels."
+            )
+
+    def tagging_of(self, embedding: Embedding) -> Tagging:
+        """The tags of what is embedded already.
+
+        Raises:
+            UsageError: If the model has no tags.
+        """
+        self.require_tags()
+        probabilities = self.tagger.probabilities(embedding.vectors)
+        return Tagging(embedding.times_seconds, self.tagger.tag_names, probabilities)
+
+    def hop_num_samples(self, hop_seconds: float | None) -> int:
+        """The distance between windows in samples; None is the length of a window.
+
+        Raises:
+            UsageError: If it is less than a sample.
+        """
         if hop_seconds is None:
             return self.clip_num_samples
         if not 1 <= hop_seconds * self.sample_rate_hz < 2**62:
-            raise UsageError(f"hop_seconds must be at least one sample and finite; received {hop_seconds}.")
+            raise UsageError(f"The hop must be at least one sample, and finite; received {hop_seconds} seconds.")
         return round(hop_seconds * self.sample_rate_hz)
 
     def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Loads an encoder from wherever a user has one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -7,17 +8,18 @@ import numpy as np
 
 from clmr_tf import model_folder
 from clmr_tf.checkpoint import named_variables, restore_newest
-from clmr_tf.encoder import Encoder, build_encoder, dtype_policy
+from clmr_tf.encoder import Encoder, Tagger, build_encoder, dtype_policy
 from clmr_tf.errors import UsageError
+from clmr_tf.evaluation.examples import probabilities
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
 from clmr_tf.models.classifier import build_classifier
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
-from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config
+from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config, read_record
 
 
 def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
-    """Loads the encoder of a model folder, or of the newest checkpoint of a run folder.
+    """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
 
     Args:
         folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
@@ -31,12 +33,34 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     if (folder / model_folder.MANIFEST_FILE).is_file():
         if check:
             model_folder.check_golden(folder)
-        model = model_folder.read_encoder(folder)
+        model, tagger = model_folder.read_encoder(folder), _tagger_of_model(folder)
     elif (folder / CONFIG_FILE).is_file():
-        model, _ = read_run_encoder(folder)
+        model, tagger = _encoder_of_run(folder)
     else:
         raise UsageError(f"{folder} is neither an exported model nor the folder of a run.")
-    return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
+
+
+def _tagger_of_model(folder: Path) -> Tagger | None:
+    if not (folder / model_folder.HEAD_FILE).is_file():
+        return None
+    manifest = model_folder.read_manifest(folder)
+    return _tagger(model_folder.read_head(folder), manifest["tag_names"], manifest["single_label"])
+
+
+def _encoder_of_run(folder: Path) -> tuple[SampleCNN, Tagger | None]:
+    if not read_config(folder).has_labels:
+        return read_run_encoder(folder)[0], None
+    labels = read_record(folder)["labels"]
+    model, head, _ = read_run_with_head(folder, len(labels["tag_names"]))
+    return model, _tagger(head, labels["tag_names"], labels["single_label"])
+
+
+def _tagger(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
+    def probabilities_of(vectors: np.ndarray) -> np.ndarray:
+        return probabilities(head.logits(vectors).astype(np.float64), single_label).astype(np.float32)
+
+    return Tagger(tuple(tag_names), probabilities_of)
 
 
 def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:

@@ -73,11 +73,15 @@ ROWS = (
         "training_run",
         "probing",
         "head_probing",
+        "embedding_stream",
+        "embedding_table",
         "embedding_files",
+        "similarity",
+        "taggram",
         "recipe",
         "conversion",
     },
-    {"train", "export", "probe", "embed", "report", "recipes", "convert"},
+    {"train", "export", "probe", "embed", "tag", "similar", "report", "recipes", "convert"},
 )
 COMMANDS = ROWS[-1]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -155,3 +155,11 @@ def test_a_corpus_that_does_not_exist_is_one_sentence_and_with_debug_a_traceback
 @pytest.mark.parametrize("name", ["augment", "clips", "direct_reader"])
 def test_every_benchmark_can_show_where_an_error_was(capsys, name):
     assert "--debug" in outcome_of(name, ["--help"], capsys)[1]
+
+
+def test_finding_songs_among_many():
+    result = result_of("similar", "--num-songs", 3000, "--num-queries", 3)
+    assert (result["num_songs"], result["num_queries"]) == (3000, 3)
+    # The product alone reads 6 MB, which no memory does in 10 microseconds.
+    assert 0.01 < result["answer_ms"] <= result["slowest_answer_ms"] < 10_000
+    assert result["ratio_to_scikit_learn"] > 0 and result["open_seconds"] > 0

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf import embed, embedding_files
+from clmr_tf import embed, embedding_stream
 from clmr_tf.console import run_command
 from clmr_tf.embedding_files import embed_files, find_files
+from clmr_tf.embedding_table import read_songs
 from clmr_tf.encoder import Encoder
+from clmr_tf.errors import UsageError
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -70,13 +72,11 @@ def test_odd_files_are_embedded_or_listed_and_harm_no_other(encoder, music, tmp_
     whole = (music / "song 1.flac").read_bytes()
     (tmp_path / "f cut.flac").write_bytes(whole[: len(whole) // 2])
     soundfile.write(tmp_path / "g last.wav", melody(2, 3 * RATE_HZ), RATE_HZ)
-    embedded = embed_files(encoder, find_files([tmp_path]), tmp_path / "x.npz", batch_size=2)
+    embedded, skipped = embed_files(encoder, find_files([tmp_path]), tmp_path / "x.npz", batch_size=2)
     found = read(tmp_path / "x.npz")
-    assert [path.name[0] for path in embedded.files] == list("abcdg")
-    assert [path.name[0] for path, _ in embedded.skipped] == list("ef")
-    assert (
-        found["skipped_paths"].tolist() == [str(path) for path, _ in embedded.skipped] and found["skipped_reasons"][0]
-    )
+    assert [one.path.name[0] for one in embedded] == list("abcdg")
+    assert [one.path.name[0] for one in skipped] == list("ef")
+    assert found["skipped_paths"].tolist() == [str(one.path) for one in skipped] and found["skipped_reasons"][0]
     np.testing.assert_array_equal(found["is_padded"], [False, True, False, True, False])
     np.testing.assert_array_equal(found["file_index"], range(5))
     np.testing.assert_allclose(found["durations_seconds"], [3, 1, 3, 0, 3], atol=1e-3)
@@ -98,13 +98,46 @@ def test_a_list_that_was_interrupted_goes_on_and_ends_the_same(encoder, music, t
         embed_files(encoder, files, tmp_path / "resumed.npz", batch_size=1, on_file=interrupt)
     assert not (tmp_path / "resumed.npz").exists()
     decoded = []
-    stream = embedding_files.stream_windows
+    stream = embedding_stream.stream_windows
     monkeypatch.setattr(
-        embedding_files, "stream_windows", lambda files, *rest: decoded.extend(files) or stream(files, *rest)
+        embedding_stream, "stream_windows", lambda files, *rest: decoded.extend(files) or stream(files, *rest)
     )
     embed_files(encoder, files, tmp_path / "resumed.npz", batch_size=1)
     assert decoded == files[2:]
     assert (tmp_path / "resumed.npz").read_bytes() == (tmp_path / "through.npz").read_bytes()
+
+
+def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = [*find_files([music]), tmp_path / "bad.mp3"]
+    files[-1].write_text("no music at all, but some words")
+    for suffix in ("npz", "parquet"):
+        embed_files(encoder, files, tmp_path / f"x.{suffix}", hop_seconds=1.0)
+    expected = read(tmp_path / "x.npz")
+    rows = parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    np.testing.assert_array_equal(np.array(rows["embedding"], np.float32), expected["vectors"])
+    np.testing.assert_array_equal(rows["time_seconds"], expected["times_seconds"])
+    assert rows["path"] == expected["paths"][expected["file_index"]].tolist()
+    assert rows["duration_seconds"] == expected["durations_seconds"][expected["file_index"]].tolist()
+    assert rows["is_padded"] == expected["is_padded"][expected["file_index"]].tolist()
+    metadata = json.loads(parquet.read_schema(tmp_path / "x.parquet").metadata[b"clmr_tf"])
+    assert metadata["facts"] == json.loads(str(expected["facts"]))
+    assert metadata["skipped"] == [[str(files[-1]), expected["skipped_reasons"][0]]]
+    npz, same = read_songs(tmp_path / "x.npz"), read_songs(tmp_path / "x.parquet")
+    assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.facts == same.facts
+    np.testing.assert_allclose(same.means, npz.means, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["text.npz", "text.parquet", "other.npz", "missing.npz"])
+def test_what_is_no_table_is_one_sentence(tmp_path, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    if name.startswith("text"):
+        (tmp_path / name).write_text("words")
+    if name.startswith("other"):
+        np.savez(tmp_path / name, paths=np.zeros(3))
+    with pytest.raises(UsageError, match=f"{name} is no table of embeddings that can be read; give the file that"):
+        read_songs(tmp_path / name)
 
 
 def test_the_command(encoder, music, tmp_path, monkeypatch, capsys):
@@ -127,7 +160,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys):
         ([], "No music was given; name files or folders"),
         (["nowhere.mp3"], "There is no file or folder nowhere.mp3"),
         (["."], "There is no audio file in .; name audio files, or folders of them"),
-        ([".", "--out", "x.csv"], "--out must be a file that ends in .npz; received x.csv"),
+        ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
         ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; choose a file in a folder that exists"),
         ([".", "--batch-size", "0"], "--batch-size must be at least 1; received 0"),
     ],

@@ -1,0 +1,85 @@
+"""python -m benchmarks.similar: how fast the nearest songs are found among many.
+
+One JSON object. The table is written as `python -m clmr_tf.embed` writes it, of vectors that are drawn; `open_seconds`
+is reading it, once, `answer_ms` a query. `ratio_to_scikit_learn` is the time of its exact search by cosine over ours.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from clmr_tf.console import results, run_command
+from clmr_tf.embedding_stream import FileEmbedding
+from clmr_tf.embedding_table import FORMAT_VERSION, read_songs, write_table
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.similarity import SongIndex
+
+NUM_NEIGHBOURS = 10
+
+
+def measure(num_songs: int, num_queries: int) -> dict[str, Any]:
+    """Draws songs and queries, and times both searches, which take turns and have to agree."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((num_songs, EMBEDDING_DIM), np.float32)
+    queries = generator.standard_normal((num_queries, EMBEDDING_DIM), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "songs.npz"
+        times = np.zeros(1)
+        songs = [
+            FileEmbedding(Path(f"{row}.mp3"), vectors[row : row + 1], times, 30.0, False) for row in range(num_songs)
+        ]
+        write_table(table, songs, [], {"format_version": FORMAT_VERSION})
+        del songs
+        index, open_seconds = _timed(lambda: _open(table))
+    others = NearestNeighbors(n_neighbors=NUM_NEIGHBOURS, metric="cosine", algorithm="brute").fit(vectors)
+    ours, theirs = [], []
+    for query in queries:
+        found, seconds = _timed(lambda query=query: index.nearest(query, NUM_NEIGHBOURS))
+        ours.append(seconds)
+        (_, rows), seconds = _timed(lambda query=query: others.kneighbors(query[None]))
+        theirs.append(seconds)
+        if [one.path for one in found] != [f"{row}.mp3" for row in rows[0]]:
+            raise AssertionError("The two searches found other songs.")
+    return {
+        "num_songs": num_songs,
+        "num_queries": num_queries,
+        "open_seconds": open_seconds,
+        "answer_ms": 1000 * statistics.median(ours),
+        "slowest_answer_ms": 1000 * max(ours),
+        "ratio_to_scikit_learn": statistics.median(theirs) / statistics.median(ours),
+    }
+
+
+def _open(table: Path) -> SongIndex:
+    songs = read_songs(table)
+    return SongIndex(songs.paths, songs.means)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.similar", description=__doc__)
+    parser.add_argument("--num-songs", type=int, default=100_000, help="in the table (default: 100,000)")
+    parser.add_argument("--num-queries", type=int, default=50, help="songs that are asked about (default: 50)")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments)
+    if options.num_songs < NUM_NEIGHBOURS or options.num_queries < 1:
+        parser.error(f"--num-songs must be at least {NUM_NEIGHBOURS} and --num-queries at least 1")
+    results.out(json.dumps(measure(options.num_songs, options.num_queries), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,93 @@
+"""Files to embeddings, one file after the other, in memory that their length does not make grow by much."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.encoder import Encoder
+from clmr_tf.window_stream import FileEnd, Window, stream_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEmbedding:
+    """The embeddings of a file.
+
+    Attributes:
+        path: The file.
+        vectors: Of its windows, float32 [n, 512], at least one.
+        times_seconds: Where each begins, float64 [n].
+        duration_seconds: Length of the file.
+        is_padded: Whether it is shorter than a window, and was filled up with zeros.
+    """
+
+    path: Path
+    vectors: np.ndarray
+    times_seconds: np.ndarray
+    duration_seconds: float
+    is_padded: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedFile:
+    """A file that cannot be used.
+
+    Attributes:
+        path: The file.
+        reason: Why, half a sentence.
+    """
+
+    path: Path
+    reason: str
+
+
+def stream_embeddings(
+    encoder: Encoder, files: Sequence[Path], *, hop_seconds: float | None = None, batch_size: int = 32
+) -> Iterator[FileEmbedding | SkippedFile]:
+    """Embeds each file, in order; they are decoded ahead, and windows of several files share a batch.
+
+    Args:
+        encoder: From `load_encoder`.
+        files: Audio files of any format, rate and length.
+        hop_seconds: Distance between windows; the length of a window if None.
+        batch_size: Windows in one call of the encoder.
+
+    Raises:
+        UsageError: If the hop is less than a sample.
+    """
+    hop = encoder.hop_num_samples(hop_seconds)
+    waiting: list[Window] = []
+    ends: list[FileEnd] = []
+    vectors: dict[int, list[np.ndarray]] = {}
+    starts: dict[int, list[int]] = {}
+
+    def encode() -> Iterator[FileEmbedding | SkippedFile]:
+        if waiting:
+            encoded = encoder.encode_clips(np.stack([window.audio for window in waiting]))
+            for window, vector in zip(waiting, encoded, strict=True):
+                vectors.setdefault(window.file, []).append(vector)
+                starts.setdefault(window.file, []).append(window.first_sample)
+            waiting.clear()
+        for end in ends:
+            own, begins = vectors.pop(end.file, []), starts.pop(end.file, [])
+            if end.error:
+                yield SkippedFile(files[end.file], end.error.detail)
+                continue
+            yield FileEmbedding(
+                files[end.file],
+                np.stack(own),
+                np.array(begins) / encoder.sample_rate_hz,
+                end.num_samples / encoder.sample_rate_hz,
+                end.num_samples < encoder.clip_num_samples,
+            )
+        ends.clear()
+
+    for one in stream_windows(files, encoder.clip_num_samples, encoder.sample_rate_hz, hop):
+        if isinstance(one, FileEnd):
+            ends.append(one)
+        else:
+            waiting.append(one)
+        if len(waiting) == batch_size:
+            yield from encode()
+    yield from encode()

@@ -1,0 +1,161 @@
+"""What `python -m clmr_tf.embed` writes, and how it is read: embeddings of many files in one .npz or .parquet file."""
+
+import dataclasses
+import importlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.embedding_stream import FileEmbedding, SkippedFile
+from clmr_tf.errors import UsageError
+from clmr_tf.files import write_atomically
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+
+FORMAT_VERSION = 1
+SUFFIXES = (".npz", ".parquet")
+_METADATA_KEY = b"clmr_tf"
+
+
+@dataclasses.dataclass(frozen=True)
+class SongEmbeddings:
+    """One vector for each file of a table.
+
+    Attributes:
+        paths: The files.
+        means: The mean of the windows of each, float32 [files, 512].
+        facts: Format version, SHA-256 of the weights (`model_hash`), rate, window and hop in samples.
+    """
+
+    paths: tuple[str, ...]
+    means: np.ndarray
+    facts: dict[str, Any]
+
+
+def require_writable(out: Path) -> None:
+    """Raises UsageError for a file that cannot be written, before hours of embedding."""
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"--out must be a file that ends in .npz or .parquet; received {out}.")
+    if not out.parent.is_dir() or out.is_dir():
+        raise UsageError(f"{out} cannot be written; choose a file in a folder that exists with --out.")
+    if out.suffix == ".parquet":
+        _require_pyarrow()
+
+
+def write_table(
+    out: Path, embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]
+) -> None:
+    """Writes all that came of a list of files, in one step; docs/embedding.md says what is where.
+
+    Args:
+        out: Ends in .npz or .parquet.
+        embeddings: Of the files that could be used.
+        skipped: The others.
+        facts: As of `SongEmbeddings`.
+    """
+    write = _parquet if out.suffix == ".parquet" else _npz
+    write_atomically(out, write(embeddings, skipped, facts))
+
+
+def read_songs(path: Path) -> SongEmbeddings:
+    """One vector for each file of a table; of an .npz file, without reading those of the windows.
+
+    Raises:
+        UsageError: If it is no such table.
+    """
+    if path.suffix == ".parquet":
+        _require_pyarrow()
+    try:
+        songs = _songs_of_parquet(path) if path.suffix == ".parquet" else _songs_of_npz(path)
+        is_table = songs.facts["format_version"] == FORMAT_VERSION and songs.means.shape == (
+            len(songs.paths),
+            EMBEDDING_DIM,
+        )
+    # Of pyarrow, its errors are ValueErrors and KeyErrors.
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} is no table of embeddings that can be read; give the file that `python -m clmr_tf.embed` wrote."
+        ) from error
+    if not is_table:
+        raise UsageError(f"{path} is a table of another version; embed the files again.")
+    return songs
+
+
+def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+    empty = np.zeros((0, EMBEDDING_DIM), np.float32)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        vectors=np.concatenate([empty, *(one.vectors for one in embeddings)]),
+        times_seconds=np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
+        file_index=np.repeat(np.arange(len(embeddings)), [len(one.vectors) for one in embeddings]),
+        paths=np.array([str(one.path) for one in embeddings], np.str_),
+        means=np.stack([one.vectors.mean(axis=0) for one in embeddings]) if embeddings else empty,
+        durations_seconds=np.array([one.duration_seconds for one in embeddings]),
+        is_padded=np.array([one.is_padded for one in embeddings], bool),
+        skipped_paths=np.array([str(one.path) for one in skipped], np.str_),
+        skipped_reasons=np.array([one.reason for one in skipped], np.str_),
+        facts=np.array(json.dumps(facts)),
+    )
+    return content.getvalue()
+
+
+def _songs_of_npz(path: Path) -> SongEmbeddings:
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return SongEmbeddings(tuple(arrays["paths"].tolist()), arrays["means"], json.loads(str(arrays["facts"])))
+
+
+def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    counts = [len(one.vectors) for one in embeddings]
+    vectors = np.concatenate([np.zeros((0, EMBEDDING_DIM), np.float32), *(one.vectors for one in embeddings)])
+    columns = {
+        "path": pyarrow.array(np.repeat([_text_of(one.path) for one in embeddings], counts), pyarrow.string()),
+        "time_seconds": np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
+        "duration_seconds": np.repeat(np.array([one.duration_seconds for one in embeddings]), counts),
+        "is_padded": np.repeat(np.array([one.is_padded for one in embeddings], bool), counts),
+        "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
+    }
+    metadata = json.dumps({"facts": facts, "skipped": [[_text_of(one.path), one.reason] for one in skipped]})
+    table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: metadata})
+    content = io.BytesIO()
+    parquet.write_table(table, content)
+    return content.getvalue()
+
+
+def _text_of(path: Path) -> str:
+    """A name that is not UTF-8 as well as can be; Parquet takes no other text."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _songs_of_parquet(path: Path) -> SongEmbeddings:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=["path", "embedding"])
+    metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    paths = table["path"].to_pylist()
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(paths), EMBEDDING_DIM)
+    # The windows of a file follow each other.
+    starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
+    means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
+    stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
+    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, metadata["facts"])
+
+
+def _require_pyarrow() -> None:
+    try:
+        importlib.import_module("pyarrow.parquet")
+    # Also where it is there and wants a newer NumPy than TensorFlow has.
+    except ImportError as error:
+        raise UsageError(
+            f"Parquet files need the package pyarrow ({error}); run `pip install pyarrow==22.0.0`, or choose an .npz "
+            "file."
+        ) from error

@@ -1,0 +1,83 @@
+"""python -m clmr_tf.similar: the songs of a table of embeddings that sound most like a song.
+
+python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music.npz
+python -m clmr_tf.similar song.mp3 --index music.npz --model savedmodels/mine
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from clmr_tf.command_line import parse_command
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.errors import ClmrError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarConfig:
+    """Settings of the command."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Songs to look for others of: audio files of any format, rate and length."""
+    index: Path = Path("embeddings.npz")
+    """Table that `python -m clmr_tf.embed` wrote, .npz or .parquet."""
+    model: Path = Path("savedmodels/demo")
+    """Model folder, or the folder of a run; the one that the table was made with."""
+    top: int = 10
+    """How many songs to show."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, one sentence, for values that cannot be."""
+        if self.top < 1:
+            raise UsageError(f"--top must be at least 1; received {self.top}.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command.
+
+    Raises:
+        ClmrError: If one of the songs could not be used; the others are answered before.
+    """
+    config = parse_command(
+        SimilarConfig, arguments, program="python -m clmr_tf.similar", description="Finds songs that sound alike."
+    )
+    if not config.paths:
+        raise UsageError("No song was given; name a file, as in `python -m clmr_tf.similar song.mp3`.")
+    # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.embedding_files import find_files
+    from clmr_tf.embedding_stream import SkippedFile, stream_embeddings
+    from clmr_tf.embedding_table import read_songs
+    from clmr_tf.evaluation.sources import weights_hash
+    from clmr_tf.pretrained import load_encoder
+    from clmr_tf.similarity import SongIndex
+
+    files = find_files(config.paths)
+    songs = read_songs(config.index.expanduser())
+    encoder = load_encoder(config.model)
+    if weights_hash(encoder) != songs.facts["model_hash"]:
+        raise UsageError(
+            f"{config.index} was made with another model than {config.model}; give that one with --model, or embed the "
+            "files again."
+        )
+    index = SongIndex(songs.paths, songs.means)
+    own_names = {str(Path(path).resolve()): path for path in songs.paths}
+    hop_seconds = songs.facts["hop_num_samples"] / encoder.sample_rate_hz
+    num_skipped = 0
+    for one in stream_embeddings(encoder, files, hop_seconds=hop_seconds):
+        if isinstance(one, SkippedFile):
+            notes.print(f"warning: {one.path} is skipped: {one.reason}.", style="yellow", markup=False)
+            num_skipped += 1
+            continue
+        results.print(f"{one.path}", markup=False)
+        itself = own_names.get(str(one.path.resolve()))
+        for neighbour in index.nearest(one.vectors.mean(axis=0), config.top, without=itself):
+            results.print(f"  {neighbour.cosine:7.4f}  {neighbour.path}", markup=False)
+    if num_skipped:
+        raise ClmrError(f"{num_skipped} of {len(files)} files could not be used as audio; the warnings say why.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,96 @@
+"""Similar songs, against scikit-learn's cosines and against songs that are known to be alike."""
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.metrics.pairwise import cosine_similarity
+
+from clmr_tf import embed, similar
+from clmr_tf.console import run_command
+from clmr_tf.encoder import Encoder
+from clmr_tf.similarity import SongIndex
+from tests.clmr_tf.probed import tiny_model
+from tests.synthetic import melody
+
+RATE_HZ = 22_050
+
+
+def test_the_nearest_are_those_of_all_cosines(subtests):
+    generator = np.random.default_rng(3)
+    vectors = generator.normal(size=(500, 512)).astype(np.float32) * generator.uniform(0.1, 10, (500, 1))
+    vectors[7] = 0
+    index = SongIndex([f"{row}.mp3" for row in range(500)], vectors)
+    query = vectors[42] + generator.normal(size=512).astype(np.float32)
+    cosines = cosine_similarity(query[None], vectors)[0]
+    for count in (1, 10, 499, 500, 9000):
+        with subtests.test(count=count):
+            found = index.nearest(query, count)
+            assert [one.path for one in found] == [f"{row}.mp3" for row in np.argsort(-cosines)[:count]]
+            np.testing.assert_allclose([one.cosine for one in found], np.sort(cosines)[::-1][:count], atol=1e-6)
+    assert index.nearest(query, 1)[0].path == "42.mp3"
+    assert "42.mp3" not in [one.path for one in index.nearest(query, 500, without="42.mp3")]
+
+
+def test_equals_come_in_the_order_of_the_index_and_nothing_is_found_in_nothing():
+    same = SongIndex(["a", "b", "c", "d"], np.ones((4, 512), np.float32))
+    assert [one.path for one in same.nearest(np.ones(512), 2)] == ["a", "b"]
+    assert [one.path for one in same.nearest(np.ones(512), 2, without="a")] == ["b", "c"]
+    assert SongIndex(["a"], np.ones((1, 512))).nearest(np.ones(512), 3, without="a") == []
+    assert SongIndex([], np.zeros((0, 512))).nearest(np.ones(512), 3) == []
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    model = tiny_model()
+    return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+
+
+@pytest.fixture
+def songs(encoder, tmp_path, monkeypatch, capsys):
+    """Three songs and their table; the first two are the same melody at another level."""
+    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    for number, (seed, level) in enumerate([(1, 0.9), (1, 0.8), (5, 0.9)]):
+        soundfile.write(tmp_path / f"song {number}.wav", level * melody(seed, 3 * RATE_HZ), RATE_HZ)
+    assert run_command(embed.main, [str(tmp_path), "--out", str(tmp_path / "index.npz"), "--hop-seconds", "0.1"]) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def test_the_command_names_the_song_that_is_the_same_first_and_not_itself(songs, capsys):
+    (songs / "bad.mp3").write_text("no music at all, but some words")
+    files = [str(songs / "song 0.wav"), str(songs / "bad.mp3"), str(songs / "song 2.wav")]
+    assert run_command(similar.main, [*files, "--index", str(songs / "index.npz")]) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
+        *(files[0], str(songs / "song 1.wav"), files[2]),
+        *(files[2], *sorted([files[0], str(songs / "song 1.wav")], key=lambda name: name in lines[5])),
+    ]
+    cosines = [float(line.split()[0]) for line in lines if line.startswith("  ")]
+    assert cosines[0] > 0.999 > cosines[1] and cosines[0] > cosines[1] and cosines[2] >= cosines[3]
+    assert "bad.mp3 is skipped: " in captured.err and "1 of 3 files could not be used as audio" in captured.err
+
+
+def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
+    model = tiny_model()
+    model.variables[0].assign_add(model.variables[0] * 0 + 1)
+    other = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: other)
+    assert run_command(similar.main, [str(songs / "song 0.wav"), "--index", str(songs / "index.npz")]) == 2
+    assert "was made with another model than savedmodels/demo; give that one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "No song was given; name a file"),
+        (["nowhere.mp3"], "There is no file or folder nowhere.mp3"),
+        (["song 0.wav", "--index", "no.npz"], "no.npz is no table of embeddings that can be read"),
+        (["song 0.wav", "--top", "0"], "--top must be at least 1; received 0"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_exit_code_2(songs, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(songs)
+    assert run_command(similar.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
