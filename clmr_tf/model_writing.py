@@ -30,6 +30,7 @@ from clmr_tf.model_folder import (
 )
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.serving.served_model import ServedModel
+from clmr_tf.serving.warm_up import write_warm_up_requests
 
 _RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
 # What an export may replace; the last are what writing them left when killed.
@@ -161,6 +162,7 @@ def _write(
     for name, (function, specification) in served.signatures().items():
         archive.add_endpoint(name=name, fn=function, input_signature=specification)
     archive.write_out(str(folder / SAVED_MODEL), verbose=False)
+    write_warm_up_requests(folder / SAVED_MODEL, facts["name"], clip_num_samples)
     audio = golden_audio(clip_num_samples, rate)
     embedding = encoder(tf.constant(audio), training=False).numpy()
     golden = {"audio": audio, "embedding": embedding}

@@ -1,73 +1,24 @@
 """The signatures of an exported model, against the encoder itself, NumPy and soxr."""
 
-import io
-
 import numpy as np
 import pytest
-import soundfile
 import soxr
 import tensorflow as tf
 
-from clmr_tf.evaluation.heads import Head
-from clmr_tf.model_folder import SAVED_MODEL
-from clmr_tf.model_writing import write_model_folder
-from clmr_tf.pretrained import load_encoder
-from tests.clmr_tf.probed import CLIP, tiny_model
-from tests.synthetic import melody
-
-RATE_HZ = 22_050
-TAGS = ["low", "loud", "late"]
-SONG = melody(3, 2 * CLIP + 500)
+from tests.clmr_tf.probed import CLIP
+from tests.clmr_tf.serving.tagger import RATE_HZ, SONG, TAGS, tags_of, wav
 
 
-def head_of(hidden_units: int) -> Head:
-    generator = np.random.default_rng(5)
-
-    def layer(*shape):
-        return (generator.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32), np.ones(shape[1], np.float32)
-
-    layers = (*layer(512, hidden_units), *layer(hidden_units, 3)) if hidden_units else layer(512, 3)
-    return Head(np.full(512, 0.1, np.float32), np.full(512, 0.5, np.float32), layers)
-
-
-HEAD = head_of(7)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("savedmodels") / "tagger"
-    facts = {"name": "tagger", "licence": "CC0-1.0", "tag_names": TAGS, "single_label": False, "scores": {}}
-    write_model_folder(tiny_model(), folder, {**facts, "training": {"step": 3}}, HEAD)
-    # Held as a whole: its functions live as long as it does.
-    return load_encoder(folder), tf.saved_model.load(str(folder / SAVED_MODEL))
-
-
-def call(model, name: str, **inputs) -> dict[str, np.ndarray]:
-    _, saved = model
-    outputs = saved.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
-    return {key: value.numpy() for key, value in outputs.items()}
-
-
-def wav(samples: np.ndarray, rate_hz: int, container: str = "WAV") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, format=container, subtype="PCM_16")
-    return file.getvalue()
-
-
-def tags_of(vectors: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-HEAD.logits(vectors)))
-
-
-def test_clips_give_embeddings_and_tags_by_their_names(model):
+def test_clips_give_embeddings_and_tags_by_their_names(tagger):
     clips = np.stack([SONG[:CLIP], SONG[CLIP : 2 * CLIP], np.zeros(CLIP, np.float32)])
-    found = call(model, "serving_default", audio=clips)
-    np.testing.assert_allclose(found["embedding"], model[0].encode_clips(clips), atol=1e-5)
+    found = tagger.call("serving_default", audio=clips)
+    np.testing.assert_allclose(found["embedding"], tagger.encoder.encode_clips(clips), atol=1e-5)
     np.testing.assert_allclose(found["tags"], tags_of(found["embedding"]), atol=1e-6)
-    assert call(model, "tag_names")["tag_names"].tolist() == [name.encode() for name in TAGS]
+    assert tagger.call("tag_names")["tag_names"].tolist() == [name.encode() for name in TAGS]
 
 
-def test_a_waveform_gives_what_the_encoder_gives_for_it(model):
-    found, expected = call(model, "waveform", audio=SONG), model[0].embed(SONG)
+def test_a_waveform_gives_what_the_encoder_gives_for_it(tagger):
+    found, expected = tagger.call("waveform", audio=SONG), tagger.encoder.embed(SONG)
     assert found["num_windows"] == 2
     np.testing.assert_allclose(found["times_seconds"], expected.times_seconds, atol=1e-6)
     np.testing.assert_allclose(found["embeddings"], expected.vectors, atol=1e-5)
@@ -76,41 +27,41 @@ def test_a_waveform_gives_what_the_encoder_gives_for_it(model):
     np.testing.assert_allclose(found["tags"], tags_of(expected.vectors).mean(axis=0), atol=1e-5)
 
 
-def test_many_windows_go_through_in_parts_and_stay_in_order(model):
+def test_many_windows_go_through_in_parts_and_stay_in_order(tagger):
     long = np.tile(SONG, 10)
-    found, expected = call(model, "waveform", audio=long), model[0].embed(long)
+    found, expected = tagger.call("waveform", audio=long), tagger.encoder.embed(long)
     assert found["num_windows"] == 20
     np.testing.assert_allclose(found["embeddings"], expected.vectors, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, CLIP - 1])
-def test_what_is_shorter_than_a_window_is_filled_up_with_zeros(model, num_samples):
+def test_what_is_shorter_than_a_window_is_filled_up_with_zeros(tagger, num_samples):
     padded = np.pad(SONG[:num_samples], (0, CLIP - num_samples))
-    expected = model[0].encode_clips(padded[None])
-    found = call(model, "waveform", audio=SONG[:num_samples])
+    expected = tagger.encoder.encode_clips(padded[None])
+    found = tagger.call("waveform", audio=SONG[:num_samples])
     np.testing.assert_allclose(found["embeddings"], expected, atol=1e-5)
-    of_file = call(model, "wav_bytes", wav=[wav(SONG[:num_samples], RATE_HZ)])
+    of_file = tagger.call("wav_bytes", wav=[wav(SONG[:num_samples], RATE_HZ)])
     # 16 bits are 1.5e-5 of rounding.
     np.testing.assert_allclose(of_file["embeddings"][0], expected, atol=1e-3 * np.abs(expected).max() + 1e-5)
 
 
-def test_files_of_any_rate_and_channels_are_mixed_and_resampled_as_soxr_does(model):
+def test_files_of_any_rate_and_channels_are_mixed_and_resampled_as_soxr_does(tagger):
     rates = (22_050, 8_000, 44_100, 48_000, 192_000)
     songs = [soxr.resample(SONG, RATE_HZ, rate, "VHQ") for rate in rates]
     files = [wav(np.stack([song, 0.5 * song], 1), rate, "WAVEX") for song, rate in zip(songs, rates, strict=True)]
-    found = call(model, "wav_bytes", wav=files)
+    found = tagger.call("wav_bytes", wav=files)
     assert found["embeddings"].shape == (5, 2, 512) and found["tags"].shape == (5, 3)
     np.testing.assert_array_equal(found["num_windows"], 2)
     for row, (song, rate) in enumerate(zip(songs, rates, strict=True)):
-        expected = model[0].embed(0.75 * song, sample_rate=rate).vectors
+        expected = tagger.encoder.embed(0.75 * song, sample_rate=rate).vectors
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found["embeddings"][row], expected, atol=5e-3 * scale)
         np.testing.assert_allclose(found["tags"][row], tags_of(expected).mean(axis=0), atol=5e-3)
 
 
-def test_shorter_files_of_a_batch_end_in_zeros_and_do_not_depend_on_the_others(model):
+def test_shorter_files_of_a_batch_end_in_zeros_and_do_not_depend_on_the_others(tagger):
     files = [wav(SONG, RATE_HZ), wav(SONG[: CLIP + 5], RATE_HZ)]
-    both, alone = call(model, "wav_bytes", wav=files), call(model, "wav_bytes", wav=files[1:])
+    both, alone = tagger.call("wav_bytes", wav=files), tagger.call("wav_bytes", wav=files[1:])
     np.testing.assert_array_equal(both["num_windows"], [2, 1])
     np.testing.assert_array_equal(both["embeddings"][1, 1], 0)
     np.testing.assert_array_equal(both["tags_of_windows"][1, 1], 0)
@@ -118,6 +69,6 @@ def test_shorter_files_of_a_batch_end_in_zeros_and_do_not_depend_on_the_others(m
         np.testing.assert_allclose(both[name][1], alone[name][0], atol=1e-6)
 
 
-def test_a_file_that_is_none_is_said_to_be_none(model):
+def test_a_file_that_is_none_is_said_to_be_none(tagger):
     with pytest.raises(tf.errors.InvalidArgumentError, match="is no WAV file; send 16-bit PCM WAV"):
-        call(model, "wav_bytes", wav=[wav(SONG, RATE_HZ), b"ID3"])
+        tagger.call("wav_bytes", wav=[wav(SONG, RATE_HZ), b"ID3"])
