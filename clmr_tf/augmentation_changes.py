@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
 from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig, Range, augmentation_preset
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, suggestion
 
 
 def augmentation_config(preset: str, changes: Sequence[str] = ()) -> AugmentationConfig:
@@ -75,5 +74,6 @@ def _settings_of(part: Any) -> list[str]:
 
 
 def _unknown(name: str, names: Iterable[str]) -> UsageError:
-    nearest = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
-    return UsageError(f"there is no augmentation setting {name!r}; did you mean {nearest!r}?")
+    names = list(names)
+    advice = suggestion(name, names, f"there are {', '.join(names)}.")
+    return UsageError(f"there is no augmentation setting {name!r}; {advice}")

@@ -14,13 +14,11 @@ torchaudio-augmentations 0.2.4), `thesis` the text of the thesis (Spijkervet 202
 """
 
 import dataclasses
-import difflib
 import math
 import typing
-from collections.abc import Iterable
 from typing import Annotated, Any
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, suggestion
 
 # A name's place chooses which of a view's random numbers are its own: append, never insert or sort.
 AUGMENTATION_NAMES = ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")
@@ -194,8 +192,8 @@ def augmentation_preset(name: str) -> AugmentationConfig:
     presets |= {f"only-{augmentation}": _only(augmentation) for augmentation in AUGMENTATION_NAMES}
     if name not in presets:
         raise UsageError(
-            f"There is no augmentation preset {name!r}; did you mean {_nearest(name, presets)!r}? "
-            f"There are {', '.join(presets)}."
+            f"There is no augmentation preset {name!r}; "
+            + suggestion(name, presets, f"there are {', '.join(presets)}.")
         )
     return presets[name]
 
@@ -218,7 +216,3 @@ def _only(name: str | None) -> AugmentationConfig:
         for other in AUGMENTATION_NAMES
     }
     return AugmentationConfig(**parts, asymmetric=name is not None)
-
-
-def _nearest(name: Any, names: Iterable[str]) -> str:
-    return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.0)[0]

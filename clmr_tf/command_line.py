@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import json
@@ -16,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 import yaml
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, suggestion
 
 Config = TypeVar("Config")
 
@@ -102,8 +101,8 @@ def from_plain(config_type: type[Config], plain: Any, *, where: str) -> Config:
         if name in ("config", "debug"):
             raise UsageError(f"{where}: `{key}` belongs on the command line; leave it out of the file.")
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise UsageError(f"{where}: unknown setting `{key}`; did you mean `{nearest}`?")
+            advice = suggestion(name, names, f"there are {', '.join(names)}.")
+            raise UsageError(f"{where}: unknown setting `{key}`; {advice}")
         values[name] = _coerce(hints[name], value, f"{where}: `{key}`")
     return config_type(**values)
 
@@ -136,8 +135,7 @@ def _refused_option(config_type: type, argument: str, program: str) -> str:
     options = [name.replace("_", "-") for name in hints]
     options += [f"no-{name.replace('_', '-')}" for name, hint in hints.items() if hint is bool]
     # Without the dashes, or every short option would be like every other.
-    nearest = difflib.get_close_matches(option, options, n=1)
-    advice = f"did you mean `--{nearest[0]}`?" if nearest else "--help lists those there are."
+    advice = suggestion(option, options, "--help lists those there are.", prefix="--")
     return f"Unknown option `--{option}`; {advice}"
 
 

@@ -4,6 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from clmr_tf.errors import UsageError
+
+_LARGEST_SEED = 2**31 - 3
+
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
@@ -41,3 +45,9 @@ class ProbeConfig:
     """Name of one of several labelings of the corpus. Default: its own tags."""
     features_cache: Path = Path("features")
     """Folder that keeps features once they are computed, and the runs of a grid that was interrupted."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a seed that nothing can be drawn with."""
+        # The quick preset takes the two after it as well.
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise UsageError(f"--seed must be between 0 and {_LARGEST_SEED}; received {self.seed}.")

@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> None:
 
     folder = RECIPES if config.recipes is None else config.recipes.expanduser()
     if config.action == "list":
+        if config.name is not None:
+            raise UsageError(f"`list` names all recipes and takes no name; `show {config.name}` shows one.")
         results.print("\n".join(_lines_of(read_recipes(folder))), markup=False)
         return
     if config.name is None:

@@ -16,6 +16,14 @@ from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, RUN_FILE, setting
 
 _STANDARD_RATE_HZ = 22_050
 _MODEL_MANIFEST = "manifest.json"
+# A pipeline can make several corpora; this is the one that published rows are about, by the name in its manifest.
+PUBLISHED_CORPORA = {
+    "billboard": "billboard",
+    "fma": "fma-medium",
+    "gtzan": "gtzan-fault-filtered",
+    "magnatagatune": "magnatagatune-pons2017",
+    "msd": "msd-lee2017",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +131,13 @@ class Chain:
                     f"The corpus {name} is not prepared in {folder}; do that with `{pipeline}`, whose --help says "
                     "where the data come from, or give --corpora the folder that has it."
                 )
-            received_hz = Corpus.open(folder).manifest.sample_rate_hz
-            if received_hz != rate_hz:
+            manifest = Corpus.open(folder).manifest
+            received = manifest.name, manifest.sample_rate_hz
+            wanted = PUBLISHED_CORPORA.get(name, manifest.name), rate_hz
+            if received != wanted:
                 raise UsageError(
-                    f"The corpus in {folder} has {received_hz} Hz, and {self.recipe.name} needs {rate_hz} Hz; move it "
-                    f"away and prepare it again with `{pipeline}`."
+                    f"The corpus in {folder} is {received[0]} at {received[1]} Hz, and {self.recipe.name} needs "
+                    f"{wanted[0]} at {wanted[1]} Hz; move it away and prepare it again with `{pipeline}`."
                 )
 
     def require_same_run(self) -> None:

@@ -11,7 +11,6 @@ probes:                                             settings of `clmr_tf.probe`,
   - {corpus: magnatagatune, preset: thesis, head: linear, expected_percent: {roc_auc: 88.49}}
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any
 import yaml
 
 from clmr_tf.command_line import from_plain
-from clmr_tf.errors import UsageError
-from clmr_tf.recipe.recipe import Epochs, Recipe, RecipeProbe, check_recipe
+from clmr_tf.errors import UsageError, suggestion
+from clmr_tf.recipe.recipe import Epochs, Recipe, RecipeProbe, check_recipe, require_own_heads
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 """The recipes that come with the project."""
@@ -48,14 +47,15 @@ def read_with_base(folder: Path, name: str) -> tuple[Recipe, Recipe]:
     """
     paths = {path.stem: path for path in _paths_in(folder)}
     if name not in paths:
-        nearest = difflib.get_close_matches(name, paths, n=1, cutoff=0.0)[0]
-        raise UsageError(f"There is no recipe {name!r}; did you mean {nearest!r}? `list` names all.")
+        advice = suggestion(name, paths, "`python -m clmr_tf.recipes list` names all.")
+        raise UsageError(f"There is no recipe {name!r}; {advice}")
     recipe = read_recipe(paths[name])
     if recipe.model_of is None:
         return recipe, recipe
     base = read_recipe(paths[recipe.model_of]) if recipe.model_of in paths else None
     if base is None or base.train is None:
         raise UsageError(f"{paths[name]}: `model_of` must name a recipe that trains; received {recipe.model_of!r}.")
+    require_own_heads(recipe, base, str(paths[name]))
     return recipe, base
 
 

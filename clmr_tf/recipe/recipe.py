@@ -134,10 +134,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     if recipe.train is None:
         return
     config = recipe.train_config(where)
-    if not config.has_labels and any(probe.settings.get("head") == "own" for probe in recipe.probes):
-        raise UsageError(
-            f"{where}: a probe by its own head needs `objective: supervised` or finetune; none is trained."
-        )
+    require_own_heads(recipe, recipe, where)
     if recipe.epochs is None:
         return
     if recipe.epochs.of != config.sampling_unit:
@@ -145,6 +142,17 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     num_steps = recipe.epochs.count * recipe.epochs.steps_per_epoch(config.batch_size)
     if config.steps != num_steps:
         raise UsageError(f"{where}: its epochs are {num_steps} steps of {config.batch_size}; received {config.steps}.")
+
+
+def require_own_heads(recipe: Recipe, base: Recipe, where: str) -> None:
+    """Raises UsageError if a recipe scores a head that the recipe which trains its model does not train."""
+    if base.train_config(where).has_labels:
+        return
+    if any(probe.settings.get("head") == "own" for probe in recipe.probes):
+        raise UsageError(
+            f"{where}: a probe by its own head needs `objective: supervised` or finetune in {base.name}; none is "
+            "trained."
+        )
 
 
 def _config(config_type: type, settings: Any, where: str) -> Any:

@@ -45,8 +45,8 @@ def test_order_and_asymmetry_can_be_changed():
     ("change", "words"),
     [
         ("pitch", "NAME=VALUE, such as pitch.probability=0.5; received 'pitch'"),
-        ("pich.probability=1", "no augmentation setting 'pich.probability'; did you mean 'pitch.probability'"),
-        ("pitch.sents=[1, 2]", "did you mean 'pitch.cents'"),
+        ("pich.probability=1", "no augmentation setting 'pich.probability'; did you mean `pitch.probability`"),
+        ("pitch.sents=[1, 2]", "did you mean `pitch.cents`"),
         ("pitch=1", "no augmentation setting 'pitch'"),
         ("pitch.cents=500", "pitch.cents is a range, [minimum, maximum] or [minimum, maximum, step]; received 500"),
         ("pitch.cents=[1, 2, 3, 4]", "pitch.cents is a range"),

@@ -81,11 +81,13 @@ def test_only_one_is_certain_and_asymmetric(name):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "nearest"), [("relased", "released"), ("only-reverbs", "only-reverb"), ("nothing", "none")]
+    ("wrong", "nearest"), [("relased", "released"), ("only-reverbs", "only-reverb"), ("non", "none")]
 )
 def test_an_unknown_preset_is_refused_with_the_nearest(wrong, nearest):
-    with pytest.raises(UsageError, match=f"did you mean '{nearest}'"):
+    with pytest.raises(UsageError, match=f"did you mean `{nearest}`"):
         augmentation_preset(wrong)
+    with pytest.raises(UsageError, match=r"no augmentation preset 'zzz'; there are released, thesis, none, only-"):
+        augmentation_preset("zzz")
 
 
 @pytest.mark.parametrize(

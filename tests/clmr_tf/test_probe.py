@@ -35,6 +35,9 @@ def test_the_command_writes_the_result_and_says_what_it_left_out(model_folder, c
     assert recorded == {"split": "test", "metric": "macro average precision", **expected}
     with pytest.raises(UsageError, match="--labels is of no effect with --preset quick"):
         probe.main([*arguments, "--labels", "0.5"])
+    for seed in ("-1", "2147483648"):
+        with pytest.raises(UsageError, match=f"--seed must be between 0 and 2147483645; received {seed}"):
+            probe.main(["--seed", seed])
     with pytest.raises(UsageError, match="`--preset` must be one of"):
         probe.main([*arguments, "--preset", "slow"])
 

@@ -72,7 +72,7 @@ def test_a_transfer_is_stopped_goes_on_and_is_done_once(home):
     config = json.loads((folder / "config.json").read_text())
     assert (config["optimizer"], config["augmentation"], config["batch_size"]) == ("adam", "thesis", 4)
     result = json.loads((model / "evaluation-transfer-msd-1.json").read_text())
-    assert (record["corpus"]["name"], result["corpus"]["name"]) == ("msd", "magnatagatune")
+    assert (record["corpus"]["name"], result["corpus"]["name"]) == ("msd-lee2017", "magnatagatune-pons2017")
     assert (result["preset"], result["features"]["training_step"]) == ("thesis", num_steps + 1)
     for metric, published in (("roc_auc", 86.57), ("average_precision", 32.04)):
         measured = 100 * result["scores"]["test"][metric]["over_tags"]["mean"]
@@ -87,7 +87,7 @@ def test_a_transfer_is_stopped_goes_on_and_is_done_once(home):
     # Another row of the same encoder only scores it.
     output, modules = run(home, "msd-clmr", *changes)
     assert modules == ["clmr_tf.probe"] and "24.98" in output
-    assert json.loads((model / "evaluation-msd-clmr-1.json").read_text())["corpus"]["name"] == "msd"
+    assert json.loads((model / "evaluation-msd-clmr-1.json").read_text())["corpus"]["name"] == "msd-lee2017"
 
 
 def test_a_supervised_row_is_scored_by_the_best_checkpoint_of_its_own_classifier(home):

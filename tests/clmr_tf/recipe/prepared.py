@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from clmr_tf.recipe.chain import PUBLISHED_CORPORA
 from tests.synthetic import write_corpus
 
 TAGS = ("guitar", "no vocals", "techno")
@@ -18,9 +19,12 @@ def prepare_corpora(folder: Path) -> Path:
         num_samples=130_000,
         tag_names=TAGS,
     )
+    manifests = {"magnatagatune": first.folder / "manifest.json"}
     for name in ("magnatagatune-8000hz", "magnatagatune-16000hz", "msd", "fma", "gtzan", "billboard"):
         shutil.copytree(first.folder, folder / name)
-        path = folder / name / "manifest.json"
+        manifests[name] = folder / name / "manifest.json"
+    for name, path in manifests.items():
         rate_hz = int(name.split("-")[1].removesuffix("hz")) if name.endswith("hz") else 22_050
-        path.write_text(json.dumps({**json.loads(path.read_text()), "name": name, "sample_rate_hz": rate_hz}))
+        facts = {"name": PUBLISHED_CORPORA[name.split("-")[0]], "sample_rate_hz": rate_hz}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
     return folder

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.export import ExportConfig
 from clmr_tf.probe_config import ProbeConfig
-from clmr_tf.recipe.chain import Chain, Places, options_of
+from clmr_tf.recipe.chain import PUBLISHED_CORPORA, Chain, Places, options_of
 from clmr_tf.recipe.comparison import compare
 from clmr_tf.recipe.files import RECIPES, read_recipes
 from clmr_tf.recipes import main
 from clmr_tf.run_settings import resolve_places
+from pipelines import billboard, fma, gtzan, magnatagatune, msd
 from tests.clmr_tf.recipe.prepared import prepare_corpora
 
 RECIPES_BY_NAME = read_recipes(RECIPES)
@@ -91,8 +93,29 @@ def test_a_corpus_that_is_not_prepared_is_said_with_its_pipeline(corpora, places
     with pytest.raises(UsageError, match="The corpus magnatagatune is not prepared in"):
         chain_of("transfer-gtzan", places).require_corpora()
     (tmp_path / "magnatagatune").symlink_to(corpora / "magnatagatune-8000hz")
-    with pytest.raises(UsageError, match=r"has 8000 Hz, and transfer-gtzan needs 22050 Hz"):
+    with pytest.raises(UsageError, match=r"at 8000 Hz, and transfer-gtzan needs magnatagatune-pons2017 at 22050 Hz"):
         chain_of("transfer-gtzan", places).require_corpora()
+
+
+@pytest.mark.parametrize(("name", "other"), [("fma", "fma-small"), ("magnatagatune", "magnatagatune-clean")])
+def test_another_split_or_size_of_a_corpus_is_not_the_published_one(corpora, places, tmp_path, name, other):
+    for one in ("fma", "magnatagatune"):
+        shutil.copytree(corpora / one, tmp_path / one)
+    path = tmp_path / name / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": other}))
+    with pytest.raises(UsageError, match=f"is {other} at 22050 Hz, and transfer-fma needs {PUBLISHED_CORPORA[name]}"):
+        chain_of("transfer-fma", dataclasses.replace(places, corpora=tmp_path)).require_corpora()
+
+
+def test_the_published_corpora_are_those_that_the_pipelines_make():
+    made = {
+        "billboard": billboard.NAME,
+        "fma": f"fma-{fma.FmaOptions().size}",
+        "gtzan": gtzan.CORPUS_NAME,
+        "magnatagatune": magnatagatune.CORPUS_NAME,
+        "msd": msd.CORPUS_NAME,
+    }
+    assert made == PUBLISHED_CORPORA
 
 
 def test_options_are_read_back_as_they_were():
@@ -211,3 +234,8 @@ def test_measured_scores_stand_beside_the_published_ones(places):
         (second, "roc_auc", 90.0, (80.0, 95.0), None),
         (second, "average_precision", 33.0, None, None),
     ]
+
+
+def test_a_list_takes_no_name():
+    with pytest.raises(UsageError, match="`list` names all recipes and takes no name; `show mtt-clmr` shows one"):
+        main(["list", "mtt-clmr"])

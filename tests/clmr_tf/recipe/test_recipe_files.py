@@ -100,6 +100,9 @@ def test_a_model_of_another_recipe_has_to_be_trained_by_it(tmp_path):
     write(tmp_path, "three", train=None, epochs=None, model_of="four")
     with pytest.raises(UsageError, match="received 'four'"):
         read_with_base(tmp_path, "three")
+    write(tmp_path, "three", train=None, epochs=None, model_of="one", probes=[{**PROBE, "head": "own"}])
+    with pytest.raises(UsageError, match=r"three\.yaml: a probe by its own head needs .* in one; none is trained"):
+        read_with_base(tmp_path, "three")
 
 
 def test_recipes_are_sorted_by_the_numbers_in_their_names(tmp_path):
@@ -107,7 +110,7 @@ def test_recipes_are_sorted_by_the_numbers_in_their_names(tmp_path):
         write(tmp_path, name)
     recipes = read_recipes(tmp_path)
     assert list(recipes) == ["a-1", "rows", "rows-0.5", "rows-2", "rows-10"]
-    with pytest.raises(UsageError, match=r"'row-2'; did you mean 'rows-2'\?"):
+    with pytest.raises(UsageError, match=r"'row-2'; did you mean `rows-2`\?"):
         read_with_base(tmp_path, "row-2")
 
 
