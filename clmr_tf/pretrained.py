@@ -23,7 +23,8 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
 
     Args:
         folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
-        check: Also run the golden numbers of a model folder.
+        check: Also run the golden numbers of a model folder through its SavedModel; through the weights they are run in
+            any case.
 
     Raises:
         UsageError: If the folder holds neither.
@@ -34,6 +35,7 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
         if check:
             model_folder.check_golden(folder)
         model, tagger = model_folder.read_encoder(folder), _tagger_of_model(folder)
+        model_folder.check_golden_of(folder, model)
     elif (folder / CONFIG_FILE).is_file():
         model, tagger = _encoder_of_run(folder)
     else:

@@ -110,8 +110,19 @@ def test_tampered_weights_fail_the_check(folder):
     make_encoder(seed=9).save_weights(folder / "encoder.weights.h5")
     with pytest.raises(ClmrError, match=r"encoder\.weights\.h5 gives embeddings that differ"):
         check_golden(folder)
-    with pytest.raises(ClmrError):
-        load_encoder(folder, check=True)
+    with pytest.raises(ClmrError, match=r"encoder\.weights\.h5 gives embeddings that differ"):
+        load_encoder(folder)
+
+
+def test_golden_numbers_that_cannot_be_read_are_one_sentence(folder):
+    content = (folder / "golden.npz").read_bytes()
+    for damaged in (content[: len(content) // 2], b"words"):
+        (folder / "golden.npz").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"golden\.npz cannot be read .*; export the model again"):
+            load_encoder(folder)
+    (folder / "golden.npz").unlink()
+    with pytest.raises(UsageError, match=r"golden\.npz cannot be read"):
+        load_encoder(folder)
 
 
 def test_an_older_export_is_replaced_but_other_folders_are_left_alone(folder, tmp_path):
