@@ -31,6 +31,11 @@ class ServedModel:
 
     def __init__(self, encoder: SampleCNN, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
         self._encoder = encoder
+        # A function of its own, or every signature would trace the network again.
+        self._encode = tf.function(
+            lambda audio: encoder(audio, training=False),
+            input_signature=[tf.TensorSpec([None, encoder.clip_num_samples], tf.float32)],
+        )
         self._head = head and [tf.constant(array, tf.float32) for array in (head.mean, head.deviation, *head.weights)]
         self._tag_names = tf.constant(list(tag_names), tf.string)
         self._single_label = single_label
@@ -49,7 +54,7 @@ class ServedModel:
 
     def _of_clips(self, audio: tf.Tensor) -> Outputs:
         """float32 [n, clip] -> embedding float32 [n, 512], and tags float32 [n, tags]."""
-        embedding = self._encoder(audio, training=False)
+        embedding = self._encode(audio)
         return {"embedding": embedding, **self._tags_of(embedding)}
 
     def _of_waveform(self, audio: tf.Tensor) -> Outputs:
@@ -101,7 +106,7 @@ class ServedModel:
             # Those beyond the end are the last one again, which is cut off below.
             indices = tf.minimum(first + tf.range(_WINDOWS_PER_PART), num_windows - 1)
             spec = tf.TensorSpec([clip], tf.float32)
-            return self._encoder(tf.map_fn(window, indices, fn_output_signature=spec), training=False)
+            return self._encode(tf.map_fn(window, indices, fn_output_signature=spec))
 
         starts = tf.range(0, num_windows, _WINDOWS_PER_PART)
         spec = tf.TensorSpec([_WINDOWS_PER_PART, EMBEDDING_DIM], tf.float32)
