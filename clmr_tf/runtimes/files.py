@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import GOLDEN_FILE, read_encoder, read_manifest, relative_error, write_manifest
+from clmr_tf.model_folder import GOLDEN_FILE, read_encoder, read_manifest, write_manifest
+from clmr_tf.runtimes.comparison import compare, read_golden
+from clmr_tf.runtimes.folded_head import read_folded_head
 from clmr_tf.runtimes.formats import FORMATS, RuntimeFormat
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,15 @@ def require_converters(kinds: Sequence[str]) -> None:
             )
 
 
+def kinds_in(folder: Path) -> tuple[str, ...]:
+    """The words of `FORMATS` whose files a model folder holds."""
+    return tuple(kind for kind, wanted in FORMATS.items() if (folder / wanted.file).is_file())
+
+
 def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
     """Converts the encoder of a model folder, runs the golden clips through every file, and keeps those that agree.
+
+    With the encoder goes the head, if the model has one.
 
     What is kept is described in the manifest under "runtimes". A file whose runtime is not installed is kept as well,
     with a warning, and described as not checked.
@@ -50,7 +59,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
         ClmrError: If a conversion failed or a file did not agree, after all others have been dealt with.
     """
     failures = []
-    num_weights = read_encoder(folder).count_params()
+    num_weights, head = read_encoder(folder).count_params(), read_folded_head(folder)
     with tempfile.TemporaryDirectory(prefix=".runtimes.", dir=folder) as draft:
         reasons = _convert(folder, Path(draft), kinds)
         for kind in kinds:
@@ -58,7 +67,10 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             try:
                 if kind in reasons:
                     raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
-                facts = _checked(Path(draft) / wanted.file, wanted, folder / GOLDEN_FILE, num_weights)
+                least = num_weights * wanted.bytes_per_weight
+                if head:
+                    least += head.num_weights * wanted.bytes_per_head_weight
+                facts = _checked(Path(draft) / wanted.file, wanted, folder, least)
             except ClmrError as error:
                 failures.append(str(error))
                 continue
@@ -92,47 +104,29 @@ def _convert(folder: Path, draft: Path, kinds: Sequence[str]) -> dict[str, str]:
     return reasons
 
 
-def _checked(file: Path, wanted: RuntimeFormat, golden_file: Path, num_weights: int) -> dict[str, Any]:
-    """What is known of a file, for the manifest; ClmrError if it is not right."""
-    num_bytes, least = file.stat().st_size, num_weights * wanted.bytes_per_weight
+def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dict[str, Any]:
+    """What is known of a file whose weights take `least` bytes, for the manifest; ClmrError if it is not right."""
+    num_bytes = file.stat().st_size
     # Some failed conversions leave the weights out.
     if not 0.9 * least <= num_bytes <= _LARGEST_SURPLUS * least + _LARGEST_SURPLUS_BYTES:
-        raise ClmrError(
-            f"{wanted.file} has {num_bytes} bytes, and {num_weights} weights take about {least}; it was not kept."
-        )
+        raise ClmrError(f"{wanted.file} has {num_bytes} bytes, and its weights take about {least}; it was not kept.")
+    golden = read_golden(folder)
     facts: dict[str, Any] = {
         "title": wanted.title,
         "num_bytes": num_bytes,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "outputs": list(golden.outputs),
         "checked_with": None,
     }
     version = version_of(wanted.runtime)
     if version is None:
         return facts
     outputs = file.with_suffix(".npz")
-    reason = _run_apart("execution", file, golden_file, outputs)
+    reason = _run_apart("execution", file, folder / GOLDEN_FILE, outputs)
     if reason:
         raise ClmrError(f"{wanted.file} cannot be run by {wanted.runtime} ({reason}); it was not kept.")
-    return {**facts, "checked_with": f"{wanted.runtime} {version}", **_compared(wanted, outputs, golden_file)}
-
-
-def _compared(wanted: RuntimeFormat, outputs: Path, golden_file: Path) -> dict[str, float]:
-    with np.load(golden_file) as golden, np.load(outputs) as received:
-        expected = np.concatenate([golden["embedding"], golden["embedding"][:1]])
-        embedding = received["embedding"]
-    if embedding.shape != expected.shape:
-        raise ClmrError(f"{wanted.file} gives embeddings of shape {embedding.shape}, not {expected.shape}; not kept.")
-    error = relative_error(embedding, expected)
-    norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
-    cosine = float(np.min(np.sum(embedding * expected, axis=1) / norms)) if norms.all() else 0.0
-    # Written so that NaN fails.
-    is_near = wanted.largest_error is None or error <= wanted.largest_error
-    if not (is_near and cosine >= wanted.least_cosine):
-        raise ClmrError(
-            f"{wanted.file} gives embeddings of the golden clips that differ by {error:.1e} of their largest value, "
-            f"with a cosine of {cosine:.5f}; it was not kept."
-        )
-    return {"largest_error": error, "least_cosine": cosine}
+    with np.load(outputs) as received:
+        return {**facts, "checked_with": f"{wanted.runtime} {version}", **compare(wanted, dict(received), golden)}
 
 
 def _run_apart(module: str, *arguments: object) -> str | None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from clmr_tf.models.batch_normalization import BatchNormalization1D
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.runtimes.folded_head import FoldedHead
 
 # Two frames of silence around a clip, which PyTorch adds whatever the size of the kernel.
 _ONE_FRAME_AROUND = [[0, 0], [0, 0], [1, 1], [0, 0]]
@@ -58,8 +59,15 @@ class FoldedNetwork:
         """How many numbers a file of this network has to hold."""
         return sum(layer.kernel.size + layer.offset.size for layer in self.layers)
 
-    def function(self) -> tf.types.experimental.PolymorphicFunction:
-        """A function of `audio` float32 [n, clip_num_samples] that gives {"embedding": float32 [n, 512]}."""
+    def function(
+        self, head: FoldedHead | None = None, *, head_as_sums: bool = False
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """A function of `audio` float32 [n, clip_num_samples] that gives {"embedding": float32 [n, 512]}.
+
+        Args:
+            head: With one, it also gives "tags", float32 [n, tags].
+            head_as_sums: As `as_sums` of the head.
+        """
         signature = [tf.TensorSpec([None, self._clip_num_samples], tf.float32, name="audio")]
 
         def network(audio: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -69,7 +77,8 @@ class FoldedNetwork:
                 frames = tf.nn.relu(tf.nn.conv2d(frames, layer.kernel, strides, layer.padding) + layer.offset)
                 if layer.pool_size > 1:
                     frames = tf.nn.max_pool2d(frames, [1, layer.pool_size], [1, layer.pool_size], "VALID")
-            return {"embedding": tf.reshape(frames, [-1, EMBEDDING_DIM])}
+            embedding = tf.reshape(frames, [-1, EMBEDDING_DIM])
+            return {"embedding": embedding} | ({"tags": head(embedding, as_sums=head_as_sums)} if head else {})
 
         return tf.function(network, input_signature=signature)
 

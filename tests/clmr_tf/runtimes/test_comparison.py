@@ -1,0 +1,73 @@
+"""Outputs that are not the golden ones are refused, with how far they are off."""
+
+import numpy as np
+import pytest
+
+from clmr_tf.errors import ClmrError
+from clmr_tf.runtimes.comparison import Golden, compare
+from clmr_tf.runtimes.formats import FORMATS
+
+EMBEDDING = np.random.default_rng(0).uniform(0, 2, (3, 512)).astype(np.float32)
+
+
+def tags_of(embedding: np.ndarray) -> np.ndarray:
+    """A head that sees two features."""
+    return embedding[:, :2].astype(np.float64) / 2
+
+
+GOLDEN = Golden(EMBEDDING, tags_of)
+OUTPUTS = {"embedding": EMBEDDING, "tags": tags_of(EMBEDDING)}
+
+
+def with_tag(value: float) -> dict[str, np.ndarray]:
+    """The golden outputs with another probability in one place."""
+    tags = OUTPUTS["tags"].copy()
+    tags[1, 1] = value
+    return {**OUTPUTS, "tags": tags}
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("fp32", 1e-3), ("fp16", 5e-3), ("int8", 1e-3), ("onnx", 1e-3)])
+def test_tags_are_kept_as_long_as_they_are_near(kind, allowed):
+    probability = OUTPUTS["tags"][1, 1]
+    facts = compare(FORMATS[kind], with_tag(probability + 0.9 * allowed), GOLDEN)
+    assert facts["largest_head_error"] == facts["largest_tag_error"] == pytest.approx(0.9 * allowed)
+    assert facts["largest_error"] == 0 and facts["least_cosine"] == pytest.approx(1)
+    with pytest.raises(ClmrError, match=rf"{FORMATS[kind].file} gives probabilities of tags .* not kept"):
+        compare(FORMATS[kind], with_tag(probability - 1.1 * allowed), GOLDEN)
+
+
+def test_the_head_is_judged_by_the_embedding_that_it_had():
+    embedding = EMBEDDING.copy()
+    embedding[0, 0] += 0.3
+    facts = compare(FORMATS["int8"], {"embedding": embedding, "tags": tags_of(embedding)}, GOLDEN)
+    assert facts["largest_head_error"] == 0 and facts["largest_tag_error"] == pytest.approx(0.15)
+    with pytest.raises(ClmrError, match=r"probabilities of tags .* differ by 1\.5e-01 \(allowed 1e-03\)"):
+        compare(FORMATS["int8"], {**OUTPUTS, "embedding": embedding}, GOLDEN)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_not_a_number_is_refused(kind):
+    with pytest.raises(ClmrError, match="probabilities of tags for the golden clips that differ by nan"):
+        compare(FORMATS[kind], with_tag(np.nan), GOLDEN)
+    with pytest.raises(ClmrError, match="embeddings of the golden clips that differ by nan"):
+        compare(FORMATS[kind], {**OUTPUTS, "embedding": np.full_like(EMBEDDING, np.nan)}, GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("received", "golden"),
+    [
+        ({"embedding": EMBEDDING}, GOLDEN),
+        (OUTPUTS, Golden(EMBEDDING, None)),
+        ({**OUTPUTS, "tags": OUTPUTS["tags"][:, :1]}, GOLDEN),
+        ({**OUTPUTS, "embedding": EMBEDDING[:2]}, GOLDEN),
+    ],
+    ids=["no-tags", "tags-of-nothing", "fewer-tags", "fewer-rows"],
+)
+def test_other_outputs_are_refused(received, golden):
+    with pytest.raises(ClmrError, match=r"model\.tflite gives outputs of shapes .*, not "):
+        compare(FORMATS["fp32"], received, golden)
+
+
+def test_a_model_without_a_head_has_no_error_of_tags():
+    facts = compare(FORMATS["fp32"], {"embedding": EMBEDDING}, Golden(EMBEDDING, None))
+    assert set(facts) == {"largest_error", "least_cosine"}
