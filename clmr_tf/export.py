@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clmr_tf.command_line import parse_command, to_plain
-from clmr_tf.console import results, run_command
+from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
 
 
@@ -26,7 +26,8 @@ class ExportConfig:
     """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
     head: Path | None = None
     """Result of a probe of this model, evaluation-....json, whose head becomes part of the export and gives tags. A
-    model that was trained with labels has a head already."""
+    model that was trained with labels has a head already. The files that a model folder has for other runtimes are
+    made anew, since they give the tags as well."""
     tflite: str | None = None
     """Also write these files for LiteRT: any of fp32, fp16 and int8, with commas between them."""
     onnx: bool = False
@@ -57,18 +58,25 @@ def export(config: ExportConfig) -> Path:
         ClmrError: If a file for another runtime could not be made; the rest of the model folder is there then.
     """
     from clmr_tf.model_folder import MANIFEST_FILE
-    from clmr_tf.runtimes.files import add_runtime_files, require_converters
+    from clmr_tf.runtimes.files import add_runtime_files, kinds_in, require_converters
+    from clmr_tf.runtimes.formats import FORMATS
 
-    require_converters(config.runtimes)
     source = config.model.expanduser()
     is_exported = (source / MANIFEST_FILE).is_file()
     if is_exported and (config.out or not (config.runtimes or config.head)):
         raise UsageError(
             f"{source} is exported already; give --head, --tflite or --onnx to add to it and no --out, or the run."
         )
+    # Those that are there give no tags, or the tags of another head.
+    outdated = kinds_in(source) if is_exported and config.head else ()
+    kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
+    require_converters(kinds)
     folder = _add_head(source.absolute(), config) if is_exported else _export_run(source, config)
-    if config.runtimes:
-        add_runtime_files(folder, config.runtimes)
+    if outdated:
+        files = " and ".join(FORMATS[kind].file for kind in outdated)
+        notes.print(f"Making {files} anew, with the tags of the new head.", markup=False)
+    if kinds:
+        add_runtime_files(folder, kinds)
     return folder
 
 

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 import clmr_tf.runtimes.files as module
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_folder import read_manifest, record_score
+from clmr_tf.model_folder import read_manifest, record_score, write_manifest
 from clmr_tf.runtimes.execution import load
 from clmr_tf.runtimes.files import add_runtime_files, require_converters
 from clmr_tf.runtimes.formats import FORMATS
-from tests.clmr_tf.probed import tiny_model, write_tiny_model
+from tests.clmr_tf.probed import CLIP
+from tests.clmr_tf.runtimes import tagged
+from tests.clmr_tf.runtimes.tagged import embedding_of_music, music, write_probe
 from tests.synthetic import melody
 
-CLIP = 59049
 needs_litert = pytest.mark.skipif(module.version_of("ai-edge-litert") is None, reason="needs ai-edge-litert")
 needs_onnx = pytest.mark.skipif(
     None in (module.version_of("onnxruntime"), module.version_of("tf2onnx")), reason="needs onnxruntime and tf2onnx"
@@ -30,49 +32,57 @@ needs_onnx = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """A model folder without any such file."""
-    return write_tiny_model(tiny_model(), tmp_path_factory.mktemp("plain") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def exported(plain, tmp_path_factory):
-    """The same with every file that can be written here."""
-    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("exported") / "tiny"))
+def exported(tmp_path_factory):
+    """A model folder that had a file for another runtime, with a head since then and every file that can be written."""
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    tagged.write_headless(folder)
+    (folder / "model.tflite").write_bytes(b"of the model without a head")
+    kinds = "fp16,int8"
     has_onnx = module.version_of("tf2onnx") is not None
-    export(ExportConfig(model=folder, tflite="fp32,fp16,int8", onnx=has_onnx))
+    export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite=kinds, onnx=has_onnx))
     return folder
 
 
 @pytest.fixture
-def folder(plain, tmp_path):
-    """A copy of the plain folder, to change."""
-    return Path(shutil.copytree(plain, tmp_path / "model"))
+def folder(exported, tmp_path):
+    """A copy of it without any such file, to change."""
+    copy = Path(shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("model*")))
+    manifest = read_manifest(copy)
+    del manifest["runtimes"]
+    write_manifest(copy, manifest)
+    return copy
 
 
-def music(num_clips: int) -> np.ndarray:
-    return np.stack([melody(seed, CLIP) for seed in range(num_clips)])
+def tags_of(folder: Path, embedding: np.ndarray) -> np.ndarray:
+    return tagged.tags_by_definition(folder / "head.npz", True, embedding)
 
 
 @pytest.mark.parametrize(
-    ("kind", "largest_error", "least_cosine"),
+    ("kind", "largest_error", "least_cosine", "largest_tag_error"),
     [
-        pytest.param("fp32", 1e-4, 0.99999, marks=needs_litert),
-        pytest.param("fp16", 1e-3, 0.99999, marks=needs_litert),
-        pytest.param("int8", 0.1, 0.995, marks=needs_litert),
-        pytest.param("onnx", 1e-4, 0.99999, marks=needs_onnx),
+        pytest.param("fp32", 1e-4, 0.99999, 1e-5, marks=needs_litert),
+        pytest.param("fp16", 1e-3, 0.99999, 5e-3, marks=needs_litert),
+        pytest.param("int8", 0.1, 0.995, 0.05, marks=needs_litert),
+        pytest.param("onnx", 1e-4, 0.99999, 1e-5, marks=needs_onnx),
     ],
 )
-def test_a_file_gives_what_the_encoder_gives_for_music_in_any_batch(exported, kind, largest_error, least_cosine):
+def test_a_file_gives_what_encoder_and_head_give_for_music_in_any_batch(
+    exported, kind, largest_error, least_cosine, largest_tag_error
+):
     run = load(exported / FORMATS[kind].file, num_threads=1)
-    audio = music(3)
-    expected = tiny_model()(audio).numpy()
+    audio, expected = music(), embedding_of_music()
+    expected_tags = tags_of(exported, expected)
+    assert expected_tags.std() > 0.1
     for rows in (slice(0, 3), slice(1, 2), slice(0, 2)):
         outputs = run(audio[rows])
-        assert list(outputs) == ["embedding"] and outputs["embedding"].shape == expected[rows].shape
+        assert set(outputs) == {"embedding", "tags"} and outputs["embedding"].shape == expected[rows].shape
         assert np.abs(outputs["embedding"] - expected[rows]).max() <= largest_error * expected.max()
         lengths = np.linalg.norm(outputs["embedding"], axis=1) * np.linalg.norm(expected[rows], axis=1)
         assert np.min(np.sum(outputs["embedding"] * expected[rows], axis=1) / lengths) >= least_cosine
+        np.testing.assert_allclose(outputs["tags"], expected_tags[rows], rtol=0, atol=largest_tag_error)
+        # The head itself loses nothing but where its weights are shorter.
+        own_error = 2e-3 if kind == "fp16" else 1e-5
+        np.testing.assert_allclose(outputs["tags"], tags_of(exported, outputs["embedding"]), atol=own_error)
 
 
 def test_the_manifest_describes_every_file_and_the_weights_are_in_it(exported):
@@ -85,27 +95,41 @@ def test_the_manifest_describes_every_file_and_the_weights_are_in_it(exported):
             continue
         content, facts = (exported / wanted.file).read_bytes(), described[wanted.file]
         assert facts["num_bytes"] == len(content) and facts["sha256"] == hashlib.sha256(content).hexdigest()
-        assert 1 <= len(content) / (wanted.bytes_per_weight * 816_784) < 1.1
+        num_bytes = wanted.bytes_per_weight * 816_784 + wanted.bytes_per_head_weight * tagged.NUM_HEAD_WEIGHTS
+        assert 1 <= len(content) / num_bytes < 1.1
+        assert facts["outputs"] == ["embedding", "tags"]
+        assert 0 <= facts["largest_tag_error"] <= {"fp16": 5e-3, "int8": 0.05}.get(kind, 1e-5)
+        assert 0 <= facts["largest_head_error"] <= (2e-3 if kind == "fp16" else 1e-5)
         version = module.version_of(wanted.runtime)
         assert facts["checked_with"] == (version and f"{wanted.runtime} {version}")
     assert not list(exported.glob(".*")), "the export has left a draft"
 
 
-def test_the_code_of_the_model_card_runs(exported, monkeypatch):
+def test_the_code_of_the_model_card_runs_and_gives_the_tags(exported, monkeypatch):
     card = (exported / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     present = [name for name in ("ai_edge_litert", "onnxruntime") if f"{name}" in card]
     assert len(blocks) == 2 + len(present)
     monkeypatch.chdir(exported)
     soundfile.write("song.mp3", melody(3, 3 * CLIP), 22050)
+    with_tags = 0
     try:
         for block in blocks:
             names: dict = {}
             exec(compile(block, "README.md", "exec"), names)
             embedding = names["embedding"]
             assert getattr(embedding, "vectors", embedding).shape[1:] == (512,)
+            if "serve" in names:
+                tags = names["serve"](audio=tf.constant(music()))["tags"].numpy()
+                np.testing.assert_allclose(tags, tags_of(exported, embedding_of_music()), atol=1e-5)
+            if "tags" in names:
+                of_clips = tags_of(exported, np.load("golden.npz")["embedding"])
+                np.testing.assert_allclose(names["tags"], of_clips, atol=0.05)
+                assert names["likeliest"] == [tagged.TAGS[column] for column in of_clips.argmax(axis=1)]
+                with_tags += 1
     finally:
         Path("song.mp3").unlink()
+    assert with_tags == len(present)
 
 
 def test_a_score_comes_into_the_card_beside_what_was_there(exported, tmp_path):
@@ -186,6 +210,23 @@ def test_a_file_whose_runtime_is_absent_is_kept_and_said_not_to_be_checked(
     assert "`model.tflite` has not been run" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, monkeypatch, capsys):
+    for name in ("model-int8.tflite", "model.onnx"):
+        (folder / name).write_bytes(b"with the tags of the old head")
+    config, made = ExportConfig(model=folder, head=write_probe(tmp_path), tflite="fp16"), []
+    monkeypatch.setattr("clmr_tf.export._add_head", lambda folder, config: folder)
+    monkeypatch.setattr(module, "add_runtime_files", lambda folder, kinds: made.extend(kinds))
+    monkeypatch.setattr(module, "version_of", lambda package: "1.0")
+    export(config)
+    assert made == ["fp16", "int8", "onnx"]
+    expected = "Making model-int8.tflite and model.onnx anew, with the tags of the new head."
+    assert expected in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(module, "version_of", lambda package: None)
+    with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx"):
+        export(config)
+    assert made == ["fp16", "int8", "onnx"]
+
+
 def test_what_cannot_be_written_is_refused_before_anything_is(folder, monkeypatch):
     monkeypatch.setattr(module, "version_of", lambda package: None)
     with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx, which are not installed"):
@@ -204,4 +245,4 @@ def test_the_check_runs_without_tensorflow(exported, tmp_path):
     assert "ai_edge_litert.interpreter" in done.stdout.split() and "tensorflow" not in done.stdout.split()
     with np.load(tmp_path / "out.npz") as outputs:
         # Two clips together, and the first one alone.
-        assert {name: rows.shape for name, rows in outputs.items()} == {"embedding": (3, 512)}
+        assert {name: rows.shape for name, rows in outputs.items()} == {"embedding": (3, 512), "tags": (3, 3)}
