@@ -5,9 +5,9 @@
     python -m benchmarks.real_music --corpus corpora/debian-games-medium
 
 Trains CLMR, the supervised baseline with all, a tenth and a hundredth of the labels, and a short run with each
-augmentation alone; scores them and the baselines by the released protocol, by the thesis' and by the grid of heads. Few
-labels are drawn three times. Every part is a command of its own, which is printed; what is done is not done again, and a training
-that was interrupted goes on. It takes hours on two cores.
+augmentation alone; scores them and the baselines by the released protocol, by the thesis' and by the grid of heads.
+Few labels are drawn three times. Every part is a command of its own, which is printed; what is done is not done again,
+and a training that was interrupted goes on. It takes hours on two cores.
 """
 
 import argparse

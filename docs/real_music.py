@@ -33,8 +33,8 @@ training.
 _PSEUDO_TAGS = """\
 ### Pseudo-tags, macro PR-AUC, by share of the labelled songs
 Nobody tagged this music: the labels are what MTT_musicnn says, so its own features are a ceiling and no competitor.
-Which songs a tenth and a hundredth are was drawn three times: mean ± standard deviation over the draws, and the means of
-the ends of their intervals. The grid was searched for the first draw only.
+Which songs a tenth and a hundredth are was drawn three times: mean ± standard deviation over the draws, and the means
+of the ends of their intervals. The grid was searched for the first draw only.
 """
 
 
