@@ -27,6 +27,7 @@ train: $(VENV)/run-requirements
 	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo
 	@echo
 	@echo "Next:"
+	@echo "  $(RUN) -m clmr_tf.tag $(DEMO_SONG)   # by the model that comes with the code"
 	@echo "  $(VENV)/bin/tensorboard --logdir $(DEMO_RUN)"
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
 	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
