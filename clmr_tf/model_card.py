@@ -60,7 +60,8 @@ def _is_contrastive(manifest: dict[str, Any]) -> bool:
 def _introduction(manifest: dict[str, Any]) -> str:
     clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
     architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
-    width = architecture["arguments"].get("width", 1.0)
+    width, num_tags = architecture["arguments"].get("width", 1.0), len(manifest["tag_names"])
+    tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
     lines = [
         f"# {manifest['name']}",
         f"Turns {clip / rate:.2f} s of music into {dimensions} numbers from which a linear classifier can tell what it "
@@ -72,7 +73,7 @@ def _introduction(manifest: dict[str, Any]) -> str:
         "| | |",
         "|---|---|",
         f"| input | `audio` float32 [n, {clip}], mono, {rate:,} Hz, in [-1, 1] |",
-        f"| output | `embedding` float32 [n, {dimensions}] |",
+        f"| output | `embedding` float32 [n, {dimensions}]{tags} |",
         *([f"| tags | {', '.join(manifest['tag_names'])} |"] if manifest["tag_names"] else []),
         f"| licence of the weights | {manifest['licence']} |",
     ]
