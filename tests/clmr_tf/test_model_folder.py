@@ -163,36 +163,6 @@ def test_a_score_goes_into_the_manifest(folder):
     load_encoder(folder, check=True)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        "{",
-        '{"format_version": 99}',
-        "[]",
-        '{"format_version": 1}',
-        '{"format_version": 1, "architecture": "SampleCNN", "training": {"step": 1}, "scores": {}}',
-        '{"format_version": 1, "architecture": {"arguments": []}, "training": {"step": 1}, "scores": {}}',
-        '{"format_version": 1, "architecture": {"arguments": {}}, "training": {}, "scores": {}}',
-        '{"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 1}}',
-    ],
-)
-def test_what_is_no_model_folder_is_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(UsageError):
-        load_encoder(tmp_path)
-    with pytest.raises(UsageError):
-        read_manifest(tmp_path)
-
-
-def test_a_prepared_corpus_is_not_read_as_a_model(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
-    for read in (load_encoder, read_manifest):
-        with pytest.raises(UsageError, match=r"is not a model folder.*`architecture`"):
-            read(corpus.folder)
-
-
 @pytest.mark.parametrize("arguments", [{"widht": 1.0}, {"width": -1.0}, {"width": "wide"}])
 def test_an_architecture_that_cannot_be_built_is_refused(exported, tmp_path, arguments):
     manifest = read_manifest(exported[0])
