@@ -146,6 +146,7 @@ def _workers(
     for runtime in (PACKAGE, SAVED_MODEL, *FORMATS):
         if runtime not in absent:
             of_model = ("--runtime", runtime, "--model", folder / "model", "--music", folder / "music")
+            of_model += ("--batch-size", options.batch_size)
             yield runtime, started(sys.executable, "benchmarks.runtime_embedding", *of_model)
     python = options.pytorch_python
     if options.pytorch:

@@ -28,21 +28,26 @@ def windows_command(run: Callable[[np.ndarray], object]) -> Callable[[int, int],
     return windows
 
 
-def package_commands(model: Path, music: Path, num_threads: int) -> dict[str, Callable[..., dict[str, Any]]]:
-    """What `clmr_tf.load_encoder` does with the files in a folder."""
+def package_commands(
+    model: Path, music: Path, num_threads: int, batch_size: int
+) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What `python -m clmr_tf.embed` does with the files in a folder."""
     import tensorflow as tf
 
     import clmr_tf
     from clmr_tf.audio_files import load_audio
+    from clmr_tf.embedding_files import embed_files
 
     tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     encoder, files = clmr_tf.load_encoder(model), sorted(music.iterdir())
-    encoder.embed(files[0])
+    table = music.with_suffix(".npz")
+    embed_files(encoder, files[:1], table)
 
     def embed() -> dict[str, Any]:
         begin, cpu_begin = time.perf_counter(), time.process_time()
-        num_windows = sum(len(encoder.embed(file).vectors) for file in files)
+        embedded, _ = embed_files(encoder, files, table, batch_size=batch_size)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+        num_windows = sum(len(one.vectors) for one in embedded)
         return {"seconds": seconds, "cpu_seconds": cpu_seconds, "num_windows": num_windows}
 
     def decode() -> dict[str, Any]:
@@ -51,7 +56,11 @@ def package_commands(model: Path, music: Path, num_threads: int) -> dict[str, Ca
             load_audio(file, encoder.sample_rate_hz)
         return {"seconds": time.perf_counter() - begin}
 
-    return {"embed": embed, "decode": decode, "windows": windows_command(encoder.encode_clips)}
+    return {
+        "embed": embed,
+        "decode": decode,
+        "windows": windows_command(lambda audio: encoder.encode_clips(audio, batch_size)),
+    }
 
 
 def runner(runtime: str, model: Path, num_threads: int) -> Callable[[np.ndarray], object]:
@@ -74,10 +83,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--music", type=Path, required=True)
     parser.add_argument("--num-threads", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
     options = parser.parse_args()
     answers_apart()
     if options.runtime == PACKAGE:
-        commands = package_commands(options.model, options.music, options.num_threads)
+        commands = package_commands(options.model, options.music, options.num_threads, options.batch_size)
     else:
         commands = {"windows": windows_command(runner(options.runtime, options.model, options.num_threads))}
     package = FORMATS[options.runtime].runtime if options.runtime in FORMATS else "tensorflow"

@@ -1,6 +1,7 @@
 """The one console of all commands: results on standard output, progress and notes on standard error."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -18,8 +19,9 @@ from clmr_tf.errors import ClmrError
 # Its C++ side reports harmless things as errors at start; what fails arrives as an exception all the same.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-results = Console(highlight=False, soft_wrap=True)
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+# A file called ":guitar: solo.wav" is no picture of a guitar.
+results = Console(highlight=False, soft_wrap=True, emoji=False)
+notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -96,6 +98,19 @@ def _reason(error: BaseException) -> str:
     # Such as "in user code:" of AutoGraph, with the traceback behind it, and "Graph execution error:".
     is_place = lines[0].endswith(":") or lines[0].startswith("Exception encountered when calling")
     return lines[-1].removeprefix(f"{type(error).__name__}: ") if is_place else lines[0]
+
+
+def printable(name: str) -> str:
+    """A file name as text that every terminal and every encoder takes.
+
+    Bytes that are not UTF-8 become `\\xff`, and a mark at the end keeps two such names apart.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raw = os.fsencode(name)
+        return f"{raw.decode('utf-8', 'backslashreplace')}#{hashlib.sha256(raw).hexdigest()[:8]}"
+    return name
 
 
 class _NotesHandler(logging.Handler):

@@ -12,8 +12,11 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clmr_tf.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.errors import UsageError
+
+# A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
+_LARGEST_BATCH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +36,8 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that cannot be."""
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size must be at least 1; received {self.batch_size}.")
+        if not 1 <= self.batch_size <= _LARGEST_BATCH_SIZE:
+            raise UsageError(f"--batch-size must be 1 to {_LARGEST_BATCH_SIZE}; received {self.batch_size}.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,13 +52,15 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.embedding_files import embed_files, find_files
-    from clmr_tf.embedding_table import require_writable
+    from clmr_tf.audio_listing import find_audio
+    from clmr_tf.embedding_files import embed_files
+    from clmr_tf.embedding_stream import usable
+    from clmr_tf.embedding_table import require_table_name
     from clmr_tf.pretrained import load_encoder
 
     out = config.out.expanduser()
-    require_writable(out)
-    files = find_files(config.paths)
+    require_table_name(out)
+    files, unlisted = find_audio(config.paths)
     encoder = load_encoder(config.model)
     columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
@@ -64,15 +69,14 @@ def main(arguments: Sequence[str]) -> None:
             encoder,
             files,
             out,
+            unlisted=unlisted,
             hop_seconds=config.hop_seconds,
             batch_size=config.batch_size,
             on_file=lambda done, of: bar.update(task, completed=done, total=of),
         )
-    for one in skipped:
-        notes.print(f"warning: {one.path} is skipped: {one.reason}.", style="yellow", markup=False)
-    if not embedded:
-        raise ClmrError(f"None of the {len(files)} files could be used as audio; {out} holds no embeddings.")
-    results.print(f"Embedded {len(embedded)} of {len(files)} files to {out}.", markup=False)
+    num_embedded = sum(1 for _ in usable([*skipped, *embedded]))
+    num_named = len(files) + len(unlisted)
+    results.print(f"Embedded {num_embedded} of {num_named} files to {printable(str(out))}.", markup=False)
 
 
 if __name__ == "__main__":

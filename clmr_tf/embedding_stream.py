@@ -1,13 +1,19 @@
 """Files to embeddings, one file after the other, in memory that their length does not make grow by much."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from clmr_tf.audio_listing import SkippedFile
+from clmr_tf.console import printable
 from clmr_tf.encoder import Encoder
+from clmr_tf.errors import ClmrError
 from clmr_tf.window_stream import FileEnd, Window, stream_windows
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +33,6 @@ class FileEmbedding:
     times_seconds: np.ndarray
     duration_seconds: float
     is_padded: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class SkippedFile:
-    """A file that cannot be used.
-
-    Attributes:
-        path: The file.
-        reason: Why, half a sentence.
-    """
-
-    path: Path
-    reason: str
 
 
 def stream_embeddings(
@@ -64,7 +57,7 @@ def stream_embeddings(
 
     def encode() -> Iterator[FileEmbedding | SkippedFile]:
         if waiting:
-            encoded = encoder.encode_clips(np.stack([window.audio for window in waiting]))
+            encoded = encoder.encode_clips(np.stack([window.audio for window in waiting]), batch_size)
             for window, vector in zip(waiting, encoded, strict=True):
                 vectors.setdefault(window.file, []).append(vector)
                 starts.setdefault(window.file, []).append(window.first_sample)
@@ -72,7 +65,7 @@ def stream_embeddings(
         for end in ends:
             own, begins = vectors.pop(end.file, []), starts.pop(end.file, [])
             if end.error:
-                yield SkippedFile(files[end.file], end.error.detail)
+                yield SkippedFile(str(files[end.file]), end.error.reason, end.error.detail)
                 continue
             yield FileEmbedding(
                 files[end.file],
@@ -91,3 +84,21 @@ def stream_embeddings(
         if len(waiting) == batch_size:
             yield from encode()
     yield from encode()
+
+
+def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEmbedding]:
+    """Those of files that could be used; the others are warned of.
+
+    Raises:
+        ClmrError: At the end, if there was none.
+    """
+    num_used = num_skipped = 0
+    for one in embeddings:
+        if isinstance(one, SkippedFile):
+            num_skipped += 1
+            _LOG.warning("%s is skipped: %s.", printable(one.source), one.detail)
+        else:
+            num_used += 1
+            yield one
+    if not num_used:
+        raise ClmrError(f"None of the {num_skipped} files could be used as audio; the warnings say why.")

@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.embedding_stream import FileEmbedding, SkippedFile
+from clmr_tf.audio_listing import SkippedFile
+from clmr_tf.console import printable
+from clmr_tf.embedding_stream import FileEmbedding
 from clmr_tf.errors import UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 
 FORMAT_VERSION = 1
@@ -37,12 +38,11 @@ class SongEmbeddings:
     facts: dict[str, Any]
 
 
-def require_writable(out: Path) -> None:
-    """Raises UsageError for a file that cannot be written, before hours of embedding."""
+def require_table_name(out: Path) -> None:
+    """Raises UsageError for a file that is no table, or that could not be written, before hours of embedding."""
     if out.suffix not in SUFFIXES:
         raise UsageError(f"--out must be a file that ends in .npz or .parquet; received {out}.")
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"{out} cannot be written; choose a file in a folder that exists with --out.")
+    require_writable(out, "--out")
     if out.suffix == ".parquet":
         _require_pyarrow()
 
@@ -72,17 +72,21 @@ def read_songs(path: Path) -> SongEmbeddings:
         _require_pyarrow()
     try:
         songs = _songs_of_parquet(path) if path.suffix == ".parquet" else _songs_of_npz(path)
-        is_table = songs.facts["format_version"] == FORMAT_VERSION and songs.means.shape == (
-            len(songs.paths),
-            EMBEDDING_DIM,
+        is_table = (
+            songs.means.shape == (len(songs.paths), EMBEDDING_DIM)
+            and bool(np.isfinite(songs.means).all())
+            and all(isinstance(name, str) for name in songs.paths)
+            and isinstance(songs.facts["model_hash"], str)
+            and songs.facts["hop_num_samples"] >= 1
         )
-    # Of pyarrow, its errors are ValueErrors and KeyErrors.
+        version = songs.facts["format_version"]
+    # Of pyarrow, the errors are ValueErrors, KeyErrors and OSErrors.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path} is no table of embeddings that can be read; give the file that `python -m clmr_tf.embed` wrote."
         ) from error
-    if not is_table:
-        raise UsageError(f"{path} is a table of another version; embed the files again.")
+    if version != FORMAT_VERSION or not is_table:
+        raise UsageError(f"{path} is damaged, or a table of another version; embed the files again.")
     return songs
 
 
@@ -98,8 +102,8 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], fa
         means=np.stack([one.vectors.mean(axis=0) for one in embeddings]) if embeddings else empty,
         durations_seconds=np.array([one.duration_seconds for one in embeddings]),
         is_padded=np.array([one.is_padded for one in embeddings], bool),
-        skipped_paths=np.array([str(one.path) for one in skipped], np.str_),
-        skipped_reasons=np.array([one.reason for one in skipped], np.str_),
+        skipped_paths=np.array([one.source for one in skipped], np.str_),
+        skipped_reasons=np.array([one.detail for one in skipped], np.str_),
         facts=np.array(json.dumps(facts)),
     )
     return content.getvalue()
@@ -118,28 +122,23 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
     counts = [len(one.vectors) for one in embeddings]
     vectors = np.concatenate([np.zeros((0, EMBEDDING_DIM), np.float32), *(one.vectors for one in embeddings)])
     columns = {
-        "path": pyarrow.array(np.repeat([_text_of(one.path) for one in embeddings], counts), pyarrow.string()),
+        "path": pyarrow.array(np.repeat([printable(str(one.path)) for one in embeddings], counts), pyarrow.string()),
         "time_seconds": np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
         "duration_seconds": np.repeat(np.array([one.duration_seconds for one in embeddings]), counts),
         "is_padded": np.repeat(np.array([one.is_padded for one in embeddings], bool), counts),
         "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
     }
-    metadata = json.dumps({"facts": facts, "skipped": [[_text_of(one.path), one.reason] for one in skipped]})
+    metadata = json.dumps({"facts": facts, "skipped": [[printable(one.source), one.detail] for one in skipped]})
     table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: metadata})
     content = io.BytesIO()
-    parquet.write_table(table, content)
+    parquet.write_table(table, content, write_page_checksum=True)
     return content.getvalue()
-
-
-def _text_of(path: Path) -> str:
-    """A name that is not UTF-8 as well as can be; Parquet takes no other text."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _songs_of_parquet(path: Path) -> SongEmbeddings:
     from pyarrow import parquet
 
-    table = parquet.read_table(path, columns=["path", "embedding"])
+    table = parquet.read_table(path, columns=["path", "embedding"], page_checksum_verification=True)
     metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     paths = table["path"].to_pylist()
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(paths), EMBEDDING_DIM)
@@ -156,6 +155,5 @@ def _require_pyarrow() -> None:
     # Also where it is there and wants a newer NumPy than TensorFlow has.
     except ImportError as error:
         raise UsageError(
-            f"Parquet files need the package pyarrow ({error}); run `pip install pyarrow==22.0.0`, or choose an .npz "
-            "file."
+            f"Parquet files need the package pyarrow ({error}); run `pip install 'pyarrow<23'`, or choose an .npz file."
         ) from error

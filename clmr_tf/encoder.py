@@ -16,6 +16,9 @@ from clmr_tf.clips import window_starts
 from clmr_tf.errors import UsageError
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
+# With more of them, someone has put the channels first.
+_MOST_CHANNELS = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
@@ -24,10 +27,12 @@ class Embedding:
     Attributes:
         times_seconds: Where each window begins, float64 [n].
         vectors: float32 [n, 512].
+        is_padded: Whether the recording is shorter than a window, and was filled up with zeros.
     """
 
     times_seconds: np.ndarray
     vectors: np.ndarray
+    is_padded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +117,25 @@ class Encoder:
             lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature
         )
 
-    def encode_clips(self, audio: np.ndarray) -> np.ndarray:
+    def encode_clips(self, audio: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """Encodes clips: float [n, clip_num_samples] in [-1, 1] -> float32 [n, 512].
 
+        Args:
+            audio: The clips.
+            batch_size: Of each call of the model, if not the encoder's own.
+
         Raises:
-            UsageError: For another shape.
+            UsageError: For another shape, or samples that are not finite.
         """
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 2 or audio.shape[1] != self.clip_num_samples:
             raise UsageError(
                 f"encode_clips takes audio of shape [n, {self.clip_num_samples}]; received {list(audio.shape)}."
             )
-        batches = (audio[row : row + self._batch_size] for row in range(0, len(audio), self._batch_size))
+        if not np.isfinite(audio).all():
+            raise UsageError(f"Audio must be finite; {np.sum(~np.isfinite(audio))} of the samples are not.")
+        size = batch_size or self._batch_size
+        batches = (audio[row : row + size] for row in range(0, len(audio), size))
         vectors = [self._encode(tf.constant(batch)).numpy() for batch in batches]
         return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
 
@@ -133,7 +145,7 @@ class Encoder:
         sample_rate: int | None = None,
         hop_seconds: float | None = None,
     ) -> Embedding:
-        """Embeds a whole recording, window by window.
+        """Embeds a whole recording, window by window; one that is shorter than a window is filled up with zeros.
 
         Args:
             recording: A file of any format and rate that can be decoded, or a waveform [samples] or
@@ -142,20 +154,19 @@ class Encoder:
             hop_seconds: Distance between windows; the length of a window if None.
 
         Raises:
-            UsageError: If the recording is shorter than one window, or an argument makes no sense.
+            UsageError: If the recording has no samples, or an argument makes no sense.
         """
         if isinstance(recording, str | Path):
             samples = load_audio(Path(recording).expanduser(), self.sample_rate_hz)
         else:
             samples = self._mono_at_own_rate(np.asarray(recording), sample_rate)
         hop_samples = self.hop_num_samples(hop_seconds)
+        if len(samples) == 0:
+            raise UsageError("The recording has no samples; give one with music.")
+        num_missing = max(self.clip_num_samples - len(samples), 0)
+        samples = np.pad(samples, (0, num_missing))
         starts = window_starts(len(samples), self.clip_num_samples, hop_samples)
-        if len(starts) == 0:
-            raise UsageError(
-                f"The recording has {len(samples) / self.sample_rate_hz:.2f} s, less than the "
-                f"{self.clip_num_samples / self.sample_rate_hz:.2f} s of one window; give a longer one."
-            )
-        return Embedding(starts / self.sample_rate_hz, self.encode_windows(samples, starts))
+        return Embedding(starts / self.sample_rate_hz, self.encode_windows(samples, starts), num_missing > 0)
 
     def tag(
         self,
@@ -201,10 +212,11 @@ class Encoder:
         return round(hop_seconds * self.sample_rate_hz)
 
     def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:
-        if not np.issubdtype(waveform.dtype, np.floating) or waveform.ndim not in (1, 2):
+        is_shape = waveform.ndim == 1 or (waveform.ndim == 2 and 1 <= waveform.shape[1] <= _MOST_CHANNELS)
+        if not np.issubdtype(waveform.dtype, np.floating) or not is_shape:
             raise UsageError(
-                "A waveform must be float, [samples] or [samples, channels], in [-1, 1]; "
-                f"received {waveform.dtype} {list(waveform.shape)}."
+                f"A waveform must be float, [samples] or [samples, channels] of 1 to {_MOST_CHANNELS} channels, in "
+                f"[-1, 1]; received {waveform.dtype} {list(waveform.shape)}."
             )
         if not np.isfinite(waveform).all():
             raise UsageError(f"A waveform must be finite; {np.sum(~np.isfinite(waveform))} of its samples are not.")

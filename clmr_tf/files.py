@@ -19,6 +19,17 @@ def refuse_pattern(folder: Path) -> None:
         )
 
 
+def require_writable(path: Path, option: str) -> None:
+    """Raises UsageError if a file cannot be written, before anything is computed for it.
+
+    Args:
+        path: The file.
+        option: What it was given by, such as "--out".
+    """
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written; choose a file in a folder that exists with {option}.")
+
+
 def sync(path: Path) -> None:
     """Waits until a file is on the disk, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)

@@ -5,6 +5,7 @@ python -m clmr_tf.similar song.mp3 --index music.npz --model savedmodels/mine
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from clmr_tf.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.console import printable, results, run_command
+from clmr_tf.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command.
 
     Raises:
-        ClmrError: If one of the songs could not be used; the others are answered before.
+        ClmrError: If none of the songs could be used.
     """
     config = parse_command(
         SimilarConfig, arguments, program="python -m clmr_tf.similar", description="Finds songs that sound alike."
@@ -47,14 +48,14 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No song was given; name a file, as in `python -m clmr_tf.similar song.mp3`.")
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.embedding_files import find_files
-    from clmr_tf.embedding_stream import SkippedFile, stream_embeddings
+    from clmr_tf.audio_listing import find_audio
+    from clmr_tf.embedding_stream import stream_embeddings, usable
     from clmr_tf.embedding_table import read_songs
     from clmr_tf.evaluation.sources import weights_hash
     from clmr_tf.pretrained import load_encoder
-    from clmr_tf.similarity import SongIndex
+    from clmr_tf.similarity import SongIndex, without
 
-    files = find_files(config.paths)
+    files, skipped = find_audio(config.paths)
     songs = read_songs(config.index.expanduser())
     encoder = load_encoder(config.model)
     if weights_hash(encoder) != songs.facts["model_hash"]:
@@ -63,20 +64,12 @@ def main(arguments: Sequence[str]) -> None:
             "files again."
         )
     index = SongIndex(songs.paths, songs.means)
-    own_names = {str(Path(path).resolve()): path for path in songs.paths}
     hop_seconds = songs.facts["hop_num_samples"] / encoder.sample_rate_hz
-    num_skipped = 0
-    for one in stream_embeddings(encoder, files, hop_seconds=hop_seconds):
-        if isinstance(one, SkippedFile):
-            notes.print(f"warning: {one.path} is skipped: {one.reason}.", style="yellow", markup=False)
-            num_skipped += 1
-            continue
-        results.print(f"{one.path}", markup=False)
-        itself = own_names.get(str(one.path.resolve()))
-        for neighbour in index.nearest(one.vectors.mean(axis=0), config.top, without=itself):
-            results.print(f"  {neighbour.cosine:7.4f}  {neighbour.path}", markup=False)
-    if num_skipped:
-        raise ClmrError(f"{num_skipped} of {len(files)} files could not be used as audio; the warnings say why.")
+    for one in usable(itertools.chain(skipped, stream_embeddings(encoder, files, hop_seconds=hop_seconds))):
+        results.print(printable(str(one.path)), markup=False)
+        nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
+        for neighbour in without(nearest, one.path, config.top):
+            results.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -32,21 +33,17 @@ class SongIndex:
 
     def __init__(self, paths: Sequence[str], means: np.ndarray) -> None:
         self._paths = tuple(paths)
-        self._row_of = {path: row for row, path in enumerate(self._paths)}
         self._directions = _direction_of(np.asarray(means, np.float32))
 
-    def nearest(self, vector: np.ndarray, count: int, *, without: str | None = None) -> list[Neighbour]:
+    def nearest(self, vector: np.ndarray, count: int) -> list[Neighbour]:
         """The nearest songs, nearest first; of equally near ones the first in the index.
 
         Args:
             vector: Of the song that is asked about, float [dimensions], of any length.
             count: How many, at most.
-            without: A file that is left out: the song itself.
         """
         cosines = self._directions @ _direction_of(np.asarray(vector, np.float32))
-        if without in self._row_of:
-            cosines[self._row_of[without]] = -np.inf
-        count = min(count, int(np.isfinite(cosines).sum()))
+        count = min(count, len(cosines))
         if count < 1:
             return []
         # Sorting all of a large index takes longer than the product.
@@ -54,6 +51,19 @@ class SongIndex:
         rows = np.flatnonzero(cosines >= least)
         ranked = rows[np.argsort(-cosines[rows], kind="stable")][:count]
         return [Neighbour(self._paths[row], float(cosines[row])) for row in ranked]
+
+
+def without(neighbours: Sequence[Neighbour], path: Path, count: int) -> list[Neighbour]:
+    """The first `count` neighbours of a song that are other files than itself."""
+    return [one for one in neighbours if not _is_same_file(Path(one.path), path)][:count]
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    # One of them is gone.
+    except OSError:
+        return False
 
 
 def _direction_of(vectors: np.ndarray) -> np.ndarray:

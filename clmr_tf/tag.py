@@ -4,6 +4,7 @@ python -m clmr_tf.tag song.mp3 --model savedmodels/mine --plot taggram.png
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import tyro
 
 from clmr_tf.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.console import printable, results, run_command
+from clmr_tf.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,46 +43,41 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command.
 
     Raises:
-        ClmrError: If one of the files could not be used; the others are tagged before.
+        ClmrError: If none of the files could be used.
     """
     config = parse_command(
         TagConfig, arguments, program="python -m clmr_tf.tag", description="Tags songs, and shows tags over time."
     )
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.tag song.mp3`.")
-    plot = config.plot and config.plot.expanduser()
-    if plot and (not plot.parent.is_dir() or plot.is_dir()):
-        raise UsageError(f"{plot} cannot be written; choose a file in a folder that exists with --plot.")
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.embedding_files import find_files
-    from clmr_tf.embedding_stream import SkippedFile, stream_embeddings
+    from clmr_tf.audio_listing import find_audio
+    from clmr_tf.embedding_stream import stream_embeddings, usable
     from clmr_tf.encoder import Embedding
-    from clmr_tf.files import write_atomically
+    from clmr_tf.files import require_writable, write_atomically
     from clmr_tf.pretrained import load_encoder
     from clmr_tf.taggram import draw_taggram, minutes_and_seconds
 
-    files = find_files(config.paths)
+    plot = config.plot and config.plot.expanduser()
+    if plot:
+        require_writable(plot, "--plot")
+    files, skipped = find_audio(config.paths)
     if plot and len(files) > 1:
         raise UsageError(f"--plot makes a picture of one song; {len(files)} files were given.")
     encoder = load_encoder(config.model)
     encoder.require_tags()
-    num_skipped = 0
-    for one in stream_embeddings(encoder, files, hop_seconds=config.hop_seconds):
-        if isinstance(one, SkippedFile):
-            notes.print(f"warning: {one.path} is skipped: {one.reason}.", style="yellow", markup=False)
-            num_skipped += 1
-            continue
-        tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors))
+    embeddings = stream_embeddings(encoder, files, hop_seconds=config.hop_seconds)
+    for one in usable(itertools.chain(skipped, embeddings)):
+        tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors, one.is_padded))
         shorter = ", shorter than a window" if one.is_padded else ""
-        results.print(f"{one.path} ({minutes_and_seconds(one.duration_seconds)}{shorter})", markup=False)
+        length = minutes_and_seconds(one.duration_seconds)
+        results.print(f"{printable(str(one.path))} ({length}{shorter})", markup=False)
         for name, probability in tagging.top(config.top):
             results.print(f"  {probability:.3f}  {name}", markup=False)
         if plot:
             window_seconds = encoder.clip_num_samples / encoder.sample_rate_hz
-            write_atomically(plot, draw_taggram(tagging, window_seconds, config.top, one.path.stem))
-            results.print(f"Tags over time: {plot}", markup=False)
-    if num_skipped:
-        raise ClmrError(f"{num_skipped} of {len(files)} files could not be used as audio; the warnings say why.")
+            write_atomically(plot, draw_taggram(tagging, window_seconds, config.top, printable(one.path.stem)))
+            results.print(f"Tags over time: {printable(str(plot))}", markup=False)
 
 
 if __name__ == "__main__":

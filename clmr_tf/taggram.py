@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from clmr_tf.encoder import Tagging
 
@@ -47,6 +47,7 @@ def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title
     )
     axes.set_yticks(np.arange(len(shown)) + 0.5, shown)
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _place: minutes_and_seconds(seconds)))
     axes.set_xlabel("time, minutes:seconds")
     axes.set_title(title, loc="left", fontsize="medium")

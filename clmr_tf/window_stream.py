@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_decoders import UNREADABLE, UnreadableAudioError
 from clmr_tf.audio_files import open_audio
 
 _NUM_WAITING_WINDOWS = 256
@@ -113,6 +113,9 @@ def _windows_of(
                 kept = kept[max(0, next_start - kept_start) :]
     except UnreadableAudioError as error:
         yield FileEnd(file, error=error)
+        return
+    if num_samples == 0:
+        yield FileEnd(file, error=UnreadableAudioError(UNREADABLE, "it has no samples"))
         return
     if num_samples < clip_num_samples:
         yield Window(file, 0, np.pad(kept, (0, clip_num_samples - num_samples)))

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.corpus import MANIFEST_FILE, Corpus
@@ -38,7 +39,7 @@ from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.reuse import opened_if_finished
 from pipelines.settings import PrepareSettings
-from pipelines.sources import SkippedFile, SourceFile
+from pipelines.sources import SourceFile
 
 NAME = "debian-games"
 CACHE = Path("downloads") / NAME

@@ -19,14 +19,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.audio_listing import Listing, list_audio
+from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
-from pipelines.audio_listing import Listing, list_audio
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile, counted, printable
+from pipelines.sources import SourceFile, counted
 from pipelines.splits import split_songs
 
 

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import Item
 from pipelines.destination import publish
 from pipelines.growing_audio import GrowingAudio, cut_audio, num_items_with_sound_audio
-from pipelines.sources import SkippedFile
 
 _STATE_FILE = "state.json"
 _JOURNAL_FILE = "journal.jsonl"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clmr_tf.audio_decoders import UnreadableAudioError
 from clmr_tf.audio_files import decoder_versions
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -30,7 +31,7 @@ from pipelines.destination import claimed_destination, clear_work_folder, publis
 from pipelines.journal import Journal, opened_journal
 from pipelines.reuse import opened_if_finished
 from pipelines.settings import PrepareSettings, num_usable_cores
-from pipelines.sources import SkippedFile, SourceFile, check_sources, counted, listing_digest, sources_digest
+from pipelines.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
 from pipelines.transcoding import MeasuredAudio, TranscodingTask, transcode
 from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
 

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress
 from pipelines.settings import PrepareSettings
-from pipelines.sources import SkippedFile, SourceFile
+from pipelines.sources import SourceFile
 
 _logger = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
+from clmr_tf.console import printable
 from clmr_tf.corpus import MANIFEST_FILE, Corpus, CorpusManifest
 from clmr_tf.errors import UsageError
 from pipelines.destination import clear_work_folder
-from pipelines.sources import printable
 
 _logger = logging.getLogger(__name__)
 _LISTING = "listing_sha256"

@@ -5,9 +5,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from os import fsencode
 from pathlib import Path
 
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import SPLITS
 from clmr_tf.errors import UsageError
 
@@ -31,39 +31,6 @@ class SourceFile:
     source: str
     split: str
     tags: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SkippedFile:
-    """One line of skipped.jsonl.
-
-    Attributes:
-        source: As in SourceFile.
-        reason: One word that the summary counts: "unreadable", "too_short", "silent", "not_audio",
-            "duplicate", "timed_out", "crashed", or what a check for a reader adds.
-        detail: The same for people.
-    """
-
-    source: str
-    reason: str
-    detail: str
-
-    def to_json(self) -> str:
-        """One line of skipped.jsonl, without the line end."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-
-def printable(name: str) -> str:
-    """A file name as text that every terminal and every encoder takes.
-
-    Bytes that are not UTF-8 become `\\xff`, and a mark at the end keeps two such names apart.
-    """
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raw = fsencode(name)
-        return f"{raw.decode('utf-8', 'backslashreplace')}#{hashlib.sha256(raw).hexdigest()[:8]}"
-    return name
 
 
 def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> None:

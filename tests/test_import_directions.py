@@ -27,6 +27,7 @@ ROWS = (
         "corpus_check",
         "audio_decoders",
         "audio_files",
+        "audio_listing",
         "audio_signatures",
         "audio",
         "resampling",

@@ -1,14 +1,18 @@
 """Files to embeddings, against the encoder on each file by itself."""
 
+import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from clmr_tf import embed, embedding_stream
+from clmr_tf.audio_listing import find_audio
 from clmr_tf.console import run_command
-from clmr_tf.embedding_files import embed_files, find_files
+from clmr_tf.embedding_files import embed_files
 from clmr_tf.embedding_table import read_songs
 from clmr_tf.encoder import Encoder
 from clmr_tf.errors import UsageError
@@ -39,7 +43,7 @@ def read(path) -> dict[str, np.ndarray]:
 
 
 def test_every_file_has_the_embeddings_it_has_by_itself(encoder, music, tmp_path):
-    files = find_files([music])
+    files, _ = find_audio([music])
     assert [path.suffix for path in files] == [".wav", ".flac", ".ogg", ".mp3"]
     # Batches that end within files.
     done = []
@@ -72,22 +76,22 @@ def test_odd_files_are_embedded_or_listed_and_harm_no_other(encoder, music, tmp_
     whole = (music / "song 1.flac").read_bytes()
     (tmp_path / "f cut.flac").write_bytes(whole[: len(whole) // 2])
     soundfile.write(tmp_path / "g last.wav", melody(2, 3 * RATE_HZ), RATE_HZ)
-    embedded, skipped = embed_files(encoder, find_files([tmp_path]), tmp_path / "x.npz", batch_size=2)
+    embedded, skipped = embed_files(encoder, find_audio([tmp_path])[0], tmp_path / "x.npz", batch_size=2)
     found = read(tmp_path / "x.npz")
-    assert [one.path.name[0] for one in embedded] == list("abcdg")
-    assert [one.path.name[0] for one in skipped] == list("ef")
-    assert found["skipped_paths"].tolist() == [str(one.path) for one in skipped] and found["skipped_reasons"][0]
-    np.testing.assert_array_equal(found["is_padded"], [False, True, False, True, False])
-    np.testing.assert_array_equal(found["file_index"], range(5))
-    np.testing.assert_allclose(found["durations_seconds"], [3, 1, 3, 0, 3], atol=1e-3)
+    assert [one.path.name[0] for one in embedded] == list("abcg")
+    assert [Path(one.source).name[0] for one in skipped] == list("def")
+    assert found["skipped_paths"].tolist() == [one.source for one in skipped] and found["skipped_reasons"][0]
+    np.testing.assert_array_equal(found["is_padded"], [False, True, False, False])
+    np.testing.assert_array_equal(found["file_index"], range(4))
+    np.testing.assert_allclose(found["durations_seconds"], [3, 1, 3, 3], atol=1e-3)
     silence = encoder.encode_clips(np.zeros((1, CLIP), np.float32))[0]
-    np.testing.assert_allclose(found["vectors"][[2, 3]], [silence, silence], atol=1e-5)
+    np.testing.assert_allclose(found["vectors"][2], silence, atol=1e-5)
     expected = encoder.embed(eight.mean(axis=1), sample_rate=192_000).vectors[0]
     np.testing.assert_allclose(found["vectors"][0], expected, atol=5e-3 * np.abs(expected).max())
 
 
 def test_a_list_that_was_interrupted_goes_on_and_ends_the_same(encoder, music, tmp_path, monkeypatch):
-    files = find_files([music])
+    files, _ = find_audio([music])
     embed_files(encoder, files, tmp_path / "through.npz", batch_size=1)
 
     def interrupt(done: int, _of: int) -> None:
@@ -109,7 +113,7 @@ def test_a_list_that_was_interrupted_goes_on_and_ends_the_same(encoder, music, t
 
 def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    files = [*find_files([music]), tmp_path / "bad.mp3"]
+    files = [*find_audio([music])[0], tmp_path / "bad.mp3"]
     files[-1].write_text("no music at all, but some words")
     for suffix in ("npz", "parquet"):
         embed_files(encoder, files, tmp_path / f"x.{suffix}", hop_seconds=1.0)
@@ -140,7 +144,66 @@ def test_what_is_no_table_is_one_sentence(tmp_path, name):
         read_songs(tmp_path / name)
 
 
-def test_the_command(encoder, music, tmp_path, monkeypatch, capsys):
+def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
+    pytest.importorskip("pyarrow")
+    for suffix in ("npz", "parquet"):
+        table = tmp_path / f"x.{suffix}"
+        embed_files(encoder, find_audio([music])[0], table, hop_seconds=1.0)
+        content = bytearray(table.read_bytes())
+        middle = len(content) // 3
+        content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+        table.write_bytes(content)
+        if suffix == "npz":
+            # Those of the windows, which are not read.
+            np.testing.assert_array_equal(np.isfinite(read_songs(table).means), True)
+        else:
+            with pytest.raises(UsageError, match="no table of embeddings that can be read"):
+                read_songs(table)
+    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
+    facts = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
+    for changed in ({}, {"means": np.zeros((1, 3))}, {"facts": np.array(json.dumps({**facts, "hop_num_samples": 0}))}):
+        arrays = {**means, "facts": np.array(json.dumps(facts)), **changed}
+        np.savez(tmp_path / "y.npz", **arrays)
+        with pytest.raises(UsageError, match=r"y\.npz is damaged, or a table of another version"):
+            read_songs(tmp_path / "y.npz")
+
+
+def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(
+    encoder, music, tmp_path, monkeypatch, capfdbinary
+):
+    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    content = (music / "song 0.wav").read_bytes()
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/z \xff [bold] :guitar:.wav"))
+    odd.write_bytes(content)
+    (folder / "link.wav").symlink_to("nowhere.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    arguments = [str(odd), str(tmp_path / "pipe.wav"), str(folder), str(folder / ".." / "odd"), "--out", "x.parquet"]
+    monkeypatch.chdir(tmp_path)
+    # As a strict terminal takes it: UTF-8 and nothing else.
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
+    pytest.importorskip("pyarrow")
+    assert run_command(embed.main, arguments) == 0
+    songs = read_songs(tmp_path / "x.parquet")
+    assert len(songs.paths) == 1 and songs.paths[0].startswith(f"{folder}/z \\xff [bold] :guitar:.wav#")
+    assert run_command(embed.main, [str(odd), "--out", "x.npz"]) == 0
+    assert read_songs(tmp_path / "x.npz").paths == (str(odd),)
+
+
+def test_a_table_stays_where_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):
+    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    out = ["--out", str(tmp_path / "x.npz")]
+    assert run_command(embed.main, [str(music / "song 0.wav"), *out]) == 0
+    before = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "bad.mp3").write_text("no music at all, but some words")
+    assert run_command(embed.main, [str(tmp_path / "bad.mp3"), *out]) == 1
+    assert (tmp_path / "x.npz").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp3", "x.npz"]
+
+
+def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
     # The folder of a model takes seconds to write, and to load is another test's matter.
     monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
     out = tmp_path / "out.npz"
@@ -150,19 +213,19 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.mp3").write_text("no music at all, but some words")
     assert run_command(embed.main, [str(tmp_path / "bad"), "--out", str(out)]) == 1
-    errors = capsys.readouterr().err
-    assert "x.mp3 is skipped: " in errors and "None of the 1 files could be used as audio" in errors
+    assert "x.mp3 is skipped: " in caplog.text
+    assert "None of the 1 files could be used as audio" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "No music was given; name files or folders"),
-        (["nowhere.mp3"], "There is no file or folder nowhere.mp3"),
-        (["."], "There is no audio file in .; name audio files, or folders of them"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
+        (["."], "; name audio files, or folders of them"),
         ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
         ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; choose a file in a folder that exists"),
-        ([".", "--batch-size", "0"], "--batch-size must be at least 1; received 0"),
+        ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):

@@ -59,9 +59,27 @@ def test_a_stereo_file_of_another_rate_gives_nearly_the_embedding_of_the_mono_or
     assert np.linalg.norm(one - other) > 0
 
 
+def test_a_recording_shorter_than_a_window_is_filled_up_and_flagged(encoder):
+    short = np.linspace(-0.5, 0.5, CLIP - 1, dtype=np.float32)
+    embedding = encoder.embed(short, hop_seconds=0.1)
+    assert embedding.is_padded and embedding.times_seconds.tolist() == [0]
+    np.testing.assert_array_equal(embedding.vectors, encoder.encode_clips(np.append(short, np.float32(0))[None]))
+    assert not encoder.embed(np.append(short, np.float32(0))).is_padded
+
+
+def test_clips_are_encoded_in_batches_of_the_size_that_is_asked_for(encoder, monkeypatch):
+    sizes = []
+    encode = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda audio: sizes.append(len(audio)) or encode(audio))
+    clips = np.random.default_rng(0).uniform(-1, 1, (5, CLIP)).astype(np.float32)
+    together, apart = encoder.encode_clips(clips), encoder.encode_clips(clips, batch_size=2)
+    assert sizes == [3, 2, 2, 2, 1]
+    np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-5)
+
+
 def test_recordings_that_cannot_be_embedded_are_refused(encoder, tmp_path):
-    with pytest.raises(UsageError, match=r"less than the 2\.68 s"):
-        encoder.embed(np.zeros(CLIP - 1, np.float32))
+    with pytest.raises(UsageError, match="has no samples"):
+        encoder.embed(np.zeros(0, np.float32))
     silence = np.zeros(CLIP, np.float32)
     for hop_seconds in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="The hop must be at least one sample"):
@@ -73,6 +91,12 @@ def test_recordings_that_cannot_be_embedded_are_refused(encoder, tmp_path):
         encoder.embed(np.zeros(CLIP, np.int16))
     with pytest.raises(UsageError, match="must be float"):
         encoder.embed(np.zeros((1, 2, CLIP), np.float32))
+    # Channels first, and none at all.
+    for shape in ((2, CLIP), (CLIP, 0)):
+        with pytest.raises(UsageError, match=r"\[samples, channels\] of 1 to 64 channels"):
+            encoder.embed(np.zeros(shape, np.float32))
+    with pytest.raises(UsageError, match="Audio must be finite; 1 of the samples"):
+        encoder.encode_clips(np.where(np.arange(CLIP) == 7, np.inf, silence)[None])
     with pytest.raises(UsageError, match="1 of its samples"):
         encoder.embed(np.where(np.arange(CLIP) == 7, np.nan, silence))
     (tmp_path / "song.mp3").write_text("this is not music")

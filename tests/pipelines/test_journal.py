@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
+from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import PCM_FILE, Item
 from pipelines import growing_audio
 from pipelines.growing_audio import digest_of
 from pipelines.journal import opened_journal
-from pipelines.sources import SkippedFile
 
 STATE = {"settings": "as ever"}
 

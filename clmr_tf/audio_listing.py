@@ -1,17 +1,40 @@
-"""Finds the audio files below a folder, whatever their names and however the folder is linked together."""
+"""Finds the audio files that are named, or below a folder, whatever their names and however folders are linked."""
 
 import collections
 import dataclasses
+import json
 import os
 import stat
+from collections.abc import Sequence
 from os import fsencode
 from pathlib import Path
 
 from clmr_tf.audio_decoders import NOT_AUDIO, UNREADABLE
 from clmr_tf.audio_signatures import is_named_like_audio, read_head, starts_like_audio
-from pipelines.sources import SkippedFile, printable
+from clmr_tf.console import printable
+from clmr_tf.errors import UsageError
 
 DUPLICATE = "duplicate"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that is left out.
+
+    Attributes:
+        source: Its path; names that are not UTF-8 as Python spells them.
+        reason: One word that the summary counts: "unreadable", "too_short", "silent", "not_audio",
+            "duplicate", "timed_out", "crashed", or what a check for a reader adds.
+        detail: The same for people.
+    """
+
+    source: str
+    reason: str
+    detail: str
+
+    def to_json(self) -> str:
+        """One line of skipped.jsonl, without the line end."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +73,46 @@ def list_audio(folder: Path, leave_out: Path | None = None) -> Listing:
         tuple(sorted(walk.audio, key=fsencode)),
         tuple(sorted(walk.rejected, key=lambda file: fsencode(file.source))),
     )
+
+
+def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
+    """The files that are named, and the audio files in the folders that are named, as `list_audio` finds them.
+
+    Returns:
+        Absolute paths, each file once, whatever it is called by; and the files and folders that could not be read. What
+        is no audio in a folder is in neither.
+
+    Raises:
+        UsageError: If nothing is found.
+    """
+    found: dict[tuple[int, int], Path] = {}
+    skipped = []
+    # Without following links: a song keeps the name that it was called by.
+    for path in (path.expanduser().absolute() for path in paths):
+        try:
+            listing = list_audio(path) if path.is_dir() else Listing((".",), ())
+        except OSError as error:
+            listing = Listing((), (SkippedFile("", UNREADABLE, f"the folder cannot be listed: {error.strerror}"),))
+        skipped += [
+            dataclasses.replace(one, source=str(path / one.source))
+            for one in listing.rejected
+            if one.reason == UNREADABLE
+        ]
+        for name in listing.audio:
+            try:
+                status = (path / name).stat()
+                reason = None if stat.S_ISREG(status.st_mode) else "it is not a regular file"
+            except OSError as error:
+                reason = error.strerror
+            if reason:
+                skipped.append(SkippedFile(str(path / name), UNREADABLE, reason))
+            else:
+                found.setdefault((status.st_dev, status.st_ino), path / name)
+    if not found:
+        why = "".join(f" ({printable(one.source)}: {one.detail})" for one in skipped[:1])
+        names = ", ".join(printable(str(path)) for path in paths)
+        raise UsageError(f"There is no audio file in {names}{why}; name audio files, or folders of them.")
+    return list(found.values()), skipped
 
 
 class _Walk:
