@@ -2,11 +2,20 @@
 
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
+
+import numpy as np
 
 from clmr_tf.errors import UsageError
 
 _PATTERN_CHARACTERS = frozenset("*?[]\\")
+# What NumPy, zipfile and zlib raise for damaged bytes; TypeError for an array that is in no archive.
+_OF_DAMAGED_ARRAYS = (
+    *(ValueError, KeyError, EOFError, MemoryError, TypeError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def refuse_pattern(folder: Path) -> None:
@@ -28,6 +37,34 @@ def require_writable(path: Path, option: str) -> None:
     """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path} cannot be written; choose a file in a folder that exists with {option}.")
+
+
+class UnreadableArraysError(ValueError):
+    """Why a file of arrays cannot be used, in a few words; who reads it says which file and what to do."""
+
+
+def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file by their names, of whatever shapes and types; nothing of it is unpickled.
+
+    Args:
+        path: Of the file.
+        required: Names that have to be there.
+
+    Raises:
+        UnreadableArraysError: If there is no such file, it is something else or damaged, or lacks an array.
+    """
+    try:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except OSError as error:
+        raise UnreadableArraysError(error.strerror or str(error)) from error
+    except _OF_DAMAGED_ARRAYS as error:
+        raise UnreadableArraysError("it is damaged, or no .npz file") from error
+    lacking = [name for name in required if name not in arrays]
+    if lacking:
+        raise UnreadableArraysError(f"it has no array `{lacking[0]}`")
+    return arrays
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from clmr_tf.errors import ClmrError
 from clmr_tf.evaluation.head_steps import NO_ROW, adam_steps
 from clmr_tf.evaluation.protocols import HeadSettings
 from clmr_tf.evaluation.ranks import RankedScores
+from clmr_tf.files import UnreadableArraysError, read_arrays
 from clmr_tf.metrics import accuracy
 from clmr_tf.plateau import Plateau
 
@@ -48,11 +49,34 @@ class Head:
         """Reads a file that `save` wrote.
 
         Raises:
-            OSError, ValueError, KeyError, zipfile.BadZipFile: If it is none.
+            UnreadableArraysError: If it is none, or its arrays do not fit together.
         """
-        with np.load(path, allow_pickle=False) as file:
-            weights = tuple(file[f"weights_{number}"] for number in range(len(file.files) - 2))
-            return cls(file["mean"], file["deviation"], weights)
+        arrays = read_arrays(path, "mean", "deviation", "weights_0", "weights_1")
+        names = [f"weights_{number}" for number in range(len(arrays) - 2)]
+        if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "deviation", *names)):
+            raise UnreadableArraysError(f"it holds {', '.join(arrays)}, not floats of the layers of a head")
+        head = cls(arrays["mean"], arrays["deviation"], tuple(arrays[name] for name in names))
+        if not head._fits_together():
+            raise UnreadableArraysError("its layers do not fit together")
+        return head
+
+    @property
+    def num_features(self) -> int:
+        """Dimensions of what it takes."""
+        return len(self.mean)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many logits it gives."""
+        return len(self.weights[-1])
+
+    def _fits_together(self) -> bool:
+        size = self.mean.shape
+        fits = len(size) == 1 and self.deviation.shape == size and len(self.weights) % 2 == 0
+        for matrix, offset in zip(self.weights[::2], self.weights[1::2], strict=False):
+            fits = fits and matrix.ndim == 2 and matrix.shape == size + offset.shape
+            size = offset.shape
+        return fits
 
 
 def head_file_of(result_file: Path) -> Path:

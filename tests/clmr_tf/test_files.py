@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from clmr_tf.errors import UsageError
-from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.files import UnreadableArraysError, read_arrays, refuse_pattern, write_atomically
 
 ROOT = Path(__file__).parents[2]
 NUM_BYTES = 2_000_000
@@ -155,3 +156,46 @@ def test_names_that_are_not_refused_are_found_by_tensorflow(tmp_path):
     assert "[" in lost and "\\" in lost
     assert lost <= refused
     assert refused == set("*?[]\\")
+
+
+def test_arrays_arrive_as_they_were_written(tmp_path):
+    written = {"audio": np.random.default_rng(0).uniform(-1, 1, (2, 30)), "names": np.array(["one", "zwölf"])}
+    np.savez_compressed(tmp_path / "file.npz", **written)
+    received = read_arrays(tmp_path / "file.npz", "audio")
+    assert received.keys() == written.keys()
+    for name, array in written.items():
+        np.testing.assert_array_equal(received[name], array)
+    with pytest.raises(UnreadableArraysError, match=r"^it has no array `logits`$"):
+        read_arrays(tmp_path / "file.npz", "audio", "logits")
+
+
+def test_what_holds_no_arrays_has_one_error(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "words").write_text("no arrays")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    np.savez(tmp_path / "objects.npz", names=np.array([{"a": 1}], object))
+    reasons = {"gone": "No such file or directory", "folder": "Is a directory"}
+    for name in ("gone", "folder", "empty", "words", "one.npy", "objects.npz"):
+        with pytest.raises(UnreadableArraysError) as error:
+            read_arrays(tmp_path / name)
+        assert str(error.value) == reasons.get(name, "it is damaged, or no .npz file")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_arrays_have_one_error_and_no_file_stays_open(tmp_path, save, recwarn):
+    path, generator = tmp_path / "file.npz", np.random.default_rng(1)
+    save(path, audio=generator.uniform(-1, 1, 50), rows=np.arange(20))
+    whole, num_refused = path.read_bytes(), 0
+    damaged = [whole[:length] for length in range(0, len(whole), 3)]
+    for place in range(0, len(whole), 2):
+        damaged.append(whole[:place] + bytes([generator.integers(256)]) + whole[place + 1 :])
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read_arrays(path)
+        except UnreadableArraysError:
+            num_refused += 1
+    assert num_refused > len(damaged) / 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before and not recwarn.list
