@@ -57,7 +57,7 @@ def export(config: ExportConfig) -> Path:
     Raises:
         ClmrError: If a file for another runtime could not be made; the rest of the model folder is there then.
     """
-    from clmr_tf.model_folder import MANIFEST_FILE
+    from clmr_tf.model_manifest import MANIFEST_FILE
     from clmr_tf.runtimes.files import add_runtime_files, kinds_in, require_converters
     from clmr_tf.runtimes.formats import FORMATS
 
@@ -71,7 +71,7 @@ def export(config: ExportConfig) -> Path:
     outdated = kinds_in(source) if is_exported and config.head else ()
     kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
     require_converters(kinds)
-    folder = _add_head(source.absolute(), config) if is_exported else _export_run(source, config)
+    folder = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
     if outdated:
         files = " and ".join(FORMATS[kind].file for kind in outdated)
         notes.print(f"Making {files} anew, with the tags of the new head.", markup=False)
@@ -96,8 +96,6 @@ def _export_run(run_folder: Path, config: ExportConfig) -> Path:
         encoder, head, step = read_run_with_head(run_folder, len(tag_names), best=best)
     else:
         encoder, step = read_run_encoder(run_folder, best=best)
-    if config.head:
-        head, tag_names, single_label = read_probe_head(config.head.expanduser(), encoder)
     facts = {
         "name": folder.name,
         "licence": config.licence,
@@ -106,23 +104,28 @@ def _export_run(run_folder: Path, config: ExportConfig) -> Path:
         "scores": {},
         "training": {"step": step, "config": to_plain(training_config), "run": record},
     }
+    if config.head:
+        probed = read_probe_head(config.head.expanduser(), encoder)
+        head, facts = probed.head, facts | probed.manifest_entries
     write_model_folder(encoder, folder, facts, head)
     return folder
 
 
-def _add_head(folder: Path, config: ExportConfig) -> Path:
-    """Writes a model folder anew with the head of a probe, if there is one to add."""
-    from clmr_tf.model_folder import read_encoder, read_manifest, read_projector
+def _add_to_folder(folder: Path, config: ExportConfig) -> Path:
+    """Checks a model folder, and writes it anew with the head of a probe, if there is one to add."""
+    from clmr_tf.model_folder import check_golden, read_encoder, read_projector
+    from clmr_tf.model_manifest import read_manifest
     from clmr_tf.model_writing import write_model_folder
     from clmr_tf.probe_head import read_probe_head
 
+    # What is made of a damaged model would meet the golden numbers of a damaged model.
+    check_golden(folder)
     if config.head is None:
         return folder
     manifest, encoder = read_manifest(folder), read_encoder(folder)
-    head, tag_names, single_label = read_probe_head(config.head.expanduser(), encoder)
-    kept = ("name", "licence", "training", "scores")
-    facts = {name: manifest[name] for name in kept} | {"tag_names": tag_names, "single_label": single_label}
-    write_model_folder(encoder, folder, facts, head, read_projector(folder))
+    probed = read_probe_head(config.head.expanduser(), encoder)
+    facts = {name: manifest[name] for name in ("name", "licence", "training", "scores")} | probed.manifest_entries
+    write_model_folder(encoder, folder, facts, probed.head, read_projector(folder))
     return folder
 
 

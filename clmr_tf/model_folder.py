@@ -13,7 +13,6 @@ golden.npz            an input and the embedding that every loader and runtime m
 """
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ import tensorflow as tf
 from clmr_tf.encoder import build_encoder, dtype_policy
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.evaluation.heads import Head
-from clmr_tf.files import write_atomically
+from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 from clmr_tf.model_card import model_card
+from clmr_tf.model_manifest import MANIFEST_FILE, PARTS_OF_CARDS, read_manifest, require_parts
 from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
-FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"
 GOLDEN_FILE = "golden.npz"
@@ -39,33 +37,6 @@ PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
 GOLDEN_TOLERANCE = 1e-4
 """Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder, with at least architecture, training step and scores in it.
-
-    Raises:
-        UsageError: If there is none that this program can read.
-    """
-    path = folder / MANIFEST_FILE
-    advice = "give the folder that `python -m clmr_tf.export` wrote"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is not a model folder: {path} cannot be read; {advice}.") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads; {advice}.")
-    # Prepared corpora have a manifest.json of a format version, too.
-    try:
-        parts = manifest["architecture"]["arguments"], manifest["training"]["step"], manifest["scores"]
-        is_whole = all(isinstance(part, kind) for part, kind in zip(parts, (dict, int, dict), strict=True))
-    except (KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
-        raise UsageError(
-            f"{folder} is not a model folder: {path} lacks `architecture`, `training` or `scores`; {advice}."
-        )
-    return manifest
 
 
 def read_encoder(folder: Path) -> SampleCNN:
@@ -91,11 +62,16 @@ def read_encoder(folder: Path) -> SampleCNN:
     return encoder
 
 
+def gives_tags(folder: Path) -> bool:
+    """Whether a model folder has tags: the first exports with a head did not say of what kind, and give none."""
+    return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
+
+
 def read_head(folder: Path) -> Head:
-    """The head that a model was trained with.
+    """The head of a model, its own or one that was added; whether its outputs are tags is for `gives_tags` to say.
 
     Raises:
-        UsageError: If the model has none, or it cannot be read.
+        UsageError: If the model has none, or it cannot be read, or does not belong to the embedding or the tag names.
     """
     path = folder / HEAD_FILE
     if not path.is_file():
@@ -104,9 +80,16 @@ def read_head(folder: Path) -> Head:
             "or finetune, convert a checkpoint with its head, or choose another --head."
         )
     try:
-        return Head.load(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        head = Head.load(path)
+    except UnreadableArraysError as error:
         raise UsageError(f"The head {path} cannot be read ({error}); export the model again.") from error
+    names = read_manifest(folder)["tag_names"]
+    if (head.num_features, head.num_outputs) != (EMBEDDING_DIM, len(names)):
+        raise UsageError(
+            f"The head {path} takes {head.num_features} numbers and gives {head.num_outputs}, where an embedding has "
+            f"{EMBEDDING_DIM} and {MANIFEST_FILE} names {len(names)} tags; export the model again."
+        )
+    return head
 
 
 def read_projector(folder: Path) -> keras.Model | None:
@@ -119,22 +102,28 @@ def read_projector(folder: Path) -> keras.Model | None:
     if not path.is_file():
         return None
     try:
-        # NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as matrices:
-            hidden, projection = matrices["hidden"], matrices["projection"]
+        arrays = read_arrays(path, "hidden", "projection")
+        matrices = arrays["hidden"], arrays["projection"]
+        shapes = [matrix.shape for matrix in matrices]
+        if any(len(shape) != 2 or shape[0] != EMBEDDING_DIM for shape in shapes):
+            raise UnreadableArraysError(f"its matrices of the shapes {shapes} take no embedding")
         with dtype_policy("float32"):
-            projector = build_projector(*projection.shape)
-        projector.set_weights([hidden, projection])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            projector = build_projector(*matrices[1].shape)
+        projector.set_weights(list(matrices))
+    except (ValueError, TypeError) as error:
         raise UsageError(f"The projector {path} cannot be read ({error}); convert the checkpoint again.") from error
     return projector
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replaces the manifest of a model folder, and the model card, which says the same in words."""
+    """Replaces the manifest of a model folder, and the model card, which says the same in words.
+
+    Raises:
+        UsageError: If the card cannot be written of it; the manifest is not replaced then.
+    """
+    require_parts(folder, manifest, PARTS_OF_CARDS)
+    card = model_card(manifest, read_golden(folder)["embedding"])
     write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
-    with np.load(folder / GOLDEN_FILE) as golden:
-        card = model_card(manifest, golden["embedding"])
     write_atomically(folder / CARD_FILE, card)
 
 
@@ -146,16 +135,22 @@ def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
 
 
 def check_golden(folder: Path) -> None:
-    """Runs the golden input through the SavedModel and through `SampleCNN` with the stored weights.
+    """Runs the golden input through all that a model folder holds: SavedModel, weights, head and projector.
 
     Raises:
-        ClmrError: If either gives other embeddings than golden.npz holds, or none that are finite.
+        UsageError: If a part cannot be read, or the manifest does not describe the model.
+        ClmrError: If a part gives other numbers than golden.npz holds, or none that are finite.
     """
-    golden = _read_golden(folder)
-    serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
-    received = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
-    _require_equal(folder / SAVED_MODEL, "embeddings", received, golden["embedding"])
+    require_parts(folder, read_manifest(folder), PARTS_OF_CARDS)
     check_golden_of(folder, read_encoder(folder))
+    golden = read_golden(folder)
+    try:
+        serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
+        received = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder / SAVED_MODEL} cannot be run ({reason}); export the model again.") from error
+    _require_equal(folder / SAVED_MODEL, "embeddings", received, golden["embedding"])
     projector = read_projector(folder)
     if projector is not None:
         projected = projector(tf.constant(golden["embedding"])).numpy()
@@ -166,26 +161,46 @@ def check_golden_of(folder: Path, encoder: SampleCNN) -> None:
     """Runs the golden input through the encoder that was read from a model folder, and through its head.
 
     Raises:
+        UsageError: If head or golden numbers cannot be read.
         ClmrError: If they give other numbers than golden.npz holds, or none that are finite.
     """
-    golden = _read_golden(folder)
+    golden = read_golden(folder)
+    if golden["audio"].shape[1] != encoder.clip_num_samples:
+        raise UsageError(
+            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder takes "
+            f"{encoder.clip_num_samples}; export the model again."
+        )
     received = encoder(tf.constant(golden["audio"]), training=False).numpy()
     _require_equal(folder / WEIGHTS_FILE, "embeddings", received, golden["embedding"])
     if "logits" in golden:
         _require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(received), golden["logits"])
 
 
-def _read_golden(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / GOLDEN_FILE
+def read_golden(folder: Path) -> dict[str, np.ndarray]:
+    """The golden numbers of a model folder.
+
+    Returns:
+        float32 "audio" [clips, samples] and "embedding" [clips, 512]; of a model with a head "logits" [clips, tags], of
+        one with a projector "projection" [clips, projection].
+
+    Raises:
+        UsageError: If they cannot be read, or are not all of these.
+    """
+    of_parts = {"logits": HEAD_FILE, "projection": PROJECTOR_FILE}
+    names = ["audio", "embedding", *(name for name, file in of_parts.items() if (folder / file).is_file())]
     try:
-        # NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            golden = dict(arrays)
-        if not {"audio", "embedding"} <= set(golden):
-            raise KeyError("no audio, or no embedding")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(folder / GOLDEN_FILE, *names)
+        golden = {name: arrays[name] for name in names}
+        if not all(array.dtype.kind == "f" and array.ndim == 2 and array.size for array in golden.values()):
+            raise UnreadableArraysError("it has something else than rows of floats")
+        num_rows = {len(array) for array in golden.values()}
+        if len(num_rows) > 1 or golden["embedding"].shape[1] != EMBEDDING_DIM:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in golden.items())
+            raise UnreadableArraysError(f"it has {shapes}, which do not belong together")
+    except UnreadableArraysError as error:
+        path = folder / GOLDEN_FILE
         raise UsageError(f"The golden numbers {path} cannot be read ({error}); export the model again.") from error
-    return golden
+    return {name: array.astype(np.float32) for name, array in golden.items()}
 
 
 def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
@@ -194,6 +209,11 @@ def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
+    if received.shape != expected.shape:
+        raise UsageError(
+            f"{path} gives {what} of the shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
+            "export the model again."
+        )
     error = relative_error(received, expected)
     if not error <= GOLDEN_TOLERANCE:
         raise ClmrError(

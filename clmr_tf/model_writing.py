@@ -1,6 +1,7 @@
 """Writes the folder of an exported model: whole or not at all, checked against its own golden numbers."""
 
 import errno
+import logging
 import math
 import os
 import shutil
@@ -17,22 +18,24 @@ from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
 from clmr_tf.model_folder import (
     CARD_FILE,
-    FORMAT_VERSION,
     GOLDEN_FILE,
     HEAD_FILE,
-    MANIFEST_FILE,
     PROJECTOR_FILE,
     SAVED_MODEL,
     WEIGHTS_FILE,
     check_golden,
-    read_manifest,
+    read_golden,
     write_manifest,
 )
+from clmr_tf.model_manifest import FORMAT_VERSION, MANIFEST_FILE, read_manifest
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.serving.served_model import ServedModel
 from clmr_tf.serving.warm_up import write_warm_up_requests
 
+logger = logging.getLogger(__name__)
+
 _RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
+_MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
 # What an export may replace; the last are what writing them left when killed.
 _OWN_FILES = (
     MANIFEST_FILE,
@@ -104,14 +107,18 @@ def _keep_results(folder: Path, draft: Path) -> None:
     """Takes over the probes of a model that is replaced by one of the same weights, with what they scored."""
     if not folder.exists() or not any(folder.iterdir()):
         return
-    with np.load(folder / GOLDEN_FILE) as old, np.load(draft / GOLDEN_FILE) as new:
-        if not np.array_equal(old["embedding"], new["embedding"]):
-            return
+    try:
+        old, scores = read_golden(folder), read_manifest(folder)["scores"]
+    except UsageError as error:
+        logger.warning("Nothing is taken over from the model that is replaced: %s", error)
+        return
+    if not np.array_equal(old["embedding"], read_golden(draft)["embedding"]):
+        return
     for path in folder.iterdir():
         if any(fnmatch(path.name, pattern) for pattern in _RESULTS):
             shutil.copyfile(path, draft / path.name)
     manifest = read_manifest(draft)
-    write_manifest(draft, {**manifest, "scores": {**read_manifest(folder)["scores"], **manifest["scores"]}})
+    write_manifest(draft, {**manifest, "scores": {**scores, **manifest["scores"]}})
 
 
 def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
@@ -140,8 +147,8 @@ def _require_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    # A manifest.json alone is no proof: prepared corpora have one, too.
-    if names is None or (names and not {MANIFEST_FILE, SAVED_MODEL, GOLDEN_FILE} <= set(names)):
+    # A manifest.json alone is no proof, since prepared corpora have one, too; but a damaged model may have lost a file.
+    if names is None or (names and len(_MADE_BY_EVERY_EXPORT.difference(names)) > 1):
         raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
     if foreign:

@@ -13,6 +13,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.examples import probabilities
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
+from clmr_tf.model_manifest import MANIFEST_FILE, read_manifest
 from clmr_tf.models.classifier import build_classifier
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config, read_record
@@ -31,7 +32,7 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
         ClmrError: If the golden numbers are not met.
     """
     folder = Path(folder).expanduser()
-    if (folder / model_folder.MANIFEST_FILE).is_file():
+    if (folder / MANIFEST_FILE).is_file():
         if check:
             model_folder.check_golden(folder)
         model, tagger = model_folder.read_encoder(folder), _tagger_of_model(folder)
@@ -39,14 +40,17 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     elif (folder / CONFIG_FILE).is_file():
         model, tagger = _encoder_of_run(folder)
     else:
-        raise UsageError(f"{folder} is neither an exported model nor the folder of a run.")
+        raise UsageError(
+            f"{folder} is neither an exported model nor the folder of a run; give what `python -m clmr_tf.export` or "
+            "`python -m clmr_tf.train` wrote, such as savedmodels/demo."
+        )
     return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
 
 
 def _tagger_of_model(folder: Path) -> Tagger | None:
-    if not (folder / model_folder.HEAD_FILE).is_file():
+    if not model_folder.gives_tags(folder):
         return None
-    manifest = model_folder.read_manifest(folder)
+    manifest = read_manifest(folder)
     return _tagger(model_folder.read_head(folder), manifest["tag_names"], manifest["single_label"])
 
 

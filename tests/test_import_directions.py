@@ -53,6 +53,7 @@ ROWS = (
         "model_card",
         "model_card_code",
         "model_folder",
+        "model_manifest",
         "model_writing",
         "run_folder",
         "run_log",

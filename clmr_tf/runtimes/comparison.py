@@ -8,8 +8,8 @@ import numpy as np
 
 from clmr_tf.errors import ClmrError
 from clmr_tf.evaluation.examples import probabilities
-from clmr_tf.model_folder import GOLDEN_FILE, read_head, read_manifest, relative_error
-from clmr_tf.runtimes.folded_head import gives_tags
+from clmr_tf.model_folder import gives_tags, read_golden, read_head, relative_error
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.runtimes.formats import RuntimeFormat
 
 Outputs = dict[str, np.ndarray]
@@ -33,14 +33,13 @@ class Golden:
         return {"embedding": self.embedding} | ({"tags": self.tags_of(self.embedding)} if self.tags_of else {})
 
 
-def read_golden(folder: Path) -> Golden:
+def golden_outputs(folder: Path) -> Golden:
     """The golden outputs of a model folder: of all clips, and of the first one again.
 
     Raises:
-        UsageError: If its head cannot be read.
+        UsageError: If head or golden numbers cannot be read.
     """
-    with np.load(folder / GOLDEN_FILE) as golden:
-        embedding = golden["embedding"]
+    embedding = read_golden(folder)["embedding"]
     together_and_first = np.concatenate([embedding, embedding[:1]])
     if not gives_tags(folder):
         return Golden(together_and_first, None)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import GOLDEN_FILE, read_encoder, read_manifest, write_manifest
-from clmr_tf.runtimes.comparison import compare, read_golden
+from clmr_tf.model_folder import GOLDEN_FILE, read_encoder, write_manifest
+from clmr_tf.model_manifest import read_manifest
+from clmr_tf.runtimes.comparison import compare, golden_outputs
 from clmr_tf.runtimes.folded_head import read_folded_head
 from clmr_tf.runtimes.formats import FORMATS, RuntimeFormat
 
@@ -110,7 +111,7 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dic
     # Some failed conversions leave the weights out.
     if not 0.9 * least <= num_bytes <= _LARGEST_SURPLUS * least + _LARGEST_SURPLUS_BYTES:
         raise ClmrError(f"{wanted.file} has {num_bytes} bytes, and its weights take about {least}; it was not kept.")
-    golden = read_golden(folder)
+    golden = golden_outputs(folder)
     facts: dict[str, Any] = {
         "title": wanted.title,
         "num_bytes": num_bytes,

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.evaluation.heads import Head
-from clmr_tf.model_folder import HEAD_FILE, read_head, read_manifest
+from clmr_tf.model_folder import gives_tags, read_head
+from clmr_tf.model_manifest import read_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +53,6 @@ class FoldedHead:
             product = tf.reduce_sum(hidden[:, :, tf.newaxis] * matrix, axis=1) if as_sums else hidden @ matrix
             hidden = product + offset
         return tf.nn.softmax(hidden) if self.single_label else tf.sigmoid(hidden)
-
-
-def gives_tags(folder: Path) -> bool:
-    """Whether the SavedModel of a model folder gives tags; with a head, those of the first exports did not."""
-    return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
 
 
 def read_folded_head(folder: Path) -> FoldedHead | None:

@@ -34,5 +34,12 @@ def test_what_is_no_model_folder_is_refused(tmp_path, content):
 def test_a_prepared_corpus_is_not_read_as_a_model(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
     for read in (load_encoder, read_manifest):
-        with pytest.raises(UsageError, match=r"is not a model folder.*`architecture`"):
+        with pytest.raises(UsageError, match=r"is not a model folder.*`architecture\.arguments`"):
             read(corpus.folder)
+
+
+def test_what_is_neither_a_model_nor_a_run_is_told_what_to_give(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"neither .* nor the folder of a run; give what `python -m clmr_tf\.export` or"
+    ):
+        load_encoder(tmp_path)

@@ -38,6 +38,13 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
     # What was scored is still true: the weights are the same.
     assert {path.name: path.read_bytes() for path in model.glob("evaluation-*")} == before
     assert "songs-thesis-linear" in manifest["scores"]
+    result = json.loads(result_file.read_text())
+    head = manifest["head"]
+    assert head["result"] == result_file.name and head["test"] == result["scores"]["test"]
+    assert head["corpus"] == {"name": "songs", "fingerprint": result["corpus"]["fingerprint"]}
+    assert head["preset"] == "thesis" and head["seed"] == 42 and "task" not in head
+    for name in ("protocol", "labels", "fit"):
+        assert head[name] == result[name]
     clips = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 59_049)).astype(np.float32)
     saved = tf.saved_model.load(str(model / "saved_model"))
     tags = saved.signatures["serving_default"](audio=tf.constant(clips))["tags"].numpy()
@@ -57,8 +64,13 @@ def test_a_head_of_something_else_is_refused(probed, tmp_path):
     shutil.copyfile(result_file, copied)
     with pytest.raises(UsageError, match=r"The head .*\.npz cannot be read .*; run the probe again"):
         read_probe_head(copied, model)
-    Head(np.zeros(512), np.ones(512), (np.zeros((512, 2)), np.zeros(2))).save(copied.with_suffix(".npz"))
-    with pytest.raises(UsageError, match="is not the one of"):
+    for features, tags in ((512, 2), (13, 3)):
+        weights = np.zeros((features, tags)), np.zeros(tags)
+        Head(np.zeros(features), np.ones(features), weights).save(copied.with_suffix(".npz"))
+        with pytest.raises(UsageError, match="is not the one of"):
+            read_probe_head(copied, model)
+    copied.with_suffix(".npz").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"The head .*\.npz cannot be read .*; run the probe again"):
         read_probe_head(copied, model)
     result = json.loads(copied.read_text())
     result["features"]["kind"] = "mel"

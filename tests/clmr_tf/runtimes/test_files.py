@@ -20,7 +20,7 @@ from clmr_tf.model_folder import read_manifest, record_score, write_manifest
 from clmr_tf.runtimes.execution import load
 from clmr_tf.runtimes.files import add_runtime_files, require_converters
 from clmr_tf.runtimes.formats import FORMATS
-from tests.clmr_tf.probed import CLIP
+from tests.clmr_tf.probed import CLIP, write_tiny_model
 from tests.clmr_tf.runtimes import tagged
 from tests.clmr_tf.runtimes.tagged import embedding_of_music, music, write_probe
 from tests.synthetic import melody
@@ -34,8 +34,7 @@ needs_onnx = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model folder that had a file for another runtime, with a head since then and every file that can be written."""
-    folder = tmp_path_factory.mktemp("exported") / "tiny"
-    tagged.write_headless(folder)
+    folder = write_tiny_model(tagged.model(), tmp_path_factory.mktemp("exported") / "tiny")
     (folder / "model.tflite").write_bytes(b"of the model without a head")
     kinds = "fp16,int8"
     has_onnx = module.version_of("tf2onnx") is not None
@@ -214,7 +213,7 @@ def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, mo
     for name in ("model-int8.tflite", "model.onnx"):
         (folder / name).write_bytes(b"with the tags of the old head")
     config, made = ExportConfig(model=folder, head=write_probe(tmp_path), tflite="fp16"), []
-    monkeypatch.setattr("clmr_tf.export._add_head", lambda folder, config: folder)
+    monkeypatch.setattr("clmr_tf.export._add_to_folder", lambda folder, config: folder)
     monkeypatch.setattr(module, "add_runtime_files", lambda folder, kinds: made.extend(kinds))
     monkeypatch.setattr(module, "version_of", lambda package: "1.0")
     export(config)

@@ -14,7 +14,7 @@ from clmr_tf.runtimes.execution import load
 from clmr_tf.runtimes.files import version_of
 from clmr_tf.runtimes.folded_head import FoldedHead, read_folded_head
 from clmr_tf.runtimes.formats import FORMATS
-from tests.clmr_tf.runtimes.tagged import tags_by_definition, write_headless
+from tests.clmr_tf.runtimes.tagged import tags_by_definition
 
 NUM_FEATURES, NUM_HIDDEN = 512, 40
 TAGS = ("Größe", "quiet", 'the "last"', "4", "5")
@@ -77,11 +77,14 @@ def names_in(file) -> list[str]:
 
 
 def test_a_model_whose_saved_model_gives_no_tags_has_none(tmp_path):
-    write_headless(tmp_path / "model")
-    assert read_folded_head(tmp_path / "model") is None
+    manifest = {"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 3}, "scores": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "single_label": True, "tag_names": TAGS}))
+    assert read_folded_head(tmp_path) is None
+    head_of(0).save(tmp_path / "head.npz")
+    assert read_folded_head(tmp_path).tag_names == TAGS
     # As the first exports with a head were.
-    head_of(0).save(tmp_path / "model" / "head.npz")
-    assert read_folded_head(tmp_path / "model") is None
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "tag_names": TAGS}))
+    assert read_folded_head(tmp_path) is None
 
 
 def test_counts_its_weights():
