@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,18 +10,22 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.evaluation.heads import Head
+from clmr_tf.files import read_arrays, write_atomically
 from clmr_tf.model_folder import (
     GOLDEN_FILE,
     GOLDEN_TOLERANCE,
     HEAD_FILE,
+    check_golden_of,
     read_encoder,
+    read_golden,
     read_head,
-    read_manifest,
     read_projector,
     relative_error,
 )
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.model_writing import golden_audio, write_model_folder
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 from clmr_tf.pytorch.layouts import arrange, arrange_head, state_dict_of
 from clmr_tf.pytorch.original_network import OriginalNetwork
 from clmr_tf.pytorch.reading import read_checkpoint
@@ -117,6 +120,7 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     """
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
+    _require_original_head(folder, head)
     if checkpoint.is_dir() or not checkpoint.parent.is_dir():
         raise UsageError(f"{checkpoint} cannot be written: it is a folder or in none; choose another --out.")
     if encoder.width != 1:
@@ -126,10 +130,8 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
         )
     network = to_original(encoder, read_projector(folder), head)
     content = state_dict_bytes(state_dict_of(network, manifest["training"]["step"]))
-    try:
-        golden = _arrays_of(folder / GOLDEN_FILE)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{folder / GOLDEN_FILE} cannot be read ({error}); export the model again.") from error
+    check_golden_of(folder, encoder)
+    golden = read_golden(folder)
     draft = checkpoint.with_name(f".{checkpoint.name}.draft")
     try:
         write_atomically(draft, content)
@@ -140,6 +142,16 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     finally:
         draft.unlink(missing_ok=True)
     return errors
+
+
+def _require_original_head(folder: Path, head: Head | None) -> None:
+    """Raises UsageError for a head that the released code does not build."""
+    hidden_units = [len(bias) for bias in head.weights[1:-1:2]] if head else []
+    if hidden_units not in ([], [EMBEDDING_DIM]):
+        raise UsageError(
+            f"The head of the model in {folder} has hidden layers of {hidden_units} units, and that of the released "
+            f"code none, or one of {EMBEDDING_DIM}; convert a model with such a head, or without one."
+        )
 
 
 _OUR_NAMES = {"h": "embedding", "z": "projection", "logits": "logits"}
@@ -182,20 +194,14 @@ def _golden_outputs(path: Path, clip_num_samples: int) -> dict[str, np.ndarray]:
     """`audio` [n, samples] of an .npz file, and what it has of `h`, `z` and `logits` of the original code."""
     advice = f"give an .npz file with `audio` [n, {clip_num_samples}] and `h`, `z` or `logits`"
     try:
-        found = _arrays_of(path)
+        found = read_arrays(path)
         outputs = {name: found[name].astype(np.float32) for name in ("audio", *_OUR_NAMES) if name in found}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise UsageError(f"--golden {path} cannot be read ({error}); {advice}.") from error
     audio = outputs.get("audio", np.zeros(0))
-    if audio.ndim != 2 or audio.shape[1] != clip_num_samples or len(outputs) < 2:
+    if audio.ndim != 2 or audio.shape[1] != clip_num_samples or not len(audio) or len(outputs) < 2:
         raise UsageError(f"--golden {path} has {', '.join(outputs) or 'nothing'} of another kind or shape; {advice}.")
     return outputs
-
-
-def _arrays_of(path: Path) -> dict[str, np.ndarray]:
-    # NumPy leaves a file open that it cannot read.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _tag_names(tags: str | None, num_tags: int) -> tuple[str, ...]:
@@ -205,7 +211,11 @@ def _tag_names(tags: str | None, num_tags: int) -> tuple[str, ...]:
     names = _TAG_LISTS.get(tags or "magnatagatune")
     if names is None:
         try:
-            names = tuple(line.strip() for line in Path(tags).read_text(encoding="utf-8").splitlines() if line.strip())
+            names = tuple(
+                line.strip()
+                for line in Path(tags).expanduser().read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            )
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--tags {tags} cannot be read ({error}); {advice}.") from error
     if len(names) != num_tags or len(set(names)) != num_tags:

@@ -28,8 +28,8 @@ class ConvertConfig:
     golden: Path | None = None
     """With --from-pytorch: .npz file with `audio` [n, samples] and what the original code gives for it, `h`, `z` or
     `logits`, to compare with as well."""
-    licence: str = "unspecified"
-    """With --from-pytorch: licence of the weights, for the manifest."""
+    licence: str | None = None
+    """With --from-pytorch: licence of the weights, for the manifest. Default: unspecified."""
 
 
 def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
@@ -46,18 +46,17 @@ def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
     from clmr_tf import conversion
 
     if config.to_pytorch is not None:
-        given = {"--head": config.head, "--tags": config.tags, "--golden": config.golden}
-        unused = [option for option, value in given.items() if value is not None]
-        if unused:
-            raise UsageError(f"{unused[0]} is of no effect with --to-pytorch; leave it out.")
+        for option in ("head", "tags", "golden", "licence"):
+            if getattr(config, option) is not None:
+                raise UsageError(f"--{option} is of no effect with --to-pytorch; leave it out.")
         return out, conversion.to_pytorch(config.to_pytorch.expanduser(), out)
     errors = conversion.from_pytorch(
         config.from_pytorch.expanduser(),
         out,
-        head_checkpoint=config.head,
+        head_checkpoint=config.head and config.head.expanduser(),
         tags=config.tags,
-        golden=config.golden,
-        licence=config.licence,
+        golden=config.golden and config.golden.expanduser(),
+        licence=config.licence or "unspecified",
     )
     return out, errors
 

@@ -1,6 +1,7 @@
 """`python -m clmr_tf.convert`: checkpoints of the original become models that everything else reads, and go back."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from clmr_tf import conversion
 from clmr_tf.console import run_command
 from clmr_tf.convert import main
+from clmr_tf.evaluation.heads import Head
 from clmr_tf.evaluation.request import HeadProbe
 from clmr_tf.head_probing import probe_with_head
 from clmr_tf.model_folder import read_head, read_manifest, read_projector, relative_error
@@ -165,6 +167,20 @@ def test_a_damaged_model_is_not_written_as_a_checkpoint(converted, tmp_path, cap
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("hidden_units", [[256], [512, 512]])
+def test_a_head_that_the_released_code_does_not_build_is_refused_beforehand(converted, tmp_path, capfd, hidden_units):
+    sizes = [512, *hidden_units, 50]
+    parts = [np.zeros(shape, np.float32) for pair in itertools.pairwise(sizes) for shape in (pair, pair[1:])]
+    model = Path(shutil.copytree(converted, tmp_path / "model"))
+    Head(np.zeros(512, np.float32), np.ones(512, np.float32), tuple(parts)).save(model / "head.npz")
+    with np.load(converted / "golden.npz") as golden:
+        np.savez(model / "golden.npz", **{**golden, "logits": np.zeros((2, 50), np.float32)})
+    assert convert("--to-pytorch", model, "--out", tmp_path / "back.pt") == 2
+    sentence = " ".join(capfd.readouterr().err.split())
+    assert f"The head of the model in {model} has hidden layers of {hidden_units} units" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -175,6 +191,7 @@ def test_a_damaged_model_is_not_written_as_a_checkpoint(converted, tmp_path, cap
         (["--from-pytorch", ".", "--out", "model"], "cannot be read (Is a directory)"),
         (["--to-pytorch", "gone", "--out", "a.pt"], "gone is not a model folder"),
         (["--to-pytorch", "gone", "--out", "a.pt", "--tags", "msd"], "--tags is of no effect with --to-pytorch"),
+        (["--to-pytorch", "gone", "--out", "a.pt", "--licence", "MIT"], "--licence is of no effect with --to-pytorch"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(arguments, sentence, capfd, tmp_path, monkeypatch):
@@ -204,6 +221,17 @@ def test_names_of_the_tags(tags, num_tags, expected_names, tmp_path, monkeypatch
     else:
         with pytest.raises(conversion.UsageError, match=expected_names):
             conversion._tag_names(tags, num_tags)
+
+
+def test_every_path_may_begin_with_the_home_of_the_user(converted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(converted.parent))
+    (converted.parent / "names.txt").write_text("\n".join(MSD_TAGS))
+    options = "--head", "~/finetuner.pt", "--golden", "~/golden.npz", "--tags", "~/names.txt"
+    assert convert("--from-pytorch", "~/clmr.ckpt", "--out", tmp_path / "model", *options) == 0
+    assert read_manifest(tmp_path / "model")["tag_names"] == list(MSD_TAGS)
+    assert read_manifest(tmp_path / "model")["licence"] == "unspecified"
+    assert convert("--to-pytorch", tmp_path / "model", "--out", "~/back.pt") == 0
+    (converted.parent / "back.pt").unlink()
 
 
 @pytest.mark.skipif(not CHECKPOINTS, reason="CLMR_TF_PYTORCH_CHECKPOINTS does not name the folder of the checkpoints")
