@@ -11,6 +11,7 @@ from clmr_tf.serving.wav import read_wav
 
 Outputs = dict[str, tf.Tensor]
 
+_MUST_BE_FINITE = "Audio must be finite, and some samples are not; send numbers in [-1, 1]"
 # A longer recording is encoded in parts, or its activations would fill the memory.
 _WINDOWS_PER_PART = 16
 
@@ -54,12 +55,13 @@ class ServedModel:
 
     def _of_clips(self, audio: tf.Tensor) -> Outputs:
         """float32 [n, clip] -> embedding float32 [n, 512], and tags float32 [n, tags]."""
-        embedding = self._encode(audio)
+        embedding = self._encode(tf.debugging.check_numerics(audio, _MUST_BE_FINITE))
         return {"embedding": embedding, **self._tags_of(embedding)}
 
     def _of_waveform(self, audio: tf.Tensor) -> Outputs:
         """One recording, float32 [samples] at the model's rate -> what its windows give, and the means."""
         clip = self._encoder.clip_num_samples
+        audio = tf.debugging.check_numerics(audio, _MUST_BE_FINITE)
         padded = tf.pad(audio, [[0, tf.maximum(clip - tf.size(audio), 0)]])
         num_windows = tf.size(padded) // clip
 
@@ -86,7 +88,8 @@ class ServedModel:
     def _of_file(self, content: tf.Tensor) -> Outputs:
         samples, rate_hz = read_wav(content)
         own_rate_hz, clip = self._encoder.sample_rate_hz, self._encoder.clip_num_samples
-        num_samples = -(-tf.size(samples, tf.int64) * own_rate_hz // rate_hz)
+        # Rounded as soxr does, or a file could have a window more here than in `load_encoder`.
+        num_samples = (2 * tf.size(samples, tf.int64) * own_rate_hz + rate_hz) // (2 * rate_hz)
         num_windows = tf.maximum(tf.cast(num_samples // clip, tf.int32), 1)
 
         def window(index: tf.Tensor) -> tf.Tensor:

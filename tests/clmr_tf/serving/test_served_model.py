@@ -59,6 +59,26 @@ def test_files_of_any_rate_and_channels_are_mixed_and_resampled_as_soxr_does(tag
         np.testing.assert_allclose(found["tags"][row], tags_of(expected).mean(axis=0), atol=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "rate_hz"), [(257_082, 48_000), (257_083, 48_000), (4 * CLIP - 1, 44_100), (4 * CLIP - 2, 44_100)]
+)
+def test_a_file_has_as_many_windows_as_the_encoder_finds_in_it(tagger, tmp_path, num_samples, rate_hz):
+    content = wav(0.1 * np.sin(np.arange(num_samples) / 20), rate_hz)
+    (tmp_path / "song.wav").write_bytes(content)
+    expected = len(tagger.encoder.embed(tmp_path / "song.wav").vectors)
+    assert expected == 1 + (num_samples in (257_083, 4 * CLIP - 1))
+    assert tagger.call("wav_bytes", wav=[content])["num_windows"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_audio_that_is_not_finite_is_said_to_be_none(tagger, wrong):
+    audio = SONG[:CLIP].copy()
+    audio[100] = wrong
+    for signature, given in (("serving_default", np.stack([SONG[:CLIP], audio])), ("waveform", audio)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Audio must be finite, and some samples are not"):
+            tagger.call(signature, audio=given)
+
+
 def test_shorter_files_of_a_batch_end_in_zeros_and_do_not_depend_on_the_others(tagger):
     files = [wav(SONG, RATE_HZ), wav(SONG[: CLIP + 5], RATE_HZ)]
     both, alone = tagger.call("wav_bytes", wav=files), tagger.call("wav_bytes", wav=files[1:])
