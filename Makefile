@@ -34,7 +34,7 @@ train: $(VENV)/run-requirements
 
 # The pretrained model that comes with the code; an export over it takes the probes of other weights away.
 demo-model: $(VENV)/test-requirements
-	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 3000 --learning-rate 0.0003 --precision mixed_bfloat16 \
+	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 2000 --learning-rate 0.0003 --precision mixed_bfloat16 \
 	    --checkpoint-every 250 --workdir runs/demo
 	$(RUN) -m clmr_tf.export --model runs/demo --out savedmodels/demo --licence CC-BY-SA-3.0
 	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo
