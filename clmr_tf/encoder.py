@@ -211,6 +211,14 @@ class Encoder:
             raise UsageError(f"The hop must be at least one sample, and finite; received {hop_seconds} seconds.")
         return round(hop_seconds * self.sample_rate_hz)
 
+    def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Encodes the windows of one waveform [samples] that begin at `starts`: float32 [n, 512]."""
+        windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
+        # A batch at a time: with a short hop, all windows together are many times the recording.
+        rows = range(0, len(starts), self._batch_size)
+        vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
+        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
+
     def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:
         is_shape = waveform.ndim == 1 or (waveform.ndim == 2 and 1 <= waveform.shape[1] <= _MOST_CHANNELS)
         if not np.issubdtype(waveform.dtype, np.floating) or not is_shape:
@@ -226,11 +234,3 @@ class Encoder:
         if sample_rate in (None, self.sample_rate_hz):
             return mono
         return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
-
-    def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Encodes the windows of one waveform [samples] that begin at `starts`: float32 [n, 512]."""
-        windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
-        # A batch at a time: with a short hop, all windows together are many times the recording.
-        rows = range(0, len(starts), self._batch_size)
-        vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
-        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
