@@ -12,8 +12,12 @@ from clmr_tf.command_line import to_plain
 from clmr_tf.config import CHANGEABLE_ON_RESUME, TrainConfig
 from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
 from clmr_tf.model_card_code import loading_section
+from clmr_tf.model_card_scores import head_section, scores_section
 
 _NUM_GOLDEN_NUMBERS = 5
+# Of a probability; less is rounding.
+_LEAST_ERROR_OF_TAGS = 1e-4
+_RELEASED_CODE = "[the code of the paper](https://github.com/Spijkervet/CLMR)"
 _PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
 
 
@@ -32,7 +36,8 @@ def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
         _introduction(manifest),
         _data_section(manifest),
         _training_section(manifest["training"]),
-        _scores_section(manifest["scores"]),
+        head_section(manifest.get("head")),
+        scores_section(manifest["scores"]),
         _limits_section(manifest),
         loading_section(manifest),
         _golden_section(golden_embedding),
@@ -61,6 +66,7 @@ def _introduction(manifest: dict[str, Any]) -> str:
     clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
     architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
     width, num_tags = architecture["arguments"].get("width", 1.0), len(manifest["tag_names"])
+    command = "convert" if "converted_from" in manifest["training"] else "export"
     tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
     lines = [
         f"# {manifest['name']}",
@@ -68,7 +74,7 @@ def _introduction(manifest: dict[str, Any]) -> str:
         f"is like. An encoder as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
         f"{architecture['class']} of width {width:g}.",
         "",
-        "This file is written by `python -m clmr_tf.export` from `manifest.json`, and again with every new score.",
+        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again with every new score.",
         "",
         "| | |",
         "|---|---|",
@@ -100,8 +106,7 @@ def _training_section(training: dict[str, Any]) -> str:
     lines = ["## Training"]
     config = training.get("config")
     if "converted_from" in training:
-        files = [part["file"] for part in training["converted_from"].values() if isinstance(part, dict)]
-        return "\n".join([*lines, f"By other code, see there; converted from {' and '.join(files)}."]) + "\n"
+        return "\n".join([*lines, *_conversion_lines(training["converted_from"])]) + "\n"
     if config is None:
         return "\n".join([*lines, f"{training['step']:,} steps; nothing else is recorded of it."]) + "\n"
     objective = config["objective"]
@@ -120,6 +125,27 @@ def _training_section(training: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _conversion_lines(origin: dict[str, Any]) -> list[str]:
+    said = ", ".join(
+        f"{words} {origin[name]}"
+        for name, words in (("epoch", "epoch"), ("global_step", "step"), ("pytorch-lightning_version", "Lightning"))
+        if name in origin
+    )
+    return [
+        f"By {_RELEASED_CODE} or other that writes such checkpoints; `python -m clmr_tf.convert` has made the model of "
+        f"these. The keys are `{origin['layout']}`. "
+        + (f"Of the training the checkpoint says: {said}." if said else "Of the training the checkpoint says nothing."),
+        "",
+        "| part | file | SHA-256 |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {part['file']} | `{part['sha256']}` |"
+            for name, part in origin.items()
+            if isinstance(part, dict)
+        ),
+    ]
+
+
 def _settings_sentence(config: dict[str, Any], objective: str) -> str:
     defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
     said_already = CHANGEABLE_ON_RESUME | {"seed", "objective"}
@@ -135,23 +161,6 @@ def _settings_sentence(config: dict[str, Any], objective: str) -> str:
 
 def _option(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _scores_section(scores: dict[str, Any]) -> str:
-    if not scores:
-        return (
-            "## Scores\nNone is recorded yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` measures one and "
-            "writes it here.\n"
-        )
-    lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
-    lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
-    for name, score in sorted(scores.items()):
-        value = score.get("score", score.get("mean"))
-        low_high = score.get("interval")
-        interval = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
-        shown = "" if value is None else f"{value:.3f}"
-        lines.append(f"| {name} | {score.get('split', '')} | {score.get('metric', '')} | {shown} | {interval} |")
-    return "\n".join(lines) + "\n"
 
 
 def _limits_section(manifest: dict[str, Any]) -> str:
@@ -172,6 +181,12 @@ def _limits_section(manifest: dict[str, Any]) -> str:
         "or more on the golden clips, and less on some music."
         for name, facts in manifest.get("runtimes", {}).items()
         if facts.get("least_cosine", 1) < 0.9999
+    ]
+    limits += [
+        f"The tags of `{name}` are off by up to {facts['largest_tag_error']:.2g} from those of encoder and head on the "
+        "golden clips."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts.get("largest_tag_error", 0) >= _LEAST_ERROR_OF_TAGS
     ]
     limits += [
         f"`{name}` has not been run: its runtime was not installed where it was written."

@@ -8,7 +8,7 @@ With this package, any file of any rate and length:
 ```python
 import clmr_tf
 
-encoder = clmr_tf.load_encoder(".", check=True)  # check=True runs the golden numbers first
+encoder = clmr_tf.load_encoder(".", check=True)  # also holds the SavedModel to the golden numbers
 embedding = encoder.embed("song.mp3", hop_seconds=1.0)
 embedding.times_seconds, embedding.vectors  # [n], [n, {dimensions}]
 ```

@@ -52,6 +52,7 @@ ROWS = (
         "checkpoint_folder",
         "model_card",
         "model_card_code",
+        "model_card_scores",
         "model_folder",
         "model_manifest",
         "model_writing",

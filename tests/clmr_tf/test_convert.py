@@ -77,6 +77,7 @@ def test_the_manifest_says_where_it_came_from(converted):
     assert origin["head"]["file"] == "finetuner.pt" and origin["layout"] == "model.encoder.sequential.*"
     assert (origin["epoch"], origin["global_step"], manifest["training"]["step"]) == (3, 12, 12)
     assert manifest["tag_names"] == list(MAGNATAGATUNE_TAGS) and manifest["licence"] == "Apache-2.0"
+    assert "the checkpoint says: epoch 3, step 12, Lightning " in (converted / "README.md").read_text(encoding="utf-8")
     assert manifest["architecture"]["arguments"] == {"width": 0.0625, "sample_rate_hz": 22050, "pooling": None}
 
 

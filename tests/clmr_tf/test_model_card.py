@@ -81,9 +81,47 @@ def test_it_names_the_settings_that_are_not_the_defaults_and_no_folder():
 
 
 def test_a_model_of_other_code_says_what_it_was_converted_from():
-    training = {"step": 0, "converted_from": {"checkpoint": {"file": "clmr.ckpt", "sha256": "f"}, "layout": "plain"}}
-    card = card_of(training=training, tag_names=["guitar", "slow"])
-    assert "converted from clmr.ckpt" in card and "## Data" not in card and "| tags | guitar, slow |" in card
+    origin = {"checkpoint": {"file": "clmr.ckpt", "sha256": "f0"}, "layout": "encoder.sequential.*"}
+    card = card_of(training={"step": 0, "converted_from": origin}, tag_names=["guitar", "slow"])
+    assert "| checkpoint | clmr.ckpt | `f0` |" in card and "## Data" not in card and "| tags | guitar, slow |" in card
+    assert "[the code of the paper](https://github.com/Spijkervet/CLMR)" in card and "see there" not in card
+    assert "The keys are `encoder.sequential.*`. Of the training the checkpoint says nothing." in card
+    assert "written by `python -m clmr_tf.convert`" in card and "clmr_tf.export" not in card
+    origin |= {"head": {"file": "finetuner.pt", "sha256": "a1"}, "epoch": 3, "global_step": 12}
+    card = card_of(training={"step": 12, "converted_from": origin})
+    assert "| head | finetuner.pt | `a1` |" in card and "the checkpoint says: epoch 3, step 12." in card
+    assert "written by `python -m clmr_tf.export`" in card_of(training=trained())
+
+
+def test_an_added_head_says_where_it_is_from_and_what_it_scored():
+    of_tags = {"over_tags": {"mean": 0.8126, "interval": [0.7, 0.9]}}
+    head = {
+        "corpus": {"name": "songs", "fingerprint": "abc123"},
+        "preset": "thesis",
+        "task": {"name": "moods", "fingerprint": "d4"},
+        "protocol": {"head": {"hidden_units": 512}},
+        "labels": {"num_songs": 14, "num_clips": 28},
+        "seed": 42,
+        "test": {"num_songs": 10, "num_clips": 20, "accuracy": {"mean": 0.75, "interval": None}, "roc_auc": of_tags},
+    }
+    section = card_of(head=head).partition("## The head of the tags\n")[2].partition("##")[0]
+    assert "preset `thesis`, one hidden layer of 512, seed 42, with the labels of 28 clips of 14 songs" in section
+    assert "of the corpus songs (fingerprint `abc123`), task moods. On the 20 clips of 10 songs" in section
+    assert "| accuracy | 0.750 |  |" in section and "| ROC-AUC over tags | 0.813 | 0.700 to 0.900 |" in section
+    linear = card_of(head={**head, "protocol": {"head": {"hidden_units": 0}}})
+    assert "preset `thesis`, linear, seed 42" in linear
+    assert "The head of the tags" not in card_of()
+
+
+def test_limits_say_how_far_the_tags_of_a_file_are_off():
+    facts = {"checked_with": "ai-edge-litert 2.3.0", "outputs": ["embedding", "tags"], "least_cosine": 0.99999}
+    runtimes = {
+        "model.tflite": {**facts, "largest_tag_error": 2e-7},
+        "model-int8.tflite": {**facts, "largest_tag_error": 0.00951},
+    }
+    limits = card_of(tag_names=["slow"], runtimes=runtimes).partition("## Limits")[2].partition("##")[0]
+    assert "The tags of `model-int8.tflite` are off by up to 0.0095 from those of encoder and head" in limits
+    assert "model.tflite" not in limits
 
 
 def test_scores_of_both_probes_are_in_one_table():

@@ -45,6 +45,10 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
     assert head["preset"] == "thesis" and head["seed"] == 42 and "task" not in head
     for name in ("protocol", "labels", "fit"):
         assert head[name] == result[name]
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "preset `thesis`, linear, seed 42, with the labels of 14 clips of 14 songs of the corpus songs" in card
+    accuracy = head["test"]["accuracy"]["mean"]
+    assert f"| accuracy | {accuracy:.3f} | " in card.partition("## The head of the tags")[2].partition("##")[0]
     clips = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 59_049)).astype(np.float32)
     saved = tf.saved_model.load(str(model / "saved_model"))
     tags = saved.signatures["serving_default"](audio=tf.constant(clips))["tags"].numpy()
