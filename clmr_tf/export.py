@@ -21,7 +21,7 @@ class ExportConfig:
     """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
     out: Path | None = None
     """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced,
-    with the probes of its weights, unless it holds files of others."""
+    with the probes of its weights, unless it holds files of others; a damaged one, too."""
     licence: str = "unspecified"
     """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
     head: Path | None = None

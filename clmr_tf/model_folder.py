@@ -2,8 +2,9 @@
 
 saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
 encoder.weights.h5    the same weights for `SampleCNN`
-manifest.json         architecture, input, training, scores, licence
-head.npz              of a model that was trained with labels: from the embedding to the logits of its tags
+manifest.json         architecture, input, training, where an added head is from, scores, licence
+head.npz              of a model that was trained with labels, or got the head of a probe: from the embedding to the
+                      logits of its tags
 projector.npz         of a model that brought one: from the embedding to what the contrastive loss saw
 README.md             the model card: the manifest in words, and how to load the model
 model*.tflite         of an export that was asked for them: for LiteRT, in float32, float16 and 8-bit integers

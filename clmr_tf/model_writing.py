@@ -67,8 +67,9 @@ def write_model_folder(
         encoder: Built, float32.
         folder: Where the model goes; a model folder that is there is replaced, and its probes with it unless the
             weights are the same; anything else is left alone.
-        facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label".
-        head: What was trained with the encoder on labels.
+        facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" of one
+            that was added.
+        head: What was trained on labels, with the encoder or on its embeddings.
         projector: As `build_projector` makes it, float32; only conversions have one to hand on.
 
     Raises:

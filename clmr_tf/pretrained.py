@@ -24,11 +24,11 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
 
     Args:
         folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
-        check: Also run the golden numbers of a model folder through its SavedModel; through the weights they are run in
-            any case.
+        check: Also run the golden numbers of a model folder through its SavedModel and projector; through weights and
+            head they are run in any case.
 
     Raises:
-        UsageError: If the folder holds neither.
+        UsageError: If the folder holds neither, or a part of it cannot be read.
         ClmrError: If the golden numbers are not met.
     """
     folder = Path(folder).expanduser()
