@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from clmr_tf.embedding_table import FORMAT_VERSION, write_table
 from clmr_tf.encoder import Encoder
 from clmr_tf.errors import ClmrError
 from clmr_tf.evaluation.sources import weights_hash
-from clmr_tf.files import write_atomically
+from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 
 OnFile = Callable[[int, int], None]
 """Is told how many files are done, and of how many."""
@@ -122,14 +121,9 @@ def _write_part(embedding: FileEmbedding, part: Path) -> None:
 
 
 def _read_part(path: Path, part: Path) -> FileEmbedding | None:
+    names = ("vectors", "times_seconds", "duration_seconds", "is_padded")
     try:
-        with part.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return FileEmbedding(
-                path,
-                arrays["vectors"],
-                arrays["times_seconds"],
-                float(arrays["duration_seconds"]),
-                bool(arrays["is_padded"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        vectors, times_seconds, duration_seconds, is_padded = map(read_arrays(part, *names).get, names)
+    except UnreadableArraysError:
         return None
+    return FileEmbedding(path, vectors, times_seconds, float(duration_seconds), bool(is_padded))
