@@ -165,7 +165,7 @@ def _write(
     clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
     encoder.save_weights(folder / WEIGHTS_FILE)
     archive = keras.export.ExportArchive()
-    archive.track(encoder)
+    # Not told to track the encoder: the endpoints bring its variables, and each would be written twice.
     served = ServedModel(encoder, head, facts["tag_names"], facts["single_label"])
     for name, (function, specification) in served.signatures().items():
         archive.add_endpoint(name=name, fn=function, input_signature=specification)

@@ -45,12 +45,15 @@ def folder(exported, tmp_path):
 
 
 def test_holds_what_was_promised(exported):
-    folder, _ = exported
+    folder, encoder = exported
     names = {path.name for path in folder.iterdir()}
     assert names == {"saved_model", "encoder.weights.h5", "manifest.json", "golden.npz", "README.md"}
     manifest = read_manifest(folder)
     assert manifest["input"] == {"name": "audio", "clip_num_samples": 59049, "sample_rate_hz": 22050, "channels": 1}
     assert manifest["licence"] == "CC0-1.0" and manifest["training"] == {"step": 3}
+    # Every variable once.
+    num_bytes = sum(path.stat().st_size for path in (folder / "saved_model" / "variables").iterdir())
+    assert num_bytes < 4 * encoder.count_params() + 20_000
 
 
 def test_the_saved_model_runs_without_this_package(exported, tmp_path):
