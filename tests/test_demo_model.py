@@ -1,0 +1,51 @@
+"""The pretrained model that comes with the code: small, whole, and better at its music than a guess."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clmr_tf
+from clmr_tf.model_folder import read_manifest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "savedmodels" / "demo"
+AUDIO = ROOT / "pipelines" / "demo_data"
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return clmr_tf.load_encoder(FOLDER, check=True)
+
+
+def test_it_is_small_and_says_where_it_comes_from():
+    num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert num_bytes <= 12e6
+    manifest, card = read_manifest(FOLDER), (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert manifest["training"]["run"]["corpus"]["name"] == "demo" and manifest["licence"] == "CC-BY-SA-3.0"
+    assert manifest["training"]["config"]["workdir"] == "runs/demo"
+    assert "CC-BY-SA-3.0" in card and all(tag in card for tag in manifest["tag_names"])
+
+
+def test_it_was_made_by_the_documented_command():
+    config = read_manifest(FOLDER)["training"]["config"]
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ndemo-model:")[2].partition("\n\n")[0]
+    options = dict(re.findall(r"--([a-z-]+) ([\w./-]+)", recipe.partition("clmr_tf.export")[0]))
+    assert options.pop("corpus") == config["corpus"]
+    for option, value in options.items():
+        assert type(config[option.replace("-", "_")])(value) == config[option.replace("-", "_")], option
+
+
+def test_it_tells_the_composers_of_its_music_apart(encoder):
+    with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
+        tracks = list(csv.DictReader(file))
+    # Two songs of each of the eleven composers that it has never heard.
+    unheard = [track for track in tracks if track["split"] == "test"]
+    assert len(unheard) == 22 and {track["class"] for track in unheard} == set(encoder.tagger.tag_names)
+    guesses = [encoder.tag(AUDIO / track["file"]) for track in unheard]
+    np.testing.assert_allclose(guesses[0].probabilities.sum(axis=1), 1, rtol=1e-5)
+    num_right = sum(guess.top(1)[0][0] == track["class"] for guess, track in zip(guesses, unheard, strict=True))
+    # A guess is right for two of them.
+    assert num_right >= 10
