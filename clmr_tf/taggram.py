@@ -40,11 +40,11 @@ def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title
     """The picture of `draw_taggram`; whoever asks for it closes it."""
     shown = [name for name, _ in tagging.top(num_tags)]
     columns = [tagging.tag_names.index(name) for name in shown]
+    rows = tagging.probabilities[:, columns].T
     figure, axes = plt.subplots(figsize=(9, 1.4 + _INCHES_PER_TAG * len(shown)), layout="constrained")
     edges = _edges_of(tagging.times_seconds, window_seconds)
-    mesh = axes.pcolormesh(
-        edges, np.arange(len(shown) + 1), tagging.probabilities[:, columns].T, cmap="magma", vmin=0, vmax=1
-    )
+    # Up to the likeliest and not up to 1, which many models come nowhere near.
+    mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1), rows, cmap="magma", vmin=0, vmax=rows.max())
     axes.set_yticks(np.arange(len(shown)) + 0.5, shown)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
