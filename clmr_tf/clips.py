@@ -139,6 +139,7 @@ def crop_dataset(
     replica_batch_size = batch_size // share.num_replicas
     part_size = replica_batch_size // share.num_micro_batches
 
+    @tf.autograph.experimental.do_not_convert
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         position = global_position(index)
         unit = _permute(position % epoch_size, count, seed, position // epoch_size)

@@ -183,7 +183,7 @@ def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor
     def gather_of_replicas(number: tf.Tensor) -> tf.Tensor:
         return tf.distribute.get_replica_context().all_gather(number[tf.newaxis], axis=0)
 
-    @tf.function
+    @tf.function(autograph=False)
     def gather(number: tf.Tensor) -> tf.Tensor:
         return strategy.experimental_local_results(strategy.run(gather_of_replicas, args=(number,)))[0]
 

@@ -114,7 +114,7 @@ class Encoder:
         self._batch_size = batch_size
         signature = [tf.TensorSpec([None, clip_num_samples], tf.float32)]
         self._encode: Callable[[tf.Tensor], tf.Tensor] = tf.function(
-            lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature
+            lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature, autograph=False
         )
 
     def encode_clips(self, audio: np.ndarray, batch_size: int | None = None) -> np.ndarray:

@@ -42,7 +42,7 @@ class TrainedModel(keras.Model, abc.ABC):
         self.augmentation = augmentation
         self.num_micro_batches = num_micro_batches
         self.weight_update: WeightUpdate | None = None
-        self._augment = tf.function(augmentation, jit_compile=True) if jit_views else augmentation
+        self._augment = tf.function(augmentation, jit_compile=True, autograph=False) if jit_views else augmentation
 
     @property
     @abc.abstractmethod

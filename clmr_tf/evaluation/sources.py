@@ -154,7 +154,7 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(reduce_retracing=True, autograph=False)
 def _mel_statistics(clips: tf.Tensor, bands: tf.Tensor) -> tf.Tensor:
     power = tf.abs(tf.signal.stft(clips, MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES)) ** 2
     levels = tf.math.log(power @ bands + _MEL_FLOOR)

@@ -23,20 +23,24 @@ def build_execution(
         several_steps: Whether it is ever called for more than one step.
         jit: Compile the step with XLA; for one replica, since replicas cannot talk to each other from within XLA.
     """
-    train_step = tf.function(model.train_step, jit_compile=True) if jit else model.train_step
+    train_step = tf.function(model.train_step, jit_compile=True, autograph=False) if jit else model.train_step
 
     def one_step(batches: Iterator) -> dict[str, tf.Tensor]:
-        watched = strategy.run(train_step, args=(next(batches),))
+        watched = strategy.run(train_step, args=(batches.get_next(),))
         # The same on all replicas.
         return {name: strategy.experimental_local_results(value)[0] for name, value in watched.items()}
 
-    @tf.function
+    # Without AutoGraph, which would rewrite the source of the whole model at every start: nothing in it needs that, and
+    # it takes as long as all the rest of the tracing.
+    @tf.function(autograph=False)
     def execute(batches: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         if not several_steps:
             return one_step(batches)
-        watched = {name: tf.zeros([]) for name in model.watched}
-        for _ in tf.range(num_steps):
-            watched = one_step(batches)
+        _, watched = tf.while_loop(
+            lambda step, _watched: step < num_steps,
+            lambda step, _watched: (step + 1, one_step(batches)),
+            (tf.zeros_like(num_steps), {name: tf.zeros([]) for name in model.watched}),
+        )
         return watched
 
     return execute

@@ -41,7 +41,7 @@ def build_labelled_validation(
         seed=VALIDATION_SEED,
         sampling_unit=config.sampling_unit,
     ).take(-(-num_crops // batch_size))
-    classify = tf.function(lambda clips: tf.cast(model(clips[:, 0], training=False), tf.float32))
+    classify = tf.function(lambda clips: tf.cast(model(clips[:, 0], training=False), tf.float32), autograph=False)
 
     def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
         logits, labels = [], []

@@ -51,7 +51,7 @@ def build_validation(
         sampling_unit=config.sampling_unit,
     ).take(max(1, config.num_validation_pairs // batch_size))
 
-    @tf.function
+    @tf.function(autograph=False)
     def measure(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         _, watched = model.score(model.prepare(batch), training=False)
         return tf.stack([tf.cast(watched[name], tf.float32) for name in ("loss", "contrastive_accuracy")])

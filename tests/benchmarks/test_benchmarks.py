@@ -64,6 +64,7 @@ def test_the_direct_reader_against_prepared_pcm():
     assert (song["crop_ms"] - 0.005) / highest - 0.05 <= song["times_pcm"] <= (song["crop_ms"] + 0.005) / lowest + 0.05
 
 
+@pytest.mark.soak
 def test_the_augmentations_against_a_step_where_nothing_is_there_of_the_original(tmp_path):
     begin = time.perf_counter()
     places = ["--corpora", tmp_path, "--original", tmp_path / "nothing here"]

@@ -52,6 +52,7 @@ def gflop_per_pair(channels: list[int]) -> float:
     return 2 * products * 3 * 2 / 1e9
 
 
+@pytest.mark.soak
 def test_all_figures_are_there_and_what_is_absent_is_named(measured):
     result, elapsed = measured
     assert set(result) == {
@@ -93,6 +94,7 @@ def test_all_figures_are_there_and_what_is_absent_is_named(measured):
     assert 0 < result["step_seconds"]["float32"] < elapsed / 10
 
 
+@pytest.mark.soak
 def test_the_work_of_a_step_is_that_of_its_layers(measured):
     result, _ = measured
     assert result["gflop_per_pair"] == pytest.approx(gflop_per_pair([8, 8, 8, *[16] * 6, 512, 512]), rel=1e-9)
@@ -100,6 +102,7 @@ def test_the_work_of_a_step_is_that_of_its_layers(measured):
     assert gflop_per_pair([128, 128, 128, *[256] * 6, 512, 512]) == pytest.approx(20.7, abs=0.05)
 
 
+@pytest.mark.soak
 def test_the_ratios_follow_from_the_times(measured):
     result, _ = measured
     seconds, rate = result["step_seconds"], result["gflop_per_second"]
@@ -119,6 +122,7 @@ def test_the_ratios_follow_from_the_times(measured):
     assert 0 <= result["input_wait_fraction"] < 1
 
 
+@pytest.mark.soak
 def test_the_memory_is_that_of_a_process_with_tensorflow_and_of_one_matrix_at_least(measured):
     result, _ = measured
     assert 200 < result["peak_megabytes"]["float32"] < 5000

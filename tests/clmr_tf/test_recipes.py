@@ -90,6 +90,7 @@ def test_a_transfer_is_stopped_goes_on_and_is_done_once(home):
     assert json.loads((model / "evaluation-msd-clmr-1.json").read_text())["corpus"]["name"] == "msd-lee2017"
 
 
+@pytest.mark.soak
 def test_a_supervised_row_is_scored_by_the_best_checkpoint_of_its_own_classifier(home):
     small = [change for change in SMALL if not change.startswith("steps")]
     changes = ["--train-changes", *small, "epochs=2", "validate_every=1", "num_validation_pairs=4"]
