@@ -17,7 +17,7 @@ from tests.synthetic import write_corpus
 pytestmark = pytest.mark.starts_first
 # On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
 # the first step of each start.
-NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "4,2").split(",")]
+NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "5,2").split(",")]
 AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
 FOREVER = "1000000"
 SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2", "--embeddings-every", "0", "--num-audio-examples", "0"]
