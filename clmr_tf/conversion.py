@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.evaluation.heads import Head
-from clmr_tf.files import read_arrays, write_atomically
+from clmr_tf.files import read_arrays, require_writable, write_atomically
 from clmr_tf.model_folder import (
     GOLDEN_FILE,
     GOLDEN_TOLERANCE,
@@ -121,8 +121,7 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
     _require_original_head(folder, head)
-    if checkpoint.is_dir() or not checkpoint.parent.is_dir():
-        raise UsageError(f"{checkpoint} cannot be written: it is a folder or in none; choose another --out.")
+    require_writable(checkpoint, "--out")
     if encoder.width != 1:
         logger.warning(
             "The released code builds SampleCNN of width 1 only, and this one has %g; give its class these channels.",

@@ -25,16 +25,21 @@ _INTRODUCTION = """\
 ## Music of games
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
 the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
-SampleCNN has the same width. By the released protocol a head learns from one crop of each song, by the thesis' from all
-of its chunks; "grid" is the best of 216 heads on the mean of a song, chosen on the valid split. In brackets are 95 %
-intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the settings of each
-training.
+SampleCNN has the same width. {protocols} In brackets are 95 % intervals over the
+test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the settings of each training.
 """
+_PROTOCOLS = {
+    "released": "By the released protocol a head learns from one crop of each song.",
+    "thesis": "By the thesis' protocol it learns from all chunks of a song.",
+    "grid": '"Grid" is the best of 216 heads on the mean of a song, chosen on the valid split.',
+}
 _PSEUDO_TAGS = """\
 ### Pseudo-tags, macro PR-AUC, by share of the labelled songs
 Nobody tagged this music: the labels are what MTT_musicnn says, so its own features are a ceiling and no competitor.
-Which songs a tenth and a hundredth are was drawn three times: mean ± standard deviation over the draws, and the means
-of the ends of their intervals. The grid was searched for the first draw only.
+"""
+_SEVERAL_DRAWS = """\
+Which songs a share of the labels is of was drawn several times: mean ± standard deviation over the draws, and the means
+of the ends of their intervals.
 """
 
 
@@ -83,11 +88,13 @@ def section(records: Path) -> str:
             num_test=clmr.scores["test"]["num_songs"],
             num_steps=clmr.training.step,
             batch_size=clmr.training.settings["batch_size"],
+            protocols=" ".join(words for name, words in _PROTOCOLS.items() if name in {one.preset for one in results}),
         )
     ]
     for one in sections_of(results):
         if one.first.task == _MAIN_TASK:
-            lines += [_PSEUDO_TAGS, *label_table(label_curves(one.rows, "songs"), []), ""]
+            draws = [_SEVERAL_DRAWS] if any(len(row.results) > 1 for row in one.rows) else []
+            lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(one.rows, "songs"), []), ""]
         else:
             metric = one.rows[0].metric
             lines += [f"### {one.first.task.capitalize()}, {METRIC_NAMES[metric]}", "", *_scores(one.rows, metric), ""]

@@ -146,19 +146,14 @@ def test_what_is_no_table_is_one_sentence(tmp_path, name):
 
 def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     pytest.importorskip("pyarrow")
-    for suffix in ("npz", "parquet"):
-        table = tmp_path / f"x.{suffix}"
-        embed_files(encoder, find_audio([music])[0], table, hop_seconds=1.0)
-        content = bytearray(table.read_bytes())
-        middle = len(content) // 3
-        content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
-        table.write_bytes(content)
-        if suffix == "npz":
-            # Those of the windows, which are not read.
-            np.testing.assert_array_equal(np.isfinite(read_songs(table).means), True)
-        else:
-            with pytest.raises(UsageError, match="no table of embeddings that can be read"):
-                read_songs(table)
+    table = tmp_path / "x.parquet"
+    embed_files(encoder, find_audio([music])[0], table, hop_seconds=1.0)
+    content = bytearray(table.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+    table.write_bytes(content)
+    with pytest.raises(UsageError, match="no table of embeddings that can be read"):
+        read_songs(table)
     means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
     facts = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in ({}, {"means": np.zeros((1, 3))}, {"facts": np.array(json.dumps({**facts, "hop_num_samples": 0}))}):
@@ -168,9 +163,7 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
             read_songs(tmp_path / "y.npz")
 
 
-def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(
-    encoder, music, tmp_path, monkeypatch, capfdbinary
-):
+def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encoder, music, tmp_path, monkeypatch):
     monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
     folder = tmp_path / "odd"
     folder.mkdir()
