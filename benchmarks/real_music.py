@@ -24,7 +24,7 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.console import notes, run_command
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import read_manifest
+from clmr_tf.model_manifest import read_manifest
 
 PSEUDO_TAGS = "pseudo-tags"
 SEEDS_OF_SHARE = {1.0: (42,), 0.1: (42, 43, 44), 0.01: (42, 43, 44)}

@@ -22,7 +22,8 @@ from clmr_tf.evaluation.request import HeadProbe, require_possible
 from clmr_tf.evaluation.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
 from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures, import_source
 from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
-from clmr_tf.model_folder import read_head, read_manifest
+from clmr_tf.model_folder import read_head
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.probing import has_single_labels, require_probeable, task_facts
 from clmr_tf.run_folder import versions

@@ -15,7 +15,7 @@ from clmr_tf.corpus_resolution import resolve_corpus
 from clmr_tf.encoder import Encoder, build_encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
-from clmr_tf.model_folder import read_manifest
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder
 

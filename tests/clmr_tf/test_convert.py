@@ -16,7 +16,8 @@ from clmr_tf.convert import main
 from clmr_tf.evaluation.heads import Head
 from clmr_tf.evaluation.request import HeadProbe
 from clmr_tf.head_probing import probe_with_head
-from clmr_tf.model_folder import read_head, read_manifest, read_projector, relative_error
+from clmr_tf.model_folder import read_head, read_projector, relative_error
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.pytorch.reading import read_checkpoint
 from clmr_tf.pytorch.writing import state_dict_bytes

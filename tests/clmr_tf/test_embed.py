@@ -1,5 +1,6 @@
 """Files to embeddings, against the encoder on each file by itself."""
 
+import fcntl
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from clmr_tf.console import run_command
 from clmr_tf.embedding_files import embed_files
 from clmr_tf.embedding_table import read_songs
 from clmr_tf.encoder import Encoder
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -183,6 +184,17 @@ def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encode
     assert len(songs.paths) == 1 and songs.paths[0].startswith(f"{folder}/z \\xff [bold] :guitar:.wav#")
     assert run_command(embed.main, [str(odd), "--out", "x.npz"]) == 0
     assert read_songs(tmp_path / "x.npz").paths == (str(odd),)
+
+
+def test_two_processes_do_not_embed_to_one_table(encoder, music, tmp_path):
+    parts = tmp_path / ".x.npz.parts"
+    parts.mkdir()
+    with (parts / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ClmrError, match=r"Another process embeds to .*x\.npz; wait for it, or choose another"):
+            embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
+    embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_a_table_stays_where_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 
 import clmr_tf.model_writing as module
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import check_golden, read_encoder, read_manifest, record_score
+from clmr_tf.model_folder import check_golden, read_encoder, record_score
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.model_writing import golden_audio, write_model_folder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.pretrained import load_encoder

@@ -14,7 +14,8 @@ from clmr_tf.console import run_command
 from clmr_tf.conversion import to_pytorch
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export import ExportConfig
-from clmr_tf.model_folder import read_head, read_manifest, record_score
+from clmr_tf.model_folder import read_head, record_score
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.model_writing import write_model_folder
 from clmr_tf.models.projector import build_projector
 from clmr_tf.pretrained import load_encoder

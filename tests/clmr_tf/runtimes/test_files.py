@@ -16,7 +16,8 @@ import tensorflow as tf
 import clmr_tf.runtimes.files as module
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_folder import read_manifest, record_score, write_manifest
+from clmr_tf.model_folder import record_score, write_manifest
+from clmr_tf.model_manifest import read_manifest
 from clmr_tf.runtimes.execution import load
 from clmr_tf.runtimes.files import add_runtime_files, require_converters
 from clmr_tf.runtimes.formats import FORMATS
