@@ -14,6 +14,7 @@ from errno import EDQUOT, ENOSPC
 from rich.console import Console
 
 from clmr_tf.errors import ClmrError
+from clmr_tf.keras_start import start_keras_alone
 
 # TensorFlow reads this when it is first imported, which every command does after this line.
 # Its C++ side reports harmless things as errors at start; what fails arrives as an exception all the same.
@@ -40,6 +41,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    start_keras_alone()
     logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
     terminations: list[int] = []
     try:

@@ -1,14 +1,14 @@
 """A linear classifier on frozen embeddings: how much of what the tags say can be read off them."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clmr_tf.metrics import accuracy, average_precision
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -69,6 +69,12 @@ def fit_linear_probe(train: Windows, valid: Windows, test: Windows, single_label
     Returns:
         The result on `test`.
     """
+    # As in clmr_tf.metrics.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     best: tuple[float, float, Pipeline] | None = None
     for inverse_penalty in INVERSE_PENALTIES:
         classifier = LogisticRegression(C=inverse_penalty, max_iter=2000)
@@ -87,7 +93,7 @@ def fit_linear_probe(train: Windows, valid: Windows, test: Windows, single_label
     return ProbeResult.from_windows(_window_scores(model, test), test, inverse_penalty)
 
 
-def _window_scores(model: Pipeline, windows: Windows) -> np.ndarray:
+def _window_scores(model: "Pipeline", windows: Windows) -> np.ndarray:
     scores = np.zeros((len(windows.vectors), windows.labels.shape[1]))
     # A class without training windows is unknown to the classifier and keeps the score 0.
     scores[:, model[-1].classes_] = model.predict_proba(windows.vectors)

@@ -1,7 +1,9 @@
-"""Scores as the paper reports them: scikit-learn's, per tag and averaged over the tags that can be scored."""
+"""Scores as the paper reports them: scikit-learn's, per tag and averaged over the tags that can be scored.
+
+scikit-learn takes most of a second to load, so it is only imported where something is scored.
+"""
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clmr_tf.errors import ClmrError
 
@@ -19,11 +21,15 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
     Raises:
         ClmrError: If the shapes differ, scores are not finite, or no tag has positives and negatives.
     """
+    from sklearn.metrics import roc_auc_score
+
     return _per_tag(roc_auc_score, labels, scores)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
     """Average precision, which the paper calls PR-AUC; arguments and results as `roc_auc`."""
+    from sklearn.metrics import average_precision_score
+
     return _per_tag(average_precision_score, labels, scores)
 
 
