@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import read_arrays, require_writable, write_atomically
+from clmr_tf.head import Head
 from clmr_tf.model_folder import (
     GOLDEN_FILE,
     GOLDEN_TOLERANCE,

@@ -16,9 +16,8 @@ from clmr_tf.audio_decoders import UNREADABLE
 from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.embedding_stream import FileEmbedding, stream_embeddings
 from clmr_tf.embedding_table import FORMAT_VERSION, write_table
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, weights_hash
 from clmr_tf.errors import ClmrError
-from clmr_tf.evaluation.sources import weights_hash
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 
 OnFile = Callable[[int, int], None]

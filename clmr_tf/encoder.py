@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,12 @@ class Encoder:
         if sample_rate in (None, self.sample_rate_hz):
             return mono
         return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 of an encoder: names, shapes and values of its variables in order, clip length and rate."""
+    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
+    for variable in encoder.model.variables:
+        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
+        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
+    return digest.hexdigest()

@@ -16,12 +16,13 @@ from clmr_tf.encoder import Encoder, build_encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.examples import Examples, clip_scores
 from clmr_tf.evaluation.grid import search
-from clmr_tf.evaluation.heads import Fit, Head, fit_head, majority_head
+from clmr_tf.evaluation.heads import Fit, fit_head, majority_head
 from clmr_tf.evaluation.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, Protocol, grid_of_heads
 from clmr_tf.evaluation.request import HeadProbe, require_possible
 from clmr_tf.evaluation.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
 from clmr_tf.evaluation.sources import EncoderFeatures, FeatureSource, MajorityFeatures, MelFeatures, import_source
 from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
+from clmr_tf.head import Head
 from clmr_tf.model_folder import read_head
 from clmr_tf.model_manifest import read_manifest
 from clmr_tf.pretrained import load_encoder

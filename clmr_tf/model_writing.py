@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.heads import Head
 from clmr_tf.files import refuse_pattern
+from clmr_tf.head import Head
 from clmr_tf.model_folder import (
     CARD_FILE,
     GOLDEN_FILE,

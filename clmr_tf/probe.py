@@ -56,8 +56,8 @@ def _quick(config: ProbeConfig, model: Path) -> None:
 
 
 def _with_head(config: ProbeConfig, model: Path) -> None:
-    from clmr_tf.evaluation.heads import head_file_of
     from clmr_tf.evaluation.request import request_of
+    from clmr_tf.head import head_file_of
     from clmr_tf.head_probing import main_score, probe_with_head
     from clmr_tf.model_folder import record_score
 

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, weights_hash
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.heads import Head, head_file_of
-from clmr_tf.evaluation.sources import weights_hash
 from clmr_tf.files import UnreadableArraysError
+from clmr_tf.head import Head, head_file_of
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 # Of a result, what tells a reader of the manifest how the head came about; some are not in every result.

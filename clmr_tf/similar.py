@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.audio_listing import find_audio
     from clmr_tf.embedding_stream import stream_embeddings, usable
     from clmr_tf.embedding_table import read_songs
-    from clmr_tf.evaluation.sources import weights_hash
+    from clmr_tf.encoder import weights_hash
     from clmr_tf.pretrained import load_encoder
     from clmr_tf.similarity import SongIndex, without
 

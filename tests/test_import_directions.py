@@ -14,6 +14,7 @@ ROWS = (
         "errors",
         "files",
         "console",
+        "keras_start",
         "augmentation_config",
         "augmentation_changes",
         "config",
@@ -46,7 +47,7 @@ ROWS = (
         "tag_names",
     },
     {"augment", "models", "nt_xent", "optimizers", "learning_rates", "loss_scale", "plateau", "weight_update"},
-    {"trained_model", "contrastive", "supervised", "encoder", "linear_probe"},
+    {"trained_model", "contrastive", "supervised", "encoder", "head", "linear_probe"},
     {
         "checkpoint",
         "checkpoint_folder",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from clmr_tf.evaluation.feature_cache import Features
-from clmr_tf.evaluation.heads import Head
 from clmr_tf.evaluation.protocols import Protocol
+from clmr_tf.head import Head, probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +67,3 @@ def clip_scores(head: Head, examples: Examples, num_items: int, protocol: Protoc
     if protocol.averaged == "logits":
         return probabilities(mean_by_item(logits, examples.item, num_items), single_label)
     return mean_by_item(probabilities(logits, single_label), examples.item, num_items)
-
-
-def probabilities(logits: np.ndarray, single_label: bool) -> np.ndarray:
-    """Softmax over the tags, or a sigmoid of each: float64 [examples, tags] -> the same."""
-    if single_label:
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
-    # Without an overflow for large negative logits.
-    return np.exp(-np.logaddexp(0, -logits))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, weights_hash
 from clmr_tf.errors import UsageError
 
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, MEL_NUM_BANDS, MEL_LOWEST_HZ = 2048, 1024, 96, 30.0
@@ -143,15 +143,6 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
             f"--features {name} lacks {', '.join(missing)}; see FeatureSource in clmr_tf/evaluation/sources.py."
         )
     return source
-
-
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 of an encoder: names, shapes and values of its variables in order, clip length and rate."""
-    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
-    for variable in encoder.model.variables:
-        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
-        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
-    return digest.hexdigest()
 
 
 @tf.function(reduce_retracing=True, autograph=False)

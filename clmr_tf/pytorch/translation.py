@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from clmr_tf.encoder import build_encoder, dtype_policy
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.pytorch.layouts import sample_rate_of, width_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.evaluation.examples import probabilities
+from clmr_tf.head import probabilities
 from clmr_tf.model_folder import gives_tags, read_golden, read_head, relative_error
 from clmr_tf.model_manifest import read_manifest
 from clmr_tf.runtimes.formats import RuntimeFormat

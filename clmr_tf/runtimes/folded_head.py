@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.model_folder import gives_tags, read_head
 from clmr_tf.model_manifest import read_manifest
 

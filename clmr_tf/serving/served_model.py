@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.resampling import plan_block, resample_block
 from clmr_tf.serving.wav import read_wav

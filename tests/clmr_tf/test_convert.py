@@ -13,8 +13,8 @@ import pytest
 from clmr_tf import conversion
 from clmr_tf.console import run_command
 from clmr_tf.convert import main
-from clmr_tf.evaluation.heads import Head
 from clmr_tf.evaluation.request import HeadProbe
+from clmr_tf.head import Head
 from clmr_tf.head_probing import probe_with_head
 from clmr_tf.model_folder import read_head, read_projector, relative_error
 from clmr_tf.model_manifest import read_manifest

@@ -10,13 +10,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clmr_tf import head_probing
 from clmr_tf.corpus import PCM_FILE, Corpus
-from clmr_tf.encoder import Encoder
+from clmr_tf.encoder import Encoder, weights_hash
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.feature_cache import crop_offset
 from clmr_tf.evaluation.heads import fit_head
 from clmr_tf.evaluation.label_subsets import songs_within_share
 from clmr_tf.evaluation.protocols import PROTOCOLS, grid_of_heads
-from clmr_tf.evaluation.sources import weights_hash
 from clmr_tf.head_probing import HeadProbe, probe_with_head
 from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
 from tests.synthetic import write_corpus

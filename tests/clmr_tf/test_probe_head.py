@@ -10,7 +10,7 @@ import tensorflow as tf
 from clmr_tf import export, probe
 from clmr_tf.encoder import build_encoder
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.model_folder import read_head
 from clmr_tf.model_manifest import read_manifest
 from clmr_tf.pretrained import load_encoder

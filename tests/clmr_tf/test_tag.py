@@ -9,7 +9,7 @@ from clmr_tf import tag
 from clmr_tf.console import run_command
 from clmr_tf.encoder import Encoder, Tagger, Tagging
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.model_writing import write_model_folder
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.taggram import draw_taggram, minutes_and_seconds, taggram_figure

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.model_folder import relative_error
 from clmr_tf.pytorch.layouts import arrange, state_dict_of
 from clmr_tf.pytorch.translation import to_encoder, to_head, to_original, to_projector

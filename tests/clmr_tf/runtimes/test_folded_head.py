@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.runtimes.converter import convert
 from clmr_tf.runtimes.execution import load
 from clmr_tf.runtimes.files import version_of

@@ -9,7 +9,7 @@ import soundfile
 import tensorflow as tf
 
 from clmr_tf.encoder import Encoder
-from clmr_tf.evaluation.heads import Head
+from clmr_tf.head import Head
 from clmr_tf.model_folder import SAVED_MODEL, relative_error
 from clmr_tf.model_writing import write_model_folder
 from clmr_tf.pretrained import load_encoder
