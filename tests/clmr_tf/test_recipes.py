@@ -14,7 +14,8 @@ from tests.clmr_tf.recipe.prepared import prepare_corpora
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["width=0.0625", "batch_size=4", "steps=2", "log_every=1", "embeddings_every=0", "num_audio_examples=0"]
-CONTRASTIVE = [*SMALL, "validate_every=0", "warmup_steps=0"]
+# One augmentation: the graph of all of them takes most of a start.
+CONTRASTIVE = [*SMALL, "validate_every=0", "warmup_steps=0", "augmentation=only-noise"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_a_transfer_is_stopped_goes_on_and_is_done_once(home):
     record = json.loads((folder / "run.json").read_text())
     assert [start["first_step"] for start in record["starts"]] == [0, num_steps]
     config = json.loads((folder / "config.json").read_text())
-    assert (config["optimizer"], config["augmentation"], config["batch_size"]) == ("adam", "thesis", 4)
+    assert (config["optimizer"], config["batch_size"]) == ("adam", 4)
     result = json.loads((model / "evaluation-transfer-msd-1.json").read_text())
     assert (record["corpus"]["name"], result["corpus"]["name"]) == ("msd-lee2017", "magnatagatune-pons2017")
     assert (result["preset"], result["features"]["training_step"]) == ("thesis", num_steps + 1)
