@@ -21,7 +21,7 @@ class LabelCurve:
     points: tuple[tuple[float, Score], ...]
 
 
-def label_curves(rows: Sequence[Row], choice: str) -> list[LabelCurve]:
+def label_curves(rows: Sequence[Row], choice: str, *, only_few: bool = True) -> list[LabelCurve]:
     """The curves of one way to choose few labels.
 
     A share of the songs and a share of every combination of tags are two things, so a curve has points of one of them
@@ -30,20 +30,34 @@ def label_curves(rows: Sequence[Row], choice: str) -> list[LabelCurve]:
     Args:
         rows: Of one section.
         choice: "songs" or "like-paper".
+        only_few: Leave out what was evaluated with all labels alone.
 
     Returns:
-        In the order of the rows; of those alone that were evaluated with few labels.
+        In the order of the rows. Rows that contradict each other are on curves of their own.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[list[Row]]] = {}
     for row in rows:
         if row.first.label_choice in (choice, "all"):
-            groups.setdefault(identity(row.first, without_labels=True), []).append(row)
-    few = [group for group in groups.values() if any(row.first.label_choice == choice for row in group)]
+            alike = groups.setdefault(identity(row.first, without_labels=True), [])
+            group = next((group for group in alike if _labels_of(row) not in map(_labels_of, group)), None)
+            if group is None:
+                alike.append(group := [])
+            group.append(row)
+    kept = [
+        group
+        for alike in groups.values()
+        for group in alike
+        if not only_few or any(row.first.label_choice == choice for row in group)
+    ]
     curves = []
-    for name, group in zip(distinct_names([group[0] for group in few]), few, strict=True):
+    for name, group in zip(distinct_names([group[0] for group in kept]), kept, strict=True):
         points: dict[float, Score] = {}
         # A share of 1 is all labels as well; where both are there, the curve takes the one of its own kind.
         for row in sorted(group, key=lambda row: row.first.label_choice == "all"):
             points.setdefault(row.first.label_share, row.score(row.metric))
         curves.append(LabelCurve(name, group[0].name, tuple(sorted(points.items()))))
     return curves
+
+
+def _labels_of(row: Row) -> tuple[str, float]:
+    return row.first.label_choice, row.first.label_share

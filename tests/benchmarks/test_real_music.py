@@ -10,11 +10,19 @@ from clmr_tf.command_line import parse_command, to_plain
 from clmr_tf.config import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.corpus import Corpus
+from clmr_tf.corpus_tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.request import request_of, require_possible
 from clmr_tf.export import ExportConfig
 from clmr_tf.probe_config import ProbeConfig
 from tests.synthetic import write_corpus
+
+
+def write_tagged_corpus(folder: Path, num_songs: int = 2, tag: str = "guitar") -> None:
+    if not folder.exists():
+        write_corpus(folder, num_songs={"train": num_songs})
+    items = {f"item-{number}": Label("train", (tag,)) for number in range(num_songs)}
+    write_task(CorpusTask("pseudo-tags", "Made for a test.", (tag,), False, items), folder)
 
 
 @pytest.fixture
@@ -29,8 +37,11 @@ def commands(monkeypatch):
             trained[str(config.workdir)] = config
         if module == "clmr_tf.export":
             config = parse_command(ExportConfig, arguments, program="export", description="")
-            run_facts = {"corpus": {"fingerprint": Corpus.open(trained[str(config.model)].corpus).manifest.fingerprint}}
-            training = {"step": 1, "config": to_plain(trained[str(config.model)]), "run": run_facts}
+            of = trained[str(config.model)]
+            # A training with labels is of its corpus and of its task.
+            corpus = Corpus.open(of.corpus) if of.task is None else Corpus.open(of.corpus).for_task(of.task)
+            run_facts = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
+            training = {"step": 1, "config": to_plain(of), "run": run_facts}
             manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
             config.out.mkdir(parents=True)
             (config.out / "manifest.json").write_text(json.dumps(manifest))
@@ -43,7 +54,7 @@ def commands(monkeypatch):
 
 def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
     corpus, models = str(tmp_path / "corpus"), real_music.models_of(60, 40, 20)
-    write_corpus(tmp_path / "corpus", num_songs={"train": 2})
+    write_tagged_corpus(tmp_path / "corpus")
     real_music.measure(corpus, models, tmp_path / "runs", tmp_path / "models")
     trained = {}
     for module, arguments in commands:
@@ -76,14 +87,18 @@ def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
 
 def test_a_model_of_other_settings_or_music_is_not_taken_for_the_one_that_is_asked_for(commands, tmp_path):
     corpus, other = tmp_path / "corpus", tmp_path / "other"
-    write_corpus(corpus, num_songs={"train": 2})
-    write_corpus(other, num_songs={"train": 3})
+    write_tagged_corpus(corpus)
+    write_tagged_corpus(other, num_songs=3)
     folders = tmp_path / "runs", tmp_path / "models"
     real_music.measure(str(corpus), real_music.models_of(60, 40, 0), *folders)
     with pytest.raises(UsageError, match="clmr was trained with steps 60 and not 61"):
         real_music.measure(str(corpus), real_music.models_of(61, 40, 0), *folders)
     with pytest.raises(UsageError, match="clmr was trained with corpus"):
         real_music.measure(str(other), real_music.models_of(60, 40, 0), *folders)
+    # CLMR has not learned from tags, the baselines have.
+    write_tagged_corpus(corpus, tag="flute")
+    with pytest.raises(UsageError, match="supervised-1-42 was trained with corpus"):
+        real_music.measure(str(corpus), real_music.models_of(60, 40, 0), *folders)
 
 
 def test_a_corpus_without_pseudo_tags_and_a_command_that_fails_are_one_sentence(tmp_path, monkeypatch, capfd):

@@ -1,5 +1,7 @@
 """The section about real music, from results with known scores."""
 
+import shutil
+
 import pytest
 
 from clmr_tf.errors import UsageError
@@ -19,6 +21,8 @@ def models(tmp_path):
         write(folder / "clmr" / f"evaluation-mel-{share}.json", result(score - 0.2, **labels))
     artist = {"task": "artist", "corpus": "debian-games-medium", "accuracy": 0.5}
     write(folder / "clmr" / "evaluation-artist.json", result(0.4, kind="model", step=2500, **artist))
+    grid = result(0.7, kind="model", step=2500, preset="grid", head="grid", **TASK)
+    write(folder / "clmr" / "evaluation-grid.json", grid)
     for name, score in (("none", 0.2), ("only-filter", 0.35)):
         write_manifest(folder / name, 300, augmentation=name, width=0.25)
         write(folder / name / "evaluation-x.json", result(score, kind="model", step=300, **TASK))
@@ -30,7 +34,8 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
     real_music.record(models, records)
     text = real_music.section(records)
     assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test." in text
-    assert "2,500 steps of 64 pairs" in text
+    assert "2,500 steps of 64 pairs" in text and "best of 216 heads" in text
+    assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
     # Nothing is said of protocols and draws that were not measured.
     assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
@@ -42,6 +47,7 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
         ["---"] * 3,
         ["mel statistics linear", "0.100 (0.060 to 0.160)", "0.400 (0.360 to 0.460)"],
         ["CLMR linear", "0.300 (0.260 to 0.360)", "0.600 (0.560 to 0.660)"],
+        ["CLMR grid", "-", "0.700 (0.660 to 0.760)"],
         ["augmentation", "PR-AUC", "95 %", "seed", "published, MagnaTagATune: PR-AUC"],
         ["---"] * 5,
         ["crop alone", "0.200", "0.160 to 0.260", "42/42", "0.3049"],
@@ -55,8 +61,22 @@ def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_p
     records = tmp_path / "real_music"
     assert real_music.section(records) == ""
     real_music.record(models, records)
-    (models / "none" / "evaluation-x.json").rename(models / "none" / "evaluation-y.json")
+    real_music.section(records)
+    (models / "none" / "evaluation-x.json").rename(models / "only-filter" / "evaluation-y.json")
+    (models / "none" / "manifest.json").unlink()
     real_music.record(models, records)
-    assert {path.name for path in (records / "none").iterdir()} == {"manifest.json", "evaluation-y.json"}
+    # What an earlier record had beside it is gone: the report would make one row of both.
+    assert {path.name for path in records.iterdir()} == {"clmr", "only-filter"}
+    assert {path.name for path in (records / "only-filter").iterdir()} == {
+        "manifest.json",
+        "evaluation-x.json",
+        "evaluation-y.json",
+    }
     with pytest.raises(UsageError, match=r"There is no model folder in .*; run python -m benchmarks\.real_music first"):
         real_music.record(tmp_path / "nowhere", records)
+    assert records.is_dir()
+    shutil.rmtree(records / "clmr")
+    with pytest.raises(
+        UsageError, match=r"has no result of CLMR with the pseudo-tags; run python -m benchmarks\.real_m"
+    ):
+        real_music.section(records)
