@@ -96,7 +96,7 @@ class TrainConfig:
     """Validations without a lower loss that "plateau" bears before it lowers the learning rate."""
     early_stopping: int | None = None
     """Validations in a row without a lower loss after which the run ends; 0 never. Default: 0; of objectives with
-    labels 20."""
+    labels 20, which are epochs only if --validate-every has the steps of one."""
     warmup_steps: int = 0
     """Steps at the beginning over which the learning rate rises from zero to its value."""
     warmup_epochs: int = 0

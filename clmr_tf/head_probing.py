@@ -128,6 +128,11 @@ def main_score(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_head(request: HeadProbe, manifest: dict[str, Any], labeled: Corpus) -> Head:
+    if "head" in manifest:
+        raise UsageError(
+            f"The head of {request.model} was trained on frozen embeddings and added, so the model has none "
+            "of its own; its scores are in the model card, and --head linear trains another one."
+        )
     head = read_head(request.model)
     if manifest["tag_names"] != list(labeled.manifest.tag_names):
         raise UsageError(

@@ -13,7 +13,7 @@ from rich.table import Table
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe_config import ProbeConfig
 
 
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.probe",
         description="Scores an exported encoder by a classifier on its frozen embeddings.",
     )
-    if config.out is not None and not config.out.expanduser().parent.is_dir():
-        raise UsageError(f"There is no folder {config.out.expanduser().parent}; make it, or choose another --out.")
+    if config.out is not None:
+        require_writable(config.out.expanduser(), "--out")
     notes.print(f"Probing {config.model.expanduser()} on {config.corpus} ...", markup=False)
     (_quick if config.preset == "quick" else _with_head)(config, config.model.expanduser())
 
@@ -50,7 +50,7 @@ def _quick(config: ProbeConfig, model: Path) -> None:
     difference = result["trained_minus_untrained"]
     low, high = difference["interval"]
     results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
-    name = "-".join([result["corpus"]["name"], *([config.task] if config.task else [])])
+    name = "-".join([result["corpus"]["name"], *([config.task] if config.task else []), *_seed_of(config)])
     _write(config.out or model / f"probe-{name}.json", result)
     record_score(model, name, {"metric": result["metric"], "split": "test", **result["rows"][0]})
 
@@ -95,7 +95,11 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
     parts += [result["features"]["kind"]] if config.features != "model" else []
     parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
     parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
-    return "-".join(parts)
+    return "-".join([*parts, *_seed_of(config)])
+
+
+def _seed_of(config: ProbeConfig) -> list[str]:
+    return [f"seed-{config.seed}"] if config.seed != ProbeConfig().seed else []
 
 
 def _write(path: Path, result: dict) -> None:

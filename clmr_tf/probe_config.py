@@ -22,7 +22,7 @@ class ProbeConfig:
     """Folder that keeps what was prepared from audio files."""
     out: Path | None = None
     """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder; with the presets that train a
-    head, evaluation-....json, named by corpus and options."""
+    head, evaluation-....json, named by corpus and options, the seed among them if it is not 42."""
     seed: int = 42
     """Of everything drawn: crops, few labels, heads, untrained weights. The quick preset draws the weights of three
     untrained encoders, of this seed and the two after it."""

@@ -39,6 +39,10 @@ class LabelledClip:
     split: str
     tags: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a path that is of none of the sixteen folders, whatever table it stands in."""
+        split_of(self.path)
+
 
 def read_annotations(path: Path) -> list[LabelledClip]:
     """Reads annotations_final.csv: all clips, the bad ones included, split by folder.
@@ -136,10 +140,10 @@ def split_of(path: str) -> str:
     """The split of a clip by its folder.
 
     Raises:
-        UsageError: If it is not in one of the sixteen folders.
+        UsageError: If it is not in one of the sixteen folders, or leaves it.
     """
-    folder, _, _ = path.partition("/")
-    if folder not in SPLIT_OF_FOLDER:
+    folder, *rest = path.split("/")
+    if folder not in SPLIT_OF_FOLDER or ".." in rest:
         raise UsageError(f"{path!r} is in none of the folders 0 to f of MagnaTagATune; fetch the table again.")
     return SPLIT_OF_FOLDER[folder]
 

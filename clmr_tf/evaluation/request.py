@@ -61,7 +61,8 @@ def request_of(config: ProbeConfig) -> HeadProbe:
 
 def require_possible(request: HeadProbe) -> None:
     """Raises UsageError for shares that are none, and for options that do not go together."""
-    if request.features not in FEATURES and ":" not in request.features:
+    module, _, name = request.features.partition(":")
+    if request.features not in FEATURES and not (module and name):
         raise UsageError(
             f"--features must be one of {', '.join(FEATURES)}, or MODULE:CLASS of other features; "
             f"received {request.features!r}."

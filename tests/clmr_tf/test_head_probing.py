@@ -220,6 +220,7 @@ def test_the_grid_chooses_and_is_read_from_its_journal(request_of, cache, monkey
         ({"preset": "grid", "labels_like_paper": 0.1}, "preset grid learns from means"),
         ({"task": "unknown"}, "unknown"),
         ({"features": "melody"}, "--features must be one of model, untrained, mel, majority, .* received 'melody'"),
+        ({"features": ":Features"}, "--features must be one of .* received ':Features'"),
         ({"features": "no_such_module:Features"}, "cannot be imported .*no_such_module.*; give MODULE:CLASS"),
         ({"features": "clmr_tf.metrics:Features"}, "clmr_tf.metrics has no class Features"),
         ({"features": "builtins:range"}, "lacks kind, identity, .*; see FeatureSource"),

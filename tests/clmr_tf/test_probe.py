@@ -33,6 +33,17 @@ def test_the_command_writes_the_result_and_says_what_it_left_out(model_folder, c
     recorded = read_manifest(model_folder)["scores"]["songs-several-released-linear-labels-0.5"]
     expected = result["scores"]["test"]["average_precision"]["over_tags"]
     assert recorded == {"split": "test", "metric": "macro average precision", **expected}
+    # Another draw is another result, also in the model card.
+    probe.main([*arguments, "--preset", "released", "--task", "several", "--labels", "0.5", "--seed", "43"])
+    again = json.loads((model_folder / f"{path.stem}-seed-43.json").read_text())
+    assert again["seed"] == 43 and json.loads(path.read_text()) == result
+    assert "songs-several-released-linear-labels-0.5-seed-43" in read_manifest(model_folder)["scores"]
+    capsys.readouterr()
+    with pytest.raises(
+        UsageError, match=f"{tmp_path} cannot be written; choose a file in a folder that exists with --o"
+    ):
+        probe.main([*arguments, "--preset", "released", "--out", str(tmp_path)])
+    assert "Probing" not in capsys.readouterr().err
     with pytest.raises(UsageError, match="--labels is of no effect with --preset quick"):
         probe.main([*arguments, "--labels", "0.5"])
     for seed in ("-1", "2147483648"):

@@ -56,6 +56,11 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
     logits = read_head(model).logits(load_encoder(model).encode_clips(clips))
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(tags, softmax, atol=1e-6)
+    own = ["--model", str(model), "--corpus", str(probed.parent / "songs"), "--preset", "released", "--head", "own"]
+    with pytest.raises(
+        UsageError, match="was trained on frozen embeddings and added, so the model has none of its own"
+    ):
+        probe.main(own)
 
 
 def test_a_head_of_something_else_is_refused(probed, tmp_path):

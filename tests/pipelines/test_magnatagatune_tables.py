@@ -84,6 +84,12 @@ def test_tables_that_are_something_else_are_one_sentence(data, tmp_path):
         magnatagatune.read_clips(data)
 
 
+@pytest.mark.parametrize("path", ["../etc/passwd.mp3", "/etc/x.mp3", "f/../../x.mp3", "g/x.mp3"])
+def test_a_clip_is_in_one_of_the_sixteen_folders_whatever_the_table_says(path):
+    with pytest.raises(UsageError, match="is in none of the folders 0 to f of MagnaTagATune; fetch the table again"):
+        magnatagatune_tables.LabelledClip(path, "train", ())
+
+
 def test_numpy_files_that_are_something_else_are_one_sentence(data, tmp_path):
     write_numpy_files(data)
     np.save(data / "valid.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
