@@ -173,6 +173,9 @@ def _require_same_training(folder: Path, model: Model, corpus: str) -> None:
     wanted = to_plain(parse_command(TrainConfig, model.training, program="python -m clmr_tf.train", description=""))
     names = [option.removeprefix("--").replace("-", "_") for option in model.training if option.startswith("--")]
     pairs = {name: (training["config"][name], wanted[name]) for name in names}
+    if not model.takes_best:
+        # A run that was to be longer is the same until then: no schedule looks ahead.
+        pairs["steps"] = training["step"], wanted["steps"]
     music = Corpus.open(corpus) if wanted["task"] is None else Corpus.open(corpus).for_task(wanted["task"])
     pairs["corpus"] = training["run"]["corpus"]["fingerprint"], music.manifest.fingerprint
     for name, (before, now) in pairs.items():

@@ -41,7 +41,7 @@ def commands(monkeypatch):
             # A training with labels is of its corpus and of its task.
             corpus = Corpus.open(of.corpus) if of.task is None else Corpus.open(of.corpus).for_task(of.task)
             run_facts = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
-            training = {"step": 1, "config": to_plain(of), "run": run_facts}
+            training = {"step": of.steps, "config": to_plain(of), "run": run_facts}
             manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
             config.out.mkdir(parents=True)
             (config.out / "manifest.json").write_text(json.dumps(manifest))
