@@ -122,7 +122,10 @@ def _run(chain: "Chain", config: RecipesConfig) -> None:
         results.print("The data are there; nothing was run.")
         return
     run_chain(chain)
-    results.print(_comparison_table(chain.recipe, compare(chain)))
+    comparisons = compare(chain)
+    results.print(_comparison_table(chain.recipe, comparisons))
+    for remark in dict.fromkeys(one.remark for one in comparisons if one.remark):
+        results.print(remark, markup=False)
     _note_changes(config)
 
 

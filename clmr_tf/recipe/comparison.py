@@ -8,6 +8,7 @@ from typing import Any
 from clmr_tf.errors import ClmrError
 from clmr_tf.recipe.chain import Chain
 from clmr_tf.recipe.recipe import METRICS, Recipe
+from clmr_tf.reporting.published import read_published
 
 METRIC_WORDS: Mapping[str, str] = {
     "roc_auc": "ROC-AUC",
@@ -29,6 +30,7 @@ class Comparison:
         measured_percent: On the test split.
         interval_percent: 95 %, over songs; None where nothing could be resampled.
         expected_percent: As published; None where nothing was.
+        remark: Why the two are not to be compared; None where they are.
     """
 
     probe: str
@@ -36,6 +38,7 @@ class Comparison:
     measured_percent: float
     interval_percent: tuple[float, float] | None
     expected_percent: float | None
+    remark: str | None
 
 
 def compare(chain: Chain) -> list[Comparison]:
@@ -48,16 +51,20 @@ def compare(chain: Chain) -> list[Comparison]:
     for number, probe in enumerate(chain.recipe.probes):
         path = chain.result(number)
         try:
-            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["test"]
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            scores, task = plain["scores"]["test"], plain.get("task")
+            tested = plain["corpus"]["name"], task and task["name"], scores["num_clips"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClmrError(f"The result {path} cannot be read; remove it and run the recipe again.") from error
+        remark = read_published().remark_on_test(*tested)
         for metric, places in METRICS.items():
             score = _score(scores, places)
             if score.get("mean") is None:
                 continue
             interval = score["interval"] and tuple(100 * value for value in score["interval"])
             expected = probe.expected_percent.get(metric)
-            comparisons.append(Comparison(words_of(probe.settings), metric, 100 * score["mean"], interval, expected))
+            measured = 100 * score["mean"]
+            comparisons.append(Comparison(words_of(probe.settings), metric, measured, interval, expected, remark))
     return comparisons
 
 

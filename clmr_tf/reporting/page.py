@@ -80,13 +80,8 @@ def _about(section: Section, published: Published) -> list[str]:
     ):
         if names:
             lines.append(f"Not scored, since {words}: {', '.join(names)}.")
-    num_published = published.num_test_clips.get(first.corpus) if first.task is None else None
-    if num_published not in (None, test["num_clips"]):
-        lines.append(
-            f"The published test split has {num_published:,} clips, so the published numbers are not to be compared "
-            "with these."
-        )
-    return lines
+    remark = published.remark_on_test(first.corpus, first.task, test["num_clips"])
+    return lines if remark is None else [*lines, remark]
 
 
 def _remarks(section: Section) -> list[str]:

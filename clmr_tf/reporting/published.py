@@ -12,7 +12,9 @@ from clmr_tf.reporting.rows import Row
 from clmr_tf.reporting.wording import METRIC_NAMES, name_of
 
 PUBLISHED_FILE = Path(__file__).with_name("published.json")
-ABLATION_CORPUS = "magnatagatune-pons2017"
+_ABLATION_TABLES = ("One augmentation beside the crop, on one of the two views", "One augmentation, by probability")
+# What a published training is told by, beside its corpus, its steps and its augmentation.
+_SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "width", "sample_rate_hz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,31 +88,37 @@ class Published:
 
     def ablation_beside(self, row: Row) -> PublishedRow | None:
         """The one on MagnaTagATune with the crop alone or the same augmentation alone, whatever the corpus here is."""
-        training = row.first.training
-        # The published models with all augmentations were trained for longer.
-        if training is None or not (training.augmentation == "none" or training.augmentation.startswith("only-")):
-            return None
-        as_published = {
-            "name": "CLMR linear",
-            "preset": "released",
-            "label_choice": "all",
-            "label_share": 1.0,
-            "trained_on": ABLATION_CORPUS,
-            "augmentation": training.augmentation_words,
-            "temperature": 0.5,
-            "sample_rate_hz": 22050,
-        }
-        on_corpus = [one for one in self.rows if one.corpus == ABLATION_CORPUS and one.like]
-        return next((one for one in on_corpus if _is_like(as_published, one)), None)
+        augmentation = facts_of(row.first).get("augmentation")
+        tables = [one for one in self.rows if one.table in _ABLATION_TABLES]
+        return next((one for one in tables if augmentation in one.like["augmentation"]), None)
 
     def curves(self, result: Result) -> list[PublishedCurve]:
         """The curves on the corpus of a result."""
         curves: dict[tuple[str, str], list[tuple[float, Decimal]]] = {}
         for row in self.of(result):
-            if row.like and row.like.get("label_choice") == ["like-paper"]:
+            if row.like and "like-paper" in row.like["label_choice"]:
                 (name,), (share,) = row.like["name"], row.like["label_share"]
                 curves.setdefault((name, row.source), []).append((share, row.scores["average_precision"]))
         return [PublishedCurve(*key, tuple(sorted(points))) for key, points in curves.items()]
+
+    def remark_on_test(self, corpus: str, task: str | None, num_clips: int) -> str | None:
+        """What to say where scores are of another test split than the published one, such as a part of its audio.
+
+        Args:
+            corpus: Name of the corpus that was tested on.
+            task: Name of the labeling; None for the corpus' own tags, which alone are published.
+            num_clips: In the test split.
+
+        Returns:
+            A sentence, or None where it is the same size or nothing is published.
+        """
+        num_published = self.num_test_clips.get(corpus)
+        if task is not None or num_published in (None, num_clips):
+            return None
+        return (
+            f"The published test split has {num_published:,} clips, so the published numbers are not to be compared "
+            "with these."
+        )
 
     def link_to(self, source: str) -> str:
         """A source as a link in Markdown."""
@@ -119,7 +127,10 @@ class Published:
 
 @functools.cache
 def read_published() -> Published:
-    """Reads published.json, whose numbers are in percent, with their digits."""
+    """Reads published.json, whose numbers are in percent, with their digits.
+
+    There `like` may name one of `trainings` for all the facts of a run that several rows are of.
+    """
     plain = json.loads(PUBLISHED_FILE.read_text(encoding="utf-8"), parse_float=Decimal)
     rows = [
         PublishedRow(
@@ -129,7 +140,7 @@ def read_published() -> Published:
             scores={metric: Decimal(row[metric]).scaleb(-2) for metric in METRIC_NAMES if metric in row},
             source=row.get("source") or table["source"],
             remark="; ".join(remark for remark in (table.get("remark"), row.get("remark")) if remark),
-            like=_conditions({**table.get("like", {}), **row["like"]}) if "like" in row else None,
+            like=_conditions({**table.get("like", {}), **row["like"]}, plain["trainings"]) if "like" in row else None,
         )
         for table in plain["tables"]
         for row in table["rows"]
@@ -146,17 +157,23 @@ def facts_of(result: Result) -> dict[str, Any]:
         "label_choice": result.label_choice,
         "label_share": result.label_share,
     }
+    settings: dict[str, Any] = {}
     if result.training:
+        settings = result.training.settings
         facts["trained_on"] = result.training.corpus
         facts["augmentation"] = result.training.augmentation_words
-        facts |= {name: result.training.settings[name] for name in ("temperature", "sample_rate_hz")}
-    return facts
+        facts["step"] = result.training.step
+    elif result.kind == "untrained":
+        settings = result.features["architecture"]
+    return facts | {name: settings[name] for name in _SETTINGS if name in settings}
 
 
-def _conditions(plain: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _conditions(like: dict[str, Any], trainings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    named = trainings[like["training"]] if "training" in like else {}
+    said = {fact: values for fact, values in like.items() if fact != "training"}
     return {
         fact: [float(value) if isinstance(value, Decimal) else value for value in values]
-        for fact, values in plain.items()
+        for fact, values in {**{fact: [value] for fact, value in named.items()}, **said}.items()
     }
 
 

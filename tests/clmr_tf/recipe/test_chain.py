@@ -14,7 +14,6 @@ from clmr_tf.errors import UsageError
 from clmr_tf.export import ExportConfig
 from clmr_tf.probe_config import ProbeConfig
 from clmr_tf.recipe.chain import PUBLISHED_CORPORA, Chain, Places, options_of
-from clmr_tf.recipe.comparison import compare
 from clmr_tf.recipe.files import RECIPES, read_recipes
 from clmr_tf.recipes import main
 from clmr_tf.run_settings import resolve_places
@@ -210,30 +209,6 @@ def test_a_training_that_may_end_early_is_asked_itself(places):
     chain = chain_of("mtt-supervised", places)
     (chain.run / "checkpoints" / "step-000999999").mkdir(parents=True)
     assert not chain.is_trained()
-
-
-def test_measured_scores_stand_beside_the_published_ones(places):
-    chain = chain_of("labels-mtt-clmr-1", places)
-    scores = {
-        "roc_auc": {
-            "over_tags": {"mean": 0.9, "interval": [0.8, 0.95]},
-            "over_clips": {"mean": None, "interval": None},
-        },
-        "average_precision": {"over_tags": {"mean": 0.33, "interval": None}},
-    }
-    for number in range(2):
-        write_json(chain.result(number), {"scores": {"test": scores}})
-    found = [dataclasses.astuple(one) for one in compare(chain)]
-    first, second = (
-        "magnatagatune, thesis, linear, labels like paper 0.01",
-        "magnatagatune, thesis, linear, labels 0.01",
-    )
-    assert found == [
-        (first, "roc_auc", 90.0, (80.0, 95.0), None),
-        (first, "average_precision", 33.0, None, 33.12),
-        (second, "roc_auc", 90.0, (80.0, 95.0), None),
-        (second, "average_precision", 33.0, None, None),
-    ]
 
 
 def test_a_list_takes_no_name():

@@ -63,8 +63,9 @@ def result(
     accuracy: float | None = None,
     valid: dict[str, float | None] | float | None = None,
     num_test_clips: int = 25,
+    width: float = 0.5,
 ) -> dict[str, Any]:
-    """A result; `head` is "linear", "mlp" or "own"."""
+    """A result; `head` is "linear", "mlp" or "own", and `width` that of an untrained encoder."""
     protocol = json.loads(json.dumps(dataclasses.asdict(PROTOCOLS[preset])))
     protocol["interval"] = {"resampled": "songs", "num_resamplings": 1000, "percentiles": [2.5, 97.5]}
     protocol["head"] |= {"hidden_units": 512 if head == "mlp" else 0, "standardise": kind == "mel"}
@@ -75,7 +76,7 @@ def result(
         features |= {"model_hash": model_hash, "model": "savedmodels/x", "architecture": ARCHITECTURE}
         features["training_step"] = step
     if kind == "untrained":
-        features |= {"model_hash": f"{seed:064x}", "architecture": ARCHITECTURE, "seed": seed}
+        features |= {"model_hash": f"{seed:064x}", "architecture": {**ARCHITECTURE, "width": width}, "seed": seed}
     per_tag, valid = (
         dict.fromkeys(tags, one) if isinstance(one, float | int) else one for one in (per_tag, valid or per_tag)
     )
