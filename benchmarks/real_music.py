@@ -5,9 +5,9 @@
     python -m benchmarks.real_music --corpus corpora/debian-games-medium
 
 Trains CLMR, the supervised baseline with all, a tenth and a hundredth of the labels, and a short run with each
-augmentation alone; scores them and the baselines by the released protocol and by the thesis', and with all labels by
-the grid of heads. Few labels are drawn three times. Every part is a command of its own, which is printed; what is done
-is not done again, and a training that was interrupted goes on. It takes hours on two cores.
+augmentation alone; scores them and the baselines by the released protocol and by the thesis'. Few labels are drawn
+three times. Every part is a command of its own, which is printed; what is done is not done again, and a training that
+was interrupted goes on. It takes hours on two cores.
 """
 
 import argparse
@@ -65,8 +65,7 @@ class Evaluation:
     @property
     def file(self) -> str:
         """The name of its result in the model's folder."""
-        head = "grid" if self.preset == "grid" else f"{self.preset}-{self.head}"
-        return f"evaluation-{self.task}-{self.features}-{head}-{self.labels:g}-{self.seed}.json"
+        return f"evaluation-{self.task}-{self.features}-{self.preset}-{self.head}-{self.labels:g}-{self.seed}.json"
 
 
 def clmr(num_steps: int) -> Model:
@@ -123,10 +122,6 @@ def evaluations_of(model: Model) -> Iterator[Evaluation]:
             yield Evaluation(model.name, task, head="mlp")
 
 
-GRIDS = [Evaluation("clmr", features=features, preset="grid") for features in ("mel", "model", "untrained")]
-"""216 heads each, which takes long: with all labels only, and after all else."""
-
-
 def measure(corpus: str, models: Sequence[Model], runs: Path, exported: Path) -> None:
     """Trains, exports and scores what is not there yet.
 
@@ -144,8 +139,6 @@ def measure(corpus: str, models: Sequence[Model], runs: Path, exported: Path) ->
             _run("clmr_tf.export", "--model", str(runs / model.name), "--out", str(folder), *checkpoint)
         for evaluation in evaluations_of(model):
             _score(evaluation, corpus, exported)
-    for evaluation in GRIDS:
-        _score(evaluation, corpus, exported)
 
 
 def _score(evaluation: Evaluation, corpus: str, exported: Path) -> None:
@@ -157,9 +150,8 @@ def _score(evaluation: Evaluation, corpus: str, exported: Path) -> None:
 
 
 def _options(evaluation: Evaluation) -> list[str]:
-    options = ["--task", evaluation.task, "--preset", evaluation.preset, "--seed", str(evaluation.seed)]
-    if evaluation.preset != "grid":
-        options += ["--head", evaluation.head]
+    options = ["--task", evaluation.task, "--preset", evaluation.preset, "--head", evaluation.head]
+    options += ["--seed", str(evaluation.seed)]
     if evaluation.features != "model":
         options += ["--features", _OTHERS.get(evaluation.features, evaluation.features)]
     if evaluation.labels < 1:
@@ -206,8 +198,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--corpus", default="corpora/debian-games-medium", help="prepared, with pseudo-tags")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-music"), help="folder of the trainings")
     parser.add_argument("--models", type=Path, default=Path("savedmodels/real-music"), help="folder of the models")
-    parser.add_argument("--steps", type=int, default=1500, help="steps of CLMR (default: 1500)")
-    parser.add_argument("--supervised-steps", type=int, default=1500, help="most steps of a baseline (default: 1500)")
+    parser.add_argument("--steps", type=int, default=1250, help="steps of CLMR (default: 1250)")
+    parser.add_argument("--supervised-steps", type=int, default=1000, help="most steps of a baseline (default: 1000)")
     parser.add_argument(
         "--ablation-steps", type=int, default=200, help="steps with one augmentation (default: 200; 0: none)"
     )

@@ -76,9 +76,9 @@ def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
     assert (
         len({(trained[name].width, trained[name].batch_size, trained[name].steps) for name in list(trained)[8:]}) == 1
     )
-    # Seven choices of labels with eight heads, six rows for each of two tasks; own heads; ablations; grids.
+    # Seven choices of labels with eight heads, six rows for each of two tasks; own heads; ablations.
     probes = [arguments for module, arguments in commands if module == "clmr_tf.probe"]
-    assert len(probes) == 7 * 8 + 12 + 7 + 8 + 3
+    assert len(probes) == 7 * 8 + 12 + 7 + 8
     assert len({arguments[arguments.index("--out") + 1] for arguments in probes}) == len(probes)
     commands.clear()
     real_music.measure(corpus, models, tmp_path / "runs", tmp_path / "models")
