@@ -25,8 +25,9 @@ _INTRODUCTION = """\
 ## Music of games
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
 the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
-SampleCNN has the same width. {protocols} In brackets are 95 % intervals over the
-test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the settings of each training.
+SampleCNN has the same width. {protocols}
+In brackets are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the
+settings of each training.
 """
 _PROTOCOLS = {
     "released": "By the released protocol a head learns from one crop of each song.",
@@ -103,6 +104,9 @@ def section(records: Path) -> str:
             rows = [row for row in one.rows if not _is_ablation(row.first)]
             lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(rows, "songs", only_few=False), []), ""]
             lines += [_labels(rows), ""]
+            curves = records / f"{one.slug}-few-labels.png"
+            if curves.is_file():
+                lines += [f"![PR-AUC by share of the labelled songs]({records.name}/{curves.name})", ""]
         else:
             metric = one.rows[0].metric
             lines += [f"### {one.first.task.capitalize()}, {METRIC_NAMES[metric]}", "", *_scores(one.rows, metric), ""]

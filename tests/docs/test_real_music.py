@@ -36,6 +36,8 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
     assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test." in text
     assert "2,500 steps of 64 pairs" in text and "best of 216 heads" in text
     assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
+    (picture,) = records.glob("*-few-labels.png")
+    assert f"](real_music/{picture.name})" in text
     # Nothing is said of protocols and draws that were not measured.
     assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
