@@ -26,8 +26,8 @@ _INTRODUCTION = """\
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
 the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
 SampleCNN has the same width. {protocols}
-In brackets are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and the
-settings of each training.
+In brackets are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and
+the settings of each training.
 """
 _PROTOCOLS = {
     "released": "By the released protocol a head learns from one crop of each song.",
