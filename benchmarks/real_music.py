@@ -166,7 +166,7 @@ def _require_same_training(folder: Path, model: Model, corpus: str) -> None:
     names = [option.removeprefix("--").replace("-", "_") for option in model.training if option.startswith("--")]
     pairs = {name: (training["config"][name], wanted[name]) for name in names}
     if not model.takes_best:
-        # A run that was to be longer is the same until then: no schedule looks ahead.
+        # A run that was to be longer is the same until then: its learning rate is constant.
         pairs["steps"] = training["step"], wanted["steps"]
     music = Corpus.open(corpus) if wanted["task"] is None else Corpus.open(corpus).for_task(wanted["task"])
     pairs["corpus"] = training["run"]["corpus"]["fingerprint"], music.manifest.fingerprint

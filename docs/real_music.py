@@ -32,7 +32,6 @@ the settings of each training.
 _PROTOCOLS = {
     "released": "By the released protocol a head learns from one crop of each song.",
     "thesis": "By the thesis' protocol it learns from all chunks of a song.",
-    "grid": '"Grid" is the best of 216 heads on the mean of a song, chosen on the valid split.',
 }
 _PSEUDO_TAGS = """\
 ### Pseudo-tags, macro PR-AUC, by share of the labelled songs
@@ -102,7 +101,7 @@ def section(records: Path) -> str:
         if one.first.task == _MAIN_TASK:
             draws = [_SEVERAL_DRAWS] if any(len(row.results) > 1 for row in one.rows) else []
             rows = [row for row in one.rows if not _is_ablation(row.first)]
-            lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(rows, "songs", only_few=False), []), ""]
+            lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(rows, "songs"), []), ""]
             lines += [_labels(rows), ""]
             curves = records / f"{one.slug}-few-labels.png"
             if curves.is_file():

@@ -21,7 +21,7 @@ class LabelCurve:
     points: tuple[tuple[float, Score], ...]
 
 
-def label_curves(rows: Sequence[Row], choice: str, *, only_few: bool = True) -> list[LabelCurve]:
+def label_curves(rows: Sequence[Row], choice: str) -> list[LabelCurve]:
     """The curves of one way to choose few labels.
 
     A share of the songs and a share of every combination of tags are two things, so a curve has points of one of them
@@ -30,10 +30,10 @@ def label_curves(rows: Sequence[Row], choice: str, *, only_few: bool = True) -> 
     Args:
         rows: Of one section.
         choice: "songs" or "like-paper".
-        only_few: Leave out what was evaluated with all labels alone.
 
     Returns:
-        In the order of the rows. Rows that contradict each other are on curves of their own.
+        In the order of the rows; of those alone that were evaluated with few labels. Rows that contradict each other
+        are on curves of their own.
     """
     groups: dict[str, list[list[Row]]] = {}
     for row in rows:
@@ -43,14 +43,11 @@ def label_curves(rows: Sequence[Row], choice: str, *, only_few: bool = True) -> 
             if group is None:
                 alike.append(group := [])
             group.append(row)
-    kept = [
-        group
-        for alike in groups.values()
-        for group in alike
-        if not only_few or any(row.first.label_choice == choice for row in group)
+    few = [
+        group for alike in groups.values() for group in alike if any(row.first.label_choice == choice for row in group)
     ]
     curves = []
-    for name, group in zip(distinct_names([group[0] for group in kept]), kept, strict=True):
+    for name, group in zip(distinct_names([group[0] for group in few]), few, strict=True):
         points: dict[float, Score] = {}
         # A share of 1 is all labels as well; where both are there, the curve takes the one of its own kind.
         for row in sorted(group, key=lambda row: row.first.label_choice == "all"):

@@ -95,13 +95,6 @@ def test_what_contradicts_a_curve_is_one_of_its_own_and_not_left_out(rows_in):
     assert [curve.name for curve in curves] == ["mel statistics linear (1)", "mel statistics linear (2)"]
 
 
-def test_only_all_labels_are_a_point_where_it_is_asked_for(rows_in):
-    rows = rows_in((result(0.4), None), (result(0.6, kind="model"), {}), (result(0.3, choice="songs", share=0.1), None))
-    assert [points_of(curve) for curve in label_curves(rows, "songs")] == [[(0.1, 0.3), (1.0, 0.4)]]
-    curves = label_curves(rows, "songs", only_few=False)
-    assert [points_of(curve) for curve in curves] == [[(0.1, 0.3), (1.0, 0.4)], [(1.0, 0.6)]]
-
-
 def test_a_model_is_compared_with_the_supervised_one(rows_in):
     values = {"guitar": 0.2, "piano": 0.6, "harp": None}
     rows = rows_in(
