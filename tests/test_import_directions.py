@@ -26,6 +26,7 @@ ROWS = (
         "corpus",
         "corpus_tasks",
         "corpus_check",
+        "downmix",
         "audio_decoders",
         "audio_files",
         "audio_listing",
