@@ -10,11 +10,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from errno import EDQUOT, ENOSPC
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
 from clmr_tf.errors import ClmrError
 from clmr_tf.keras_start import start_keras_alone
+
+SignalHandler = Callable[[int, FrameType | None], Any] | int | None
+"""What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
 # TensorFlow reads this when it is first imported, which every command does after this line.
 # Its C++ side reports harmless things as errors at start; what fails arrives as an exception all the same.
@@ -73,7 +78,16 @@ def _interrupted_by_sigterm(noted: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore_signal_handler(signal.SIGTERM, before)
+
+
+def restore_signal_handler(number: int, before: SignalHandler) -> None:
+    """Lets a signal be handled as it was before `signal.signal` returned `before`.
+
+    A handler that was not installed from Python, for which that is None, cannot be brought back from there; the signal
+    then acts as it does by default, which for SIGTERM and SIGINT is to end the process.
+    """
+    signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, Corpus
 from clmr_tf.corpus_check import require_unchanged_audio
@@ -95,7 +96,7 @@ def prepared_name(name: str, sample_rate_hz: int, storage: str = "pcm") -> str:
     return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
 
 
-def _find_pipeline(name: str) -> object | None:
+def _find_pipeline(name: str) -> ModuleType | None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(f"pipelines.{name}") is None:
         return None
     module = importlib.import_module(f"pipelines.{name}")

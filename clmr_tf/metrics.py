@@ -3,6 +3,8 @@
 scikit-learn takes most of a second to load, so it is only imported where something is scored.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from clmr_tf.errors import ClmrError
@@ -46,7 +48,9 @@ def wilson_interval(num_right: int, num_examples: int, z: float = 1.96) -> tuple
     return float(centre - half), float(centre + half)
 
 
-def _per_tag(score: object, labels: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
+def _per_tag(
+    score: Callable[[np.ndarray, np.ndarray], float], labels: np.ndarray, scores: np.ndarray
+) -> tuple[float, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.shape != scores.shape or labels.ndim != 2:
         raise ClmrError(f"Labels and scores must both be [examples, tags]; received {labels.shape} and {scores.shape}.")

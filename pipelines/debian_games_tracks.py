@@ -8,12 +8,15 @@ game, have the same song, named after the game that it counts for.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from clmr_tf.corpus_tasks import CorpusTask, Label
 from pipelines.splits import split_songs
 from pipelines.tables import read_records
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 TABLE = Path(__file__).parent / "debian_games.csv"
 SETS = ("small", "medium")
@@ -164,13 +167,13 @@ def _songs_for_test(tracks: Sequence[Track]) -> dict[str, set[str]]:
     }
 
 
-def _songs_by(tracks: Iterable[Track], key: object) -> dict[tuple[str, str], set[str]]:
-    songs: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
+def _songs_by(tracks: Iterable[Track], key: Callable[[Track], _Key]) -> dict[_Key, set[str]]:
+    songs: dict[_Key, set[str]] = collections.defaultdict(set)
     for track in tracks:
         songs[key(track)].add(track.song)
     return songs
 
 
-def _classes(tracks: Iterable[Track], key: object) -> tuple[str, ...]:
+def _classes(tracks: Iterable[Track], key: Callable[[Track], str]) -> tuple[str, ...]:
     songs = _songs_by(tracks, key)
     return tuple(sorted(name for name in songs if name and len(songs[name]) >= MIN_SONGS_PER_CLASS))

@@ -6,6 +6,7 @@ own clip; the functions hand it on, the chain reports it. The names are loaded w
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "AugmentationChain": "chain",
@@ -21,7 +22,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'clmr_tf.augment' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"clmr_tf.augment.{_HOMES[name]}"), name)

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from clmr_tf.console import SignalHandler, restore_signal_handler
 from clmr_tf.errors import ClmrError
 
 
@@ -23,11 +24,11 @@ def noted_signals() -> Iterator[list[int]]:
     Beside the main thread, which alone may handle signals, none is noted.
     """
     noted: list[int] = []
-    before = {}
+    before: dict[int, SignalHandler] = {}
 
     def note(number: int, _frame: object) -> None:
         if noted:
-            signal.signal(number, before[number])
+            restore_signal_handler(number, before[number])
             signal.raise_signal(number)
         noted.append(number)
 
@@ -38,4 +39,4 @@ def noted_signals() -> Iterator[list[int]]:
         yield noted
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            restore_signal_handler(number, handler)

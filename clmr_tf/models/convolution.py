@@ -1,5 +1,7 @@
 """Convolution over time, with a faster gradient on CPUs."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -26,8 +28,11 @@ class Convolution1D(keras.layers.Conv1D):
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
+_Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
 @tf.custom_gradient
-def _convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, object]:
+def _convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, _Gradient]:
     """[batch, time, channels] and [3, channels, filters] -> [batch, time, filters], zeros beyond both ends."""
 
     def gradient(slopes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from clmr_tf.optimizers.layerwise import is_kernel
 
@@ -22,7 +23,9 @@ class AdamW(keras.optimizers.Adam):
         **kwargs: Of `keras.optimizers.Adam`, with its names and defaults.
     """
 
-    def __init__(self, learning_rate: object = 1e-3, *, kernel_decay: float = 1e-6, **kwargs) -> None:
+    def __init__(
+        self, learning_rate: float | LearningRateSchedule = 1e-3, *, kernel_decay: float = 1e-6, **kwargs
+    ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.kernel_decay = kernel_decay
 

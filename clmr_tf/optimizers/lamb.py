@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from clmr_tf.optimizers.layerwise import is_kernel, trust_ratio
 
@@ -35,7 +36,7 @@ class LAMB(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: object = 1e-3,
+        learning_rate: float | LearningRateSchedule = 1e-3,
         *,
         beta_1: float = 0.9,
         beta_2: float = 0.999,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from clmr_tf.optimizers.layerwise import is_kernel, trust_ratio
 
@@ -35,7 +36,7 @@ class LARS(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: object = 0.1,
+        learning_rate: float | LearningRateSchedule = 0.1,
         *,
         momentum: float = 0.9,
         kernel_decay: float = 1e-6,

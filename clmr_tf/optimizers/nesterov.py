@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 
 @keras.saving.register_keras_serializable("clmr_tf")
@@ -26,7 +27,14 @@ class Nesterov(keras.optimizers.Optimizer):
         **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
     """
 
-    def __init__(self, learning_rate: object = 3e-4, *, momentum: float = 0.9, decay: float = 1e-6, **kwargs) -> None:
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 3e-4,
+        *,
+        momentum: float = 0.9,
+        decay: float = 1e-6,
+        **kwargs,
+    ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.momentum = momentum
         self.decay = decay

@@ -23,6 +23,8 @@ from clmr_tf.runtimes.formats import FORMATS, RuntimeFormat
 
 logger = logging.getLogger(__name__)
 
+# Of one process. Converting the widest model to all formats takes some minutes on a slow machine.
+_TIMEOUT_SECONDS = 1800
 _ROOT = Path(__file__).parents[2]
 # Beside the weights: the graph, and for 8-bit integers the scales of every channel.
 _LARGEST_SURPLUS, _LARGEST_SURPLUS_BYTES = 1.15, 2**17
@@ -134,9 +136,11 @@ def _run_apart(module: str, *arguments: object) -> str | None:
     """Runs a module of this folder in a process of its own; returns why it failed, if it did."""
     command = [sys.executable, "-m", f"clmr_tf.runtimes.{module}", *map(str, arguments)]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, errors="replace", check=False
-    )
+    options = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True, "errors": "replace"}
+    try:
+        done = subprocess.run(command, **options, check=False, timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"its process was ended after {_TIMEOUT_SECONDS:g} seconds"
     if done.returncode == 0:
         return None
     last_words = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,14 @@ import soundfile
 import tensorflow as tf
 
 import clmr_tf.runtimes.files as module
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import UsageError
 from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_folder import record_score, write_manifest
+from clmr_tf.model_folder import record_score
 from clmr_tf.model_manifest import read_manifest
 from clmr_tf.runtimes.execution import load
-from clmr_tf.runtimes.files import add_runtime_files, require_converters
+from clmr_tf.runtimes.files import require_converters
 from clmr_tf.runtimes.formats import FORMATS
-from tests.clmr_tf.probed import CLIP, write_tiny_model
+from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.runtimes import tagged
 from tests.clmr_tf.runtimes.tagged import embedding_of_music, music, write_probe
 from tests.synthetic import melody
@@ -30,27 +29,6 @@ needs_litert = pytest.mark.skipif(module.version_of("ai-edge-litert") is None, r
 needs_onnx = pytest.mark.skipif(
     None in (module.version_of("onnxruntime"), module.version_of("tf2onnx")), reason="needs onnxruntime and tf2onnx"
 )
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A model folder that had a file for another runtime, with a head since then and every file that can be written."""
-    folder = write_tiny_model(tagged.model(), tmp_path_factory.mktemp("exported") / "tiny")
-    (folder / "model.tflite").write_bytes(b"of the model without a head")
-    kinds = "fp16,int8"
-    has_onnx = module.version_of("tf2onnx") is not None
-    export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite=kinds, onnx=has_onnx))
-    return folder
-
-
-@pytest.fixture
-def folder(exported, tmp_path):
-    """A copy of it without any such file, to change."""
-    copy = Path(shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("model*")))
-    manifest = read_manifest(copy)
-    del manifest["runtimes"]
-    write_manifest(copy, manifest)
-    return copy
 
 
 def tags_of(folder: Path, embedding: np.ndarray) -> np.ndarray:
@@ -139,75 +117,6 @@ def test_a_score_comes_into_the_card_beside_what_was_there(exported, tmp_path):
     after = (folder / "README.md").read_text(encoding="utf-8")
     assert "| demo | test | accuracy | 0.625 | 0.400 to 0.800 |" in after and "None is recorded yet" in before
     assert before.partition("## Limits")[2] == after.partition("## Limits")[2]
-
-
-def stand_in(folder: Path, script: str, monkeypatch) -> None:
-    """Puts a shell script in the place of Python: no model is known for which a converter really aborts."""
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nmodule=$2; model=$3; out=$4; shift 4\n{script}\nexec {sys.executable} "$0"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(python))
-
-
-@needs_litert
-def test_a_converter_that_aborts_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
-    script = f"""
-if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
-for kind in "$@"; do
-    case $kind in
-        fp32) cp {exported}/model.tflite $out ;;
-        fp16) echo LLVM ERROR: no such type >&2; kill -ABRT $$ ;;
-        int8) cp {exported}/model-int8.tflite $out ;;
-    esac
-done
-exit 0"""
-    stand_in(tmp_path, script, monkeypatch)
-    expected = r"model-fp16\.tflite could not be made: its process was ended by SIGABRT: LLVM ERROR: no such type"
-    with pytest.raises(ClmrError, match=expected) as error:
-        add_runtime_files(folder, ["fp32", "fp16", "int8"])
-    assert "model.tflite" not in str(error.value) and "int8" not in str(error.value)
-    assert {path.name for path in folder.glob("model*")} == {"model.tflite", "model-int8.tflite"}
-    assert set(read_manifest(folder)["runtimes"]) == {"model.tflite", "model-int8.tflite"}
-
-
-@needs_litert
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [
-        (lambda content: content[:57_000], "has 57000 bytes"),
-        (lambda content: b"\0" * len(content), "cannot be run by ai-edge-litert"),
-        # The first bytes of the last weights become those of NaN.
-        (lambda content: content.replace(content[2_000_000:2_000_004], b"\0\0\xc0\x7f"), "nan of their largest"),
-        (lambda content: content[:1_000_000] + content[1_000_000:1_400_000][::-1] + content[1_400_000:], "differ by"),
-    ],
-    ids=["truncated", "empty", "not-finite", "other-weights"],
-)
-def test_a_wrong_file_is_not_kept(exported, folder, tmp_path, monkeypatch, damage, complaint):
-    (tmp_path / "wrong.tflite").write_bytes(damage((exported / "model.tflite").read_bytes()))
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    script = f"""
-if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
-cp {tmp_path}/wrong.tflite $out/model.tflite; exit 0"""
-    stand_in(tmp_path, script, monkeypatch)
-    with pytest.raises(ClmrError, match=complaint):
-        add_runtime_files(folder, ["fp32"])
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-
-
-def test_a_file_whose_runtime_is_absent_is_kept_and_said_not_to_be_checked(
-    exported, folder, tmp_path, monkeypatch, caplog
-):
-    def version(package: str) -> str:
-        if package == "ai-edge-litert":
-            raise metadata.PackageNotFoundError
-        return "1.0"
-
-    monkeypatch.setattr(module.metadata, "version", version)
-    stand_in(tmp_path, f"cp {exported}/model.tflite $out; exit 0", monkeypatch)
-    add_runtime_files(folder, ["fp32"])
-    assert "model.tflite is not checked, since ai-edge-litert is not installed" in caplog.text
-    assert read_manifest(folder)["runtimes"]["model.tflite"]["checked_with"] is None
-    assert "`model.tflite` has not been run" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, monkeypatch, capsys):

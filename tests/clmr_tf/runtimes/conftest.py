@@ -1,0 +1,35 @@
+"""One model with all its files for the tests of this folder, and a copy to change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import clmr_tf.runtimes.files as module
+from clmr_tf.export import ExportConfig, export
+from clmr_tf.model_folder import write_manifest
+from clmr_tf.model_manifest import read_manifest
+from tests.clmr_tf.probed import write_tiny_model
+from tests.clmr_tf.runtimes import tagged
+from tests.clmr_tf.runtimes.tagged import write_probe
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A model folder that had a file for another runtime, with a head since then and every file that can be written."""
+    folder = write_tiny_model(tagged.model(), tmp_path_factory.mktemp("exported") / "tiny")
+    (folder / "model.tflite").write_bytes(b"of the model without a head")
+    kinds = "fp16,int8"
+    has_onnx = module.version_of("tf2onnx") is not None
+    export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite=kinds, onnx=has_onnx))
+    return folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """A copy of it without any such file, to change."""
+    copy = Path(shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("model*")))
+    manifest = read_manifest(copy)
+    del manifest["runtimes"]
+    write_manifest(copy, manifest)
+    return copy
