@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from clmr_tf.audio_signatures import describe_other_content, ogg_links, read_head, wav_size_is_unknown
+from clmr_tf.audio_signatures import describe_other_content, ogg_links, read_head, wav_missing_num_bytes
 from clmr_tf.downmix import mixed_to_mono
 from clmr_tf.errors import ClmrError
 
@@ -33,13 +33,15 @@ _FORMATS = (
     "tak,tta,voc,w64,wav,wv"
 )
 # In these the length in the header is that of the audio, so what is missing of it was cut off.
-_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "caf", "flac", "mov", "tta", "voc", "w64", "wav", "wv"])
+_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "caf", "flac", "mov", "tta", "voc", "w64", "wv"])
 # Encoders round lengths up to whole frames; less than this is not missing.
 _LEAST_LOSS_SECONDS = 0.1
 _TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
 _XING_FRAME_BYTES = 2048
 _NUM_SAMPLES_PER_BLOCK = 1 << 15
 _BUFFER_BYTES = 1 << 16
+# From this many on, PyAV takes what lies behind a frame's list of channels for channels.
+_MOST_PLANES = 8
 # Frames of MP3 borrow bits from those before them, at low bit rates from several.
 _NUM_PRE_ROLL_SAMPLES = 8192
 _NO_AUDIO = "no audio was found in it"
@@ -163,14 +165,14 @@ class _Section:
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self._start, self._end = file, start, end
+        self.file, self._start, self._end = file, start, end
         self._place = start
         self.error: OSError | None = None
 
     def read(self, num_bytes: int) -> bytes:
         try:
-            self._file.seek(self._place)
-            content = self._file.read(max(0, min(num_bytes, self._end - self._place)))
+            self.file.seek(self._place)
+            content = self.file.read(max(0, min(num_bytes, self._end - self._place)))
         except OSError as error:
             self.error = error
             return b""
@@ -200,14 +202,14 @@ class _Section:
         return tag >= 0 and bool(content[tag + 7] & 1) and any(content[tag + 8 : tag + 12])
 
 
-def _open_container(section: _Section, *, size_is_unknown: bool) -> "InputContainer":
+def _open_container(section: _Section) -> "InputContainer":
     """Raises UnreadableAudioError if it has no audio."""
     import av
 
     av.logging.set_level(None)
     # Packets of WAV are 4 KiB by default; larger ones take a fifth less time.
     options = {"format_whitelist": _FORMATS, "max_size": str(_BUFFER_BYTES)}
-    if size_is_unknown:
+    if wav_missing_num_bytes(section.file) is None:
         options["ignore_length"] = "1"
     # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
     for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -230,7 +232,7 @@ def source_rate_hz(path: Path) -> int:
     """The sample rate that a file's header says; raises UnreadableAudioError if it has no audio."""
     with path.open("rb", buffering=0) as file:
         section = _Section(file, 0, file.seek(0, 2))
-        with _open_container(section, size_is_unknown=wav_size_is_unknown(file)) as container:
+        with _open_container(section) as container:
             return container.streams.audio[0].rate
 
 
@@ -254,7 +256,7 @@ def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
 
     with path.open("rb", buffering=0) as file:
         section = _Section(file, 0, file.seek(0, 2))
-        with _open_container(section, size_is_unknown=wav_size_is_unknown(file)) as container:
+        with _open_container(section) as container:
             stream = container.streams.audio[0]
             start_time = stream.start_time or 0
             pre_roll_first = max(0, first_sample - _NUM_PRE_ROLL_SAMPLES)
@@ -318,10 +320,11 @@ class _Decoding:
 
     def _of_section(self, start: int, end: int) -> Iterator[Block]:
         section = _Section(self._file, start, end)
-        with _open_container(section, size_is_unknown=wav_size_is_unknown(self._file)) as container:
+        with _open_container(section) as container:
             yield from self._of_stream(container, section)
-            if section.error is not None:
-                raise section.error
+        if section.error is not None:
+            raise section.error
+        self._num_failed_bytes += wav_missing_num_bytes(self._file) or 0
 
     def _of_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
         import av
@@ -375,8 +378,7 @@ def _claimed_seconds(container: "InputContainer", section: _Section, first_packe
     has_length = not _FORMATS_WITH_LENGTH.isdisjoint(container.format.name.split(","))
     if container.format.name == "mp3" and first_packet is not None and first_packet.pos is not None:
         has_length = section.has_frame_count_before(first_packet.pos)
-    is_known = has_length and stream.duration is not None and "ignore_length" not in container.container_options
-    return float(stream.duration * stream.time_base) if is_known else None
+    return float(stream.duration * stream.time_base) if has_length and stream.duration is not None else None
 
 
 class _Blocks:
@@ -387,9 +389,12 @@ class _Blocks:
 
         self.decoded_seconds = 0.0
         self._new_fifo = av.AudioFifo
+        self._to_packed = av.AudioResampler("flt")
         self._fifo = self._new_fifo()
 
     def add(self, frame: "AudioFrame") -> Iterator[Block]:
+        if frame.format.is_planar and frame.layout.nb_channels >= _MOST_PLANES:
+            (frame,) = self._to_packed.resample(frame)
         frame.pts = None
         try:
             self._fifo.write(frame)

@@ -128,20 +128,22 @@ _UNKNOWN_SIZE = 0xFFFFFF00
 _LARGEST_SIGNED = 0x7FFFF000
 
 
-def wav_size_is_unknown(file: BinaryIO) -> bool:
-    """Whether a WAV file has a size of its audio that a program wrote before it knew: the audio ends with the file.
+def wav_missing_num_bytes(file: BinaryIO) -> int | None:
+    """How much audio a WAV file claims beyond its end, 0 for any other file; None if it does not know its own length.
 
-    Such sizes are about the largest number of 32 bits, with a sign or without. FFmpeg itself knows 0 as one.
+    A program that writes the header before the audio puts about the largest number of 32 bits there, with a sign or
+    without, or 0: the audio then ends with the file.
     """
     file.seek(0)
     head = file.read(1 << 16)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return False
+        return 0
     place = 12
     while place + 8 <= len(head):
         size = int.from_bytes(head[place + 4 : place + 8], "little")
         if head[place : place + 4] == b"data":
-            is_longer = file.seek(0, 2) > place + 8 + size
-            return size >= _UNKNOWN_SIZE or (size >= _LARGEST_SIGNED and is_longer)
+            missing = place + 8 + size - file.seek(0, 2)
+            is_unknown = size == 0 or size >= _UNKNOWN_SIZE or (size >= _LARGEST_SIGNED and missing < 0)
+            return None if is_unknown or size >= _LARGEST_SIGNED else max(0, missing)
         place += 8 + size + size % 2
-    return False
+    return 0

@@ -36,7 +36,7 @@ def mono_weights(num_channels: int) -> np.ndarray:
 
     Three to eight channels are taken to be in FFmpeg's default order; of more than eight, the mean is taken.
     """
-    return weights_of_channels(tuple(_DEFAULT_LAYOUTS.get(num_channels, "").split()) or ("?",) * num_channels)
+    return weights_of_channels(("?",) * num_channels)
 
 
 @functools.cache
@@ -44,9 +44,11 @@ def weights_of_channels(names: Sequence[str]) -> np.ndarray:
     """The weight of each channel in a mono mix, float32 [len(names)].
 
     Args:
-        names: Positions as FFmpeg names them ("FL", "LFE"). With two channels and fewer, or a position that is not
-            known, all weigh the same.
+        names: Positions as FFmpeg names them ("FL", "LFE"). If the position of one of more than two is not known, all
+            are taken to be in the default order.
     """
+    if not set(names) <= _WEIGHTS.keys():
+        names = _DEFAULT_LAYOUTS.get(len(names), "").split() or names
     if len(names) <= 2 or not set(names) <= _WEIGHTS.keys():
         return np.full(len(names), 1 / len(names), np.float32)
     return np.array([_WEIGHTS[name] for name in names], np.float32)

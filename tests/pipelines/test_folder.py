@@ -31,7 +31,7 @@ def test_who_prepares_through_the_library_is_told_once_what_was_left_out(tmp_pat
     shown = capfd.readouterr()
     assert shown.err.splitlines()[-1] == (
         f"{tmp_path}/corpus: 2 items (1 train, 1 valid), 0.00 hours of audio; "
-        "left out: 1 not_audio (see skipped.jsonl there)."
+        "left out: 1 not_audio (see skipped.jsonl there); no audio: 1 .mp3."
     )
     assert shown.out == ""
     prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
