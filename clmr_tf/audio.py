@@ -112,11 +112,15 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
 def _read_with_ffmpeg(
     path: tf.Tensor, offset_samples: tf.Tensor, num_samples: int, sample_rate_hz: int
 ) -> tuple[tf.Tensor, SourceBlock]:
-    def rate_of(name: bytes) -> np.int64:
-        return np.int64(source_rate_hz(Path(os.fsdecode(name))))
+    # In a graph the name is of type bytes, eagerly an array of no dimension.
+    def path_of(name: bytes | np.ndarray) -> Path:
+        return Path(os.fsdecode(np.asarray(name, object).item()))
 
-    def samples_of(name: bytes, start: np.int64, stop: np.int64) -> np.ndarray:
-        return decode_range(Path(os.fsdecode(name)), int(start), int(stop - start))
+    def rate_of(name: bytes | np.ndarray) -> np.int64:
+        return np.int64(source_rate_hz(path_of(name)))
+
+    def samples_of(name: bytes | np.ndarray, start: np.int64, stop: np.int64) -> np.ndarray:
+        return decode_range(path_of(name), int(start), int(stop - start))
 
     rate_hz = tf.ensure_shape(tf.numpy_function(rate_of, [path], tf.int64), [])
     block = plan_block(offset_samples, num_samples, rate_hz, sample_rate_hz)

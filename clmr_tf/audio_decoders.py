@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from clmr_tf.audio_signatures import describe_other_content, ogg_links, read_head, wav_missing_num_bytes
+from clmr_tf.audio_signatures import (
+    describe_other_content,
+    ogg_links,
+    read_head,
+    starts_like_wav,
+    wav_missing_num_bytes,
+)
 from clmr_tf.downmix import mixed_to_mono
 from clmr_tf.errors import ClmrError
 
@@ -194,12 +200,13 @@ class _Section:
     def num_bytes(self) -> int:
         return self._end - self._start
 
-    def has_frame_count_before(self, position: int) -> bool:
-        """Whether a Xing header in front of an MP3's first frame says how many frames there are."""
+    def num_frames_claimed_before(self, position: int) -> int:
+        """How many frames a Xing header in front of an MP3's first frame claims; 0 without one."""
         self.seek(max(0, position - _XING_FRAME_BYTES))
         content = self.read(min(position, _XING_FRAME_BYTES))
         tag = max(content.rfind(b"Xing"), content.rfind(b"Info"))
-        return tag >= 0 and bool(content[tag + 7] & 1) and any(content[tag + 8 : tag + 12])
+        has_count = 0 <= tag <= len(content) - 12 and content[tag + 7] & 1
+        return int.from_bytes(content[tag + 8 : tag + 12], "big") if has_count else 0
 
 
 def _open_container(section: _Section) -> "InputContainer":
@@ -207,10 +214,12 @@ def _open_container(section: _Section) -> "InputContainer":
     import av
 
     av.logging.set_level(None)
-    # Packets of WAV are 4 KiB by default; larger ones take a fifth less time.
-    options = {"format_whitelist": _FORMATS, "max_size": str(_BUFFER_BYTES)}
-    if wav_missing_num_bytes(section.file) is None:
-        options["ignore_length"] = "1"
+    options = {"format_whitelist": _FORMATS}
+    if starts_like_wav(section.file):
+        # By default packets are 4 KiB, and a fifth of the time goes into looking at 5 MB of them for other codecs.
+        options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
+        if wav_missing_num_bytes(section.file) is None:
+            options["ignore_length"] = "1"
     # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
     for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
@@ -375,9 +384,10 @@ class _Decoding:
 def _claimed_seconds(container: "InputContainer", section: _Section, first_packet: "Packet | None") -> float | None:
     """The length of a stream, where the format says it and does not only let it be estimated."""
     stream = container.streams.audio[0]
-    has_length = not _FORMATS_WITH_LENGTH.isdisjoint(container.format.name.split(","))
     if container.format.name == "mp3" and first_packet is not None and first_packet.pos is not None:
-        has_length = section.has_frame_count_before(first_packet.pos)
+        num_frames = section.num_frames_claimed_before(first_packet.pos)
+        return num_frames * stream.codec_context.frame_size / stream.rate
+    has_length = not _FORMATS_WITH_LENGTH.isdisjoint(container.format.name.split(","))
     return float(stream.duration * stream.time_base) if has_length and stream.duration is not None else None
 
 
@@ -389,12 +399,9 @@ class _Blocks:
 
         self.decoded_seconds = 0.0
         self._new_fifo = av.AudioFifo
-        self._to_packed = av.AudioResampler("flt")
         self._fifo = self._new_fifo()
 
     def add(self, frame: "AudioFrame") -> Iterator[Block]:
-        if frame.format.is_planar and frame.layout.nb_channels >= _MOST_PLANES:
-            (frame,) = self._to_packed.resample(frame)
         frame.pts = None
         try:
             self._fifo.write(frame)
@@ -415,6 +422,10 @@ class _Blocks:
 
 def _block(frame: "AudioFrame") -> Block:
     names = tuple(channel.name for channel in frame.layout.channels)
+    if frame.format.is_planar and len(names) >= _MOST_PLANES:
+        import av
+
+        (frame,) = av.AudioResampler("flt").resample(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(names)).T

@@ -128,6 +128,13 @@ _UNKNOWN_SIZE = 0xFFFFFF00
 _LARGEST_SIGNED = 0x7FFFF000
 
 
+def starts_like_wav(file: BinaryIO) -> bool:
+    """Whether a file is a WAV file."""
+    file.seek(0)
+    head = file.read(12)
+    return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE"
+
+
 def wav_missing_num_bytes(file: BinaryIO) -> int | None:
     """How much audio a WAV file claims beyond its end, 0 for any other file; None if it does not know its own length.
 

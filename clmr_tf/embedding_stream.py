@@ -37,8 +37,8 @@ class FileEmbedding:
     times_seconds: np.ndarray
     duration_seconds: float
     is_padded: bool
-    is_silent: bool
-    lost_seconds: float
+    is_silent: bool = False
+    lost_seconds: float = 0.0
 
 
 def stream_embeddings(

@@ -51,8 +51,11 @@ def assert_heard(path: Path, *parts: bytes, lost_seconds: float = 0.0) -> None:
     for part in expected:
         inner = part[RATE_HZ // 10 : -RATE_HZ // 10]
         place = begin + place_of(inner, audio[begin : begin + len(part) + RATE_HZ // 2])
-        heard = audio[place : place + len(inner)]
+        # An encoder's delay is no whole number of samples at this rate: at best between two of them.
+        shifted = np.stack([audio[place + shift : place + shift + len(inner)] for shift in range(-3, 4)], axis=1)
+        heard = shifted @ np.linalg.lstsq(shifted, inner, rcond=None)[0]
         assert np.corrcoef(heard, inner)[0, 1] > 0.99
+        heard = audio[place : place + len(inner)]
         assert abs(level_db(heard) - level_db(inner)) < 0.1
         begin = place + len(inner)
     assert stream.report.lost_seconds == pytest.approx(lost_seconds, abs=0.06)
@@ -273,6 +276,15 @@ def test_the_mix_is_that_of_ffmpeg(layout):
     frame.sample_rate = 48_000
     (stereo,) = av.AudioResampler("fltp", "stereo").resample(frame)
     np.testing.assert_allclose(mixed_to_mono(channels, names), stereo.to_ndarray().mean(axis=0), atol=1e-6)
+
+
+def test_eight_channels_in_planes(tmp_path):
+    # FFmpeg's Vorbis decoder gives each channel in an array of its own.
+    channels = np.stack([tone(300.0 * (number + 1), 2.0, 44_100, 0.1) for number in range(8)], axis=1)
+    write_sound(tmp_path / "eight.ogg", channels, 44_100, "OGG", "VORBIS")
+    audio = load_audio(tmp_path / "eight.ogg", RATE_HZ)
+    expected = 10 * np.log10(np.sum((0.1 * mono_weights(8)) ** 2) / 2)
+    assert abs(level_db(audio[1000:-1000]) - expected) < 0.2
 
 
 def test_channels_without_positions():

@@ -44,7 +44,8 @@ def test_the_command_prepares_a_real_collection(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == (
         f"{tmp_path}/corpus: 7 items (6 train, 1 valid), 0.00 hours of audio; "
-        "left out: 3 not_audio, 1 unreadable (see skipped.jsonl there).\n"
+        "left out: 3 not_audio, 1 unreadable (see skipped.jsonl there); "
+        "no audio: 1 .jpg, 1 .mp3, 1 .wav.\n"
     )
     # No bar and no colours where nobody looks.
     assert "\x1b" not in finished.stderr
