@@ -3,9 +3,9 @@
     python -m benchmarks.decode
 
 prints one JSON object. `real_time_per_core` is what `pipelines.transcoding.transcode` does, the work of one file in a
-preparation: decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash. `ratio_to_libsndfile` is its time
-over that of the same work with libsndfile as the decoder, measured in turn in one run; the first of the JSON object is
-that of all formats together. The music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
+preparation: decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash. `ratio_to_libsndfile` is its
+time over that of the same work with libsndfile as the decoder, measured in turn in one run; the first one is that of
+all formats together. The music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
 """
 
 import argparse

@@ -163,7 +163,7 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
         _logger.warning("%d of %d files are copies of others; copies count as one song.", num_copies, len(items))
     num_in_two = len(first_of) - len({digest for digest, _ in first_of})
     if num_in_two:
-        _logger.warning("%d recordings are in more than one split; scores on them say nothing.", num_in_two)
+        _logger.warning("Recordings in more than one split: %d; scores on them say nothing.", num_in_two)
     drawn = split_songs(songs, folder_settings.valid_share, folder_settings.test_share)
     return [
         dataclasses.replace(item, song_id=song, split=item.split if are_splits else drawn[song])
