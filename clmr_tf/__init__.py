@@ -13,6 +13,10 @@ import importlib
 import sys
 import types
 
+from clmr_tf._import_path import leave_out_current_folder
+
+leave_out_current_folder()
+
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
 

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from clmr_tf.config import CHANGEABLE_ON_RESUME, TrainConfig
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.hardware import hardware
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -177,18 +177,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-
-def hardware() -> dict[str, object]:
-    """What the run computes on."""
-    import tensorflow as tf
-
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return {
-        "machine": platform.machine(),
-        "num_cpus": len(os.sched_getaffinity(0)),
-        "gpus": [details.get("device_name", "unknown") for details in gpus],
-    }
 
 
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:

@@ -1,6 +1,7 @@
 """The training of a run from beginning to end; `clmr_tf.train` is its command."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from clmr_tf.checkpoint import Checkpoints
@@ -8,6 +9,7 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
 from clmr_tf.errors import UsageError
+from clmr_tf.hardware import devices_in_words, unusable_gpu
 from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.steps import AfterStep
 from clmr_tf.loop.watchdog import watched_workers
@@ -19,6 +21,8 @@ from clmr_tf.run_settings import require_equal_shares, require_same_run, resolve
 from clmr_tf.training_music import training_music
 from clmr_tf.training_run import Run, run_as_chief, run_beside_chief
 from clmr_tf.xla_start import start_xla_quietly
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,9 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
+    logger.info("Training on %s.", devices_in_words(strategy))
+    if without_gpu := unusable_gpu():
+        logger.warning("%s", without_gpu)
     require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
     config = resolve_places(config)

@@ -27,10 +27,11 @@ from clmr_tf.corpus import (
     fingerprint_of,
 )
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import num_usable_cores
 from pipelines.destination import claimed_destination, clear_work_folder, publish
 from pipelines.journal import Journal, opened_journal
 from pipelines.reuse import opened_if_finished
-from pipelines.settings import PrepareSettings, num_usable_cores
+from pipelines.settings import PrepareSettings
 from pipelines.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
 from pipelines.transcoding import MeasuredAudio, TranscodingTask, transcode
 from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers

@@ -15,6 +15,8 @@ ROWS = (
         "files",
         "console",
         "keras_start",
+        "native_output",
+        "_import_path",
         "augmentation_config",
         "augmentation_changes",
         "config",
@@ -26,6 +28,7 @@ ROWS = (
         "corpus",
         "corpus_tasks",
         "corpus_check",
+        "hardware",
         "audio_decoders",
         "downmix",
         "isolated_decoder",
@@ -89,8 +92,9 @@ ROWS = (
         "conversion",
     },
     {"train", "export", "probe", "embed", "tag", "similar", "report", "recipes", "convert"},
+    {"__main__"},
 )
-COMMANDS = ROWS[-1]
+COMMANDS = ROWS[-2]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 
 
