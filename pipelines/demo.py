@@ -19,6 +19,7 @@ import tyro
 from clmr_tf.console import results, run_command
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
+from pipelines.destination import default_destination
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.settings import PrepareSettings
@@ -33,8 +34,9 @@ TRACKS_FILE = "tracks.csv"
 class Options:
     """The command line."""
 
-    out: Path = Path("corpora") / NAME
-    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
+    out: Path | None = None
+    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted; if not given, the one in
+    corpora/ that --corpus demo means to other commands."""
     settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
     debug: bool = False
     """Show the whole traceback of an error."""
@@ -90,7 +92,8 @@ def _read_tracks(data: Path) -> list[dict[str, str]]:
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = tyro.cli(Options, args=arguments, prog="python -m pipelines.demo", description=__doc__)
-    corpus = prepare_corpus(options.out.expanduser(), options.settings)
+    out = options.out or default_destination(NAME, options.settings)
+    corpus = prepare_corpus(out.expanduser(), options.settings)
     results.print(summarise(corpus), markup=False)
 
 
