@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
