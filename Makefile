@@ -77,6 +77,7 @@ docs: $(VENV)/test-requirements
 
 bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.clips
+	$(RUN) -m benchmarks.decode
 	$(RUN) -m benchmarks.direct_reader
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
