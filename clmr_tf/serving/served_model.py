@@ -7,13 +7,17 @@ import tensorflow as tf
 from clmr_tf.head import Head
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.resampling import plan_block, resample_block
-from clmr_tf.serving.wav import read_wav
+from clmr_tf.serving.wav import WavHeader, read_wav, read_wav_header
 
 Outputs = dict[str, tf.Tensor]
 
 _MUST_BE_FINITE = "Audio must be finite, and some samples are not; send numbers in [-1, 1]"
 # A longer recording is encoded in parts, or its activations would fill the memory.
 _WINDOWS_PER_PART = 16
+# Their headers are all read before anything else, in less than a second.
+_MOST_FILES = 1024
+# 24 hours of audio. Without a limit, one long file among many short ones would make the answer fill the memory.
+_MOST_WINDOWS = 2**15
 
 
 class ServedModel:
@@ -55,12 +59,16 @@ class ServedModel:
 
     def _of_clips(self, audio: tf.Tensor) -> Outputs:
         """float32 [n, clip] -> embedding float32 [n, 512], and tags float32 [n, tags]."""
-        embedding = self._encode(tf.debugging.check_numerics(audio, _MUST_BE_FINITE))
+        clip = self._encoder.clip_num_samples
+        audio = _of_shape(audio, rf"\[[1-9]\d* {clip}\]", f"Clips must be [n, {clip}], at least one")
+        audio = tf.debugging.check_numerics(audio, _MUST_BE_FINITE)
+        embedding = self._encode_in_parts(lambda rows: tf.gather(audio, rows), tf.shape(audio)[0])
         return {"embedding": embedding, **self._tags_of(embedding)}
 
     def _of_waveform(self, audio: tf.Tensor) -> Outputs:
         """One recording, float32 [samples] at the model's rate -> what its windows give, and the means."""
         clip = self._encoder.clip_num_samples
+        audio = _of_shape(audio, r"\[[1-9]\d*\]", "A waveform must be [samples], at least one")
         audio = tf.debugging.check_numerics(audio, _MUST_BE_FINITE)
         padded = tf.pad(audio, [[0, tf.maximum(clip - tf.size(audio), 0)]])
         num_windows = tf.size(padded) // clip
@@ -72,6 +80,22 @@ class ServedModel:
 
     def _of_wav_bytes(self, wav: tf.Tensor) -> Outputs:
         """Files, string [n] -> as of one recording with a dimension more, filled up with zeros to the longest file."""
+        wav = _of_shape(wav, r"\[[1-9]\d*\]", "Files must be [n], at least one")
+        num_files = tf.size(wav, tf.int64)
+        advice = f"A request may have {_MOST_FILES} files; received {{}}, so send fewer at a time."
+        wav = _checked(wav, num_files <= _MOST_FILES, tf.strings.format(advice, num_files))
+        # All headers before the first window: a request is refused before it has cost anything.
+        headers = WavHeader(*tf.map_fn(read_wav_header, wav, fn_output_signature=WavHeader(*4 * [tf.int64])))
+        own_rate_hz, clip = self._encoder.sample_rate_hz, self._encoder.clip_num_samples
+        # Rounded as soxr does, or a file could have a window more here than in `load_encoder`.
+        num_samples = (2 * headers.num_frames * own_rate_hz + headers.rate_hz) // (2 * headers.rate_hz)
+        num_windows = tf.maximum(num_samples // clip, 1)
+        num_answered = num_files * tf.reduce_max(num_windows)
+        advice = (
+            f"The answer to a request may have {_MOST_WINDOWS} windows, all files filled up to the longest; this one "
+            "would have {}, so send fewer or shorter files at a time."
+        )
+        wav = _checked(wav, num_answered <= _MOST_WINDOWS, tf.strings.format(advice, num_answered))
         spec = {
             "num_windows": tf.TensorSpec([], tf.int32),
             "times_seconds": tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0),
@@ -82,15 +106,17 @@ class ServedModel:
             num_tags = self._tag_names.shape[0]
             spec["tags_of_windows"] = tf.RaggedTensorSpec([None, num_tags], tf.float32, ragged_rank=0)
             spec["tags"] = tf.TensorSpec([num_tags], tf.float32)
-        of_files = tf.map_fn(self._of_file, wav, fn_output_signature=spec)
+        of_files = tf.map_fn(
+            lambda one: self._of_file(*one),
+            (wav, headers, tf.cast(num_windows, tf.int32)),
+            fn_output_signature=spec,
+            parallel_iterations=1,
+        )
         return {name: one.to_tensor() if isinstance(one, tf.RaggedTensor) else one for name, one in of_files.items()}
 
-    def _of_file(self, content: tf.Tensor) -> Outputs:
-        samples, rate_hz = read_wav(content)
+    def _of_file(self, content: tf.Tensor, header: WavHeader, num_windows: tf.Tensor) -> Outputs:
+        samples, rate_hz = read_wav(content, header), header.rate_hz
         own_rate_hz, clip = self._encoder.sample_rate_hz, self._encoder.clip_num_samples
-        # Rounded as soxr does, or a file could have a window more here than in `load_encoder`.
-        num_samples = (2 * tf.size(samples, tf.int64) * own_rate_hz + rate_hz) // (2 * rate_hz)
-        num_windows = tf.maximum(tf.cast(num_samples // clip, tf.int32), 1)
 
         def window(index: tf.Tensor) -> tf.Tensor:
             block = plan_block(tf.cast(index, tf.int64) * clip, clip, rate_hz, own_rate_hz)
@@ -105,15 +131,12 @@ class ServedModel:
     def _of_windows(self, window: Callable[[tf.Tensor], tf.Tensor], num_windows: tf.Tensor) -> Outputs:
         clip = self._encoder.clip_num_samples
 
-        def part(first: tf.Tensor) -> tf.Tensor:
-            # Those beyond the end are the last one again, which is cut off below.
-            indices = tf.minimum(first + tf.range(_WINDOWS_PER_PART), num_windows - 1)
+        def windows(indices: tf.Tensor) -> tf.Tensor:
             spec = tf.TensorSpec([clip], tf.float32)
-            return self._encode(tf.map_fn(window, indices, fn_output_signature=spec))
+            # One window after the other: resampling from a high rate takes up to 100 MB for each.
+            return tf.map_fn(window, indices, fn_output_signature=spec, parallel_iterations=1)
 
-        starts = tf.range(0, num_windows, _WINDOWS_PER_PART)
-        spec = tf.TensorSpec([_WINDOWS_PER_PART, EMBEDDING_DIM], tf.float32)
-        embeddings = tf.reshape(tf.map_fn(part, starts, fn_output_signature=spec), [-1, EMBEDDING_DIM])[:num_windows]
+        embeddings = self._encode_in_parts(windows, num_windows)
         times = tf.cast(tf.range(num_windows), tf.float32) * (clip / self._encoder.sample_rate_hz)
         outputs = {"num_windows": num_windows, "times_seconds": times, "embeddings": embeddings}
         outputs["embedding"] = tf.reduce_mean(embeddings, 0)
@@ -121,6 +144,19 @@ class ServedModel:
             tags = self._tags_of(embeddings)["tags"]
             outputs |= {"tags_of_windows": tags, "tags": tf.reduce_mean(tags, 0)}
         return outputs
+
+    def _encode_in_parts(self, windows: Callable[[tf.Tensor], tf.Tensor], num_windows: tf.Tensor) -> tf.Tensor:
+        """float32 [num_windows, 512] of what `windows` gives for indices, int32 [n] -> float32 [n, clip]."""
+        windows_per_part = tf.minimum(num_windows, _WINDOWS_PER_PART)
+
+        def part(first: tf.Tensor) -> tf.Tensor:
+            # Those beyond the end are the last one again, which is cut off below.
+            return self._encode(windows(tf.minimum(first + tf.range(windows_per_part), num_windows - 1)))
+
+        starts = tf.range(0, num_windows, windows_per_part)
+        spec = tf.TensorSpec([None, EMBEDDING_DIM], tf.float32)
+        parts = tf.map_fn(part, starts, fn_output_signature=spec, parallel_iterations=1)
+        return tf.reshape(parts, [-1, EMBEDDING_DIM])[:num_windows]
 
     def _tags_of(self, embedding: tf.Tensor) -> Outputs:
         if not self._head:
@@ -131,3 +167,26 @@ class ServedModel:
             hidden = tf.nn.relu(hidden) if layer else hidden
             hidden = hidden @ weights[layer] + weights[layer + 1]
         return {"tags": tf.nn.softmax(hidden) if self._single_label else tf.sigmoid(hidden)}
+
+
+def _of_shape(tensor: tf.Tensor, pattern: str, rule: str) -> tf.Tensor:
+    """The tensor, once its shape matches a pattern; otherwise the request ends with a sentence.
+
+    A server does not compare what it receives with the shapes of the signature, and some kernels end the process when
+    they get another one (convolutions of oneDNN). TensorFlow trusts the signature as well and would remove a comparison
+    of numbers from the graph as always true; it does not look into text.
+
+    Args:
+        tensor: Of a signature.
+        pattern: Regular expression of the shape as TensorFlow prints it, such as "[2 59049]".
+        rule: Begins the sentence.
+    """
+    received = tf.strings.format("{}", tf.shape(tensor))
+    sentence = tf.strings.join([f"{rule}; received the shape ", received, ", so send another."])
+    return _checked(tensor, tf.strings.regex_full_match(received, pattern), sentence)
+
+
+def _checked(tensor: tf.Tensor, is_right: tf.Tensor, sentence: tf.Tensor) -> tf.Tensor:
+    """The tensor, once `is_right` holds; otherwise the request ends with a sentence (InvalidArgument)."""
+    with tf.control_dependencies([tf.debugging.Assert(is_right, [sentence])]):
+        return tf.ensure_shape(tensor, tensor.shape)
