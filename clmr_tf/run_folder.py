@@ -233,7 +233,9 @@ def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
 def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
     differing = settings_that_differ(workdir, config)
     if differing:
+        has_other_length = any(name.startswith(("steps ", "epochs ")) for name in differing)
+        why = "; its cosine schedule ends with its last step, so it cannot be made longer" if has_other_length else ""
         raise UsageError(
-            f"{workdir} holds a run with other settings ({', '.join(differing)}); "
+            f"{workdir} holds a run with other settings ({', '.join(differing)}{why}); "
             "choose another --workdir, or give the settings of that run."
         )
