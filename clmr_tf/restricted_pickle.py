@@ -9,9 +9,9 @@ can do is to be refused.
 import pickle
 import reprlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class _StoredType:
 
     def __init__(self, name: str, *_: object) -> None:
         if name not in _NUMBER_TYPES:
-            raise TypeError(f"an array of the type {name!r}")
+            raise TypeError(f"an array of the type {reprlib.repr(name)}")
         self._name = name
         self._byte_order = "<"
 
@@ -91,6 +91,11 @@ class _StoredType:
 
     def dtype(self) -> np.dtype:
         return np.dtype(self._name).newbyteorder(self._byte_order)
+
+
+def _stored_type(name: str, *arguments: object) -> _StoredType | PlainMapping:
+    """Stands in for numpy.dtype where nobody asks about what is no number."""
+    return _StoredType(name, *arguments) if name in _NUMBER_TYPES else PlainMapping()
 
 
 class _ArrayClass:
@@ -102,6 +107,14 @@ def _reconstruct(*_: object) -> StoredArray:
     return StoredArray()
 
 
+def _scalar(stored_type: _StoredType | PlainMapping, raw: bytes | str | None = None) -> int | float | None:
+    """Stands in for how NumPy writes one number, which becomes one of Python; what is no number becomes None."""
+    if not isinstance(stored_type, _StoredType):
+        return None
+    data = raw.encode("latin1") if isinstance(raw, str) else raw
+    return np.frombuffer(data, stored_type.dtype(), count=1)[0].item()
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Stands in for codecs.encode: how Python 3 writes bytes in the protocols of Python 2."""
     if encoding != "latin1":
@@ -109,6 +122,13 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+NUMPY_SCALARS: Mapping[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "dtype"): _stored_type,
+    ("_codecs", "encode"): _encode,
+}
+"""Stand-ins that make plain numbers of NumPy's scalars, and nothing of others."""
 _NUMPY_STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -119,7 +139,16 @@ _NUMPY_STAND_INS = {
 
 
 class UnknownNameError(pickle.UnpicklingError):
-    """A pickle asks for a name that its reader does not know."""
+    """A pickle asks for a name that its reader does not know.
+
+    Args:
+        name: What it asks for.
+        keys: The texts that lead there: keys of the dictionaries that were being read.
+    """
+
+    def __init__(self, name: str, keys: Sequence[str] = ()) -> None:
+        super().__init__(f"it asks for {name}")
+        self.keys = tuple(keys)
 
 
 # The one of pickle that is written in Python: a damaged index makes the other reserve all memory there is.
@@ -147,6 +176,12 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._stand_ins = stand_ins
         self._load_persistent = load_persistent
 
+    def _refuse_buffer(self) -> None:
+        raise pickle.UnpicklingError("it holds a buffer, which plain data does not need")
+
+    # This opcode alone takes as much memory as it says before it looks at what there is.
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
+
     def load(self) -> Any:
         """What the pickle holds."""
         try:
@@ -158,7 +193,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         """The stand-in for a name."""
         stand_in = self._stand_ins.get((module_name, global_name))
         if stand_in is None:
-            raise UnknownNameError(f"it asks for {module_name}.{global_name}")
+            pending = (one for level in (*self.metastack, self.stack) for one in level)
+            raise UnknownNameError(f"{module_name}.{global_name}", [one for one in pending if type(one) is str])
         # A pickle may set attributes of what it is handed, so it gets a class or function of its own every time.
         if stand_in is PlainMapping:
             return type("PlainMapping", (PlainMapping,), {})

@@ -4,6 +4,9 @@
     encoder.sequential.{i}.{j}.*         the network by itself, and Lightning's evaluation with a head
     encoder.conv{i + 1}.{j}.*            the oldest code; its branch v1 renames them when it loads
 
+What wraps a network for several devices or compiles it puts `module` or `_orig_mod` somewhere into the keys, such as
+`model.module.encoder.*`; they are read as if it were not there.
+
 Of layer i, j is 0 for the convolution and 1 for the batch normalisation. The head of tags is `encoder.fc`, or
 `model.0` and `model.2` where the head was trained on frozen features; by itself (`finetuner_checkpoint`) `0` and `2`.
 """
@@ -17,6 +20,7 @@ import numpy as np
 from clmr_tf.errors import UsageError
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, POOL_SIZES, layer_channels
 from clmr_tf.pytorch.original_network import OriginalLayer, OriginalNetwork
+from clmr_tf.pytorch.state_dict_keys import some_keys, unwrapped
 
 _NUM_LAYERS = 11
 _LAYER_PARTS = {
@@ -87,10 +91,9 @@ class _Weights:
         """A tensor as float64; None in a shape is any length."""
         tensor = self._left.pop(key, None)
         if tensor is None:
-            first = next(iter(self._left), "nothing")
             raise UsageError(
-                f"{self._path} lacks `{key}`; its first key that is not used is `{first}`, so give a whole checkpoint "
-                "of the released code."
+                f"{self._path} lacks `{key}`; what it has and is not used is {some_keys(self._left)}, so give a whole "
+                "checkpoint of the released code."
             )
         fits = len(tensor.shape) == len(shape) and all(
             wanted in (None, length) for length, wanted in zip(tensor.shape, shape, strict=True)
@@ -117,12 +120,14 @@ class _Weights:
         return *self.take_linear(f"{prefix}0.", EMBEDDING_DIM), *self.take_linear(f"{prefix}2.", None)
 
     def require_used(self, repeated: tuple[str, ...]) -> None:
-        for key in self._left:
-            if not key.startswith(repeated) and not key.endswith(".num_batches_tracked"):
-                raise UsageError(
-                    f"{self._path} has the unexpected key `{key}`; only SampleCNN of the released code, with its "
-                    "projector or its head, can be converted."
-                )
+        unexpected = [
+            key for key in self._left if not key.startswith(repeated) and not key.endswith(".num_batches_tracked")
+        ]
+        if unexpected:
+            raise UsageError(
+                f"{self._path} has the unexpected keys {some_keys(unexpected)}; only SampleCNN of the released code, "
+                "with its projector or its head, can be converted."
+            )
 
 
 def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetwork, KeyLayout]:
@@ -135,12 +140,13 @@ def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetw
     Raises:
         UsageError: If the layout is unknown, a key is missing or too many, or a shape does not fit.
     """
+    tensors = unwrapped(tensors, path)
     layout = next((one for one in LAYOUTS if one.layer_key(0, "kernel") in tensors), None)
     if layout is None:
         expected = ", ".join(f"`{one.layer_key(0, 'kernel')}`" for one in LAYOUTS)
         raise UsageError(
-            f"{path} is in no layout of the released code: it has none of the keys {expected}, and its first is "
-            f"`{next(iter(tensors))}`; give a checkpoint of an encoder."
+            f"{path} is in no layout of the released code: it has none of the keys {expected}, but "
+            f"{some_keys(tensors)}; give a checkpoint of an encoder."
         )
     weights = _Weights(tensors, path)
     kernel_shapes = [tensors.get(layout.layer_key(index, "kernel"), np.zeros(())).shape for index in range(_NUM_LAYERS)]
@@ -173,11 +179,12 @@ def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndar
     Raises:
         UsageError: If there is none, or a shape does not fit.
     """
+    tensors = unwrapped(tensors, path)
     prefix = next((one for one in ("", "model.") if f"{one}0.weight" in tensors), None)
     if prefix is None:
         raise UsageError(
-            f"{path} holds no head: it has neither the key `0.weight` nor `model.0.weight`, and its first is "
-            f"`{next(iter(tensors))}`; give a finetuner checkpoint of the released code."
+            f"{path} holds no head: it has neither the key `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
+            "give a finetuner checkpoint of the released code."
         )
     return _Weights(tensors, path).take_head(prefix)
 

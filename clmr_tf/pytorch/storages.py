@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import reprlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ STORAGE_DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "b1",
 }
+
+# As many as PyTorch has.
+_MOST_DIMENSIONS = 64
 
 
 class StoredTensor(NamedTuple):
@@ -83,31 +87,46 @@ class Storages:
         dtype = np.dtype(STORAGE_DTYPES[self.types[key][0]]).newbyteorder(self.byte_order)
         self.contents[key] = np.frombuffer(raw, dtype)
 
-    def array_of(self, tensor: StoredTensor) -> np.ndarray:
-        """The numbers of a tensor, a view that cannot be written to; bfloat16 becomes float32.
+    def arrays_of(self, tensors: Mapping[str, StoredTensor], max_bytes: int) -> dict[str, np.ndarray]:
+        """The numbers of tensors, read-only; bfloat16 becomes float32, and all else is a view of its storage.
 
         Raises:
-            ValueError: If the tensor reaches out of its storage.
+            ValueError: If a tensor reaches out of its storage, or if all of them together would have more than
+                `max_bytes`: a few bytes become any number of them by strides of 0 or by many tensors of one storage.
         """
+        num_bytes = 0
+        for tensor in tensors.values():
+            num_numbers = math.prod(tensor.shape)
+            reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
+            if min((tensor.first, *tensor.shape, *tensor.strides)) < 0 or (
+                num_numbers > 0 and tensor.first + reach >= self.types[tensor.storage][1]
+            ):
+                raise ValueError(f"a tensor reaches out of the storage {tensor.storage}")
+            # In float64, in which they are computed with.
+            num_bytes += 8 * num_numbers
+        if num_bytes > max_bytes:
+            raise ValueError(f"its tensors would have {num_bytes} bytes, and a checkpoint may have {max_bytes}")
+        return {name: self._array_of(tensor) for name, tensor in tensors.items()}
+
+    def _array_of(self, tensor: StoredTensor) -> np.ndarray:
         elements = self.contents[tensor.storage]
-        if self.types[tensor.storage][0] == "BFloat16Storage":
-            # The upper half of a float32.
-            elements = (elements.astype(np.uint32) << 16).view(np.float32)
-        reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
-        is_empty = math.prod(tensor.shape) == 0
-        if min((tensor.first, *tensor.shape, *tensor.strides)) < 0 or (
-            not is_empty and tensor.first + reach >= len(elements)
-        ):
-            raise ValueError(f"a tensor reaches out of the storage {tensor.storage}")
-        if is_empty:
-            return np.zeros(tensor.shape, elements.dtype)
+        is_bfloat16 = self.types[tensor.storage][0] == "BFloat16Storage"
+        if math.prod(tensor.shape) == 0:
+            return np.zeros(tensor.shape, np.float32 if is_bfloat16 else elements.dtype)
         strides = [stride * elements.itemsize for stride in tensor.strides]
-        return np.lib.stride_tricks.as_strided(elements[tensor.first :], tensor.shape, strides, writeable=False)
+        array = np.lib.stride_tricks.as_strided(elements[tensor.first :], tensor.shape, strides, writeable=False)
+        if is_bfloat16:
+            # The upper half of a float32.
+            array = np.asarray(array.astype(np.uint32) << 16).view(np.float32)
+            array.flags.writeable = False
+        return array
 
 
 def rebuild_tensor(storage: str, first: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> StoredTensor:
     """Stands in for the function that PyTorch's pickles call for every tensor."""
     numbers = (first, *shape, *strides)
-    if not isinstance(storage, str) or len(shape) != len(strides) or not all(type(one) is int for one in numbers):
-        raise TypeError("a tensor without a shape")
+    is_shape = len(shape) == len(strides) <= _MOST_DIMENSIONS and all(type(one) is int for one in numbers)
+    # Of larger numbers, products alone would take forever.
+    if not isinstance(storage, str) or not is_shape or any(abs(one) >= 2**63 for one in numbers):
+        raise TypeError("a tensor without a shape that makes sense")
     return StoredTensor(storage, first, tuple(shape), tuple(strides))

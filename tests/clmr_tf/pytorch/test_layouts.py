@@ -95,6 +95,25 @@ def test_a_state_dict_comes_back_as_it_was(head):
         assert written[key].dtype == tensor.dtype and written[key].shape == tensor.shape
 
 
+@pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+@pytest.mark.parametrize("tensors", [PLAIN, LIGHTNING, OLD], ids=["plain", "lightning", "old"])
+def test_what_wraps_a_network_is_taken_off(wrapped, tensors):
+    expected, layout = arrange(tensors, PATH)
+    for keys in (
+        {key: wrapped.format(key) for key in tensors},
+        # Inside of a Lightning module, for which `model` is a part of its own.
+        {key: f"{key.partition('.')[0]}.{wrapped.format(key.partition('.')[2])}" for key in tensors},
+    ):
+        received, same_layout = arrange({keys[key]: tensor for key, tensor in tensors.items()}, PATH)
+        assert same_layout == layout
+        for one, other in zip(received.layers, expected.layers, strict=True):
+            np.testing.assert_array_equal(one.kernel, other.kernel)
+            np.testing.assert_array_equal(one.variance, other.variance)
+        np.testing.assert_array_equal(received.projector[1], expected.projector[1])
+    for received, part in zip(arrange_head(prefixed("module.", MLP), PATH), MLP.values(), strict=True):
+        np.testing.assert_array_equal(received, part)
+
+
 def without(key: str) -> dict[str, np.ndarray]:
     return {name: tensor for name, tensor in PLAIN.items() if name != key}
 
@@ -105,13 +124,21 @@ KERNEL = "encoder.sequential.4.0.weight"
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"layer1.0.weight": np.zeros(3)}, "in no layout .* its first is `layer1.0.weight`"),
-        (prefixed("module.", PLAIN), "in no layout .* its first is `module.encoder.sequential.0.0.weight`"),
-        (LINEAR, "in no layout .* its first is `0.weight`; give a checkpoint of an encoder"),
+        ({"layer1.0.weight": np.zeros(3)}, "in no layout .* but `layer1.0.weight`; give"),
+        (
+            prefixed("backbone.", PLAIN),
+            "in no layout .* but `backbone.encoder.sequential.0.0.weight`, `[^`]*bias`, `[^`]*weight` and 76 more;",
+        ),
+        (LINEAR, "in no layout .* but `0.weight`, `0.bias`; give a checkpoint of an encoder"),
+        ({"\x1b[2J": np.zeros(3), "a" * 999: np.zeros(3)}, r"but '\\x1b\[2J', 'a{12}\.{3}a{13}'; give"),
+        (
+            PLAIN | prefixed("module.", PLAIN),
+            "wrapped and not wrapped, such as `module.encoder.sequential.0.0.weight`,",
+        ),
         (without("encoder.sequential.4.1.running_var"), "lacks `encoder.sequential.4.1.running_var`"),
         (without(KERNEL), f"lacks `{KERNEL}`"),
-        (PLAIN | {"encoder.sequential.11.0.weight": np.zeros(3)}, "unexpected key `encoder.sequential.11.0.weight`"),
-        (PLAIN | {"attention.weight": np.zeros(3)}, "unexpected key `attention.weight`"),
+        (PLAIN | {"encoder.sequential.11.0.weight": np.zeros(3)}, "unexpected keys `encoder.sequential.11.0.weight`"),
+        (PLAIN | {"attention.weight": np.zeros(3)}, "unexpected keys `attention.weight`"),
         (PLAIN | {KERNEL: np.zeros((16, 16, 4))}, rf"`{KERNEL}` has the shape \[16, 16, 4\] instead of \[16, 16, 3\]"),
         (PLAIN | {KERNEL: np.zeros((16, 8, 3))}, rf"`{KERNEL}` has the shape \[16, 8, 3\] instead of \[16, 16, 3\]"),
         (PLAIN | {KERNEL: np.zeros(())}, rf"`{KERNEL}` has the shape \[\] instead of \[16, 16, 3\]"),
@@ -130,7 +157,7 @@ def test_what_is_not_a_sample_cnn_is_one_sentence(tensors, sentence):
 
 
 def test_a_file_without_a_head_is_one_sentence():
-    with pytest.raises(UsageError, match=r"holds no head: .* its first is `encoder\.sequential\.0\.0\.weight`"):
+    with pytest.raises(UsageError, match=r"holds no head: .* but `encoder\.sequential\.0\.0\.weight`, .* more;"):
         arrange_head(PLAIN, PATH)
 
 
