@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import tensorflow as tf
+
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
@@ -59,9 +61,6 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
-    logger.info("Training on %s.", devices_in_words(strategy))
-    if without_gpu := unusable_gpu():
-        logger.warning("%s", without_gpu)
     require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
     config = resolve_places(config)
@@ -102,6 +101,13 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         pending = PendingRow(config.workdir / PENDING_FILE)
         if first_step >= lengths.steps and pending.read(first_step) is None:
             return Outcome(config.workdir, first_step, first_step)
+        _tell_devices(strategy)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
         return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)
+
+
+def _tell_devices(strategy: tf.distribute.Strategy) -> None:
+    logger.info("Training on %s.", devices_in_words(strategy))
+    if without_gpu := unusable_gpu():
+        logger.warning("%s", without_gpu)
