@@ -17,7 +17,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -58,7 +58,7 @@ class FolderSettings:
 class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
-    folder: tyro.conf.Positional[Path | None] = None
+    folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
     """Folder of music; its sub-folders belong to it."""
     out: Path | None = None
     """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
