@@ -178,7 +178,7 @@ def test_help_names_every_option_with_its_default(capsys):
     assert caught.value.code == 0
     # Without the breaks of its lines.
     shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    assert "[OPTIONS] [MUSIC]" in shown
+    assert "[OPTIONS] MUSIC " in shown
     for option, default in [
         ("--out", None),
         ("--valid-share", "0.1"),
