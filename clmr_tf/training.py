@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import tensorflow as tf
+
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
@@ -61,9 +63,6 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
-    logger.info("Training on %s.", devices_in_words(strategy))
-    if without_gpu := unusable_gpu():
-        logger.warning("%s", without_gpu)
     require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
     config = resolve_places(config)
@@ -105,6 +104,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         if first_step >= lengths.steps and pending.read(first_step) is None:
             _require_finite_steps(model, first_step)
             return Outcome(config.workdir, first_step, first_step)
+        _tell_devices(strategy)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
         _require_finite_steps(model, num_steps)
@@ -119,3 +119,9 @@ def _require_finite_steps(model: TrainedModel, num_steps: int) -> None:
             f"{num_skipped} of the {num_steps} steps were left out, because their loss or gradient was not finite; try "
             "a lower --learning-rate or higher --temperature in a new --workdir."
         )
+
+
+def _tell_devices(strategy: tf.distribute.Strategy) -> None:
+    logger.info("Training on %s.", devices_in_words(strategy))
+    if without_gpu := unusable_gpu():
+        logger.warning("%s", without_gpu)

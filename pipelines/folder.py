@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import tyro
 
 from clmr_tf.audio_listing import Listing, list_audio
+from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
@@ -54,17 +55,17 @@ class FolderSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
     """Folder of music; its sub-folders belong to it."""
-    out: Path
+    out: Path | None = None
     """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
-    of_files: Annotated[FolderSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=FolderSettings)
-    settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
-    debug: bool = False
-    """Show the whole traceback of an error."""
+
+    def __post_init__(self) -> None:
+        FolderSettings.__post_init__(self)
+        PrepareSettings.__post_init__(self)
 
 
 def prepare_corpus(
@@ -199,8 +200,10 @@ def _tags(name: str, depth: int) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.folder", description=__doc__)
-    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options.settings, options.of_files)
+    options = parse_command(Options, arguments, program="python -m pipelines.folder", description=__doc__)
+    if options.folder is None or options.out is None:
+        raise UsageError("Name a folder of music, and with --out the one for the corpus: `MUSIC --out corpora/mine`.")
+    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options, options)
     results.print(summarise(corpus), markup=False)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +177,9 @@ def test_help_names_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    shown = capsys.readouterr().out
+    # Without the breaks of its lines.
+    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "[OPTIONS] MUSIC " in shown
     for option, default in [
         ("--out", None),
         ("--valid-share", "0.1"),
