@@ -1,20 +1,27 @@
 # The two commands of the project: `make train` and `make test`. Everything they need goes into .venv.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# The Python to make .venv with, such as `make PYTHON=/opt/python3.12/bin/python train`; the newest usable one if empty.
+PYTHON ?=
 VENV := .venv
+LATEST := .venv-latest
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
+PIP := -m pip install --disable-pip-version-check --quiet
+TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
 
 DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
 DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
-.PHONY: train demo-model test soak lint format docs bench help
+# Test files or folders for `make test-latest`; all if empty.
+TESTS ?=
+
+.PHONY: train demo-model test test-latest soak lint format docs bench help
 
 help:
 	@echo "make train         train on the demo corpus, export, probe (under 10 minutes on two cores)"
 	@echo "make demo-model    the pretrained model in savedmodels/demo (half an hour on two cores)"
 	@echo "make test          the whole test suite"
+	@echo "make test-latest   the same with the newest TensorFlow, in an environment of its own (TESTS=tests/... for a part)"
 	@echo "make soak          the longer versions of tests that kill and compare runs"
 	@echo "make lint          formatting and lint rules"
 	@echo "make format        apply them"
@@ -44,7 +51,11 @@ demo-model: $(VENV)/test-requirements
 # Two processes: most of a test's time is building graphs, which is done on one core. They take the files in the order
 # of tests/conftest.py.
 test: $(VENV)/test-requirements
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest $(TWO_PROCESSES)
+
+# On Python 3.11 and 3.12 requirements.txt has an older TensorFlow, for the sake of tensorflow-io.
+test-latest: $(LATEST)/test-requirements
+	$(LATEST)/bin/python -m pytest $(TWO_PROCESSES) $(TESTS)
 
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements
@@ -66,6 +77,7 @@ docs: $(VENV)/test-requirements
 
 bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.clips
+	$(RUN) -m benchmarks.decode
 	$(RUN) -m benchmarks.direct_reader
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
@@ -74,15 +86,35 @@ bench: $(VENV)/run-requirements
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip
-	$(PIP) -r requirements.txt -c constraints.txt
+	$(RUN) $(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
 
 $(VENV)/test-requirements: requirements-test.txt requirements.txt constraints.txt | $(VENV)/bin/pip
-	$(PIP) -r requirements-test.txt -c constraints.txt
+	$(RUN) $(PIP) -r requirements-test.txt -c constraints.txt
 	@touch $@ $(VENV)/run-requirements
 
-$(VENV)/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
-	    echo "error: Python 3.11 or 3.12 is needed, $(PYTHON) is another; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	    echo "error: Python's venv module is missing; run: apt-get install python3-venv" >&2; exit 2; }
+# Without the lines of constraints.txt that depend on the version of Python.
+$(LATEST)/test-requirements: requirements-latest.txt constraints.txt | $(LATEST)/bin/pip
+	grep -v ';' constraints.txt > $(LATEST)/constraints.txt
+	$(LATEST)/bin/python $(PIP) -r requirements-latest.txt -c $(LATEST)/constraints.txt
+	@touch $@
+
+# pyenv and others have commands that are there and do not run, and Debian has Pythons without the venv module.
+$(VENV)/bin/pip $(LATEST)/bin/pip:
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	    case "$$version" in \
+	        3.11|3.12|3.13) ;; \
+	        *) unusable="Python $$version"; continue ;; \
+	    esac; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        "$$python" -m venv $(@:/bin/pip=) && exit 0; rm -rf $(@:/bin/pip=); exit 2; \
+	    fi; \
+	    without_venv="$${without_venv:-$$version}"; \
+	done; \
+	if [ -n "$$without_venv" ]; then \
+	    echo "error: Python $$without_venv has no venv module here; run: apt-get install python$$without_venv-venv" >&2; \
+	else \
+	    echo "error: Python 3.11, 3.12 or 3.13 is needed and $${unusable:-no Python} was found; get one from" \
+	        "your distribution, python.org or with 'uv python install 3.13', and give make its path as PYTHON=" >&2; \
+	fi; exit 2

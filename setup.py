@@ -1,12 +1,36 @@
-"""Installs clmr_tf and its pipelines; `requirements.txt` holds the versions that are tested."""
+"""Installs clmr_tf, its pipelines and its recipes; `requirements.txt` holds the versions that are tested."""
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "clmr_tf" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
 setup(
     name="clmr_tf",
-    version="0.1.0",
+    version=VERSION,
     description="Contrastive Learning of Musical Representations in Keras and TensorFlow",
-    python_requires=">=3.11,<3.13",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2103.09410"},
+    keywords=["music", "audio", "representation learning", "self-supervised", "contrastive", "TensorFlow"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11,<3.14",
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf.reporting": ["published.json"],
@@ -14,11 +38,13 @@ setup(
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
         "recipes": ["*.yaml"],
     },
+    entry_points={"console_scripts": ["clmr-tf=clmr_tf.__main__:run"]},
     install_requires=[
         "tensorflow>=2.17.1,<2.22",
         "keras>=3.15.1,<3.16",
         "numpy>=1.26",
         "tensorboard>=2.17",
+        "av>=18,<20",
         "soundfile>=0.13",
         "soxr>=0.5",
         "scikit-learn>=1.5",
@@ -28,13 +54,19 @@ setup(
         "PyYAML>=6",
     ],
     extras_require={
-        # Decodes inside the graph (--reader direct); it cannot be loaded into a newer TensorFlow.
-        "direct": ["tensorflow-io==0.37.1", "tensorflow==2.17.1"],
-        # Decodes what libsndfile cannot read: AAC, M4A, WMA.
-        "av": ["av>=14"],
-        # Tables of embeddings as Parquet; a newer one wants NumPy 2.
-        "parquet": ["pyarrow>=15,<23"],
-        # Writes and runs the other forms of a model; a newer onnx wants a newer ml_dtypes than TensorFlow 2.17 has.
-        "runtimes": ["ai-edge-litert>=2.3", "onnxruntime>=1.20", "onnx>=1.17,<1.19", "tf2onnx>=1.17"],
+        # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
+        "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
+        # Tables of embeddings as Parquet; NumPy 1.26, which TensorFlow 2.17 needs, takes none that is newer than 22.
+        "parquet": ['pyarrow>=15,<23; python_version < "3.13"', 'pyarrow>=18; python_version >= "3.13"'],
+        # Write and run the other forms of a model; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 has.
+        "runtimes": [
+            "ai-edge-litert>=2.3",
+            "onnxruntime>=1.20",
+            'onnx>=1.17,<1.19; python_version < "3.13"',
+            'onnx>=1.19; python_version >= "3.13"',
+            "tf2onnx>=1.17",
+        ],
+        # `pytest` and `ruff` on a checkout; requirements-test.txt has everything that tests use.
+        "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", "scipy>=1.14", "psutil>=7"],
     },
 )

@@ -30,6 +30,8 @@ from clmr_tf.clips import pair_dataset
 from clmr_tf.config import TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.hardware import num_usable_cores
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.training import build_model
 from clmr_tf.xla_start import start_xla_quietly
@@ -97,6 +99,8 @@ def transform_pair(clips: tf.Tensor) -> tf.Tensor:
 
 def measure_cpu_on_one_core(corpora: Path, repetitions: int) -> dict[str, Any]:
     """What `measure_cpu` measures in a process that may use one core only."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise UsageError("A process can be kept on one core on Linux only; this system is another.")
     core = {min(os.sched_getaffinity(0))}
     command = [sys.executable, "-m", "benchmarks.augment", "--cpu-only", "--corpora", str(corpora)]
     done = subprocess.run(
@@ -157,7 +161,7 @@ def measure(corpora: Path, original: Path, width: float, repetitions: int, step_
     chain_cpu_ms = costs["chain_cpu_ms_per_view"][str(NUM_VIEWS)]
     return {
         "num_views": NUM_VIEWS,
-        "num_cpus": len(os.sched_getaffinity(0)),
+        "num_cpus": num_usable_cores(),
         "step_width": width,
         **costs,
         "original_parts_cpu_ms_per_view": originals,

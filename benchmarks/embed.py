@@ -9,7 +9,6 @@ the rate of many. The encoder is not trained, which does not change its speed. W
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.audio_files import load_audio
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import ClmrError
+from clmr_tf.hardware import num_usable_cores
 from clmr_tf.runtimes.formats import FORMATS
 
 SAMPLE_RATE_HZ = 22050
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rate = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "width": options.width,
-        "num_cpus": _num_cpus(),
+        "num_cpus": num_usable_cores(),
         "batch_size": options.batch_size,
         "num_files": options.num_files,
         "audio_seconds": audio_seconds,
@@ -140,7 +140,7 @@ def _workers(
     """What can be had, started; the others are named in `absent` with the reason."""
 
     def started(python: Path | str, module: str, *arguments: object) -> Worker:
-        every = (*arguments, "--num-threads", _num_cpus())
+        every = (*arguments, "--num-threads", num_usable_cores())
         return stack.enter_context(contextlib.closing(Worker(python, module, every)))
 
     for runtime in (PACKAGE, SAVED_MODEL, *FORMATS):
@@ -161,10 +161,6 @@ def _workers(
         absent["pytorch"] = str(error)
         return
     yield "pytorch", worker
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def main(arguments: Sequence[str]) -> None:

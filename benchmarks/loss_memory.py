@@ -6,6 +6,7 @@ A process of its own, since memory that was used before is not counted again.
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -55,6 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
     parser.add_argument("--num-pairs", type=int, default=2048, help="pairs of the batch (default: 2048)")
     options = parser.parse_args()
+    if sys.platform != "linux":
+        parser.error("the peak of a process can be measured anew on Linux only; this system is another")
     if options.num_pairs < 2:
         parser.error("--num-pairs must be at least 2")
     results.out(json.dumps(measure(options.num_pairs), indent=2))

@@ -1,8 +1,8 @@
 """python -m benchmarks.real_music: the comparison of docs/results.md on music of games, from training to the scores.
 
-    python -m pipelines.debian_games --set medium --out corpora/debian-games-medium
-    python -m pipelines.pseudo_tags --corpus corpora/debian-games-medium
-    python -m benchmarks.real_music --corpus corpora/debian-games-medium
+    python -m pipelines.debian_games --set medium
+    python -m pipelines.pseudo_tags --corpus corpora/debian_games-medium
+    python -m benchmarks.real_music --corpus corpora/debian_games-medium
 
 Trains CLMR, the supervised baseline with all, a tenth and a hundredth of the labels, and a short run with each
 augmentation alone; scores them and the baselines by the released protocol and by the thesis'. Few labels are drawn
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--corpus", default="corpora/debian-games-medium", help="prepared, with pseudo-tags")
+    parser.add_argument("--corpus", default="corpora/debian_games-medium", help="prepared, with pseudo-tags")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-music"), help="folder of the trainings")
     parser.add_argument("--models", type=Path, default=Path("savedmodels/real-music"), help="folder of the models")
     parser.add_argument("--steps", type=int, default=1250, help="steps of CLMR (default: 1250)")

@@ -8,7 +8,6 @@ PyTorch's, as the original does it, has a batch of noise and no augmentation. Wh
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
 from benchmarks.worker import ROOT, Worker, WorkerFailedError
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import ClmrError
+from clmr_tf.hardware import num_usable_cores
 
 # The step of a view, forward once and backward for inputs and for weights, each the work of a forward pass; two views.
 FORWARDS_PER_PAIR = 3 * 2
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "batch_size": options.batch_size,
         "width": options.width,
-        "num_cpus": len(os.sched_getaffinity(0)),
+        "num_cpus": num_usable_cores(),
         "gflop_per_pair": flop_per_pair / 1e9,
         "step_seconds": step_seconds,
         "step_seconds_of_rounds": rounds,
@@ -122,7 +122,7 @@ def _workers(
         absent.setdefault("pytorch", NOT_ASKED)
         return
     try:
-        worker = started(python, "benchmarks.pytorch_step", "--num-threads", len(os.sched_getaffinity(0)))
+        worker = started(python, "benchmarks.pytorch_step", "--num-threads", num_usable_cores())
     except WorkerFailedError as error:
         absent["pytorch"] = str(error)
         return

@@ -14,6 +14,10 @@ import sys
 import types
 from typing import Any
 
+from clmr_tf._import_path import leave_out_current_folder
+
+leave_out_current_folder()
+
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
 

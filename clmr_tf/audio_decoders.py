@@ -1,27 +1,56 @@
-"""The decoders of audio files: libsndfile first, PyAV, where it is installed, for what libsndfile does not know."""
+"""Decodes audio files of any format with FFmpeg (PyAV): everything that decodes, and how much did not.
+
+The length that a header claims decides nothing: a file is decoded to its last packet. Joined MP3 and FLAC files and
+chained Ogg files are decoded part by part, whatever the rate and the channels of each part. Data that cannot be
+decoded is passed over, and its length is estimated.
+"""
 
 import contextlib
 import dataclasses
-import itertools
 import stat
 from collections.abc import Iterator
-from os import fsencode
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 
-from clmr_tf.audio_signatures import describe_other_content, read_head
+from clmr_tf.audio_signatures import (
+    describe_other_content,
+    ogg_links,
+    read_head,
+    starts_like_wav,
+    wav_missing_num_bytes,
+)
+from clmr_tf.downmix import mixed_to_mono
 from clmr_tf.errors import ClmrError
 
 if TYPE_CHECKING:
-    import av
+    from av import AudioFrame, Packet
+    from av.container import InputContainer
 
 UNREADABLE = "unreadable"
 NOT_AUDIO = "not_audio"
+TIMED_OUT = "timed_out"
+CRASHED = "crashed"
 
-_VALUES_PER_BLOCK = 1 << 18
+# No playlists and no formats that refer to other files: an untrusted file makes FFmpeg read itself and nothing else.
+_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,ircam,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,"
+    "tak,tta,voc,w64,wav,wv"
+)
+# In these the length in the header is that of the audio, so what is missing of it was cut off.
+_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "caf", "flac", "mov", "tta", "voc", "w64", "wv"])
+# Encoders round lengths up to whole frames; less than this is not missing.
+_LEAST_LOSS_SECONDS = 0.1
+_TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
+_XING_FRAME_BYTES = 2048
+_NUM_SAMPLES_PER_BLOCK = 1 << 15
+_BUFFER_BYTES = 1 << 16
+# From this many on, PyAV takes what lies behind a frame's list of channels for channels.
+_MOST_PLANES = 8
+# Frames of MP3 borrow bits from those before them, at low bit rates from several.
+_NUM_PRE_ROLL_SAMPLES = 8192
+_NO_AUDIO = "no audio was found in it"
 
 
 class UnreadableAudioError(ClmrError):
@@ -47,7 +76,7 @@ class UnreadableAudioError(ClmrError):
 
 @contextlib.contextmanager
 def blamed_on(path: Path) -> Iterator[None]:
-    """Makes whatever fails inside a fault of the file at `path`, for code that does nothing but read it.
+    """Turns every error inside into an error of the file at `path`, for code that only reads it.
 
     Damaged files reach places in decoders that their authors never saw, so there is no list of what they raise.
 
@@ -61,33 +90,46 @@ def blamed_on(path: Path) -> Iterator[None]:
     except UnreadableAudioError as error:
         raise UnreadableAudioError(error.reason, error.detail, path) from error
     except Exception as error:
-        raise UnreadableAudioError(UNREADABLE, _describe(error), path) from error
+        detail = getattr(error, "strerror", None) or f"its decoder failed with {type(error).__name__}: {error}"
+        raise UnreadableAudioError(UNREADABLE, detail, path) from error
 
 
-@dataclasses.dataclass(frozen=True)
+class Block(NamedTuple):
+    """Consecutive samples of a file.
+
+    Attributes:
+        rate_hz: Their sample rate.
+        channel_names: The position of each channel as FFmpeg names it, such as "FL".
+        samples: float32 [num_channels, num_samples], full scale is 1.
+    """
+
+    rate_hz: int
+    channel_names: tuple[str, ...]
+    samples: np.ndarray
+
+
+@dataclasses.dataclass
 class Decoder:
     """An open file.
 
     Attributes:
-        rate_hz: Its sample rate.
-        num_channels: Its channels.
-        blocks: Its samples one after the other, float32 [num_channels, num_frames].
+        blocks: Its samples in order; can be iterated once.
+        lost_seconds: After the last block: how much of the file could not be decoded, estimated.
     """
 
-    rate_hz: int
-    num_channels: int
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[Block]
+    lost_seconds: float = 0.0
 
 
 def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
-    """Opens a file with libsndfile, or else with PyAV.
+    """Opens a file.
 
     Args:
         path: Any regular file.
         stack: Closes it.
 
     Raises:
-        UnreadableAudioError: If neither takes it, for the reason that libsndfile gives.
+        UnreadableAudioError: Here or on taking a block, if no audio is found or most of it cannot be decoded.
     """
     # Opening a named pipe would wait for a writer, perhaps for ever.
     if not stat.S_ISREG(path.stat().st_mode):
@@ -95,85 +137,300 @@ def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
     head = read_head(path)
     if not head:
         raise UnreadableAudioError(UNREADABLE, "it is empty")
+    file = stack.enter_context(path.open("rb", buffering=0))
+    decoding = _Decoding(file)
+    decoder = Decoder(iter(()))
+
+    def blocks() -> Iterator[Block]:
+        yield from decoding.blocks()
+        decoder.lost_seconds = decoding.lost_seconds()
+
+    decoder.blocks = stack.enter_context(contextlib.closing(blocks()))
     try:
-        with blamed_on(path):
-            return stack.enter_context(_open_with_libsndfile(path))
+        first = next(decoder.blocks, None)
     except UnreadableAudioError as error:
-        refusal = error.detail
-    try:
-        with blamed_on(path):
-            return stack.enter_context(_open_with_pyav(path))
-    except ImportError:
-        refusal += " (PyAV, which knows more formats, is not installed)"
-    except UnreadableAudioError:
-        # Of two refusals, the first is by the decoder that knows the most common formats.
-        pass
-    other = describe_other_content(head)
-    if other is not None:
-        raise UnreadableAudioError(NOT_AUDIO, f"its content is {other}")
-    raise UnreadableAudioError(UNREADABLE, refusal)
+        other = describe_other_content(head)
+        if error.detail == _NO_AUDIO and other is not None:
+            raise UnreadableAudioError(NOT_AUDIO, f"its content is {other}") from error
+        raise
+    if first is None:
+        raise UnreadableAudioError(UNREADABLE, "none of its audio can be decoded")
+    decoder.blocks = _chained(first, decoder.blocks)
+    return decoder
 
 
-class _SequentialFile(soundfile.SoundFile):
-    """Reads on from where it is. soundfile otherwise seeks to the end of every block it has read, and the decoder
-    of MP3 then forgets the bits that a frame borrows from those before it: up to a quarter of a file at low bit
-    rates comes out wrong.
+def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
+    yield first
+    yield from others
+
+
+class _Section:
+    """A part of a file as FFmpeg reads it.
+
+    Nothing here raises: PyAV keeps an exception of the object that it reads for whatever it decodes next.
     """
 
-    def seekable(self) -> bool:
-        return False
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self.file, self._start, self._end = file, start, end
+        self._place = start
+        self.error: OSError | None = None
+
+    def read(self, num_bytes: int) -> bytes:
+        try:
+            self.file.seek(self._place)
+            content = self.file.read(max(0, min(num_bytes, self._end - self._place)))
+        except OSError as error:
+            self.error = error
+            return b""
+        self._place += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # Damaged headers make FFmpeg seek to places that do not exist.
+        place = offset + {0: self._start, 1: self._place}.get(whence, self._end)
+        if place < self._start:
+            return -1
+        self._place = place
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._place - self._start
+
+    @property
+    def num_bytes(self) -> int:
+        return self._end - self._start
+
+    def num_frames_claimed_before(self, position: int) -> int:
+        """How many frames a Xing header in front of an MP3's first frame claims; 0 without one."""
+        self.seek(max(0, position - _XING_FRAME_BYTES))
+        content = self.read(min(position, _XING_FRAME_BYTES))
+        tag = max(content.rfind(b"Xing"), content.rfind(b"Info"))
+        has_count = 0 <= tag <= len(content) - 12 and content[tag + 7] & 1
+        return int.from_bytes(content[tag + 8 : tag + 12], "big") if has_count else 0
 
 
-@contextlib.contextmanager
-def _open_with_libsndfile(path: Path) -> Iterator[Decoder]:
-    # As bytes, because soundfile does not encode names that are not UTF-8.
-    with _SequentialFile(fsencode(path)) as file:
-        yield Decoder(file.samplerate, file.channels, _blocks_of_libsndfile(file))
-
-
-def _blocks_of_libsndfile(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    num_frames = max(1, _VALUES_PER_BLOCK // file.channels)
-    buffer = np.empty((num_frames, file.channels), np.float32)
-    # Not by file.frames, which is an estimate for some MP3.
-    while received := file.buffer_read_into(buffer.data.cast("B"), "float32"):
-        yield buffer[:received].T
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, soundfile.LibsndfileError):
-        text = error.error_string.removeprefix("Error : ").rstrip(".")
-        # What libsndfile says of every file that is named .mp3 and holds no MPEG frame.
-        return "no audio was found in it" if text.startswith("File does not exist") else text
-    # The system's errors and FFmpeg's have a `strerror`.
-    return getattr(error, "strerror", None) or f"its decoder failed with {type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def _open_with_pyav(path: Path) -> Iterator[Decoder]:
+def _open_container(section: _Section) -> "InputContainer":
+    """Raises UnreadableAudioError if it has no audio."""
     import av
 
-    # By number, because PyAV does not encode names that are not UTF-8, and keeps what a Python file raises (damaged
-    # headers make FFmpeg seek to places that do not exist) for whatever it decodes next.
-    with (
-        path.open("rb") as file,
-        av.open("fd:", container_options={"fd": str(file.fileno())}, metadata_errors="replace") as container,
-    ):
-        if not container.streams.audio:
-            raise UnreadableAudioError(UNREADABLE, "it has no audio stream")
-        frames = container.decode(audio=0)
-        first = next(frames, None)
-        if first is None:
-            raise UnreadableAudioError(UNREADABLE, "its audio stream is empty")
-        blocks = _blocks_of_pyav(itertools.chain([first], frames), first.rate)
-        yield Decoder(first.rate, len(first.layout.channels), blocks)
+    av.logging.set_level(None)
+    options = {"format_whitelist": _FORMATS}
+    if starts_like_wav(section.file):
+        # By default packets are 4 KiB, and a fifth of the time goes into looking at 5 MB of them for other codecs.
+        options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
+        if wav_missing_num_bytes(section.file) is None:
+            options["ignore_length"] = "1"
+    # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
+    for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    try:
+        container = av.open(section, container_options=options, buffer_size=_BUFFER_BYTES, **for_titles)
+    except (av.FFmpegError, ValueError) as error:
+        if section.error is not None:
+            raise section.error from error
+        raise UnreadableAudioError(UNREADABLE, _NO_AUDIO) from error
+    if not container.streams.audio:
+        is_film = bool(container.streams.video)
+        container.close()
+        raise UnreadableAudioError(NOT_AUDIO if is_film else UNREADABLE, "it has no sound")
+    # One core for one file: other files are decoded on the others.
+    container.streams.audio[0].codec_context.thread_type = "NONE"
+    return container
 
 
-def _blocks_of_pyav(frames: Iterator["av.AudioFrame"], rate_hz: int) -> Iterator[np.ndarray]:
+def source_rate_hz(path: Path) -> int:
+    """The sample rate that a file's header says; raises UnreadableAudioError if it has no audio."""
+    with path.open("rb", buffering=0) as file:
+        section = _Section(file, 0, file.seek(0, 2))
+        with _open_container(section) as container:
+            return container.streams.audio[0].rate
+
+
+def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
+    """Decodes a part of a file without what is before it, mixed to mono.
+
+    Equal to that part of the whole file for files of one part with sound time stamps; others have to be checked.
+
+    Args:
+        path: The file.
+        first_sample: Where the part begins, at the file's own rate.
+        num_samples: Its length.
+
+    Returns:
+        float32 [num_samples], fewer at the end of the file.
+
+    Raises:
+        UnreadableAudioError: If it has no audio.
+    """
     import av
 
-    to_planar_float = av.AudioResampler(format="fltp")
-    for frame in frames:
-        if frame.rate != rate_hz:
-            raise UnreadableAudioError(UNREADABLE, "its sample rate changes on the way")
-        for converted in to_planar_float.resample(frame):
-            yield converted.to_ndarray()
+    with path.open("rb", buffering=0) as file:
+        section = _Section(file, 0, file.seek(0, 2))
+        with _open_container(section) as container:
+            stream = container.streams.audio[0]
+            start_time = stream.start_time or 0
+            pre_roll_first = max(0, first_sample - _NUM_PRE_ROLL_SAMPLES)
+            container.seek(start_time + int(pre_roll_first / stream.rate / stream.time_base), stream=stream)
+            pieces, place = [np.zeros(0, np.float32)], None
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError:
+                    continue
+                for frame in frames:
+                    if place is None:
+                        place = round((frame.pts - start_time) * stream.time_base * stream.rate)
+                    block = _block(frame)
+                    mono = mixed_to_mono(block.samples, block.channel_names)
+                    pieces.append(mono[max(0, first_sample - place) :])
+                    place += len(mono)
+                if place is not None and place >= first_sample + num_samples:
+                    break
+    return np.concatenate(pieces)[:num_samples]
+
+
+class _Decoding:
+    """Decodes the sections of one file, and counts what was decoded and what was not."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._num_bytes = file.seek(0, 2)
+        self._num_decoded_packets = self._num_failed_packets = 0
+        self._num_decoded_bytes = self._num_failed_bytes = 0
+        self._decoded_seconds = self._missing_seconds = 0.0
+
+    def lost_seconds(self) -> float:
+        seconds_per_byte = self._decoded_seconds / max(1, self._num_decoded_bytes)
+        return self._missing_seconds + self._num_failed_bytes * seconds_per_byte
+
+    def blocks(self) -> Iterator[Block]:
+        """Raises UnreadableAudioError if there is no audio, or less than could not be decoded."""
+        links = ogg_links(self._file, starts_with_page=True)
+        if links:
+            yield from self._of_links(links)
+        else:
+            try:
+                yield from self._of_section(0, self._num_bytes)
+            except UnreadableAudioError as error:
+                links = ogg_links(self._file, starts_with_page=False) if error.detail == _NO_AUDIO else []
+                if not links:
+                    raise
+                yield from self._of_links(links)
+        if self._num_failed_packets > self._num_decoded_packets:
+            raise UnreadableAudioError(UNREADABLE, "most of it cannot be decoded")
+
+    def _of_links(self, links: list[int]) -> Iterator[Block]:
+        for start, end in zip(links, [*links[1:], self._num_bytes], strict=True):
+            try:
+                yield from self._of_section(start, end)
+            except UnreadableAudioError:
+                if len(links) == 1:
+                    raise
+                self._num_failed_bytes += end - start
+
+    def _of_section(self, start: int, end: int) -> Iterator[Block]:
+        section = _Section(self._file, start, end)
+        with _open_container(section) as container:
+            yield from self._of_stream(container, section)
+        if section.error is not None:
+            raise section.error
+        self._num_failed_bytes += wav_missing_num_bytes(self._file) or 0
+
+    def _of_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
+        import av
+
+        stream = container.streams.audio[0]
+        blocks = _Blocks()
+        first_packet = last_packet = None
+        num_failed_bytes = 0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                # The container is broken from here on.
+                position = (last_packet.pos or 0) + last_packet.size if last_packet else 0
+                self._num_failed_bytes += max(0, section.num_bytes - position)
+                break
+            if packet is None:
+                break
+            first_packet = first_packet or packet
+            last_packet = packet
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if not bytes(packet)[:8].startswith(_TAG_SIGNATURES):
+                    self._num_failed_packets += 1
+                    num_failed_bytes += packet.size
+                continue
+            if not frames:
+                continue
+            # Data that fails before the first and after the last frame is a tag or junk, not audio.
+            if num_failed_bytes and blocks.decoded_seconds > 0:
+                self._num_failed_bytes += num_failed_bytes
+            num_failed_bytes = 0
+            self._num_decoded_packets += 1
+            self._num_decoded_bytes += packet.size
+            for frame in frames:
+                yield from blocks.add(frame)
+        yield from blocks.rest()
+        self._decoded_seconds += blocks.decoded_seconds
+        claimed_seconds = _claimed_seconds(container, section, first_packet)
+        if claimed_seconds is not None and claimed_seconds - blocks.decoded_seconds > _LEAST_LOSS_SECONDS:
+            # What failed inside is a part of what is missing.
+            self._missing_seconds += claimed_seconds - blocks.decoded_seconds
+            self._num_failed_bytes = 0
+
+
+def _claimed_seconds(container: "InputContainer", section: _Section, first_packet: "Packet | None") -> float | None:
+    """The length of a stream, where the format says it and does not only let it be estimated."""
+    stream = container.streams.audio[0]
+    if container.format.name == "mp3" and first_packet is not None and first_packet.pos is not None:
+        num_frames = section.num_frames_claimed_before(first_packet.pos)
+        return num_frames * stream.codec_context.frame_size / stream.rate
+    has_length = not _FORMATS_WITH_LENGTH.isdisjoint(container.format.name.split(","))
+    return float(stream.duration * stream.time_base) if has_length and stream.duration is not None else None
+
+
+class _Blocks:
+    """Joins the frames of a decoder, of some 20 ms each, to blocks."""
+
+    def __init__(self) -> None:
+        import av
+
+        self.decoded_seconds = 0.0
+        self._new_fifo = av.AudioFifo
+        self._fifo = self._new_fifo()
+
+    def add(self, frame: "AudioFrame") -> Iterator[Block]:
+        frame.pts = None
+        try:
+            self._fifo.write(frame)
+        except ValueError:
+            # Its rate, layout or sample format is not that of the frames before.
+            yield from self.rest()
+            self._fifo = self._new_fifo()
+            self._fifo.write(frame)
+        if self._fifo.samples >= _NUM_SAMPLES_PER_BLOCK:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Block]:
+        frame = self._fifo.read()
+        if frame is not None:
+            self.decoded_seconds += frame.samples / frame.sample_rate
+            yield _block(frame)
+
+
+def _block(frame: "AudioFrame") -> Block:
+    names = tuple(channel.name for channel in frame.layout.channels)
+    if frame.format.is_planar and len(names) >= _MOST_PLANES:
+        import av
+
+        (frame,) = av.AudioResampler("flt").resample(frame)
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(names)).T
+    if np.issubdtype(samples.dtype, np.integer):
+        limits = np.iinfo(samples.dtype)
+        middle = 0 if limits.min < 0 else (limits.max + 1) // 2
+        samples = (samples.astype(np.float32) - middle) / (limits.max + 1 - middle)
+    return Block(frame.sample_rate, names, samples.astype(np.float32, copy=False))

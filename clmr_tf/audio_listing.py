@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import json
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import fsencode
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from clmr_tf.audio_decoders import NOT_AUDIO, UNREADABLE
 from clmr_tf.audio_signatures import is_named_like_audio, read_head, starts_like_audio
@@ -15,6 +16,8 @@ from clmr_tf.console import printable
 from clmr_tf.errors import UsageError
 
 DUPLICATE = "duplicate"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,18 +78,25 @@ def list_audio(folder: Path, leave_out: Path | None = None) -> Listing:
     )
 
 
+def counted_extensions(files: Iterable[SkippedFile]) -> str:
+    """How many files have each extension, the most frequent first: "12 .jpg, 3 .txt, 1 without extension"."""
+    counts = collections.Counter(PurePath(file.source).suffix.lower() or "without extension" for file in files)
+    by_frequency = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return ", ".join(f"{count} {printable(extension)}" for extension, count in by_frequency)
+
+
 def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
     """The files that are named, and the audio files in the folders that are named, as `list_audio` finds them.
 
     Returns:
         Absolute paths, each file once, whatever it is called by; and the files and folders that could not be read. What
-        is no audio in a folder is in neither.
+        is no audio in a folder is in neither, and one warning counts it.
 
     Raises:
         UsageError: If nothing is found.
     """
     found: dict[tuple[int, int], Path] = {}
-    skipped = []
+    skipped, no_audio = [], []
     # Without following links: a song keeps the name that it was called by.
     for path in (path.expanduser().absolute() for path in paths):
         try:
@@ -98,6 +108,7 @@ def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
             for one in listing.rejected
             if one.reason == UNREADABLE
         ]
+        no_audio += [one for one in listing.rejected if one.reason == NOT_AUDIO]
         for name in listing.audio:
             try:
                 status = (path / name).stat()
@@ -112,6 +123,8 @@ def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
         why = "".join(f" ({printable(one.source)}: {one.detail})" for one in skipped[:1])
         names = ", ".join(printable(str(path)) for path in paths)
         raise UsageError(f"There is no audio file in {names}{why}; name audio files, or folders of them.")
+    if no_audio:
+        _LOG.warning("Left out as no audio: %s.", counted_extensions(no_audio))
     return list(found.values()), skipped
 
 

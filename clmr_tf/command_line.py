@@ -24,8 +24,10 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
     """Makes a configuration from `arguments`.
 
     Three layers, each over the one before: the defaults of `config_type`, the file behind `--config` (YAML
-    or JSON, the fields' names as keys), the other options. `--help` prints every field with its
-    documentation and default. `--debug` is accepted for every command; `clmr_tf.console` acts on it.
+    or JSON, the fields' names as keys), the other options. What `config_type` refuses in its `__post_init__`, it
+    refuses of the three together, so that a file may leave to the command line what it cannot do without. `--help`
+    prints every field with its documentation and default. `--debug` is accepted for every command;
+    `clmr_tf.console` acts on it.
 
     Args:
         config_type: A dataclass whose fields have defaults and docstrings.
@@ -34,14 +36,14 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         description: What it does, for `--help`.
 
     Raises:
-        UsageError: For a file that cannot be read, an unknown key or option (naming the nearest), a wrong type or an
-            empty argument.
+        UsageError: For a file that cannot be read, an unknown key or option (naming the nearest), a wrong type, an
+            empty argument, or values that `config_type` refuses.
         SystemExit: With code 0, after `--help`.
     """
     arguments = list(arguments)
     _refuse_empty(arguments)
     path = _path_after_config(arguments)
-    defaults = config_type() if path is None else load_config(config_type, path)
+    defaults = config_type() if path is None else _unvalidated(config_type, _read_values(config_type, path))
 
     @dataclasses.dataclass(frozen=True)
     class Options:
@@ -70,14 +72,35 @@ def load_config(config_type: type[Config], path: Path) -> Config:
     """Reads a configuration file; fields that it does not name keep their defaults.
 
     Raises:
-        UsageError: If the file cannot be read, has an unknown key or a value of a wrong type.
+        UsageError: If the file cannot be read, has an unknown key or a value of a wrong type, or one that
+            `config_type` refuses.
     """
+    return config_type(**_read_values(config_type, path))
+
+
+def _read_values(config_type: type, path: Path) -> dict[str, Any]:
+    """The values of the fields that a configuration file names, each of its type, but not yet seen together."""
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"The configuration file {path} cannot be read: {reason}.") from error
-    return from_plain(config_type, {} if plain is None else plain, where=str(path))
+    return _values_of(config_type, {} if plain is None else plain, str(path))
+
+
+def _unvalidated(config_type: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration that its `__post_init__` has not seen: the command line is still to go over it."""
+    config = object.__new__(config_type)
+    for field in dataclasses.fields(config_type):
+        if field.name in values:
+            value = values[field.name]
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = field.default
+        # These classes are frozen.
+        object.__setattr__(config, field.name, value)
+    return config
 
 
 def from_plain(config_type: type[Config], plain: Any, *, where: str) -> Config:
@@ -89,8 +112,13 @@ def from_plain(config_type: type[Config], plain: Any, *, where: str) -> Config:
         where: What to call the data in an error.
 
     Raises:
-        UsageError: If `plain` is no mapping, has an unknown key (naming the nearest) or a wrong type.
+        UsageError: If `plain` is no mapping, has an unknown key (naming the nearest) or a wrong type, or values that
+            `config_type` refuses.
     """
+    return config_type(**_values_of(config_type, plain, where))
+
+
+def _values_of(config_type: type, plain: Any, where: str) -> dict[str, Any]:
     if not isinstance(plain, Mapping):
         raise UsageError(f"{where} must hold settings as `name: value`; received {type(plain).__name__}.")
     hints = typing.get_type_hints(config_type)
@@ -104,7 +132,7 @@ def from_plain(config_type: type[Config], plain: Any, *, where: str) -> Config:
             advice = suggestion(name, names, f"there are {', '.join(names)}.")
             raise UsageError(f"{where}: unknown setting `{key}`; {advice}")
         values[name] = _coerce(hints[name], value, f"{where}: `{key}`")
-    return config_type(**values)
+    return values
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -119,12 +147,14 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _path_after_config(arguments: Sequence[str]) -> Path | None:
-    for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
-            return Path(arguments[index + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-    return None
+    path = None
+    # The last one counts, as of every option that is given twice.
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        if argument == "--config" and not following.startswith("--"):
+            path = Path(following)
+        elif argument.startswith("--config="):
+            path = Path(argument.removeprefix("--config="))
+    return path
 
 
 def _refused_option(config_type: type, argument: str, program: str) -> str:
@@ -142,21 +172,37 @@ def _refused_option(config_type: type, argument: str, program: str) -> str:
 def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
     """Says which value the parser did not take, in the words that a file with the same mistake gets."""
     hints = {**typing.get_type_hints(config_type), "config": Path}
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+    for index, argument in enumerate(arguments):
         option, has_value, value = argument.partition("=")
         hint = hints.get(option.removeprefix("--").replace("-", "_"), bool) if option.startswith("--") else bool
         if hint is bool:
             continue
-        value = value if has_value else following
-        if not has_value and value.startswith("--"):
+        behind = itertools.takewhile(lambda word: not word.startswith("--"), arguments[index + 1 :])
+        values = [value] if has_value else list(behind)
+        if typing.get_origin(hint) is tuple:
+            hint = typing.get_args(hint)[0]
+        elif not values:
             return f"`{option}` needs a value; --help says which."
-        with contextlib.suppress(ValueError):
-            value = value if hint in (str, Path, Path | None) else int(value)
-        try:
-            _coerce(hint, value, f"`{option}`")
-        except UsageError as error:
-            return str(error)
+        else:
+            # What else follows is a positional argument, or none of this option's.
+            values = values[:1]
+        for text in values:
+            try:
+                _coerce(hint, _read_as(hint, text), f"`{option}`")
+            except UsageError as error:
+                return str(error)
     return f"The options {' '.join(arguments)} cannot be understood; --help explains them all."
+
+
+def _read_as(hint: Any, text: str) -> Any:
+    """A word of the command line as a file would have it: a whole number where `hint` has them, else the text."""
+    choices = typing.get_args(hint)
+    if type(None) in choices:
+        return None if text == "None" else _read_as(next(one for one in choices if one is not type(None)), text)
+    if hint is int or any(isinstance(choice, int) for choice in choices):
+        with contextlib.suppress(ValueError):
+            return int(text)
+    return text
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.keras_start import start_keras_alone
+from clmr_tf.keras_start import start_libraries_plainly
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
@@ -46,8 +46,10 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    start_keras_alone()
+    start_libraries_plainly()
     logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
+    # Ours alone: other libraries tell what nobody needs to know.
+    logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
     try:
         with _interrupted_by_sigterm(terminations):
@@ -133,4 +135,7 @@ class _NotesHandler(logging.Handler):
     """Writes log records through the console, so that they do not tear a progress bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            notes.print(record.getMessage(), markup=False)
+            return
         notes.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)

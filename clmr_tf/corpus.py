@@ -49,6 +49,7 @@ class Item:
         source_rate_hz: Sample rate of the source file.
         source_num_channels: Channels of the source file.
         source_num_bytes: Size of the source file.
+        lost_seconds: How much of the source file could not be decoded, estimated.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Item:
     source_rate_hz: int
     source_num_channels: int
     source_num_bytes: int
+    lost_seconds: float = 0.0
 
     def to_json(self) -> str:
         """One line of index.jsonl, without the line end."""

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import logging
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,8 @@ from types import ModuleType
 from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, Corpus
 from clmr_tf.corpus_check import require_unchanged_audio
 from clmr_tf.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_corpus(
@@ -63,6 +66,7 @@ def _open_or_prepare(
     if pipeline is None and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
 
+    _require_own_pipelines()
     from pipelines.settings import PrepareSettings
 
     settings = PrepareSettings(
@@ -72,6 +76,13 @@ def _open_or_prepare(
         max_skipped_share=max_skipped_share,
     )
     if pipeline is not None:
+        if folder.is_dir():
+            logger.warning(
+                "%r is taken for the corpus of that name, not for the folder %s; for that one give ./%s.",
+                corpus,
+                folder.resolve(),
+                corpus,
+            )
         return pipeline.prepare_corpus(corpora / prepared_name(corpus, sample_rate_hz, storage), settings)
     from pipelines.folder import prepare_corpus
 
@@ -97,10 +108,25 @@ def prepared_name(name: str, sample_rate_hz: int, storage: str = "pcm") -> str:
 
 
 def _find_pipeline(name: str) -> ModuleType | None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(f"pipelines.{name}") is None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        return None
+    _require_own_pipelines()
+    if importlib.util.find_spec(f"pipelines.{name}") is None:
         return None
     module = importlib.import_module(f"pipelines.{name}")
     return module if name != "folder" and hasattr(module, "prepare_corpus") else None
+
+
+def _require_own_pipelines() -> None:
+    """Refuses to work with another package of the name, which lies before ours where Python looks for it."""
+    import pipelines
+
+    found = Path(pipelines.__file__ or next(iter(pipelines.__path__))).resolve()
+    if found.parent != Path(__file__).resolve().parents[1] / "pipelines":
+        raise UsageError(
+            f"Python finds another package called `pipelines`, {found}, before the one that comes with clmr_tf; "
+            "rename it, or start in another folder."
+        )
 
 
 def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: str) -> None:

@@ -19,6 +19,7 @@ from clmr_tf.embedding_table import FORMAT_VERSION, write_table
 from clmr_tf.encoder import Encoder, weights_hash
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
+from clmr_tf.isolated_decoder import IsolatedDecoder
 
 OnFile = Callable[[int, int], None]
 """Is told how many files are done, and of how many."""
@@ -69,13 +70,14 @@ def embed_files(
         missing = [path for path, part in part_of.items() if _read_part(path, part) is None]
         num_done = len(files) - len(missing)
         on_file(num_done, len(files))
-        for one in stream_embeddings(encoder, missing, hop_seconds=hop_seconds, batch_size=batch_size):
-            if isinstance(one, SkippedFile):
-                skipped.append(one)
-            else:
-                _write_part(one, part_of[one.path])
-            num_done += 1
-            on_file(num_done, len(files))
+        with IsolatedDecoder() as decoder:
+            for one in stream_embeddings(encoder, missing, decoder, hop_seconds=hop_seconds, batch_size=batch_size):
+                if isinstance(one, SkippedFile):
+                    skipped.append(one)
+                else:
+                    _write_part(one, part_of[one.path])
+                num_done += 1
+                on_file(num_done, len(files))
         not_used = {one.source for one in skipped}
         embedded = [_read_part(path, part_of[path]) for path in files if str(path) not in not_used]
         if embedded:
@@ -120,9 +122,10 @@ def _write_part(embedding: FileEmbedding, part: Path) -> None:
 
 
 def _read_part(path: Path, part: Path) -> FileEmbedding | None:
-    names = ("vectors", "times_seconds", "duration_seconds", "is_padded")
+    names = ("vectors", "times_seconds", "duration_seconds", "is_padded", "is_silent", "lost_seconds")
     try:
-        vectors, times_seconds, duration_seconds, is_padded = map(read_arrays(part, *names).get, names)
+        arrays = read_arrays(part, *names)
     except UnreadableArraysError:
         return None
-    return FileEmbedding(path, vectors, times_seconds, float(duration_seconds), bool(is_padded))
+    vectors, times_seconds, *others = (arrays[name] for name in names)
+    return FileEmbedding(path, vectors, times_seconds, *(one.item() for one in others))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from clmr_tf.audio_files import flaws_of
 from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.console import printable
 from clmr_tf.encoder import Encoder
 from clmr_tf.errors import ClmrError
+from clmr_tf.isolated_decoder import IsolatedDecoder
 from clmr_tf.window_stream import FileEnd, Window, stream_windows
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ class FileEmbedding:
         times_seconds: Where each begins, float64 [n].
         duration_seconds: Length of the file.
         is_padded: Whether it is shorter than a window, and was filled up with zeros.
+        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
+        lost_seconds: How much of the file could not be decoded, estimated.
     """
 
     path: Path
@@ -33,16 +37,24 @@ class FileEmbedding:
     times_seconds: np.ndarray
     duration_seconds: float
     is_padded: bool
+    is_silent: bool = False
+    lost_seconds: float = 0.0
 
 
 def stream_embeddings(
-    encoder: Encoder, files: Sequence[Path], *, hop_seconds: float | None = None, batch_size: int = 32
+    encoder: Encoder,
+    files: Sequence[Path],
+    decoder: IsolatedDecoder,
+    *,
+    hop_seconds: float | None = None,
+    batch_size: int = 32,
 ) -> Iterator[FileEmbedding | SkippedFile]:
     """Embeds each file, in order; they are decoded ahead, and windows of several files share a batch.
 
     Args:
         encoder: From `load_encoder`.
         files: Audio files of any format, rate and length.
+        decoder: Decodes them.
         hop_seconds: Distance between windows; the length of a window if None.
         batch_size: Windows in one call of the encoder.
 
@@ -71,12 +83,14 @@ def stream_embeddings(
                 files[end.file],
                 np.stack(own),
                 np.array(begins) / encoder.sample_rate_hz,
-                end.num_samples / encoder.sample_rate_hz,
-                end.num_samples < encoder.clip_num_samples,
+                end.report.num_samples / encoder.sample_rate_hz,
+                end.report.num_samples < encoder.clip_num_samples,
+                end.report.is_silent,
+                end.report.lost_seconds,
             )
         ends.clear()
 
-    for one in stream_windows(files, encoder.clip_num_samples, encoder.sample_rate_hz, hop):
+    for one in stream_windows(files, encoder.clip_num_samples, encoder.sample_rate_hz, hop, decoder):
         if isinstance(one, FileEnd):
             ends.append(one)
         else:
@@ -87,7 +101,7 @@ def stream_embeddings(
 
 
 def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEmbedding]:
-    """Those of files that could be used; the others are warned of.
+    """Those of files that could be used; the others, and those that are silent or damaged, are warned of.
 
     Raises:
         ClmrError: At the end, if there was none.
@@ -99,6 +113,8 @@ def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEm
             _LOG.warning("%s is skipped: %s.", printable(one.source), one.detail)
         else:
             num_used += 1
+            for flaw in flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds):
+                _LOG.warning("%s %s.", printable(str(one.path)), flaw)
             yield one
     if not num_used:
         raise ClmrError(f"None of the {num_skipped} files could be used as audio; the warnings say why.")

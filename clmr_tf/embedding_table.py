@@ -30,11 +30,13 @@ class SongEmbeddings:
     Attributes:
         paths: The files.
         means: The mean of the windows of each, float32 [files, 512].
+        silent_paths: Those of the files that are silent.
         facts: Format version, SHA-256 of the weights (`model_hash`), rate, window and hop in samples.
     """
 
     paths: tuple[str, ...]
     means: np.ndarray
+    silent_paths: frozenset[str]
     facts: dict[str, Any]
 
 
@@ -102,6 +104,8 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], fa
         means=np.stack([one.vectors.mean(axis=0) for one in embeddings]) if embeddings else empty,
         durations_seconds=np.array([one.duration_seconds for one in embeddings]),
         is_padded=np.array([one.is_padded for one in embeddings], bool),
+        is_silent=np.array([one.is_silent for one in embeddings], bool),
+        lost_seconds=np.array([one.lost_seconds for one in embeddings]),
         skipped_paths=np.array([one.source for one in skipped], np.str_),
         skipped_reasons=np.array([one.detail for one in skipped], np.str_),
         facts=np.array(json.dumps(facts)),
@@ -112,7 +116,11 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], fa
 def _songs_of_npz(path: Path) -> SongEmbeddings:
     # NumPy leaves a file open that it cannot read.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return SongEmbeddings(tuple(arrays["paths"].tolist()), arrays["means"], json.loads(str(arrays["facts"])))
+        paths = arrays["paths"]
+        # Tables of version 0.1 do not say which files are silent.
+        is_silent = arrays["is_silent"] if "is_silent" in arrays else np.zeros(len(paths), bool)
+        silent_paths = frozenset(paths[is_silent].tolist())
+        return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
 
 
 def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
@@ -126,6 +134,8 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
         "time_seconds": np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
         "duration_seconds": np.repeat(np.array([one.duration_seconds for one in embeddings]), counts),
         "is_padded": np.repeat(np.array([one.is_padded for one in embeddings], bool), counts),
+        "is_silent": np.repeat(np.array([one.is_silent for one in embeddings], bool), counts),
+        "lost_seconds": np.repeat(np.array([one.lost_seconds for one in embeddings]), counts),
         "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
     }
     metadata = json.dumps({"facts": facts, "skipped": [[printable(one.source), one.detail] for one in skipped]})
@@ -138,7 +148,9 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
 def _songs_of_parquet(path: Path) -> SongEmbeddings:
     from pyarrow import parquet
 
-    table = parquet.read_table(path, columns=["path", "embedding"], page_checksum_verification=True)
+    # Tables of version 0.1 do not say which files are silent; a column that is not there is not read.
+    columns = ["path", "embedding", "is_silent"]
+    table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     paths = table["path"].to_pylist()
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(paths), EMBEDDING_DIM)
@@ -146,7 +158,9 @@ def _songs_of_parquet(path: Path) -> SongEmbeddings:
     starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
     means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
     stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
-    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, metadata["facts"])
+    is_silent = table["is_silent"].to_pylist() if "is_silent" in table.column_names else [False] * len(paths)
+    silent_paths = frozenset(name for name, silent in zip(paths, is_silent, strict=True) if silent)
+    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, silent_paths, metadata["facts"])
 
 
 def _require_pyarrow() -> None:

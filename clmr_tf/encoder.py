@@ -12,8 +12,9 @@ import numpy as np
 import soxr
 import tensorflow as tf
 
-from clmr_tf.audio_files import load_audio
+from clmr_tf.audio_files import SILENCE_PEAK, open_audio
 from clmr_tf.clips import window_starts
+from clmr_tf.downmix import mixed_to_mono
 from clmr_tf.errors import UsageError
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
@@ -29,11 +30,15 @@ class Embedding:
         times_seconds: Where each window begins, float64 [n].
         vectors: float32 [n, 512].
         is_padded: Whether the recording is shorter than a window, and was filled up with zeros.
+        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
+        lost_seconds: How much of the file could not be decoded, estimated.
     """
 
     times_seconds: np.ndarray
     vectors: np.ndarray
     is_padded: bool = False
+    is_silent: bool = False
+    lost_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +62,15 @@ class Tagging:
         times_seconds: Where each window begins, float64 [n].
         tag_names: In the order of the columns.
         probabilities: float32 [n, tags].
+        is_silent: As of `Embedding`.
+        lost_seconds: As of `Embedding`.
     """
 
     times_seconds: np.ndarray
     tag_names: tuple[str, ...]
     probabilities: np.ndarray
+    is_silent: bool = False
+    lost_seconds: float = 0.0
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The likeliest tags of the recording, likeliest first, each with the mean of its probabilities."""
@@ -150,7 +159,7 @@ class Encoder:
 
         Args:
             recording: A file of any format and rate that can be decoded, or a waveform [samples] or
-                [samples, channels] in [-1, 1].
+                [samples, channels] in [-1, 1], of which more than two are mixed as `clmr_tf.downmix` says.
             sample_rate: Rate of a waveform in Hz; the model's own if None. A file knows its rate.
             hop_seconds: Distance between windows; the length of a window if None.
 
@@ -158,16 +167,20 @@ class Encoder:
             UsageError: If the recording has no samples, or an argument makes no sense.
         """
         if isinstance(recording, str | Path):
-            samples = load_audio(Path(recording).expanduser(), self.sample_rate_hz)
+            with open_audio(Path(recording).expanduser(), self.sample_rate_hz) as stream:
+                samples = np.concatenate([np.zeros(0, np.float32), *stream.blocks])
+            is_silent, lost_seconds = stream.report.is_silent, stream.report.lost_seconds
         else:
             samples = self._mono_at_own_rate(np.asarray(recording), sample_rate)
+            is_silent, lost_seconds = bool(np.abs(samples).max(initial=0.0) <= SILENCE_PEAK), 0.0
         hop_samples = self.hop_num_samples(hop_seconds)
         if len(samples) == 0:
             raise UsageError("The recording has no samples; give one with music.")
         num_missing = max(self.clip_num_samples - len(samples), 0)
         samples = np.pad(samples, (0, num_missing))
         starts = window_starts(len(samples), self.clip_num_samples, hop_samples)
-        return Embedding(starts / self.sample_rate_hz, self.encode_windows(samples, starts), num_missing > 0)
+        vectors = self.encode_windows(samples, starts)
+        return Embedding(starts / self.sample_rate_hz, vectors, num_missing > 0, is_silent, lost_seconds)
 
     def tag(
         self,
@@ -198,7 +211,13 @@ class Encoder:
         """
         self.require_tags()
         probabilities = self.tagger.probabilities(embedding.vectors)
-        return Tagging(embedding.times_seconds, self.tagger.tag_names, probabilities)
+        return Tagging(
+            embedding.times_seconds,
+            self.tagger.tag_names,
+            probabilities,
+            embedding.is_silent,
+            embedding.lost_seconds,
+        )
 
     def hop_num_samples(self, hop_seconds: float | None) -> int:
         """The distance between windows in samples; None is the length of a window.
@@ -231,7 +250,8 @@ class Encoder:
             raise UsageError(f"A waveform must be finite; {np.sum(~np.isfinite(waveform))} of its samples are not.")
         if sample_rate is not None and sample_rate <= 0:
             raise UsageError(f"sample_rate must be positive; received {sample_rate}.")
-        mono = waveform.astype(np.float32).mean(axis=1) if waveform.ndim == 2 else waveform.astype(np.float32)
+        waveform = waveform.astype(np.float32)
+        mono = mixed_to_mono(waveform.T) if waveform.ndim == 2 else waveform
         if sample_rate in (None, self.sample_rate_hz):
             return mono
         return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")

@@ -1,52 +1,79 @@
-"""The start of Keras without the libraries that it only wraps."""
+"""How commands start Keras and TensorFlow: without the libraries that Keras only wraps, and without notices."""
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+
+from clmr_tf.native_output import native_errors_held_back
 
 _WRAPPED = ("matplotlib", "sklearn")
 """What Keras takes along where it is installed, for its image galleries and its estimators: 1.5 of 4 s of a start."""
 
 
-def start_keras_alone() -> None:
-    """Lets the first import of Keras in this process go on as if Matplotlib and scikit-learn were not installed.
+def start_libraries_plainly() -> None:
+    """Lets the first imports in this process of Keras and of TensorFlow go on in another way.
 
-    Commands call this before they import anything; their own imports of both are not affected. Not for a library: who
-    uses Keras' wrappers beside it would miss them.
+    That of Keras as if Matplotlib and scikit-learn were not installed. That of TensorFlow without what it writes to
+    standard error before its log level counts: 2.21 says there whether it found CUDA, which is nothing that a user
+    could act on (`clmr_tf.hardware` has what is).
+
+    Commands call this before they import anything; their own imports are not affected. Not for a library: who uses
+    Keras' wrappers beside it would miss them.
     """
-    if "keras" not in sys.modules and not any(isinstance(finder, _FinderOfKeras) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _FinderOfKeras())
+    for name, around in (("keras", _without_wrapped), ("tensorflow", native_errors_held_back)):
+        is_prepared = any(isinstance(finder, _Finder) and finder.name == name for finder in sys.meta_path)
+        if name not in sys.modules and not is_prepared:
+            sys.meta_path.insert(0, _Finder(name, around))
 
 
-class _FinderOfKeras(importlib.abc.MetaPathFinder):
+@contextlib.contextmanager
+def _without_wrapped() -> Iterator[None]:
+    absent = [name for name in _WRAPPED if name not in sys.modules]
+    # Python's own sign for what must not be found.
+    sys.modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+Around = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module, whose code then runs inside of a context manager."""
+
+    def __init__(self, name: str, around: Around) -> None:
+        self.name = name
+        self._around = around
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "keras":
+        if fullname != self.name:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _LoaderOfKeras(spec.loader)
+            spec.loader = _Loader(spec.loader, self._around)
         return spec
 
 
-class _LoaderOfKeras(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader, around: Around) -> None:
         self._loader = loader
+        self._around = around
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        absent = [name for name in _WRAPPED if name not in sys.modules]
-        # Python's own sign for what must not be found.
-        sys.modules.update(dict.fromkeys(absent))
         try:
-            self._loader.exec_module(module)
+            with self._around():
+                self._loader.exec_module(module)
         finally:
-            for name in absent:
-                del sys.modules[name]
             # What reads a package's files asks its loader for them.
             module.__spec__.loader = module.__loader__ = self._loader

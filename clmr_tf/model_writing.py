@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import refuse_pattern
 from clmr_tf.head import Head
 from clmr_tf.model_folder import (
@@ -173,6 +173,11 @@ def _write(
     write_warm_up_requests(folder / SAVED_MODEL, facts["name"], clip_num_samples)
     audio = golden_audio(clip_num_samples, rate)
     embedding = encoder(tf.constant(audio), training=False).numpy()
+    if not np.isfinite(embedding).all():
+        raise ClmrError(
+            "The encoder gives embeddings that are not finite, so it is not exported; train again with a lower "
+            "--learning-rate."
+        )
     golden = {"audio": audio, "embedding": embedding}
     if head:
         head.save(folder / HEAD_FILE)

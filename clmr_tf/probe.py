@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.probe",
         description="Scores an exported encoder by a classifier on its frozen embeddings.",
     )
+    if config.model is None:
+        raise UsageError("Give --model: the folder that `python -m clmr_tf.export` wrote, such as savedmodels/mine.")
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
     notes.print(f"Probing {config.model.expanduser()} on {config.corpus} ...", markup=False)

@@ -13,8 +13,8 @@ _LARGEST_SEED = 2**31 - 3
 class ProbeConfig:
     """Settings of the probe."""
 
-    model: Path = Path("savedmodels/demo")
-    """Model folder, as `python -m clmr_tf.export` writes it."""
+    model: Path | None = None
+    """Model folder, such as savedmodels/mine, as `python -m clmr_tf.export` writes it."""
     corpus: str = "demo"
     """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
     `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""

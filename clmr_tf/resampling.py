@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from clmr_tf.downmix import mono_weights
+
 # The response of soxr 1.1.0, quality VHQ, measured with impulses for seven pairs of rates: an integrated Gauss
 # curve with this centre and deviation (in Nyquist frequencies of the lower rate) deviates by at most 0.003 from it.
 _ROLL_OFF_CENTRE, _ROLL_OFF_DEVIATION = 0.9557, 0.0101
@@ -39,6 +41,17 @@ class SourceBlock(NamedTuple):
     num_samples: tf.Tensor
     num_output_samples: tf.Tensor
     crop_offset_samples: tf.Tensor
+
+
+def mono_weights_of(num_channels: tf.Tensor) -> tf.Tensor:
+    """The same as `clmr_tf.downmix.mono_weights` of an int32 scalar that only the graph knows."""
+    most = 8
+    table = np.zeros([most + 1, most], np.float32)
+    for count in range(1, most + 1):
+        table[count, :count] = mono_weights(count)
+    mean = tf.fill([num_channels], 1.0 / tf.cast(num_channels, tf.float32))
+    is_known = num_channels <= most
+    return tf.cond(is_known, lambda: tf.gather(tf.constant(table), num_channels)[:num_channels], lambda: mean)
 
 
 def plan_block(

@@ -21,6 +21,7 @@ from clmr_tf.config import CHANGEABLE_ON_RESUME, TrainConfig
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.hardware import hardware
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -33,6 +34,7 @@ TENSORBOARD = "tensorboard"
 logger = logging.getLogger(__name__)
 
 _LOCK_FILE = ".lock"
+_TREE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
 
 
@@ -168,27 +170,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_revision() -> str | None:
-    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout."""
-    tree = Path(__file__).parent
-    git = ["git", "-C", str(tree), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed"]
+def git_revision(tree: Path = _TREE) -> str | None:
+    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
+
+    Args:
+        tree: Folder that `clmr_tf` is imported from. A repository that merely has it somewhere below, such as in a
+            virtual environment, is another project's, and its revision says nothing about this code.
+    """
+    # A hook or an alias of git names the repository that it is for.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tree), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        answer = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
+        is_ours = '"clmr_tf"' in (tree / "setup.py").read_text(encoding="utf-8")
+        if not is_ours or Path(git("rev-parse", "--show-toplevel")).resolve() != tree.resolve():
+            return None
+        git("ls-files", "--error-unmatch", "setup.py", f"clmr_tf/{Path(__file__).name}")
+        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed") or None
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
-
-
-def hardware() -> dict[str, object]:
-    """What the run computes on."""
-    import tensorflow as tf
-
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return {
-        "machine": platform.machine(),
-        "num_cpus": len(os.sched_getaffinity(0)),
-        "gpus": [details.get("device_name", "unknown") for details in gpus],
-    }
 
 
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
@@ -229,7 +233,9 @@ def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
 def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
     differing = settings_that_differ(workdir, config)
     if differing:
+        has_other_length = any(name.startswith(("steps ", "epochs ")) for name in differing)
+        why = "; its cosine schedule ends with its last step, so it cannot be made longer" if has_other_length else ""
         raise UsageError(
-            f"{workdir} holds a run with other settings ({', '.join(differing)}); "
+            f"{workdir} holds a run with other settings ({', '.join(differing)}{why}); "
             "choose another --workdir, or give the settings of that run."
         )

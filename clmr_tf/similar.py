@@ -52,24 +52,28 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.embedding_stream import stream_embeddings, usable
     from clmr_tf.embedding_table import read_songs
     from clmr_tf.encoder import weights_hash
+    from clmr_tf.isolated_decoder import IsolatedDecoder
     from clmr_tf.pretrained import load_encoder
     from clmr_tf.similarity import SongIndex, without
 
     files, skipped = find_audio(config.paths)
     songs = read_songs(config.index.expanduser())
-    encoder = load_encoder(config.model)
-    if weights_hash(encoder) != songs.facts["model_hash"]:
-        raise UsageError(
-            f"{config.index} was made with another model than {config.model}; give that one with --model, or embed the "
-            "files again."
-        )
-    index = SongIndex(songs.paths, songs.means)
-    hop_seconds = songs.facts["hop_num_samples"] / encoder.sample_rate_hz
-    for one in usable(itertools.chain(skipped, stream_embeddings(encoder, files, hop_seconds=hop_seconds))):
-        results.print(printable(str(one.path)), markup=False)
-        nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
-        for neighbour in without(nearest, one.path, config.top):
-            results.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}", markup=False)
+    with IsolatedDecoder() as decoder:
+        encoder = load_encoder(config.model)
+        if weights_hash(encoder) != songs.facts["model_hash"]:
+            raise UsageError(
+                f"{config.index} was made with another model than {config.model}; give that one with --model, or embed "
+                "the files again."
+            )
+        index = SongIndex(songs.paths, songs.means)
+        hop_seconds = songs.facts["hop_num_samples"] / encoder.sample_rate_hz
+        embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=hop_seconds)
+        for one in usable(itertools.chain(skipped, embeddings)):
+            results.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)
+            nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
+            for neighbour in without(nearest, one.path, config.top):
+                silent = " (is silent)" * (neighbour.path in songs.silent_paths)
+                results.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
 
 
 if __name__ == "__main__":

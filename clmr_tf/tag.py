@@ -51,10 +51,12 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.audio_files import flaws_of
     from clmr_tf.audio_listing import find_audio
     from clmr_tf.embedding_stream import stream_embeddings, usable
     from clmr_tf.encoder import Embedding
     from clmr_tf.files import require_writable, write_atomically
+    from clmr_tf.isolated_decoder import IsolatedDecoder
     from clmr_tf.pretrained import load_encoder
     from clmr_tf.taggram import draw_taggram, minutes_and_seconds
 
@@ -64,20 +66,21 @@ def main(arguments: Sequence[str]) -> None:
     files, skipped = find_audio(config.paths)
     if plot and len(files) > 1:
         raise UsageError(f"--plot makes a picture of one song; {len(files)} files were given.")
-    encoder = load_encoder(config.model)
-    encoder.require_tags()
-    embeddings = stream_embeddings(encoder, files, hop_seconds=config.hop_seconds)
-    for one in usable(itertools.chain(skipped, embeddings)):
-        tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors, one.is_padded))
-        shorter = ", shorter than a window" if one.is_padded else ""
-        length = minutes_and_seconds(one.duration_seconds)
-        results.print(f"{printable(str(one.path))} ({length}{shorter})", markup=False)
-        for name, probability in tagging.top(config.top):
-            results.print(f"  {probability:.3f}  {name}", markup=False)
-        if plot:
-            window_seconds = encoder.clip_num_samples / encoder.sample_rate_hz
-            write_atomically(plot, draw_taggram(tagging, window_seconds, config.top, printable(one.path.stem)))
-            results.print(f"Tags over time: {printable(str(plot))}", markup=False)
+    with IsolatedDecoder() as decoder:
+        encoder = load_encoder(config.model)
+        encoder.require_tags()
+        embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)
+        for one in usable(itertools.chain(skipped, embeddings)):
+            tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors, one.is_padded))
+            notes = [minutes_and_seconds(one.duration_seconds), *["shorter than a window"][: one.is_padded]]
+            notes += flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds)
+            results.print(f"{printable(str(one.path))} ({', '.join(notes)})", markup=False)
+            for name, probability in tagging.top(config.top):
+                results.print(f"  {probability:.3f}  {name}", markup=False)
+            if plot:
+                window_seconds = encoder.clip_num_samples / encoder.sample_rate_hz
+                write_atomically(plot, draw_taggram(tagging, window_seconds, config.top, printable(one.path.stem)))
+                results.print(f"Tags over time: {printable(str(plot))}", markup=False)
 
 
 if __name__ == "__main__":

@@ -68,11 +68,15 @@ def main(arguments: Sequence[str]) -> None:
     with ProgressReport() as report:
         outcome = train(config, report)
     if outcome.first_step >= outcome.num_steps:
-        advice = (
-            "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
-            if outcome.ended_early
-            else "give more --steps to go on, or another --workdir to begin anew"
-        )
+        if outcome.ended_early:
+            advice = "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
+        elif config.schedule == "cosine" and not config.decay_steps:
+            advice = (
+                "its cosine schedule has ended with them, so it cannot go on; choose another --workdir for more "
+                "--steps or to begin anew"
+            )
+        else:
+            advice = "give more --steps to go on, or another --workdir to begin anew"
         results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
         return
     early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""

@@ -1,13 +1,17 @@
 """The training of a run from beginning to end; `clmr_tf.train` is its command."""
 
 import dataclasses
+import logging
 from pathlib import Path
+
+import tensorflow as tf
 
 from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import devices_in_words, unusable_gpu
 from clmr_tf.loop.pending_row import PendingRow
 from clmr_tf.loop.steps import AfterStep
 from clmr_tf.loop.watchdog import watched_workers
@@ -16,9 +20,12 @@ from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.pretrained import start_from_pretrained
 from clmr_tf.run_folder import CHECKPOINTS, PENDING_FILE, opened_run_folder
 from clmr_tf.run_settings import require_equal_shares, require_same_run, resolve_lengths, resolve_places
+from clmr_tf.trained_model import TrainedModel
 from clmr_tf.training_music import training_music
 from clmr_tf.training_run import Run, run_as_chief, run_beside_chief
 from clmr_tf.xla_start import start_xla_quietly
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +58,8 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     Raises:
         UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
-        ClmrError: If the training cannot go on; the newest checkpoint is as it was.
+        ClmrError: If the training cannot go on; the newest checkpoint is as it was. Or if more than half of its steps
+            were left out by --on-nonfinite skip.
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
@@ -94,7 +102,26 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             model.weight_update.begin_averages()
         pending = PendingRow(config.workdir / PENDING_FILE)
         if first_step >= lengths.steps and pending.read(first_step) is None:
+            _require_finite_steps(model, first_step)
             return Outcome(config.workdir, first_step, first_step)
+        _tell_devices(strategy)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
+        _require_finite_steps(model, num_steps)
         return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)
+
+
+def _require_finite_steps(model: TrainedModel, num_steps: int) -> None:
+    """Raises ClmrError if most of the steps were left out: what came of the others is not what was asked for."""
+    num_skipped = int(model.weight_update.num_skipped.numpy())
+    if num_skipped > num_steps / 2:
+        raise ClmrError(
+            f"{num_skipped} of the {num_steps} steps were left out, because their loss or gradient was not finite; try "
+            "a lower --learning-rate or higher --temperature in a new --workdir."
+        )
+
+
+def _tell_devices(strategy: tf.distribute.Strategy) -> None:
+    logger.info("Training on %s.", devices_in_words(strategy))
+    if without_gpu := unusable_gpu():
+        logger.warning("%s", without_gpu)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,11 @@ from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.clips import BatchShare, pair_dataset
 from clmr_tf.command_line import to_plain
 from clmr_tf.config import TrainConfig
+from clmr_tf.corpus import Corpus
 from clmr_tf.distribution import describe_devices, gather_over_workers
 from clmr_tf.errors import ClmrError
 from clmr_tf.labelled_clips import labelled_dataset
+from clmr_tf.linear_probe import INVERSE_PENALTIES
 from clmr_tf.loop.best_checkpoint import BestCheckpoint
 from clmr_tf.loop.convergence import Convergence
 from clmr_tf.loop.execution import distributed
@@ -33,6 +36,11 @@ from clmr_tf.run_log import RunLog
 from clmr_tf.run_settings import steps_of_epochs
 from clmr_tf.trained_model import TrainedModel
 from clmr_tf.training_music import TrainingMusic
+
+logger = logging.getLogger(__name__)
+
+# Some minutes of one core.
+_MANY_WINDOWS_FITTED = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +117,24 @@ class Run:
         if validate:
             found.append(Measurement(config.validate_every, validate))
         if config.probe_every_epochs:
+            _warn_of_long_probe(self.music.labelled, model.encoder.clip_num_samples)
             every = steps_of_epochs(config.probe_every_epochs, config, self.music.learned)
             found.append(Measurement(every, build_probe(model.encoder, self.music.labelled)))
         if config.embeddings_every:
             found.append(Measurement(config.embeddings_every, show))
         return found
+
+
+def _warn_of_long_probe(corpus: Corpus, clip_num_samples: int) -> None:
+    num_windows = sum(item.num_samples // clip_num_samples for item in corpus.items_of("train"))
+    num_fits = len(INVERSE_PENALTIES) * len(corpus.manifest.tag_names)
+    if num_windows * num_fits > _MANY_WINDOWS_FITTED:
+        logger.warning(
+            "--probe-every-epochs fits %d logistic regressions on %s windows each time, which takes an hour or more; "
+            "--validate-every is quicker, and `python -m clmr_tf.probe` scores the finished model.",
+            num_fits,
+            f"{num_windows:,}",
+        )
 
 
 def run_beside_chief(run: Run, progressed: Callable[[], None], _after_step: AfterStep) -> int:

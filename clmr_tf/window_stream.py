@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.audio_decoders import UNREADABLE, UnreadableAudioError
-from clmr_tf.audio_files import open_audio
+from clmr_tf.audio_files import AudioReport
+from clmr_tf.isolated_decoder import IsolatedDecoder
 
 _NUM_WAITING_WINDOWS = 256
 # How long the thread waits for room before it looks whether anyone still wants windows.
@@ -37,17 +38,21 @@ class FileEnd:
 
     Attributes:
         file: Which.
-        num_samples: Its length.
+        report: What is known of its audio.
         error: Why it cannot be used, if it cannot; the windows before it then do not count.
     """
 
     file: int
-    num_samples: int = 0
+    report: AudioReport = dataclasses.field(default_factory=AudioReport)
     error: UnreadableAudioError | None = None
 
 
 def stream_windows(
-    files: Sequence[Path], clip_num_samples: int, sample_rate_hz: int, hop_num_samples: int
+    files: Sequence[Path],
+    clip_num_samples: int,
+    sample_rate_hz: int,
+    hop_num_samples: int,
+    decoder: IsolatedDecoder,
 ) -> Iterator[Window | FileEnd]:
     """The windows of each file in order, and its end.
 
@@ -59,6 +64,7 @@ def stream_windows(
         clip_num_samples: Length of a window.
         sample_rate_hz: Rate of the windows.
         hop_num_samples: Distance between their beginnings, at least 1.
+        decoder: Decodes them.
     """
     waiting: queue.Queue = queue.Queue(_NUM_WAITING_WINDOWS)
     is_over = threading.Event()
@@ -75,7 +81,7 @@ def stream_windows(
     def decode() -> None:
         try:
             for file, path in enumerate(files):
-                for one in _windows_of(file, path, clip_num_samples, sample_rate_hz, hop_num_samples):
+                for one in _windows_of(file, path, clip_num_samples, sample_rate_hz, hop_num_samples, decoder):
                     if not put(one):
                         return
             put(None)
@@ -96,13 +102,18 @@ def stream_windows(
 
 
 def _windows_of(
-    file: int, path: Path, clip_num_samples: int, sample_rate_hz: int, hop_num_samples: int
+    file: int,
+    path: Path,
+    clip_num_samples: int,
+    sample_rate_hz: int,
+    hop_num_samples: int,
+    decoder: IsolatedDecoder,
 ) -> Iterator[Window | FileEnd]:
     num_samples, next_start = 0, 0
     # From `next_start` on, or less where the next window begins behind what has been decoded.
     kept = np.zeros(0, np.float32)
     try:
-        with open_audio(path, sample_rate_hz) as stream:
+        with decoder.open(path, sample_rate_hz) as stream:
             for block in stream.blocks:
                 kept_start = num_samples - len(kept)
                 kept, num_samples = np.concatenate([kept, block]), num_samples + len(block)
@@ -119,4 +130,4 @@ def _windows_of(
         return
     if num_samples < clip_num_samples:
         yield Window(file, 0, np.pad(kept, (0, clip_num_samples - num_samples)))
-    yield FileEnd(file, num_samples)
+    yield FileEnd(file, stream.report)

@@ -21,6 +21,7 @@ from clmr_tf.augment.views import make_views
 from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.augmentation_config import AUGMENTATION_NAMES, Range
 from clmr_tf.console import results, run_command
+from clmr_tf.isolated_decoder import IsolatedDecoder
 from clmr_tf.xla_start import start_xla_quietly
 from docs import augmentation_errors as errors
 from tests.clmr_tf.augment.golden import AUDIO, RATE_HZ, read_clip
@@ -169,7 +170,10 @@ def main(_: Sequence[str]) -> None:
     for name, effect in EFFECTS.items():
         draw(name, effect, clip, DOCS / "augmentations" / f"{name}.png")
     # As `python -m clmr_tf.augment pipelines/demo_data/audio/marine/industrial.ogg --num-views 4 --seed 2` does it.
-    views = make_views(AUDIO / CLIP[0], augmentation_config("released"), num_views=4, seed=2, sample_rate_hz=RATE_HZ)
+    with IsolatedDecoder() as decoder:
+        views = make_views(
+            AUDIO / CLIP[0], augmentation_config("released"), decoder, num_views=4, seed=2, sample_rate_hz=RATE_HZ
+        )
     draw_views(views, DOCS / "views.png")
     sections = [section(name, EFFECTS[name], clip) for name in AUGMENTATION_NAMES]
     page = "\n".join([HEAD.format(order=", ".join(AUGMENTATION_NAMES)), *sections])

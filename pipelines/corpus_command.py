@@ -8,6 +8,7 @@ from typing import TypeVar
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import results
 from clmr_tf.corpus import Corpus
+from pipelines.destination import default_destination
 from pipelines.progress import summarise
 from pipelines.settings import PrepareSettings
 
@@ -19,7 +20,8 @@ class CorpusOptions(PrepareSettings):
     data: Path | None = None
     """Folder with the published files, laid out as described above; if not given, the one named there."""
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or interrupted; corpora/ and its name if not given."""
+    """Folder that becomes the corpus: new, empty, or interrupted; if not given, the one in corpora/ that --corpus
+    and the name of this data set means to other commands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,5 +53,5 @@ def run_pipeline(
         description: What `--help` says.
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
-    corpus = prepare(options.out or Path("corpora") / name, options)
+    corpus = prepare(options.out or default_destination(name, options), options)
     results.print(summarise(corpus), markup=False)

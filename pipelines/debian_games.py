@@ -1,10 +1,11 @@
 """Music of games, out of Debian packages.
 
-    python -m pipelines.debian_games --set small --out corpora/debian-games-small
+    python -m pipelines.debian_games --set small
 
 small is 12.6 hours of five packages, 585 MB to fetch; medium is 21 hours of 25 packages, 1.3 GB. They are fetched with
 apt-get into the cache and unpacked there; nothing is installed, nobody needs to be root, and a second start fetches
-only what is missing. The machine needs Debian 12's package lists (apt-get update). Every package is free to use
+only what is missing. The machine needs the package lists of Debian 12 or 13 (apt-get update). The published list of
+recordings is that of Debian 12; a warning and the manifest say what differs from it. Every package is free to use
 and to share; LICENCES.md in the corpus says under which licence each one is.
 
 The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md says what they are good for.
@@ -18,13 +19,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.corpus_tasks import write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
+from pipelines.debian_games_found import FoundTracks, find_tracks
 from pipelines.debian_games_tracks import (
     TABLE,
     Track,
@@ -34,16 +35,15 @@ from pipelines.debian_games_tracks import (
     split_of_songs,
     tracks_of_set,
 )
-from pipelines.debian_packages import Package, fetch_package, find_packages, take_files
+from pipelines.destination import default_destination
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.reuse import opened_if_finished
 from pipelines.settings import PrepareSettings
 from pipelines.sources import SourceFile
 
-NAME = "debian-games"
+PIPELINE, NAME = "debian_games", "debian-games"
 CACHE = Path("downloads") / NAME
-MISSING = "not_in_package"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Options(PrepareSettings):
     set: Literal["small", "medium"] = "small"
     """How much music."""
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or interrupted; corpora/debian-games-SET if not given."""
+    """Folder that becomes the corpus: new, empty, or interrupted; corpora/debian_games if not given, as for
+    --corpus debian_games of other commands, or corpora/debian_games-medium."""
     cache: Path | None = None
     """Folder that keeps the packages and their music; downloads/debian-games beside the corpus if not given."""
     leave_out: tuple[str, ...] = ()
-    """Packages to do without, such as one that a newer Debian no longer has."""
+    """Packages to do without, by their names in the published list; what this system lacks is left out anyway."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:
@@ -69,7 +70,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
         table: The table of tracks.
 
     Raises:
-        UsageError: If apt-get or dpkg-deb is missing, or a package is unknown; and as `prepare`.
+        UsageError: If apt or dpkg-deb is missing, or too little of the set is there; and as `prepare`.
         ClmrError: If a package cannot be fetched or read.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
@@ -104,21 +105,17 @@ def _manifest_options(options: Options) -> dict[str, str]:
 def _fetch_and_prepare(
     tracks: Sequence[Track], splits: Mapping[str, str], destination: Path, options: Options
 ) -> Corpus:
-    packages = find_packages(list(dict.fromkeys(track.package for track in tracks)))
-    cache = options.cache or destination.parent / CACHE
-    folders = {package.name: _music_of(package, tracks, cache) for package in packages}
-    there = [track for track in tracks if (folders[track.package] / track.path).is_file()]
-    missing = [track for track in tracks if track not in there]
-    if missing:
-        notes.print(
-            f"warning: {len(missing)} tracks are not in these versions of the packages, such as {missing[0].item_id}.",
-            style="yellow",
-            markup=False,
-        )
+    found = find_tracks(tracks, options.cache or destination.parent / CACHE)
+    differences = found.differences()
+    if differences:
+        notes.print(f"warning: {differences}.", style="yellow", markup=False)
+    _require_enough(found, options)
     sources = [
-        SourceFile(folders[track.package] / track.path, track.item_id, track.song, track.item_id, splits[track.song])
-        for track in there
+        SourceFile(path, track.item_id, track.song, track.item_id, splits[track.song])
+        for track, path in found.files.items()
     ]
+    versions = ", ".join(f"{package.name} {package.version}" for package in found.packages.values())
+    of_packages = "; ".join(f"{name}: {text}" for name, text in licences(found.files).items())
     with shown_progress(NAME) as on_progress:
         return prepare(
             sources,
@@ -126,13 +123,21 @@ def _fetch_and_prepare(
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
             name=f"{NAME}-{options.set}",
             tag_names=(),
-            source_description=f"music of games in the Debian packages {', '.join(map(_name_and_version, packages))}; "
-            f"licences: {'; '.join(f'{name}: {text}' for name, text in licences(there).items())}",
+            source_description=f"music of games in the Debian packages {versions}; "
+            f"{differences or 'all recordings are those of the published list'}; licences: {of_packages}",
             options=_manifest_options(options),
-            rejected=[
-                SkippedFile(track.item_id, MISSING, "this version of the package does not hold it") for track in missing
-            ],
+            rejected=found.skipped,
             on_progress=on_progress,
+        )
+
+
+def _require_enough(found: FoundTracks, options: Options) -> None:
+    num_listed = len(found.files) + len(found.skipped)
+    if not found.files or len(found.skipped) > options.max_skipped_share * num_listed:
+        raise UsageError(
+            f"Only {len(found.files)} of the {num_listed} recordings of the set {options.set} are in this system's "
+            "packages; have the main section of Debian 12 or 13 in apt's sources and run `apt-get update` as root, or "
+            "allow a larger --max-skipped-share."
         )
 
 
@@ -156,15 +161,6 @@ def _chosen(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
     return [track for track in tracks if track.package not in leave_out]
 
 
-def _music_of(package: Package, tracks: Iterable[Track], cache: Path) -> Path:
-    deb = fetch_package(package, cache)
-    return take_files(deb, [track.path for track in tracks if track.package == package.name], cache)
-
-
-def _name_and_version(package: Package) -> str:
-    return f"{package.name} {package.version}"
-
-
 def _write_beside(
     corpus: Corpus, tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: Sequence[Track]
 ) -> None:
@@ -183,11 +179,15 @@ def _write_beside(
     write_atomically(corpus.folder / "LICENCES.md", text + note)
 
 
+def _default_out(options: Options) -> Path:
+    # The small set is what `--corpus debian_games` means.
+    return default_destination(PIPELINE if options.set == "small" else f"{PIPELINE}-{options.set}", options)
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.debian_games", description=__doc__)
-    out = options.out or Path("corpora") / f"{NAME}-{options.set}"
-    corpus = prepare_corpus(out.expanduser(), options)
+    corpus = prepare_corpus((options.out or _default_out(options)).expanduser(), options)
     results.print(summarise(corpus), markup=False)
 
 

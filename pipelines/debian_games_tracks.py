@@ -1,9 +1,9 @@
 """What the table of the Debian games says, and how its songs are divided.
 
 debian_games.csv has a row for every recording of 29 seconds or more that is music (ambient noises are left out): the
-smallest set that holds it, Debian package, path in it, game, artist, song, licence. The artist is empty where the
-package names none. Recordings of one song, such as a mix and its guitar track, two versions, or a copy in another
-game, have the same song, named after the game that it counts for.
+smallest set that holds it, the package of Debian 12, path in it, game, artist, song, licence, SHA-256 of the file. The
+artist is empty where the package names none. Recordings of one song, such as a mix and its guitar track, two versions,
+or a copy in another game, have the same song, named after the game that it counts for.
 """
 
 import collections
@@ -37,6 +37,7 @@ class Track:
     artist: str
     song: str
     licence: str
+    sha256: str
 
     @property
     def item_id(self) -> str:

@@ -1,74 +1,21 @@
-"""Fetches Debian packages and takes files out of them; nothing is installed and nobody needs to be root.
+"""Fetches Debian packages and takes files out of them; nothing is installed and nobody needs to be root."""
 
-`apt-get download` knows the addresses, sizes and checksums from the package lists of this machine.
-"""
-
-import dataclasses
 import hashlib
-import os
-import re
 import shutil
 import subprocess
 import tarfile
-import urllib.parse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from clmr_tf.console import notes
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import ClmrError
+from pipelines.debian_package_lists import Package, absent_program, program_environment, reason_of, run_program
 from pipelines.unpacking import UnpackingLimits, unpack_zip
 
-# What `apt-get download --print-uris` prints for a package: 'ADDRESS' FILE SIZE KIND:CHECKSUM.
-_ADDRESS_LINE = re.compile(
-    r"'(?P<address>[^']+)' (?P<file>[^\s/]+\.deb) (?P<num_bytes>\d+)(?: (?P<kind>\w+):(?P<sum>\w+))?"
-)
 _HASHES = {"SHA512": hashlib.sha512, "SHA256": hashlib.sha256, "SHA1": hashlib.sha1, "MD5Sum": hashlib.md5}
 # Music is compressed already, so that an archive of it cannot be much larger inside than outside.
 _ZIP_LIMIT_FACTOR = 4
 ZIP_SUFFIXES = (".pk3", ".zip", ".love")
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A package as apt knows it.
-
-    Attributes:
-        name: Its name.
-        file: Name of its .deb.
-        num_bytes: Size of that.
-        checksum: In hex digits, of the kind `hash_kind`; None where apt names none.
-        hash_kind: As apt spells it: "SHA256", "MD5Sum".
-    """
-
-    name: str
-    file: str
-    num_bytes: int
-    checksum: str | None
-    hash_kind: str | None
-
-    @property
-    def version(self) -> str:
-        """Its version, without the epoch where the file name leaves it out."""
-        return urllib.parse.unquote(self.file.split("_")[1])
-
-
-def find_packages(names: Sequence[str]) -> list[Package]:
-    """Asks apt for packages, in the order of the names.
-
-    Raises:
-        UsageError: If there is no apt-get, or it does not know one of them.
-    """
-    finished = _run("apt-get", ["download", "--print-uris", *names])
-    if finished.returncode:
-        raise UsageError(_unknown_package(finished.stderr, names))
-    found: dict[str, Package] = {}
-    for match in map(_ADDRESS_LINE.fullmatch, finished.stdout.splitlines()):
-        if match:
-            name = match["file"].split("_")[0]
-            found[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
-    if missing := [name for name in names if name not in found]:
-        raise UsageError(_unknown_package("", missing))
-    return [found[name] for name in names]
 
 
 def fetch_package(package: Package, cache: Path) -> Path:
@@ -84,10 +31,12 @@ def fetch_package(package: Package, cache: Path) -> Path:
     # In a folder of its own: what bears its name in the cache is whole, and apt takes up a half file where it stopped.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)
-    finished = _run("apt-get", ["download", package.name], cwd=fetching)
+    finished = run_program("apt-get", ["download", package.name], cwd=fetching)
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
-        reason = _reason(finished.stderr) if finished.returncode else "what arrived is not what the package lists name"
+        reason = (
+            reason_of(finished.stderr) if finished.returncode else "what arrived is not what the package lists name"
+        )
         if not finished.returncode:
             arrived.unlink(missing_ok=True)
         raise ClmrError(
@@ -148,7 +97,7 @@ def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
                 ["dpkg-deb", "--fsys-tarfile", str(deb)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=_environment(),
+                env=program_environment(),
             ) as unpacker,
             tarfile.open(fileobj=unpacker.stdout, mode="r|") as members,
         ):
@@ -165,7 +114,7 @@ def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
     except FileNotFoundError as error:
         if error.filename != "dpkg-deb":
             raise
-        raise _absent("dpkg-deb") from error
+        raise absent_program("dpkg-deb") from error
     except (tarfile.TarError, EOFError) as error:
         raise _damaged(deb) from error
     if unpacker.returncode:
@@ -181,38 +130,5 @@ def _is_whole(path: Path, package: Package) -> bool:
         return hashlib.file_digest(file, _HASHES[package.hash_kind]).hexdigest() == package.checksum.lower()
 
 
-def _run(program: str, arguments: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess:
-    try:
-        return subprocess.run(
-            [program, *arguments], cwd=cwd, env=_environment(), capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise _absent(program) from error
-
-
-def _environment() -> dict[str, str]:
-    # Their messages are read here.
-    return {**os.environ, "LC_ALL": "C.UTF-8"}
-
-
-def _absent(program: str) -> UsageError:
-    return UsageError(f"There is no {program} on this machine; this music comes in Debian packages, so use Debian 12.")
-
-
 def _damaged(deb: Path) -> ClmrError:
     return ClmrError(f"{deb} cannot be unpacked; delete it and start again.")
-
-
-def _unknown_package(stderr: str, names: Sequence[str]) -> str:
-    named = re.search(r"(?:locate package|for package|Package) '?([a-z0-9][a-z0-9.+-]+)", stderr)
-    name = named[1] if named else names[0]
-    reason = "" if named or not stderr.strip() else f" ({_reason(stderr)})"
-    return (
-        f"apt-get knows no package {name}{reason}; have the main section of Debian 12 in its sources and run "
-        f"`apt-get update` as root, or leave it out with --leave-out {name}."
-    )
-
-
-def _reason(stderr: str) -> str:
-    lines = [line.removeprefix("E: ") for line in stderr.splitlines() if line.startswith("E: ")]
-    return " ".join((lines or stderr.splitlines() or ["no message"])[0].split()).rstrip(".")

@@ -12,13 +12,12 @@ import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from clmr_tf.command_line import parse_command
 from clmr_tf.console import results, run_command
 from clmr_tf.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
+from pipelines.destination import default_destination
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.settings import PrepareSettings
@@ -30,14 +29,12 @@ TRACKS_FILE = "tracks.csv"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(PrepareSettings):
     """The command line."""
 
-    out: Path = Path("corpora") / NAME
-    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
-    settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
-    debug: bool = False
-    """Show the whole traceback of an error."""
+    out: Path | None = None
+    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted; if not given, the one in
+    corpora/ that --corpus demo means to other commands."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
@@ -89,8 +86,9 @@ def _read_tracks(data: Path) -> list[dict[str, str]]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.demo", description=__doc__)
-    corpus = prepare_corpus(options.out.expanduser(), options.settings)
+    options = parse_command(Options, arguments, program="python -m pipelines.demo", description=__doc__)
+    out = options.out or default_destination(NAME, options)
+    corpus = prepare_corpus(out.expanduser(), options)
     results.print(summarise(corpus), markup=False)
 
 

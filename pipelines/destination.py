@@ -9,10 +9,18 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from clmr_tf.corpus import MANIFEST_FILE
+from clmr_tf.corpus_resolution import prepared_name
 from clmr_tf.errors import UsageError
+from pipelines.settings import PrepareSettings
 
+CORPORA = Path("corpora")
 WORK_FOLDER = "unfinished"
 _LOCK_FILE = "lock"
+
+
+def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
+    """Where a pipeline prepares its corpus if it is not told: where `--corpus` of other commands looks for it."""
+    return CORPORA / prepared_name(pipeline, settings.sample_rate_hz, settings.reader)
 
 
 @contextlib.contextmanager

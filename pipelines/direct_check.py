@@ -1,8 +1,9 @@
 """Proves, file by file, that the direct reader delivers what the prepared reader would have delivered.
 
-tensorflow-io and libsndfile hold different decoders. They agree on intact files of common formats; on others
-tensorflow-io refuses, delivers noise (WAV of 32-bit integers), or loops for ever or aborts on damaged files.
-So each file is read by both, in a worker process with a time limit, before training depends on it.
+tensorflow-io holds other decoders than FFmpeg. They agree on intact files of common formats; on others tensorflow-io
+refuses, delivers noise (WAV of 32-bit integers), or loops for ever or aborts on damaged files. Where FFmpeg itself
+reads directly, a file of several parts or with wrong time stamps gives other samples than the whole of it.
+So each file is read in both ways, in a worker process with a time limit, before training depends on it.
 """
 
 import contextlib
@@ -13,10 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import tensorflow as tf
 
-from clmr_tf.audio import read_crop, require_tensorflow_io
+from clmr_tf.audio import read_crop, tensorflow_io_decoders
 from clmr_tf.audio_decoders import UnreadableAudioError, blamed_on
 from clmr_tf.audio_files import open_audio
 from pipelines.transcoding import MeasuredAudio, TranscodingTask, measured
@@ -33,8 +33,8 @@ _MAX_NUM_COMPARISONS = 12
 # roll-offs of the two resamplers by less than a tenth of it.
 _RELATIVE_TOLERANCE = 0.01
 _ABSOLUTE_TOLERANCE = 1e-6
-# Left out at both ends of an excerpt: where libsndfile estimates the length of an MP3 too low, the prepared
-# reader's resampler sees silence behind the end and the direct reader's the music that goes on.
+# Left out at both ends of an excerpt: at the end of the file the prepared reader's resampler sees silence, and that of
+# tensorflow-io may see what an encoder padded the last frame with.
 _EDGE_SAMPLES = 64
 # tensorflow-io holds the sizes in a WAV header in 32 bits with a sign, and aborts the process beyond.
 _MAX_WAV_BYTES = 2**31
@@ -48,38 +48,40 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
     Raises:
         UnreadableAudioError: As `transcode`, if tensorflow-io cannot decode the file ("no_direct_decoder"), or
             if what the readers deliver differs ("decoders_disagree").
-        UsageError: If tensorflow-io cannot be loaded.
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
     _leave_accelerators_alone()
-    require_tensorflow_io()
     with blamed_on(path), open_audio(path, sample_rate_hz) as stream:
-        _refuse_large_wav(path)
+        if tensorflow_io_decoders() is not None:
+            _refuse_large_wav(path)
         survey = _Survey()
         for block in stream.blocks:
             survey.add(block)
+    if stream.report.lost_seconds > 0:
+        detail = f"about {stream.report.lost_seconds:.2f} s of it are damaged, and only whole files are read directly"
+        raise UnreadableAudioError(NO_DIRECT_DECODER, detail, path)
+    decoder = "FFmpeg" if tensorflow_io_decoders() is None else "tensorflow-io"
     read_excerpt = _excerpt_reader(sample_rate_hz)
     for start, expected in survey.comparisons():
         seconds = start / sample_rate_hz
         try:
             received = read_excerpt(os.fsencode(path), start)
         except tf.errors.OpError as error:
-            detail = f"tensorflow-io cannot decode it at {seconds:.1f} s ({_format_of(path)})"
+            detail = f"{decoder} cannot decode it at {seconds:.1f} s ({_format_of(path)})"
             raise UnreadableAudioError(NO_DIRECT_DECODER, detail, path) from error
         if not are_same(received, expected):
-            detail = f"tensorflow-io and libsndfile decode it differently at {seconds:.1f} s ({_format_of(path)})"
+            detail = f"{decoder} decodes it differently when it begins at {seconds:.1f} s ({_format_of(path)})"
             raise UnreadableAudioError(DECODERS_DISAGREE, detail, path)
     with blamed_on(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return measured(task, stream, survey.num_samples, survey.peak, digest)
+    return measured(task, stream, digest)
 
 
 class _Survey:
-    """Length, peak and some excerpts of a stream that flows past, so that a long file needs little memory."""
+    """Length and some excerpts of a stream that flows past, so that a long file needs little memory."""
 
     def __init__(self) -> None:
         self.num_samples = 0
-        self.peak = 0.0
         self._excerpts: dict[int, np.ndarray] = {}
         self._next_start = 0
         self._recent = np.zeros(0, np.float32)
@@ -89,7 +91,6 @@ class _Survey:
         if not len(block):
             return
         self.num_samples += len(block)
-        self.peak = max(self.peak, float(np.abs(block).max()))
         recent = np.concatenate([self._recent, block])
         first = self.num_samples - len(recent)
         while self._next_start + _EXCERPT_NUM_SAMPLES <= self.num_samples:
@@ -151,9 +152,4 @@ def _refuse_large_wav(path: Path) -> None:
 
 
 def _format_of(path: Path) -> str:
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            return f"{file.format} {file.subtype}"
-    # TypeError: what soundfile says to a file named *.raw, whatever it holds.
-    except (soundfile.LibsndfileError, TypeError):
-        return path.suffix or "unknown format"
+    return path.suffix or "no extension"

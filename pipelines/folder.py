@@ -2,16 +2,18 @@
 
     python -m pipelines.folder ~/Music --out corpora/music
 
-Every audio file below the folder becomes one item, and one song. A second start continues what was
-interrupted and opens what is finished. Music of any format, rate and number of channels will do; what cannot
-be used is left out, and skipped.jsonl in the corpus says why.
+Every audio file below the folder becomes one item, and one song; copies of a recording under other names are one
+song. A second start continues what was interrupted and opens what is finished. Music of any format, rate and number
+of channels will do; what cannot be used is left out, and skipped.jsonl in the corpus says why.
 
 Splits: if all sub-folders that hold audio are called train, valid or test (train and at least one other),
-they are the splits. Otherwise songs are drawn by a hash of their path, before anything is decoded: of 2 to
+they are the splits. Otherwise songs are drawn by a hash of their path (of copies, the first one's): of 2 to
 14 songs one is for validation by default, of a single song none.
 """
 
 import dataclasses
+import functools
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -20,14 +22,17 @@ from typing import Annotated, Literal
 import tyro
 
 from clmr_tf.audio_listing import Listing, list_audio
+from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, printable, results, run_command
-from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus
+from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
 from pipelines.prepare import prepare
 from pipelines.progress import shown_progress, summarise
 from pipelines.settings import PrepareSettings
 from pipelines.sources import SourceFile, counted
 from pipelines.splits import split_songs
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +55,17 @@ class FolderSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
     """Folder of music; its sub-folders belong to it."""
-    out: Path
+    out: Path | None = None
     """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
-    of_files: Annotated[FolderSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=FolderSettings)
-    settings: Annotated[PrepareSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PrepareSettings)
-    debug: bool = False
-    """Show the whole traceback of an error."""
+
+    def __post_init__(self) -> None:
+        FolderSettings.__post_init__(self)
+        PrepareSettings.__post_init__(self)
 
 
 def prepare_corpus(
@@ -104,6 +109,9 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
             source_description=f"the folder {name}",
             options={field: str(value) for field, value in dataclasses.asdict(folder_settings).items()},
             rejected=listing.rejected,
+            arrange=functools.partial(
+                arrange_songs, folder_settings=folder_settings, are_splits=_folders_are_splits(listing.audio)
+            ),
             on_progress=on_progress,
         )
 
@@ -138,6 +146,32 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
     return sources
 
 
+def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are_splits: bool) -> list[Item]:
+    """Makes copies of a recording one song, and draws the splits from the songs.
+
+    Args:
+        items: In the order of their paths, each a song of its own.
+        folder_settings: Shares of the splits.
+        are_splits: Whether the folders are the splits; copies then stay where they are.
+    """
+    first_of: dict[tuple[str, str], str] = {}
+    # A recording that somebody put into two splits on purpose is two songs.
+    keys = [(item.digest, item.split if are_splits else "") for item in items]
+    for key, item in zip(keys, items, strict=True):
+        first_of.setdefault(key, item.id)
+    songs = [first_of[key] for key in keys]
+    if num_copies := len(items) - len(set(songs)):
+        _logger.warning("%d of %d files are copies of others; copies count as one song.", num_copies, len(items))
+    num_in_two = len(first_of) - len({digest for digest, _ in first_of})
+    if num_in_two:
+        _logger.warning("Recordings in more than one split: %d; scores on them say nothing.", num_in_two)
+    drawn = split_songs(songs, folder_settings.valid_share, folder_settings.test_share)
+    return [
+        dataclasses.replace(item, song_id=song, split=item.split if are_splits else drawn[song])
+        for item, song in zip(items, songs, strict=True)
+    ]
+
+
 def _list(folder: Path, destination: Path) -> Listing:
     if not folder.exists():
         raise UsageError(f"The folder {folder} does not exist; give the folder that holds the music.")
@@ -166,8 +200,10 @@ def _tags(name: str, depth: int) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.folder", description=__doc__)
-    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options.settings, options.of_files)
+    options = parse_command(Options, arguments, program="python -m pipelines.folder", description=__doc__)
+    if options.folder is None or options.out is None:
+        raise UsageError("Name a folder of music, and with --out the one for the corpus: `MUSIC --out corpora/mine`.")
+    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options, options)
     results.print(summarise(corpus), markup=False)
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clmr_tf.audio_decoders import UnreadableAudioError
+from clmr_tf.audio_decoders import CRASHED, TIMED_OUT, UnreadableAudioError
 from clmr_tf.audio_files import decoder_versions
 from clmr_tf.audio_listing import SkippedFile
 from clmr_tf.corpus import (
@@ -27,18 +27,19 @@ from clmr_tf.corpus import (
     fingerprint_of,
 )
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import num_usable_cores
 from pipelines.destination import claimed_destination, clear_work_folder, publish
 from pipelines.journal import Journal, opened_journal
 from pipelines.reuse import opened_if_finished
-from pipelines.settings import PrepareSettings, num_usable_cores
+from pipelines.settings import PrepareSettings
 from pipelines.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
 from pipelines.transcoding import MeasuredAudio, TranscodingTask, transcode
 from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
 
 _logger = logging.getLogger(__name__)
 
-TIMED_OUT = "timed_out"
-CRASHED = "crashed"
+# Several times what the slowest format takes.
+_DIRECT_CHECK_SECONDS, _DIRECT_CHECK_BYTES_PER_SECOND = 20.0, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ def prepare(
     source_description: str,
     options: Mapping[str, str] | None = None,
     rejected: Sequence[SkippedFile] = (),
+    arrange: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
     """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
@@ -84,6 +86,7 @@ def prepare(
         source_description: Where the files came from, without a path of this machine.
         options: What else decided about the list; a finished corpus with other options is refused.
         rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
+        arrange: Gives the items their final songs and splits, once the audio of all is known.
         on_progress: Called after every file, and once at the beginning.
 
     Raises:
@@ -127,8 +130,9 @@ def prepare(
             skipped = sorted([*rejected, *journal.skipped], key=lambda file: os.fsencode(file.source))
             publish(_lines(skipped), destination / SKIPPED_FILE, work)
             _require_enough(journal, destination, settings)
-            _warn_of_empty_splits(sources, journal)
-            _finish(journal, skipped, outline, destination, work)
+            items = arrange(journal.items)
+            _warn_of_empty_splits(sources, items)
+            _finish(items, journal, skipped, outline, destination, work)
         clear_work_folder(destination)
     return Corpus.open(destination)
 
@@ -155,7 +159,7 @@ def _process(
         _work_of(settings.reader),
         tasks,
         num_workers=settings.num_workers or num_usable_cores(),
-        timeout_seconds=settings.timeout_seconds,
+        timeout_seconds=_time_limit_seconds(remaining, settings),
     )
     with contextlib.closing(outcomes):
         for source, task, outcome in zip(remaining, tasks, outcomes, strict=True):
@@ -166,6 +170,15 @@ def _process(
             else:
                 journal.add_skipped(_skipped(source, outcome.error), task.part)
             report()
+
+
+def _time_limit_seconds(sources: Sequence[SourceFile], settings: PrepareSettings) -> float:
+    """How long one file may take."""
+    if settings.reader == "pcm":
+        return settings.timeout_seconds
+    # tensorflow-io loops for ever on some wrong headers, and nothing else takes long.
+    num_bytes = max((source.path.stat().st_size for source in sources if source.path.is_file()), default=0)
+    return min(settings.timeout_seconds, _DIRECT_CHECK_SECONDS + num_bytes / _DIRECT_CHECK_BYTES_PER_SECOND)
 
 
 def _work_of(reader: str) -> Callable[[TranscodingTask], MeasuredAudio]:
@@ -214,20 +227,25 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
         )
 
 
-def _warn_of_empty_splits(sources: Sequence[SourceFile], journal: Journal) -> None:
+def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
     # In a handful of songs, the one drawn for validation may be the broken one.
-    for split in sorted({source.split for source in sources} - {item.split for item in journal.items}):
+    for split in sorted({source.split for source in sources} - {item.split for item in items}):
         _logger.warning("None of the files for the split %s can be used; the corpus goes without it.", split)
 
 
 def _finish(
-    journal: Journal, skipped: Sequence[SkippedFile], outline: CorpusManifest, destination: Path, work: Path
+    items: Sequence[Item],
+    journal: Journal,
+    skipped: Sequence[SkippedFile],
+    outline: CorpusManifest,
+    destination: Path,
+    work: Path,
 ) -> None:
     if journal.audio is not None:
         journal.audio.sync()
-    index = _lines(journal.items)
+    index = _lines(items)
     publish(index, destination / INDEX_FILE, work)
-    num_items, num_songs = count_by_split(journal.items)
+    num_items, num_songs = count_by_split(items)
     manifest = dataclasses.replace(
         outline,
         num_items=num_items,

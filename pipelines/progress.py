@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from clmr_tf.audio_decoders import NOT_AUDIO
+from clmr_tf.audio_listing import counted_extensions
 from clmr_tf.console import notes
-from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.corpus import SKIPPED_FILE, SPLITS, Corpus
 from pipelines.prepare import Progress
-from pipelines.sources import counted_reasons
+from pipelines.sources import counted_reasons, read_skipped
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -50,8 +52,14 @@ def summarise(corpus: Corpus) -> str:
     hours = sum(item.num_samples for item in corpus.items) / manifest.sample_rate_hz / 3600
     splits = ", ".join(f"{manifest.num_items[split]:,} {split}" for split in SPLITS if split in manifest.num_items)
     sentence = f"{corpus.folder}: {len(corpus.items):,} items ({splits}), {hours:.2f} hours of audio"
+    if damaged := [item for item in corpus.items if item.lost_seconds > 0]:
+        lost_seconds = sum(item.lost_seconds for item in damaged)
+        are = "item is" if len(damaged) == 1 else "items are"
+        sentence += f"; {len(damaged):,} {are} damaged and lack {lost_seconds:.1f} s (lost_seconds in index.jsonl)"
     if manifest.num_skipped:
-        sentence += f"; left out: {counted_reasons(manifest.num_skipped)} (see skipped.jsonl there)"
+        sentence += f"; left out: {counted_reasons(manifest.num_skipped)} (see {SKIPPED_FILE} there)"
+        if no_audio := read_skipped(corpus.folder / SKIPPED_FILE, NOT_AUDIO):
+            sentence += f"; no audio: {counted_extensions(no_audio)}"
     return sentence + "."
 
 

@@ -1,6 +1,6 @@
 """Adds the task "pseudo-tags" to a prepared corpus: tags that a pretrained model predicts, since nobody has tagged it.
 
-    python -m pipelines.pseudo_tags --corpus corpora/debian-games-small
+    python -m pipelines.pseudo_tags --corpus corpora/debian_games
 
 The model is MTT_musicnn, which was trained on MagnaTagATune's annotations; pip fetches it (29 MB). Its probabilities
 are averaged over windows of 3 seconds, spread evenly over a recording. A tag is given to as many recordings as the
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.pseudo_tags", description=__doc__)
     if options.corpus is None:
-        raise UsageError("Say which corpus shall get pseudo-tags: --corpus corpora/debian-games-small.")
+        raise UsageError("Say which corpus shall get pseudo-tags: --corpus corpora/debian_games.")
     corpus = Corpus.open(options.corpus.expanduser())
     if corpus.manifest.storage != "pcm":
         raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader pcm.")

@@ -1,7 +1,6 @@
 """The settings that every pipeline shares."""
 
 import dataclasses
-import os
 from typing import Literal
 
 from clmr_tf.errors import UsageError
@@ -35,8 +34,3 @@ class PrepareSettings:
         for name, is_kept in limits.items():
             if not is_kept:
                 raise UsageError(f"The setting {name} cannot be {getattr(self, name)}; see --help for what it means.")
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

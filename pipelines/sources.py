@@ -90,6 +90,12 @@ def counted(skipped: Iterable[SkippedFile]) -> str:
     return counted_reasons(collections.Counter(file.reason for file in skipped))
 
 
+def read_skipped(path: Path, reason: str) -> list[SkippedFile]:
+    """The files of a corpus' skipped.jsonl that were left out for `reason`."""
+    skipped = [SkippedFile(**json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
+    return [file for file in skipped if file.reason == reason]
+
+
 def counted_reasons(num_skipped: Mapping[str, int]) -> str:
     """The same for numbers per reason, as a manifest has them."""
     by_frequency = sorted(num_skipped.items(), key=lambda entry: (-entry[1], entry[0]))

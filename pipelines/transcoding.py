@@ -12,8 +12,6 @@ from clmr_tf.corpus import PCM_DTYPE
 
 TOO_SHORT = "too_short"
 SILENT = "silent"
-# -80 dB: three steps of 16 bits, where a recording holds nothing but the dither of its making.
-SILENCE_PEAK = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class MeasuredAudio:
     source_rate_hz: int
     source_num_channels: int
     source_num_bytes: int
+    lost_seconds: float
 
 
 def transcode(task: TranscodingTask) -> MeasuredAudio:
@@ -53,15 +52,12 @@ def transcode(task: TranscodingTask) -> MeasuredAudio:
         OSError: If the part cannot be written.
     """
     digest = hashlib.sha256()
-    num_samples, peak = 0, 0.0
     with open_audio(task.path, task.sample_rate_hz) as stream, task.part.open("wb") as part:
         for block in stream.blocks:
-            num_samples += len(block)
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
             pcm = to_pcm16(block).tobytes()
             part.write(pcm)
             digest.update(pcm)
-    return measured(task, stream, num_samples, peak, digest.hexdigest())
+    return measured(task, stream, digest.hexdigest())
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
@@ -73,24 +69,31 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(PCM_DTYPE)
 
 
-def measured(task: TranscodingTask, stream: AudioStream, num_samples: int, peak: float, sha256: str) -> MeasuredAudio:
+def measured(task: TranscodingTask, stream: AudioStream, sha256: str) -> MeasuredAudio:
     """Sees that a recording can be trained on, and says what the index shall say.
 
     Args:
         task: What was asked for.
-        stream: The file as it was decoded.
-        num_samples: Its length at the corpus' rate.
-        peak: Its largest magnitude.
+        stream: The file, after its last block.
         sha256: In hex digits, of what readers of the corpus will read.
 
     Raises:
         UnreadableAudioError: "too_short" or "silent"; "unreadable" if the file has gone meanwhile.
     """
-    if num_samples < task.min_num_samples:
-        seconds, needed = num_samples / task.sample_rate_hz, task.min_num_samples / task.sample_rate_hz
+    report = stream.report
+    if report.num_samples < task.min_num_samples:
+        seconds, needed = report.num_samples / task.sample_rate_hz, task.min_num_samples / task.sample_rate_hz
         raise UnreadableAudioError(TOO_SHORT, f"it lasts {seconds:.3f} s, a clip {needed:.3f} s", task.path)
-    if peak <= SILENCE_PEAK:
-        raise UnreadableAudioError(SILENT, "it is silent from beginning to end", task.path)
+    if report.is_silent:
+        why = "its channels cancel each other when they are mixed" if report.channels_cancel else "from start to end"
+        raise UnreadableAudioError(SILENT, f"it is silent: {why}", task.path)
     with blamed_on(task.path):
         num_bytes = task.path.stat().st_size
-    return MeasuredAudio(num_samples, sha256[:16], stream.source_rate_hz, stream.source_num_channels, num_bytes)
+    return MeasuredAudio(
+        report.num_samples,
+        sha256[:16],
+        stream.source_rate_hz,
+        stream.source_num_channels,
+        num_bytes,
+        round(report.lost_seconds, 3),
+    )

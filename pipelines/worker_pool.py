@@ -8,7 +8,7 @@ from multiprocessing import connection as messages
 from typing import Generic, TypeVar
 
 from clmr_tf.errors import ClmrError
-from pipelines.worker_process import WorkerProcess
+from clmr_tf.worker_process import WorkerProcess
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

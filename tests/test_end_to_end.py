@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.strict_python import STRICT_PYTHON
 
 pytestmark = pytest.mark.starts_first
 
@@ -21,7 +22,7 @@ QUICK = [*TINY, "--augmentation", "only-noise"]
 def run(folder: Path, module: str, *arguments: str) -> str:
     """Runs `python -m module` in `folder` and returns what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-m", module, *arguments]
+    command = [*STRICT_PYTHON, "-m", module, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -57,7 +58,7 @@ embedding = clmr_tf.load_encoder("savedmodels/mine", check=True).embed("Music/tr
 print(embedding.vectors.shape, embedding.times_seconds, float(embedding.vectors.std()) > 0)
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [*STRICT_PYTHON, "-c", code],
         cwd=home,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

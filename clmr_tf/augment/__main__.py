@@ -70,16 +70,19 @@ def main(arguments: Sequence[str]) -> None:
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.augment.pictures import draw_views
     from clmr_tf.augment.views import make_views
+    from clmr_tf.isolated_decoder import IsolatedDecoder
     from clmr_tf.xla_start import start_xla_quietly
 
     start_xla_quietly()
-    views = make_views(
-        config.recording.expanduser(),
-        augmentation_config(config.augmentation, config.augmentation_changes),
-        num_views=config.num_views,
-        seed=config.seed,
-        sample_rate_hz=config.sample_rate_hz,
-    )
+    with IsolatedDecoder() as decoder:
+        views = make_views(
+            config.recording.expanduser(),
+            augmentation_config(config.augmentation, config.augmentation_changes),
+            decoder,
+            num_views=config.num_views,
+            seed=config.seed,
+            sample_rate_hz=config.sample_rate_hz,
+        )
     make_folder(folder)
     views.write_sounds(folder)
     remove_sounds_beyond(folder, config.num_views)

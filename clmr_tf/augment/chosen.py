@@ -32,7 +32,8 @@ def transform_chosen(
         float32 [batch, samples].
     """
     num_rows = tf.shape(audio)[0]
-    chunk_num_rows = min(_CHUNK_NUM_ROWS, audio.shape[0] or _CHUNK_NUM_ROWS)
+    # In small batches as well: sums over chunks of another size round differently on some processors.
+    chunk_num_rows = _CHUNK_NUM_ROWS
     order = tf.argsort(tf.cast(chosen, tf.int32), direction="DESCENDING", stable=True)
     # The last chunk is filled up with row 0, and what becomes of it there is thrown away.
     filled_order = tf.pad(order, [[0, -num_rows % chunk_num_rows]])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.audio_files import load_audio
 from clmr_tf.augment.chain import AugmentationChain
 from clmr_tf.augment.view_folder import sound_files
 from clmr_tf.augmentation_config import AugmentationConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
+from clmr_tf.isolated_decoder import IsolatedDecoder
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 
 
@@ -44,7 +45,15 @@ class Views:
                 write_atomically(folder / name, wav.getvalue())
 
 
-def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, seed: int, sample_rate_hz: int) -> Views:
+def make_views(
+    recording: Path,
+    config: AugmentationConfig,
+    decoder: IsolatedDecoder,
+    *,
+    num_views: int,
+    seed: int,
+    sample_rate_hz: int,
+) -> Views:
     """Makes views of random crops of a recording; the first is always the same, however many are made.
 
     With an asymmetric configuration every view is augmented, as the first of a pair is.
@@ -52,6 +61,7 @@ def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, s
     Args:
         recording: An audio file.
         config: The augmentation chain.
+        decoder: Decodes the file, twice: its length is known when it has been decoded once, and only crops are kept.
         num_views: How many.
         seed: Of crops and parameters.
         sample_rate_hz: Rate of the views.
@@ -60,18 +70,21 @@ def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, s
         UsageError: If the recording is shorter than a clip.
         UnreadableAudioError: If it cannot be decoded.
     """
-    samples = load_audio(recording, sample_rate_hz)
+    with decoder.open(recording, sample_rate_hz) as stream:
+        total_num_samples = sum(len(block) for block in stream.blocks)
     num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
-    if len(samples) < num_samples:
+    if total_num_samples < num_samples:
         raise UsageError(
-            f"{recording} has {len(samples) / sample_rate_hz:.2f} s, less than the "
+            f"{recording} has {total_num_samples / sample_rate_hz:.2f} s, less than the "
             f"{num_samples / sample_rate_hz:.2f} s of a clip; give a longer one."
         )
     random = np.random.default_rng(seed)
     draws = [
-        (random.integers(len(samples) - num_samples + 1), random.integers(-(2**31), 2**31, 2)) for _ in range(num_views)
+        (random.integers(total_num_samples - num_samples + 1), random.integers(-(2**31), 2**31, 2))
+        for _ in range(num_views)
     ]
-    crops = np.stack([samples[offset : offset + num_samples] for offset, _ in draws])
+    with decoder.open(recording, sample_rate_hz) as stream:
+        crops = _crops_at([offset for offset, _ in draws], num_samples, stream.blocks)
     seeds = tf.constant(np.stack([seed_pair for _, seed_pair in draws]), tf.int32)
     chain = AugmentationChain(config, sample_rate_hz)
     drawn = chain.draw(seeds, tf.ones([num_views], tf.bool))
@@ -85,6 +98,19 @@ def make_views(recording: Path, config: AugmentationConfig, *, num_views: int, s
         for number, (offset, _) in enumerate(draws)
     ]
     return Views(crops, views, parameters, sample_rate_hz)
+
+
+def _crops_at(offsets: Sequence[int], num_samples: int, blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """The crops that begin at `offsets` of the audio that `blocks` make up, float32 [len(offsets), num_samples]."""
+    crops = np.zeros([len(offsets), num_samples], np.float32)
+    block_start = 0
+    for block in blocks:
+        for crop, offset in zip(crops, offsets, strict=True):
+            first, end = max(offset, block_start), min(offset + num_samples, block_start + len(block))
+            if first < end:
+                crop[first - offset : end - offset] = block[first - block_start : end - block_start]
+        block_start += len(block)
+    return crops
 
 
 def _applied(drawn: dict[str, dict[str, tf.Tensor]], row: int) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ class HeadProbe:
 
 
 def request_of(config: ProbeConfig) -> HeadProbe:
-    """What the command is told, as a request; its preset is one that trains a head."""
+    """What the command is told, as a request; its preset is one that trains a head, and its model is given."""
     return HeadProbe(
         model=config.model.expanduser(),
         corpus=config.corpus,

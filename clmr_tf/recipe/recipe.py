@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -125,7 +126,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         if evaluation.preset == "quick":
             raise UsageError(f"{where}: the preset quick is no published protocol; choose released, thesis or grid.")
         try:
-            require_possible(request_of(evaluation))
+            require_possible(request_of(dataclasses.replace(evaluation, model=Path("decided-later"))))
         except UsageError as error:
             raise UsageError(f"{where}: probes: {error}") from error
         unknown = sorted(set(probe.expected_percent) - set(METRICS))

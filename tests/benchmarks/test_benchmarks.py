@@ -164,3 +164,14 @@ def test_finding_songs_among_many():
     # The product alone reads 6 MB, which no memory does in 10 microseconds.
     assert 0.01 < result["answer_ms"] <= result["slowest_answer_ms"] < 10_000
     assert result["ratio_to_scikit_learn"] > 0 and result["open_seconds"] > 0
+
+
+def test_decoding_beside_libsndfile():
+    result = result_of("decode", "--seconds", 10, "--repetitions", 1)
+    assert result["formats"].keys() == {"wav", "flac", "ogg_vorbis", "mp3", "mp3_vbr", "opus", "aac"}
+    assert "ratio_to_libsndfile" not in result["formats"]["aac"]
+    for measured in result["formats"].values():
+        # No core decodes and resamples a second of audio in 10 microseconds.
+        assert 1 < measured["real_time_per_core"] < 100_000
+    ratios = [one["ratio_to_libsndfile"] for name, one in result["formats"].items() if name != "aac"]
+    assert min(ratios) <= result["ratio_to_libsndfile"] <= max(ratios)

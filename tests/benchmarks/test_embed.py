@@ -1,7 +1,6 @@
 """The benchmarks of exported models: what they are fed is right, and their figures follow from each other."""
 
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import soundfile
 
 from benchmarks.embed import write_music
 from clmr_tf.audio_files import load_audio
+from clmr_tf.hardware import num_usable_cores
 from clmr_tf.runtimes.files import add_runtime_files
 from clmr_tf.runtimes.formats import FORMATS
 from tests.clmr_tf.probed import TAGS, tiny_model, write_tiny_model
@@ -55,7 +55,7 @@ def test_the_ratios_of_embedding_follow_from_the_times(tmp_path):
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     size = ("--width", 0.0625, "--num-files", 2, "--batch-size", 4, "--repeats", 2, "--latency-repeats", 2)
     result = result_of("embed", *size, "--pytorch-python", python)
-    assert result["absent"] == {} and result["num_cpus"] == len(os.sched_getaffinity(0))
+    assert result["absent"] == {} and result["num_cpus"] == num_usable_cores()
     assert set(result["runtimes"]) == set(result["versions"]) == RUNTIMES | {"pytorch"}
     assert result["versions"]["pytorch"] == "-m benchmarks.pytorch_embedding --width"
     assert result["audio_seconds"] == pytest.approx(60, abs=0.1)

@@ -6,6 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from clmr_tf.downmix import mono_weights
 from tests.synthetic import melody
 
 CONSTANT = {"format": "MP3", "bitrate_mode": "CONSTANT"}
@@ -40,7 +41,7 @@ def write_song(path: Path, rate_hz: int, num_channels: int, options: dict, secon
 def prepared(path: Path, sample_rate_hz: int = 22050) -> np.ndarray:
     """What the prepared reader holds of a file: float64 [num_samples]."""
     samples, rate_hz = soundfile.read(path, always_2d=True)
-    return soxr.resample(samples.mean(axis=1), rate_hz, sample_rate_hz, quality="VHQ")
+    return soxr.resample(samples @ mono_weights(samples.shape[1]), rate_hz, sample_rate_hz, quality="VHQ")
 
 
 def assert_same(crop: np.ndarray, expected: np.ndarray) -> None:

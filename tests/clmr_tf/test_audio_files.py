@@ -45,7 +45,8 @@ def test_formats_of_libsndfile(tmp_path, written, num_channels):
         audio = np.concatenate(list(stream.blocks))
         assert (stream.source_rate_hz, stream.source_num_channels) == (rate_hz, num_channels)
     assert audio.dtype == np.float32
-    assert abs(len(audio) - SECONDS * RATE_HZ) <= 1
+    # FFmpeg leaves out the last block of some Vorbis files.
+    assert abs(len(audio) - SECONDS * RATE_HZ) <= (64 if subtype == "VORBIS" else 1)
     _assert_is_tone(audio, 997.0, TONE_DB, tolerance_db)
 
 
@@ -71,9 +72,9 @@ def _assert_is_tone(audio, frequency_hz, expected_db, tolerance_db):
     assert abs(level_db(inner) - expected_db) < tolerance_db
 
 
-def test_channels_are_averaged(tmp_path):
-    frequencies_hz = [500.0 * (channel + 1) for channel in range(8)]
-    path = tmp_path / "eight.wav"
+def test_many_channels_are_averaged(tmp_path):
+    frequencies_hz = [500.0 * (channel + 1) for channel in range(9)]
+    path = tmp_path / "nine.wav"
     write_sound(path, np.stack([tone(f, 2.0, 96000, 0.8) for f in frequencies_hz], axis=1), 96000, "WAV", "PCM_24")
     audio = load_audio(path, RATE_HZ)
     assert len(audio) == 2 * RATE_HZ
@@ -81,7 +82,7 @@ def test_channels_are_averaged(tmp_path):
     times = np.arange(len(inner)) / RATE_HZ
     for frequency_hz in frequencies_hz:
         amplitude = 2 * np.abs(np.mean(inner * np.exp(-2j * np.pi * frequency_hz * times)))
-        assert amplitude == pytest.approx(0.8 / 8, rel=1e-3)
+        assert amplitude == pytest.approx(0.8 / 9, rel=1e-3)
 
 
 def test_opposite_channels_cancel(tmp_path):
@@ -177,7 +178,7 @@ def test_decoding_needs_no_tensorflow():
 
 def test_versions_of_all_decoders_are_known():
     versions = decoder_versions()
-    assert versions.keys() == {"libsndfile", "soundfile", "soxr", "av"}
+    assert versions.keys() == {"av", "libavformat", "libavcodec", "soxr"}
     assert all(version[0].isdigit() for version in versions.values())
 
 
@@ -189,4 +190,4 @@ def test_a_low_bit_rate_mp3_is_decoded_as_in_one_piece(tmp_path):
     soundfile.write(path, music, 16_000, bitrate_mode="VARIABLE", compression_level=0.9)
     in_one_piece, rate_hz = soundfile.read(path, dtype="float32")
     assert path.stat().st_size * 8 / 60 < 50_000
-    np.testing.assert_allclose(load_audio(path, rate_hz), in_one_piece, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(load_audio(path, rate_hz), in_one_piece, rtol=0, atol=1e-5)

@@ -3,7 +3,6 @@
 import errno
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,13 @@ import pytest
 
 from clmr_tf.audio_decoders import UnreadableAudioError
 from clmr_tf.audio_files import load_audio, open_audio
-from tests.sounds import noise, tone, write_encoded, write_sound
+from tests.sounds import tone, write_encoded, write_sound
 
 RATE_HZ = 22050
 
 
 def _garbage(path):
     path.write_bytes(np.random.default_rng(5).integers(0, 256, 100_000, np.uint8).tobytes())
-
-
-def _damaged_flac(path):
-    write_sound(path, noise(5.0, 44100, seed=6), 44100, "FLAC", "PCM_16")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 5000] = bytes(5000)
-    path.write_bytes(data)
 
 
 def _with_sample(value):
@@ -60,12 +52,11 @@ def _film_without_sound(path):
 @pytest.mark.parametrize(
     ("write", "reason", "detail"),
     [
-        (_garbage, "unreadable", "ormat not recognised"),
+        (_garbage, "unreadable", "no audio was found"),
         (lambda path: path.write_bytes(b""), "unreadable", "empty"),
         (lambda path: path.write_text("Not found\n" * 100), "not_audio", "text"),
         (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))), "not_audio", "image"),
-        (_film_without_sound, "unreadable", "recognised"),
-        (_damaged_flac, "unreadable", "lost sync"),
+        (_film_without_sound, "not_audio", "it has no sound"),
         (_with_sample(np.nan), "unreadable", "NaN"),
         (_with_sample(-np.inf), "unreadable", "infinite"),
         (_opposite_infinities, "unreadable", "infinite"),
@@ -109,13 +100,4 @@ def test_an_absurd_sample_rate_is_refused_before_it_fills_the_disk(tmp_path, cla
     data[24:28] = claimed_rate_hz.to_bytes(4, "little")
     path.write_bytes(data)
     with pytest.raises(UnreadableAudioError, match="sample rate"):
-        load_audio(path, RATE_HZ)
-
-
-def test_without_pyav_the_error_names_it(tmp_path, monkeypatch):
-    path = tmp_path / "sound.m4a"
-    write_encoded(path, tone(440.0, 1.0, 44100)[None], 44100, "aac", "ipod")
-    assert len(load_audio(path, RATE_HZ)) > 0
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UnreadableAudioError, match="PyAV, which knows more formats, is not installed"):
         load_audio(path, RATE_HZ)

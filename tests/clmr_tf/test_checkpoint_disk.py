@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from clmr_tf.checkpoint import Checkpoints, restore_newest
 from clmr_tf.errors import ClmrError
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
+from tests.strict_python import STRICT_PYTHON
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
     """What the program, which is told where the disk is, has printed."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
-    python = [sys.executable, "-W", "error", "-c", program, tmp_path]
+    python = [*STRICT_PYTHON, "-c", program, tmp_path]
     command = ["unshare", "-rm", "sh", "-c", SCRIPT, "sh", size, tmp_path, *python]
     finished = subprocess.run([str(one) for one in command], cwd=ROOT, capture_output=True, text=True, check=False)
     if finished.returncode == 99:

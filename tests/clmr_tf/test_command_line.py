@@ -93,6 +93,17 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--corpus 7 --steps --jit", "`--steps` needs a value; --help says which."),
         ("--workdir", "`--workdir` needs a value; --help says which."),
         ("--config", "`--config` needs a value; --help says which."),
+        # The mistake is told from what is right before it, whatever type that has.
+        ("--augmentation-changes pitch.probability=0.5 --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--augmentation-changes a b --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--augmentation-changes=a --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--augmentation-changes --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--task 7 --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--corpus 7 --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--pretrained None --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--learning-rate 1 --early-stopping 3 --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--sample-rate-hz 8000 --schedule cosine --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--jit --no-profile --steps x", "`--steps` must be a whole number; received 'x'."),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, sentence):

@@ -97,9 +97,12 @@ def test_an_error_may_contain_what_looks_like_markup(capsys):
     assert "Bad file [red]a[/b].wav" in capsys.readouterr().err
 
 
-def test_warnings_of_the_library_are_shown(capsys):
+def test_warnings_and_notes_of_the_library_are_shown(capsys):
     def command(_arguments):
         logging.getLogger("clmr_tf.anything").warning("Only %d parts", 3)
+        logging.getLogger("clmr_tf.anything").info("Training on [2] cores")
+        logging.getLogger("clmr_tf.anything").debug("Nobody wants to know")
+        logging.getLogger("another").info("Nor this")
 
     root = logging.getLogger()
     before, root.handlers = root.handlers, []
@@ -107,4 +110,4 @@ def test_warnings_of_the_library_are_shown(capsys):
         run_command(command, [])
     finally:
         root.handlers = before
-    assert "warning: Only 3 parts" in capsys.readouterr().err
+    assert capsys.readouterr().err == "warning: Only 3 parts\nTraining on [2] cores\n"

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,14 +157,45 @@ def test_a_name_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):
     assert slow.folder == corpora / "tiny_songs-16000hz" and slow.manifest.sample_rate_hz == 16000
 
 
-def test_a_prepared_folder_goes_before_a_name(tmp_path, tiny_pipeline, monkeypatch):
+def test_a_prepared_folder_goes_before_a_name(tmp_path, tiny_pipeline, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     here = write_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
     assert resolve(tiny_pipeline, tmp_path / "corpora").manifest == here.manifest
     shutil.rmtree(here.folder)
     # A folder of music does not: the name says more than what happens to lie here.
     write_song(Path(tiny_pipeline), seed=3)
+    assert not caplog.records
     assert resolve(tiny_pipeline, tmp_path / "corpora").folder == tmp_path / "corpora" / "tiny_songs"
+    # And this is said, with the way to name the folder.
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and f"not for the folder {tmp_path / 'tiny_songs'}" in record.getMessage()
+    (way,) = re.findall(r"give (\S+)\.$", record.getMessage())
+    assert [item.source for item in resolve(way, tmp_path / "corpora").items] == ["song.wav"]
+    assert resolve(way, tmp_path / "corpora").folder.name.startswith("tiny_songs-")
+
+
+@pytest.mark.parametrize("kind", ["package", "folder", "module"])
+def test_another_package_called_pipelines_is_not_taken_for_ours(tmp_path, monkeypatch, kind):
+    music = write_song(tmp_path / "music")
+    others = tmp_path / "others" / "pipelines"
+    if kind == "module":
+        others.parent.mkdir()
+        others.with_suffix(".py").write_text("__path__ = []\n")
+    else:
+        others.mkdir(parents=True)
+        (others / "demo.py").write_text("raise SystemExit('code of others')\n")
+        if kind == "package":
+            (others / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.split(".")[0] == "pipelines"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(others.parent))
+    if kind == "folder":
+        # Not a package, so Python goes on to ours.
+        assert is_pipeline("demo") and len(resolve(music, tmp_path / "corpora").items) == 1
+        return
+    for corpus in ("demo", str(music)):
+        with pytest.raises(UsageError, match=f"another package called `pipelines`, {tmp_path}.*; rename it"):
+            resolve(corpus, tmp_path / "corpora")
 
 
 @pytest.mark.parametrize(

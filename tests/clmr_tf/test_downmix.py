@@ -34,8 +34,3 @@ def test_music_in_the_front_pair_is_as_loud_as_in_stereo():
     pair = np.random.default_rng(1).standard_normal((1000, 2)).astype(np.float32)
     surround = np.concatenate([pair, np.zeros((1000, 4), np.float32)], axis=1)
     np.testing.assert_allclose(surround @ mono_weights(6), pair.mean(axis=1), atol=1e-6)
-
-
-def test_no_channel_is_refused():
-    with pytest.raises(ValueError, match="at least 1 channel"):
-        mono_weights(0)

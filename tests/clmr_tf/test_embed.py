@@ -79,15 +79,19 @@ def test_odd_files_are_embedded_or_listed_and_harm_no_other(encoder, music, tmp_
     soundfile.write(tmp_path / "g last.wav", melody(2, 3 * RATE_HZ), RATE_HZ)
     embedded, skipped = embed_files(encoder, find_audio([tmp_path])[0], tmp_path / "x.npz", batch_size=2)
     found = read(tmp_path / "x.npz")
-    assert [one.path.name[0] for one in embedded] == list("abcg")
-    assert [Path(one.source).name[0] for one in skipped] == list("def")
+    assert [one.path.name[0] for one in embedded] == list("abcfg")
+    assert [Path(one.source).name[0] for one in skipped] == list("de")
     assert found["skipped_paths"].tolist() == [one.source for one in skipped] and found["skipped_reasons"][0]
-    np.testing.assert_array_equal(found["is_padded"], [False, True, False, False])
-    np.testing.assert_array_equal(found["file_index"], range(4))
-    np.testing.assert_allclose(found["durations_seconds"], [3, 1, 3, 3], atol=1e-3)
+    np.testing.assert_array_equal(found["is_padded"], [False, True, False, True, False])
+    np.testing.assert_array_equal(found["is_silent"], [False, False, True, False, False])
+    np.testing.assert_array_equal(found["file_index"], range(5))
+    np.testing.assert_allclose(found["durations_seconds"][[0, 1, 2, 4]], [3, 1, 3, 3], atol=1e-3)
+    # Of the song of 4 s, the rest is lost.
+    np.testing.assert_allclose(found["lost_seconds"], [0, 0, 0, 4 - found["durations_seconds"][3], 0], atol=1e-2)
+    assert read_songs(tmp_path / "x.npz").silent_paths == {str(tmp_path / "c silent.flac")}
     silence = encoder.encode_clips(np.zeros((1, CLIP), np.float32))[0]
     np.testing.assert_allclose(found["vectors"][2], silence, atol=1e-5)
-    expected = encoder.embed(eight.mean(axis=1), sample_rate=192_000).vectors[0]
+    expected = encoder.embed(eight, sample_rate=192_000).vectors[0]
     np.testing.assert_allclose(found["vectors"][0], expected, atol=5e-3 * np.abs(expected).max())
 
 
@@ -124,12 +128,14 @@ def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
     np.testing.assert_array_equal(rows["time_seconds"], expected["times_seconds"])
     assert rows["path"] == expected["paths"][expected["file_index"]].tolist()
     assert rows["duration_seconds"] == expected["durations_seconds"][expected["file_index"]].tolist()
-    assert rows["is_padded"] == expected["is_padded"][expected["file_index"]].tolist()
+    for name in ("is_padded", "is_silent", "lost_seconds"):
+        assert rows[name] == expected[name][expected["file_index"]].tolist()
     metadata = json.loads(parquet.read_schema(tmp_path / "x.parquet").metadata[b"clmr_tf"])
     assert metadata["facts"] == json.loads(str(expected["facts"]))
     assert metadata["skipped"] == [[str(files[-1]), expected["skipped_reasons"][0]]]
     npz, same = read_songs(tmp_path / "x.npz"), read_songs(tmp_path / "x.parquet")
     assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.facts == same.facts
+    assert npz.silent_paths == same.silent_paths
     np.testing.assert_allclose(same.means, npz.means, rtol=1e-6)
 
 

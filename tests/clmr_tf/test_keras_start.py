@@ -1,7 +1,13 @@
 """Commands start without what Keras only wraps, and can import it all the same."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
 
 COMMAND = """
 import sys
@@ -43,3 +49,58 @@ def test_what_is_loaded_already_stays():
 def test_a_library_that_imports_ours_keeps_keras_with_its_wrappers():
     lines = outputs_of("import sys, clmr_tf.encoder; print('sklearn' in sys.modules)")
     assert lines == ["True"]
+
+
+NOISY = """
+import os
+os.write(2, b"I0000 cudart_stub.cc: Could not find cuda drivers on your machine\\n")
+{then}
+"""
+
+
+@pytest.mark.parametrize("then", ["version = 7", "raise ImportError('libcudart is broken')"])
+def test_what_tensorflow_writes_while_it_is_imported_is_shown_only_if_that_fails(tmp_path, then):
+    """A TensorFlow that writes to standard error from below Python, as 2.21 does."""
+    (tmp_path / "tensorflow.py").write_text(NOISY.format(then=then))
+    code = """
+import os, sys
+from clmr_tf.console import run_command
+
+def command(_arguments):
+    import tensorflow
+    os.write(2, b"afterwards\\n")
+    print(tensorflow.version)
+
+sys.exit(run_command(command, []))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if "raise" in then:
+        assert ended.returncode == 1 and ended.stdout == ""
+        first, second = ended.stderr.splitlines()
+        assert "Could not find cuda drivers" in first and "libcudart is broken" in second
+    else:
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "afterwards\n")
+
+
+def test_a_command_starts_tensorflow_and_xla_without_a_word():
+    code = """
+import sys
+from clmr_tf.console import run_command
+
+def command(_arguments):
+    from clmr_tf.xla_start import start_xla_quietly
+    start_xla_quietly()
+    import tensorflow as tf
+    print(float(tf.function(lambda: tf.ones([]) + 1, jit_compile=True)()))
+
+sys.exit(run_command(command, []))
+"""
+    # Not what the tests set for themselves.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2.0\n", "")

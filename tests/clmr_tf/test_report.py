@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from clmr_tf.model_writing import write_model_folder
 from clmr_tf.report import main
 from clmr_tf.reporting.result_files import READS_FORMAT_VERSION, read_results
 from tests.clmr_tf.reporting.written_results import result, write
+from tests.strict_python import STRICT_PYTHON
 from tests.synthetic import write_corpus
 
 
@@ -80,7 +80,7 @@ def test_reads_what_the_probe_writes(probed):
 
 
 def test_the_command_in_a_process_of_its_own_loads_no_tensorflow(probed, tmp_path):
-    command = [sys.executable, "-W", "error", "-c"]
+    command = [*STRICT_PYTHON, "-c"]
     command += [
         "import sys; from clmr_tf.report import main; main(sys.argv[1:]); sys.exit('tensorflow' in sys.modules)",
         "--results",

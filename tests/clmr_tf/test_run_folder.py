@@ -55,7 +55,10 @@ def test_a_run_may_go_on_longer_but_not_otherwise(tmp_path, corpus):
 def test_the_end_of_a_cosine_does_not_move_unless_it_was_set_apart_from_the_end_of_the_run(tmp_path, corpus):
     cosine = dataclasses.replace(CONFIG, schedule="cosine")
     start(tmp_path / "tied", cosine, corpus)
-    for change, words in (({"steps": 20}, "steps 10 -> 20"), ({"epochs": 3}, "epochs 0 -> 3")):
+    for change, words in (
+        ({"steps": 20}, "steps 10 -> 20; its cosine schedule"),
+        ({"epochs": 3}, "epochs 0 -> 3; its cosine"),
+    ):
         with pytest.raises(UsageError, match=words):
             start(tmp_path / "tied", dataclasses.replace(cosine, **change), corpus, 5)
     start(tmp_path / "tied", dataclasses.replace(cosine, log_every=3), corpus, 5)

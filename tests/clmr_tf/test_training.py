@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from clmr_tf import hardware
 from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.console import run_command
 from clmr_tf.contrastive import ContrastiveModel
@@ -43,6 +44,19 @@ def workdir(trained, tmp_path):
 def run(arguments: list[str], capsys) -> tuple[int, str]:
     code = run_command(main, arguments)
     return code, capsys.readouterr().err
+
+
+def test_a_training_says_what_it_runs_on(corpus, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 7)
+    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
+    assert caplog.messages.count("Training on 7 CPU cores.") == 1 and "NVIDIA" not in caplog.text
+    # A GPU that TensorFlow does not find.
+    monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia0").touch()
+    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "2")) == 0
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.getMessage().startswith("This machine has an NVIDIA GPU that TensorFlow")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys):

@@ -4,7 +4,6 @@ import json
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from clmr_tf.config import TrainConfig
 from clmr_tf.errors import ClmrError
 from clmr_tf.training import train
 from tests.clmr_tf.training_runs import words_of
+from tests.strict_python import STRICT_PYTHON
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
         (tmp_path / name).mkdir()
     settings = {"corpus": corpus.folder, "width": 0.0625, "steps": 6, "batch_size": 4, "augmentation": "none"}
     settings |= {"checkpoint_every": 2, "log_every": 1, "num_audio_examples": 0}
-    command = [sys.executable, "-W", "error", "-m", "clmr_tf.train", *words_of(settings)]
+    command = [*STRICT_PYTHON, "-m", "clmr_tf.train", *words_of(settings)]
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:
@@ -133,7 +133,7 @@ def test_a_run_that_may_go_on_trains_through_a_full_disk(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", num_songs=splits, num_samples=60_000, tag_names=("a",))
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
-    command = [sys.executable, "-W", "error", "-c", FILLING_TRAINING, corpus.folder]
+    command = [*STRICT_PYTHON, "-c", FILLING_TRAINING, corpus.folder]
     script = ["sh", "-c", FILLED_SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:

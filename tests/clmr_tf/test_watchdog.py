@@ -1,12 +1,12 @@
 """A process that waits where no signal reaches it ends by itself, with one sentence."""
 
 import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, ROOT
+from tests.strict_python import STRICT_PYTHON
 
 PROGRAM = """
 import sys, time
@@ -22,7 +22,7 @@ print("done")
 
 
 def run(then: str, num_reports: int) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-W", "error", "-c", PROGRAM.format(then=then), str(num_reports)]
+    arguments = [*STRICT_PYTHON, "-c", PROGRAM.format(then=then), str(num_reports)]
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.checkpoint_folder import checkpoint_path, list_checkpoints
+from tests.strict_python import STRICT_PYTHON
 
 ROOT = Path(__file__).parents[2]
 # Noise is random and cheap; all augmentations take most of the time until the first step of a start.
@@ -31,7 +31,7 @@ def command(corpus, workdir, *arguments: str) -> list[str]:
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "clmr_tf.train", *arguments],
+        [*STRICT_PYTHON, "-m", "clmr_tf.train", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

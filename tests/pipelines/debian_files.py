@@ -1,4 +1,4 @@
-"""A small Debian for tests: packages with made music, and a program that plays apt-get."""
+"""A small Debian for tests: packages with made music, and a program that plays apt-get and apt-cache."""
 
 import os
 import shutil
@@ -14,13 +14,20 @@ from tests.sounds import noise, write_sound
 needs_dpkg_deb = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
 
 # Plays apt-get: knows the packages of FOLDER, writes down what it is asked for, copies what shall be fetched.
-_APT_GET = """#!{python} -SEs
+# Plays apt-cache, too; it also knows the packages that the file "installed" names, which no archive has.
+_APT = """#!{python} -SEs
 import hashlib, pathlib, shutil, sys
 folder = pathlib.Path({folder!r})
 with (folder / "log").open("a") as log:
     print(*sys.argv[1:], file=log)
 names = [argument for argument in sys.argv[2:] if not argument.startswith("-")]
 debs = {{path.name.split("_")[0]: path for path in folder.glob("*.deb")}}
+installed = (folder / "installed").read_text().split() if (folder / "installed").exists() else []
+if sys.argv[1] == "pkgnames":
+    sys.exit(print(*debs, *installed, sep="\\n"))
+if sys.argv[1] == "madison":
+    lines = (f"{{name:>10}} | 1:2.0-1 | http://debian.invalid main/amd64 Packages" for name in names if name in debs)
+    sys.exit(print(*lines, sep="\\n"))
 for name in names:
     if name not in debs:
         sys.exit(f"W: of no matter\\nE: Unable to locate package {{name}}")
@@ -56,15 +63,16 @@ def build_package(folder: Path, name: str, files: dict[str, bytes], links: dict[
 
 
 def install_apt_get(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a program called apt-get first in PATH, which knows the packages in a folder.
+    """Puts programs called apt-get and apt-cache first in PATH, which know the packages in a folder.
 
-    It adds a line to the file "log" there for every call; a file "unreachable" there makes it fail to fetch, a file
-    "garbled" makes what it fetches wrong.
+    They add a line to the file "log" there for every call; a file "unreachable" there makes apt-get fail to fetch, a
+    file "garbled" makes what it fetches wrong, and a file "installed" names packages that no archive has.
     """
     programs = folder / "programs"
     programs.mkdir(parents=True)
-    (programs / "apt-get").write_text(_APT_GET.format(python=sys.executable, folder=str(folder)))
-    (programs / "apt-get").chmod(0o755)
+    for name in ("apt-get", "apt-cache"):
+        (programs / name).write_text(_APT.format(python=sys.executable, folder=str(folder)))
+        (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
 
 

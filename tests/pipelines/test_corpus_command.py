@@ -1,7 +1,10 @@
+import dataclasses
 import importlib
+from pathlib import Path
 
 import pytest
 
+from clmr_tf.corpus_resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 
 NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard")
@@ -40,3 +43,33 @@ def test_options_are_checked_as_everywhere(pipeline):
         pipeline.main(["--sampel-rate-hz", "16000"])
     with pytest.raises(UsageError, match="max_skipped_share cannot be 2"):
         pipeline.main(["--max-skipped-share", "2"])
+
+
+@dataclasses.dataclass
+class PreparedError(Exception):
+    """Stands for a preparation, which is not what these tests are about."""
+
+    destination: Path
+
+
+@pytest.mark.parametrize("name", [*NAMES, "demo", "debian_games"])
+@pytest.mark.parametrize(
+    ("options", "rate_hz", "reader"),
+    [
+        ([], 22050, "prepared"),
+        (["--sample-rate-hz", "16000"], 16000, "prepared"),
+        (["--reader", "direct"], 22050, "direct"),
+    ],
+)
+def test_a_corpus_is_prepared_where_other_commands_look_for_it(name, options, rate_hz, reader, monkeypatch):
+    module = importlib.import_module(f"pipelines.{name}")
+
+    def prepare_corpus(destination, *_):
+        raise PreparedError(destination)
+
+    monkeypatch.setattr(module, "prepare_corpus", prepare_corpus)
+    with pytest.raises(PreparedError) as by_pipeline:
+        module.main(options)
+    with pytest.raises(PreparedError) as by_name:
+        resolve_corpus(name, corpora=Path("corpora"), sample_rate_hz=rate_hz, clip_num_samples=1, reader=reader)
+    assert by_pipeline.value.destination == by_name.value.destination

@@ -18,7 +18,7 @@ from pipelines.debian_games_tracks import (
 
 def track(game, number, artist="", *, song=None, package=None):
     path = f"usr/{number}.ogg"
-    return Track("small", package or f"{game}-music", path, game, artist, song or f"{game}/{number}", "GPL-2+")
+    return Track("small", package or f"{game}-music", path, game, artist, song or f"{game}/{number}", "GPL-2+", "")
 
 
 def game(name, num_songs, artist=""):
@@ -44,6 +44,8 @@ def test_the_table_is_what_the_notes_say():
         assert entry.licence and re.fullmatch(r"[a-z0-9-]+", entry.game)
         assert re.search(r"\.(ogg|opus|mp3)$", entry.path) and not entry.path.startswith("/")
         assert ".." not in entry.path.split("/")
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
+    assert len({entry.sha256 for entry in tracks}) == len(tracks)
 
 
 def test_recordings_of_one_song_share_it():

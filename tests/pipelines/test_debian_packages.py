@@ -1,7 +1,8 @@
 import pytest
 
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.debian_packages import archive_of, fetch_package, find_packages, take_files
+from pipelines.debian_package_lists import find_packages, version_in_name
+from pipelines.debian_packages import archive_of, fetch_package, take_files
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, zipped
 
 
@@ -24,20 +25,23 @@ def calls(debian):
 
 @needs_dpkg_deb
 def test_packages_are_fetched_once(debian, tmp_path):
-    first, second = find_packages(["b.c+d-data", "a-music"])
+    found = find_packages(["b.c+d-data", "a-music"])
+    assert list(found) == ["b.c+d-data", "a-music"]
+    first, second = found.values()
     assert (first.name, first.version) == ("b.c+d-data", "1:2.0-1")
-    assert calls(debian) == ["download --print-uris b.c+d-data a-music"]
+    asked = calls(debian)
+    assert asked[-1] == "download --print-uris b.c+d-data a-music"
     cache = tmp_path / "cache"
     path = fetch_package(second, cache)
     assert path == cache / "a-music_1%3a2.0-1_all.deb"
     assert path.read_bytes() == (debian / path.name).read_bytes()
     assert fetch_package(second, cache) == path
-    assert calls(debian)[1:] == ["download a-music"]
+    assert calls(debian)[len(asked) :] == ["download a-music"]
 
 
 @needs_dpkg_deb
 def test_what_is_cut_or_changed_is_fetched_again(debian, tmp_path):
-    (package,) = find_packages(["a-music"])
+    package = find_packages(["a-music"])["a-music"]
     path = fetch_package(package, tmp_path)
     content = path.read_bytes()
     for damaged in (content[:-1], content[:-1] + b"?"):
@@ -48,7 +52,7 @@ def test_what_is_cut_or_changed_is_fetched_again(debian, tmp_path):
 
 @needs_dpkg_deb
 def test_a_failed_download_is_one_sentence_and_leaves_nothing_that_looks_whole(debian, tmp_path):
-    (package,) = find_packages(["a-music"])
+    package = find_packages(["a-music"])["a-music"]
     (debian / "unreachable").touch()
     with pytest.raises(
         ClmrError, match=r"could not fetch a-music \(Failed to fetch \S+ Could not connect\); see to the network"
@@ -65,25 +69,38 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing_that_looks_whole(d
 
 
 @needs_dpkg_deb
-def test_an_unknown_package_is_named(debian):
-    with pytest.raises(UsageError, match=r"knows no package gone-music; .*apt-get update.*--leave-out gone-music"):
-        find_packages(["a-music", "gone-music"])
+def test_an_unknown_package_is_left_out_and_none_at_all_is_an_error(debian):
+    assert list(find_packages(["gone-music", "a-music"])) == ["a-music"]
+    with pytest.raises(UsageError, match=r"can get none of 2 packages, such as gone-music; .*apt-get update"):
+        find_packages(["gone-music", "lost-data"])
 
 
-def test_an_apt_get_that_fails_otherwise_is_quoted(tmp_path, monkeypatch):
+def test_an_apt_that_fails_is_quoted(tmp_path, monkeypatch):
     install_apt_get(tmp_path, monkeypatch)
     script = "#!/bin/sh\necho 'E: The list of sources could not be read.' >&2\nexit 100\n"
-    (tmp_path / "programs/apt-get").write_text(script)
-    with pytest.raises(UsageError, match=r"knows no package a-music \(The list of sources could not be read\)"):
+    (tmp_path / "programs/apt-cache").write_text(script)
+    with pytest.raises(UsageError, match=r"such as a-music \(The list of sources could not be read\); have"):
         find_packages(["a-music"])
-    (tmp_path / "programs/apt-get").write_text("#!/bin/sh\nexit 0\n")
-    with pytest.raises(UsageError, match="knows no package a-music; "):
+
+
+@needs_dpkg_deb
+def test_an_apt_get_that_fails_is_quoted(debian):
+    script = "#!/bin/sh\necho 'E: The package cache file is corrupted.' >&2\nexit 100\n"
+    (debian / "programs/apt-get").write_text(script)
+    with pytest.raises(UsageError, match=r"such as a-music \(The package cache file is corrupted\); have"):
         find_packages(["a-music"])
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("wesnoth-1.16-music", "1.16"), ("x-2.10.1", "2.10.1"), ("b.c+d-data", None), ("x-2-y", None)]
+)
+def test_the_version_in_a_name(name, version):
+    assert version_in_name(name) == version
 
 
 def test_machines_without_apt_get_or_dpkg_deb_are_told_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="no apt-get on this machine"):
+    with pytest.raises(UsageError, match="no apt-cache on this machine"):
         find_packages(["a-music"])
     with pytest.raises(UsageError, match="no dpkg-deb on this machine"):
         take_files(tmp_path / "a.deb", ["1.ogg"], tmp_path / "cache")

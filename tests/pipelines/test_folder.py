@@ -31,7 +31,7 @@ def test_who_prepares_through_the_library_is_told_once_what_was_left_out(tmp_pat
     shown = capfd.readouterr()
     assert shown.err.splitlines()[-1] == (
         f"{tmp_path}/corpus: 2 items (1 train, 1 valid), 0.00 hours of audio; "
-        "left out: 1 not_audio (see skipped.jsonl there)."
+        "left out: 1 not_audio (see skipped.jsonl there); no audio: 1 .mp3."
     )
     assert shown.out == ""
     prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
@@ -83,3 +83,29 @@ def test_a_stereo_file_and_its_mono_mix_give_the_same_audio(tmp_path):
     corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
     assert corpus.items[0].digest == corpus.items[1].digest
     assert np.array_equal(*(corpus.read_samples(item) for item in corpus.items))
+
+
+def test_copies_of_a_recording_are_one_song_of_one_split(tmp_path, caplog):
+    for seed in range(12):
+        for place in ("a", "b/copy of ", "c/"):
+            write_clip(tmp_path / f"music/{place}{seed}.flac", seed)
+    corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS, FolderSettings(valid_share=0.25))
+    assert "24 of 36 files are copies of others; copies count as one song." in caplog.text
+    assert corpus.manifest.num_songs == {"train": 9, "valid": 3}
+    assert corpus.manifest.num_items == {"train": 27, "valid": 9}
+    for split in ("train", "valid"):
+        others = {item.digest for item in corpus.items if item.split != split}
+        assert not others & {item.digest for item in corpus.items_of(split)}
+    by_song = {}
+    for item in corpus.items:
+        by_song.setdefault(item.song_id, []).append(item)
+    assert all(len(items) == 3 and len({item.digest for item in items}) == 1 for items in by_song.values())
+
+
+def test_a_copy_in_another_split_is_warned_of_and_stays(tmp_path, caplog):
+    for name in ("train/a", "train/b", "valid/a"):
+        write_clip(tmp_path / f"music/{name}.flac", seed=ord(name[-1]))
+    corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)
+    assert "Recordings in more than one split: 1;" in caplog.text
+    assert [item.split for item in corpus.items] == ["train", "train", "valid"]
+    assert len({item.song_id for item in corpus.items}) == 3

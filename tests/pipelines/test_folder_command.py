@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_the_command_prepares_a_real_collection(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == (
         f"{tmp_path}/corpus: 7 items (6 train, 1 valid), 0.00 hours of audio; "
-        "left out: 3 not_audio, 1 unreadable (see skipped.jsonl there).\n"
+        "left out: 3 not_audio, 1 unreadable (see skipped.jsonl there); "
+        "no audio: 1 .jpg, 1 .mp3, 1 .wav.\n"
     )
     # No bar and no colours where nobody looks.
     assert "\x1b" not in finished.stderr
@@ -175,7 +177,9 @@ def test_help_names_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    shown = capsys.readouterr().out
+    # Without the breaks of its lines.
+    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "[OPTIONS] MUSIC " in shown
     for option, default in [
         ("--out", None),
         ("--valid-share", "0.1"),

@@ -31,15 +31,15 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the loss of the n-th step of a process NaN."""
+    """Makes the losses of some steps of a process NaN; the first is 1."""
 
-    def poison(number: int) -> None:
+    def poison(*numbers: int) -> None:
         score = ContrastiveModel.score
 
         def score_with_nan(self, views, training):
             loss, watched = score(self, views, training)
-            is_the_one = tf.equal(self.weight_update.num_steps, number - 1)
-            return tf.where(is_the_one, np.nan, 1.0) * loss, watched
+            is_one = tf.reduce_any(tf.equal(self.weight_update.num_steps + 1, numbers))
+            return tf.where(is_one, np.nan, 1.0) * loss, watched
 
         monkeypatch.setattr(ContrastiveModel, "score", score_with_nan)
 
@@ -106,3 +106,11 @@ def test_a_run_goes_on_without_the_step_counts_it_and_says_so(corpus, tmp_path, 
     iterations = [value for name, value in saved.items() if re.match(r"optimizer/0/", name)]
     assert iterations == [4]
     assert not (tmp_path / "run" / "nonfinite").exists()
+
+
+def test_a_run_that_left_out_most_of_its_steps_has_failed(corpus, tmp_path, poisoned):
+    poisoned(*range(1, 12))
+    config = config_of(corpus, tmp_path / "run", steps=12, log_every=1, on_nonfinite="skip")
+    for _ in range(2):
+        with pytest.raises(ClmrError, match=r"^11 of the 12 steps were left out, .*; try a lower --learning-rate"):
+            train(config)

@@ -5,6 +5,7 @@ api_rest.md. Only for tests: nothing is batched or measured.
 """
 
 import base64
+import inspect
 import json
 import re
 import threading
@@ -30,6 +31,12 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.apis.status_pb2 import StatusProto
 
 _VERSION = 1
+# protobuf 4 has the older name, 5 and later the other.
+_ALL_FIELDS = {
+    name: True
+    for name in inspect.signature(MessageToDict).parameters
+    if name in ("including_default_value_fields", "always_print_fields_with_no_presence")
+}
 _HTTP_STATUS = {grpc.StatusCode.INVALID_ARGUMENT: 400, grpc.StatusCode.NOT_FOUND: 404}
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<rest>:predict|/metadata)?$")
 
@@ -169,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _message(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
+    return MessageToDict(message, **_ALL_FIELDS, preserving_proto_field_name=True)
 
 
 def _decoded(value: Any) -> Any:

@@ -1,0 +1,67 @@
+"""`clmr-tf`: the list of commands, what it starts, and what it does not know."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from clmr_tf import __main__ as command_list
+from clmr_tf import __version__
+from clmr_tf.console import run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+def has_main(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text("utf-8")).body
+    )
+
+
+def test_it_lists_every_command_and_every_corpus(capsys):
+    # Commands end like this; others are run by our own code alone.
+    commands = {
+        path.stem for path in (ROOT / "clmr_tf").glob("*.py") if "sys.exit(run_command(main))" in path.read_text()
+    }
+    commands |= {path.parent.name for path in (ROOT / "clmr_tf").glob("*/__main__.py")}
+    assert set(command_list.COMMANDS) == commands >= {"train", "augment"}
+    corpora = {path.stem for path in (ROOT / "pipelines").glob("*.py") if has_main(path)}
+    assert set(command_list.CORPORA) == corpora >= {"demo", "gtzan"}
+    for arguments in ([], ["--help"], ["prepare"]):
+        assert run_command(command_list.main, arguments) == 0
+        listing = capsys.readouterr().out
+        assert all(f"clmr-tf {name} " in listing for name in commands)
+        assert all(f"clmr-tf prepare {name} " in listing for name in corpora)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["similar", "--help"], "python -m clmr_tf.similar"),
+        (["augment", "--help"], "python -m clmr_tf.augment"),
+        (["prepare", "gtzan", "--help"], "python -m pipelines.gtzan"),
+    ],
+)
+def test_the_arguments_behind_the_name_are_those_of_the_command(capsys, arguments, program):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(command_list.main, arguments)
+    assert stopped.value.code == 0 and program in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "There is no command 'trian'; did you mean `train`?"),
+        (["xyz"], "There is no command 'xyz'; `clmr-tf` alone lists them all."),
+        (["prepare", "gtzen"], "There is no corpus 'gtzen' to prepare; did you mean `gtzan`?"),
+        (["similar", "--top", "0"], "--top must be at least 1; received 0."),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(capsys, arguments, sentence):
+    assert run_command(command_list.main, arguments) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_its_version_is_that_of_the_package(capsys):
+    assert run_command(command_list.main, ["--version"]) == 0
+    assert capsys.readouterr().out == f"clmr_tf {__version__}\n"

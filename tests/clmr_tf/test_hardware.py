@@ -1,0 +1,97 @@
+"""What a training says that it runs on, and a GPU that TensorFlow cannot use."""
+
+import os
+import types
+
+import pytest
+import tensorflow as tf
+
+from clmr_tf import hardware
+from clmr_tf.hardware import devices_in_words, num_usable_cores, unusable_gpu
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets the GPUs that TensorFlow finds."""
+
+    def found(*names):
+        devices = [types.SimpleNamespace(name=name) for name in names]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices if kind == "GPU" else [])
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda gpu: {"device_name": gpu.name} if gpu.name else {}
+        )
+
+    return found
+
+
+def strategy(num_replicas, num_workers=1):
+    addresses = {"worker": [f"host{index}:1" for index in range(num_workers)]}
+    cluster = types.SimpleNamespace(as_dict=lambda: addresses)
+    resolver = types.SimpleNamespace(task_type="worker", cluster_spec=lambda: cluster) if num_workers > 1 else None
+    return types.SimpleNamespace(num_replicas_in_sync=num_replicas, cluster_resolver=resolver)
+
+
+@pytest.mark.parametrize(
+    ("names", "replicas", "workers", "words"),
+    [
+        ([], 1, 1, "6 CPU cores"),
+        ([], 2, 1, "6 CPU cores, in 2 replicas"),
+        ([], 3, 3, "3 workers, this one with 6 CPU cores"),
+        (["NVIDIA H200"], 1, 1, "1 GPU: NVIDIA H200"),
+        (["NVIDIA H200", "NVIDIA T4"], 2, 1, "2 GPUs: NVIDIA H200, NVIDIA T4"),
+        # A single device is the first.
+        (["NVIDIA H200", "NVIDIA T4"], 1, 1, "1 GPU: NVIDIA H200"),
+        (["NVIDIA H200", "NVIDIA H200"], 4, 2, "2 workers, this one with 2 GPUs: NVIDIA H200, NVIDIA H200"),
+        ([""], 1, 1, "1 GPU: unknown"),
+    ],
+)
+def test_devices_in_words(monkeypatch, gpus, names, replicas, workers, words):
+    gpus(*names)
+    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 6)
+    assert devices_in_words(strategy(replicas, workers)) == words
+
+
+def test_one_core_is_one_core(monkeypatch, gpus):
+    gpus()
+    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 1)
+    assert devices_in_words(tf.distribute.get_strategy()) == "1 CPU core"
+
+
+def test_the_cores_of_this_process_count_and_where_that_is_unknown_those_of_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert num_usable_cores() == 3
+    # As on macOS.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_usable_cores() == 10
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert num_usable_cores() == 1
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine without an NVIDIA GPU, as the folders of devices and drivers that are looked at."""
+    monkeypatch.setattr(hardware, "_DRIVER_FOLDER", tmp_path / "proc")
+    monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path / "dev")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("sign", ["proc", "dev/nvidia0", "dev/nvidia3"])
+def test_a_gpu_that_tensorflow_cannot_use_is_said_with_what_to_do(machine, gpus, monkeypatch, sign):
+    gpus()
+    assert unusable_gpu() is None
+    (machine / sign).mkdir()
+    sentence = unusable_gpu()
+    assert "NVIDIA GPU that TensorFlow" in sentence and "nvidia-smi" in sentence
+    assert f"pip install 'tensorflow[and-cuda]=={tf.__version__}'" in sentence
+    # On purpose.
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert unusable_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert unusable_gpu() == sentence
+    gpus("NVIDIA H200")
+    assert unusable_gpu() is None

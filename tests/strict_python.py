@@ -1,0 +1,11 @@
+"""How tests start a Python of their own: warnings are errors there, too, but for one, see pyproject.toml."""
+
+import sys
+
+STRICT_PYTHON = [
+    sys.executable,
+    "-W",
+    "error",
+    "-W",
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+]
