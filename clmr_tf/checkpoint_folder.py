@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from clmr_tf.files import sync
+from clmr_tf.files import put_in_place, sync
 
 CHECKSUMS_FILE = "checksums.json"
 _FORMAT_VERSION = 1
@@ -48,13 +48,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     try:
         draft.mkdir()
         yield draft
-        for file in draft.iterdir():
-            sync(file)
-        sync(draft)
-        if path.exists():
-            path.rename(_hidden(path, "previous"))
-        draft.rename(path)
-        sync(folder)
+        put_in_place(draft, path, _hidden(path, "previous"))
         sync(folder.parent)
     finally:
         remove_remains(folder)

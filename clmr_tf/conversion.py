@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import read_arrays, require_writable, write_atomically
+from clmr_tf.files import put_in_place, read_arrays, require_writable, write_atomically
 from clmr_tf.head import Head
 from clmr_tf.model_folder import (
     GOLDEN_FILE,
@@ -137,7 +137,7 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
         written, _ = arrange(read_checkpoint(draft).tensors, draft)
         expected = {original: golden[ours] for original, ours in _OUR_NAMES.items() if ours in golden}
         errors = _require_equal(_original_outputs(written, golden["audio"]), expected, str(folder / GOLDEN_FILE))
-        draft.replace(checkpoint)
+        put_in_place(draft, checkpoint)
     finally:
         draft.unlink(missing_ok=True)
     return errors

@@ -1,10 +1,14 @@
 """Files that other programs rely on: written whole or not at all, where they can be found again."""
 
+import contextlib
+import errno
 import os
-import tempfile
+import secrets
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -68,26 +72,60 @@ def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file is on the disk, or the names in a folder."""
+    """Waits until a file is on the disk, or the names in a folder where its file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some network file systems sync no folders; they take care of names themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 
 
+def put_in_place(draft: Path, path: Path, previous: Path | None = None) -> None:
+    """Gives a finished file or folder its name in one step, so that a power cut leaves all of it or nothing of it.
+
+    Args:
+        draft: Comes to the disk, with all that is in it, before it is renamed.
+        path: The name, which is on the disk afterwards; in the same file system. A file that is there is replaced.
+        previous: Where a folder that is there goes first, since only an empty one could be replaced.
+
+    Raises:
+        OSError: If it cannot be written or renamed.
+    """
+    _sync_tree(draft)
+    if previous is not None and path.exists():
+        path.rename(previous)
+    draft.rename(path)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write into, which replaces the one at `path` in one step when the block ends without an error.
+
+    The parent folder must exist. Who may read it is up to the umask, as for every other file.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with draft.open("xb") as file:
+            yield file
+        put_in_place(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces the file at `path` in one step; text is encoded as UTF-8. The parent folder must exist."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only the owner may read.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replaced_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for inside in path.iterdir():
+            _sync_tree(inside)
+    sync(path)

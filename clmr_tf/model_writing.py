@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import refuse_pattern
+from clmr_tf.files import put_in_place, refuse_pattern
 from clmr_tf.head import Head
 from clmr_tf.model_folder import (
     CARD_FILE,
@@ -96,9 +96,7 @@ def write_model_folder(
         check_golden(draft)
         _keep_results(folder, draft)
         shutil.rmtree(previous, ignore_errors=True)
-        if folder.exists():
-            folder.rename(previous)
-        draft.rename(folder)
+        put_in_place(draft, folder, previous)
         shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

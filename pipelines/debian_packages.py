@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clmr_tf.console import notes
 from clmr_tf.errors import ClmrError
+from clmr_tf.files import put_in_place
 from pipelines.debian_package_lists import Package, absent_program, program_environment, reason_of, run_program
 from pipelines.unpacking import UnpackingLimits, unpack_zip
 
@@ -42,7 +43,7 @@ def fetch_package(package: Package, cache: Path) -> Path:
         raise ClmrError(
             f"apt-get could not fetch {package.name} ({reason}); see to the network and start again, the rest stays."
         )
-    arrived.replace(path)
+    put_in_place(arrived, path)
     return path
 
 
@@ -76,7 +77,7 @@ def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
             zipped = path.rename(path.with_name(f"{path.name}.packed"))
             unpack_zip(zipped, path, UnpackingLimits(num_bytes=_ZIP_LIMIT_FACTOR * zipped.stat().st_size + 2**20))
             zipped.unlink()
-    draft.rename(folder)
+    put_in_place(draft, folder)
     return folder
 
 

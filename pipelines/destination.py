@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from errno import EDQUOT, ENOSPC
@@ -11,6 +10,7 @@ from pathlib import Path
 from clmr_tf.corpus import MANIFEST_FILE
 from clmr_tf.corpus_resolution import prepared_name
 from clmr_tf.errors import UsageError
+from clmr_tf.files import put_in_place
 from pipelines.settings import PrepareSettings
 
 CORPORA = Path("corpora")
@@ -69,16 +69,8 @@ def publish(content: bytes, path: Path, work: Path) -> None:
         work: Folder on the same file system where it grows, and where a kill leaves it for the next start.
     """
     growing = work / f"new-{path.name}"
-    with growing.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    growing.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    growing.write_bytes(content)
+    put_in_place(growing, path)
 
 
 def _refuse_foreign_files(destination: Path) -> None:

@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import hashlib
 import http.client
-import os
 import re
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from clmr_tf.console import notes
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import put_in_place
 
 _BLOCK_NUM_BYTES = 2**20
 _SILENCE_LIMIT_SECONDS = 60.0
@@ -72,13 +72,12 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     with _claimed(part) as file:
         _receive(remote, file)
         file.flush()
-        os.fsync(file.fileno())
         if not has_checksum(part, remote.checksum):
             part.unlink()
             raise ClmrError(
                 f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
             )
-        part.replace(path)
+        put_in_place(part, path)
     return path
 
 

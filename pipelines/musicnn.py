@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from clmr_tf.console import notes
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import put_in_place
 
 SAMPLE_RATE_HZ = 16_000
 NUM_TAGS = 50
@@ -52,7 +53,7 @@ def fetch_wheel(folder: Path) -> Path:
             if finished.returncode or not (Path(arriving) / WHEEL).is_file():
                 reason = (finished.stderr.strip().splitlines() or ["no message"])[-1]
                 raise ClmrError(f"pip could not fetch musicnn 0.1.0 ({reason}); give its wheel with --musicnn FILE.")
-            (Path(arriving) / WHEEL).replace(path)
+            put_in_place(Path(arriving) / WHEEL, path)
     return path
 
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from clmr_tf.errors import UsageError
+from clmr_tf.files import sync
 
 _BLOCK_NUM_BYTES = 2**20
 
@@ -145,6 +146,7 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         )
     destination.mkdir(parents=True, exist_ok=True)
     root = destination.resolve()
+    folders = {root}
     for member in members:
         path = root / PurePosixPath(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +154,10 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         if not path.parent.resolve().is_relative_to(root):
             raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
         _write(member, path, archive)
+        folders.add(path.parent)
+    # Once for all of their files, of which there may be thousands.
+    for folder in folders:
+        sync(folder)
 
 
 def _objection_to_name(name: str) -> str | None:
@@ -176,6 +182,7 @@ def _write(member: _Member, path: Path, archive: object) -> None:
                 target.write(block)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        sync(growing)
         growing.replace(path)
     finally:
         growing.unlink(missing_ok=True)

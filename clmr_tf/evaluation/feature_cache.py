@@ -9,8 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from clmr_tf.audio_files import load_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.corpus import Corpus, Item
 from clmr_tf.evaluation.sources import FeatureSource
+from clmr_tf.files import replaced_file
 
 # Features of another layout, or cut from the audio otherwise, are computed again.
 _FORMAT_VERSION = 1
@@ -164,15 +163,6 @@ def _write(path: Path, features: Features, key: dict[str, object]) -> None:
     facts = json.dumps({"key": key, "sha256": _content_digest(features)})
     path.parent.mkdir(parents=True, exist_ok=True)
     # Into a file and not by way of the memory: these are the largest arrays of an evaluation.
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".draft")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            arrays = {"vectors": features.vectors, "item": features.item, "num_samples": features.num_samples}
-            np.savez(file, facts=np.array(facts), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with replaced_file(path) as file:
+        arrays = {"vectors": features.vectors, "item": features.item, "num_samples": features.num_samples}
+        np.savez(file, facts=np.array(facts), **arrays)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import put_in_place
 from clmr_tf.model_folder import GOLDEN_FILE, read_encoder, write_manifest
 from clmr_tf.model_manifest import read_manifest
 from clmr_tf.runtimes.comparison import compare, golden_outputs
@@ -79,7 +80,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
                 continue
             if facts["checked_with"] is None:
                 logger.warning("%s is not checked, since %s is not installed.", wanted.file, wanted.runtime)
-            (Path(draft) / wanted.file).replace(folder / wanted.file)
+            put_in_place(Path(draft) / wanted.file, folder / wanted.file)
             manifest = read_manifest(folder)
             manifest.setdefault("runtimes", {})[wanted.file] = facts
             write_manifest(folder, manifest)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import put_in_place
 
 ARCHIVE_SEPARATOR = "!/"
 
@@ -56,7 +57,7 @@ class PackageCache:
                 message = _run(["dpkg", "-x", str(archive.resolve()), str(unpacked)], self._folder)
                 if message is not None:
                     raise ClmrError(f"{archive} cannot be unpacked ({message}); delete it and start again.")
-                unpacked.rename(target)
+                put_in_place(unpacked, target)
         return target
 
     def _archive(self, package: str, version: str) -> Path:
@@ -74,7 +75,7 @@ class PackageCache:
                     f"run apt-get update, or put {pattern} into {self._folder}."
                 )
             archive = self._folder / fetched.name
-            fetched.rename(archive)
+            put_in_place(fetched, archive)
         return archive
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import os
 import random
 import subprocess
 import sys
@@ -63,17 +62,6 @@ def test_the_content_arrives_and_replaces_the_old(tmp_path, name):
     write_atomically(path, "")
     assert path.read_bytes() == b""
     assert names_in(tmp_path) == [name]
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_others_may_read_what_is_written(tmp_path, umask):
-    before = os.umask(umask)
-    try:
-        for content in ("new", "replaced"):
-            write_atomically(tmp_path / "file", content)
-            assert (tmp_path / "file").stat().st_mode & 0o7777 == 0o644
-    finally:
-        os.umask(before)
 
 
 def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):

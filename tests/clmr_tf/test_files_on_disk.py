@@ -1,0 +1,105 @@
+"""What has its name is on the disk with all that is in it, and who may read it is up to the umask."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clmr_tf.evaluation import feature_cache
+from clmr_tf.files import put_in_place, sync, write_atomically
+from pipelines.destination import publish
+from tests.clmr_tf.probed import tiny_model, write_tiny_model
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_who_may_read_what_is_written_is_up_to_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for content in ("new", "replaced"):
+            write_atomically(tmp_path / "file", content)
+            assert (tmp_path / "file").stat().st_mode & 0o7777 == 0o666 & ~umask
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """What is synced and renamed, in order, by names below `tmp_path`."""
+    calls, sync, rename = [], os.fsync, Path.rename
+
+    def name_of(path: Path) -> str:
+        return re.sub(r"\.[0-9a-f]{8}$", ".draft", str(path.relative_to(tmp_path)))
+
+    def noted_sync(handle):
+        calls.append(f"sync {name_of(Path(f'/proc/self/fd/{handle}').readlink())}")
+        sync(handle)
+
+    def noted_rename(source, target):
+        calls.append(f"rename {name_of(source)} to {name_of(target)}")
+        return rename(source, target)
+
+    monkeypatch.setattr("os.fsync", noted_sync)
+    monkeypatch.setattr("pathlib.Path.rename", noted_rename)
+    return calls
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_afterwards(tmp_path, calls):
+    write_atomically(tmp_path / "file", "new")
+    assert calls == ["sync .file.draft", "rename .file.draft to file", "sync ."]
+
+
+def test_a_folder_is_on_the_disk_with_all_that_is_in_it(tmp_path, calls):
+    draft, path = tmp_path / ".model.draft", tmp_path / "model"
+    (draft / "variables" / "deep").mkdir(parents=True)
+    for name in ("a", "variables/b", "variables/deep/c"):
+        (draft / name).write_text(name)
+    path.mkdir()
+    (path / "old").write_text("old")
+    put_in_place(draft, path, tmp_path / ".model.previous")
+    inside = ["/a", "/variables/b", "/variables/deep/c", "/variables/deep", "/variables", ""]
+    assert sorted(calls[:6]) == sorted(f"sync .model.draft{name}" for name in inside)
+    assert calls[5] == "sync .model.draft"
+    assert calls[6:] == ["rename model to .model.previous", "rename .model.draft to model", "sync ."]
+    assert (path / "a").read_text() == "a" and (tmp_path / ".model.previous" / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_syncs_no_folders_is_taken_as_it_is(tmp_path, monkeypatch, number, is_folder):
+    def fail(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fail)
+    (tmp_path / "file").touch()
+    if is_folder and number != errno.EIO:
+        sync(tmp_path)
+        return
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sync(tmp_path if is_folder else tmp_path / "file")
+
+
+def test_an_export_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    before = os.umask(0o027)
+    try:
+        folder = write_tiny_model(tiny_model(), tmp_path / "model")
+    finally:
+        os.umask(before)
+    renamed = calls.index("rename .model.draft to model")
+    for path in folder.rglob("*"):
+        assert f"sync .model.draft/{path.relative_to(folder)}" in calls[:renamed]
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640)
+    assert calls[renamed - 1] == "sync .model.draft" and calls[renamed + 1] == "sync ."
+
+
+def test_what_pipelines_publish_and_evaluations_keep_is_on_the_disk_too(tmp_path, calls):
+    work = tmp_path / "work"
+    work.mkdir()
+    publish(b"content", tmp_path / "manifest.json", work)
+    assert calls == ["sync work/new-manifest.json", "rename work/new-manifest.json to manifest.json", "sync ."]
+    calls.clear()
+    features = feature_cache.Features(*(np.zeros(1, np.int64) for _ in range(3)))
+    feature_cache._write(tmp_path / "features.npz", features, {})
+    assert calls == ["sync .features.npz.draft", "rename .features.npz.draft to features.npz", "sync ."]
