@@ -84,7 +84,11 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
         first_step = checkpoints.restore()
-        if set(gather_over_workers(strategy, first_step)) != {first_step}:
+        pending = PendingRow(config.workdir / PENDING_FILE)
+        # Looked at before all have come, since the chief drops it soon after, and the chief's answer counts.
+        answer = 2 * first_step + (pending.read(first_step) is not None)
+        answers = gather_over_workers(strategy, answer)
+        if {each // 2 for each in answers} != {first_step}:
             raise UsageError(
                 f"Workers resume from different steps, this one from {first_step}; give all the same --workdir, "
                 "on a folder that they share."
@@ -92,8 +96,8 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         if first_step == 0 and config.pretrained:
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.begin_averages()
-        pending = PendingRow(config.workdir / PENDING_FILE)
-        if first_step >= lengths.steps and pending.read(first_step) is None:
+        has_pending_row = answers[0] % 2 == 1
+        if first_step >= lengths.steps and not has_pending_row:
             return Outcome(config.workdir, first_step, first_step)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
