@@ -63,16 +63,22 @@ def main(arguments: Sequence[str]) -> None:
         description="Learns a representation of music from audio, with or without labels. The same command resumes.",
     )
     # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.run_folder import ends_with_schedule
     from clmr_tf.training import train
 
     with ProgressReport() as report:
         outcome = train(config, report)
     if outcome.first_step >= outcome.num_steps:
-        advice = (
-            "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
-            if outcome.ended_early
-            else "give more --steps to go on, or another --workdir to begin anew"
-        )
+        if outcome.ended_early:
+            advice = "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
+        elif ends_with_schedule(config):
+            advice = (
+                "its learning rate has reached zero with the last of them, by --schedule cosine, so it cannot go on; "
+                "give another --workdir, with --decay-steps for a run that may be made longer later"
+            )
+        else:
+            longer = "--epochs" if config.epochs else "--steps"
+            advice = f"give more {longer} to go on, or another --workdir to begin anew"
         results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
         return
     early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""

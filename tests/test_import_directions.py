@@ -58,6 +58,7 @@ ROWS = (
         "model_manifest",
         "model_writing",
         "run_folder",
+        "source_revision",
         "run_log",
         "run_examples",
         "pretrained",
