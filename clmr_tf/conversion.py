@@ -179,6 +179,11 @@ def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str
                 f"{whose} gives `{name}` of the shape {list(expected[name].shape)}, and the model has "
                 f"{list(received[name].shape)}; they are not of one model."
             )
+        if not (np.isfinite(received[name]).all() and np.isfinite(expected[name]).all()):
+            raise ClmrError(
+                f"`{name}` of the model or of {whose} is not finite (NaN or infinite), so nothing was written; give a "
+                "checkpoint with finite weights."
+            )
     errors = {name: relative_error(received[name], expected[name]) for name in names}
     for name, error in errors.items():
         if not error <= GOLDEN_TOLERANCE:

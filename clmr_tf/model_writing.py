@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import refuse_pattern
 from clmr_tf.head import Head
 from clmr_tf.model_folder import (
@@ -75,7 +75,7 @@ def write_model_folder(
     Raises:
         UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
         OSError: If the disk is full.
-        ClmrError: If what was written does not give the same embeddings.
+        ClmrError: If the model gives numbers that are not finite, or what was written gives others.
     """
     refuse_pattern(folder)
     draft, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("draft", "previous"))
@@ -159,6 +159,18 @@ def _require_replaceable(folder: Path) -> None:
         )
 
 
+def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
+    # The weights by themselves, since a ReLU makes zeros of NaN, and the embedding is finite again.
+    numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
+    found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
+    if found is not None:
+        what = "numbers for the golden clips," if found in golden else "weights,"
+        raise ClmrError(
+            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; take another "
+            "checkpoint, such as the best one, or one of a run whose loss stayed finite."
+        )
+
+
 def _write(
     encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None, projector: keras.Model | None
 ) -> None:
@@ -180,6 +192,7 @@ def _write(
     if projector:
         np.savez(folder / PROJECTOR_FILE, **dict(zip(("hidden", "projection"), projector.get_weights(), strict=True)))
         golden["projection"] = projector(tf.constant(embedding)).numpy()
+    _require_finite(encoder, golden)
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
     arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {

@@ -9,6 +9,7 @@ from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
 from clmr_tf.errors import UsageError
 from clmr_tf.loop.pending_row import PendingRow
+from clmr_tf.loop.skipped_steps import require_trained
 from clmr_tf.loop.steps import AfterStep
 from clmr_tf.loop.watchdog import watched_workers
 from clmr_tf.model_building import build_model, checkpoint_groups
@@ -51,7 +52,8 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     Raises:
         UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
-        ClmrError: If the training cannot go on; the newest checkpoint is as it was.
+        ClmrError: If the training cannot go on; the newest checkpoint is as it was. Also at the end of a run that has
+            skipped more than half of its steps because they were not finite.
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
@@ -97,8 +99,11 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.begin_averages()
         has_pending_row = answers[0] % 2 == 1
+        num_skipped = model.weight_update.num_skipped
         if first_step >= lengths.steps and not has_pending_row:
+            require_trained(config.workdir, first_step, int(num_skipped.numpy()))
             return Outcome(config.workdir, first_step, first_step)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
+        require_trained(config.workdir, num_steps, int(num_skipped.numpy()))
         return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)

@@ -127,6 +127,9 @@ def test_a_model_that_is_not_what_was_recorded_is_not_written(tmp_path, capfd, e
     arguments = "--from-pytorch", tmp_path / "clmr.pt", "--out", tmp_path / "model", "--golden"
     assert convert(*arguments, tmp_path / "golden.npz") == 1
     assert "differs in `h` from" in capfd.readouterr().err
+    np.savez(tmp_path / "golden.npz", audio=audio(22050), h=np.full_like(wrong, np.nan))
+    assert convert(*arguments, tmp_path / "golden.npz") == 1
+    assert "is not finite (NaN or infinite), so nothing was written" in capfd.readouterr().err
     np.savez(tmp_path / "golden.npz", audio=audio(22050), h=wrong[:1])
     assert convert(*arguments, tmp_path / "golden.npz") == 2
     np.savez(tmp_path / "golden.npz", audio=audio(22050)[:, :-1], h=wrong)
