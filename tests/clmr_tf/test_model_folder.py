@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_loaded(folder, tmp_
         encoder = make_encoder()
         statistic = encoder.normalizations[position].moving_mean
         statistic.assign(np.full(statistic.shape, value))
-        words = r"^The model's weights, `.*moving_mean`, are not finite \(NaN or infinite\), so nothing was written; take another"
+        words = r"^The model's weights, `.*moving_mean`, are not finite \(NaN or infinite\), so nothing was written;"
         with pytest.raises(ClmrError, match=words):
             write_model_folder(encoder, tmp_path / "new", FACTS)
         assert [path.name for path in tmp_path.iterdir()] == ["model"]

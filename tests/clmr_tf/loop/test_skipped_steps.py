@@ -81,7 +81,7 @@ def test_a_run_that_did_little_but_skip_fails_and_so_does_its_export(tmp_path, c
     assert run_command(export, ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 1
     errors = " ".join(capsys.readouterr().err.split())
     assert re.fullmatch(
-        r"error: The model's numbers for the golden clips, `embedding`, are not finite \(NaN or infinite\), so nothing was written; .*",
+        r"error: The model's numbers for the golden clips, `embedding`, are not finite .*, so nothing was written; .*",
         errors,
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["melodies", "run"]
