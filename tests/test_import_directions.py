@@ -20,6 +20,7 @@ ROWS = (
         "config",
         "config_rules",
         "probe_config",
+        "model_option",
         "command_line",
     },
     {
@@ -56,6 +57,7 @@ ROWS = (
         "model_card_scores",
         "model_folder",
         "model_manifest",
+        "model_replacing",
         "model_writing",
         "run_folder",
         "source_revision",
