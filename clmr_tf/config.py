@@ -151,7 +151,8 @@ class TrainConfig:
     """Steps that run without going back to Python."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What happens when a loss or gradient is NaN or infinite: the run stops and keeps what is needed to find out
-    why, or it goes on without that step and counts it."""
+    why, or it goes on without that step and counts it. A run that has skipped more than half of its steps fails at
+    its end all the same."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl and points of the TensorBoard curves."""
     checkpoint_every: int = 500

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.nt_xent import nt_xent_with_accuracy
-from clmr_tf.trained_model import TrainedModel, spread
+from clmr_tf.trained_model import TrainedModel, moments_of_directions
 
 
 class ContrastiveModel(TrainedModel):
@@ -71,8 +71,8 @@ class ContrastiveModel(TrainedModel):
             "loss": loss,
             "contrastive_accuracy": accuracy,
             "embedding_mean": tf.reduce_mean(tf.cast(h, tf.float32)),
-            "embedding_spread": spread(h),
-            "projection_spread": spread(z),
+            "embedding_spread": moments_of_directions(h),
+            "projection_spread": moments_of_directions(z),
         }
 
     def _encode(self, views: tf.Tensor, training: bool) -> tf.Tensor:

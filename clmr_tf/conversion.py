@@ -24,6 +24,7 @@ from clmr_tf.model_folder import (
     relative_error,
 )
 from clmr_tf.model_manifest import read_manifest
+from clmr_tf.model_replacing import require_same_origin
 from clmr_tf.model_writing import golden_audio, write_model_folder
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 from clmr_tf.pytorch.layouts import arrange, arrange_head, state_dict_of
@@ -48,6 +49,7 @@ def from_pytorch(
     tags: str | None,
     golden: Path | None,
     licence: str,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Writes the model folder of a checkpoint.
 
@@ -58,6 +60,7 @@ def from_pytorch(
         tags: "magnatagatune", "msd", or a file of one name a line; None takes the first for a head of 50.
         golden: Outputs of the original code to compare with, see `_golden_outputs`.
         licence: For the manifest.
+        overwrite: Also replace the model of a run or of another checkpoint.
 
     Returns:
         Of "h", and of "z" and "logits" if there are any, the largest error relative to the largest value.
@@ -67,6 +70,8 @@ def from_pytorch(
         ClmrError: If the converted model gives other outputs than the original network, or than `golden`.
     """
     found = read_checkpoint(checkpoint)
+    if not overwrite:
+        require_same_origin(folder, {"converted_from": {"checkpoint": _provenance(checkpoint)}})
     network, layout = arrange(found.tensors, checkpoint)
     if head_checkpoint is not None:
         head_weights = arrange_head(read_checkpoint(head_checkpoint).tensors, head_checkpoint)
@@ -100,7 +105,9 @@ def from_pytorch(
         "scores": {},
         "training": {"step": step if isinstance(step, int) else 0, "converted_from": provenance},
     }
-    write_model_folder(encoder, folder, facts, head, projector)
+    lost = write_model_folder(encoder, folder, facts, head, projector)
+    if lost:
+        logger.warning("%s no longer holds %s, which were of the model before.", folder, ", ".join(lost))
     return errors
 
 
@@ -178,6 +185,11 @@ def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str
             raise UsageError(
                 f"{whose} gives `{name}` of the shape {list(expected[name].shape)}, and the model has "
                 f"{list(received[name].shape)}; they are not of one model."
+            )
+        if not (np.isfinite(received[name]).all() and np.isfinite(expected[name]).all()):
+            raise ClmrError(
+                f"`{name}` of the model or of {whose} is not finite (NaN or infinite), so nothing was written; give a "
+                "checkpoint with finite weights."
             )
     errors = {name: relative_error(received[name], expected[name]) for name in names}
     for name, error in errors.items():

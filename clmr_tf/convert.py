@@ -19,7 +19,10 @@ class ConvertConfig:
     to_pytorch: Path | None = None
     """Model folder to make such a checkpoint of, as a plain state dict."""
     out: Path | None = None
-    """Model folder or checkpoint to write; one that is there is replaced."""
+    """Model folder or checkpoint to write. A checkpoint that is there is replaced, a model only if it was converted
+    from the same one."""
+    overwrite: bool = False
+    """With --from-pytorch: also replace the model of a run or of another checkpoint."""
     head: Path | None = None
     """With --from-pytorch: checkpoint of the head, where it was saved by itself (finetuner_checkpoint_200.zip)."""
     tags: str | None = None
@@ -46,8 +49,8 @@ def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
     from clmr_tf import conversion
 
     if config.to_pytorch is not None:
-        for option in ("head", "tags", "golden", "licence"):
-            if getattr(config, option) is not None:
+        for option in ("head", "tags", "golden", "licence", "overwrite"):
+            if getattr(config, option) not in (None, False):
                 raise UsageError(f"--{option} is of no effect with --to-pytorch; leave it out.")
         return out, conversion.to_pytorch(config.to_pytorch.expanduser(), out)
     errors = conversion.from_pytorch(
@@ -57,6 +60,7 @@ def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
         tags=config.tags,
         golden=config.golden and config.golden.expanduser(),
         licence=config.licence or "unspecified",
+        overwrite=config.overwrite,
     )
     return out, errors
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.model_option import DEMO_MODEL, require_model
 
 # A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
 _LARGEST_BATCH_SIZE = 1024
@@ -25,8 +26,8 @@ class EmbedConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, rate and length, and folders of them."""
-    model: Path = Path("savedmodels/demo")
-    """Model folder, or the folder of a run."""
+    model: Path = DEMO_MODEL
+    """Model folder, or the folder of a run. Default: the demo model of a checkout."""
     out: Path = Path("embeddings.npz")
     """File to write, .npz or .parquet; docs/embedding.md says what is in it. A file that is there is replaced."""
     hop_seconds: float | None = None
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.embed song.mp3`.")
+    require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.audio_listing import find_audio
     from clmr_tf.embedding_files import embed_files

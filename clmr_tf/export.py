@@ -1,6 +1,7 @@
 """python -m clmr_tf.export: from a run to a folder that other programs load."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Literal
 from clmr_tf.command_line import parse_command, to_plain
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +23,11 @@ class ExportConfig:
     checkpoint: Literal["newest", "best"] = "newest"
     """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
     out: Path | None = None
-    """Model folder to write. Default: savedmodels/NAME-OF-RUN. A model folder that is there is replaced,
-    with the probes of its weights, unless it holds files of others; a damaged one, too."""
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run that is there is
+    replaced, also a damaged one: of the same weights its probes stay, and with the same head its files for other
+    runtimes."""
+    overwrite: bool = False
+    """Also replace the model of another run or checkpoint, or one of which nobody can tell where it is from."""
     licence: str = "unspecified"
     """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
     head: Path | None = None
@@ -71,7 +77,15 @@ def export(config: ExportConfig) -> Path:
     outdated = kinds_in(source) if is_exported and config.head else ()
     kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
     require_converters(kinds)
-    folder = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
+    folder, lost = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
+    lost = [name for name in lost if name not in {FORMATS[kind].file for kind in kinds}]
+    if lost:
+        logger.warning(
+            "%s no longer holds %s, which were made of other weights or another head; make them again with --head, "
+            "--tflite, --onnx or clmr_tf.probe.",
+            folder,
+            ", ".join(lost),
+        )
     if outdated:
         files = " and ".join(FORMATS[kind].file for kind in outdated)
         notes.print(f"Making {files} anew, with the tags of the new head.", markup=False)
@@ -80,7 +94,9 @@ def export(config: ExportConfig) -> Path:
     return folder
 
 
-def _export_run(run_folder: Path, config: ExportConfig) -> Path:
+def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
+    """Exports a run; returns the model folder, and the files that a model before it had and it has not."""
+    from clmr_tf.model_replacing import require_same_origin
     from clmr_tf.model_writing import write_model_folder
     from clmr_tf.pretrained import read_run_encoder, read_run_with_head
     from clmr_tf.probe_head import read_probe_head
@@ -89,6 +105,9 @@ def _export_run(run_folder: Path, config: ExportConfig) -> Path:
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
     record, best = read_record(run_folder), config.checkpoint == "best"
+    training = {"config": to_plain(training_config), "run": record}
+    if not config.overwrite:
+        require_same_origin(folder, training)
     labels = record.get("labels")
     head, tag_names, single_label = None, [], False
     if labels:
@@ -102,17 +121,16 @@ def _export_run(run_folder: Path, config: ExportConfig) -> Path:
         "tag_names": tag_names,
         "single_label": single_label,
         "scores": {},
-        "training": {"step": step, "config": to_plain(training_config), "run": record},
+        "training": {"step": step, **training},
     }
     if config.head:
         probed = read_probe_head(config.head.expanduser(), encoder)
         head, facts = probed.head, facts | probed.manifest_entries
-    write_model_folder(encoder, folder, facts, head)
-    return folder
+    return folder, write_model_folder(encoder, folder, facts, head)
 
 
-def _add_to_folder(folder: Path, config: ExportConfig) -> Path:
-    """Checks a model folder, and writes it anew with the head of a probe, if there is one to add."""
+def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
+    """Checks a model folder, and writes it anew with the head of a probe, if there is one to add; as `_export_run`."""
     from clmr_tf.model_folder import check_golden, read_encoder, read_projector
     from clmr_tf.model_manifest import read_manifest
     from clmr_tf.model_writing import write_model_folder
@@ -121,12 +139,11 @@ def _add_to_folder(folder: Path, config: ExportConfig) -> Path:
     # What is made of a damaged model would meet the golden numbers of a damaged model.
     check_golden(folder)
     if config.head is None:
-        return folder
+        return folder, ()
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     probed = read_probe_head(config.head.expanduser(), encoder)
     facts = {name: manifest[name] for name in ("name", "licence", "training", "scores")} | probed.manifest_entries
-    write_model_folder(encoder, folder, facts, probed.head, read_projector(folder))
-    return folder
+    return folder, write_model_folder(encoder, folder, facts, probed.head, read_projector(folder))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -209,12 +209,23 @@ def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12))
 
 
+def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
+    """Raises ClmrError if a file of a model folder gives or holds numbers that are NaN or infinite."""
+    if not np.isfinite(received).all():
+        raise ClmrError(
+            f"{path} has {what} that are not finite (NaN or infinite); export a checkpoint of a run whose loss stayed "
+            "finite."
+        )
+
+
 def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
     if received.shape != expected.shape:
         raise UsageError(
             f"{path} gives {what} of the shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
             "export the model again."
         )
+    _require_finite(path, what, received)
+    _require_finite(path.with_name(GOLDEN_FILE), what, expected)
     error = relative_error(received, expected)
     if not error <= GOLDEN_TOLERANCE:
         raise ClmrError(

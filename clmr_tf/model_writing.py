@@ -1,11 +1,9 @@
 """Writes the folder of an exported model: whole or not at all, checked against its own golden numbers."""
 
 import errno
-import logging
 import math
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +15,19 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place, refuse_pattern
 from clmr_tf.head import Head
 from clmr_tf.model_folder import (
-    CARD_FILE,
     GOLDEN_FILE,
     HEAD_FILE,
     PROJECTOR_FILE,
     SAVED_MODEL,
     WEIGHTS_FILE,
     check_golden,
-    read_golden,
     write_manifest,
 )
-from clmr_tf.model_manifest import FORMAT_VERSION, MANIFEST_FILE, read_manifest
+from clmr_tf.model_manifest import FORMAT_VERSION
+from clmr_tf.model_replacing import beside, keep_files, names_in, require_replaceable, take_up_previous
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.serving.served_model import ServedModel
 from clmr_tf.serving.warm_up import write_warm_up_requests
-
-logger = logging.getLogger(__name__)
-
-_RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
-_MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
-# What an export may replace; the last are what writing them left when killed.
-_OWN_FILES = (
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    SAVED_MODEL,
-    HEAD_FILE,
-    PROJECTOR_FILE,
-    GOLDEN_FILE,
-    CARD_FILE,
-    "model*.tflite",
-    "model.onnx",
-    *_RESULTS,
-    ".*.json.*",
-    f".{CARD_FILE}.*",
-    ".runtimes.*",
-)
 
 
 def write_model_folder(
@@ -60,29 +36,31 @@ def write_model_folder(
     facts: dict[str, Any],
     head: Head | None = None,
     projector: keras.Model | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
 
     Args:
         encoder: Built, float32.
-        folder: Where the model goes; a model folder that is there is replaced, and its probes with it unless the
-            weights are the same; anything else is left alone.
+        folder: Where the model goes. A model folder that is there is replaced (`require_same_origin` says of which
+            run it is); of the same weights its probes stay, and with the same head its files for other runtimes.
+            Anything else is left alone.
         facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" of one
             that was added.
         head: What was trained on labels, with the encoder or on its embeddings.
         projector: As `build_projector` makes it, float32; only conversions have one to hand on.
 
+    Returns:
+        The names of files that the model before had and this one has not.
+
     Raises:
         UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
         OSError: If the disk is full.
-        ClmrError: If what was written does not give the same embeddings.
+        ClmrError: If the model gives numbers that are not finite, or what was written gives others.
     """
     refuse_pattern(folder)
-    draft, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("draft", "previous"))
-    if previous.is_dir() and not folder.exists():
-        # An export was killed between its last two steps.
-        previous.rename(folder)
-    _require_replaceable(folder)
+    draft, previous = beside(folder, "draft"), beside(folder, "previous")
+    take_up_previous(folder)
+    require_replaceable(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -94,30 +72,14 @@ def write_model_folder(
         _require_space(draft, encoder)
         _write(encoder, draft, facts, head, projector)
         check_golden(draft)
-        _keep_results(folder, draft)
+        keep_files(folder, draft)
+        lost = names_in(folder) - names_in(draft)
         shutil.rmtree(previous, ignore_errors=True)
         put_in_place(draft, folder, previous)
         shutil.rmtree(previous, ignore_errors=True)
+        return tuple(sorted(lost))
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _keep_results(folder: Path, draft: Path) -> None:
-    """Takes over the probes of a model that is replaced by one of the same weights, with what they scored."""
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    try:
-        old, scores = read_golden(folder), read_manifest(folder)["scores"]
-    except UsageError as error:
-        logger.warning("Nothing is taken over from the model that is replaced: %s", error)
-        return
-    if not np.array_equal(old["embedding"], read_golden(draft)["embedding"]):
-        return
-    for path in folder.iterdir():
-        if any(fnmatch(path.name, pattern) for pattern in _RESULTS):
-            shutil.copyfile(path, draft / path.name)
-    manifest = read_manifest(draft)
-    write_manifest(draft, {**manifest, "scores": {**scores, **manifest["scores"]}})
 
 
 def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
@@ -142,18 +104,15 @@ def _require_space(folder: Path, encoder: SampleCNN) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
 
 
-def _require_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    # A manifest.json alone is no proof, since prepared corpora have one, too; but a damaged model may have lost a file.
-    if names is None or (names and len(_MADE_BY_EVERY_EXPORT.difference(names)) > 1):
-        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
-    foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
-    if foreign:
-        raise UsageError(
-            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
-            "move it away, or choose another --out."
+def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
+    # The weights by themselves, since a ReLU makes zeros of NaN, and the embedding is finite again.
+    numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
+    found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
+    if found is not None:
+        what = "numbers for the golden clips," if found in golden else "weights,"
+        raise ClmrError(
+            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; take another "
+            "checkpoint, such as the best one, or one of a run whose loss stayed finite."
         )
 
 
@@ -183,6 +142,7 @@ def _write(
     if projector:
         np.savez(folder / PROJECTOR_FILE, **dict(zip(("hidden", "projection"), projector.get_weights(), strict=True)))
         golden["projection"] = projector(tf.constant(embedding)).numpy()
+    _require_finite(encoder, golden)
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
     arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {

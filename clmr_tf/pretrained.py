@@ -41,7 +41,7 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     else:
         raise UsageError(
             f"{folder} is neither an exported model nor the folder of a run; give what `python -m clmr_tf.export` or "
-            "`python -m clmr_tf.train` wrote, such as savedmodels/demo."
+            "`python -m clmr_tf.train` wrote."
         )
     return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
 

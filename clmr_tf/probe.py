@@ -14,6 +14,7 @@ from clmr_tf.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import require_writable, write_atomically
+from clmr_tf.model_option import require_model
 from clmr_tf.probe_config import ProbeConfig
 
 
@@ -25,12 +26,11 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.probe",
         description="Scores an exported encoder by a classifier on its frozen embeddings.",
     )
-    if config.model is None:
-        raise UsageError("Give --model: the folder that `python -m clmr_tf.export` wrote, such as savedmodels/mine.")
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
-    notes.print(f"Probing {config.model.expanduser()} on {config.corpus} ...", markup=False)
-    (_quick if config.preset == "quick" else _with_head)(config, config.model.expanduser())
+    model = require_model(config.model)
+    notes.print(f"Probing {model} on {config.corpus} ...", markup=False)
+    (_quick if config.preset == "quick" else _with_head)(config, model)
 
 
 def _quick(config: ProbeConfig, model: Path) -> None:
@@ -53,8 +53,10 @@ def _quick(config: ProbeConfig, model: Path) -> None:
     low, high = difference["interval"]
     results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
     name = "-".join([result["corpus"]["name"], *([config.task] if config.task else []), *_seed_of(config)])
-    _write(config.out or model / f"probe-{name}.json", result)
-    record_score(model, name, {"metric": result["metric"], "split": "test", **result["rows"][0]})
+    out = (config.out or model / f"probe-{name}.json").expanduser()
+    _write(out, result)
+    if _lies_in(model, out):
+        record_score(model, name, {"metric": result["metric"], "split": "test", **result["rows"][0]})
 
 
 def _with_head(config: ProbeConfig, model: Path) -> None:
@@ -86,7 +88,7 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
         # Before the result, which stands for it; `clmr_tf.export --head` takes both.
         heads[0].save(head_file_of(out))
     _write(out, result)
-    if config.features == "model":
+    if config.features == "model" and _lies_in(model, out):
         record_score(model, name, {"split": "test", **main_score(result)})
 
 
@@ -104,8 +106,11 @@ def _seed_of(config: ProbeConfig) -> list[str]:
     return [f"seed-{config.seed}"] if config.seed != ProbeConfig().seed else []
 
 
+def _lies_in(model: Path, out: Path) -> bool:
+    return out.parent.resolve() == model.resolve()
+
+
 def _write(path: Path, result: dict) -> None:
-    path = path.expanduser()
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     results.print(f"Written to {path}", markup=False)
 

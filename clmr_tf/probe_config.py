@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from clmr_tf.errors import UsageError
+from clmr_tf.model_option import DEMO_MODEL
 
 _LARGEST_SEED = 2**31 - 3
 
@@ -13,8 +14,8 @@ _LARGEST_SEED = 2**31 - 3
 class ProbeConfig:
     """Settings of the probe."""
 
-    model: Path | None = None
-    """Model folder, such as savedmodels/mine, as `python -m clmr_tf.export` writes it."""
+    model: Path = DEMO_MODEL
+    """Model folder, as `python -m clmr_tf.export` writes it. Default: the demo model of a checkout."""
     corpus: str = "demo"
     """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
     `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""
@@ -22,7 +23,8 @@ class ProbeConfig:
     """Folder that keeps what was prepared from audio files."""
     out: Path | None = None
     """JSON file with the result. Default: probe-NAME-OF-CORPUS.json in the model folder; with the presets that train a
-    head, evaluation-....json, named by corpus and options, the seed among them if it is not 42."""
+    head, evaluation-....json, named by corpus and options, the seed among them if it is not 42. A result in the model
+    folder goes into the manifest and the model card as well; one elsewhere leaves the model folder as it is."""
     seed: int = 42
     """Of everything drawn: crops, few labels, heads, untrained weights. The quick preset draws the weights of three
     untrained encoders, of this seed and the two after it."""

@@ -116,6 +116,7 @@ def _run(chain: "Chain", config: RecipesConfig) -> None:
     # Before anything takes days.
     chain.require_corpora()
     chain.require_same_run()
+    chain.require_own_model()
     if config.dry_run:
         for place, command in enumerate(chain.commands()):
             results.print(command.line + ("  # done already" if chain.is_done(place) else ""), markup=False)

@@ -6,9 +6,7 @@ import errno
 import fcntl
 import json
 import logging
-import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,6 +20,7 @@ from clmr_tf.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import refuse_pattern, write_atomically
 from clmr_tf.hardware import hardware
+from clmr_tf.source_revision import git_revision
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -34,7 +33,6 @@ TENSORBOARD = "tensorboard"
 logger = logging.getLogger(__name__)
 
 _LOCK_FILE = ".lock"
-_TREE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
 
 
@@ -170,31 +168,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_revision(tree: Path = _TREE) -> str | None:
-    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
-
-    Args:
-        tree: Folder that `clmr_tf` is imported from. A repository that merely has it somewhere below, such as in a
-            virtual environment, is another project's, and its revision says nothing about this code.
-    """
-    # A hook or an alias of git names the repository that it is for.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(tree), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
-
-    try:
-        is_ours = '"clmr_tf"' in (tree / "setup.py").read_text(encoding="utf-8")
-        if not is_ours or Path(git("rev-parse", "--show-toplevel")).resolve() != tree.resolve():
-            return None
-        git("ls-files", "--error-unmatch", "setup.py", f"clmr_tf/{Path(__file__).name}")
-        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed") or None
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
     # A start of an earlier version did not say.
     num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
@@ -207,8 +180,15 @@ def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> Non
         )
 
 
+def ends_with_schedule(config: TrainConfig) -> bool:
+    """Whether the end of a run is where its learning rate reaches zero, so that it can go on no further."""
+    return config.schedule == "cosine" and not config.decay_steps
+
+
 def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
     """What a run in a folder was told otherwise, each "name before -> now", but for what may change on the way.
+
+    Where the schedule of the learning rate forbids what others allow, the reason stands behind it.
 
     Raises:
         UsageError: If the settings of the run in `workdir` cannot be read.
@@ -216,15 +196,16 @@ def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
     if not (workdir / CONFIG_FILE).exists():
         return []
     before = read_config(workdir)
-    changeable = CHANGEABLE_ON_RESUME
-    if config.schedule == "cosine" and not config.decay_steps:
-        # The end of the run is where the learning rate reaches zero.
-        changeable -= {"steps", "epochs"}
+    reasons = {}
+    if ends_with_schedule(config):
+        reason = "--schedule cosine without --decay-steps reaches zero at the end of the run"
+        reasons = dict.fromkeys(("steps", "epochs"), f" ({reason})")
     if config.schedule == "plateau":
-        # What is validated decides the learning rate.
-        changeable -= {"validate_every", "num_validation_pairs"}
+        reason = "of --schedule plateau what is validated decides the learning rate"
+        reasons = dict.fromkeys(("validate_every", "num_validation_pairs"), f" ({reason})")
+    changeable = CHANGEABLE_ON_RESUME - reasons.keys()
     return [
-        f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}"
+        f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}{reasons.get(field.name, '')}"
         for field in dataclasses.fields(config)
         if field.name not in changeable and getattr(before, field.name) != getattr(config, field.name)
     ]

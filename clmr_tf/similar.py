@@ -15,6 +15,7 @@ import tyro
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import printable, results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.model_option import DEMO_MODEL, require_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,9 @@ class SimilarConfig:
     """Songs to look for others of: audio files of any format, rate and length."""
     index: Path = Path("embeddings.npz")
     """Table that `python -m clmr_tf.embed` wrote, .npz or .parquet."""
-    model: Path = Path("savedmodels/demo")
-    """Model folder, or the folder of a run; the one that the table was made with."""
+    model: Path = DEMO_MODEL
+    """Model folder, or the folder of a run; the one that the table was made with. Default: the demo model of a
+    checkout."""
     top: int = 10
     """How many songs to show."""
 
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not config.paths:
         raise UsageError("No song was given; name a file, as in `python -m clmr_tf.similar song.mp3`.")
+    require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.audio_listing import find_audio
     from clmr_tf.embedding_stream import stream_embeddings, usable

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augment.randomness import fold
-from clmr_tf.trained_model import TrainedModel, spread
+from clmr_tf.trained_model import TrainedModel, moments_of_directions
 
 
 class SupervisedModel(TrainedModel):
@@ -71,7 +71,7 @@ class SupervisedModel(TrainedModel):
         watched = {
             "loss": classification_loss(logits, labels, self.single_label),
             "embedding_mean": tf.reduce_mean(tf.cast(h, tf.float32)),
-            "embedding_spread": spread(h),
+            "embedding_spread": moments_of_directions(h),
         }
         if self.single_label:
             is_right = tf.equal(tf.argmax(logits, axis=1), tf.argmax(labels, axis=1))

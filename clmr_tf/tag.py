@@ -14,6 +14,7 @@ import tyro
 from clmr_tf.command_line import parse_command
 from clmr_tf.console import printable, results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.model_option import DEMO_MODEL, require_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,9 @@ class TagConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, rate and length, and folders of them."""
-    model: Path = Path("savedmodels/demo")
-    """Model folder with a head, or the folder of a run that learns from labels."""
+    model: Path = DEMO_MODEL
+    """Model folder with a head, or the folder of a run that learns from labels. Default: the demo model of a
+    checkout."""
     top: int = 10
     """How many tags to show, likeliest first."""
     plot: Path | None = None
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not config.paths:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.tag song.mp3`.")
+    require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.audio_files import flaws_of
     from clmr_tf.audio_listing import find_audio

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         description="Learns a representation of music from audio, with or without labels. The same command resumes.",
     )
     # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.run_folder import ends_with_schedule
     from clmr_tf.training import train
 
     with ProgressReport() as report:
@@ -70,13 +71,14 @@ def main(arguments: Sequence[str]) -> None:
     if outcome.first_step >= outcome.num_steps:
         if outcome.ended_early:
             advice = "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
-        elif config.schedule == "cosine" and not config.decay_steps:
+        elif ends_with_schedule(config):
             advice = (
-                "its cosine schedule has ended with them, so it cannot go on; choose another --workdir for more "
-                "--steps or to begin anew"
+                "its learning rate has reached zero with the last of them, by --schedule cosine, so it cannot go on; "
+                "give another --workdir, with --decay-steps for a run that may be made longer later"
             )
         else:
-            advice = "give more --steps to go on, or another --workdir to begin anew"
+            longer = "--epochs" if config.epochs else "--steps"
+            advice = f"give more {longer} to go on, or another --workdir to begin anew"
         results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
         return
     early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""

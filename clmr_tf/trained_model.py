@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.distribution import moments_over_replicas
 from clmr_tf.weight_update import WeightUpdate
 
 
@@ -52,7 +51,7 @@ class TrainedModel(keras.Model, abc.ABC):
     @property
     @abc.abstractmethod
     def watched_of_score(self) -> tuple[str, ...]:
-        """The names of the scalars that `score` gives beside the loss, in their order."""
+        """The names of what `score` gives beside the loss, in their order."""
 
     @abc.abstractmethod
     def prepare(self, batch: Mapping[str, tf.Tensor]) -> Any:
@@ -60,7 +59,11 @@ class TrainedModel(keras.Model, abc.ABC):
 
     @abc.abstractmethod
     def score(self, prepared: Any, training: bool) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss, a scalar, and the scalars that `watched_of_score` names, of this replica."""
+        """The loss, a scalar, and what `watched_of_score` names, of this replica.
+
+        Scalars, but of what is called ..._spread the moments that `moments_of_directions` gives: their means over
+        replicas and micro-batches are taken with those of the gradients, and `spread` is made of them afterwards.
+        """
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -99,7 +102,8 @@ class TrainedModel(keras.Model, abc.ABC):
         """
         parts = [self._gradients(batch)] if self.num_micro_batches == 1 else self._gradients_of_parts(batch)
         gradients, watched = tf.nest.map_structure(lambda *values: tf.add_n(values) / len(parts), *parts)
-        return self.weight_update(gradients, watched)
+        watched = self.weight_update(gradients, watched)
+        return {name: spread(value) if name.endswith("_spread") else value for name, value in watched.items()}
 
     def _gradients(self, batch: Mapping[str, tf.Tensor]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         prepared = self.prepare(batch)
@@ -119,18 +123,36 @@ class TrainedModel(keras.Model, abc.ABC):
         return results
 
 
-def spread(vectors: tf.Tensor) -> tf.Tensor:
+def moments_of_directions(vectors: tf.Tensor) -> tf.Tensor:
+    """What `spread` is made of, such that the mean over equal parts of a batch is that of the batch.
+
+    An exchange between replicas costs most by being one, so these wait for that of the gradients.
+
+    Args:
+        vectors: [batch, dimensions] of this replica, any float type.
+
+    Returns:
+        float32 [3, dimensions], without a gradient: of each coordinate of the normalised vectors the mean, the
+        variance, and the square of the mean.
+    """
+    directions = tf.math.l2_normalize(tf.cast(tf.stop_gradient(vectors), tf.float32), axis=-1)
+    mean, variance = tf.nn.moments(directions, [0])
+    return tf.stack([mean, variance, tf.square(mean)])
+
+
+def spread(moments: tf.Tensor) -> tf.Tensor:
     """How far the directions of vectors are apart: 1 as for random directions, 0 when all are the same.
 
     The standard deviation over the batch of each coordinate of the normalised vectors, averaged and times the
     root of their number (Chen and He 2021, SimSiam, figure 2). A collapse of the representation shows here.
 
     Args:
-        vectors: [batch, dimensions] of this replica, any float type; the batch is that of all replicas.
+        moments: As `moments_of_directions` gives them, or their mean over parts of a batch; float [3, dimensions].
 
     Returns:
-        float32 scalar, without a gradient.
+        float32 scalar.
     """
-    directions = tf.math.l2_normalize(tf.cast(tf.stop_gradient(vectors), tf.float32), axis=-1)
-    _, variance = moments_over_replicas(directions, [0])
-    return tf.reduce_mean(tf.sqrt(variance)) * tf.sqrt(float(vectors.shape[-1]))
+    mean, variance, squared_mean = tf.unstack(tf.cast(moments, tf.float32))
+    # That of the means of the parts; of one part it is zero to the bit, and rounding may take it below.
+    between = tf.maximum(squared_mean - tf.square(mean), 0.0)
+    return tf.reduce_mean(tf.sqrt(variance + between)) * tf.sqrt(float(moments.shape[-1]))

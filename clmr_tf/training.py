@@ -10,9 +10,10 @@ from clmr_tf.checkpoint import Checkpoints
 from clmr_tf.config import TrainConfig
 from clmr_tf.corpus_resolution import is_prepared, resolve_corpus
 from clmr_tf.distribution import build_strategy, gather_over_workers, num_workers, worker_index
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import UsageError
 from clmr_tf.hardware import devices_in_words, unusable_gpu
 from clmr_tf.loop.pending_row import PendingRow
+from clmr_tf.loop.skipped_steps import require_trained
 from clmr_tf.loop.steps import AfterStep
 from clmr_tf.loop.watchdog import watched_workers
 from clmr_tf.model_building import build_model, checkpoint_groups
@@ -20,7 +21,6 @@ from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.pretrained import start_from_pretrained
 from clmr_tf.run_folder import CHECKPOINTS, PENDING_FILE, opened_run_folder
 from clmr_tf.run_settings import require_equal_shares, require_same_run, resolve_lengths, resolve_places
-from clmr_tf.trained_model import TrainedModel
 from clmr_tf.training_music import training_music
 from clmr_tf.training_run import Run, run_as_chief, run_beside_chief
 from clmr_tf.xla_start import start_xla_quietly
@@ -58,8 +58,8 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
     Raises:
         UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
-        ClmrError: If the training cannot go on; the newest checkpoint is as it was. Or if more than half of its steps
-            were left out by --on-nonfinite skip.
+        ClmrError: If the training cannot go on; the newest checkpoint is as it was. Also at the end of a run that has
+            skipped more than half of its steps because they were not finite.
     """
     strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
     start_xla_quietly()
@@ -92,7 +92,11 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
         first_step = checkpoints.restore()
-        if set(gather_over_workers(strategy, first_step)) != {first_step}:
+        pending = PendingRow(config.workdir / PENDING_FILE)
+        # Looked at before all have come, since the chief drops it soon after, and the chief's answer counts.
+        answer = 2 * first_step + (pending.read(first_step) is not None)
+        answers = gather_over_workers(strategy, answer)
+        if {each // 2 for each in answers} != {first_step}:
             raise UsageError(
                 f"Workers resume from different steps, this one from {first_step}; give all the same --workdir, "
                 "on a folder that they share."
@@ -100,25 +104,16 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         if first_step == 0 and config.pretrained:
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.begin_averages()
-        pending = PendingRow(config.workdir / PENDING_FILE)
-        if first_step >= lengths.steps and pending.read(first_step) is None:
-            _require_finite_steps(model, first_step)
+        has_pending_row = answers[0] % 2 == 1
+        num_skipped = model.weight_update.num_skipped
+        if first_step >= lengths.steps and not has_pending_row:
+            require_trained(config.workdir, first_step, int(num_skipped.numpy()))
             return Outcome(config.workdir, first_step, first_step)
         _tell_devices(strategy)
         run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
-        _require_finite_steps(model, num_steps)
+        require_trained(config.workdir, num_steps, int(num_skipped.numpy()))
         return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)
-
-
-def _require_finite_steps(model: TrainedModel, num_steps: int) -> None:
-    """Raises ClmrError if most of the steps were left out: what came of the others is not what was asked for."""
-    num_skipped = int(model.weight_update.num_skipped.numpy())
-    if num_skipped > num_steps / 2:
-        raise ClmrError(
-            f"{num_skipped} of the {num_steps} steps were left out, because their loss or gradient was not finite; try "
-            "a lower --learning-rate or higher --temperature in a new --workdir."
-        )
 
 
 def _tell_devices(strategy: tf.distribute.Strategy) -> None:

@@ -93,21 +93,21 @@ class WeightUpdate:
 
         Args:
             gradients: One for each weight, of its type.
-            watched: Scalars of this replica.
+            watched: Scalars or vectors of this replica; one that is not finite stands for a loss that is not.
 
         Returns:
             The means of `watched` over all replicas, "gradient_norm" before clipping, "learning_rate" of this step and
             "num_skipped", the steps left out since the run began; with a loss scale "loss_scale" of this step and
-            "num_overflows", the steps that it was too large for; float32 all.
+            "num_overflows", the steps that it was too large for; float32 all, and all but `watched` scalars.
         """
         # In one exchange, for which all have to be of one type.
-        scalars = [tf.cast(value, gradients[0].dtype) for value in watched.values()]
-        reduced = mean_over_replicas([*gradients, *scalars])
+        values = [tf.cast(value, gradients[0].dtype) for value in watched.values()]
+        reduced = mean_over_replicas([*gradients, *values])
         gradients, means = reduced[: len(self.weights)], reduced[len(self.weights) :]
         if self.loss_scale:
             gradients = [gradient / self.loss_scale.value for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        has_finite_loss = tf.reduce_all([tf.math.is_finite(number) for number in means])
+        has_finite_loss = tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
         is_finite = tf.math.is_finite(norm) & has_finite_loss
         if self.clip_norm:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)

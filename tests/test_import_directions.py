@@ -22,6 +22,7 @@ ROWS = (
         "config",
         "config_rules",
         "probe_config",
+        "model_option",
         "command_line",
     },
     {
@@ -62,8 +63,10 @@ ROWS = (
         "model_card_scores",
         "model_folder",
         "model_manifest",
+        "model_replacing",
         "model_writing",
         "run_folder",
+        "source_revision",
         "run_log",
         "run_examples",
         "pretrained",

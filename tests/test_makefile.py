@@ -19,7 +19,7 @@ def test_what_to_do_after_make_train_can_be_done_as_it_stands_there():
     planned = subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True)
     (recording,) = re.findall(r"\.embed\('([^']+)'\)", planned.stdout)
     (model,) = re.findall(r"load_encoder\('([^']+)'\)", planned.stdout)
-    assert f"clmr_tf.export --model runs/demo-run --out {model}\n" in planned.stdout
+    assert f"clmr_tf.export --model runs/demo-run --out {model} --overwrite\n" in planned.stdout
     # As long as a clip at least.
     assert len(load_audio(ROOT / recording, 22_050)) >= 59_049
 

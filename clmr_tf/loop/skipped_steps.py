@@ -1,10 +1,33 @@
-"""Says that steps were left out, before a run has done little else for days."""
+"""Says that steps were left out, before a run has done little else for days, and does not call that a training."""
 
 import logging
+from pathlib import Path
+
+from clmr_tf.errors import ClmrError
 
 logger = logging.getLogger(__name__)
 
 _FEWEST_STEPS, _MANY = 10, 0.1
+_LARGEST_FRACTION = 0.5
+
+
+def require_trained(workdir: Path, num_steps: int, num_skipped: int) -> None:
+    """Refuses to call a run trained that has skipped more than half of its steps.
+
+    Args:
+        workdir: Folder of the run.
+        num_steps: Steps that it has.
+        num_skipped: Of those, the ones that `--on-nonfinite skip` left out.
+
+    Raises:
+        ClmrError: If these are more than half.
+    """
+    if num_skipped > _LARGEST_FRACTION * num_steps:
+        raise ClmrError(
+            f"{num_skipped} of the {num_steps} steps of the run in {workdir} were skipped because their loss or "
+            "gradient was not finite, so it has hardly learned anything; train anew with a lower --learning-rate or a "
+            "higher --temperature in a new --workdir."
+        )
 
 
 class SkippedSteps:

@@ -79,7 +79,8 @@ class TrainingLoop:
         self._boundaries = boundaries
         self._progressed = progressed
         self._after_step = after_step
-        self._rate = ClipRate(clips_per_step=2 * config.batch_size)
+        # Of a song there are two views, or one crop with its labels.
+        self._rate = ClipRate(clips_per_step=config.batch_size * (1 if config.has_labels else 2))
 
     def run(self) -> int:
         """Does the steps.

@@ -161,6 +161,15 @@ class Chain:
                 f"{advice}, or --train-changes with the steps of that run."
             )
 
+    def require_own_model(self) -> None:
+        """Raises UsageError if the folder of the model holds one of another run, which no export replaces unasked."""
+        training = _read(self.model / _MODEL_MANIFEST).get("training")
+        if training is not None and _first_start(training.get("run")) != _first_start(_read(self.run / RUN_FILE)):
+            raise UsageError(
+                f"{self.model} holds a model of another run than {self.run}; move it away, bring back its run, or give "
+                "another --savedmodels."
+            )
+
     def is_trained(self) -> bool:
         """Whether all steps are done. Where a run may end early, only the training itself can tell: then False."""
         checkpoints = list_checkpoints(self.run / CHECKPOINTS)

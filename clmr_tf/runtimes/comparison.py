@@ -67,6 +67,11 @@ def compare(wanted: RuntimeFormat, received: Outputs, golden: Golden) -> dict[st
     shapes, expected_shapes = ({name: rows.shape for name, rows in side.items()} for side in (received, expected))
     if shapes != expected_shapes:
         raise ClmrError(f"{wanted.file} gives outputs of shapes {shapes}, not {expected_shapes}; it was not kept.")
+    for name, rows in received.items():
+        if not np.isfinite(rows).all():
+            raise ClmrError(
+                f"The `{name}` that {wanted.file} gives for the golden clips is not finite; it was not kept."
+            )
     facts = _compare_embeddings(wanted, received["embedding"], golden.embedding)
     if golden.tags_of:
         facts["largest_head_error"] = _head_error(wanted, received["tags"], golden.tags_of(received["embedding"]))
@@ -78,7 +83,6 @@ def _compare_embeddings(wanted: RuntimeFormat, embedding: np.ndarray, expected: 
     error = relative_error(embedding, expected)
     norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
     cosine = float(np.min(np.sum(embedding * expected, axis=1) / norms)) if norms.all() else 0.0
-    # Written so that NaN fails.
     is_near = wanted.largest_error is None or error <= wanted.largest_error
     if not (is_near and cosine >= wanted.least_cosine):
         raise ClmrError(
@@ -90,7 +94,6 @@ def _compare_embeddings(wanted: RuntimeFormat, embedding: np.ndarray, expected: 
 
 def _head_error(wanted: RuntimeFormat, tags: np.ndarray, expected: np.ndarray) -> float:
     error = float(np.max(np.abs(tags - expected)))
-    # Written so that NaN fails.
     if not error <= wanted.largest_head_error:
         raise ClmrError(
             f"{wanted.file} gives probabilities of tags for the golden clips that differ by {error:.1e} (allowed "

@@ -10,11 +10,12 @@ import tensorflow as tf
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augmentation_config import augmentation_preset
 from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel, spread
+from clmr_tf.contrastive import ContrastiveModel
 from clmr_tf.model_building import build_model
 from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.nt_xent import nt_xent
+from clmr_tf.trained_model import moments_of_directions, spread
 from clmr_tf.weight_update import WeightUpdate
 
 
@@ -105,12 +106,29 @@ def test_compiled_views_have_the_statistics_of_the_uncompiled():
         assert level.min() > -20.01 and level.max() < -0.99
 
 
+def spread_of(*parts: np.ndarray) -> float:
+    """The spread of a batch whose parts are on one replica each."""
+    return float(spread(tf.reduce_mean([moments_of_directions(tf.constant(part)) for part in parts], axis=0)))
+
+
 def test_spread_is_one_for_random_directions_and_zero_after_a_collapse():
     generator = np.random.default_rng(0)
     random = generator.standard_normal((2000, 64)).astype(np.float32)
-    assert spread(tf.constant(random)).numpy() == pytest.approx(1.0, abs=0.01)
+    assert spread_of(random) == pytest.approx(1.0, abs=0.01)
     collapsed = generator.uniform(0.5, 2, (2000, 1)).astype(np.float32) * random[:1]
-    assert spread(tf.constant(collapsed)).numpy() == pytest.approx(0.0, abs=1e-3)
+    assert spread_of(collapsed) == pytest.approx(0.0, abs=1e-3)
+    assert spread_of(collapsed[:1000], collapsed[1000:]) == pytest.approx(0.0, abs=3e-3)
+
+
+def test_spread_of_parts_is_that_of_the_batch():
+    generator = np.random.default_rng(1)
+    # Close together, and closer within the parts than all of them.
+    vectors = (1 + 0.2 * generator.standard_normal((40, 64)) + np.arange(40)[:, None] // 20 * 0.3).astype(np.float32)
+    vectors[:, :32] += 0.5
+    directions = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = directions.std(axis=0).mean() * np.sqrt(64)
+    for num_parts in (1, 2, 4):
+        assert spread_of(*np.split(vectors, num_parts)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_configuration_builds_its_model():

@@ -118,6 +118,24 @@ def test_tampered_weights_fail_the_check(folder):
         load_encoder(folder)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_neither_written_nor_loaded(folder, tmp_path, value):
+    # A ReLU makes zeros of the NaN behind the first layer.
+    for position in (0, -1):
+        encoder = make_encoder()
+        statistic = encoder.normalizations[position].moving_mean
+        statistic.assign(np.full(statistic.shape, value))
+        words = r"^The model's weights, `.*moving_mean`, are not finite \(NaN or infinite\), so nothing was written;"
+        with pytest.raises(ClmrError, match=words):
+            write_model_folder(encoder, tmp_path / "new", FACTS)
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    projection = np.full((512, 512), np.nan, np.float32)
+    np.savez(folder / "projector.npz", hidden=projection, projection=projection)
+    np.savez(folder / "golden.npz", **np.load(folder / "golden.npz"), projection=np.full((2, 512), np.nan, np.float32))
+    with pytest.raises(ClmrError, match=r"projector\.npz has projections that are not finite"):
+        check_golden(folder)
+
+
 def test_golden_numbers_that_cannot_be_read_are_one_sentence(folder):
     content = (folder / "golden.npz").read_bytes()
     for damaged in (content[: len(content) // 2], b"words"):

@@ -59,3 +59,24 @@ def test_the_quick_preset_takes_a_task_as_well(model_folder, corpus, capsys):
     assert result["task"]["name"] == "halves" and result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
     assert result["splits"]["test"]["num_recordings"] == 4 and result["metric"] == "accuracy"
     assert "songs" in capsys.readouterr().out
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_result_elsewhere_leaves_the_model_folder_as_it_is(model_folder, corpus, tmp_path):
+    arguments = ["--model", str(model_folder), "--corpus", str(corpus.folder), "--features-cache", str(tmp_path / "f")]
+    before = content_of(model_folder)
+    probe.main([*arguments, "--task", "halves", "--out", str(tmp_path / "quick.json")])
+    probe.main([*arguments, "--task", "several", "--preset", "released", "--out", str(tmp_path / "released.json")])
+    assert content_of(model_folder) == before
+    assert {path.name for path in tmp_path.glob("*.*")} == {"quick.json", "released.json", "released.npz"}
+    # In the folder under another name, or by another way to it, it is the model's.
+    (tmp_path / "link").symlink_to(model_folder)
+    for out in (model_folder / "evaluation-own-name.json", tmp_path / "link" / "evaluation-linked.json"):
+        score = read_manifest(model_folder)
+        score["scores"].pop("songs-several-released-linear", None)
+        (model_folder / "manifest.json").write_text(json.dumps(score))
+        probe.main([*arguments, "--task", "several", "--preset", "released", "--out", str(out)])
+        assert "songs-several-released-linear" in read_manifest(model_folder)["scores"]

@@ -108,3 +108,21 @@ def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_ba
     # Far from another gradient all of them.
     assert 0 < max(of_orders) < 0.25
     assert distance(gradient_of_two) < 2 * max(of_orders)
+
+
+def test_what_tells_a_collapse_is_not_gathered_by_itself(monkeypatch):
+    """It is logged now and then, and averaged with the gradients at every step instead."""
+    gather, num_gathered = tf.distribute.ReplicaContext.all_gather, [0]
+
+    def counted(context, *arguments, **options):
+        num_gathered[0] += 1
+        return gather(context, *arguments, **options)
+
+    two = build_strategy("mirrored", 2)
+    with two.scope():
+        model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none"))
+    batch = {"clips": tf.random.stateless_normal([2, 2, 59_049], [1, 2]), "seeds": tf.zeros([2, 2, 2], tf.int32)}
+    monkeypatch.setattr(tf.distribute.ReplicaContext, "all_gather", counted)
+    tf.function(lambda: two.run(model.train_step, args=(batch,)), autograph=False).get_concrete_function()
+    # On each replica every batch normalisation gathers its moments, and NT-Xent the first and the second projections.
+    assert num_gathered[0] == 2 * (len(model.encoder.normalizations) + 2)

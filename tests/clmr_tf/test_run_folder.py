@@ -55,17 +55,23 @@ def test_a_run_may_go_on_longer_but_not_otherwise(tmp_path, corpus):
 def test_the_end_of_a_cosine_does_not_move_unless_it_was_set_apart_from_the_end_of_the_run(tmp_path, corpus):
     cosine = dataclasses.replace(CONFIG, schedule="cosine")
     start(tmp_path / "tied", cosine, corpus)
-    for change, words in (
-        ({"steps": 20}, "steps 10 -> 20; its cosine schedule"),
-        ({"epochs": 3}, "epochs 0 -> 3; its cosine"),
-    ):
-        with pytest.raises(UsageError, match=words):
+    for change, words in (({"steps": 20}, "steps 10 -> 20"), ({"epochs": 3}, "epochs 0 -> 3")):
+        # Others may, so the reason is named.
+        with pytest.raises(UsageError, match=rf"{words} \(--schedule cosine without --decay-steps reaches zero at the"):
             start(tmp_path / "tied", dataclasses.replace(cosine, **change), corpus, 5)
     start(tmp_path / "tied", dataclasses.replace(cosine, log_every=3), corpus, 5)
     apart = dataclasses.replace(cosine, decay_steps=30)
     start(tmp_path / "apart", apart, corpus)
     start(tmp_path / "apart", dataclasses.replace(apart, steps=20), corpus, 5)
     assert read_config(tmp_path / "apart").steps == 20
+
+
+def test_what_a_plateau_is_measured_on_does_not_change(tmp_path, corpus):
+    plateau = dataclasses.replace(CONFIG, schedule="plateau")
+    start(tmp_path, plateau, corpus)
+    with pytest.raises(UsageError, match=r"validate_every 500 -> 5 \(of --schedule plateau what is validated decides"):
+        start(tmp_path, dataclasses.replace(plateau, validate_every=5), corpus, 5)
+    start(tmp_path, dataclasses.replace(plateau, steps=20), corpus, 5)
 
 
 def test_a_second_process_is_refused_and_the_lock_dies_with_its_holder(tmp_path):

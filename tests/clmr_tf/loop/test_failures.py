@@ -112,5 +112,5 @@ def test_a_run_that_left_out_most_of_its_steps_has_failed(corpus, tmp_path, pois
     poisoned(*range(1, 12))
     config = config_of(corpus, tmp_path / "run", steps=12, log_every=1, on_nonfinite="skip")
     for _ in range(2):
-        with pytest.raises(ClmrError, match=r"^11 of the 12 steps were left out, .*; try a lower --learning-rate"):
+        with pytest.raises(ClmrError, match=r"11 of .*12 steps.*; .*--learning-rate"):
             train(config)

@@ -1,8 +1,18 @@
-"""When a run says that it leaves steps out."""
+"""When a run says that it leaves steps out, and when it has left out so many that it fails."""
 
 import logging
+import re
+from pathlib import Path
 
-from clmr_tf.loop.skipped_steps import SkippedSteps
+import pytest
+
+from clmr_tf.checkpoint_folder import list_checkpoints
+from clmr_tf.console import run_command
+from clmr_tf.errors import ClmrError
+from clmr_tf.export import main as export
+from clmr_tf.loop.skipped_steps import SkippedSteps, require_trained
+from clmr_tf.train import main as train
+from tests.synthetic import write_corpus
 
 
 def told(caplog, skipped: SkippedSteps, numbers: dict[int, int]) -> list[int]:
@@ -41,3 +51,37 @@ def test_it_says_how_many_of_how_many(caplog):
 
 def test_a_run_without_them_says_nothing(caplog):
     assert told(caplog, SkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
+
+
+def test_half_of_the_steps_may_be_skipped_and_no_more():
+    require_trained(Path("run"), 12, 6)
+    require_trained(Path("run"), 1, 0)
+    for num_steps, num_skipped in ((12, 7), (1, 1), (13, 7)):
+        with pytest.raises(ClmrError, match=rf"^{num_skipped} of the {num_steps} steps of the run in run were skipped"):
+            require_trained(Path("run"), num_steps, num_skipped)
+
+
+def test_a_run_that_did_little_but_skip_fails_and_so_does_its_export(tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
+    # The first step makes the weights so large that no later one is finite.
+    options = {"corpus": corpus.folder, "workdir": tmp_path / "run", "width": 0.0625, "batch-size": 4, "steps": 12}
+    options |= {"optimizer": "sgd", "learning-rate": "1e25", "on-nonfinite": "skip", "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    # The same command again finds a run that has not become better.
+    for _ in range(2):
+        assert run_command(train, arguments) == 1
+        errors = " ".join(capsys.readouterr().err.split())
+        assert re.search(
+            r"error: 11 of the 12 steps of the run in \S+ were skipped because their loss or gradient", errors
+        )
+        assert errors.endswith("in a new --workdir.") and "Traceback" not in errors
+    # Whoever wants to find out why has its state.
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step-000000012"
+    assert run_command(export, ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 1
+    errors = " ".join(capsys.readouterr().err.split())
+    assert re.fullmatch(
+        r"error: The model's numbers for the golden clips, `embedding`, are not finite .*, so nothing was written; .*",
+        errors,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["melodies", "run"]

@@ -71,7 +71,20 @@ def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path
     capsys.readouterr()
     # The last step would have been made with another learning rate, had the run been longer from the start.
     assert run_command(main, [*arguments, "--epochs", "4"]) == 2
-    assert "epochs 3 -> 4" in capsys.readouterr().err
+    assert "epochs 3 -> 4 (--schedule cosine" in capsys.readouterr().err
+    # So nobody is told to ask for what is refused.
+    assert run_command(main, arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has 6 steps already; its learning rate has reached zero with the last of them, by --schedule cosine" in said
+    assert "give more" not in said
+
+
+def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
+    options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "epochs": 1}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert run_command(main, arguments) == run_command(main, arguments) == 0
+    assert "has 2 steps already; give more --epochs to go on" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_did(corpus, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from clmr_tf import training
 from clmr_tf.config import TrainConfig
 from clmr_tf.training import train
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
@@ -49,3 +50,42 @@ def test_a_signal_during_a_validation_stops_the_run_within_seconds_and_costs_not
     assert one.keys() == other.keys() and [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
     assert not (killed / "pending.json").exists()
     assert [path.name for path in (killed / "best").iterdir()] == [path.name for path in (whole / "best").iterdir()]
+
+
+def test_a_worker_does_not_end_early_where_the_chief_is_ahead_with_the_row_that_was_pending(
+    corpus, tmp_path, monkeypatch
+):
+    settings = {"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
+    config = TrainConfig(**settings)
+    train(config)
+    # As if killed before its last row was whole.
+    pending = tmp_path / "pending.json"
+    pending.write_text('{"step": 1, "scalars": {"loss": 1.0}}')
+    went_on = []
+
+    def gather_with_a_fast_chief(_strategy, number):
+        # Once all have come, the chief completes the row before this worker has done anything else.
+        pending.unlink(missing_ok=True)
+        return [number, number]
+
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    monkeypatch.setattr(training, "gather_over_workers", gather_with_a_fast_chief)
+    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    train(config)
+    assert went_on == [1]
+    # Without such a row there is nothing left to do.
+    assert train(config).first_step == 1 and went_on == [1]
+
+
+def test_what_the_chief_has_seen_counts_for_a_worker_that_sees_it_otherwise(corpus, tmp_path, monkeypatch):
+    config = TrainConfig(
+        **{"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
+    )
+    train(config)
+    went_on = []
+    # The chief has a row; a folder that is shared over a network may not show it to the worker yet.
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    monkeypatch.setattr(training, "gather_over_workers", lambda _strategy, number: [number + 1, number])
+    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    train(config)
+    assert went_on == [1]

@@ -180,6 +180,14 @@ def test_what_is_on_the_disk_says_what_is_done(places):
     other = {"starts": [{"time": "2021-01-01T00:00:01+00:00"}]}
     write_json(manifest, {"training": {"step": 40_500, "run": other}})
     assert not chain.is_exported(), "the model is of another run of this name"
+    # No export replaces that, so it is said before anything takes days.
+    with pytest.raises(UsageError, match=r"holds a model of another run than .*; move it away, bring back its run, or"):
+        chain.require_own_model()
+    write_json(manifest, {"training": {"step": 40_000, "run": record}})
+    chain.require_own_model()
+    manifest.unlink()
+    chain.require_own_model()
+    write_json(manifest, {"training": {"step": 40_500, "run": other}})
 
     fingerprint = json.loads((places.corpora / "magnatagatune" / "manifest.json").read_text())["fingerprint"]
     assert not chain.is_probed(0)

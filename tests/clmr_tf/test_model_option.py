@@ -1,0 +1,36 @@
+"""Commands whose default is the demo model of a checkout, in a folder that is none."""
+
+from pathlib import Path
+
+import pytest
+
+from clmr_tf import embed, probe, similar, tag
+from clmr_tf.console import run_command
+from clmr_tf.errors import UsageError
+from clmr_tf.model_option import DEMO_MODEL, require_model
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(embed, ["song.mp3"]), (tag, ["song.mp3"]), (similar, ["song.mp3"]), (probe, [])],
+)
+def test_without_the_demo_model_a_model_is_asked_for(command, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(command.main, arguments) == 2
+    assert " ".join(capsys.readouterr().err.split()) == (
+        "error: --model is needed, since the demo model savedmodels/demo is not there; give with --model a folder that "
+        "`python -m clmr_tf.export` or `python -m clmr_tf.train` wrote."
+    )
+    assert run_command(command.main, [*arguments, "--model", "runs/mine"]) == 2
+    assert "error: The model runs/mine is not there; give with --model" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    DEMO_MODEL.mkdir(parents=True)
+    assert require_model(DEMO_MODEL) == DEMO_MODEL
+    assert require_model(Path("~/savedmodels/demo")) == tmp_path / DEMO_MODEL
+    with pytest.raises(UsageError, match=r"^The model other is not there"):
+        require_model(Path("other"))
