@@ -56,6 +56,11 @@ def pitch_shift(
     """
     audio = as_audio(audio)
     cents = tf.clip_by_value(as_parameter(cents, "cents", audio), -largest_shift_cents, largest_shift_cents)
+    num_rows = tf.shape(audio)[0]
+    if audio.shape[0] in (None, 1):
+        # A clip alone is compiled without the batch, and rounded otherwise on some processors.
+        num_missing = tf.maximum(2 - num_rows, 0)
+        audio, cents = tf.pad(audio, [[0, num_missing], [0, 0]]), tf.pad(cents, [[0, num_missing]])
     octaves = tf.cast(cents, tf.float64) / 1200
     speed = _power_of_two(octaves)
     num_samples = static_num_samples(audio)
@@ -73,7 +78,8 @@ def pitch_shift(
         window,
     )
     attack_gain = tf.cast(_power_of_two(_ATTACK_GAIN * octaves), tf.float32)
-    return joined[:, :num_samples] + play_attacks(points, speed, attack_gain, centres, shares, num_samples)
+    shifted = joined[:, :num_samples] + play_attacks(points, speed, attack_gain, centres, shares, num_samples)
+    return shifted[:num_rows]
 
 
 def _power_of_two(exponent: tf.Tensor) -> tf.Tensor:

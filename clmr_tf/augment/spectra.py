@@ -56,9 +56,14 @@ def phase_ramp(rows: tf.Tensor, columns_real: tf.Tensor, columns_imaginary: tf.T
 
     The first three arguments are those that `phase_ramp_factors` returns.
     """
-    ramp = tf.complex(tf.matmul(rows, columns_real), tf.matmul(rows, columns_imaginary))
+    ramp = tf.complex(_products(rows, columns_real), _products(rows, columns_imaginary))
     flat_shape = tf.concat([tf.shape(ramp)[:-2], [ramp.shape[-2] * ramp.shape[-1]]], axis=0)
     return tf.reshape(ramp, flat_shape)[..., :num_bins]
+
+
+def _products(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """[..., rows, 2] times [..., 2, columns]; tf.matmul rounds by the size of the batch on some processors."""
+    return rows[..., :1] * columns[..., :1, :] + rows[..., 1:] * columns[..., 1:, :]
 
 
 def _unit_number(turns: tf.Tensor) -> tf.Tensor:
