@@ -107,7 +107,10 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
             name=name,
             tag_names=sorted({tag for source in sources for tag in source.tags}),
             source_description=f"the folder {name}",
-            options={field: str(value) for field, value in dataclasses.asdict(folder_settings).items()},
+            # Of the command's options, those alone that decide what a file becomes.
+            options={
+                field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)
+            },
             rejected=listing.rejected,
             arrange=functools.partial(
                 arrange_songs, folder_settings=folder_settings, are_splits=_folders_are_splits(listing.audio)

@@ -17,6 +17,7 @@ from clmr_tf.embedding_files import embed_files
 from clmr_tf.embedding_table import read_songs
 from clmr_tf.encoder import Encoder
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.model_option import DEMO_MODEL
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -181,6 +182,7 @@ def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encode
     os.mkfifo(tmp_path / "pipe.wav")
     arguments = [str(odd), str(tmp_path / "pipe.wav"), str(folder), str(folder / ".." / "odd"), "--out", "x.parquet"]
     monkeypatch.chdir(tmp_path)
+    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     # As a strict terminal takes it: UTF-8 and nothing else.
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
@@ -241,6 +243,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
 )
 def test_what_cannot_be_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
+    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(embed.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

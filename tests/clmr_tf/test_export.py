@@ -125,6 +125,7 @@ def test_checkpoints_are_told_apart_by_their_content(tmp_path, home):
 def test_of_the_same_weights_everything_stays(home, caplog):
     model = home / "model"
     add_files(model)
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         export(ExportConfig(model=home / "runs" / "one", out=model, licence="CC0-1.0"))
     assert caplog.messages == []
@@ -140,6 +141,7 @@ def test_what_belongs_to_other_weights_goes_and_is_named(home, caplog):
     model = home / "model"
     add_files(model)
     train(config_of(home, "one", steps=2))
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         export(ExportConfig(model=home / "runs" / "one", out=model))
     assert caplog.messages == [

@@ -8,6 +8,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from clmr_tf import embed, similar
 from clmr_tf.console import run_command
 from clmr_tf.encoder import Encoder
+from clmr_tf.model_option import DEMO_MODEL
 from clmr_tf.similarity import SongIndex
 from tests.clmr_tf.probed import tiny_model
 from tests.synthetic import melody
@@ -96,6 +97,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
 )
 def test_what_cannot_be_is_one_sentence_and_exit_code_2(songs, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(songs)
+    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(similar.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

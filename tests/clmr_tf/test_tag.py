@@ -10,6 +10,7 @@ from clmr_tf.console import run_command
 from clmr_tf.encoder import Encoder, Tagger, Tagging
 from clmr_tf.errors import UsageError
 from clmr_tf.head import Head
+from clmr_tf.model_option import DEMO_MODEL
 from clmr_tf.model_writing import write_model_folder
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.taggram import draw_taggram, minutes_and_seconds, taggram_figure
@@ -125,6 +126,7 @@ def test_what_cannot_be_is_one_sentence_and_exit_code_2(
     for name in ("x.wav", "y.wav"):
         soundfile.write(tmp_path / name, melody(1, RATE_HZ), RATE_HZ)
     monkeypatch.chdir(tmp_path)
+    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(tag.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

@@ -119,17 +119,17 @@ def test_a_score_comes_into_the_card_beside_what_was_there(exported, tmp_path):
     assert before.partition("## Limits")[2] == after.partition("## Limits")[2]
 
 
-def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, monkeypatch, capsys):
+def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, monkeypatch, capsys, caplog):
     for name in ("model-int8.tflite", "model.onnx"):
         (folder / name).write_bytes(b"with the tags of the old head")
     config, made = ExportConfig(model=folder, head=write_probe(tmp_path), tflite="fp16"), []
-    monkeypatch.setattr("clmr_tf.export._add_to_folder", lambda folder, config: folder)
+    monkeypatch.setattr("clmr_tf.export._add_to_folder", lambda folder, config: (folder, ["model.onnx"]))
     monkeypatch.setattr(module, "add_runtime_files", lambda folder, kinds: made.extend(kinds))
     monkeypatch.setattr(module, "version_of", lambda package: "1.0")
     export(config)
     assert made == ["fp16", "int8", "onnx"]
     expected = "Making model-int8.tflite and model.onnx anew, with the tags of the new head."
-    assert expected in " ".join(capsys.readouterr().err.split())
+    assert expected in " ".join(capsys.readouterr().err.split()) and "no longer holds" not in caplog.text
     monkeypatch.setattr(module, "version_of", lambda package: None)
     with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx"):
         export(config)
