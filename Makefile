@@ -15,7 +15,7 @@ DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 # Test files or folders for `make test-latest`; all if empty.
 TESTS ?=
 
-.PHONY: train demo-model test test-latest soak lint format docs bench help
+.PHONY: train demo-model test test-latest soak lint format docs bench gpu-check help
 
 help:
 	@echo "make train         train on the demo corpus, export, probe (under 10 minutes on two cores)"
@@ -27,6 +27,7 @@ help:
 	@echo "make format        apply them"
 	@echo "make docs          make the pictures and tables of docs/ again"
 	@echo "make bench         run all benchmarks, one JSON object each"
+	@echo "make gpu-check     compare a GPU with the CPU number by number, and time it"
 
 train: $(VENV)/run-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 300 --log-every 5 --checkpoint-every 100 --workdir $(DEMO_RUN)
@@ -83,6 +84,9 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.embed
 	$(RUN) -m benchmarks.similar
+
+gpu-check: $(VENV)/run-requirements
+	$(RUN) -m benchmarks.gpu_check
 
 # Each stamp is made once its packages are installed; an interrupted installation is taken up again.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip

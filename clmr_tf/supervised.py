@@ -1,13 +1,12 @@
 """The objectives with labels: one crop of a clip in, its tags out."""
 
-import functools
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augment.randomness import fold
+from clmr_tf.augment.randomness import fold, uniform_rows
 from clmr_tf.trained_model import TrainedModel, moments_of_directions
 
 
@@ -100,9 +99,5 @@ def drop(vectors: tf.Tensor, seeds: tf.Tensor, share: float) -> tf.Tensor:
         seeds: int32 [batch, 2].
         share: Expected share that becomes 0, in [0, 1); the others are divided by 1 - share.
     """
-    uniforms = tf.map_fn(
-        functools.partial(tf.random.stateless_uniform, vectors.shape[1:]),
-        fold(seeds, "dropout"),
-        fn_output_signature=tf.TensorSpec(vectors.shape[1:], tf.float32),
-    )
+    uniforms = uniform_rows(fold(seeds, "dropout"), vectors.shape[1:])
     return tf.where(uniforms >= share, vectors / tf.cast(1 - share, vectors.dtype), tf.zeros_like(vectors))

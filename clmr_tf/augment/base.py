@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from clmr_tf.augment.chosen import transform_chosen
+from clmr_tf.augment.chosen import is_cpu_alone, transform_chosen
 from clmr_tf.augment.randomness import ViewRandomness
 
 Parameters = dict[str, tf.Tensor]
@@ -68,6 +68,8 @@ class ChosenRowsAugmentation(Augmentation):
     """An augmentation that costs too much to be computed for examples that do not get it."""
 
     def apply(self, audio: tf.Tensor, parameters: Parameters) -> tf.Tensor:
-        """As in the base, at a cost in proportion to the number of examples that were chosen."""
+        """As in the base, on a CPU at a cost in proportion to the number of examples that were chosen."""
+        if not is_cpu_alone():
+            return super().apply(audio, parameters)
         others = {name: values for name, values in parameters.items() if name != "applied"}
         return transform_chosen(self.transform, audio, others, parameters["applied"])

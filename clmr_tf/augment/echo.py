@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from clmr_tf.augment.arguments import as_audio, as_parameter
 from clmr_tf.augment.base import Augmentation, Parameters
+from clmr_tf.augment.chosen import is_cpu_alone
 from clmr_tf.augment.randomness import choose
 from clmr_tf.augmentation_config import DelayConfig
 
@@ -33,6 +34,11 @@ def delay(audio: tf.Tensor, delay_ms: tf.Tensor, volume: tf.Tensor, sample_rate:
     # In float64, or a delay of a whole number of samples could be rounded down to one less.
     offset = tf.floor(tf.cast(delay_ms, tf.float64) * (sample_rate / 1000))
     offset = tf.cast(tf.clip_by_value(offset, 0.0, tf.cast(num_samples, tf.float64)), tf.int32)
+
+    if not is_cpu_alone():
+        source = tf.range(num_samples) - offset[:, tf.newaxis]
+        copy = tf.where(source >= 0, tf.gather(audio, tf.maximum(source, 0), batch_dims=1), 0.0)
+        return (audio + volume[:, tf.newaxis] * copy) / 2
 
     def add_to_one(example: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         clip, clip_offset, clip_volume = example

@@ -11,6 +11,7 @@ distributions are the same. One run keeps to one of the two.
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -45,10 +46,24 @@ class ViewRandomness:
 
     @functools.cached_property
     def _blocks(self) -> tf.Tensor:
-        shape = [NUM_ROWS, NUM_UNIFORMS]
+        return uniform_rows(fold(self._seeds, "parameters"), [NUM_ROWS, NUM_UNIFORMS])
+
+
+def uniform_rows(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Uniform numbers in [0, 1), each row a function of its own pair of seeds.
+
+    Args:
+        seeds: int32 [batch, 2].
+        shape: Of a row.
+
+    Returns:
+        float32 [batch, *shape].
+    """
+    # On a GPU the loop would be hundreds of small kernels, one after the other.
+    with tf.device("CPU:0"):
         return tf.map_fn(
             functools.partial(tf.random.stateless_uniform, shape),
-            fold(self._seeds, "parameters"),
+            seeds,
             fn_output_signature=tf.TensorSpec(shape, tf.float32),
         )
 

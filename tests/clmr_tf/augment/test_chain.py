@@ -1,6 +1,7 @@
 """The chain: a view is its clip's and its seed's alone, and what is not chosen leaves no trace."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_a_view_depends_on_its_clip_and_seeds_alone(many_clips, make_seeds, jit_
         for first in range(0, 39, size):
             rows = slice(first, first + size)
             np.testing.assert_array_equal(bits(chain(many_clips[rows], seeds[rows])), bits(together[rows]))
+
+
+def test_beside_a_gpu_whole_batches_are_computed_and_sound_the_same(many_clips, make_seeds, monkeypatch):
+    expected = AugmentationChain(BUSY)(many_clips, make_seeds(39)).numpy()
+
+    def no_loop(*_arguments, **_settings):
+        raise AssertionError("A loop over chunks of rows")
+
+    devices = [*tf.config.list_logical_devices("CPU"), SimpleNamespace(device_type="GPU")]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
+    monkeypatch.setattr("clmr_tf.augment.base.transform_chosen", no_loop)
+    views = AugmentationChain(BUSY)(many_clips, make_seeds(39)).numpy()
+    # Sums over batches of another size round differently on some processors.
+    np.testing.assert_allclose(views, expected, rtol=0, atol=2e-6)
 
 
 def test_eager_function_and_dataset_give_the_same_bits(many_clips, make_seeds):

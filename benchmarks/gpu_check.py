@@ -1,0 +1,257 @@
+"""python -m benchmarks.gpu_check: whether a GPU computes what a CPU computes, and how fast it trains.
+
+Views, embeddings and one training step are computed on the CPU by a process of its own and on the GPU, and compared
+number by number: in float32 without TF32, in bfloat16, and on two GPUs where there are two. Prints one JSON object,
+and one sentence for each promise; the exit code is 1 if one does not hold. Without a GPU the second side is the CPU
+as well, which it says.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.config import TrainConfig
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.errors import ClmrError
+from clmr_tf.hardware import devices_in_words, gpu_names
+from clmr_tf.model_building import build_model
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+
+ROOT = Path(__file__).parents[1]
+PRECISIONS = ("float32", "mixed_bfloat16")
+Numbers = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """Something that has to come out alike on both sides.
+
+    Attributes:
+        name: Its key in the JSON object.
+        sentence: What is promised.
+        numbers: The keys of the numbers that are compared.
+        largest_error: Largest root mean square of the differences, of that of the CPU's float32 numbers.
+    """
+
+    name: str
+    sentence: str
+    numbers: tuple[str, ...]
+    largest_error: float
+
+
+# Sums of float32 in another order differ in the sixth digit, and a network of ten layers with batch normalisation
+# makes more of it. bfloat16 has three digits.
+FLOAT32_PROMISES = (
+    Promise("views_float32", "Every view is that of the CPU", ("views",), 1e-3),
+    Promise("embeddings_float32", "Every embedding is that of the CPU", ("embeddings",), 1e-3),
+    Promise(
+        "step_float32", "A training step has the loss and the change of weights of the CPU", ("loss", "change"), 1e-2
+    ),
+)
+BFLOAT16_PROMISES = (
+    Promise("embeddings_bfloat16", "Embeddings in bfloat16 are those in float32 on the CPU", ("embeddings",), 0.1),
+    Promise("step_bfloat16", "The loss of a step in bfloat16 is that in float32 on the CPU", ("loss",), 0.02),
+)
+TWO_DEVICES_PROMISE = Promise(
+    "step_two_devices", "A training step on two devices is that of one", ("loss", "change"), 1e-2
+)
+
+
+class Check:
+    """A model and one batch on the devices of a strategy.
+
+    Args:
+        strategy: What the step runs on.
+        config: Of the training.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, config: TrainConfig) -> None:
+        self._strategy = strategy
+        with strategy.scope():
+            self.model = build_model(config)
+        self._batch = batch_of_noise(config.batch_size, CLIP_NUM_SAMPLES[config.sample_rate_hz])
+        num_own = config.batch_size // strategy.num_replicas_in_sync
+
+        def own_rows(context: Any) -> dict[str, tf.Tensor]:
+            first = context.replica_id_in_sync_group * num_own
+            return {name: tf.constant(values[first : first + num_own]) for name, values in self._batch.items()}
+
+        self._distributed = strategy.experimental_distribute_values_from_function(own_rows)
+        self.step = tf.function(lambda: strategy.run(self.model.train_step, args=(self._distributed,)))
+        # As in a step, where the chain is a part of the graph.
+        self.make_views = tf.function(self.model.make_views)
+
+    def numbers(self) -> Numbers:
+        """Views, embeddings, and what one step of SGD makes of the weights; the weights have changed then."""
+        views = self.make_views(self._batch["clips"], self._batch["seeds"])
+        embeddings = tf.function(self.model.encoder)(self._batch["clips"][:, 0])
+        before = self._weights()
+        loss = self._strategy.experimental_local_results(self.step()["loss"])[0]
+        numbers = {"views": views, "embeddings": embeddings, "loss": loss, "change": self._weights() - before}
+        return {name: np.asarray(tf.cast(values, tf.float32)) for name, values in numbers.items()}
+
+    def seconds(self, num_steps: int) -> dict[str, float]:
+        """Seconds of a step and of the augmentation chain in it, the median of some; after `numbers`."""
+
+        def run_step() -> None:
+            float(self._strategy.experimental_local_results(self.step()["loss"])[0])
+
+        def run_chain() -> None:
+            # Reading a number waits for all of them.
+            float(tf.reduce_sum(self.make_views(self._batch["clips"], self._batch["seeds"])))
+
+        return {"step": _median_seconds(run_step, num_steps), "chain": _median_seconds(run_chain, num_steps)}
+
+    def _weights(self) -> np.ndarray:
+        return np.concatenate([np.ravel(weight.numpy()) for weight in self.model.trainable_variables])
+
+
+def batch_of_noise(num_pairs: int, num_samples: int) -> Numbers:
+    """Crops as `clips.pair_dataset` makes them, of noise whose level and colour differ from crop to crop."""
+    generator = np.random.default_rng(1)
+    noise = generator.standard_normal([num_pairs, 2, num_samples])
+    slope = generator.uniform(0.5, 1.5, [num_pairs, 1, 1])
+    spectrum = np.fft.rfft(noise) / np.arange(1, num_samples // 2 + 2) ** slope
+    crops = np.fft.irfft(spectrum, num_samples)
+    crops *= generator.uniform(0.1, 0.9, [num_pairs, 2, 1]) / np.max(np.abs(crops), axis=2, keepdims=True)
+    seeds = generator.integers(-(2**31), 2**31, [num_pairs, 2, 2])
+    return {"clips": crops.astype(np.float32), "seeds": seeds.astype(np.int32)}
+
+
+def error_of(promise: Promise, found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
+    """The largest error of what a promise is about; views and embeddings are looked at one by one."""
+
+    def relative_error(values: np.ndarray, expected: np.ndarray) -> float:
+        rows = [
+            np.reshape(array.astype(np.float64), [len(array) if array.ndim > 1 else 1, -1])
+            for array in (values, expected)
+        ]
+        distance, size = np.linalg.norm(rows[0] - rows[1], axis=1), np.linalg.norm(rows[1], axis=1)
+        # Gives NaN for what is not finite, and no comparison with NaN holds.
+        return float(np.max(distance / np.maximum(size, 1e-9)))
+
+    return max(relative_error(found[name], reference[name]) for name in promise.numbers)
+
+
+def check(options: argparse.Namespace) -> dict[str, Any]:
+    """Computes both sides and compares them."""
+    with tempfile.TemporaryDirectory() as folder:
+        reference = _numbers_of_cpu(options, Path(folder, "reference.npz"))
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    gpus = gpu_names()
+    single = tf.distribute.get_strategy()
+    found: dict[str, dict[str, Any]] = {}
+    seconds = {}
+
+    def look_at(promises: Sequence[Promise], numbers: Numbers, reference: Numbers) -> None:
+        for promise in promises:
+            error = error_of(promise, numbers, reference)
+            found[promise.name] = {
+                "sentence": promise.sentence,
+                "holds": bool(error <= promise.largest_error),
+                "error": error,
+                "largest_error": promise.largest_error,
+            }
+
+    for precision, promises in zip(PRECISIONS, (FLOAT32_PROMISES, BFLOAT16_PROMISES), strict=True):
+        one = Check(single, _config(options, precision))
+        numbers = one.numbers()
+        look_at(promises, numbers, reference)
+        seconds[precision] = one.seconds(options.num_steps)
+        if precision == "float32":
+            numbers_of_one = numbers
+    devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")[:2]
+    if len(devices) == 2:
+        two = tf.distribute.MirroredStrategy([device.name for device in devices])
+        look_at([TWO_DEVICES_PROMISE], Check(two, _config(options, "float32")).numbers(), numbers_of_one)
+    return {
+        "ran_on": devices_in_words(single),
+        "is_cpu_alone": not gpus,
+        "num_devices": len(devices),
+        "batch_size": options.batch_size,
+        "width": options.width,
+        "promises": found,
+        "pairs_per_second": {name: options.batch_size / each["step"] for name, each in seconds.items()},
+        "chain_fraction_of_step": {name: each["chain"] / each["step"] for name, each in seconds.items()},
+        "versions": {"tensorflow": tf.__version__, "numpy": np.__version__},
+    }
+
+
+def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
+    # SGD, whose change of a weight is in proportion to the gradient: Adam's first step is its sign.
+    return TrainConfig(
+        corpus="none",
+        batch_size=options.batch_size,
+        width=options.width,
+        precision=precision,
+        optimizer="sgd",
+        learning_rate=0.1,
+        steps=options.num_steps + 2,
+    )
+
+
+def _numbers_of_cpu(options: argparse.Namespace, path: Path) -> Numbers:
+    size = ["--batch-size", str(options.batch_size), "--width", str(options.width)]
+    command = [sys.executable, "-m", "benchmarks.gpu_check", *size, "--write-numbers", str(path)]
+    # There is no GPU for TensorFlow then, so it computes as on a machine without one.
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, check=False)
+    if done.returncode:
+        raise ClmrError(f"The numbers of the CPU could not be computed: its process ended with code {done.returncode}.")
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _median_seconds(work: Callable[[], None], repetitions: int) -> float:
+    seconds = []
+    work()
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the result; `arguments` are without the program's name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=48, help="pairs per step, an even number (default: 48)")
+    parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
+    parser.add_argument("--num-steps", type=int, default=10, help="steps that are timed (default: 10)")
+    parser.add_argument("--write-numbers", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments)
+    if options.batch_size < 2 or options.batch_size % 2 or options.num_steps < 1 or not 0 < options.width <= 8:
+        parser.error("--batch-size must be even and at least 2, --num-steps at least 1, --width above 0 and at most 8")
+    if options.write_numbers:
+        np.savez(options.write_numbers, **Check(tf.distribute.get_strategy(), _config(options, "float32")).numbers())
+        return
+    result = check(options)
+    results.out(json.dumps(result, indent=2))
+    if result["is_cpu_alone"]:
+        notes.print("TensorFlow finds no GPU: all of this ran on the CPU alone and shows nothing about a GPU.")
+    for promise in result["promises"].values():
+        verb = "holds" if promise["holds"] else "DOES NOT HOLD"
+        size = f"error {promise['error']:.2g}, at most {promise['largest_error']:g}"
+        notes.print(f"{verb}: {promise['sentence']} ({size}).")
+    if result["num_devices"] < 2:
+        notes.print(f"Not checked: {TWO_DEVICES_PROMISE.sentence} (there is one).")
+    broken = [name for name, promise in result["promises"].items() if not promise["holds"]]
+    if broken:
+        raise ClmrError(f"{len(broken)} of {len(result['promises'])} promises do not hold: {', '.join(broken)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

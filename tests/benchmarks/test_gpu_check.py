@@ -1,0 +1,37 @@
+"""The check of a GPU, on two logical CPUs: it holds where all is right, and tells what is not."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from benchmarks.gpu_check import main
+from clmr_tf.augment.levels import Gain
+from clmr_tf.console import run_command
+
+SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1"]
+
+
+def test_all_promises_hold_on_two_cpus_and_it_is_said_that_no_gpu_was_there(capsys):
+    assert run_command(main, SMALL) == 0
+    output, notes = capsys.readouterr()
+    result = json.loads(output)
+    assert result["is_cpu_alone"] and result["num_devices"] == 2
+    assert "shows nothing about a GPU" in notes and notes.count("holds: ") == len(result["promises"]) == 6
+    assert all(0 <= promise["error"] <= promise["largest_error"] for promise in result["promises"].values())
+    # bfloat16 has three digits: an error of zero would mean that float32 was compared with itself.
+    assert result["promises"]["embeddings_bfloat16"]["error"] > 1e-4
+    assert all(rate > 0 for rate in result["pairs_per_second"].values())
+    assert all(0 < fraction < 1 for fraction in result["chain_fraction_of_step"].values())
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_a_side_that_computes_something_else_is_found(capsys, monkeypatch, factor):
+    # In this process only; the other side has a process of its own.
+    transform = Gain.transform
+    monkeypatch.setattr(Gain, "transform", lambda *arguments: transform(*arguments) * tf.constant(factor))
+    assert run_command(main, SMALL) == 1
+    output, notes = capsys.readouterr()
+    promises = json.loads(output)["promises"]
+    assert not promises["views_float32"]["holds"] and promises["embeddings_float32"]["holds"]
+    assert "DOES NOT HOLD: Every view is that of the CPU" in notes and "views_float32" in notes.splitlines()[-1]
