@@ -29,6 +29,7 @@ from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import devices_in_words, gpu_names
 from clmr_tf.model_building import build_model
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.xla_start import start_xla_quietly
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -151,7 +152,10 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         reference = _numbers_of_cpu(options, Path(folder, "reference.npz"))
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    start_xla_quietly()
     gpus = gpu_names()
+    if not gpus:
+        notes.print("TensorFlow finds no GPU: all of this runs on the CPU alone and shows nothing about a GPU.")
     single = tf.distribute.get_strategy()
     found: dict[str, dict[str, Any]] = {}
     seconds = {}
@@ -229,19 +233,18 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--batch-size", type=int, default=48, help="pairs per step, an even number (default: 48)")
     parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
-    parser.add_argument("--num-steps", type=int, default=10, help="steps that are timed (default: 10)")
+    parser.add_argument("--num-steps", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--write-numbers", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = parser.parse_args(arguments)
     if options.batch_size < 2 or options.batch_size % 2 or options.num_steps < 1 or not 0 < options.width <= 8:
         parser.error("--batch-size must be even and at least 2, --num-steps at least 1, --width above 0 and at most 8")
     if options.write_numbers:
+        start_xla_quietly()
         np.savez(options.write_numbers, **Check(tf.distribute.get_strategy(), _config(options, "float32")).numbers())
         return
     result = check(options)
     results.out(json.dumps(result, indent=2))
-    if result["is_cpu_alone"]:
-        notes.print("TensorFlow finds no GPU: all of this ran on the CPU alone and shows nothing about a GPU.")
     for promise in result["promises"].values():
         verb = "holds" if promise["holds"] else "DOES NOT HOLD"
         size = f"error {promise['error']:.2g}, at most {promise['largest_error']:g}"
