@@ -112,8 +112,8 @@ def write_music(folder: Path, num_files: int) -> float:
 
 def export_everything(folder: Path, width: float) -> dict[str, str]:
     """Exports an encoder for all runtimes; returns why some are absent."""
-    from clmr_tf.encoder import build_encoder
     from clmr_tf.model_writing import write_model_folder
+    from clmr_tf.models.sample_cnn import build_encoder
     from clmr_tf.runtimes.files import add_runtime_files, version_of
 
     facts = {

@@ -1,11 +1,9 @@
 """A trained encoder as other programs use it: audio in, embeddings out."""
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +14,7 @@ from clmr_tf.audio_files import SILENCE_PEAK, open_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.downmix import mixed_to_mono
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 
 # With more of them, someone has put the channels first.
 _MOST_CHANNELS = 64
@@ -76,26 +74,6 @@ class Tagging:
         """The likeliest tags of the recording, likeliest first, each with the mean of its probabilities."""
         means = self.probabilities.mean(axis=0, dtype=np.float64)
         return [(self.tag_names[column], float(means[column])) for column in np.argsort(-means, kind="stable")[:count]]
-
-
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Lets Keras make layers of a dtype policy, such as "float32", and brings back the one of the process."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def build_encoder(**arguments: Any) -> SampleCNN:
-    """A built SampleCNN that computes in float32 whatever the dtype policy of the process is; arguments as its."""
-    # By the policy, since the layers of a model do not ask for the model's dtype.
-    with dtype_policy("float32"):
-        encoder = SampleCNN(**arguments)
-        encoder.build()
-    return encoder
 
 
 class Encoder:

@@ -12,7 +12,7 @@ import numpy as np
 
 from clmr_tf.corpus import SPLITS, Corpus
 from clmr_tf.corpus_resolution import resolve_corpus
-from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.encoder import Encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.evaluation.examples import Examples, clip_scores
 from clmr_tf.evaluation.grid import search
@@ -25,6 +25,7 @@ from clmr_tf.evaluation.splits import Show, Split, SplitReader, choose_labels
 from clmr_tf.head import Head
 from clmr_tf.model_folder import read_head
 from clmr_tf.model_manifest import read_manifest
+from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.probing import has_single_labels, require_probeable, task_facts
 from clmr_tf.run_folder import versions

@@ -9,12 +9,11 @@ from clmr_tf.augmentation_changes import augmentation_config
 from clmr_tf.checkpoint import named_variables
 from clmr_tf.config import TrainConfig
 from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.encoder import dtype_policy
 from clmr_tf.learning_rates import default_learning_rate, learning_rate_schedule
 from clmr_tf.loss_scale import LossScale
 from clmr_tf.models.classifier import build_classifier
 from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
 from clmr_tf.optimizers import build_optimizer
 from clmr_tf.supervised import SupervisedModel
 from clmr_tf.trained_model import TrainedModel

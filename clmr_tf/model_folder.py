@@ -21,14 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.encoder import build_encoder, dtype_policy
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 from clmr_tf.head import Head
 from clmr_tf.model_card import model_card
 from clmr_tf.model_manifest import MANIFEST_FILE, PARTS_OF_CARDS, read_manifest, require_parts
 from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 
 WEIGHTS_FILE = "encoder.weights.h5"
 SAVED_MODEL = "saved_model"

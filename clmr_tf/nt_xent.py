@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.distribution import gather_rows
+from clmr_tf.replicas import gather_rows
 
 
 def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:

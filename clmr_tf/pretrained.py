@@ -8,13 +8,13 @@ import numpy as np
 
 from clmr_tf import model_folder
 from clmr_tf.checkpoint import named_variables, restore_newest
-from clmr_tf.encoder import Encoder, Tagger, build_encoder, dtype_policy
+from clmr_tf.encoder import Encoder, Tagger
 from clmr_tf.errors import UsageError
 from clmr_tf.files import refuse_pattern
 from clmr_tf.head import Head, probabilities
 from clmr_tf.model_manifest import MANIFEST_FILE, read_manifest
 from clmr_tf.models.classifier import build_classifier
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 from clmr_tf.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config, read_record
 
 

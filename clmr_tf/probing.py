@@ -12,11 +12,11 @@ from clmr_tf.audio_files import load_audio
 from clmr_tf.clips import window_starts
 from clmr_tf.corpus import SPLITS, Corpus
 from clmr_tf.corpus_resolution import resolve_corpus
-from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.encoder import Encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
 from clmr_tf.model_manifest import read_manifest
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
 from clmr_tf.pretrained import load_encoder
 
 _NUM_UNTRAINED = 3

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from clmr_tf.distribution import mean_over_replicas
 from clmr_tf.loss_scale import LossScale
+from clmr_tf.replicas import mean_over_replicas
 
 _WATCHED = ("gradient_norm", "learning_rate", "num_skipped")
 _WATCHED_WITH_LOSS_SCALE = ("loss_scale", "num_overflows")

@@ -1,5 +1,9 @@
 """SampleCNN, the encoder of CLMR: from raw audio to a 512-dimensional representation."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -149,3 +153,23 @@ def layer_channels(width: float) -> tuple[int, ...]:
 def _scale(channels: int, width: float) -> int:
     """Channels times width, to the next multiple of 8, which vector units and tensor cores want."""
     return max(8, 8 * round(channels * width / 8))
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Lets Keras make layers of a dtype policy, such as "float32", and brings back the one of the process."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_encoder(**arguments: Any) -> SampleCNN:
+    """A built SampleCNN that computes in float32 whatever the dtype policy of the process is; arguments as its."""
+    # By the policy, since the layers of a model do not ask for the model's dtype.
+    with dtype_policy("float32"):
+        encoder = SampleCNN(**arguments)
+        encoder.build()
+    return encoder

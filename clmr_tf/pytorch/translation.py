@@ -7,10 +7,9 @@ is normalised is convolution + bias - mean, so a mean of (mean - bias) gives the
 import keras
 import numpy as np
 
-from clmr_tf.encoder import build_encoder, dtype_policy
 from clmr_tf.head import Head
 from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 from clmr_tf.pytorch.layouts import sample_rate_of, width_of
 from clmr_tf.pytorch.original_network import OriginalLayer, OriginalNetwork
 

@@ -6,9 +6,8 @@ import numpy as np
 
 from clmr_tf.corpus import Corpus
 from clmr_tf.corpus_tasks import CorpusTask, Label
-from clmr_tf.encoder import build_encoder
 from clmr_tf.model_writing import write_model_folder
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
 from tests.synthetic import write_corpus
 
 CLIP = 59049

@@ -9,9 +9,8 @@ import tensorflow as tf
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augmentation_config import augmentation_preset
 from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.encoder import dtype_policy
 from clmr_tf.models.projector import build_projector
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
 
 NUM_PAIRS = 4
 

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf import export, probe
-from clmr_tf.encoder import build_encoder
 from clmr_tf.errors import UsageError
 from clmr_tf.head import Head
 from clmr_tf.model_folder import read_head
 from clmr_tf.model_manifest import read_manifest
+from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.pretrained import load_encoder
 from clmr_tf.probe_head import read_probe_head
 from tests.clmr_tf.probed import TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model

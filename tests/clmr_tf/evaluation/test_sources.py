@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from clmr_tf.encoder import Encoder, build_encoder
+from clmr_tf.encoder import Encoder
 from clmr_tf.evaluation.sources import EncoderFeatures, MajorityFeatures, MelFeatures
+from clmr_tf.models.sample_cnn import build_encoder
 from tests.synthetic import melody
 
 CLIP, RATE_HZ = 8192, 22050

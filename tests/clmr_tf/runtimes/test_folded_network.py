@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clmr_tf.encoder import build_encoder
 from clmr_tf.model_writing import golden_audio
+from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.runtimes.folded_network import FoldedNetwork
 
 
