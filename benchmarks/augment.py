@@ -25,16 +25,16 @@ from benchmarks.original_augmentations import install_julius, install_sox, juliu
 from benchmarks.peak_memory import peak_memory_mb
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augment.spectra import fast_fft_length
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import results, run_command
-from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.hardware import num_usable_cores
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.training import build_model
-from clmr_tf.xla_start import start_xla_quietly
+from clmr_tf.quiet_start import start_xla_quietly
+from clmr_tf.train.run import build_model
 
 SAMPLE_RATE_HZ = 22050
 NUM_VIEWS = 96

@@ -14,9 +14,9 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from clmr_tf.clips import pair_dataset
 from clmr_tf.console import results, run_command
-from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 
 SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))

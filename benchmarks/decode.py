@@ -2,9 +2,9 @@
 
     python -m benchmarks.decode
 
-prints one JSON object. `real_time_per_core` is what `pipelines.transcoding.transcode` does, the work of one file in a
-preparation: decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash. `ratio_to_libsndfile` is its
-time over that of the same work with libsndfile as the decoder, measured in turn in one run; the first one is that of
+prints one JSON object. `real_time_per_core` is the work of one file in a preparation
+(`pipelines.preparation.transcoding`): decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash.
+`ratio_to_libsndfile` is its time over that of the same work with libsndfile as the decoder, measured in turn in one run; the first one is that of
 all formats together. The music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
 """
 
@@ -22,9 +22,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from clmr_tf.audio_files import decoder_versions
+from clmr_tf.audio.decoding import decoder_versions
 from clmr_tf.console import results, run_command
-from pipelines.transcoding import TranscodingTask, to_pcm16, transcode
+from pipelines.preparation.transcoding import TranscodingTask, to_pcm16, transcode
 
 SOURCE_RATE_HZ, SAMPLE_RATE_HZ = 44_100, 22_050
 DEMO_AUDIO = Path(__file__).parents[1] / "pipelines" / "demo_data" / "audio"

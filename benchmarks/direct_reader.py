@@ -28,13 +28,13 @@ import soundfile
 import soxr
 import tensorflow as tf
 
-from clmr_tf.clips import CropReader, crop_reader
+from clmr_tf.audio.resampling import plan_block, resample_block
 from clmr_tf.console import results, run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.crops import CropReader, crop_reader
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.resampling import plan_block, resample_block
 from pipelines.folder import FolderSettings, prepare_corpus
-from pipelines.settings import PrepareSettings
+from pipelines.preparation.settings import PrepareSettings
 
 SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
 # Starting an iterator, and the first use of each of its decoders, take as long as many crops do.

@@ -22,11 +22,11 @@ import soundfile
 from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
 from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
 from benchmarks.worker import Worker, WorkerFailedError
-from clmr_tf.audio_files import load_audio
+from clmr_tf.audio.decoding import load_audio
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import ClmrError
+from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.hardware import num_usable_cores
-from clmr_tf.runtimes.formats import FORMATS
 
 SAMPLE_RATE_HZ = 22050
 DEMO_MUSIC = Path(__file__).parents[1] / "pipelines" / "demo_data" / "audio"
@@ -112,9 +112,9 @@ def write_music(folder: Path, num_files: int) -> float:
 
 def export_everything(folder: Path, width: float) -> dict[str, str]:
     """Exports an encoder for all runtimes; returns why some are absent."""
-    from clmr_tf.model_writing import write_model_folder
+    from clmr_tf.export.runtimes import add_runtime_files, version_of
+    from clmr_tf.export.writing import write_model_folder
     from clmr_tf.models.sample_cnn import build_encoder
-    from clmr_tf.runtimes.files import add_runtime_files, version_of
 
     facts = {
         "name": "untrained",

@@ -23,13 +23,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import devices_in_words, gpu_names
-from clmr_tf.model_building import build_model
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.xla_start import start_xla_quietly
+from clmr_tf.quiet_start import start_xla_quietly
+from clmr_tf.train.build import build_model
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")

@@ -18,20 +18,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES
-from clmr_tf.command_line import parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES
+from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import notes, run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_manifest import read_manifest
+from clmr_tf.export.model_folder import read_manifest
 
 PSEUDO_TAGS = "pseudo-tags"
 SEEDS_OF_SHARE = {1.0: (42,), 0.1: (42, 43, 44), 0.01: (42, 43, 44)}
 """Shares of the labelled songs, and which songs: with few of them the choice decides much."""
 _SHARES_AND_SEEDS = [(share, seed) for share, seeds in SEEDS_OF_SHARE.items() for seed in seeds]
 _FEATURES = ("majority", "untrained", "mel", "musicnn", "model")
-_OTHERS = {"musicnn": "pipelines.musicnn_features:MusicnnFeatures"}
+_OTHERS = {"musicnn": "pipelines.musicnn:MusicnnFeatures"}
 _PRECISION = ("--precision", "mixed_bfloat16")
 
 
@@ -52,7 +52,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Something to score; see `clmr_tf.probe_config.ProbeConfig`."""
+    """Something to score; see `clmr_tf.probe.settings.ProbeConfig`."""
 
     model: str
     task: str = PSEUDO_TAGS

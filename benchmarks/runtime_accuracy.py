@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.console import results, run_command
-from clmr_tf.corpus import SPLITS, Corpus
+from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.errors import UsageError
-from clmr_tf.runtimes.execution import load
-from clmr_tf.runtimes.formats import FORMATS
+from clmr_tf.export.runtime_process import load
+from clmr_tf.export.runtimes import FORMATS
 
 CALIBRATED = "int8 calibrated"
 NUM_CALIBRATION_WINDOWS = 128
@@ -29,9 +29,9 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
     """The figures; arguments as of `clmr_tf.probe`."""
-    from clmr_tf.corpus_resolution import resolve_corpus
-    from clmr_tf.model_folder import read_encoder
-    from clmr_tf.probing import has_single_labels, require_probeable
+    from clmr_tf.data.resolution import resolve_corpus
+    from clmr_tf.export.model_folder import read_encoder
+    from clmr_tf.probe.quick import has_single_labels, require_probeable
 
     encoder = read_encoder(model)
     corpus = resolve_corpus(
@@ -70,7 +70,7 @@ def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
     """The encoder in 8-bit integers throughout, scaled by windows from all over `recordings`."""
     import tensorflow as tf
 
-    from clmr_tf.runtimes.folded_network import FoldedNetwork
+    from clmr_tf.export.folded_network import FoldedNetwork
 
     windows = np.concatenate(recordings)
     chosen = windows[np.linspace(0, len(windows) - 1, NUM_CALIBRATION_WINDOWS).astype(int)]
@@ -102,8 +102,8 @@ def _embeddings(embed: Embed, audio: dict[str, list[np.ndarray]]) -> dict[str, n
 def _score(
     vectors: dict[str, np.ndarray], audio: dict[str, list[np.ndarray]], corpus: Corpus, single_label: bool
 ) -> dict[str, float]:
-    from clmr_tf.linear_probe import Windows, fit_linear_probe
-    from clmr_tf.probing import measure as measure_scores
+    from clmr_tf.probe.quick import Windows, fit_linear_probe
+    from clmr_tf.probe.quick import measure as measure_scores
 
     splits = []
     for split, items in audio.items():

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.worker import answers_apart, seconds_of, serve
-from clmr_tf.runtimes.execution import load
-from clmr_tf.runtimes.formats import FORMATS
+from clmr_tf.export.runtime_process import load
+from clmr_tf.export.runtimes import FORMATS
 
 CLIP_NUM_SAMPLES = 59049
 PACKAGE, SAVED_MODEL = "clmr_tf", "saved_model"
@@ -35,8 +35,8 @@ def package_commands(
     import tensorflow as tf
 
     import clmr_tf
-    from clmr_tf.audio_files import load_audio
-    from clmr_tf.embedding_files import embed_files
+    from clmr_tf.audio.decoding import load_audio
+    from clmr_tf.inference.embeddings import embed_files
 
     tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     encoder, files = clmr_tf.load_encoder(model), sorted(music.iterdir())

@@ -18,10 +18,9 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from clmr_tf.console import results, run_command
-from clmr_tf.embedding_stream import FileEmbedding
-from clmr_tf.embedding_table import FORMAT_VERSION, read_songs, write_table
+from clmr_tf.inference.embeddings import FORMAT_VERSION, FileEmbedding, read_songs, write_table
+from clmr_tf.inference.similarity import SongIndex
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
-from clmr_tf.similarity import SongIndex
 
 NUM_NEIGHBOURS = 10
 

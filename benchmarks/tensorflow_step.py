@@ -14,14 +14,14 @@ import tensorflow as tf
 
 from benchmarks.peak_memory import peak_memory_mb
 from benchmarks.worker import answers_apart, seconds_of, serve
-from clmr_tf.checkpoint import Checkpoints
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.corpus_resolution import resolve_corpus
-from clmr_tf.model_building import build_model, checkpoint_groups
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, SampleCNN
-from clmr_tf.xla_start import start_xla_quietly
+from clmr_tf.quiet_start import start_xla_quietly
+from clmr_tf.train.build import build_model, checkpoint_groups
+from clmr_tf.train.checkpoints import Checkpoints
+from clmr_tf.train.step import ContrastiveModel
 
 
 class TrainingStep:

@@ -10,8 +10,6 @@ The public names, loaded when they are first used, so that importing the package
 """
 
 import importlib
-import sys
-import types
 from typing import Any
 
 from clmr_tf._import_path import leave_out_current_folder
@@ -23,8 +21,8 @@ __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
 
 _HOMES = {
     "SampleCNN": "clmr_tf.models.sample_cnn",
-    "load_encoder": "clmr_tf.pretrained",
-    "nt_xent": "clmr_tf.nt_xent",
+    "load_encoder": "clmr_tf.inference.encoder",
+    "nt_xent": "clmr_tf.models.nt_xent",
 }
 
 
@@ -37,15 +35,3 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'clmr_tf' has no attribute {name!r}")
     globals()[name] = value
     return value
-
-
-class _Package(types.ModuleType):
-    """Keeps `clmr_tf.nt_xent` the function when the import system puts the file of that name in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "nt_xent" and isinstance(value, types.ModuleType):
-            value = value.nt_xent
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.keras_start import start_libraries_plainly
+from clmr_tf.quiet_start import start_libraries_plainly
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""

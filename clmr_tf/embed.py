@@ -11,10 +11,10 @@ from pathlib import Path
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.config.model_option import DEMO_MODEL, require_model
 from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.model_option import DEMO_MODEL, require_model
 
 # A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
 _LARGEST_BATCH_SIZE = 1024
@@ -54,11 +54,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.audio_listing import find_audio
-    from clmr_tf.embedding_files import embed_files
-    from clmr_tf.embedding_stream import usable
-    from clmr_tf.embedding_table import require_table_name
-    from clmr_tf.pretrained import load_encoder
+    from clmr_tf.audio.listing import find_audio
+    from clmr_tf.inference.embeddings import embed_files, require_table_name, usable
+    from clmr_tf.inference.encoder import load_encoder
 
     out = config.out.expanduser()
     require_table_name(out)

@@ -34,7 +34,7 @@ def gpu_names() -> list[str]:
 
 def devices_in_words(strategy: "tf.distribute.Strategy") -> str:
     """What a run trains on, such as "2 CPU cores" or "1 GPU: NVIDIA H200"."""
-    from clmr_tf.distribution import num_workers
+    from clmr_tf.train.distribution import num_workers
 
     cores = num_usable_cores()
     in_words = "1 CPU core" if cores == 1 else f"{cores} CPU cores"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.config.model_option import DEMO_MODEL, require_model
 from clmr_tf.console import printable, results, run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.model_option import DEMO_MODEL, require_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +51,11 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No song was given; name a file, as in `python -m clmr_tf.similar song.mp3`.")
     require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.audio_listing import find_audio
-    from clmr_tf.embedding_stream import stream_embeddings, usable
-    from clmr_tf.embedding_table import read_songs
-    from clmr_tf.encoder import weights_hash
-    from clmr_tf.isolated_decoder import IsolatedDecoder
-    from clmr_tf.pretrained import load_encoder
-    from clmr_tf.similarity import SongIndex, without
+    from clmr_tf.audio.isolation import IsolatedDecoder
+    from clmr_tf.audio.listing import find_audio
+    from clmr_tf.inference.embeddings import read_songs, stream_embeddings, usable
+    from clmr_tf.inference.encoder import load_encoder, weights_hash
+    from clmr_tf.inference.similarity import SongIndex, without
 
     files, skipped = find_audio(config.paths)
     songs = read_songs(config.index.expanduser())

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.config.model_option import DEMO_MODEL, require_model
 from clmr_tf.console import printable, results, run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.model_option import DEMO_MODEL, require_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,13 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
     # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.audio_files import flaws_of
-    from clmr_tf.audio_listing import find_audio
-    from clmr_tf.embedding_stream import stream_embeddings, usable
-    from clmr_tf.encoder import Embedding
+    from clmr_tf.audio.decoding import flaws_of
+    from clmr_tf.audio.isolation import IsolatedDecoder
+    from clmr_tf.audio.listing import find_audio
     from clmr_tf.files import require_writable, write_atomically
-    from clmr_tf.isolated_decoder import IsolatedDecoder
-    from clmr_tf.pretrained import load_encoder
-    from clmr_tf.taggram import draw_taggram, minutes_and_seconds
+    from clmr_tf.inference.embeddings import stream_embeddings, usable
+    from clmr_tf.inference.encoder import Embedding, load_encoder
+    from clmr_tf.inference.taggram import draw_taggram, minutes_and_seconds
 
     plot = config.plot and config.plot.expanduser()
     if plot:

@@ -15,14 +15,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from clmr_tf.audio.isolation import IsolatedDecoder
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.augment.pictures import caption, draw_sound, draw_views
 from clmr_tf.augment.views import make_views
-from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, Range
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range, augmentation_config
 from clmr_tf.console import results, run_command
-from clmr_tf.isolated_decoder import IsolatedDecoder
-from clmr_tf.xla_start import start_xla_quietly
+from clmr_tf.quiet_start import start_xla_quietly
 from docs import augmentation_errors as errors
 from tests.clmr_tf.augment.golden import AUDIO, RATE_HZ, read_clip
 
@@ -35,7 +34,7 @@ your own: `python -m clmr_tf.augment song.mp3 --out views`.
 A view is a random crop and then, in this order and each with its probability:
 {order}. Each view draws for itself, by stateless
 operations from its own seed, whatever batch, replica or thread it is in. Preset `released` follows the released code,
-`thesis` the text of the thesis; `clmr_tf/augmentation_config.py` says where they differ. `none` is the crop alone,
+`thesis` the text of the thesis; `clmr_tf/config/augmentation.py` says where they differ. `none` is the crop alone,
 `only-NAME` one augmentation on every first view. Every setting can be changed by its name:
 `--augmentation-changes pitch.probability=0.5 'pitch.cents=[-500, 500]'`, `order=[...]`, `asymmetric=true` (of two views
 only the first is augmented, as in the published ablation).

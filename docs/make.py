@@ -23,9 +23,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import TrainConfig
-from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
 from docs import real_music

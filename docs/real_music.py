@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.errors import UsageError
-from clmr_tf.report import ReportConfig, report
-from clmr_tf.reporting.ablations import ablations
-from clmr_tf.reporting.label_curves import label_curves
-from clmr_tf.reporting.published import read_published
-from clmr_tf.reporting.result_files import Result, read_results
-from clmr_tf.reporting.rows import Row
-from clmr_tf.reporting.sections import sections_of
-from clmr_tf.reporting.tables import ablation_table, label_table, markdown_table
-from clmr_tf.reporting.wording import METRIC_NAMES, interval_words, label_words, name_of, value_words
+from clmr_tf.report.__main__ import ReportConfig, report
+from clmr_tf.report.comparisons import ablations, label_curves
+from clmr_tf.report.page import ablation_table, label_table, markdown_table, sections_of
+from clmr_tf.report.published import read_published
+from clmr_tf.report.results import (
+    METRIC_NAMES,
+    Result,
+    Row,
+    interval_words,
+    label_words,
+    name_of,
+    read_results,
+    value_words,
+)
 
 _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\

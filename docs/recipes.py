@@ -6,9 +6,8 @@ from pathlib import Path
 
 from clmr_tf.console import results, run_command
 from clmr_tf.files import write_atomically
-from clmr_tf.recipe.comparison import corpora_in_words, expected_in_words
-from clmr_tf.recipe.files import RECIPES, read_recipes
-from clmr_tf.recipe.recipe import Recipe
+from clmr_tf.recipes.recipe import RECIPES, Recipe, read_recipes
+from clmr_tf.recipes.run import corpora_in_words, expected_in_words
 
 PAGE = Path(__file__).with_name("recipes.md")
 _BEGIN, _END = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"

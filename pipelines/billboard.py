@@ -19,17 +19,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clmr_tf.audio_signatures import is_named_like_audio
+from clmr_tf.audio.decoding import is_named_like_audio
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.corpus_command import CorpusOptions, run_pipeline
-from pipelines.published import DATA as ALL_DATA
-from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
-from pipelines.splits import split_songs
-from pipelines.tables import read_records, require_count
+from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.published import DATA as ALL_DATA
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, read_records, require_count, split_songs
 
 NAME = "billboard"
 DATA = ALL_DATA / NAME
@@ -40,7 +38,7 @@ VALID_SHARE = 0.1
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
         destination: Folder of the corpus.

@@ -14,33 +14,274 @@ The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md says wh
 
 import collections
 import dataclasses
+import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
-from clmr_tf.corpus import MANIFEST_FILE, Corpus
-from clmr_tf.corpus_tasks import write_task
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from pipelines.debian_games_found import FoundTracks, find_tracks
-from pipelines.debian_games_tracks import (
-    TABLE,
-    Track,
-    artist_task,
-    read_tracks,
-    soundtrack_task,
-    split_of_songs,
-    tracks_of_set,
-)
-from pipelines.destination import default_destination
-from pipelines.prepare import prepare
-from pipelines.progress import shown_progress, summarise
-from pipelines.reuse import opened_if_finished
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
+from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
+from pipelines.preparation.prepare import prepare
+from pipelines.preparation.reuse import opened_if_finished
+from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.sources import SourceFile, read_records, split_songs
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+TABLE = Path(__file__).parent / "debian_games.csv"
+SETS = ("small", "medium")
+MIN_SONGS_PER_CLASS = 8
+VALID_SHARE, TEST_SHARE = 0.1, 0.2
+# Whole games of an artist go to the test if the others leave as many songs as this to train on.
+_MIN_SONGS_LEFT = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One recording, a row of the table; the attributes are its columns."""
+
+    set: str
+    package: str
+    path: str
+    game: str
+    artist: str
+    song: str
+    licence: str
+    sha256: str
+
+    @property
+    def item_id(self) -> str:
+        """Name of its item in the corpus."""
+        return f"{self.package}/{self.path}"
+
+    @property
+    def home(self) -> str:
+        """The game that its song counts for, another one where the recording is a copy."""
+        return self.song.split("/")[0]
+
+
+def read_tracks(table: Path = TABLE) -> list[Track]:
+    """The rows of the table, in its order.
+
+    Raises:
+        UsageError: If it cannot be read or has other columns.
+    """
+    columns = [field.name for field in dataclasses.fields(Track)]
+    return [Track(*(row[column] for column in columns)) for row in read_records(table, ",", columns)]
+
+
+def tracks_of_set(tracks: Iterable[Track], name: str) -> list[Track]:
+    """The tracks of "small" or "medium", which holds the former."""
+    wanted = SETS[: SETS.index(name) + 1]
+    return [track for track in tracks if track.set in wanted]
+
+
+def split_of_songs(tracks: Sequence[Track]) -> dict[str, str]:
+    """Puts the songs of the whole table into "train", "valid" and "test": 70, 10 and 20 %.
+
+    Drawn by a hash of the song within every game, and within every artist of a game who has enough songs for a class,
+    so that each class has songs in each split. So the splits are the same on every machine and in every set,
+    whatever is missing. Songs of `games_for_test` are in "test".
+    """
+    held_out = {song for songs in _songs_for_test(tracks).values() for song in songs}
+    artists = _songs_by(tracks, lambda track: (track.home, track.artist))
+    strata: dict[tuple[str, str], set[str]] = {}
+    for (game, artist), songs in artists.items():
+        is_class = artist and len(songs) >= MIN_SONGS_PER_CLASS
+        strata.setdefault((game, artist if is_class else ""), set()).update(songs)
+    splits = dict.fromkeys(held_out, "test")
+    taken: set[str] = set()
+    # A song with two artists is drawn among those of the larger stratum.
+    for songs in sorted(strata.values(), key=lambda songs: (-len(songs), min(songs))):
+        drawn = songs - held_out - taken
+        taken |= drawn
+        if drawn:
+            num_test = max(0, round(TEST_SHARE * len(drawn | (songs & held_out))) - len(songs & held_out))
+            splits.update(split_songs(drawn, VALID_SHARE, num_test / len(drawn)))
+    return splits
+
+
+def games_for_test(tracks: Sequence[Track]) -> dict[str, tuple[str, ...]]:
+    """For each artist of several games, those from which the task "artist" takes its test.
+
+    The game with most of the songs stays for training; none goes to the test where too few would be left.
+    """
+    games_of: dict[str, dict[str, set[str]]] = {}
+    for (artist, game), songs in _songs_by(tracks, lambda track: (track.artist, track.home)).items():
+        games_of.setdefault(artist, {})[game] = songs
+    chosen = {}
+    for artist, games in games_of.items():
+        others = sorted(games, key=lambda game: (-len(games[game]), game))[1:]
+        num_songs = sum(map(len, games.values()))
+        num_left = num_songs - sum(len(games[game]) for game in others)
+        if artist and others and num_songs >= MIN_SONGS_PER_CLASS and num_left >= _MIN_SONGS_LEFT:
+            chosen[artist] = tuple(others)
+    return chosen
+
+
+def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> CorpusTask:
+    """From which game a track is: those with enough songs; splits are those of the corpus.
+
+    Args:
+        tracks: The tracks that are there, of a set.
+        splits: Of every song.
+    """
+    # A copy of another game's song would be two classes at once.
+    own = [track for track in tracks if track.home == track.game]
+    classes = _classes(own, lambda track: track.game)
+    return CorpusTask(
+        name="soundtrack",
+        description="The game that a track is from. Bit rate, codec and loudness differ from game to game as well.",
+        tag_names=classes,
+        single_label=True,
+        items={track.item_id: Label(splits[track.song], (track.game,)) for track in own if track.game in set(classes)},
+    )
+
+
+def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: Sequence[Track]) -> CorpusTask:
+    """Who made a track: artists with enough songs.
+
+    The splits are those of the corpus, except for an artist of `games_for_test`: the test has other games than
+    training, so that songs which the corpus has in "test" are for training if they are from a training game.
+
+    Args:
+        tracks: The tracks that are there, of a set.
+        splits: Of every song.
+        all_tracks: The whole table.
+    """
+    # A copy has the label of its song, but not the sound of its game.
+    own = [track for track in tracks if track.home == track.game]
+    classes = _classes(own, lambda track: track.artist)
+    for_test = _songs_for_test(all_tracks)
+    items = {}
+    for track in own:
+        if track.artist in set(classes):
+            split = splits[track.song]
+            if track.artist in for_test and split == "test" and track.song not in for_test[track.artist]:
+                split = "train"
+            items[track.item_id] = Label(split, (track.artist,))
+    return CorpusTask(
+        name="artist",
+        description="Who made a track, where the package says it; one game in training and another in the test where "
+        f"an artist has songs in several ({', '.join(sorted(set(for_test) & set(classes))) or 'none here'}).",
+        tag_names=classes,
+        single_label=True,
+        items=items,
+    )
+
+
+def _songs_for_test(tracks: Sequence[Track]) -> dict[str, set[str]]:
+    games = games_for_test(tracks)
+    return {
+        artist: {track.song for track in tracks if track.artist == artist and track.home in games[artist]}
+        for artist in games
+    }
+
+
+def _songs_by(tracks: Iterable[Track], key: Callable[[Track], _Key]) -> dict[_Key, set[str]]:
+    songs: dict[_Key, set[str]] = collections.defaultdict(set)
+    for track in tracks:
+        songs[key(track)].add(track.song)
+    return songs
+
+
+def _classes(tracks: Iterable[Track], key: Callable[[Track], str]) -> tuple[str, ...]:
+    songs = _songs_by(tracks, key)
+    return tuple(sorted(name for name in songs if name and len(songs[name]) >= MIN_SONGS_PER_CLASS))
+
+
+NO_PACKAGE, NOT_IN_PACKAGE = "no_package", "not_in_package"
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundTracks:
+    """The recordings of a list that are there, and how they differ from it.
+
+    Attributes:
+        files: The file of each track that is there, in the order of the list.
+        packages: By the name in the list, those that this system has.
+        skipped: The tracks that are not there, with the reason.
+        changed: The tracks whose file has other bytes than in the list.
+    """
+
+    files: Mapping[Track, Path]
+    packages: Mapping[str, Package]
+    skipped: Sequence[SkippedFile]
+    changed: Sequence[Track]
+
+    def differences(self) -> str | None:
+        """One sentence without its full stop on what differs from the published list; None if nothing does."""
+        parts = [
+            f"{package.name} {package.version} is taken for {name}"
+            for name, package in self.packages.items()
+            if package.name != name
+        ]
+        for reason, words in ((NO_PACKAGE, "there is no package"), (NOT_IN_PACKAGE, "recordings are not in")):
+            absent = _counts(file.source.split("/")[0] for file in self.skipped if file.reason == reason)
+            if absent:
+                parts.append(f"{words} {absent}")
+        if self.changed:
+            parts.append(f"recordings are other files in {_counts(track.package for track in self.changed)}")
+        if not parts:
+            return None
+        num_listed = len(self.files) + len(self.skipped)
+        return f"{len(self.files)} of the {num_listed} recordings of the published list are there: {'; '.join(parts)}"
+
+
+def find_tracks(tracks: Sequence[Track], cache: Path) -> FoundTracks:
+    """Fetches what this system has of some tracks.
+
+    Args:
+        tracks: Of the list.
+        cache: Folder that keeps the packages and their music.
+
+    Raises:
+        UsageError: If apt or dpkg-deb is missing, or apt can get none of the packages.
+        ClmrError: If a package cannot be fetched or read.
+    """
+    packages = find_packages(list(dict.fromkeys(track.package for track in tracks)))
+    places: dict[Track, Path] = {}
+    for name, package in packages.items():
+        paths = {track: _path_in(package, track) for track in tracks if track.package == name}
+        folder = take_files(fetch_package(package, cache), list(paths.values()), cache)
+        places.update((track, folder / path) for track, path in paths.items())
+    files = {track: places[track] for track in tracks if track in places and places[track].is_file()}
+    return FoundTracks(
+        files=files,
+        packages=packages,
+        skipped=[_skipped(track, packages.get(track.package)) for track in tracks if track not in files],
+        changed=[track for track, path in files.items() if _sha256(path) != track.sha256],
+    )
+
+
+def _path_in(package: Package, track: Track) -> str:
+    # What has a version in its name usually has it in its paths, too.
+    before, now = version_in_name(track.package), version_in_name(package.name)
+    return track.path if before == now else track.path.replace(f"/{before}/", f"/{now}/")
+
+
+def _skipped(track: Track, package: Package | None) -> SkippedFile:
+    if package is None:
+        return SkippedFile(track.item_id, NO_PACKAGE, f"this system has no package {track.package}")
+    return SkippedFile(track.item_id, NOT_IN_PACKAGE, f"{package.name} {package.version} does not hold it")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _counts(packages: Iterable[str]) -> str:
+    """How many recordings by package: "pushover-data (10), zaz-data (1)"."""
+    return ", ".join(f"{name} ({count})" for name, count in collections.Counter(packages).items())
+
 
 PIPELINE, NAME = "debian_games", "debian-games"
 CACHE = Path("downloads") / NAME

@@ -13,15 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import results, run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.destination import default_destination
-from pipelines.prepare import prepare
-from pipelines.progress import shown_progress, summarise
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
+from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.prepare import prepare
+from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.sources import SourceFile
 
 NAME = "demo"
 DATA = Path(__file__).parent / "demo_data"

@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from clmr_tf.console import notes, run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.corpus_command import DownloadOptions, run_pipeline
-from pipelines.downloads import RemoteFile, fetch
-from pipelines.published import DATA as ALL_DATA
-from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
-from pipelines.tables import read_rows, require_split_counts
-from pipelines.unpacking import UnpackingLimits, unpack_zip
+from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.published import DATA as ALL_DATA
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "fma"
 DATA = ALL_DATA / NAME
@@ -70,7 +68,7 @@ def prepare_corpus(
     data: Path = DATA,
     size: Size = "medium",
 ) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
         destination: Folder of the corpus.

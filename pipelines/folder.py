@@ -21,16 +21,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from clmr_tf.audio_listing import Listing, list_audio
-from clmr_tf.command_line import parse_command
+from clmr_tf.audio.listing import Listing, list_audio
+from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import notes, printable, results, run_command
-from clmr_tf.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
+from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
-from pipelines.prepare import prepare
-from pipelines.progress import shown_progress, summarise
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile, counted
-from pipelines.splits import split_songs
+from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.prepare import prepare
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, counted, split_songs
 
 _logger = logging.getLogger(__name__)
 

@@ -23,15 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.corpus_command import DownloadOptions, run_pipeline
-from pipelines.downloads import RemoteFile, fetch
-from pipelines.published import DATA as ALL_DATA
-from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
-from pipelines.tables import read_rows, require_split_counts
+from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.downloads import RemoteFile, fetch
+from pipelines.preparation.published import DATA as ALL_DATA
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "gtzan"
 CORPUS_NAME = "gtzan-fault-filtered"
@@ -50,7 +49,7 @@ _SHA256 = {
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
         destination: Folder of the corpus.

@@ -20,14 +20,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.corpus_command import DownloadOptions, run_pipeline
-from pipelines.magnatagatune_clips import ANNOTATIONS, DATA, published_clips
-from pipelines.magnatagatune_download import download
-from pipelines.magnatagatune_tables import LabelledClip, read_annotations, read_numpy_files
-from pipelines.published import prepare_published, require_files
-from pipelines.settings import PrepareSettings
+from pipelines.magnatagatune import (
+    ANNOTATIONS,
+    DATA,
+    LabelledClip,
+    download,
+    published_clips,
+    read_annotations,
+    read_numpy_files,
+)
+from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.published import prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
 
 NAME = "magnatagatune_clean"
 CORPUS_NAME = "magnatagatune-clean"

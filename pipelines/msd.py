@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
+from clmr_tf.data.tag_names import MSD_TAGS
 from clmr_tf.errors import UsageError
-from clmr_tf.restricted_pickle import StoredArray, load_plain_pickle
-from clmr_tf.tag_names import MSD_TAGS
-from pipelines.corpus_command import CorpusOptions, run_pipeline
-from pipelines.published import DATA as ALL_DATA
-from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
-from pipelines.tables import require_split_counts
+from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.published import DATA as ALL_DATA
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, require_split_counts
 
 NAME = "msd"
 CORPUS_NAME = "msd-lee2017"
@@ -50,7 +49,7 @@ NUM_TRACKS = {"train": 201_680, "valid": 11_774, "test": 28_435}
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
         destination: Folder of the corpus.

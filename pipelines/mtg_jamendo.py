@@ -24,14 +24,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.corpus_command import CorpusOptions, run_pipeline
-from pipelines.published import DATA as ALL_DATA
-from pipelines.published import PublishedCorpus, prepare_published, require_files
-from pipelines.settings import PrepareSettings
-from pipelines.sources import SourceFile
-from pipelines.tables import read_rows, require_count, require_split_counts
+from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.published import DATA as ALL_DATA
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile, read_rows, require_count, require_split_counts
 
 NAME = "mtg_jamendo"
 CORPUS_NAME = "mtg-jamendo-top50-split0"
@@ -48,7 +47,7 @@ NUM_TAGS = 50
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.published.prepare_published`.
+    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
         destination: Folder of the corpus.

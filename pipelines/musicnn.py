@@ -1,21 +1,18 @@
-"""The tagger MTT_musicnn of the Python package musicnn, rebuilt so that its weights run here.
-
-It predicts the 50 tags of MagnaTagATune for 3 seconds of music: Pons and Serra, "musicnn: pre-trained convolutional
-neural networks for music audio tagging", 2019 (https://github.com/jordipons/musicnn, ISC licence). The package itself
-needs TensorFlow 1's layers; only its checkpoint is read. What comes out is compared with the package's own numbers in
-tests/pipelines/test_musicnn.py.
-"""
+"""The musicnn baseline: a published tagger, as features and as a source of pseudo-tags."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import soxr
 import tensorflow as tf
 
 from clmr_tf.console import notes
@@ -159,3 +156,56 @@ def _mel_bands() -> np.ndarray:
     low, centre, high = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
     rising, falling = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
     return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+_FOLDER = Path("corpora") / "downloads" / "musicnn"
+
+
+class MusicnnFeatures:
+    """What is before the last layer of MTT_musicnn, 200 numbers of a clip; see `clmr_tf.probe.features`.
+
+    The clip is resampled to 16 kHz. A clip of 2.68 seconds has 166 frames, where the model was trained with 187; its
+    maxima and means over time take both.
+
+    Args:
+        clip_num_samples: Length of a clip.
+        sample_rate_hz: Its rate.
+
+    Raises:
+        ClmrError: If the model cannot be fetched.
+        UsageError: If the environment variable MUSICNN_WHEEL names another file than the package's.
+    """
+
+    kind = "musicnn"
+    needs_standardising = False
+
+    def __init__(self, clip_num_samples: int, sample_rate_hz: int) -> None:
+        self.clip_num_samples, self.sample_rate_hz = clip_num_samples, sample_rate_hz
+        self._built: keras.Model | None = None
+        self.identity = hashlib.sha256(repr(sorted(self.describe().items())).encode()).hexdigest()
+
+    def features_of(self, clips: np.ndarray) -> np.ndarray:
+        """float32 [n, clip_num_samples] -> float32 [n, 200]."""
+        windows = soxr.resample(clips.T, self.sample_rate_hz, SAMPLE_RATE_HZ).T
+        frames = log_mel(windows)
+        return self._network(frames.shape[1]).predict_on_batch(frames)
+
+    def describe(self) -> dict[str, Any]:
+        """Which model, of what."""
+        return {
+            "kind": self.kind,
+            "package": WHEEL,
+            "model": "MTT_musicnn",
+            "layer": "penultimate",
+            "clip_num_samples": self.clip_num_samples,
+            "sample_rate_hz": self.sample_rate_hz,
+        }
+
+    def _network(self, num_frames: int) -> keras.Model:
+        # Not before features are asked for: those that are cached need no weights.
+        if self._built is None:
+            named = os.environ.get("MUSICNN_WHEEL")
+            weights = read_weights(Path(named) if named else fetch_wheel(_FOLDER))
+            tagger = build_tagger(weights, num_frames)
+            self._built = keras.Model(tagger.inputs, tagger.layers[-1].input)
+        return self._built

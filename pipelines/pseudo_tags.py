@@ -20,13 +20,12 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import notes, results, run_command
-from clmr_tf.corpus import SPLITS, Corpus, Item
-from clmr_tf.corpus_tasks import CorpusTask, Label, write_task
+from clmr_tf.data.corpus import SPLITS, Corpus, CorpusTask, Item, Label, write_task
+from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from clmr_tf.tag_names import MAGNATAGATUNE_TAGS
 
 TASK_NAME = "pseudo-tags"
 PROBABILITIES_FILE = "pseudo-tags-probabilities.json"

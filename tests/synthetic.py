@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from clmr_tf.corpus import (
+from clmr_tf.data.corpus import (
     INDEX_FILE,
     MANIFEST_FILE,
     PCM_FILE,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import clmr_tf
-from clmr_tf.model_manifest import read_manifest
+from clmr_tf.export.model_folder import read_manifest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "savedmodels" / "demo"

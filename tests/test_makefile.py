@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.audio_files import load_audio
+from clmr_tf.audio.decoding import load_audio
 
 ROOT = Path(__file__).parents[1]
 

@@ -75,7 +75,7 @@ SCRIPT = ("-P", "-c", "import sys; from clmr_tf.__main__ import run; sys.exit(ru
 def test_the_script_and_the_modules_import_what_is_installed(anywhere, built):
     program = (
         "import json, sys, pipelines.folder, yaml, rich, clmr_tf\n"
-        "from clmr_tf.recipe.files import RECIPES\n"
+        "from clmr_tf.recipes.recipe import RECIPES\n"
         "print(json.dumps([pipelines.__file__, yaml.__file__, rich.__file__, str(RECIPES)]))"
     )
     ours = anywhere("-P", "-c", program)
@@ -121,7 +121,7 @@ def test_the_demo_is_prepared_and_the_folder_of_that_name_is_said_not_to_be(anyw
     program = tmp_path / "program.py"
     program.write_text(
         "from pathlib import Path\n"
-        "from clmr_tf.corpus_resolution import resolve_corpus\n"
+        "from clmr_tf.data.resolution import resolve_corpus\n"
         "if __name__ == '__main__':\n"
         "    places = {'corpora': Path('corpora'), 'sample_rate_hz': 22050, 'clip_num_samples': 59049}\n"
         "    print(len(resolve_corpus('demo', **places).items))\n"

@@ -11,13 +11,13 @@ from typing import Any
 _HOMES = {
     "AugmentationChain": "chain",
     "add_noise": "noise",
-    "delay": "echo",
-    "gain": "levels",
+    "delay": "delays",
+    "gain": "gain_polarity",
     "highpass": "filters",
     "lowpass": "filters",
     "pitch_shift": "pitch",
-    "polarity": "levels",
-    "reverb": "room",
+    "polarity": "gain_polarity",
+    "reverb": "reverberation",
 }
 __all__ = list(_HOMES)
 

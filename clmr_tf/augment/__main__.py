@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from clmr_tf.augment.view_folder import (
+from clmr_tf.augment.views import (
     MAX_NUM_VIEWS,
     PARAMETERS_FILE,
     PICTURE_FILE,
@@ -20,8 +20,8 @@ from clmr_tf.augment.view_folder import (
     make_folder,
     remove_sounds_beyond,
 )
-from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.command_line import parse_command
+from clmr_tf.config.augmentation import augmentation_config
+from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     folder = config.out.expanduser()
     check_can_be_written(folder, config.num_views)
     # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.augment.pictures import draw_views
     from clmr_tf.augment.views import make_views
-    from clmr_tf.isolated_decoder import IsolatedDecoder
-    from clmr_tf.xla_start import start_xla_quietly
+    from clmr_tf.quiet_start import start_xla_quietly
 
     start_xla_quietly()
     with IsolatedDecoder() as decoder:

@@ -2,16 +2,22 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.arguments import as_audio, as_augmented, as_seeds, check_batch
-from clmr_tf.augment.base import Augmentation, Parameters
-from clmr_tf.augment.echo import Delay
+from clmr_tf.augment.augmentation import (
+    Augmentation,
+    Parameters,
+    ViewRandomness,
+    as_audio,
+    as_augmented,
+    as_seeds,
+    check_batch,
+)
+from clmr_tf.augment.delays import Delay
 from clmr_tf.augment.filters import Filter
-from clmr_tf.augment.levels import Gain, Polarity
+from clmr_tf.augment.gain_polarity import Gain, Polarity
 from clmr_tf.augment.noise import Noise
 from clmr_tf.augment.pitch import Pitch
-from clmr_tf.augment.randomness import ViewRandomness
-from clmr_tf.augment.room import Reverb
-from clmr_tf.augmentation_config import AugmentationConfig
+from clmr_tf.augment.reverberation import Reverb
+from clmr_tf.config.augmentation import AugmentationConfig
 from clmr_tf.errors import UsageError
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {

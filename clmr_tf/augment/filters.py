@@ -5,11 +5,16 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.augment.arguments import as_audio, as_parameter, static_num_samples
-from clmr_tf.augment.base import ChosenRowsAugmentation, Parameters
-from clmr_tf.augment.randomness import choose
+from clmr_tf.augment.augmentation import (
+    ChosenRowsAugmentation,
+    Parameters,
+    as_audio,
+    as_parameter,
+    choose,
+    static_num_samples,
+)
 from clmr_tf.augment.spectra import fast_fft_length
-from clmr_tf.augmentation_config import FilterConfig
+from clmr_tf.config.augmentation import FilterConfig
 from clmr_tf.errors import UsageError
 
 _NUM_ZERO_CROSSINGS = 8

@@ -2,10 +2,8 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.arguments import as_audio, as_parameter, as_seeds, check_batch
-from clmr_tf.augment.base import Augmentation, Parameters
-from clmr_tf.augment.randomness import choose
-from clmr_tf.augmentation_config import NoiseConfig
+from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, as_seeds, check_batch, choose
+from clmr_tf.config.augmentation import NoiseConfig
 
 
 def add_noise(audio: tf.Tensor, noise_to_signal: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:

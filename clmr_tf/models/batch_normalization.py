@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from clmr_tf.replicas import moments_over_replicas, num_replicas_in_sync, sum_over_replicas
+from clmr_tf.models.replicas import moments_over_replicas, num_replicas_in_sync, sum_over_replicas
 
 
 @keras.saving.register_keras_serializable("clmr_tf")

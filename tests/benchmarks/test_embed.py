@@ -11,10 +11,9 @@ import pytest
 import soundfile
 
 from benchmarks.embed import write_music
-from clmr_tf.audio_files import load_audio
+from clmr_tf.audio.decoding import load_audio
+from clmr_tf.export.runtimes import FORMATS, add_runtime_files
 from clmr_tf.hardware import num_usable_cores
-from clmr_tf.runtimes.files import add_runtime_files
-from clmr_tf.runtimes.formats import FORMATS
 from tests.clmr_tf.probed import TAGS, tiny_model, write_tiny_model
 from tests.synthetic import write_corpus
 

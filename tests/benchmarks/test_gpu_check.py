@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.gpu_check import main
-from clmr_tf.augment.levels import Gain
+from clmr_tf.augment.gain_polarity import Gain
 from clmr_tf.console import run_command
 
 SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1"]

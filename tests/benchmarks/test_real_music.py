@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real_music
-from clmr_tf.command_line import parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_tasks import CorpusTask, Label, write_task
+from clmr_tf.data.corpus import Corpus, CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.request import request_of, require_possible
-from clmr_tf.export import ExportConfig
-from clmr_tf.probe_config import ProbeConfig
+from clmr_tf.export.__main__ import ExportConfig
+from clmr_tf.probe.settings import ProbeConfig, request_of, require_possible
 from tests.synthetic import write_corpus
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_tasks import CorpusTask, Label
-from clmr_tf.model_writing import write_model_folder
+from clmr_tf.data.corpus import Corpus, CorpusTask, Label
+from clmr_tf.export.writing import write_model_folder
 from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
 from tests.synthetic import write_corpus
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from tests.clmr_tf.training_runs import metrics, state, words_of
 
 NUM_STEPS = 20

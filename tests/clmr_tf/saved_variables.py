@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.checkpoint import Checkpoints
+from clmr_tf.train.checkpoints import Checkpoints
 
 NUM_VALUES = 5_000
 

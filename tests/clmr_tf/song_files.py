@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from clmr_tf.downmix import mono_weights
+from clmr_tf.audio.downmix import mono_weights
 from tests.synthetic import melody
 
 CONSTANT = {"format": "MP3", "bitrate_mode": "CONSTANT"}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from clmr_tf.attendance import attended
+from clmr_tf.train.attendance import attended
 
 
 def test_the_result_and_the_error_of_the_work_arrive():

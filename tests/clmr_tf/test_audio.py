@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.audio import read_crop
-from clmr_tf.downmix import mono_weights
+from clmr_tf.audio.downmix import mono_weights
+from clmr_tf.data.direct_reader import read_crop
 from tests.clmr_tf.song_files import FILES, assert_same, prepared, write_songs
 from tests.synthetic import melody
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio_files import decoder_versions, load_audio, open_audio
+from clmr_tf.audio.decoding import decoder_versions, load_audio, open_audio
 from tests.sounds import frequency_of, level_db, noise, tone, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -136,7 +136,7 @@ def test_a_long_file_is_decoded_in_little_memory(tmp_path):
     write_sound(path, samples, 44100, "WAV", "PCM_16")
     script = (
         "import resource, sys\n"
-        "from clmr_tf.audio_files import open_audio\n"
+        "from clmr_tf.audio.decoding import open_audio\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with open_audio(sys.argv[1], 22050) as stream:\n"
         "    num_samples = sum(len(block) for block in stream.blocks)\n"
@@ -171,7 +171,7 @@ def test_odd_names(tmp_path, name):
 
 
 def test_decoding_needs_no_tensorflow():
-    script = "import sys, clmr_tf.audio_files; sys.exit('tensorflow' in sys.modules or 'av' in sys.modules)"
+    script = "import sys, clmr_tf.audio.decoding; sys.exit('tensorflow' in sys.modules or 'av' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 0
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.audio_decoders import UnreadableAudioError
-from clmr_tf.audio_files import load_audio, open_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, load_audio, open_audio
 from tests.sounds import tone, write_encoded, write_sound
 
 RATE_HZ = 22050

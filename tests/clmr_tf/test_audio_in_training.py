@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.audio import direct_crop_reader, read_crop
-from clmr_tf.clips import pair_dataset
-from clmr_tf.corpus import PCM_FILE, Corpus, CorpusManifest, Item
+from clmr_tf.data.corpus import PCM_FILE, Corpus, CorpusManifest, Item
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.data.direct_reader import direct_crop_reader, read_crop
 from clmr_tf.errors import UsageError
 from tests.clmr_tf.song_files import FILES, assert_same, prepared, write_songs
 
@@ -153,20 +153,20 @@ def test_a_file_of_another_size_is_noticed_before_training(music, tmp_path):
 _WITHOUT_TENSORFLOW_IO = """
 import sys
 import numpy as np
-import clmr_tf.audio
+import clmr_tf.data.direct_reader
 assert not any(name.startswith("tensorflow_io") for name in sys.modules), "imported too early"
 if sys.argv[2]:
     sys.path.insert(0, sys.argv[2])
 else:
     sys.modules["tensorflow_io"] = None
-assert clmr_tf.audio.tensorflow_io_decoders() is None
+assert clmr_tf.data.direct_reader.tensorflow_io_decoders() is None
 sys.path.insert(0, "")
-from tests.clmr_tf.song_files import FILES, assert_same, prepared
-from pathlib import Path
+from tests.clmr_tf.song_files import (FILES, assert_same, prepared)
+from pathlib import (Path)
 for name in FILES:
     path, expected = Path(sys.argv[1], name), prepared(Path(sys.argv[1], name))
     for offset in (0, 1, 12_345, 40_001):
-        crop = clmr_tf.audio.read_crop(str(path), offset, num_samples=20_000, sample_rate_hz=22050)
+        crop = clmr_tf.data.direct_reader.read_crop(str(path), offset, num_samples=20_000, sample_rate_hz=22050)
         assert_same(crop.numpy()[64:], expected[offset + 64 : offset + 20_000])
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.audio_listing import list_audio
+from clmr_tf.audio.listing import list_audio
 from tests.sounds import tone, write_sound
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_a_corpus_inside_its_own_source_is_passed_over(tmp_path):
 def test_a_folder_without_permission_costs_only_itself():
     # Permissions do not bind root, who therefore becomes nobody, in a place that nobody can reach.
     script = (
-        "import os, sys; from pathlib import Path; from clmr_tf.audio_listing import list_audio\n"
+        "import os, sys; from pathlib import Path; from clmr_tf.audio.listing import list_audio\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "listing = list_audio(Path(sys.argv[1]))\n"
         "print(listing.audio, [(file.source, file.reason, file.detail) for file in listing.rejected])\n"

@@ -5,10 +5,16 @@ import json
 
 import pytest
 
-from clmr_tf.augmentation_changes import augmentation_config
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig, PitchConfig, Range, augmentation_preset
-from clmr_tf.command_line import load_config, parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.augmentation import (
+    AUGMENTATION_NAMES,
+    AugmentationConfig,
+    PitchConfig,
+    Range,
+    augmentation_config,
+    augmentation_preset,
+)
+from clmr_tf.config.command_line import load_config, parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
 

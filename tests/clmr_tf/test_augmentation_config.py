@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import clmr_tf
-from clmr_tf.augmentation_config import (
+from clmr_tf.config.augmentation import (
     AUGMENTATION_NAMES,
     AugmentationConfig,
     DelayConfig,
@@ -134,6 +134,6 @@ def test_settings_cannot_be_changed_afterwards():
 
 
 def test_reading_settings_does_not_start_tensorflow():
-    program = "import sys, clmr_tf.augmentation_config; sys.exit('tensorflow' in sys.modules)"
+    program = "import sys, clmr_tf.config.augmentation; sys.exit('tensorflow' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(clmr_tf.__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

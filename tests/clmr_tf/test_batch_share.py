@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clmr_tf.clips import BatchShare, pair_dataset
+from clmr_tf.data.crops import BatchShare, pair_dataset
 from tests.synthetic import write_corpus
 
 BATCH_SIZE, NUM_STEPS = 16, 5

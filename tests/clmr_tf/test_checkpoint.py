@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.checkpoint import Checkpoints, named_variables, restore_newest
 from clmr_tf.errors import ClmrError
 from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.train.checkpoints import Checkpoints, named_variables, restore_newest
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 
 
@@ -158,7 +158,7 @@ def test_a_reader_goes_on_to_what_is_newer_when_a_checkpoint_is_removed_under_it
         monkeypatch.undo()
         save_steps(tmp_path, 6, keep=1)
 
-    monkeypatch.setattr("clmr_tf.checkpoint.find_damage", replace_and_find_damage)
+    monkeypatch.setattr("clmr_tf.train.checkpoints.find_damage", replace_and_find_damage)
     groups = make_groups()
     with caplog.at_level(logging.WARNING):
         assert restore_newest(tmp_path, groups) == step_in(groups) == 6

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest, take_up_best
 from clmr_tf.errors import ClmrError
+from clmr_tf.train.checkpoints import Checkpoints, restore_newest, take_up_best
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 
 FILES = ["best.json", "checksums.json", "state.data-00000-of-00001", "state.index"]

@@ -4,9 +4,8 @@ import shutil
 
 import pytest
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest
-from clmr_tf.checkpoint_folder import find_damage
 from clmr_tf.errors import ClmrError
+from clmr_tf.train.checkpoints import Checkpoints, find_damage, restore_newest
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, step_in
 
 FILES = ("checksums.json", "state.data-00000-of-00001", "state.index")

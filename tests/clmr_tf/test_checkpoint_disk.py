@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest
 from clmr_tf.errors import ClmrError
+from clmr_tf.train.checkpoints import Checkpoints, restore_newest
 from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 from tests.strict_python import STRICT_PYTHON
 
@@ -21,9 +21,9 @@ SCRIPT = 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 99; disk=$2; shift 2; "$@
 
 FILL = """
 import pathlib, sys
-from clmr_tf.checkpoint import Checkpoints
-from clmr_tf.errors import ClmrError
-from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, set_step, step_in
+from clmr_tf.train.checkpoints import (Checkpoints)
+from clmr_tf.errors import (ClmrError)
+from tests.clmr_tf.saved_variables import (make_groups, names_in, save_steps, set_step, step_in)
 
 disk = pathlib.Path(sys.argv[1])
 groups = make_groups(num_values=100_000)  # 1.6 MB
@@ -44,9 +44,9 @@ print(names_in(disk / "run" / "checkpoints"), checkpoints.restore())
 
 READ_ONLY = """
 import pathlib, subprocess, sys
-from clmr_tf.checkpoint import Checkpoints, restore_newest
-from clmr_tf.errors import ClmrError
-from tests.clmr_tf.saved_variables import make_groups, names_in, save_steps, step_in
+from clmr_tf.train.checkpoints import (Checkpoints, restore_newest)
+from clmr_tf.errors import (ClmrError)
+from tests.clmr_tf.saved_variables import (make_groups, names_in, save_steps, step_in)
 
 folder = pathlib.Path(sys.argv[1]) / "checkpoints"
 save_steps(folder, 1, 2)

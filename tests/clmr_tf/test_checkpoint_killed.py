@@ -6,8 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from clmr_tf.checkpoint import Checkpoints, restore_newest, take_up_best
-from clmr_tf.checkpoint_folder import find_damage, list_checkpoints, step_of
+from clmr_tf.train.checkpoints import Checkpoints, find_damage, list_checkpoints, restore_newest, step_of, take_up_best
 from tests.clmr_tf.saved_variables import make_groups, set_step, step_in
 
 NUM_KILLS = 20
@@ -31,7 +30,7 @@ def test_a_kill_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before(tmp
     folder = tmp_path / "checkpoints"
     context = multiprocessing.get_context("forkserver")
     # Imports TensorFlow once for all processes.
-    context.set_forkserver_preload(["clmr_tf.checkpoint"])
+    context.set_forkserver_preload(["clmr_tf.train.checkpoints"])
     moments = random.Random(7)
     groups = make_groups(num_values=NUM_VALUES)
     remains = set()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.checkpoint import Checkpoints, named_variables
-from clmr_tf.distribution import build_strategy
+from clmr_tf.train.checkpoints import Checkpoints, named_variables
+from clmr_tf.train.distribution import build_strategy
 
 
 def make_replicas() -> tf.distribute.Strategy:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.clips import crop_reader, pair_dataset, window_starts
+from clmr_tf.data.crops import crop_reader, pair_dataset, window_starts
 from clmr_tf.errors import UsageError
 from tests.synthetic import write_corpus
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from clmr_tf.command_line import from_plain, load_config, parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import from_plain, load_config, parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
 

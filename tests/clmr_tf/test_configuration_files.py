@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from clmr_tf.augment.__main__ import AugmentConfig
-from clmr_tf.command_line import parse_command
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.embed import EmbedConfig
 from clmr_tf.errors import UsageError
-from clmr_tf.export import ExportConfig
-from clmr_tf.probe_config import ProbeConfig
+from clmr_tf.export.__main__ import ExportConfig
+from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.similar import SimilarConfig
 from clmr_tf.tag import TagConfig
-from pipelines.corpus_command import CorpusOptions
+from pipelines.preparation.command import CorpusOptions
 from pipelines.pseudo_tags import Options as PseudoTagOptions
 
 

@@ -8,15 +8,13 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import augmentation_preset
-from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.model_building import build_model
-from clmr_tf.models.projector import build_projector
+from clmr_tf.config.augmentation import augmentation_preset
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.models.heads import build_projector
+from clmr_tf.models.nt_xent import nt_xent
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.nt_xent import nt_xent
-from clmr_tf.trained_model import moments_of_directions, spread
-from clmr_tf.weight_update import WeightUpdate
+from clmr_tf.train.build import build_model
+from clmr_tf.train.step import ContrastiveModel, WeightUpdate, moments_of_directions, spread
 
 
 def make_model(

@@ -10,20 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf import conversion
 from clmr_tf.console import run_command
-from clmr_tf.convert import main
-from clmr_tf.evaluation.request import HeadProbe
-from clmr_tf.head import Head
-from clmr_tf.head_probing import probe_with_head
-from clmr_tf.model_folder import read_head, read_projector, relative_error
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.pretrained import load_encoder
-from clmr_tf.pytorch.reading import read_checkpoint
-from clmr_tf.pytorch.writing import state_dict_bytes
-from clmr_tf.reporting.result_files import read_result
-from clmr_tf.reporting.wording import name_of
-from clmr_tf.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+from clmr_tf.convert import translation as conversion
+from clmr_tf.convert.__main__ import main
+from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.convert.translation import state_dict_bytes
+from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+from clmr_tf.export.model_folder import read_head, read_manifest, read_projector, relative_error
+from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.models.heads import Head
+from clmr_tf.probe.evaluation import probe_with_head
+from clmr_tf.probe.settings import HeadProbe
+from clmr_tf.report.results import name_of, read_result
 from tests.clmr_tf.pytorch.checkpoint_files import GOLDEN, lightning_bytes
 from tests.clmr_tf.pytorch.state_dicts import audio, encoder, mlp_head, prefixed, projector
 from tests.synthetic import write_corpus

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from clmr_tf.corpus import (
+from clmr_tf.data.corpus import (
     INDEX_FILE,
     MANIFEST_FILE,
     PCM_FILE,

@@ -5,9 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from clmr_tf.corpus import PCM_FILE, Corpus
-from clmr_tf.corpus_check import require_unchanged_audio
-from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.data.corpus import PCM_FILE, Corpus
+from clmr_tf.data.resolution import require_unchanged_audio, resolve_corpus
 from clmr_tf.errors import UsageError
 from tests.synthetic import write_corpus
 

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 import pipelines
-from clmr_tf.corpus import MANIFEST_FILE, Corpus
-from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.data.resolution import is_pipeline, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from tests.synthetic import melody, write_corpus
 
@@ -21,9 +21,9 @@ CLIP = 59049
 PIPELINE = '''
 """Two songs of a corpus with a name."""
 
-from pathlib import Path
+from pathlib import (Path)
 
-from pipelines import folder
+from pipelines import (folder)
 
 
 def prepare_corpus(destination, settings):

@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_tasks import CorpusTask, Label, read_task, write_task
+from clmr_tf.data.corpus import Corpus, CorpusTask, Label, read_task, write_task
 from clmr_tf.errors import UsageError
 from tests.synthetic import write_corpus
 

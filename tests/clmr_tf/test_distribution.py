@@ -9,8 +9,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-from clmr_tf import distribution
 from clmr_tf.errors import UsageError
+from clmr_tf.train import distribution
 
 
 class FoundWorkers:
@@ -107,7 +107,7 @@ def test_a_cluster_that_cannot_train_is_refused_in_one_sentence(configured, name
 def test_a_signal_is_ours_again_once_the_workers_have_found_each_other():
     program = """
 import os, signal
-from clmr_tf.distribution import build_strategy, num_workers
+from clmr_tf.train.distribution import (build_strategy, num_workers)
 signal.signal(signal.SIGTERM, lambda number, _: print("heard", number))
 strategy = build_strategy("multi_worker")
 os.kill(os.getpid(), signal.SIGTERM)

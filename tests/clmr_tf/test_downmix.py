@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clmr_tf.downmix import mono_weights
+from clmr_tf.audio.downmix import mono_weights
 
 CENTRE, SURROUND = 0.70710678, 0.35355339
 

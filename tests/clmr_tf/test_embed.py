@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf import embed, embedding_stream
-from clmr_tf.audio_listing import find_audio
+from clmr_tf import embed
+from clmr_tf.audio.listing import find_audio
+from clmr_tf.config.model_option import DEMO_MODEL
 from clmr_tf.console import run_command
-from clmr_tf.embedding_files import embed_files
-from clmr_tf.embedding_table import read_songs
-from clmr_tf.encoder import Encoder
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_option import DEMO_MODEL
+from clmr_tf.inference import embeddings as embedding_stream
+from clmr_tf.inference.embeddings import embed_files, read_songs
+from clmr_tf.inference.encoder import Encoder
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -172,7 +172,7 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
 
 
 def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encoder, music, tmp_path, monkeypatch):
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     folder = tmp_path / "odd"
     folder.mkdir()
     content = (music / "song 0.wav").read_bytes()
@@ -206,7 +206,7 @@ def test_two_processes_do_not_embed_to_one_table(encoder, music, tmp_path):
 
 
 def test_a_table_stays_where_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     out = ["--out", str(tmp_path / "x.npz")]
     assert run_command(embed.main, [str(music / "song 0.wav"), *out]) == 0
     before = (tmp_path / "x.npz").read_bytes()
@@ -218,7 +218,7 @@ def test_a_table_stays_where_nothing_could_be_embedded(encoder, music, tmp_path,
 
 def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
     # The folder of a model takes seconds to write, and to load is another test's matter.
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     out = tmp_path / "out.npz"
     assert run_command(embed.main, [str(music / "song 0.wav"), str(music), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"Embedded 4 of 4 files to {out}.\n"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.encoder import Encoder
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.synthetic import melody
 

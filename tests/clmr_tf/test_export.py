@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf import export as command
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.model_replacing import require_same_origin
-from clmr_tf.pretrained import load_encoder
-from clmr_tf.training import train
+from clmr_tf.export import __main__ as command
+from clmr_tf.export.__main__ import ExportConfig, export
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.export.writing import require_same_origin
+from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.train.run import train
 from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]

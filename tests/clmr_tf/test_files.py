@@ -21,8 +21,8 @@ NUM_BYTES = 2_000_000
 # Writes NUM_BYTES of "a", of "b", of "a" ... and says when the first are written.
 WRITER = """
 import itertools, sys
-from pathlib import Path
-from clmr_tf.files import write_atomically
+from pathlib import (Path)
+from clmr_tf.files import (write_atomically)
 path, num_bytes = Path(sys.argv[1]), int(sys.argv[2])
 for number in itertools.count():
     write_atomically(path, b"ab"[number % 2 :][:1] * num_bytes)
@@ -33,8 +33,8 @@ for number in itertools.count():
 # No file may grow beyond a thousand bytes, which is how a full disk behaves.
 LIMITED_WRITER = """
 import resource, sys
-from pathlib import Path
-from clmr_tf.files import write_atomically
+from pathlib import (Path)
+from clmr_tf.files import (write_atomically)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_atomically(Path(sys.argv[1]), b"new" * 1000)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation import feature_cache
 from clmr_tf.files import put_in_place, sync, write_atomically
-from pipelines.destination import publish
+from clmr_tf.probe import features as feature_cache
+from pipelines.preparation.settings import publish
 from tests.clmr_tf.probed import tiny_model, write_tiny_model
 
 

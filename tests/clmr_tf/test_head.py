@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.files import UnreadableArraysError
-from clmr_tf.head import Head, probabilities
+from clmr_tf.models.heads import Head, probabilities
 
 
 def head_of(*sizes: int) -> Head:

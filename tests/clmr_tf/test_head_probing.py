@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clmr_tf import head_probing
-from clmr_tf.corpus import PCM_FILE, Corpus
-from clmr_tf.encoder import Encoder, weights_hash
+from clmr_tf.data.corpus import PCM_FILE, Corpus
+from clmr_tf.data.label_subsets import songs_within_share
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.feature_cache import crop_offset
-from clmr_tf.evaluation.heads import fit_head
-from clmr_tf.evaluation.label_subsets import songs_within_share
-from clmr_tf.evaluation.protocols import PROTOCOLS, grid_of_heads
-from clmr_tf.head_probing import HeadProbe, probe_with_head
+from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.probe import evaluation as head_probing
+from clmr_tf.probe.evaluation import HeadProbe, probe_with_head
+from clmr_tf.probe.features import crop_offset
+from clmr_tf.probe.heads import fit_head
+from clmr_tf.probe.protocols import PROTOCOLS, grid_of_heads
 from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
 from tests.synthetic import write_corpus
 
@@ -177,7 +177,7 @@ def test_baselines_go_through_the_same_protocol(request_of):
 
 
 def test_features_of_others_are_named_by_their_class(request_of):
-    others = probe_with_head(request_of(features="clmr_tf.evaluation.sources:MelFeatures"))
+    others = probe_with_head(request_of(features="clmr_tf.probe.features:MelFeatures"))
     assert others == probe_with_head(request_of(features="mel"))
 
 

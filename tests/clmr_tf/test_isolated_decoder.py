@@ -6,9 +6,8 @@ import numpy as np
 import psutil
 import pytest
 
-from clmr_tf.audio_decoders import UnreadableAudioError
-from clmr_tf.audio_files import load_audio
-from clmr_tf.isolated_decoder import IsolatedDecoder
+from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
+from clmr_tf.audio.isolation import IsolatedDecoder
 from tests.sounds import noise, write_sound
 
 RATE_HZ = 22_050

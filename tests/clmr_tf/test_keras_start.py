@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[2]
 
 COMMAND = """
 import sys
-from clmr_tf.console import run_command
+from clmr_tf.console import (run_command)
 
 def command(_arguments):
     import tensorflow, keras
     print(sorted({"keras", "matplotlib", "sklearn"} & set(sys.modules)))
-    from importlib import resources
+    from importlib import (resources)
     print(resources.files("keras").joinpath("__init__.py").is_file())
     import matplotlib.pyplot, sklearn.metrics
     print(sklearn.metrics.roc_auc_score([0, 1], [0.25, 0.75]), matplotlib.pyplot.get_backend().lower())
@@ -47,7 +47,7 @@ def test_what_is_loaded_already_stays():
 
 
 def test_a_library_that_imports_ours_keeps_keras_with_its_wrappers():
-    lines = outputs_of("import sys, clmr_tf.encoder; print('sklearn' in sys.modules)")
+    lines = outputs_of("import sys, clmr_tf.inference.encoder; print('sklearn' in sys.modules)")
     assert lines == ["True"]
 
 
@@ -64,7 +64,7 @@ def test_what_tensorflow_writes_while_it_is_imported_is_shown_only_if_that_fails
     (tmp_path / "tensorflow.py").write_text(NOISY.format(then=then))
     code = """
 import os, sys
-from clmr_tf.console import run_command
+from clmr_tf.console import (run_command)
 
 def command(_arguments):
     import tensorflow
@@ -88,10 +88,10 @@ sys.exit(run_command(command, []))
 def test_a_command_starts_tensorflow_and_xla_without_a_word():
     code = """
 import sys
-from clmr_tf.console import run_command
+from clmr_tf.console import (run_command)
 
 def command(_arguments):
-    from clmr_tf.xla_start import start_xla_quietly
+    from clmr_tf.quiet_start import (start_xla_quietly)
     start_xla_quietly()
     import tensorflow as tf
     print(float(tf.function(lambda: tf.ones([]) + 1, jit_compile=True)()))

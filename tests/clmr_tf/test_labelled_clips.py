@@ -5,9 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clmr_tf.clips import BatchShare
+from clmr_tf.data.crops import BatchShare, labelled_dataset
 from clmr_tf.errors import UsageError
-from clmr_tf.labelled_clips import labelled_dataset
 from tests.synthetic import write_corpus
 
 TAGS = ("a", "b", "c")

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.errors import UsageError
-from clmr_tf.learning_rates import default_learning_rate, learning_rate_schedule
+from clmr_tf.train.build import default_learning_rate, learning_rate_schedule
 
 
 def rates(schedule, steps) -> np.ndarray:

@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from clmr_tf.linear_probe import INVERSE_PENALTIES, ProbeResult, Windows, fit_linear_probe
 from clmr_tf.metrics import accuracy, average_precision
+from clmr_tf.probe.quick import INVERSE_PENALTIES, ProbeResult, Windows, fit_linear_probe
 
 SINGLE = True
 

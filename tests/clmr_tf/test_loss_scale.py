@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.distribution import build_strategy
-from clmr_tf.loop.execution import build_execution, distributed
-from clmr_tf.loss_scale import LossScale
-from clmr_tf.model_building import build_model
-from clmr_tf.weight_update import WeightUpdate
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.train.build import build_model
+from clmr_tf.train.distribution import build_strategy
+from clmr_tf.train.loop import build_execution, distributed
+from clmr_tf.train.step import LossScale, WeightUpdate
 from tests.synthetic import write_corpus
 
 INITIAL = 2.0**15

@@ -3,9 +3,9 @@
 import numpy as np
 import yaml
 
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import TrainConfig
-from clmr_tf.model_card import model_card
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.export.model_card import model_card
 
 GOLDEN = np.zeros((2, 512), np.float32)
 GOLDEN[0, [7, 300]] = 1.25, 0.5

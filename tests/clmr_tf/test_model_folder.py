@@ -10,13 +10,12 @@ import keras
 import numpy as np
 import pytest
 
-import clmr_tf.model_writing as module
+import clmr_tf.export.writing as module
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.model_folder import check_golden, read_encoder, record_score
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.model_writing import golden_audio, write_model_folder
+from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, record_score
+from clmr_tf.export.writing import golden_audio, write_model_folder
+from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.pretrained import load_encoder
 from tests.synthetic import write_corpus
 
 LABELS = {"tag_names": [], "single_label": False}

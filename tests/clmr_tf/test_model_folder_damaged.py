@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clmr_tf.model_writing as writing
-from clmr_tf import convert, export
 from clmr_tf.console import run_command
-from clmr_tf.conversion import to_pytorch
+from clmr_tf.convert import __main__ as convert
+from clmr_tf.convert.translation import to_pytorch
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export import ExportConfig
-from clmr_tf.model_folder import read_head, record_score
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.model_writing import write_model_folder
-from clmr_tf.models.projector import build_projector
-from clmr_tf.pretrained import load_encoder
+from clmr_tf.export import __main__ as export
+from clmr_tf.export import writing
+from clmr_tf.export.__main__ import ExportConfig
+from clmr_tf.export.model_folder import read_head, read_manifest, record_score
+from clmr_tf.export.writing import write_model_folder
+from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.models.heads import build_projector
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.clmr_tf.serving.tagger import TAGS, head_of
 

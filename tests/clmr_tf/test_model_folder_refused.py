@@ -3,8 +3,8 @@
 import pytest
 
 from clmr_tf.errors import UsageError
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.pretrained import load_encoder
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.inference.encoder import load_encoder
 from tests.synthetic import write_corpus
 
 

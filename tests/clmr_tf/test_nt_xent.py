@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.distribution import build_strategy
-from clmr_tf.nt_xent import nt_xent, nt_xent_with_accuracy
+from clmr_tf.models.nt_xent import nt_xent, nt_xent_with_accuracy
+from clmr_tf.train.distribution import build_strategy
 from tests.reference.nt_xent import nt_xent as slow_nt_xent
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "reference_nt_xent.npz")

@@ -1,6 +1,6 @@
 """The rule for lowering a learning rate."""
 
-from clmr_tf.plateau import Plateau
+from clmr_tf.train.callbacks import Plateau
 
 
 def test_a_plateau_is_reached_by_one_value_more_than_is_borne():

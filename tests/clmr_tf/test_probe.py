@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf import probe
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from clmr_tf.model_manifest import read_manifest
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.probe import __main__ as probe
 from tests.clmr_tf.probed import tiny_model, write_corpus_with_tasks, write_tiny_model
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf import export, probe
 from clmr_tf.errors import UsageError
-from clmr_tf.head import Head
-from clmr_tf.model_folder import read_head
-from clmr_tf.model_manifest import read_manifest
+from clmr_tf.export import __main__ as export
+from clmr_tf.export.model_folder import read_head, read_manifest
+from clmr_tf.export.writing import read_probe_head
+from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.models.heads import Head
 from clmr_tf.models.sample_cnn import build_encoder
-from clmr_tf.pretrained import load_encoder
-from clmr_tf.probe_head import read_probe_head
+from clmr_tf.probe import __main__ as probe
 from tests.clmr_tf.probed import TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
 
 

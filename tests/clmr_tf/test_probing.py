@@ -9,14 +9,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from clmr_tf import probing
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import TrainConfig
-from clmr_tf.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
-from clmr_tf.linear_probe import ProbeResult, Windows, fit_linear_probe
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.probing import difference_of, interval_of, probe
+from clmr_tf.probe import quick as probing
+from clmr_tf.probe.quick import ProbeResult, Windows, difference_of, fit_linear_probe, interval_of, probe
 from tests.clmr_tf.probed import CLIP, TAGS, tiny_model, write_tiny_model
 from tests.synthetic import write_corpus
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from clmr_tf.probing import difference_of, interval_of, measure
+from clmr_tf.probe.quick import difference_of, interval_of, measure
 
 
 def one_hot(classes, num_classes: int = 4) -> np.ndarray:

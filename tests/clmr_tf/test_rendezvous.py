@@ -11,9 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from clmr_tf.cluster import Cluster
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.rendezvous import meet
+from clmr_tf.train.distribution import Cluster, meet
 
 PATIENT_SECONDS, IMPATIENT_SECONDS = 30.0, 0.5
 
@@ -122,7 +121,9 @@ def test_what_an_earlier_run_left_on_the_port_of_the_chief_is_not_its_answer(thr
 def test_a_worker_that_went_away_while_it_waited_has_not_come(threads):
     addresses = free_addresses(3)
     chief = called(threads, addresses, 0)
-    program = "import sys; from clmr_tf.cluster import Cluster; from clmr_tf.rendezvous import meet\n"
+    program = (
+        "import sys; from clmr_tf.train.distribution import Cluster; from clmr_tf.train.distribution import meet\n"
+    )
     program += f"meet(Cluster({addresses!r}, 1), 60)"
     gone = subprocess.Popen([sys.executable, "-c", program])
     time.sleep(0.5)
@@ -138,8 +139,8 @@ def test_a_worker_that_went_away_while_it_waited_has_not_come(threads):
 @pytest.mark.parametrize(("number", "index", "code"), [(signal.SIGTERM, 0, 143), (signal.SIGINT, 1, 130)])
 def test_a_signal_ends_the_waiting_at_once(number, index, code):
     program = (
-        "import sys; from clmr_tf.cluster import Cluster; from clmr_tf.console import run_command\n"
-        "from clmr_tf.rendezvous import meet\n"
+        "import sys; from clmr_tf.train.distribution import Cluster; from clmr_tf.console import run_command\n"
+        "from clmr_tf.train.distribution import meet\n"
         "def command(_):\n"
         "    print('waiting', flush=True)\n"
         f"    meet(Cluster({free_addresses(2)!r}, {index}), 600)\n"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.checkpoint_folder import checkpoint_path
-from clmr_tf.clips import BatchShare, pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.distribution import build_strategy
-from clmr_tf.loop.execution import build_execution, distributed
-from clmr_tf.model_building import build_model
-from clmr_tf.training import train
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import BatchShare, pair_dataset
+from clmr_tf.train.build import build_model
+from clmr_tf.train.checkpoints import checkpoint_path
+from clmr_tf.train.distribution import build_strategy
+from clmr_tf.train.loop import build_execution, distributed
+from clmr_tf.train.run import train
 from tests.clmr_tf.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of
 from tests.clmr_tf.training_runs import metrics, starts, state
 from tests.synthetic import write_corpus

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf import probe
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.head import Head
-from clmr_tf.head_probing import FORMAT_VERSION
-from clmr_tf.model_writing import write_model_folder
+from clmr_tf.export.writing import write_model_folder
+from clmr_tf.models.heads import Head
 from clmr_tf.models.sample_cnn import build_encoder
-from clmr_tf.report import main
-from clmr_tf.reporting.result_files import READS_FORMAT_VERSION, read_results
+from clmr_tf.probe import __main__ as probe
+from clmr_tf.probe.evaluation import FORMAT_VERSION
+from clmr_tf.report.__main__ import main
+from clmr_tf.report.results import READS_FORMAT_VERSION, read_results
 from tests.clmr_tf.reporting.written_results import result, write
 from tests.strict_python import STRICT_PYTHON
 from tests.synthetic import write_corpus

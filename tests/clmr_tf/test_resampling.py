@@ -7,7 +7,7 @@ import pytest
 import soxr
 import tensorflow as tf
 
-from clmr_tf.resampling import plan_block, resample_block
+from clmr_tf.audio.resampling import plan_block, resample_block
 
 CROP = 20_000
 RATES_HZ = [8000, 11025, 16000, 22051, 24000, 32000, 44100, 48000, 96000]

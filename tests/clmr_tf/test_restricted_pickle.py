@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
 from clmr_tf.errors import UsageError
-from clmr_tf.restricted_pickle import StoredArray, load_plain_pickle
 
 # What Python 2.7 and NumPy 1.12 write for {'TRA': np.array([[True], [False], [True]])}, protocol 0.
 PYTHON_2_VECTORS = (

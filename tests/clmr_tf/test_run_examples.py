@@ -9,14 +9,13 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import AugmentationConfig, GainConfig, augmentation_preset
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.models.projector import build_projector
+from clmr_tf.config.augmentation import AugmentationConfig, GainConfig, augmentation_preset
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.models.heads import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.run_examples import log_embeddings, log_views
-from clmr_tf.run_log import RunLog
+from clmr_tf.train.logs import RunLog, log_embeddings, log_views
+from clmr_tf.train.step import ContrastiveModel
 from tests.synthetic import write_corpus
 
 CLIP = 59049

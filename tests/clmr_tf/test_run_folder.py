@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
-from clmr_tf.run_folder import opened_run_folder, read_config, read_record, record_start
+from clmr_tf.train.run_folder import opened_run_folder, read_config, read_record, record_start
 from tests.synthetic import write_corpus
 
 CONFIG = TrainConfig(steps=10, width=0.5)
@@ -77,9 +77,9 @@ def test_what_a_plateau_is_measured_on_does_not_change(tmp_path, corpus):
 def test_a_second_process_is_refused_and_the_lock_dies_with_its_holder(tmp_path):
     code = f"""
 import sys, time
-from pathlib import Path
-from clmr_tf.config import TrainConfig
-from clmr_tf.run_folder import opened_run_folder
+from pathlib import (Path)
+from clmr_tf.config.train import (TrainConfig)
+from clmr_tf.train.run_folder import (opened_run_folder)
 with opened_run_folder(Path({str(tmp_path)!r}), TrainConfig(steps=10, width=0.5)):
     print("in", flush=True)
     time.sleep(60)

@@ -13,14 +13,14 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.run_log import RunLog
+from clmr_tf.train.logs import RunLog
 
 # A log on a disk of its own, which is full from the second step to the last but nine.
 ON_A_FULL_DISK = """
 import logging, sys
-from pathlib import Path
+from pathlib import (Path)
 import numpy as np
-from clmr_tf.run_log import RunLog
+from clmr_tf.train.logs import (RunLog)
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 disk = Path(sys.argv[1])

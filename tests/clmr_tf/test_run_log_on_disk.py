@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from clmr_tf.run_log import RunLog
+from clmr_tf.train.logs import RunLog
 
 
 def open_log(tmp_path, **options) -> RunLog:

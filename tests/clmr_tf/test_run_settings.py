@@ -2,8 +2,8 @@
 
 import pytest
 
-from clmr_tf.config import TrainConfig
-from clmr_tf.run_settings import resolve_lengths
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train.run import resolve_lengths
 from tests.synthetic import write_corpus
 
 

@@ -6,10 +6,10 @@ import soundfile
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clmr_tf import embed, similar
+from clmr_tf.config.model_option import DEMO_MODEL
 from clmr_tf.console import run_command
-from clmr_tf.encoder import Encoder
-from clmr_tf.model_option import DEMO_MODEL
-from clmr_tf.similarity import SongIndex
+from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.similarity import SongIndex
 from tests.clmr_tf.probed import tiny_model
 from tests.synthetic import melody
 
@@ -46,7 +46,7 @@ def encoder() -> Encoder:
 @pytest.fixture
 def songs(encoder, tmp_path, monkeypatch, capsys):
     """Three songs and their table; the first two are the same melody at another level."""
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     for number, (seed, level) in enumerate([(1, 0.9), (1, 0.8), (5, 0.9)]):
         soundfile.write(tmp_path / f"song {number}.wav", level * melody(seed, 3 * RATE_HZ), RATE_HZ)
     assert run_command(embed.main, [str(tmp_path), "--out", str(tmp_path / "index.npz"), "--hop-seconds", "0.1"]) == 0
@@ -81,7 +81,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     model = tiny_model()
     model.variables[0].assign_add(model.variables[0] * 0 + 1)
     other = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: other)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: other)
     assert run_command(similar.main, [str(songs / "song 0.wav"), "--index", str(songs / "index.npz")]) == 2
     assert "was made with another model than savedmodels/demo; give that one" in capsys.readouterr().err
 

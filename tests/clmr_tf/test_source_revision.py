@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.source_revision import git_revision
+from clmr_tf.train.run_folder import git_revision
 
-PACKAGE = ("clmr_tf/__init__.py", "clmr_tf/source_revision.py")
+PACKAGE = ("clmr_tf/__init__.py", "clmr_tf/train/run_folder.py")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -6,10 +6,10 @@ import tensorflow as tf
 from sklearn.metrics import log_loss
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import augmentation_preset
-from clmr_tf.models.classifier import build_classifier
+from clmr_tf.config.augmentation import augmentation_preset
+from clmr_tf.models.heads import build_classifier
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.supervised import SupervisedModel, classification_loss, drop
+from clmr_tf.train.step import SupervisedModel, classification_loss, drop
 
 GENERATOR = np.random.default_rng(3)
 SEEDS = tf.constant(GENERATOR.integers(-(2**31), 2**31, (400, 2)), tf.int32)

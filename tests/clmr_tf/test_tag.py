@@ -6,14 +6,13 @@ import pytest
 import soundfile
 
 from clmr_tf import tag
+from clmr_tf.config.model_option import DEMO_MODEL
 from clmr_tf.console import run_command
-from clmr_tf.encoder import Encoder, Tagger, Tagging
 from clmr_tf.errors import UsageError
-from clmr_tf.head import Head
-from clmr_tf.model_option import DEMO_MODEL
-from clmr_tf.model_writing import write_model_folder
-from clmr_tf.pretrained import load_encoder
-from clmr_tf.taggram import draw_taggram, minutes_and_seconds, taggram_figure
+from clmr_tf.export.writing import write_model_folder
+from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder
+from clmr_tf.inference.taggram import draw_taggram, minutes_and_seconds, taggram_figure
+from clmr_tf.models.heads import Head
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -84,7 +83,7 @@ def tagging_encoder(monkeypatch):
     model = tiny_model()
     tagger = Tagger(NAMES, lambda vectors: np.tile(np.array([[0.25, 0.5, 0.125]], np.float32), (len(vectors), 1)))
     encoder = Encoder(model, CLIP, RATE_HZ, tagger=tagger)
-    monkeypatch.setattr("clmr_tf.pretrained.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     return encoder
 
 

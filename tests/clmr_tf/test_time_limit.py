@@ -4,12 +4,12 @@ import subprocess
 import sys
 import time
 
-from clmr_tf.time_limit import time_limit
+from clmr_tf.train.distribution import time_limit
 
 # PyDLL does not let go of the interpreter while it is in native code, as TensorFlow does not while it connects.
 PROGRAM = """
 import ctypes
-from clmr_tf.time_limit import time_limit
+from clmr_tf.train.distribution import (time_limit)
 with time_limit(0.5, "It's $late; `go`."):
     print("in", flush=True)
     ctypes.PyDLL(None).sleep(60)

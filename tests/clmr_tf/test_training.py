@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf import hardware
-from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.console import run_command
-from clmr_tf.contrastive import ContrastiveModel
-from clmr_tf.model_writing import golden_audio
-from clmr_tf.pretrained import read_run_encoder
-from clmr_tf.train import main
+from clmr_tf.export.writing import golden_audio
+from clmr_tf.inference.encoder import read_run_encoder
+from clmr_tf.train.__main__ import main
+from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.training_runs import SETTINGS, command, metrics, state
 from tests.synthetic import write_corpus
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
-from clmr_tf.training import train
+from clmr_tf.train.run import train
 from tests.clmr_tf.training_runs import words_of
 from tests.strict_python import STRICT_PYTHON
 from tests.synthetic import write_corpus
@@ -40,9 +40,9 @@ cp "$disk/run/metrics.jsonl" "$result"
 """
 FILLING_TRAINING = """
 import logging, sys
-from pathlib import Path
-from clmr_tf.config import TrainConfig
-from clmr_tf.training import train
+from pathlib import (Path)
+from clmr_tf.config.train import (TrainConfig)
+from clmr_tf.train.run import (train)
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 corpus, disk = sys.argv[1], Path(sys.argv[2])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from clmr_tf.checkpoint_folder import list_checkpoints
+from clmr_tf.train.checkpoints import list_checkpoints
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, command, finish, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus
 

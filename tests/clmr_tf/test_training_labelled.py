@@ -7,16 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.label_subsets import songs_within_share
 from clmr_tf.errors import UsageError
-from clmr_tf.evaluation.label_subsets import songs_within_share
-from clmr_tf.evaluation.request import HeadProbe
-from clmr_tf.export import ExportConfig, export
-from clmr_tf.head_probing import probe_with_head
-from clmr_tf.model_folder import read_head
-from clmr_tf.pretrained import load_encoder
-from clmr_tf.training import train
-from clmr_tf.training_music import training_music
+from clmr_tf.export.__main__ import ExportConfig, export
+from clmr_tf.export.model_folder import read_head
+from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.probe.evaluation import probe_with_head
+from clmr_tf.probe.settings import HeadProbe
+from clmr_tf.train.run import train, training_music
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.training import train
+from clmr_tf.train.run import train
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, command, metrics, start, wait_for
 from tests.synthetic import write_corpus
 

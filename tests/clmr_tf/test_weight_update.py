@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.distribution import build_strategy
-from clmr_tf.weight_update import WeightUpdate
+from clmr_tf.train.distribution import build_strategy
+from clmr_tf.train.step import WeightUpdate
 
 # Two weights and the gradients that two replicas have for them; the mean is (3, 4) and ((12), (0)), of norm 13.
 START = [np.array([1.0, 2.0], np.float32), np.array([[3.0], [4.0]], np.float32)]

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio_decoders import UnreadableAudioError
-from clmr_tf.audio_files import load_audio, open_audio
-from clmr_tf.downmix import mixed_to_mono, mono_weights, weights_of_channels
+from clmr_tf.audio.decoding import UnreadableAudioError, load_audio, open_audio
+from clmr_tf.audio.downmix import mixed_to_mono, mono_weights, weights_of_channels
 from tests.sounds import level_db, noise, tone, write_encoded, write_sound
 from tests.synthetic import melody
 

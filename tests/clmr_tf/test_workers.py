@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.checkpoint_folder import list_checkpoints
-from clmr_tf.training import train
+from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.run import train
 from tests.clmr_tf.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of, options_of
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus

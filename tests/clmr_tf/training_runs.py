@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.checkpoint_folder import checkpoint_path, list_checkpoints
+from clmr_tf.train.checkpoints import checkpoint_path, list_checkpoints
 from tests.strict_python import STRICT_PYTHON
 
 ROOT = Path(__file__).parents[2]

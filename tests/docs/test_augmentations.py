@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 from docs import augmentation_errors, augmentations
 from tests.clmr_tf.augment.golden import read_clip
 

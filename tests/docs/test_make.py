@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from clmr_tf.command_line import parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from docs import make

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from clmr_tf.recipe.files import RECIPES, read_recipes
+from clmr_tf.recipes.recipe import RECIPES, read_recipes
 from docs.recipes import PAGE, page_with
 
 

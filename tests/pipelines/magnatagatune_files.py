@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.corpus import Corpus
-from pipelines import magnatagatune, magnatagatune_clean, magnatagatune_tables
-from pipelines.magnatagatune_tables import TAGS
+from clmr_tf.data.corpus import Corpus
+from pipelines import magnatagatune, magnatagatune_clean
+from pipelines import magnatagatune as magnatagatune_tables
+from pipelines.magnatagatune import TAGS
 from tests.pipelines.published_data import write_clip, write_lines
 
 BAD = "6/norine_braun-now_and_zen-08-gently-117-146.mp3"

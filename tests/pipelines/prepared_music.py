@@ -1,11 +1,11 @@
-"""Music of all formats for the tests of `pipelines.prepare`, and how they call it."""
+"""Music of all formats for the tests of `pipelines.preparation.prepare`, and how they call it."""
 
 from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.corpus import Corpus
-from pipelines.prepare import PrepareSettings, SourceFile, prepare
+from clmr_tf.data.corpus import Corpus
+from pipelines.preparation.prepare import PrepareSettings, SourceFile, prepare
 from tests.sounds import noise, write_sound
 
 SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)

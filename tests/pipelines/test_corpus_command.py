@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 
 NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard")

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.corpus_resolution import resolve_corpus
+from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import debian_games
-from pipelines.debian_games import Options, licences, main, prepare_corpus
-from pipelines.debian_games_tracks import Track, read_tracks, split_of_songs
-from pipelines.settings import PrepareSettings
+from pipelines.debian_games import Options, Track, licences, main, prepare_corpus, read_tracks, split_of_songs
+from pipelines.preparation.settings import PrepareSettings
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, song, zipped
 
 OPTIONS = Options(min_num_samples=22050, num_workers=1)

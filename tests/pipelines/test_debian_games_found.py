@@ -8,8 +8,7 @@ import json
 import pytest
 
 from clmr_tf.errors import UsageError
-from pipelines.debian_games import Options, prepare_corpus
-from pipelines.debian_games_tracks import Track
+from pipelines.debian_games import Options, Track, prepare_corpus
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, song
 
 pytestmark = needs_dpkg_deb

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from clmr_tf.errors import UsageError
-from pipelines.debian_games_tracks import (
+from pipelines.debian_games import (
     TABLE,
     Track,
     artist_task,

@@ -1,8 +1,7 @@
 import pytest
 
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.debian_package_lists import find_packages, version_in_name
-from pipelines.debian_packages import archive_of, fetch_package, take_files
+from pipelines.preparation.debian_packages import archive_of, fetch_package, find_packages, take_files, version_in_name
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, zipped
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.demo import DATA, TRACKS_FILE, PrepareSettings, prepare_corpus
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines import downloads
-from pipelines.downloads import RemoteFile, fetch, has_checksum
+from pipelines.preparation import downloads
+from pipelines.preparation.downloads import RemoteFile, fetch, has_checksum
 from tests.pipelines.file_server import running_file_server
 
 # Larger than the blocks that are written and than the buffers of a socket.

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines import fma
 from tests.pipelines.file_server import running_file_server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.folder import main
 from tests.pipelines.published_data import write_clip

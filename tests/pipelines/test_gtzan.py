@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines import gtzan
 from tests.pipelines.file_server import running_file_server

@@ -4,11 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from clmr_tf.audio_listing import SkippedFile
-from clmr_tf.corpus import PCM_FILE, Item
-from pipelines import growing_audio
-from pipelines.growing_audio import digest_of
-from pipelines.journal import opened_journal
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.data.corpus import PCM_FILE, Item
+from pipelines.preparation import journal as growing_audio
+from pipelines.preparation.journal import digest_of, opened_journal
 
 STATE = {"settings": "as ever"}
 

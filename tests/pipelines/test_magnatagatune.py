@@ -6,12 +6,13 @@ import zipfile
 
 import pytest
 
-from clmr_tf.corpus import Corpus
-from clmr_tf.corpus_resolution import is_pipeline, resolve_corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.resolution import is_pipeline, resolve_corpus
 from clmr_tf.errors import UsageError
-from pipelines import magnatagatune, magnatagatune_clean, magnatagatune_download
-from pipelines.downloads import RemoteFile
-from pipelines.magnatagatune_tables import BAD_CLIPS, TAGS
+from pipelines import magnatagatune, magnatagatune_clean
+from pipelines import magnatagatune as magnatagatune_download
+from pipelines.magnatagatune import BAD_CLIPS, TAGS
+from pipelines.preparation.downloads import RemoteFile
 from tests.pipelines.file_server import running_file_server
 from tests.pipelines.magnatagatune_files import (
     CLIPS,

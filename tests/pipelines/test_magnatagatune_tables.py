@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import UsageError
-from pipelines import magnatagatune, magnatagatune_clean, magnatagatune_tables
-from pipelines.magnatagatune_tables import BAD_CLIPS, TAGS, read_annotations, song_of_path
+from pipelines import magnatagatune, magnatagatune_clean
+from pipelines import magnatagatune as magnatagatune_tables
+from pipelines.magnatagatune import BAD_CLIPS, TAGS, read_annotations, song_of_path
 from tests.pipelines.magnatagatune_files import (
     BAD,
     CLIPS,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soxr
 
-from clmr_tf.evaluation.sources import import_source
+from clmr_tf.probe.features import import_source
 from pipelines import musicnn
-from pipelines.musicnn_features import MusicnnFeatures
+from pipelines.musicnn import MusicnnFeatures
 from tests.pipelines.musicnn_inputs import music, noise_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reference_musicnn.npz"
@@ -27,7 +27,7 @@ def weights(monkeypatch):
 def test_the_last_layer_makes_the_tagger_out_of_the_features(weights):
     song = soxr.resample(music(), 16_000, RATE_HZ)
     clips = np.stack([song[start : start + CLIP_NUM_SAMPLES] for start in (0, 100_000)])
-    source = import_source("pipelines.musicnn_features:MusicnnFeatures", CLIP_NUM_SAMPLES, RATE_HZ)
+    source = import_source("pipelines.musicnn:MusicnnFeatures", CLIP_NUM_SAMPLES, RATE_HZ)
     features = source.features_of(clips)
     assert features.shape == (2, 200) and features.std() > 0.1
     windows = np.stack([soxr.resample(clip, RATE_HZ, 16_000) for clip in clips])

@@ -7,9 +7,9 @@ from pathlib import Path
 import av
 import pytest
 
-from clmr_tf.audio_files import load_audio
-from pipelines.prepare import CRASHED, PrepareSettings, SourceFile, prepare
-from pipelines.worker_pool import Outcome
+from clmr_tf.audio.decoding import load_audio
+from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile, prepare
+from pipelines.preparation.worker_pool import Outcome
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -128,7 +128,7 @@ def test_a_file_may_go_away_once_it_is_decoded(tmp_path, monkeypatch):
             task.path.unlink()
             yield outcome
 
-    monkeypatch.setattr("pipelines.prepare.run_in_workers", decode_and_delete)
+    monkeypatch.setattr("pipelines.preparation.prepare.run_in_workers", decode_and_delete)
     music = tmp_path / "music"
     music.mkdir()
     write_sound(music / "1.wav", noise(2.0, 44100, seed=1), 44100, "WAV")

@@ -7,11 +7,11 @@ import os
 import numpy as np
 import pytest
 
-from clmr_tf.audio_files import load_audio
-from clmr_tf.corpus import Corpus
+from clmr_tf.audio.decoding import load_audio
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.prepare import SkippedFile
-from pipelines.transcoding import to_pcm16
+from pipelines.preparation.prepare import SkippedFile
+from pipelines.preparation.transcoding import to_pcm16
 from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
 from tests.sounds import noise, tone, write_sound
 

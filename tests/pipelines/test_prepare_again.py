@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clmr_tf.errors import UsageError
-from pipelines.prepare import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings
 from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
 
 

@@ -4,17 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from clmr_tf.corpus import Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
-from clmr_tf.tag_names import MAGNATAGATUNE_TAGS
-from pipelines.pseudo_tags import (
-    PROBABILITIES_FILE,
-    Options,
-    main,
-    pseudo_tags_task,
-    thresholds_of,
-    window_starts,
-)
+from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
 from tests.synthetic import write_corpus
 
 ANY = {"train": 0, "valid": 0, "test": 0}

@@ -2,7 +2,7 @@ import collections
 
 import pytest
 
-from pipelines.splits import split_songs
+from pipelines.preparation.sources import split_songs
 
 
 def counts(num_songs, valid_share, test_share):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import UsageError
-from pipelines.unpacking import JoinedFiles, UnpackingLimits, unpack_tar, unpack_zip
+from pipelines.preparation.downloads import JoinedFiles, UnpackingLimits, unpack_tar, unpack_zip
 
 LIMITS = UnpackingLimits(num_bytes=10_000, num_files=5)
 SOUND = {"a/1.mp3": b"first", "a/2.mp3": b"second" * 100, "b/c/3.mp3": b""}

@@ -9,10 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clmr_tf.audio_decoders import UnreadableAudioError
-from clmr_tf.audio_files import load_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
 from clmr_tf.errors import ClmrError
-from pipelines.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
+from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from tests.pipelines import worker_functions
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +144,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     # A script without the guard that spawned processes need: its workers run it again and fail.
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipelines.worker_pool import run_in_workers\n"
+        "from pipelines.preparation.worker_pool import run_in_workers\n"
         "from tests.pipelines.worker_functions import square\n"
         "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=300)))\n"
     )

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.worker_pool import run_in_workers
+from pipelines.preparation.worker_pool import run_in_workers
 
 
 def square(number: int) -> int:

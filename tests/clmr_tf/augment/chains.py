@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.augmentation_config import (
+from clmr_tf.config.augmentation import (
     AUGMENTATION_NAMES,
     AugmentationConfig,
     DelayConfig,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain, add_noise, delay, gain, highpass, lowpass, pitch_shift, polarity, reverb
-from clmr_tf.augmentation_config import AugmentationConfig, augmentation_preset
+from clmr_tf.config.augmentation import AugmentationConfig, augmentation_preset
 from clmr_tf.errors import UsageError
 
 RATE_HZ = 22_050

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 from tests.clmr_tf.augment.chains import BUSY
 
 NUM_VIEWS = 4_000

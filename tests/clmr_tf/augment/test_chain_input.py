@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import DelayConfig, Range, augmentation_preset
+from clmr_tf.config.augmentation import DelayConfig, Range, augmentation_preset
 from clmr_tf.errors import UsageError
 from tests.clmr_tf.augment.chains import ALWAYS, BUSY, bits
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.augment.chosen import transform_chosen
+from clmr_tf.augment.augmentation import transform_chosen
 
 
 def negate_and_add(audio, parameters):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from clmr_tf.augment import highpass, lowpass
 from clmr_tf.augment.filters import LOWEST_CUTOFF_HZ, Filter
-from clmr_tf.augmentation_config import FilterConfig, Range
+from clmr_tf.config.augmentation import FilterConfig, Range
 from clmr_tf.errors import UsageError
 from tests.clmr_tf.augment.golden import load_golden
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from clmr_tf.augment import add_noise
 from clmr_tf.augment.noise import Noise
-from clmr_tf.augmentation_config import NoiseConfig, Range
+from clmr_tf.config.augmentation import NoiseConfig, Range
 from clmr_tf.errors import UsageError
 
 RATIOS = np.array([1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0], np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.augment import pitch_shift
-from clmr_tf.augment.attacks import find_attacks
+from clmr_tf.augment.pitch import find_attacks
 from tests.clmr_tf.augment.golden import load_golden
 from tests.reference.pitch_measures import (
     NUM_SAMPLES,

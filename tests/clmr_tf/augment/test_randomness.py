@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.augment.randomness import NUM_ROWS, NUM_UNIFORMS, ViewRandomness, choose, fold
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, Range
+from clmr_tf.augment.augmentation import NUM_ROWS, NUM_UNIFORMS, ViewRandomness, choose, fold
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range
 from clmr_tf.errors import UsageError
 
 NUM_VIEWS = 4_000

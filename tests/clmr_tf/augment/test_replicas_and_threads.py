@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import clmr_tf
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import AUGMENTATION_NAMES, AugmentationConfig
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 
 
 def digest_of_views(num_replicas):

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.examples import Examples, chunks_of, clip_scores, mean_by_item, means_of
-from clmr_tf.evaluation.feature_cache import Features
-from clmr_tf.evaluation.protocols import PROTOCOLS
-from clmr_tf.head import Head
+from clmr_tf.models.heads import Head
+from clmr_tf.probe.features import Examples, Features, chunks_of, clip_scores, mean_by_item, means_of
+from clmr_tf.probe.protocols import PROTOCOLS
 
 CLIP = 10
 LENGTHS = (10, 11, 19, 20, 21, 30, 39)

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.feature_cache import cached_features, crop_offset
+from clmr_tf.probe.features import cached_features, crop_offset
 from tests.synthetic import ramp, write_corpus
 
 CLIP = 100

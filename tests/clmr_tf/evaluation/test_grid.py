@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.grid import search
-from clmr_tf.evaluation.heads import fit_head
-from clmr_tf.evaluation.protocols import HeadSettings
+from clmr_tf.probe.heads import fit_head, search
+from clmr_tf.probe.protocols import HeadSettings
 
 ROOT = Path(__file__).parents[3]
 KEY = {"features": "gaussians", "seed": 0}

@@ -9,10 +9,9 @@ from scipy import stats
 from sklearn.preprocessing import StandardScaler
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.evaluation import heads
-from clmr_tf.evaluation.head_steps import adam_steps
-from clmr_tf.evaluation.heads import Fit, cross_entropy, fit_head, majority_head
-from clmr_tf.evaluation.protocols import PROTOCOLS, HeadSettings, grid_of_heads
+from clmr_tf.probe import heads
+from clmr_tf.probe.heads import Fit, adam_steps, cross_entropy, fit_head, majority_head
+from clmr_tf.probe.protocols import PROTOCOLS, HeadSettings, grid_of_heads
 
 RELEASED = PROTOCOLS["released"].head
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clmr_tf.evaluation.ranks import RankedScores
+from clmr_tf.probe.scores import RankedScores
 
 
 def scored(num_examples: int, num_levels: int | None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

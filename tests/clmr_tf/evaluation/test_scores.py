@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from clmr_tf.evaluation.scores import evaluate_scores, song_weights
+from clmr_tf.probe.scores import evaluate_scores, song_weights
 
 TAGS = ("guitar", "piano", "drums", "voice", "harp")
 METRICS = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}

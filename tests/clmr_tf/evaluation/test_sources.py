@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from clmr_tf.encoder import Encoder
-from clmr_tf.evaluation.sources import EncoderFeatures, MajorityFeatures, MelFeatures
+from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.sample_cnn import build_encoder
+from clmr_tf.probe.features import EncoderFeatures, MajorityFeatures, MelFeatures
 from tests.synthetic import melody
 
 CLIP, RATE_HZ = 8192, 22050

@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from clmr_tf.checkpoint import Checkpoints
-from clmr_tf.checkpoint_folder import list_checkpoints
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
-from clmr_tf.loop.best_checkpoint import BestCheckpoint
-from clmr_tf.training import train
+from clmr_tf.train.callbacks import BestCheckpoint
+from clmr_tf.train.checkpoints import Checkpoints, list_checkpoints
+from clmr_tf.train.run import train
 from tests.clmr_tf.saved_variables import make_groups
 from tests.clmr_tf.training_runs import metrics
 from tests.synthetic import write_corpus

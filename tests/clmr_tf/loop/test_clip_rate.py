@@ -4,9 +4,9 @@ import types
 
 import pytest
 
-from clmr_tf.config import TrainConfig
-from clmr_tf.loop import clip_rate
-from clmr_tf.training import train
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train import loop as clip_rate
+from clmr_tf.train.run import train
 from tests.synthetic import write_corpus
 
 BATCH_SIZE = 4

@@ -4,8 +4,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from clmr_tf.config import TrainConfig
-from clmr_tf.loop.convergence import Convergence
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train.callbacks import Convergence
 
 STRATEGY = tf.distribute.get_strategy()
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.checkpoint_folder import list_checkpoints
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.contrastive import ContrastiveModel
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
 from clmr_tf.errors import ClmrError
-from clmr_tf.loop.failures import NonFiniteError, write_nonfinite_report
-from clmr_tf.training import train
+from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.loop import NonFiniteError, write_nonfinite_report
+from clmr_tf.train.run import train
+from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 
-from clmr_tf.config import TrainConfig
-from clmr_tf.labelled_clips import labelled_dataset
-from clmr_tf.loop.labelled_validation import build_labelled_validation
-from clmr_tf.model_building import TagsToLearn, build_model
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import labelled_dataset
+from clmr_tf.train.build import TagsToLearn, build_model
+from clmr_tf.train.validation import build_labelled_validation
 from tests.synthetic import write_corpus
 
 TAGS = ("a", "b", "c")

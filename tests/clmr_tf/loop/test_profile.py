@@ -2,8 +2,8 @@
 
 import pytest
 
-from clmr_tf.loop import profile
-from clmr_tf.loop.profile import StepProfile
+from clmr_tf.train import callbacks as profile
+from clmr_tf.train.callbacks import StepProfile
 
 FIRST_STEP = 100
 

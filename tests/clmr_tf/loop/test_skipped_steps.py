@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.checkpoint_folder import list_checkpoints
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError
-from clmr_tf.export import main as export
-from clmr_tf.loop.skipped_steps import SkippedSteps, require_trained
-from clmr_tf.train import main as train
+from clmr_tf.export.__main__ import main as export
+from clmr_tf.train.__main__ import main as train
+from clmr_tf.train.callbacks import SkippedSteps, require_trained
+from clmr_tf.train.checkpoints import list_checkpoints
 from tests.synthetic import write_corpus
 
 

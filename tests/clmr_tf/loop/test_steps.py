@@ -8,12 +8,12 @@ import shutil
 
 import pytest
 
-from clmr_tf import training
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.train import main
-from clmr_tf.training import train
+from clmr_tf.train import run as training
+from clmr_tf.train.__main__ import main
+from clmr_tf.train.run import train
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
 

@@ -9,8 +9,8 @@ import pytest
 # `abs` takes a number and does no harm. A Python that starts now finds it installed, and so does one that looks again.
 C_HANDLER = """
 import ctypes, signal, sys
-from clmr_tf.console import run_command
-from clmr_tf.loop.stop_signals import noted_signals
+from clmr_tf.console import (run_command)
+from clmr_tf.train.loop import (noted_signals)
 
 libc = ctypes.CDLL(None)
 libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from clmr_tf import training
-from clmr_tf.config import TrainConfig
-from clmr_tf.training import train
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train import run as training
+from clmr_tf.train.run import train
 from tests.clmr_tf.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
 from tests.synthetic import write_corpus
 

@@ -8,12 +8,12 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augmentation_config import augmentation_preset
-from clmr_tf.clips import pair_dataset
-from clmr_tf.config import TrainConfig
-from clmr_tf.loop.validation import build_validation
-from clmr_tf.model_building import build_model
-from clmr_tf.training import train
+from clmr_tf.config.augmentation import augmentation_preset
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.train.build import build_model
+from clmr_tf.train.run import train
+from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.training_runs import metrics, state
 from tests.reference.nt_xent import nt_xent
 from tests.synthetic import write_corpus
@@ -89,7 +89,7 @@ def test_without_a_validation_split_the_run_says_so_and_trains(tmp_path, caplog)
     corpus = write_corpus(tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",))
     with caplog.at_level(logging.WARNING):
         train(config_of(corpus, tmp_path / "run", steps=1, augmentation="none"))
-    messages = [record.message for record in caplog.records if record.name == "clmr_tf.loop.validation"]
+    messages = [record.message for record in caplog.records if record.name == "clmr_tf.train.validation"]
     assert messages == ["The corpus music has no 2 songs to validate on; the run is not validated."]
     (row,) = metrics(tmp_path / "run")
     assert "validation_loss" not in row and np.isfinite(row["loss"])

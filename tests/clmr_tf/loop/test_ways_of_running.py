@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clmr_tf.config import TrainConfig
-from clmr_tf.training import train
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train.run import train
 from tests.clmr_tf.training_runs import metrics
 from tests.synthetic import write_corpus
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.distribution import build_strategy
 from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.train.distribution import build_strategy
 
 SHAPE = (8, 30, 5)
 NAMES = ("gamma", "beta", "moving_mean", "moving_variance")

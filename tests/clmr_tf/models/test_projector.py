@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clmr_tf.models.projector import build_projector
+from clmr_tf.models.heads import build_projector
 
 
 def test_is_linear_relu_linear_without_biases():

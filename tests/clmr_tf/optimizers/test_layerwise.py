@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.optimizers import LAMB, LARS
-from clmr_tf.optimizers.layerwise import is_kernel, trust_ratio
+from clmr_tf.train.optimizers import LAMB, LARS, is_kernel, trust_ratio
 from tests.clmr_tf.optimizers.weight_steps import take_step
 
 

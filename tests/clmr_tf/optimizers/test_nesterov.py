@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.optimizers import build_optimizer
-from clmr_tf.optimizers.nesterov import Nesterov
+from clmr_tf.train.optimizers import Nesterov, build_optimizer
 
 
 def steps_of(optimizer: keras.Optimizer, weight: np.ndarray, gradients: list, learning_rates: list) -> list[np.ndarray]:

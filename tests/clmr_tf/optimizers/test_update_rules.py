@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.optimizers import build_optimizer
+from clmr_tf.train.optimizers import build_optimizer
 from tests.clmr_tf.optimizers.weight_steps import take_step
 
 LEARNING_RATE = 0.01

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.distribution import build_strategy
-from clmr_tf.learning_rates import learning_rate_schedule
-from clmr_tf.optimizers import LAMB, LARS, AdamW, build_optimizer
+from clmr_tf.train.build import learning_rate_schedule
+from clmr_tf.train.distribution import build_strategy
+from clmr_tf.train.optimizers import LAMB, LARS, AdamW, build_optimizer
 from tests.clmr_tf.optimizers.weight_steps import take_step
 
 NAMES = ("adam", "adamw", "lars", "lamb", "sgd")

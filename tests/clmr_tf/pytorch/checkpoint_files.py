@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.pytorch.writing import state_dict_bytes
+from clmr_tf.convert.translation import state_dict_bytes
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

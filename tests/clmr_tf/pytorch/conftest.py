@@ -2,7 +2,7 @@
 
 import pytest
 
-from clmr_tf.pytorch.reading import read_checkpoint
+from clmr_tf.convert.reader import read_checkpoint
 
 
 @pytest.fixture

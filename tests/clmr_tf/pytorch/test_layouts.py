@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clmr_tf.convert.layouts import arrange, arrange_head, sample_rate_of, state_dict_of, width_of
 from clmr_tf.errors import UsageError
 from clmr_tf.models.sample_cnn import layer_channels
-from clmr_tf.pytorch.layouts import arrange, arrange_head, sample_rate_of, state_dict_of, width_of
 from tests.clmr_tf.pytorch.state_dicts import (
     CHANNELS,
     SIZES,

@@ -9,17 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clmr_tf.convert import reader as reading
+from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.convert.translation import state_dict_bytes
 from clmr_tf.errors import UsageError
-from clmr_tf.pytorch import reading
-from clmr_tf.pytorch.reading import read_checkpoint
-from clmr_tf.pytorch.writing import state_dict_bytes
-from tests.clmr_tf.pytorch.checkpoint_files import (
-    GOLDEN,
-    archive_of,
-    lightning_bytes,
-    members,
-    with_pickle,
-)
+from tests.clmr_tf.pytorch.checkpoint_files import GOLDEN, archive_of, lightning_bytes, members, with_pickle
 
 SAVED = {name: (GOLDEN / f"{name}.ckpt").read_bytes() for name in ("torch_saved", "torch_saved_legacy")}
 REFUSED = r"clmr\.ckpt is no checkpoint of PyTorch that can be read \([^\n]*\); fetch it again\.$"

@@ -6,9 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from clmr_tf.convert import reader as reading
+from clmr_tf.convert.translation import state_dict_bytes
 from clmr_tf.errors import UsageError
-from clmr_tf.pytorch import reading
-from clmr_tf.pytorch.writing import state_dict_bytes
 from tests.clmr_tf.pytorch.checkpoint_files import (
     archive_of,
     members,

@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict, defaultdict
 import numpy as np
 import pytest
 
+from clmr_tf.convert.reader import read_checkpoint
 from clmr_tf.errors import UsageError
-from clmr_tf.pytorch.reading import read_checkpoint
 from tests.clmr_tf.pytorch.checkpoint_files import GOLDEN, archive_of, pickled_dict, pickled_tensor, with_pickle
 
 

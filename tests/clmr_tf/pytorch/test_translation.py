@@ -5,20 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.head import Head
-from clmr_tf.model_folder import relative_error
-from clmr_tf.pytorch.layouts import arrange, state_dict_of
-from clmr_tf.pytorch.translation import to_encoder, to_head, to_original, to_projector
+from clmr_tf.convert.layouts import arrange, state_dict_of
+from clmr_tf.convert.translation import to_encoder, to_head, to_original, to_projector
+from clmr_tf.export.model_folder import relative_error
+from clmr_tf.models.heads import Head
 from tests.clmr_tf.pytorch.checkpoint_files import GOLDEN
-from tests.clmr_tf.pytorch.state_dicts import (
-    SIZES,
-    audio,
-    encoder,
-    linear_head,
-    mlp_head,
-    prefixed,
-    projector,
-)
+from tests.clmr_tf.pytorch.state_dicts import SIZES, audio, encoder, linear_head, mlp_head, prefixed, projector
 
 PATH = Path("clmr.ckpt")
 
@@ -91,7 +83,7 @@ def test_the_standardisation_of_a_probe_goes_into_its_first_layer():
 
 def test_pytorch_computes_the_same_from_a_written_state_dict(expected, tmp_path):
     torch = pytest.importorskip("torch")
-    from clmr_tf.pytorch.writing import state_dict_bytes
+    from clmr_tf.convert.translation import state_dict_bytes
     from tests.clmr_tf.pytorch.state_dicts import CHANNELS, NUM_TAGS
     from tests.golden.pytorch_network import SampleCNN
 

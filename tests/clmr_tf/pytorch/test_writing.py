@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clmr_tf.pytorch.reading import read_checkpoint
-from clmr_tf.pytorch.writing import state_dict_bytes
+from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.convert.translation import state_dict_bytes
 
 TENSORS = {
     "ünicode.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

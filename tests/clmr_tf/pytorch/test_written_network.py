@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from clmr_tf.conversion import from_pytorch, to_pytorch
-from clmr_tf.model_folder import relative_error
-from clmr_tf.pytorch.writing import state_dict_bytes
+from clmr_tf.convert.translation import from_pytorch, state_dict_bytes, to_pytorch
+from clmr_tf.export.model_folder import relative_error
 from tests.clmr_tf.pytorch.checkpoint_files import GOLDEN
 from tests.clmr_tf.pytorch.state_dicts import CHANNELS, SIZES, audio, encoder, mlp_head, prefixed, projector
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.command_line import from_plain, parse_command, to_plain
-from clmr_tf.config import TrainConfig
+from clmr_tf.config.command_line import from_plain, parse_command, to_plain
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
-from clmr_tf.export import ExportConfig
-from clmr_tf.probe_config import ProbeConfig
-from clmr_tf.recipe.chain import PUBLISHED_CORPORA, Chain, Places, options_of
-from clmr_tf.recipe.files import RECIPES, read_recipes
-from clmr_tf.recipes import main
-from clmr_tf.run_settings import resolve_places
+from clmr_tf.export.__main__ import ExportConfig
+from clmr_tf.probe.settings import ProbeConfig
+from clmr_tf.recipes.__main__ import main
+from clmr_tf.recipes.recipe import RECIPES, read_recipes
+from clmr_tf.recipes.run import PUBLISHED_CORPORA, Chain, Places, options_of
+from clmr_tf.train.run import resolve_places
 from pipelines import billboard, fma, gtzan, magnatagatune, msd
 from tests.clmr_tf.recipe.prepared import prepare_corpora
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.recipe.chain import Chain, Places
-from clmr_tf.recipe.comparison import compare
-from clmr_tf.recipe.files import RECIPES, read_with_base
-from clmr_tf.recipes import main
+from clmr_tf.recipes.__main__ import main
+from clmr_tf.recipes.recipe import RECIPES, read_with_base
+from clmr_tf.recipes.run import Chain, Places, compare
 from tests.clmr_tf.recipe.prepared import prepare_corpora
 
 PONS = {"name": "magnatagatune-pons2017"}
@@ -60,7 +59,7 @@ def test_a_test_split_with_missing_clips_is_said_not_to_be_the_published_one(pla
     places.corpora.mkdir()
     prepare_corpora(places.corpora)
     sentence = "The published test split has 5,329 clips, so the published numbers are not to be compared with these."
-    monkeypatch.setattr("clmr_tf.recipe.execution.run_chain", lambda chain: None)
+    monkeypatch.setattr("clmr_tf.recipes.run.run_chain", lambda chain: None)
     folders = [f"--{name}={getattr(places, name)}" for name in ("corpora", "runs", "savedmodels")]
     for num_clips, remarks in ((5_329, []), (2_665, [sentence])):
         score = {"mean": 0.8, "interval": [0.7, 0.9]}

@@ -6,15 +6,13 @@ import re
 
 import pytest
 
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import SAMPLE_RATES_HZ
-from clmr_tf.corpus_resolution import is_pipeline
-from clmr_tf.recipe.chain import PUBLISHED_CORPORA
-from clmr_tf.recipe.files import RECIPES, read_recipes
-from clmr_tf.recipe.recipe import Recipe
-from clmr_tf.reporting.published import PUBLISHED_FILE, read_published
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.rows import rows_of
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import SAMPLE_RATES_HZ
+from clmr_tf.data.resolution import is_pipeline
+from clmr_tf.recipes.recipe import RECIPES, Recipe, read_recipes
+from clmr_tf.recipes.run import PUBLISHED_CORPORA
+from clmr_tf.report.published import PUBLISHED_FILE, read_published
+from clmr_tf.report.results import read_results, rows_of
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 RECIPES_BY_NAME = read_recipes(RECIPES)

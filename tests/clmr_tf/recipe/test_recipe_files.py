@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from clmr_tf.errors import UsageError
-from clmr_tf.recipe.files import read_recipe, read_recipes, read_with_base
+from clmr_tf.recipes.recipe import read_recipe, read_recipes, read_with_base
 
 TRAIN = {"corpus": "fma", "sampling_unit": "song", "batch_size": 4, "steps": 50}
 PROBE = {"corpus": "gtzan", "preset": "released", "head": "mlp", "expected_percent": {"accuracy": 68.6}}

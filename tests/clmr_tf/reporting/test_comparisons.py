@@ -2,11 +2,8 @@
 
 import pytest
 
-from clmr_tf.reporting.ablations import ablations
-from clmr_tf.reporting.label_curves import label_curves
-from clmr_tf.reporting.per_tag import tag_comparison
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.rows import rows_of
+from clmr_tf.report.comparisons import ablations, label_curves, tag_comparison
+from clmr_tf.report.results import read_results, rows_of
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.reporting.page import make_report
-from clmr_tf.reporting.result_files import read_results
+from clmr_tf.report.page import make_report
+from clmr_tf.report.results import read_results
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 EXPECTED = Path(__file__).with_name("expected_report.md")

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from clmr_tf.reporting.ablations import ablations
-from clmr_tf.reporting.label_curves import LabelCurve
-from clmr_tf.reporting.per_tag import tag_comparison
-from clmr_tf.reporting.pictures import draw_ablation, draw_label_curves, draw_tags
-from clmr_tf.reporting.published import PublishedCurve, read_published
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.rows import Score, rows_of
+from clmr_tf.report.comparisons import LabelCurve, ablations, tag_comparison
+from clmr_tf.report.pictures import draw_ablation, draw_label_curves, draw_tags
+from clmr_tf.report.published import PublishedCurve, read_published
+from clmr_tf.report.results import Score, read_results, rows_of
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 CLMR, SUPERVISED, PUBLISHED = "#1f4e8c", "#e07b00", "#9db7d5"

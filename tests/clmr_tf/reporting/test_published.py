@@ -5,9 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from clmr_tf.reporting.published import read_published
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.rows import rows_of
+from clmr_tf.report.published import read_published
+from clmr_tf.report.results import read_results, rows_of
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 MAGNATAGATUNE, MSD, GTZAN = "magnatagatune-pons2017", "msd-lee2017", "gtzan-fault-filtered"

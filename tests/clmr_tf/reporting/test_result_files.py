@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clmr_tf.errors import UsageError
-from clmr_tf.reporting.result_files import SkippedFile, read_results
+from clmr_tf.report.results import SkippedFile, read_results
 from tests.clmr_tf.reporting.written_results import TAGS, result, write, write_manifest
 
 

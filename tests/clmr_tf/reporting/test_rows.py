@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from clmr_tf.evaluation.protocols import PROTOCOLS
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.rows import distinct_names, rows_of
-from clmr_tf.reporting.wording import label_words, protocol_words
+from clmr_tf.probe.protocols import PROTOCOLS
+from clmr_tf.report.results import distinct_names, label_words, protocol_words, read_results, rows_of
 from tests.clmr_tf.reporting.written_results import result, write, write_manifest
 
 

@@ -1,7 +1,7 @@
 """What may stand in one table: one corpus, one task, one version of both."""
 
-from clmr_tf.reporting.result_files import read_results
-from clmr_tf.reporting.sections import sections_of
+from clmr_tf.report.page import sections_of
+from clmr_tf.report.results import read_results
 from tests.clmr_tf.reporting.written_results import result, write
 
 

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.command_line import to_plain
-from clmr_tf.config import TrainConfig
-from clmr_tf.config_rules import OBJECTIVE_DEFAULTS
-from clmr_tf.evaluation.protocols import PROTOCOLS
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
+from clmr_tf.probe.protocols import PROTOCOLS
 
 TAGS = ("guitar", "piano", "harp")
 ARCHITECTURE = {"width": 0.5, "sample_rate_hz": 22050, "pooling": None}

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import clmr_tf.runtimes.files as module
-from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_folder import write_manifest
-from clmr_tf.model_manifest import read_manifest
+import clmr_tf.export.runtimes as module
+from clmr_tf.export.__main__ import ExportConfig, export
+from clmr_tf.export.model_folder import read_manifest, write_manifest
 from tests.clmr_tf.probed import write_tiny_model
 from tests.clmr_tf.runtimes import tagged
 from tests.clmr_tf.runtimes.tagged import write_probe

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.encoder import Encoder, weights_hash
-from clmr_tf.head import Head, head_file_of
+from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.models.heads import Head, head_file_of
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody

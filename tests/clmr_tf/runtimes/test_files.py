@@ -12,14 +12,12 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-import clmr_tf.runtimes.files as module
+import clmr_tf.export.runtimes as module
 from clmr_tf.errors import UsageError
-from clmr_tf.export import ExportConfig, export
-from clmr_tf.model_folder import record_score
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.runtimes.execution import load
-from clmr_tf.runtimes.files import require_converters
-from clmr_tf.runtimes.formats import FORMATS
+from clmr_tf.export.__main__ import ExportConfig, export
+from clmr_tf.export.model_folder import read_manifest, record_score
+from clmr_tf.export.runtime_process import load
+from clmr_tf.export.runtimes import FORMATS, require_converters
 from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.runtimes import tagged
 from tests.clmr_tf.runtimes.tagged import embedding_of_music, music, write_probe
@@ -123,7 +121,7 @@ def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, mo
     for name in ("model-int8.tflite", "model.onnx"):
         (folder / name).write_bytes(b"with the tags of the old head")
     config, made = ExportConfig(model=folder, head=write_probe(tmp_path), tflite="fp16"), []
-    monkeypatch.setattr("clmr_tf.export._add_to_folder", lambda folder, config: (folder, ["model.onnx"]))
+    monkeypatch.setattr("clmr_tf.export.__main__._add_to_folder", lambda folder, config: (folder, ["model.onnx"]))
     monkeypatch.setattr(module, "add_runtime_files", lambda folder, kinds: made.extend(kinds))
     monkeypatch.setattr(module, "version_of", lambda package: "1.0")
     export(config)
@@ -148,7 +146,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(folder, monkeypatc
 
 @needs_litert
 def test_the_check_runs_without_tensorflow(exported, tmp_path):
-    code = "import sys; from clmr_tf.runtimes.execution import main; main(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from clmr_tf.export.runtime_process import main; main(sys.argv[1:]); print(*sys.modules)"
     command = [sys.executable, "-c", code, exported / "model.tflite", exported / "golden.npz", tmp_path / "out.npz"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ai_edge_litert.interpreter" in done.stdout.split() and "tensorflow" not in done.stdout.split()

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.head import Head
-from clmr_tf.runtimes.converter import convert
-from clmr_tf.runtimes.execution import load
-from clmr_tf.runtimes.files import version_of
-from clmr_tf.runtimes.folded_head import FoldedHead, read_folded_head
-from clmr_tf.runtimes.formats import FORMATS
+from clmr_tf.export.converter import convert
+from clmr_tf.export.folded_network import FoldedHead, read_folded_head
+from clmr_tf.export.runtime_process import load
+from clmr_tf.export.runtimes import FORMATS, version_of
+from clmr_tf.models.heads import Head
 from tests.clmr_tf.runtimes.tagged import tags_by_definition
 
 NUM_FEATURES, NUM_HIDDEN = 512, 40

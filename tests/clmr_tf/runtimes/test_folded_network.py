@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from clmr_tf.model_writing import golden_audio
+from clmr_tf.export.folded_network import FoldedNetwork
+from clmr_tf.export.writing import golden_audio
 from clmr_tf.models.sample_cnn import build_encoder
-from clmr_tf.runtimes.folded_network import FoldedNetwork
 
 
 @pytest.mark.parametrize("sample_rate_hz", [22050, 16000, 8000])

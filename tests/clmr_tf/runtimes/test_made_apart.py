@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import clmr_tf.runtimes.files as module
+import clmr_tf.export.runtimes as module
 from clmr_tf.errors import ClmrError
-from clmr_tf.model_manifest import read_manifest
-from clmr_tf.runtimes.files import add_runtime_files
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.export.runtimes import add_runtime_files
 
 needs_litert = pytest.mark.skipif(module.version_of("ai-edge-litert") is None, reason="needs ai-edge-litert")
 
@@ -25,7 +25,7 @@ def stand_in(folder: Path, script: str, monkeypatch) -> None:
 @needs_litert
 def test_a_converter_that_aborts_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
     script = f"""
-if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
+if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 for kind in "$@"; do
     case $kind in
         fp32) cp {exported}/model.tflite $out ;;
@@ -46,7 +46,7 @@ exit 0"""
 @needs_litert
 def test_a_converter_that_hangs_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
     script = f"""
-if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
+if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 if [ $1 = fp16 ]; then exec sleep 600; fi
 cp {exported}/model.tflite $out
 if [ "$2" = fp16 ]; then exec sleep 600; fi
@@ -78,7 +78,7 @@ def test_a_wrong_file_is_not_kept(exported, folder, tmp_path, monkeypatch, damag
     (tmp_path / "wrong.tflite").write_bytes(damage((exported / "model.tflite").read_bytes()))
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     script = f"""
-if [ $module = clmr_tf.runtimes.execution ]; then exec {sys.executable} -m $module $model $out "$@"; fi
+if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 cp {tmp_path}/wrong.tflite $out/model.tflite; exit 0"""
     stand_in(tmp_path, script, monkeypatch)
     with pytest.raises(ClmrError, match=complaint):

@@ -8,11 +8,10 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.encoder import Encoder
-from clmr_tf.head import Head
-from clmr_tf.model_folder import SAVED_MODEL, relative_error
-from clmr_tf.model_writing import write_model_folder
-from clmr_tf.pretrained import load_encoder
+from clmr_tf.export.model_folder import SAVED_MODEL, relative_error
+from clmr_tf.export.writing import write_model_folder
+from clmr_tf.inference.encoder import Encoder, load_encoder
+from clmr_tf.models.heads import Head
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.model_folder import SAVED_MODEL
+from clmr_tf.export.model_folder import SAVED_MODEL
 from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.serving.malformed import INPUT_OF, REQUESTS, Request, random_request
 from tests.clmr_tf.serving.tagger import SONG, assert_same
@@ -22,7 +22,7 @@ CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 APART = """
 import json, resource, sys, time
 import numpy as np, tensorflow as tf
-from tests.clmr_tf.serving.malformed import CLIP, INPUT_OF, REQUESTS, wav_bytes
+from tests.clmr_tf.serving.malformed import (CLIP, INPUT_OF, REQUESTS, wav_bytes)
 
 saved = tf.saved_model.load(sys.argv[1])
 

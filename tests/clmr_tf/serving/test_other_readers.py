@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.model_folder import SAVED_MODEL
+from clmr_tf.export.model_folder import SAVED_MODEL
 from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.serving.tagger import RATE_HZ, SONG, assert_same, tags_of, wav
 
@@ -18,7 +18,7 @@ CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 # One process for all, since starting TensorFlow takes longer than what is asked of it.
 SAVED_MODEL_CLI = """
 import json, sys
-from tensorflow.python.tools.saved_model_cli import main
+from tensorflow.python.tools.saved_model_cli import (main)
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments

@@ -10,7 +10,7 @@ import pytest
 import requests
 import soxr
 
-from clmr_tf.model_folder import SAVED_MODEL
+from clmr_tf.export.model_folder import SAVED_MODEL
 from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.serving.tagger import RATE_HZ, SONG, TAGS, assert_same, tags_of, wav
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
-from clmr_tf.model_folder import SAVED_MODEL
+from clmr_tf.export.model_folder import SAVED_MODEL
 from tests.clmr_tf.probed import CLIP
 from tests.clmr_tf.serving.tagger import RATE_HZ, SONG, assert_same
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.model_folder import SAVED_MODEL
-from clmr_tf.serving.warm_up import write_warm_up_requests
+from clmr_tf.export.model_folder import SAVED_MODEL
+from clmr_tf.export.serving import write_warm_up_requests
 
 messages = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="needs tensorflow-serving-api")
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.serving.wav import read_wav, read_wav_header
+from clmr_tf.export.serving import read_wav, read_wav_header
 from tests.clmr_tf.serving.malformed import wav_bytes
 
 # ITU-R BS.775: the centre by sqrt(1/2), each surround by half of it; without a layout, the mean.

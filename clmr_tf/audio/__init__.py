@@ -1,0 +1,1 @@
+"""Audio files to samples: found, decoded, mixed, resampled, cut into windows."""

@@ -1,0 +1,735 @@
+"""Audio files to samples: what a file is, and FFmpeg's decoding of all of it."""
+
+import contextlib
+import dataclasses
+import itertools
+import stat
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
+import soxr
+
+from clmr_tf.audio.downmix import mixed_to_mono
+from clmr_tf.errors import ClmrError
+
+if TYPE_CHECKING:
+    from av import AudioFrame, Packet
+    from av.container import InputContainer
+
+NUM_HEAD_BYTES = 512
+
+_EXTENSIONS = (
+    ".wav .wave .w64 .rf64 .bwf .flac .ogg .oga .opus .spx .mp1 .mp2 .mp3 .aif .aiff .aifc .au .snd .caf "
+    ".m4a .m4b .aac .alac .wma .ape .wv .tta .tak .mpc .ac3 .amr .dsf .voc .mka "
+    ".webm .mp4 .m4v .mov .3gp .mkv .ogv .avi .flv .wmv .mpg .mpeg"
+)
+AUDIO_EXTENSIONS = frozenset(_EXTENSIONS.split())
+
+# (offset, bytes): how containers of audio begin. An "ftyp" box alone would also let films in.
+_AUDIO_SIGNATURES = (
+    (0, b"fLaC"),
+    (0, b"OggS"),
+    (0, b"ID3"),
+    (0, b"\xff\xfb"),
+    (0, b"\xff\xf3"),
+    (0, b"\xff\xf2"),
+    (0, b".snd"),
+    (0, b"caff"),
+    (8, b"WAVE"),
+    (8, b"AIFF"),
+    (8, b"AIFC"),
+    (4, b"ftypM4A"),
+)
+_OTHER_SIGNATURES = (
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
+    (b"BM", "an image"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "an archive"),
+    (b"Rar!", "an archive"),
+    (b"7z\xbc\xaf", "an archive"),
+    (b"\x1f\x8b", "an archive"),
+    (b"\x7fELF", "a program"),
+)
+# Everything below the space except tab, line feed, form feed, carriage return and escape.
+_CONTROL_BYTES = frozenset(range(32)) - {9, 10, 12, 13, 27}
+
+
+def is_named_like_audio(name: str) -> bool:
+    """Whether the extension is one of audio files, in any case."""
+    return PurePath(name).suffix.lower() in AUDIO_EXTENSIONS
+
+
+def read_head(path: Path) -> bytes:
+    """The first `NUM_HEAD_BYTES` bytes of a file, fewer where it has no more; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(NUM_HEAD_BYTES)
+
+
+def starts_like_audio(head: bytes) -> bool:
+    """Whether the first `NUM_HEAD_BYTES` bytes of a file are those of an audio container."""
+    return any(head[at : at + len(signature)] == signature for at, signature in _AUDIO_SIGNATURES)
+
+
+def describe_other_content(head: bytes) -> str | None:
+    """What a file that no decoder takes seems to be: "text", "an image", ...; None if that is unknown.
+
+    Args:
+        head: Its first `NUM_HEAD_BYTES` bytes.
+    """
+    for signature, description in _OTHER_SIGNATURES:
+        if head.startswith(signature):
+            return description
+    # Compressed audio is as good as random and meets one of these 27 bytes within a few dozen.
+    if head and _CONTROL_BYTES.isdisjoint(head):
+        return "text"
+    return None
+
+
+_OGG_PAGE = b"OggS"
+_OGG_HEADER_BYTES = 27
+_OGG_FIRST_PAGE = 2
+# Junk before the first page is looked through as far as this.
+_OGG_SEARCH_BYTES = 1 << 20
+
+
+def ogg_links(file: BinaryIO, *, starts_with_page: bool) -> list[int]:
+    """Where the links of a chained Ogg file begin, in bytes: one for a plain file, none if it is no Ogg file.
+
+    A link begins with the first pages of its streams, so one that follows any other page begins a new link.
+
+    Args:
+        file: Any file, of more than 0 bytes.
+        starts_with_page: Whether the file must begin with a page, or may have junk before it.
+    """
+    num_bytes = file.seek(0, 2)
+    place = _find_page(file, 0, 0 if starts_with_page else _OGG_SEARCH_BYTES)
+    links: list[int] = []
+    is_at_beginning = False
+    while place is not None:
+        file.seek(place)
+        header = file.read(_OGG_HEADER_BYTES + 255)
+        if len(header) < _OGG_HEADER_BYTES:
+            break
+        is_first_page = bool(header[5] & _OGG_FIRST_PAGE)
+        if is_first_page and not is_at_beginning:
+            links.append(place)
+        is_at_beginning = is_first_page
+        body = _OGG_HEADER_BYTES + header[26]
+        place = _find_page(file, place + body + sum(header[_OGG_HEADER_BYTES:body]), num_bytes)
+    return links
+
+
+def _find_page(file: BinaryIO, start: int, search_num_bytes: int) -> int | None:
+    """Where the first Ogg page begins at `start` or up to `search_num_bytes` behind it."""
+    place, end = start, start + search_num_bytes
+    while place <= end:
+        file.seek(place)
+        # A page's signature may lie across two reads.
+        content = file.read(len(_OGG_PAGE) if place == start else _OGG_SEARCH_BYTES)
+        found = content.find(_OGG_PAGE)
+        if found >= 0:
+            return place + found
+        if len(content) < len(_OGG_PAGE):
+            return None
+        place += len(content) - len(_OGG_PAGE) + 1
+    return None
+
+
+_UNKNOWN_SIZE = 0xFFFFFF00
+_LARGEST_SIGNED = 0x7FFFF000
+
+
+def starts_like_wav(file: BinaryIO) -> bool:
+    """Whether a file is a WAV file."""
+    file.seek(0)
+    head = file.read(12)
+    return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE"
+
+
+def wav_missing_num_bytes(file: BinaryIO) -> int | None:
+    """How much audio a WAV file claims beyond its end, 0 for any other file; None if it does not know its own length.
+
+    A program that writes the header before the audio puts about the largest number of 32 bits there, with a sign or
+    without, or 0: the audio then ends with the file.
+    """
+    file.seek(0)
+    head = file.read(1 << 16)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0
+    place = 12
+    while place + 8 <= len(head):
+        size = int.from_bytes(head[place + 4 : place + 8], "little")
+        if head[place : place + 4] == b"data":
+            missing = place + 8 + size - file.seek(0, 2)
+            is_unknown = size == 0 or size >= _UNKNOWN_SIZE or (size >= _LARGEST_SIGNED and missing < 0)
+            return None if is_unknown or size >= _LARGEST_SIGNED else max(0, missing)
+        place += 8 + size + size % 2
+    return 0
+
+
+UNREADABLE = "unreadable"
+NOT_AUDIO = "not_audio"
+TIMED_OUT = "timed_out"
+CRASHED = "crashed"
+
+# No playlists and no formats that refer to other files: an untrusted file makes FFmpeg read itself and nothing else.
+_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,ircam,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,"
+    "tak,tta,voc,w64,wav,wv"
+)
+# In these the length in the header is that of the audio, so what is missing of it was cut off.
+_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "caf", "flac", "mov", "tta", "voc", "w64", "wv"])
+# Encoders round lengths up to whole frames; less than this is not missing.
+_LEAST_LOSS_SECONDS = 0.1
+_TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
+_XING_FRAME_BYTES = 2048
+_NUM_SAMPLES_PER_BLOCK = 1 << 15
+_BUFFER_BYTES = 1 << 16
+# From this many on, PyAV takes what lies behind a frame's list of channels for channels.
+_MOST_PLANES = 8
+# Frames of MP3 borrow bits from those before them, at low bit rates from several.
+_NUM_PRE_ROLL_SAMPLES = 8192
+_NO_AUDIO = "no audio was found in it"
+
+
+class UnreadableAudioError(ClmrError):
+    """A file cannot be used as audio.
+
+    Attributes:
+        reason: One word for programs, such as "unreadable" or "not_audio".
+        detail: The same for people, without the file's path.
+        path: The file, where known.
+    """
+
+    def __init__(self, reason: str, detail: str, path: Path | None = None) -> None:
+        # All arguments go to the base class, so that the error survives the way between two processes.
+        super().__init__(reason, detail, path)
+        self.reason = reason
+        self.detail = detail
+        self.path = path
+
+    def __str__(self) -> str:
+        subject = "The file" if self.path is None else str(self.path)
+        return f"{subject} cannot be used as audio: {self.detail}."
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Turns every error inside into an error of the file at `path`, for code that only reads it.
+
+    Damaged files reach places in decoders that their authors never saw, so there is no list of what they raise.
+
+    Raises:
+        UnreadableAudioError: Instead of every error but those of a missing package and of missing memory.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except UnreadableAudioError as error:
+        raise UnreadableAudioError(error.reason, error.detail, path) from error
+    except Exception as error:
+        detail = getattr(error, "strerror", None) or f"its decoder failed with {type(error).__name__}: {error}"
+        raise UnreadableAudioError(UNREADABLE, detail, path) from error
+
+
+class Block(NamedTuple):
+    """Consecutive samples of a file.
+
+    Attributes:
+        rate_hz: Their sample rate.
+        channel_names: The position of each channel as FFmpeg names it, such as "FL".
+        samples: float32 [num_channels, num_samples], full scale is 1.
+    """
+
+    rate_hz: int
+    channel_names: tuple[str, ...]
+    samples: np.ndarray
+
+
+@dataclasses.dataclass
+class Decoder:
+    """An open file.
+
+    Attributes:
+        blocks: Its samples in order; can be iterated once.
+        lost_seconds: After the last block: how much of the file could not be decoded, estimated.
+    """
+
+    blocks: Iterator[Block]
+    lost_seconds: float = 0.0
+
+
+def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
+    """Opens a file.
+
+    Args:
+        path: Any regular file.
+        stack: Closes it.
+
+    Raises:
+        UnreadableAudioError: Here or on taking a block, if no audio is found or most of it cannot be decoded.
+    """
+    # Opening a named pipe would wait for a writer, perhaps for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableAudioError(NOT_AUDIO, "it is not a regular file")
+    head = read_head(path)
+    if not head:
+        raise UnreadableAudioError(UNREADABLE, "it is empty")
+    file = stack.enter_context(path.open("rb", buffering=0))
+    decoding = _Decoding(file)
+    decoder = Decoder(iter(()))
+
+    def blocks() -> Iterator[Block]:
+        yield from decoding.blocks()
+        decoder.lost_seconds = decoding.lost_seconds()
+
+    decoder.blocks = stack.enter_context(contextlib.closing(blocks()))
+    try:
+        first = next(decoder.blocks, None)
+    except UnreadableAudioError as error:
+        other = describe_other_content(head)
+        if error.detail == _NO_AUDIO and other is not None:
+            raise UnreadableAudioError(NOT_AUDIO, f"its content is {other}") from error
+        raise
+    if first is None:
+        raise UnreadableAudioError(UNREADABLE, "none of its audio can be decoded")
+    decoder.blocks = _chained(first, decoder.blocks)
+    return decoder
+
+
+def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
+    yield first
+    yield from others
+
+
+class _Section:
+    """A part of a file as FFmpeg reads it.
+
+    Nothing here raises: PyAV keeps an exception of the object that it reads for whatever it decodes next.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self.file, self._start, self._end = file, start, end
+        self._place = start
+        self.error: OSError | None = None
+
+    def read(self, num_bytes: int) -> bytes:
+        try:
+            self.file.seek(self._place)
+            content = self.file.read(max(0, min(num_bytes, self._end - self._place)))
+        except OSError as error:
+            self.error = error
+            return b""
+        self._place += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # Damaged headers make FFmpeg seek to places that do not exist.
+        place = offset + {0: self._start, 1: self._place}.get(whence, self._end)
+        if place < self._start:
+            return -1
+        self._place = place
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._place - self._start
+
+    @property
+    def num_bytes(self) -> int:
+        return self._end - self._start
+
+    def num_frames_claimed_before(self, position: int) -> int:
+        """How many frames a Xing header in front of an MP3's first frame claims; 0 without one."""
+        self.seek(max(0, position - _XING_FRAME_BYTES))
+        content = self.read(min(position, _XING_FRAME_BYTES))
+        tag = max(content.rfind(b"Xing"), content.rfind(b"Info"))
+        has_count = 0 <= tag <= len(content) - 12 and content[tag + 7] & 1
+        return int.from_bytes(content[tag + 8 : tag + 12], "big") if has_count else 0
+
+
+def _open_container(section: _Section) -> "InputContainer":
+    """Raises UnreadableAudioError if it has no audio."""
+    import av
+
+    av.logging.set_level(None)
+    options = {"format_whitelist": _FORMATS}
+    if starts_like_wav(section.file):
+        # By default packets are 4 KiB, and a fifth of the time goes into looking at 5 MB of them for other codecs.
+        options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
+        if wav_missing_num_bytes(section.file) is None:
+            options["ignore_length"] = "1"
+    # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
+    for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    try:
+        container = av.open(section, container_options=options, buffer_size=_BUFFER_BYTES, **for_titles)
+    except (av.FFmpegError, ValueError) as error:
+        if section.error is not None:
+            raise section.error from error
+        raise UnreadableAudioError(UNREADABLE, _NO_AUDIO) from error
+    if not container.streams.audio:
+        is_film = bool(container.streams.video)
+        container.close()
+        raise UnreadableAudioError(NOT_AUDIO if is_film else UNREADABLE, "it has no sound")
+    # One core for one file: other files are decoded on the others.
+    container.streams.audio[0].codec_context.thread_type = "NONE"
+    return container
+
+
+def source_rate_hz(path: Path) -> int:
+    """The sample rate that a file's header says; raises UnreadableAudioError if it has no audio."""
+    with path.open("rb", buffering=0) as file:
+        section = _Section(file, 0, file.seek(0, 2))
+        with _open_container(section) as container:
+            return container.streams.audio[0].rate
+
+
+def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
+    """Decodes a part of a file without what is before it, mixed to mono.
+
+    Equal to that part of the whole file for files of one part with sound time stamps; others have to be checked.
+
+    Args:
+        path: The file.
+        first_sample: Where the part begins, at the file's own rate.
+        num_samples: Its length.
+
+    Returns:
+        float32 [num_samples], fewer at the end of the file.
+
+    Raises:
+        UnreadableAudioError: If it has no audio.
+    """
+    import av
+
+    with path.open("rb", buffering=0) as file:
+        section = _Section(file, 0, file.seek(0, 2))
+        with _open_container(section) as container:
+            stream = container.streams.audio[0]
+            start_time = stream.start_time or 0
+            pre_roll_first = max(0, first_sample - _NUM_PRE_ROLL_SAMPLES)
+            container.seek(start_time + int(pre_roll_first / stream.rate / stream.time_base), stream=stream)
+            pieces, place = [np.zeros(0, np.float32)], None
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError:
+                    continue
+                for frame in frames:
+                    if place is None:
+                        place = round((frame.pts - start_time) * stream.time_base * stream.rate)
+                    block = _block(frame)
+                    mono = mixed_to_mono(block.samples, block.channel_names)
+                    pieces.append(mono[max(0, first_sample - place) :])
+                    place += len(mono)
+                if place is not None and place >= first_sample + num_samples:
+                    break
+    return np.concatenate(pieces)[:num_samples]
+
+
+class _Decoding:
+    """Decodes the sections of one file, and counts what was decoded and what was not."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._num_bytes = file.seek(0, 2)
+        self._num_decoded_packets = self._num_failed_packets = 0
+        self._num_decoded_bytes = self._num_failed_bytes = 0
+        self._decoded_seconds = self._missing_seconds = 0.0
+
+    def lost_seconds(self) -> float:
+        seconds_per_byte = self._decoded_seconds / max(1, self._num_decoded_bytes)
+        return self._missing_seconds + self._num_failed_bytes * seconds_per_byte
+
+    def blocks(self) -> Iterator[Block]:
+        """Raises UnreadableAudioError if there is no audio, or less than could not be decoded."""
+        links = ogg_links(self._file, starts_with_page=True)
+        if links:
+            yield from self._of_links(links)
+        else:
+            try:
+                yield from self._of_section(0, self._num_bytes)
+            except UnreadableAudioError as error:
+                links = ogg_links(self._file, starts_with_page=False) if error.detail == _NO_AUDIO else []
+                if not links:
+                    raise
+                yield from self._of_links(links)
+        if self._num_failed_packets > self._num_decoded_packets:
+            raise UnreadableAudioError(UNREADABLE, "most of it cannot be decoded")
+
+    def _of_links(self, links: list[int]) -> Iterator[Block]:
+        for start, end in zip(links, [*links[1:], self._num_bytes], strict=True):
+            try:
+                yield from self._of_section(start, end)
+            except UnreadableAudioError:
+                if len(links) == 1:
+                    raise
+                self._num_failed_bytes += end - start
+
+    def _of_section(self, start: int, end: int) -> Iterator[Block]:
+        section = _Section(self._file, start, end)
+        with _open_container(section) as container:
+            yield from self._of_stream(container, section)
+        if section.error is not None:
+            raise section.error
+        self._num_failed_bytes += wav_missing_num_bytes(self._file) or 0
+
+    def _of_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
+        import av
+
+        stream = container.streams.audio[0]
+        blocks = _Blocks()
+        first_packet = last_packet = None
+        num_failed_bytes = 0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                # The container is broken from here on.
+                position = (last_packet.pos or 0) + last_packet.size if last_packet else 0
+                self._num_failed_bytes += max(0, section.num_bytes - position)
+                break
+            if packet is None:
+                break
+            first_packet = first_packet or packet
+            last_packet = packet
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if not bytes(packet)[:8].startswith(_TAG_SIGNATURES):
+                    self._num_failed_packets += 1
+                    num_failed_bytes += packet.size
+                continue
+            if not frames:
+                continue
+            # Data that fails before the first and after the last frame is a tag or junk, not audio.
+            if num_failed_bytes and blocks.decoded_seconds > 0:
+                self._num_failed_bytes += num_failed_bytes
+            num_failed_bytes = 0
+            self._num_decoded_packets += 1
+            self._num_decoded_bytes += packet.size
+            for frame in frames:
+                yield from blocks.add(frame)
+        yield from blocks.rest()
+        self._decoded_seconds += blocks.decoded_seconds
+        claimed_seconds = _claimed_seconds(container, section, first_packet)
+        if claimed_seconds is not None and claimed_seconds - blocks.decoded_seconds > _LEAST_LOSS_SECONDS:
+            # What failed inside is a part of what is missing.
+            self._missing_seconds += claimed_seconds - blocks.decoded_seconds
+            self._num_failed_bytes = 0
+
+
+def _claimed_seconds(container: "InputContainer", section: _Section, first_packet: "Packet | None") -> float | None:
+    """The length of a stream, where the format says it and does not only let it be estimated."""
+    stream = container.streams.audio[0]
+    if container.format.name == "mp3" and first_packet is not None and first_packet.pos is not None:
+        num_frames = section.num_frames_claimed_before(first_packet.pos)
+        return num_frames * stream.codec_context.frame_size / stream.rate
+    has_length = not _FORMATS_WITH_LENGTH.isdisjoint(container.format.name.split(","))
+    return float(stream.duration * stream.time_base) if has_length and stream.duration is not None else None
+
+
+class _Blocks:
+    """Joins the frames of a decoder, of some 20 ms each, to blocks."""
+
+    def __init__(self) -> None:
+        import av
+
+        self.decoded_seconds = 0.0
+        self._new_fifo = av.AudioFifo
+        self._fifo = self._new_fifo()
+
+    def add(self, frame: "AudioFrame") -> Iterator[Block]:
+        frame.pts = None
+        try:
+            self._fifo.write(frame)
+        except ValueError:
+            # Its rate, layout or sample format is not that of the frames before.
+            yield from self.rest()
+            self._fifo = self._new_fifo()
+            self._fifo.write(frame)
+        if self._fifo.samples >= _NUM_SAMPLES_PER_BLOCK:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Block]:
+        frame = self._fifo.read()
+        if frame is not None:
+            self.decoded_seconds += frame.samples / frame.sample_rate
+            yield _block(frame)
+
+
+def _block(frame: "AudioFrame") -> Block:
+    names = tuple(channel.name for channel in frame.layout.channels)
+    if frame.format.is_planar and len(names) >= _MOST_PLANES:
+        import av
+
+        (frame,) = av.AudioResampler("flt").resample(frame)
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(names)).T
+    if np.issubdtype(samples.dtype, np.integer):
+        limits = np.iinfo(samples.dtype)
+        middle = 0 if limits.min < 0 else (limits.max + 1) // 2
+        samples = (samples.astype(np.float32) - middle) / (limits.max + 1 - middle)
+    return Block(frame.sample_rate, names, samples.astype(np.float32, copy=False))
+
+
+RESAMPLING_QUALITY = "VHQ"
+# -80 dB: three steps of 16 bits, where a recording holds nothing but the dither of its making.
+SILENCE_PEAK = 1e-4
+
+# A header that claims less or more is damaged, and resampling from it could blow one file up to a whole disk.
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 2_000, 1_000_000
+# Float files hold overshoots, but thirty times full scale means 16-bit integers stored as floats.
+_HIGHEST_PLAUSIBLE_PEAK = 32.0
+
+
+@dataclasses.dataclass
+class AudioReport:
+    """What is known of a recording once all of it is decoded.
+
+    Attributes:
+        num_samples: Its length at the wanted rate.
+        peak: Its largest magnitude.
+        lost_seconds: How much of the file could not be decoded, estimated.
+        channels_cancel: Whether its channels hold sound where their mix is silent.
+    """
+
+    num_samples: int = 0
+    peak: float = 0.0
+    lost_seconds: float = 0.0
+    channels_cancel: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the mono mix holds nothing above -80 dB."""
+        return self.peak <= SILENCE_PEAK
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioStream:
+    """An open file: what it is, and its audio as an iterator that can be used once.
+
+    Attributes:
+        source_rate_hz: Sample rate of the file, or of its first part.
+        source_num_channels: Channels of the file, or of its first part.
+        report: Complete after the last block.
+        blocks: Mono float32 [num_samples] pieces of any length at the wanted rate, nominally in [-1, 1]:
+            lossy codecs and float files may overshoot.
+    """
+
+    source_rate_hz: int
+    source_num_channels: int
+    report: AudioReport
+    blocks: Iterator[np.ndarray]
+
+
+def load_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
+    """Decodes a whole file to mono.
+
+    Args:
+        path: Any regular file that FFmpeg reads.
+        sample_rate_hz: Wanted rate; the result has round(num_frames * sample_rate_hz / source rate) samples.
+
+    Returns:
+        float32 [num_samples], nominally in [-1, 1].
+
+    Raises:
+        UnreadableAudioError: If the file cannot be decoded to its end or holds NaN or infinite samples.
+    """
+    with open_audio(path, sample_rate_hz) as stream:
+        return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
+
+
+def flaws_of(*, is_silent: bool, lost_seconds: float) -> list[str]:
+    """What a user should know of a recording that can be used, each as the end of a sentence about it."""
+    flaws = ["is silent"] if is_silent else []
+    return [*flaws, f"is damaged: about {lost_seconds:.2f} s cannot be decoded"] if lost_seconds > 0 else flaws
+
+
+@contextlib.contextmanager
+def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
+    """Opens a file for decoding in blocks; the concatenated blocks are what `load_audio` returns.
+
+    A file that was cut off or is damaged gives what can be decoded; the report says how much cannot.
+
+    Args:
+        path: Any regular file that FFmpeg reads.
+        sample_rate_hz: Rate of the blocks.
+
+    Raises:
+        UnreadableAudioError: On opening or on taking a block, see `load_audio`.
+    """
+    path = Path(path)
+    report = AudioReport()
+    with contextlib.ExitStack() as stack:
+        with blamed_on(path):
+            decoder = open_decoder(path, stack)
+            first = next(decoder.blocks)
+            _require_plausible_rate(first.rate_hz)
+
+        def blocks() -> Iterator[np.ndarray]:
+            mono = _mixed_to_mono(itertools.chain([first], decoder.blocks), report)
+            for block in _resampled(mono, sample_rate_hz):
+                report.num_samples += len(block)
+                report.peak = max(report.peak, float(np.abs(block).max(initial=0.0)))
+                yield block
+            report.lost_seconds = decoder.lost_seconds
+
+        # Around the blocks and not around the yield: what the caller does with them is not the file's fault.
+        yield AudioStream(first.rate_hz, len(first.samples), report, _all_blamed_on(path, blocks()))
+
+
+def _require_plausible_rate(rate_hz: int) -> None:
+    if not _LOWEST_RATE_HZ <= rate_hz <= _HIGHEST_RATE_HZ:
+        raise UnreadableAudioError(UNREADABLE, f"it claims a sample rate of {rate_hz} Hz")
+
+
+def _all_blamed_on(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with blamed_on(path):
+        yield from blocks
+
+
+def decoder_versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a file sounds like."""
+    import av
+
+    libraries = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavformat", "libavcodec")}
+    return {"av": av.__version__, **libraries, "soxr": metadata.version("soxr")}
+
+
+def _mixed_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple[int, np.ndarray]]:
+    """Rate and mono samples of each block."""
+    for block in blocks:
+        if not block.samples.size:
+            continue
+        with np.errstate(invalid="ignore", over="ignore"):
+            mono = mixed_to_mono(block.samples, block.channel_names)
+        # NaN and infinity both end up in the largest magnitude.
+        peak = float(np.abs(mono).max())
+        if not np.isfinite(peak):
+            raise UnreadableAudioError(UNREADABLE, "it holds samples that are NaN or infinite")
+        if peak > _HIGHEST_PLAUSIBLE_PEAK:
+            raise UnreadableAudioError(UNREADABLE, f"its samples reach {peak:.4g} where full scale is 1")
+        if peak <= SILENCE_PEAK and float(np.abs(block.samples).max()) > SILENCE_PEAK:
+            report.channels_cancel = True
+        yield block.rate_hz, mono
+
+
+def _resampled(blocks: Iterator[tuple[int, np.ndarray]], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    # The rate of joined files may change on the way.
+    for source_rate_hz, part in itertools.groupby(blocks, key=lambda block: block[0]):
+        _require_plausible_rate(source_rate_hz)
+        if source_rate_hz == sample_rate_hz:
+            yield from (samples for _, samples in part)
+            continue
+        resampler = soxr.ResampleStream(source_rate_hz, sample_rate_hz, 1, "float32", RESAMPLING_QUALITY)
+        for _, samples in part:
+            yield resampler.resample_chunk(samples)
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)

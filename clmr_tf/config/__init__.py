@@ -1,0 +1,1 @@
+"""Typed settings: from YAML and the command line, validated once."""

@@ -1,0 +1,336 @@
+"""The settings of a training, and which of them go together."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from clmr_tf.config.augmentation import augmentation_config
+from clmr_tf.errors import UsageError
+
+SAMPLE_RATES_HZ = (22050, 16000, 8000)
+
+# Settings that say how long, where and how closely watched a run is, not what it computes: they may change
+# when a run is resumed.
+CHANGEABLE_ON_RESUME = frozenset(
+    {
+        "workdir",
+        # Its fingerprint has to be the same, wherever it lies.
+        "corpus",
+        "corpora",
+        "max_skipped_share",
+        "steps",
+        "epochs",
+        "steps_per_execution",
+        "strategy",
+        "num_replicas",
+        "on_nonfinite",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "on_failed_save",
+        "validate_every",
+        "num_validation_pairs",
+        "probe_every_epochs",
+        "best_metric",
+        "early_stopping",
+        "embeddings_every",
+        "num_audio_examples",
+        "allow_changed_corpus",
+        "worker_timeout_seconds",
+        "profile",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of `python -m clmr_tf.train`. The defaults are those of the released CLMR code."""
+
+    corpus: str = "demo"
+    """Music to learn from: "demo" (ships with the project), the folder of a prepared corpus, or any folder of
+    audio files, which is prepared first."""
+    workdir: Path | None = None
+    """Folder of the run: configuration, checkpoints, logs. Default: runs/NAME-OF-CORPUS. A folder that holds a
+    run already is resumed."""
+    corpora: Path = Path("corpora")
+    """Folder that keeps what was prepared from audio files, for this and later runs."""
+    steps: int = 10_000
+    """Length of the training in steps of the optimizer, counted from the start of the run."""
+    epochs: int = 0
+    """Length of the training in epochs of the sampling unit. Where it is given, --steps does not count; 0 counts
+    steps."""
+    batch_size: int = 48
+    """Songs (or clips, see --sampling-unit) per step on all devices; every one gives two views, so N in the
+    paper's loss."""
+    micro_batches: int = 1
+    """Parts of a batch that go through the network one after the other, where all at once do not fit the memory;
+    the negatives of a view, and the statistics of batch normalisation, then come from its own part only."""
+    seed: int = 42
+    """Seed of everything random: weights, order, crops, augmentations. A whole number from 0 to 2^31 - 1."""
+    width: float = 1.0
+    """Factor on the encoder's channels; the embedding has 512 dimensions at any width."""
+    sample_rate_hz: Literal[22050, 16000, 8000] = 22050
+    """Sample rate in Hz; a clip is 59,049, 43,470 or 20,736 samples long."""
+    sampling_unit: Literal["song", "clip"] | None = None
+    """What is drawn once per epoch: "song" (one item of each song, so clips of a song are never each other's
+    negatives) or "clip" (every item). Default: "song"; of objectives with labels "clip"."""
+    reader: Literal["prepared", "direct"] = "prepared"
+    """"prepared" reads PCM made once from the files; "direct" decodes the compressed files while training, where
+    PCM would not fit on the disk."""
+    max_skipped_share: float = 0.5
+    """Share of the audio files, from 0 to 1, that may turn out unusable while a folder is prepared."""
+    learning_rate: float | None = None
+    """Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root of the batch size, or what
+    --lars-scaling says."""
+    lars_scaling: Literal["thesis", "released"] = "thesis"
+    """Default learning rate of "lars": 0.075 times the root of the batch size, as in the thesis, or 0.3 times batch
+    size / 256, as in the released code."""
+    optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd", "nesterov"] | None = None
+    """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam"; of "supervised" "nesterov"."""
+    weight_decay: float = 1e-6
+    """Weight decay of "adamw", "lamb" and "lars", of kernels only, and of "nesterov", of all weights; "adam" and "sgd"
+    have none, as released."""
+    schedule: Literal["constant", "cosine", "plateau"] | None = None
+    """Learning rate over the steps: as it is, falling to zero along half a cosine, or a fifth whenever the validation
+    loss no longer falls. Default: "constant"; of objectives with labels "plateau"."""
+    plateau_patience: int = 5
+    """Validations without a lower loss that "plateau" bears before it lowers the learning rate."""
+    early_stopping: int | None = None
+    """Validations in a row without a lower loss after which the run ends; 0 never. Default: 0; of objectives with
+    labels 20, which are epochs only if --validate-every has the steps of one."""
+    warmup_steps: int = 0
+    """Steps at the beginning over which the learning rate rises from zero to its value."""
+    warmup_epochs: int = 0
+    """The same in epochs, instead of --warmup-steps."""
+    decay_steps: int = 0
+    """Step at which "cosine" reaches zero; 0 is the end of the run, which then cannot be moved on resume."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all weights together, over all devices; 0 clips nothing."""
+    ema_momentum: float = 0.0
+    """Share that a step keeps of the running average of the weights, such as 0.999; validations, probes and the
+    export then take the average. 0 keeps no average."""
+    temperature: float = 0.5
+    """Temperature of the NT-Xent loss."""
+    augmentation: str | None = None
+    """Augmentation preset: "released" (ranges of the released code), "thesis", "none" (crop only), or one alone,
+    such as "only-gain". Default: "released"; of objectives with labels "none"."""
+    augmentation_changes: tuple[str, ...] = ()
+    """Settings of the preset to change, each NAME=VALUE: `pitch.probability=0.5`, `pitch.cents=[-500, 500]` (in
+    cents; a third number is the step), `order=[...]`, `asymmetric=true`. docs/augmentations.md names them all."""
+    objective: Literal["contrastive", "supervised", "finetune"] = "contrastive"
+    """What is learned: "contrastive" (CLMR, without labels); "supervised", the tags of the corpus from one crop of a
+    clip, the baseline of the paper; "finetune", the same from a trained encoder."""
+    pretrained: Path | None = None
+    """Model folder or run that "finetune" starts from."""
+    task: str | None = None
+    """Name of one of several labelings of the corpus, for objectives with labels and for --probe-every-epochs.
+    Default: its own tags."""
+    labels: float = 1.0
+    """Share of the songs of the train split whose labels an objective may use; a smaller share is part of a larger
+    one."""
+    labels_like_paper: float | None = None
+    """The paper's few labels instead: this share of the clips of every combination of tags, at least one."""
+    dropout: float = 0.5
+    """Share of the embedding that objectives with labels leave out at random before their classifier."""
+    strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
+    """Devices to train on: one, all of this machine, or all of the machines that TF_CONFIG names (each runs the same
+    command, on a shared --workdir). "auto" takes what is there. The negatives come from all devices, and a run may
+    go on with others: its numbers are then the same but for rounding."""
+    num_replicas: int = 0
+    """Devices that "mirrored" takes of this machine; 0 takes every GPU. Without a GPU it splits the CPU into that
+    many, which is no faster and shows that the numbers stay the same."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"] = "float32"
+    """Arithmetic of the networks; augmentations are float32 in each, statistics, loss and update at least.
+    "float64" is slow, and for comparing runs: rounding of float32 alone moves a gradient by some percent."""
+    two_passes: bool = False
+    """Encode the first views and then the second, as the original does, so that batch normalisation sees them
+    apart; one pass of all views is faster."""
+    jit: bool = False
+    """Compile the views with XLA, and on a single device the whole step. Worth trying on a GPU; on a CPU it is
+    slower."""
+    steps_per_execution: int = 1
+    """Steps that run without going back to Python."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What happens when a loss or gradient is NaN or infinite: the run stops and keeps what is needed to find out
+    why, or it goes on without that step and counts it. A run that has skipped more than half of its steps fails at
+    its end all the same."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl and points of the TensorBoard curves."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the end of the run and a stop by signal save one as well."""
+    keep_checkpoints: int = 3
+    """Number of newest checkpoints that are kept."""
+    on_failed_save: Literal["stop", "continue"] = "stop"
+    """What happens when a checkpoint cannot be written, because the disk is full for instance. The last good one
+    stays in either case."""
+    validate_every: int = 500
+    """Steps between measurements of loss and accuracy on the validation split, on views that are the same every
+    time; the end of the run is measured as well. 0 never."""
+    num_validation_pairs: int = 256
+    """Most pairs, or with labels crops, that a validation looks at."""
+    probe_every_epochs: int = 0
+    """Epochs between linear probes of a corpus with labels; 0 never."""
+    best_metric: Literal["validation_loss", "validation_accuracy", "validation_average_precision", "probe_score"] = (
+        "validation_loss"
+    )
+    """What decides which checkpoint is kept as the best, none with --validate-every 0; of objectives with labels,
+    "validation_accuracy" is of single labels and "validation_average_precision" of several."""
+    embeddings_every: int = 2_000
+    """Steps between updates of TensorBoard's projector with embeddings of the validation split; the end of the
+    run updates it as well. 0 never."""
+    num_audio_examples: int = 3
+    """Clips whose original and views can be heard in TensorBoard; they are written when a run starts."""
+    allow_changed_corpus: bool = False
+    """Resume although the corpus is not the one that the run began with."""
+    worker_timeout_seconds: float = 600.0
+    """With several workers: how long they wait for each other at the start, and then how long a step may take before
+    the others are taken for lost and this one stops; the first one includes reading the corpus, restoring and
+    building its graph."""
+    profile: bool = False
+    """Write a TensorBoard profile of the 10th to the 20th step of this start; TensorBoard shows it with the package
+    tensorboard-plugin-profile."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, one sentence, for values that no run can have."""
+        require_possible(self)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the objective learns from labels."""
+        return self.objective != "contrastive"
+
+    def resolved(self) -> "TrainConfig":
+        """The same with everything filled in that is left open to the objective."""
+        defaults = OBJECTIVE_DEFAULTS[self.objective]
+        filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **filled_in)
+
+
+# What a run is told where it leaves these open: CLMR as released, and its supervised baseline.
+_WITHOUT_LABELS = {"sampling_unit": "song", "schedule": "constant", "augmentation": "released", "early_stopping": 0}
+_WITH_LABELS = {"sampling_unit": "clip", "schedule": "plateau", "augmentation": "none", "early_stopping": 20}
+OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "contrastive": {**_WITHOUT_LABELS, "optimizer": "adam"},
+    "supervised": {**_WITH_LABELS, "optimizer": "nesterov"},
+    "finetune": {**_WITH_LABELS, "optimizer": "adam"},
+}
+
+_POSITIVE = (
+    "steps",
+    "micro_batches",
+    "steps_per_execution",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "num_validation_pairs",
+    "plateau_patience",
+)
+_NOT_NEGATIVE = (
+    "epochs",
+    "warmup_steps",
+    "warmup_epochs",
+    "decay_steps",
+    "num_replicas",
+    "validate_every",
+    "probe_every_epochs",
+    "embeddings_every",
+    "num_audio_examples",
+)
+# Threads cannot wait longer than some centuries; and every replica holds a copy of the network.
+_AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
+# Of no effect without labels, and nothing shall be asked for in vain.
+_ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
+
+
+def require_possible(config: Any) -> None:
+    """Raises UsageError, one sentence, for a `TrainConfig` that no run can have."""
+    _require(config.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
+    _require(config.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", config.batch_size)
+    _require(0 <= config.seed < 2**31, "--seed must be between 0 and 2147483647", config.seed)
+    _require(0 < config.width <= 8, "--width must be above 0 and at most 8", config.width)
+    _require(0 < config.temperature < math.inf, "--temperature must be positive and finite", config.temperature)
+    _require(0 <= config.max_skipped_share <= 1, "--max-skipped-share must be from 0 to 1", config.max_skipped_share)
+    _require(0 <= config.ema_momentum < 1, "--ema-momentum must be from 0 to below 1", config.ema_momentum)
+    _require(0 <= config.dropout < 1, "--dropout must be from 0 to below 1", config.dropout)
+    if config.learning_rate is not None:
+        rule = "--learning-rate must be positive and finite"
+        _require(0 < config.learning_rate < math.inf, rule, config.learning_rate)
+    for name in ("clip_norm", "weight_decay"):
+        rule = f"{_option(name)} must be finite and not negative"
+        _require(0 <= getattr(config, name) < math.inf, rule, getattr(config, name))
+    for name in _POSITIVE:
+        _require(getattr(config, name) > 0, f"{_option(name)} must be at least 1", getattr(config, name))
+    seconds = config.worker_timeout_seconds
+    _require(seconds > 0, "--worker-timeout-seconds must be above 0", seconds)
+    for name in _NOT_NEGATIVE:
+        _require(getattr(config, name) >= 0, f"{_option(name)} must not be negative", getattr(config, name))
+    for name, largest in _AT_MOST.items():
+        rule = f"{_option(name)} must be at most {largest}"
+        _require(getattr(config, name) <= largest, rule, getattr(config, name))
+    parts = f"{config.micro_batches} of {config.batch_size}"
+    _require(
+        config.batch_size % config.micro_batches == 0 and config.batch_size >= 2 * config.micro_batches,
+        "--micro-batches must divide --batch-size into equal parts of at least 2",
+        parts,
+    )
+    lengths = (config.warmup_steps, config.warmup_epochs)
+    _require(0 in lengths, "--warmup-steps and --warmup-epochs exclude each other", lengths)
+    _require(
+        config.best_metric != "probe_score" or config.probe_every_epochs > 0,
+        "--best-metric probe_score needs --probe-every-epochs",
+        config.probe_every_epochs,
+    )
+    _require(
+        config.best_metric not in ("validation_accuracy", "validation_average_precision") or config.validate_every > 0,
+        f"--best-metric {config.best_metric} needs --validate-every",
+        config.validate_every,
+    )
+    _require_fitting_objective(config)
+
+
+def _require_fitting_objective(config: Any) -> None:
+    filled_in = {
+        name: default if getattr(config, name) is None else getattr(config, name)
+        for name, default in OBJECTIVE_DEFAULTS[config.objective].items()
+    }
+    augmentation_config(filled_in["augmentation"], config.augmentation_changes)
+    _require(filled_in["early_stopping"] >= 0, "--early-stopping must not be negative", config.early_stopping)
+    watches = filled_in["schedule"] == "plateau" or filled_in["early_stopping"] > 0
+    _require(
+        not watches or config.validate_every > 0,
+        "--schedule plateau and --early-stopping need --validate-every",
+        config.validate_every,
+    )
+    lengths = (config.warmup_steps, config.warmup_epochs)
+    _require(filled_in["schedule"] != "plateau" or lengths == (0, 0), "--schedule plateau has no warm-up", lengths)
+    if (config.objective == "finetune") != (config.pretrained is not None):
+        raise UsageError(
+            "--objective finetune needs --pretrained, the model or run to start from, and no other objective takes it; "
+            f"received --objective {config.objective} and --pretrained {config.pretrained}."
+        )
+    for name, default in () if config.has_labels else _ONLY_WITH_LABELS.items():
+        rule = f"{_option(name)} is for --objective supervised and finetune"
+        _require(getattr(config, name) == default, rule, getattr(config, name))
+    for name in ("labels", "labels_like_paper"):
+        share = getattr(config, name)
+        _require(share is None or 0 < share <= 1, f"{_option(name)} must be a share above 0 and up to 1", share)
+    _require(
+        config.labels == 1 or config.labels_like_paper is None,
+        "--labels and --labels-like-paper are two ways to choose few labels, so give one of them",
+        f"{config.labels} and {config.labels_like_paper}",
+    )
+    _require(
+        config.has_labels or config.best_metric != "validation_average_precision",
+        "--best-metric validation_average_precision is for --objective supervised and finetune",
+        config.objective,
+    )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _require(condition: bool, rule: str, received: object) -> None:
+    if not condition:
+        raise UsageError(f"{rule}; received {received}.")

@@ -1,0 +1,84 @@
+"""python -m clmr_tf.convert: from a checkpoint of the released PyTorch code to a model folder, and back."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.console import results, run_command
+from clmr_tf.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """Settings of the conversion."""
+
+    from_pytorch: Path | None = None
+    """Checkpoint of the released code (.pt, .ckpt, or the one in a .zip) to make a model folder of."""
+    to_pytorch: Path | None = None
+    """Model folder to make such a checkpoint of, as a plain state dict."""
+    out: Path | None = None
+    """Model folder or checkpoint to write. A checkpoint that is there is replaced, a model only if it was converted
+    from the same one."""
+    overwrite: bool = False
+    """With --from-pytorch: also replace the model of a run or of another checkpoint."""
+    head: Path | None = None
+    """With --from-pytorch: checkpoint of the head, where it was saved by itself (finetuner_checkpoint_200.zip)."""
+    tags: str | None = None
+    """With --from-pytorch: names of the head's outputs, `magnatagatune`, `msd`, or a file with one name a line.
+    Default: those of MagnaTagATune for a head of 50."""
+    golden: Path | None = None
+    """With --from-pytorch: .npz file with `audio` [n, samples] and what the original code gives for it, `h`, `z` or
+    `logits`, to compare with as well."""
+    licence: str | None = None
+    """With --from-pytorch: licence of the weights, for the manifest. Default: unspecified."""
+
+
+def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
+    """Converts in one direction or the other.
+
+    Returns:
+        What was written, and the errors that were found on the way, see `clmr_tf.convert.translation`.
+    """
+    if (config.from_pytorch is None) == (config.to_pytorch is None):
+        raise UsageError("Give either --from-pytorch CHECKPOINT or --to-pytorch MODEL-FOLDER.")
+    if config.out is None:
+        raise UsageError("Give --out: the model folder or the checkpoint to write.")
+    out = config.out.expanduser().absolute()
+    from clmr_tf.convert import translation as conversion
+
+    if config.to_pytorch is not None:
+        for option in ("head", "tags", "golden", "licence", "overwrite"):
+            if getattr(config, option) not in (None, False):
+                raise UsageError(f"--{option} is of no effect with --to-pytorch; leave it out.")
+        return out, conversion.to_pytorch(config.to_pytorch.expanduser(), out)
+    errors = conversion.from_pytorch(
+        config.from_pytorch.expanduser(),
+        out,
+        head_checkpoint=config.head and config.head.expanduser(),
+        tags=config.tags,
+        golden=config.golden and config.golden.expanduser(),
+        licence=config.licence or "unspecified",
+        overwrite=config.overwrite,
+    )
+    return out, errors
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        ConvertConfig,
+        arguments,
+        program="python -m clmr_tf.convert",
+        description="Converts checkpoints of the released PyTorch code to model folders, and back.",
+    )
+    out, errors = convert(config)
+    if out.is_relative_to(Path.cwd()):
+        out = out.relative_to(Path.cwd())
+    measured = ", ".join(f"{name} within {error:.0e}" for name, error in errors.items())
+    results.print(f"Converted to {out}; equal to the original network: {measured}.", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""Prepared corpora, their tasks and labels, and tf.data over them."""

@@ -1,0 +1,281 @@
+"""tf.data of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.data.corpus import PCM_DTYPE, PCM_FILE, PCM_FULL_SCALE, Corpus, Item
+from clmr_tf.errors import UsageError
+
+CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""Takes an item's row in the index of the split and an offset in samples (int64 scalars), gives a crop."""
+
+# Separate streams of one run seed, folded into it, so that no two draws share their random bits.
+_ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
+    """What one process reads of every batch.
+
+    Replica r of R trains, of each of the M parts of a batch, the r-th of R equal shares; so part m of a batch is
+    the same set of examples however many replicas share it.
+
+    Attributes:
+        num_replicas: All replicas of the run.
+        first_replica: The first of those that this process feeds.
+        num_local_replicas: How many it feeds.
+        num_micro_batches: Parts of a batch.
+    """
+
+    num_replicas: int = 1
+    first_replica: int = 0
+    num_local_replicas: int = 1
+    num_micro_batches: int = 1
+
+
+WHOLE_BATCH = BatchShare()
+
+
+def pair_dataset(
+    corpus: Corpus,
+    split: str,
+    *,
+    batch_size: int,
+    clip_num_samples: int,
+    seed: int,
+    first_step: int = 0,
+    sampling_unit: str = "song",
+    share: BatchShare = WHOLE_BATCH,
+) -> tf.data.Dataset:
+    """Batches of two random crops per item, without end.
+
+    An epoch visits every song (or every item, with `sampling_unit` "clip") at most once, in an order of its
+    own, and drops the remainder that does not fill a batch. Both crops of a pair come from the same item and
+    may overlap, as in the paper. With "song", one item is drawn for each song and epoch (the thesis' code
+    concatenates a song's clips instead), so two clips of a song are never each other's negatives.
+
+    Args:
+        corpus: Where the clips come from; all items must be at least a clip long.
+        split: "train", "valid" or "test".
+        batch_size: Pairs per batch.
+        clip_num_samples: Length of a crop.
+        seed: Run seed, 0 to 2^31 - 1.
+        first_step: Batches to leave out at the start; costs nothing.
+        sampling_unit: "song" or "clip".
+        share: What to read of each batch; its replicas' batches follow each other, n = batch_size / replicas pairs
+            each.
+
+    Returns:
+        Dataset of {"clips": float32 [n, 2, clip_num_samples] in [-1, 1], "seeds": int32 [n, 2, 2] (a pair per
+        view), "item": int64 [n] (row in `corpus.items_of(split)`)}.
+
+    Raises:
+        UsageError: If the split has fewer songs (or items) than a batch.
+    """
+    count = num_units(corpus, split, sampling_unit)
+    if count < 2:
+        raise UsageError(
+            f"A batch needs at least 2 {sampling_unit}s, and the {split} split of {corpus.manifest.name} has "
+            f"{count}; add more music."
+        )
+    if count < batch_size:
+        raise UsageError(
+            f"The {split} split of {corpus.manifest.name} has {count} {sampling_unit}s, fewer than one batch "
+            f"of {batch_size}; use a --batch-size of at most {count} or more music."
+        )
+    return crop_dataset(
+        corpus,
+        split,
+        num_crops=2,
+        epoch_size=count // batch_size * batch_size,
+        batch_size=batch_size,
+        clip_num_samples=clip_num_samples,
+        seed=seed,
+        first_step=first_step,
+        sampling_unit=sampling_unit,
+        share=share,
+    )
+
+
+def crop_dataset(
+    corpus: Corpus,
+    split: str,
+    *,
+    num_crops: int,
+    epoch_size: int,
+    batch_size: int,
+    clip_num_samples: int,
+    seed: int,
+    first_step: int,
+    sampling_unit: str,
+    share: BatchShare,
+) -> tf.data.Dataset:
+    """Batches of random crops of items, as `pair_dataset` describes them, but of any number and without its checks.
+
+    Args:
+        num_crops: Crops of an item, "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
+        epoch_size: Examples after which an epoch's order ends and the next one's begins; at most the number of units.
+        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, share: As of `pair_dataset`.
+    """
+    items = corpus.items_of(split)
+    first_item_of_unit, items_by_unit = _group(items, sampling_unit)
+    count = len(first_item_of_unit) - 1
+    read_crop = crop_reader(corpus, items, clip_num_samples)
+    first_item_of_unit = tf.constant(first_item_of_unit)
+    items_by_unit = tf.constant(items_by_unit)
+    num_samples = tf.constant([item.num_samples for item in items], tf.int64)
+
+    replica_batch_size = batch_size // share.num_replicas
+    part_size = replica_batch_size // share.num_micro_batches
+
+    @tf.autograph.experimental.do_not_convert
+    def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        position = global_position(index)
+        unit = _permute(position % epoch_size, count, seed, position // epoch_size)
+        stream = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), position)
+
+        first, end = first_item_of_unit[unit], first_item_of_unit[unit + 1]
+        item = items_by_unit[_uniform([], stream, _ITEM_STREAM, first, end)]
+        offsets = _uniform([num_crops], stream, _OFFSET_STREAM, 0, num_samples[item] - clip_num_samples + 1)
+        clips = tf.stack([read_crop(item, offsets[number]) for number in range(num_crops)])
+        seeds = tf.random.stateless_uniform(
+            [num_crops, 2], _fold(stream, _VIEW_STREAM), minval=None, maxval=None, dtype=tf.int32
+        )
+        return {"clips": clips, "seeds": seeds, "item": item}
+
+    def global_position(index: tf.Tensor) -> tf.Tensor:
+        replica_batch, row = index // replica_batch_size, index % replica_batch_size
+        step, replica = replica_batch // share.num_local_replicas, replica_batch % share.num_local_replicas
+        rank = share.first_replica + replica
+        part, row_of_part = row // part_size, row % part_size
+        return step * batch_size + (part * share.num_replicas + rank) * part_size + row_of_part
+
+    first_index = first_step * replica_batch_size * share.num_local_replicas
+    # Known to be without end, the batches need no exchange between workers about whether there are more.
+    indices = tf.data.Dataset.range(first_index, np.iinfo(np.int64).max).repeat()
+    examples = indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return examples.batch(replica_batch_size, drop_remainder=True).prefetch(2)
+
+
+def num_units(corpus: Corpus, split: str, sampling_unit: str) -> int:
+    """How many songs (or items, with `sampling_unit` "clip") a split has; an epoch sees each at most once."""
+    first_item_of_unit, _ = _group(corpus.items_of(split), sampling_unit)
+    return len(first_item_of_unit) - 1
+
+
+def crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:
+    """Makes the graph function that reads a crop of one of `items`, float32 [clip_num_samples]."""
+    if corpus.manifest.storage == "direct":
+        from clmr_tf.data.direct_reader import direct_crop_reader
+
+        return direct_crop_reader(corpus, items, clip_num_samples)
+    return pcm_crop_reader(corpus, items, clip_num_samples)
+
+
+def pcm_crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:
+    """The reader for prepared PCM: a slice of the memory-mapped file, no Python, no copy but the crop."""
+    path = corpus.folder / PCM_FILE
+    total_num_samples = path.stat().st_size // PCM_DTYPE.itemsize
+    item_offsets = tf.constant([item.offset_samples for item in items], tf.int64)
+
+    def read_crop(item: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
+        samples = tf.raw_ops.ImmutableConst(
+            dtype=tf.int16, shape=[total_num_samples], memory_region_name=str(path.absolute())
+        )
+        crop = tf.slice(samples, [item_offsets[item] + offset_samples], [clip_num_samples])
+        return tf.cast(crop, tf.float32) / PCM_FULL_SCALE
+
+    return read_crop
+
+
+def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:
+    """Offsets of the windows that evaluation cuts a recording into: int64 [windows].
+
+    Only whole windows; what is left at the end is dropped. `hop_samples` defaults to the window's length.
+    """
+    hop_samples = clip_num_samples if hop_samples is None else hop_samples
+    return np.arange(0, num_samples - clip_num_samples + 1, hop_samples, dtype=np.int64)
+
+
+def _group(items: Sequence[Item], sampling_unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `items` sorted by unit, and where each unit begins (with the end as the last entry)."""
+    if sampling_unit == "clip":
+        return np.arange(len(items) + 1), np.arange(len(items))
+    rows_of_song: dict[str, list[int]] = {}
+    for row, item in enumerate(items):
+        rows_of_song.setdefault(item.song_id, []).append(row)
+    begins = np.cumsum([0, *(len(rows) for rows in rows_of_song.values())])
+    return begins, np.array([row for rows in rows_of_song.values() for row in rows], np.int64)
+
+
+def _permute(rank: tf.Tensor, num_units: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    # The shuffle op uses the low byte of each word of its key and no more, so seed and epoch are hashed first.
+    seed_and_epoch = tf.stack([tf.constant(seed, tf.int64), epoch])
+    key = tf.random.stateless_uniform([3], seed_and_epoch, minval=None, maxval=None, dtype=tf.uint32)
+    # With the default of 4 rounds, the orders of successive epochs are correlated (0.3); with 8 they are not.
+    return tf.raw_ops.RandomIndexShuffle(index=rank, seed=key, max_index=tf.constant(num_units - 1, tf.int64), rounds=8)
+
+
+def _fold(stream: tf.Tensor, number: int) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(stream, tf.constant(number, tf.int64))
+
+
+def _uniform(shape: list[int], stream: tf.Tensor, number: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
+    """int64 uniform in [low, high)."""
+    low = tf.cast(low, tf.int64)
+    return tf.random.stateless_uniform(shape, _fold(stream, number), minval=low, maxval=high, dtype=tf.int64)
+
+
+def labelled_dataset(
+    corpus: Corpus,
+    split: str,
+    *,
+    batch_size: int,
+    clip_num_samples: int,
+    seed: int,
+    first_step: int = 0,
+    sampling_unit: str = "clip",
+    share: BatchShare = WHOLE_BATCH,
+) -> tf.data.Dataset:
+    """Batches of one random crop of each item and its tags, without end.
+
+    An epoch visits every item once, in an order of its own, and the next one begins where it ends, be it in the
+    middle of a batch: with few labels an epoch may be shorter than a batch. The released code drops the remainder.
+
+    Args:
+        corpus: Where the clips and their tags come from.
+        split: "train", "valid" or "test".
+        batch_size: Crops per batch.
+        clip_num_samples: Length of a crop.
+        seed: Run seed, 0 to 2^31 - 1.
+        first_step: Batches to leave out at the start; costs nothing.
+        sampling_unit: What an epoch visits once, "clip" or "song" (one item of each).
+        share: What to read of each batch, see `pair_dataset`.
+
+    Returns:
+        Dataset of {"clips": float32 [n, 1, clip_num_samples] in [-1, 1], "seeds": int32 [n, 1, 2], "item": int64 [n]
+        (row in `corpus.items_of(split)`), "labels": float32 [n, tags], multi-hot}.
+
+    Raises:
+        UsageError: If the split is empty.
+    """
+    count = num_units(corpus, split, sampling_unit)
+    if count == 0:
+        raise UsageError(f"The {split} split of {corpus.manifest.name} is empty; an objective with labels needs one.")
+    crops = crop_dataset(
+        corpus,
+        split,
+        num_crops=1,
+        epoch_size=count,
+        batch_size=batch_size,
+        clip_num_samples=clip_num_samples,
+        seed=seed,
+        first_step=first_step,
+        sampling_unit=sampling_unit,
+        share=share,
+    )
+    labels = tf.constant(corpus.multi_hot(corpus.items_of(split)).astype(np.uint8))
+    return crops.map(lambda batch: {**batch, "labels": tf.cast(tf.gather(labels, batch["item"]), tf.float32)})

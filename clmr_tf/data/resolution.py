@@ -1,0 +1,193 @@
+"""From what --corpus names to a prepared corpus whose files are whole."""
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_DTYPE, PCM_FILE, Corpus, Item
+from clmr_tf.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+# Read in less than a tenth of a second; the whole of a large corpus would take minutes at every start.
+_LOOKED_AT_BYTES = 32 * 2**20
+
+
+def require_unchanged_audio(corpus: Corpus, looked_at_bytes: int = _LOOKED_AT_BYTES) -> None:
+    """Compares items, evenly spread over the corpus, with their digests in the index.
+
+    The fingerprint of a corpus is that of its index; this is what ties the audio to it. A small corpus is looked at
+    whole. Of a larger one a replaced file is found, and a single flipped bit may not be.
+
+    Args:
+        corpus: Of either storage.
+        looked_at_bytes: About how much to read.
+
+    Raises:
+        UsageError: If an item has changed, or its file is gone.
+    """
+    sizes = [_num_bytes(corpus, item) for item in corpus.items]
+    if not sizes:
+        return
+    num_items = min(len(sizes), max(1, int(looked_at_bytes / np.mean(sizes))))
+    for row in np.linspace(0, len(sizes) - 1, num_items).round().astype(int):
+        item = corpus.items[row]
+        if _digest(corpus, item) != item.digest:
+            raise UsageError(
+                f"The audio of {item.id} in {corpus.folder} is not what was prepared; prepare the music again, or "
+                "bring back a copy."
+            )
+
+
+def _num_bytes(corpus: Corpus, item: Item) -> int:
+    return item.source_num_bytes if corpus.manifest.storage == "direct" else item.num_samples * PCM_DTYPE.itemsize
+
+
+def _digest(corpus: Corpus, item: Item) -> str | None:
+    is_direct = corpus.manifest.storage == "direct"
+    start = 0 if is_direct else item.offset_samples * PCM_DTYPE.itemsize
+    try:
+        with Path(item.file if is_direct else corpus.folder / PCM_FILE).open("rb") as file:
+            file.seek(start)
+            content = file.read() if is_direct else file.read(_num_bytes(corpus, item))
+    except OSError:
+        return None
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def resolve_corpus(
+    corpus: str,
+    *,
+    corpora: Path,
+    sample_rate_hz: int,
+    clip_num_samples: int,
+    reader: str | None = "prepared",
+    max_skipped_share: float = 0.5,
+) -> Corpus:
+    """Opens the corpus that `corpus` means, preparing it under `corpora` if that was not done before.
+
+    Args:
+        corpus: The name of a pipeline ("demo"), the folder of a prepared corpus, or a folder of audio files.
+        corpora: Folder that keeps prepared corpora.
+        sample_rate_hz: Rate that the corpus must have.
+        clip_num_samples: Shortest recording that is of use, in samples at that rate.
+        reader: "prepared" for PCM, "direct" for an index over the compressed files; None for PCM, but for
+            whatever a prepared corpus has.
+        max_skipped_share: Share of a folder's audio files that may turn out unusable.
+
+    Raises:
+        UsageError: If it is none of these, a prepared corpus of another rate or kind, or one whose audio has changed.
+    """
+    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_share)
+    require_unchanged_audio(resolved)
+    return resolved
+
+
+def _open_or_prepare(
+    corpus: str,
+    corpora: Path,
+    sample_rate_hz: int,
+    clip_num_samples: int,
+    reader: str | None,
+    max_skipped_share: float,
+) -> Corpus:
+    if not corpus:
+        # Its path would be that of the current folder.
+        raise UsageError("The name of the corpus is empty; give --corpus a name, such as demo, or a folder of music.")
+    folder = Path(corpus).expanduser()
+    storage = "direct" if reader == "direct" else "pcm"
+    if is_prepared(folder):
+        opened = Corpus.open(folder)
+        _check(opened, sample_rate_hz, clip_num_samples, opened.manifest.storage if reader is None else storage)
+        return opened
+    pipeline = _find_pipeline(corpus)
+    if pipeline is None and not folder.exists():
+        raise UsageError(f"There is no corpus named {corpus!r} and no such folder; give --corpus a folder of music.")
+    if pipeline is None and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
+
+    _require_own_pipelines()
+    from pipelines.preparation.settings import PrepareSettings
+
+    settings = PrepareSettings(
+        sample_rate_hz=sample_rate_hz,
+        min_num_samples=clip_num_samples,
+        reader=storage,
+        max_skipped_share=max_skipped_share,
+    )
+    if pipeline is not None:
+        if folder.is_dir():
+            logger.warning(
+                "%r is taken for the corpus of that name, not for the folder %s; for that one give ./%s.",
+                corpus,
+                folder.resolve(),
+                corpus,
+            )
+        return pipeline.prepare_corpus(corpora / prepared_name(corpus, sample_rate_hz, storage), settings)
+    from pipelines.folder import prepare_corpus
+
+    digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    name = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', folder.resolve().name).strip('-') or 'music'}-{digest}"
+    return prepare_corpus(folder, corpora / prepared_name(name, sample_rate_hz, storage), settings)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a prepared corpus."""
+    # Other programs have files called manifest.json, too.
+    return (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether `name` is that of a corpus with a pipeline of its own."""
+    return _find_pipeline(name) is not None
+
+
+def prepared_name(name: str, sample_rate_hz: int, storage: str = "pcm") -> str:
+    """What the folder of a prepared corpus is called under `corpora`."""
+    return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
+
+
+def _find_pipeline(name: str) -> ModuleType | None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        return None
+    _require_own_pipelines()
+    if importlib.util.find_spec(f"pipelines.{name}") is None:
+        return None
+    module = importlib.import_module(f"pipelines.{name}")
+    return module if name != "folder" and hasattr(module, "prepare_corpus") else None
+
+
+def _require_own_pipelines() -> None:
+    """Refuses to work with another package of the name, which lies before ours where Python looks for it."""
+    import pipelines
+
+    found = Path(pipelines.__file__ or next(iter(pipelines.__path__))).resolve()
+    if found.parent != Path(__file__).resolve().parents[2] / "pipelines":
+        raise UsageError(
+            f"Python finds another package called `pipelines`, {found}, before the one that comes with clmr_tf; "
+            "rename it, or start in another folder."
+        )
+
+
+def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: str) -> None:
+    manifest = corpus.manifest
+    if manifest.sample_rate_hz != sample_rate_hz:
+        raise UsageError(
+            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run wants {sample_rate_hz} Hz; "
+            f"use --sample-rate-hz {manifest.sample_rate_hz} or prepare the music again."
+        )
+    if manifest.storage != storage:
+        wanted = "prepared" if manifest.storage == "pcm" else "direct"
+        raise UsageError(f"The corpus in {corpus.folder} was made for --reader {wanted}; use that option.")
+    too_short = sum(item.num_samples < clip_num_samples for item in corpus.items)
+    if too_short:
+        raise UsageError(
+            f"The corpus in {corpus.folder} has {too_short} items shorter than the clip of {clip_num_samples} samples; "
+            f"prepare the music again with --min-num-samples {clip_num_samples}."
+        )

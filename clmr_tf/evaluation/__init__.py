@@ -1,1 +1,0 @@
-"""Heads trained on frozen features, by the protocols that published numbers come from."""

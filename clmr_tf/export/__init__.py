@@ -1,0 +1,1 @@
+"""Model folders: SavedModel, weights, golden numbers, model card, LiteRT and ONNX."""

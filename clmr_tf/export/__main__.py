@@ -1,0 +1,156 @@
+"""python -m clmr_tf.export: from a run to a folder that other programs load."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Settings of the export."""
+
+    model: Path = Path("runs/demo")
+    """Folder of the run; or a model folder, to which --tflite and --onnx add files."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
+    out: Path | None = None
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run that is there is
+    replaced, also a damaged one: of the same weights its probes stay, and with the same head its files for other
+    runtimes."""
+    overwrite: bool = False
+    """Also replace the model of another run or checkpoint, or one of which nobody can tell where it is from."""
+    licence: str = "unspecified"
+    """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
+    head: Path | None = None
+    """Result of a probe of this model, evaluation-....json, whose head becomes part of the export and gives tags. A
+    model that was trained with labels has a head already. The files that a model folder has for other runtimes are
+    made anew, since they give the tags as well."""
+    tflite: str | None = None
+    """Also write these files for LiteRT: any of fp32, fp16 and int8, with commas between them."""
+    onnx: bool = False
+    """Also write a file for ONNX Runtime."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a kind of file that there is not."""
+        if not set(self._tflite_kinds) <= {"fp32", "fp16", "int8"}:
+            raise UsageError(f"--tflite takes fp32, fp16 and int8 with commas between them; received {self.tflite!r}.")
+
+    @property
+    def _tflite_kinds(self) -> list[str]:
+        return [] if self.tflite is None else [kind.strip() for kind in self.tflite.split(",")]
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The kinds of files for other runtimes, each once."""
+        return tuple(dict.fromkeys([*self._tflite_kinds, *(["onnx"] if self.onnx else [])]))
+
+
+def export(config: ExportConfig) -> Path:
+    """Exports the encoder of a run, and its classifier if it was trained with labels; or adds files to an export.
+
+    Returns:
+        The model folder, whose golden numbers have been checked.
+
+    Raises:
+        ClmrError: If a file for another runtime could not be made; the rest of the model folder is there then.
+    """
+    from clmr_tf.export.model_folder import MANIFEST_FILE
+    from clmr_tf.export.runtimes import FORMATS, add_runtime_files, kinds_in, require_converters
+
+    source = config.model.expanduser()
+    is_exported = (source / MANIFEST_FILE).is_file()
+    if is_exported and (config.out or not (config.runtimes or config.head)):
+        raise UsageError(
+            f"{source} is exported already; give --head, --tflite or --onnx to add to it and no --out, or the run."
+        )
+    # Those that are there give no tags, or the tags of another head.
+    outdated = kinds_in(source) if is_exported and config.head else ()
+    kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
+    require_converters(kinds)
+    folder, lost = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
+    lost = [name for name in lost if name not in {FORMATS[kind].file for kind in kinds}]
+    if lost:
+        logger.warning(
+            "%s no longer holds %s, which were made of other weights or another head; make them again with --head, "
+            "--tflite, --onnx or clmr_tf.probe.",
+            folder,
+            ", ".join(lost),
+        )
+    if outdated:
+        files = " and ".join(FORMATS[kind].file for kind in outdated)
+        notes.print(f"Making {files} anew, with the tags of the new head.", markup=False)
+    if kinds:
+        add_runtime_files(folder, kinds)
+    return folder
+
+
+def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
+    """Exports a run; returns the model folder, and the files that a model before it had and it has not."""
+    from clmr_tf.export.writing import read_probe_head, require_same_origin, write_model_folder
+    from clmr_tf.inference.encoder import read_run_encoder, read_run_with_head
+    from clmr_tf.train.run_folder import read_config, read_record
+
+    folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
+    training_config = read_config(run_folder)
+    record, best = read_record(run_folder), config.checkpoint == "best"
+    training = {"config": to_plain(training_config), "run": record}
+    if not config.overwrite:
+        require_same_origin(folder, training)
+    labels = record.get("labels")
+    head, tag_names, single_label = None, [], False
+    if labels:
+        tag_names, single_label = labels["tag_names"], labels["single_label"]
+        encoder, head, step = read_run_with_head(run_folder, len(tag_names), best=best)
+    else:
+        encoder, step = read_run_encoder(run_folder, best=best)
+    facts = {
+        "name": folder.name,
+        "licence": config.licence,
+        "tag_names": tag_names,
+        "single_label": single_label,
+        "scores": {},
+        "training": {"step": step, **training},
+    }
+    if config.head:
+        probed = read_probe_head(config.head.expanduser(), encoder)
+        head, facts = probed.head, facts | probed.manifest_entries
+    return folder, write_model_folder(encoder, folder, facts, head)
+
+
+def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
+    """Checks a model folder, and writes it anew with the head of a probe, if there is one to add; as `_export_run`."""
+    from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, read_projector
+    from clmr_tf.export.writing import read_probe_head, write_model_folder
+
+    # What is made of a damaged model would meet the golden numbers of a damaged model.
+    check_golden(folder)
+    if config.head is None:
+        return folder, ()
+    manifest, encoder = read_manifest(folder), read_encoder(folder)
+    probed = read_probe_head(config.head.expanduser(), encoder)
+    facts = {name: manifest[name] for name in ("name", "licence", "training", "scores")} | probed.manifest_entries
+    return folder, write_model_folder(encoder, folder, facts, probed.head, read_projector(folder))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        ExportConfig, arguments, program="python -m clmr_tf.export", description="Exports the encoder of a run."
+    )
+    folder = export(config)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    results.print(f"Exported to {folder}; loaded again, its embeddings are the same.", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,388 @@
+"""The model card: the manifest in words, with code that loads the model."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.train import CHANGEABLE_ON_RESUME, OBJECTIVE_DEFAULTS, TrainConfig
+
+_PACKAGE = """\
+With this package, any file of any rate and length:
+```python
+import clmr_tf
+
+encoder = clmr_tf.load_encoder(".", check=True)  # also holds the SavedModel to the golden numbers
+embedding = encoder.embed("song.mp3", hop_seconds=1.0)
+embedding.times_seconds, embedding.vectors  # [n], [n, {dimensions}]
+```
+"""
+
+_TENSORFLOW = """\
+With TensorFlow alone:
+```python
+import numpy as np
+import tensorflow as tf
+
+golden = np.load("golden.npz")
+serve = tf.saved_model.load("saved_model").signatures["serving_default"]
+embedding = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
+assert np.abs(embedding - golden["embedding"]).max() <= 1e-4 * np.abs(golden["embedding"]).max()
+```
+"""
+
+_SERVING = """\
+With TensorFlow Serving; a request to `http://localhost:8501/v1/models/{name}:predict` is
+`{{"inputs": {{"audio": [[... {clip} samples ...]]}}}}`:
+```sh
+docker run --rm -p 8501:8501 -e MODEL_NAME={name} \\
+    --mount type=bind,source="$PWD/saved_model",target=/models/{name}/1 tensorflow/serving
+```
+"""
+
+_LITERT = """\
+With LiteRT (`pip install ai-edge-litert`), on telephones and without TensorFlow{others}:
+```python
+{imports}import numpy as np
+from ai_edge_litert.interpreter import (Interpreter)
+
+golden = np.load("golden.npz")
+run = Interpreter("{file}").get_signature_runner()
+outputs = run(audio=golden["audio"])
+embedding = outputs["embedding"]
+{check}{tags}
+```
+"""
+
+_LITERT_TAGS = """
+tags = outputs["tags"]
+tag_names = json.loads(zipfile.ZipFile("{file}").read("tag_names.json"))
+likeliest = [tag_names[column] for column in tags.argmax(axis=1)]  # tags [n, {num_tags}] are probabilities"""
+
+_ONNX = """\
+With ONNX Runtime (`pip install onnxruntime`):
+```python
+{imports}import numpy as np
+import onnxruntime
+
+golden = np.load("golden.npz")
+session = onnxruntime.InferenceSession("model.onnx")
+[{outputs}] = session.run({names}, {{"audio": golden["audio"]}})
+{check}{tags}
+```
+"""
+
+_ONNX_TAGS = """
+tag_names = json.loads(session.get_modelmeta().custom_metadata_map["tag_names"])
+likeliest = [tag_names[column] for column in tags.argmax(axis=1)]  # tags [n, {num_tags}] are probabilities"""
+
+_IS_EQUAL = 'assert np.abs(embedding - golden["embedding"]).max() <= {allowed} * np.abs(golden["embedding"]).max()'
+_IS_ALIKE = """\
+lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(golden["embedding"], axis=1)
+assert ((embedding * golden["embedding"]).sum(axis=1) / lengths).min() >= 0.995"""
+
+
+def loading_section(manifest: dict[str, Any]) -> str:
+    """The section of a model card that says how to load the model; its Python runs in the model folder.
+
+    Args:
+        manifest: Of the model folder.
+    """
+    parts = [
+        "## How to load it\nAll of this in this folder. `golden.npz` stands for audio of your own.\n",
+        _PACKAGE.format(dimensions=manifest["output"]["dimensions"]),
+        _TENSORFLOW,
+        _SERVING.format(name=manifest["name"], clip=manifest["input"]["clip_num_samples"]),
+    ]
+    written = manifest.get("runtimes", {})
+    tflite = [name for name in written if name.endswith(".tflite")]
+    if tflite:
+        parts.append(_litert_section(tflite, manifest))
+    if "model.onnx" in written:
+        parts.append(_onnx_section(manifest))
+    return "\n".join(parts)
+
+
+def _litert_section(files: list[str], manifest: dict[str, Any]) -> str:
+    first, *others = files
+    has_tags = "tags" in _outputs_of(first, manifest)
+    return _LITERT.format(
+        file=first,
+        others=f"; the same with {' and '.join(f'`{name}`' for name in others)}" if others else "",
+        imports="import json\nimport zipfile\n\n" if has_tags else "",
+        check=_IS_ALIKE if "int8" in first else _IS_EQUAL.format(allowed="5e-3" if "fp16" in first else "1e-3"),
+        tags=_LITERT_TAGS.format(file=first, num_tags=len(manifest["tag_names"])) if has_tags else "",
+    )
+
+
+def _onnx_section(manifest: dict[str, Any]) -> str:
+    outputs = _outputs_of("model.onnx", manifest)
+    has_tags = "tags" in outputs
+    return _ONNX.format(
+        imports="import json\n\n" if has_tags else "",
+        outputs=", ".join(outputs),
+        names=json.dumps(outputs),
+        check=_IS_EQUAL.format(allowed="1e-3"),
+        tags=_ONNX_TAGS.format(num_tags=len(manifest["tag_names"])) if has_tags else "",
+    )
+
+
+def _outputs_of(file: str, manifest: dict[str, Any]) -> list[str]:
+    # Older files had one, and their description says nothing of it.
+    return manifest["runtimes"][file].get("outputs", ["embedding"])
+
+
+def head_section(head: dict[str, Any] | None) -> str:
+    """Where the head is from that was trained by a probe and added; nothing for a model without such a head.
+
+    Args:
+        head: "head" of the manifest.
+    """
+    if head is None:
+        return ""
+    corpus, test = head["corpus"], head["test"]
+    labels, protocol = head.get("labels", {}), head.get("protocol", {}).get("head") or {}
+    kind = f"one hidden layer of {protocol['hidden_units']}" if protocol.get("hidden_units") else "linear"
+    learnt = f"{labels['num_clips']} clips of {labels['num_songs']} songs" if labels else "its train split"
+    lines = [
+        "## The head of the tags",
+        f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head.get('preset', 'unknown')}`, "
+        f"{kind}, seed {head.get('seed', 'unknown')}, with the labels of {learnt} of the corpus {corpus['name']} "
+        f"(fingerprint `{corpus['fingerprint']}`)"
+        + (f", task {head['task']['name']}" if "task" in head else "")
+        + f". On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
+        "",
+        "| metric | score | 95 % |",
+        "|---|---|---|",
+    ]
+    scores = {"accuracy": test.get("accuracy")}
+    for metric, words in (("roc_auc", "ROC-AUC"), ("average_precision", "average precision")):
+        scores[f"{words} over tags"] = test.get(metric, {}).get("over_tags")
+    lines += [
+        f"| {name} | {score['mean']:.3f} | {_interval(score['interval'])} |"
+        for name, score in scores.items()
+        if score and score["mean"] is not None
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def scores_section(scores: dict[str, Any]) -> str:
+    """What classifiers on the embedding have scored.
+
+    Args:
+        scores: Of the manifest.
+    """
+    if not scores:
+        return (
+            "## Scores\nNone is recorded yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` measures one and "
+            "writes it here.\n"
+        )
+    lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
+    lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
+    for name, score in sorted(scores.items()):
+        value = score.get("score", score.get("mean"))
+        interval = _interval(score.get("interval"))
+        shown = "" if value is None else f"{value:.3f}"
+        lines.append(f"| {name} | {score.get('split', '')} | {score.get('metric', '')} | {shown} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(low_high: list[float] | None) -> str:
+    return f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+
+
+_NUM_GOLDEN_NUMBERS = 5
+# Of a probability; less is rounding.
+_LEAST_ERROR_OF_TAGS = 1e-4
+_RELEASED_CODE = "[the code of the paper](https://github.com/Spijkervet/CLMR)"
+_PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
+
+
+def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
+    """Writes the card.
+
+    Args:
+        manifest: Of the model folder; what its training does not tell is left out.
+        golden_embedding: Of the golden clips, float32 [clips, dimensions].
+
+    Returns:
+        Markdown with metadata before it. The Python in it runs in the model folder.
+    """
+    sections = (
+        _metadata(manifest),
+        _introduction(manifest),
+        _data_section(manifest),
+        _training_section(manifest["training"]),
+        head_section(manifest.get("head")),
+        scores_section(manifest["scores"]),
+        _limits_section(manifest),
+        loading_section(manifest),
+        _golden_section(golden_embedding),
+    )
+    return "\n".join(section for section in sections if section)
+
+
+def _metadata(manifest: dict[str, Any]) -> str:
+    licence = manifest["licence"]
+    known = "unknown" if licence == "unspecified" else licence.lower()
+    tags = [
+        "music",
+        "audio",
+        "representation-learning",
+        *(["contrastive-learning"] if _is_contrastive(manifest) else []),
+    ]
+    words = "".join(f"- {tag}\n" for tag in tags)
+    return f"---\nlicense: {json.dumps(known)}\nlibrary_name: clmr_tf\ntags:\n{words}---\n"
+
+
+def _is_contrastive(manifest: dict[str, Any]) -> bool:
+    return manifest["training"].get("config", {}).get("objective") == "contrastive"
+
+
+def _introduction(manifest: dict[str, Any]) -> str:
+    clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
+    architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
+    width, num_tags = architecture["arguments"].get("width", 1.0), len(manifest["tag_names"])
+    command = "convert" if "converted_from" in manifest["training"] else "export"
+    tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
+    lines = [
+        f"# {manifest['name']}",
+        f"Turns {clip / rate:.2f} s of music into {dimensions} numbers from which a linear classifier can tell what it "
+        f"is like. An encoder as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
+        f"{architecture['class']} of width {width:g}.",
+        "",
+        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again with every new score.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| input | `audio` float32 [n, {clip}], mono, {rate:,} Hz, in [-1, 1] |",
+        f"| output | `embedding` float32 [n, {dimensions}]{tags} |",
+        *([f"| tags | {', '.join(manifest['tag_names'])} |"] if manifest["tag_names"] else []),
+        f"| licence of the weights | {manifest['licence']} |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _data_section(manifest: dict[str, Any]) -> str:
+    corpus = manifest["training"].get("run", {}).get("corpus")
+    if not corpus:
+        return ""
+    lines = ["## Data", f"Trained on the train split of the corpus {corpus['name']}."]
+    if corpus.get("description"):
+        lines[-1] += f" As it describes itself: {corpus['description']}."
+    hours = corpus.get("hours", {})
+    lines += ["", "| split | recordings | songs | hours |", "|---|---|---|---|"]
+    for split, num_items in corpus.get("num_items", {}).items():
+        length = f"{hours[split]:.2f}" if split in hours else "not recorded"
+        lines.append(f"| {split} | {num_items} | {corpus['num_songs'][split]} | {length} |")
+    lines += ["", f"Fingerprint of the corpus: `{corpus['fingerprint']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _training_section(training: dict[str, Any]) -> str:
+    lines = ["## Training"]
+    config = training.get("config")
+    if "converted_from" in training:
+        return "\n".join([*lines, *_conversion_lines(training["converted_from"])]) + "\n"
+    if config is None:
+        return "\n".join([*lines, f"{training['step']:,} steps; nothing else is recorded of it."]) + "\n"
+    objective = config["objective"]
+    lines.append(
+        f"{training['step']:,} steps of {config['batch_size']} examples with the objective `{objective}`, seed "
+        f"{config['seed']}. {_settings_sentence(config, objective)}"
+    )
+    for start in training.get("run", {}).get("starts", [])[-1:]:
+        versions = start["versions"]
+        hardware = f"{start['hardware']['num_cpus']} CPUs and {', '.join(start['hardware']['gpus']) or 'no GPU'}"
+        lines += [
+            "",
+            f"By clmr_tf {versions['clmr_tf']} (revision {start['git_revision'] or 'unknown'}) with TensorFlow "
+            f"{versions['tensorflow']} and Keras {versions['keras']} on {hardware}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _conversion_lines(origin: dict[str, Any]) -> list[str]:
+    said = ", ".join(
+        f"{words} {origin[name]}"
+        for name, words in (("epoch", "epoch"), ("global_step", "step"), ("pytorch-lightning_version", "Lightning"))
+        if name in origin
+    )
+    return [
+        f"By {_RELEASED_CODE} or other that writes such checkpoints; `python -m clmr_tf.convert` has made the model of "
+        f"these. The keys are `{origin['layout']}`. "
+        + (f"Of the training the checkpoint says: {said}." if said else "Of the training the checkpoint says nothing."),
+        "",
+        "| part | file | SHA-256 |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {part['file']} | `{part['sha256']}` |"
+            for name, part in origin.items()
+            if isinstance(part, dict)
+        ),
+    ]
+
+
+def _settings_sentence(config: dict[str, Any], objective: str) -> str:
+    defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
+    said_already = CHANGEABLE_ON_RESUME | {"seed", "objective"}
+    changed = [
+        f"`--{name.replace('_', '-')} {_option(value)}`"
+        for name, value in config.items()
+        if name not in said_already and value is not None and value != defaults.get(name)
+    ]
+    if not changed:
+        return "Every other setting is the default of `python -m clmr_tf.train`."
+    return f"What differs from the defaults of `python -m clmr_tf.train`: {', '.join(changed)}."
+
+
+def _option(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _limits_section(manifest: dict[str, Any]) -> str:
+    clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
+    limits = [
+        f"Hears {clip / rate:.2f} s at a time, in mono, and nothing above {rate / 2000:g} kHz. A song is the mean of "
+        "the embeddings of its windows.",
+        "Audio of another rate has to be resampled first; the network cannot tell and gives other embeddings.",
+    ]
+    corpus = manifest["training"].get("run", {}).get("corpus")
+    if corpus and "train" in corpus.get("num_songs", {}):
+        limits.append(
+            f"Has learnt from {corpus['num_songs']['train']} songs of one corpus. How well it does on other music is "
+            "known only as far as the scores above say."
+        )
+    limits += [
+        f"`{name}` is an approximation: the cosine of its embeddings to the encoder's is {facts['least_cosine']:.4f} "
+        "or more on the golden clips, and less on some music."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts.get("least_cosine", 1) < 0.9999
+    ]
+    limits += [
+        f"The tags of `{name}` are off by up to {facts['largest_tag_error']:.2g} from those of encoder and head on the "
+        "golden clips."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts.get("largest_tag_error", 0) >= _LEAST_ERROR_OF_TAGS
+    ]
+    limits += [
+        f"`{name}` has not been run: its runtime was not installed where it was written."
+        for name, facts in manifest.get("runtimes", {}).items()
+        if facts["checked_with"] is None
+    ]
+    return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"
+
+
+def _golden_section(golden_embedding: np.ndarray) -> str:
+    greatest = np.argsort(-golden_embedding[0], kind="stable")[:_NUM_GOLDEN_NUMBERS]
+    lines = [
+        "## Golden numbers",
+        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The greatest of the "
+        "first one's:",
+        "",
+        "| dimension | value |",
+        "|---|---|",
+        *(f"| {dimension} | {golden_embedding[0, dimension]:.6g} |" for dimension in greatest),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,278 @@
+"""The folder of an exported model, read and checked against its own golden numbers.
+
+saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
+encoder.weights.h5    the same weights for `SampleCNN`
+manifest.json         architecture, input, training, where an added head is from, scores, licence
+head.npz              of a model that was trained with labels, or got the head of a probe: from the embedding to the
+                      logits of its tags
+projector.npz         of a model that brought one: from the embedding to what the contrastive loss saw
+README.md             the model card: the manifest in words, and how to load the model
+model*.tflite         of an export that was asked for them: for LiteRT, in float32, float16 and 8-bit integers
+model.onnx            the same for ONNX Runtime
+golden.npz            an input and the embedding that every loader and runtime must give for it, and logits and
+                      projection if any
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_card import model_card
+from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
+from clmr_tf.models.heads import Head, build_projector
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+_ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
+# Prepared corpora have a manifest.json of a format version, too.
+_PARTS_OF_MODELS = {"architecture.arguments": dict, "training.step": int, "scores": dict, "tag_names": list}
+PARTS_OF_CARDS = {
+    **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
+    **{"input.clip_num_samples": int, "input.sample_rate_hz": int},
+}
+"""What else the model card tells."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model folder, with at least architecture, training step, scores and `tag_names` in it.
+
+    Raises:
+        UsageError: If there is none that this program can read.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is not a model folder: {path} cannot be read; {_ADVICE}.") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads; {_ADVICE}.")
+    manifest.setdefault("tag_names", [])
+    require_parts(folder, manifest, _PARTS_OF_MODELS)
+    return manifest
+
+
+def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]) -> None:
+    """Raises UsageError if a manifest lacks one of `parts`, such as "training.step", or it is of another type."""
+
+    def part(names: str) -> Any:
+        found = manifest
+        for name in names.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    lacking = [names for names, kind in parts.items() if not isinstance(part(names), kind)]
+    if lacking:
+        raise UsageError(
+            f"{folder} is not a model folder: {folder / MANIFEST_FILE} lacks `{'`, `'.join(lacking)}`; {_ADVICE}."
+        )
+
+
+WEIGHTS_FILE = "encoder.weights.h5"
+SAVED_MODEL = "saved_model"
+GOLDEN_FILE = "golden.npz"
+HEAD_FILE = "head.npz"
+PROJECTOR_FILE = "projector.npz"
+CARD_FILE = "README.md"
+GOLDEN_TOLERANCE = 1e-4
+"""Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
+
+
+def read_encoder(folder: Path) -> SampleCNN:
+    """The encoder of a model folder, with its weights.
+
+    Raises:
+        UsageError: If manifest or weights cannot be read, or do not belong together.
+    """
+    arguments = read_manifest(folder)["architecture"]["arguments"]
+    try:
+        encoder = build_encoder(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{folder / MANIFEST_FILE} has no architecture that this program can build; received {arguments}, so "
+            "export the model again."
+        ) from error
+    path = folder / WEIGHTS_FILE
+    try:
+        encoder.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"The weights {path} cannot be loaded ({reason}); export the model again.") from error
+    return encoder
+
+
+def gives_tags(folder: Path) -> bool:
+    """Whether a model folder has tags: the first exports with a head did not say of what kind, and give none."""
+    return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
+
+
+def read_head(folder: Path) -> Head:
+    """The head of a model, its own or one that was added; whether its outputs are tags is for `gives_tags` to say.
+
+    Raises:
+        UsageError: If the model has none, or it cannot be read, or does not belong to the embedding or the tag names.
+    """
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"The model in {folder} has no head of its own; export a run that was trained with --objective supervised "
+            "or finetune, convert a checkpoint with its head, or choose another --head."
+        )
+    try:
+        head = Head.load(path)
+    except UnreadableArraysError as error:
+        raise UsageError(f"The head {path} cannot be read ({error}); export the model again.") from error
+    names = read_manifest(folder)["tag_names"]
+    if (head.num_features, head.num_outputs) != (EMBEDDING_DIM, len(names)):
+        raise UsageError(
+            f"The head {path} takes {head.num_features} numbers and gives {head.num_outputs}, where an embedding has "
+            f"{EMBEDDING_DIM} and {MANIFEST_FILE} names {len(names)} tags; export the model again."
+        )
+    return head
+
+
+def read_projector(folder: Path) -> keras.Model | None:
+    """The projector of a model, float32 [n, 512] -> [n, projection]; None if the folder has none.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    path = folder / PROJECTOR_FILE
+    if not path.is_file():
+        return None
+    try:
+        arrays = read_arrays(path, "hidden", "projection")
+        matrices = arrays["hidden"], arrays["projection"]
+        shapes = [matrix.shape for matrix in matrices]
+        if any(len(shape) != 2 or shape[0] != EMBEDDING_DIM for shape in shapes):
+            raise UnreadableArraysError(f"its matrices of the shapes {shapes} take no embedding")
+        with dtype_policy("float32"):
+            projector = build_projector(*matrices[1].shape)
+        projector.set_weights(list(matrices))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"The projector {path} cannot be read ({error}); convert the checkpoint again.") from error
+    return projector
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces the manifest of a model folder, and the model card, which says the same in words.
+
+    Raises:
+        UsageError: If the card cannot be written of it; the manifest is not replaced then.
+    """
+    require_parts(folder, manifest, PARTS_OF_CARDS)
+    card = model_card(manifest, read_golden(folder)["embedding"])
+    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+    write_atomically(folder / CARD_FILE, card)
+
+
+def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
+    """Writes what a model scored on a corpus into its manifest and its card."""
+    manifest = read_manifest(folder)
+    manifest["scores"][corpus] = score
+    write_manifest(folder, manifest)
+
+
+def check_golden(folder: Path) -> None:
+    """Runs the golden input through all that a model folder holds: SavedModel, weights, head and projector.
+
+    Raises:
+        UsageError: If a part cannot be read, or the manifest does not describe the model.
+        ClmrError: If a part gives other numbers than golden.npz holds, or none that are finite.
+    """
+    require_parts(folder, read_manifest(folder), PARTS_OF_CARDS)
+    check_golden_of(folder, read_encoder(folder))
+    golden = read_golden(folder)
+    try:
+        serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
+        received = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder / SAVED_MODEL} cannot be run ({reason}); export the model again.") from error
+    _require_equal(folder / SAVED_MODEL, "embeddings", received, golden["embedding"])
+    projector = read_projector(folder)
+    if projector is not None:
+        projected = projector(tf.constant(golden["embedding"])).numpy()
+        _require_equal(folder / PROJECTOR_FILE, "projections", projected, golden["projection"])
+
+
+def check_golden_of(folder: Path, encoder: SampleCNN) -> None:
+    """Runs the golden input through the encoder that was read from a model folder, and through its head.
+
+    Raises:
+        UsageError: If head or golden numbers cannot be read.
+        ClmrError: If they give other numbers than golden.npz holds, or none that are finite.
+    """
+    golden = read_golden(folder)
+    if golden["audio"].shape[1] != encoder.clip_num_samples:
+        raise UsageError(
+            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder takes "
+            f"{encoder.clip_num_samples}; export the model again."
+        )
+    received = encoder(tf.constant(golden["audio"]), training=False).numpy()
+    _require_equal(folder / WEIGHTS_FILE, "embeddings", received, golden["embedding"])
+    if "logits" in golden:
+        _require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(received), golden["logits"])
+
+
+def read_golden(folder: Path) -> dict[str, np.ndarray]:
+    """The golden numbers of a model folder.
+
+    Returns:
+        float32 "audio" [clips, samples] and "embedding" [clips, 512]; of a model with a head "logits" [clips, tags], of
+        one with a projector "projection" [clips, projection].
+
+    Raises:
+        UsageError: If they cannot be read, or are not all of these.
+    """
+    of_parts = {"logits": HEAD_FILE, "projection": PROJECTOR_FILE}
+    names = ["audio", "embedding", *(name for name, file in of_parts.items() if (folder / file).is_file())]
+    try:
+        arrays = read_arrays(folder / GOLDEN_FILE, *names)
+        golden = {name: arrays[name] for name in names}
+        if not all(array.dtype.kind == "f" and array.ndim == 2 and array.size for array in golden.values()):
+            raise UnreadableArraysError("it has something else than rows of floats")
+        num_rows = {len(array) for array in golden.values()}
+        if len(num_rows) > 1 or golden["embedding"].shape[1] != EMBEDDING_DIM:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in golden.items())
+            raise UnreadableArraysError(f"it has {shapes}, which do not belong together")
+    except UnreadableArraysError as error:
+        path = folder / GOLDEN_FILE
+        raise UsageError(f"The golden numbers {path} cannot be read ({error}); export the model again.") from error
+    return {name: array.astype(np.float32) for name, array in golden.items()}
+
+
+def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest expected value; NaN if anything received is."""
+    return float(np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12))
+
+
+def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
+    """Raises ClmrError if a file of a model folder gives or holds numbers that are NaN or infinite."""
+    if not np.isfinite(received).all():
+        raise ClmrError(
+            f"{path} has {what} that are not finite (NaN or infinite); export a checkpoint of a run whose loss stayed "
+            "finite."
+        )
+
+
+def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
+    if received.shape != expected.shape:
+        raise UsageError(
+            f"{path} gives {what} of the shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
+            "export the model again."
+        )
+    _require_finite(path, what, received)
+    _require_finite(path.with_name(GOLDEN_FILE), what, expected)
+    error = relative_error(received, expected)
+    if not error <= GOLDEN_TOLERANCE:
+        raise ClmrError(
+            f"{path} gives {what} that differ from {GOLDEN_FILE} by {error:.1e} of their largest value (allowed "
+            f"{GOLDEN_TOLERANCE:.0e}); export the model again."
+        )

@@ -1,0 +1,60 @@
+"""Runs a file for another runtime, in a process of its own that TensorFlow is not loaded into.
+
+    python -m clmr_tf.export.runtime_process FILE AUDIO OUTPUTS
+
+AUDIO is an .npz file with `audio`, such as a model folder's golden.npz; OUTPUTS the .npz file to write, with an array
+for every output of the model: the rows of all clips at once, and after them that of the first clip alone.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Takes audio float32 [n, clip_num_samples], any n; gives the outputs by name, each with n rows."""
+
+
+def load(file: Path, num_threads: int | None = None) -> Run:
+    """Loads a .tflite or .onnx file.
+
+    Args:
+        file: As `python -m clmr_tf.export` writes it.
+        num_threads: The runtime's own choice if None.
+
+    Raises:
+        ImportError: If its runtime is not installed.
+    """
+    return _load_onnx(file, num_threads) if file.suffix == ".onnx" else _load_tflite(file, num_threads)
+
+
+def _load_tflite(file: Path, num_threads: int | None) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    signature = Interpreter(model_path=str(file), num_threads=num_threads).get_signature_runner("serving_default")
+    return lambda audio: signature(audio=audio)
+
+
+def _load_onnx(file: Path, num_threads: int | None) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    session = onnxruntime.InferenceSession(str(file), options)
+    names = [output.name for output in session.get_outputs()]
+    return lambda audio: dict(zip(names, session.run(names, {"audio": audio}), strict=True))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    file, inputs, outputs = map(Path, arguments)
+    with np.load(inputs) as golden:
+        audio = golden["audio"]
+    run = load(file)
+    together, first = run(audio), run(audio[:1])
+    np.savez(outputs, **{name: np.concatenate([rows, first[name]]) for name, rows in together.items()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

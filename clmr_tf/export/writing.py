@@ -1,0 +1,341 @@
+"""Writes model folders, and decides which an export may replace."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_folder import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    GOLDEN_FILE,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    PROJECTOR_FILE,
+    SAVED_MODEL,
+    WEIGHTS_FILE,
+    check_golden,
+    read_golden,
+    read_manifest,
+    write_manifest,
+)
+from clmr_tf.export.serving import ServedModel, write_warm_up_requests
+from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern
+from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.models.heads import Head, head_file_of
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+
+logger = logging.getLogger(__name__)
+
+_RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
+_MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
+# What an export may replace; the last are what writing them left when killed.
+_OWN_FILES = (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    SAVED_MODEL,
+    HEAD_FILE,
+    PROJECTOR_FILE,
+    GOLDEN_FILE,
+    CARD_FILE,
+    "model*.tflite",
+    "model.onnx",
+    *_RESULTS,
+    ".*.json.*",
+    f".{CARD_FILE}.*",
+    ".runtimes.*",
+)
+
+
+def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
+    """Refuses to replace the model of another run or checkpoint; to be asked before anything is computed.
+
+    Args:
+        folder: Where the model shall go.
+        training: Of the new model, as in the manifest: with the record of its run, or with what it is converted from.
+
+    Raises:
+        UsageError: If there is a model of another origin, or of one that cannot be read, or what is no model folder.
+    """
+    take_up_previous(folder)
+    require_replaceable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        origin = _origin(read_manifest(folder)["training"])
+    except UsageError as error:
+        raise UsageError(
+            f"{folder} holds a model whose origin cannot be told ({error}); give another --out, or --overwrite to "
+            "replace it."
+        ) from error
+    if origin is None or origin != _origin(training):
+        raise UsageError(
+            f"{folder} holds the model of another run or checkpoint; give another --out, or --overwrite to replace it."
+        )
+
+
+def _origin(training: dict[str, Any]) -> Any:
+    """What tells one run or checkpoint from others; None where nothing does."""
+    with contextlib.suppress(KeyError, IndexError, TypeError):
+        return training["converted_from"]["checkpoint"]["sha256"]
+    with contextlib.suppress(KeyError, IndexError, TypeError):
+        # Two may be started in one second, to learn the same with other seeds.
+        run, settings = training["run"], training["config"]
+        return run["starts"][0], settings["seed"], settings["width"]
+    return None
+
+
+def beside(folder: Path, state: str) -> Path:
+    """Where a model that is written, or replaced, lies for a moment; `state` is "draft" or "previous"."""
+    return folder.with_name(f".{folder.name}.{state}")
+
+
+def take_up_previous(folder: Path) -> None:
+    """Brings back the model before, where an export was killed between its last two steps."""
+    previous = beside(folder, "previous")
+    if previous.is_dir() and not folder.exists():
+        previous.rename(folder)
+
+
+def names_in(folder: Path) -> set[str]:
+    """The files of a model folder, if there is one, without what a kill has left."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raises UsageError if a folder is there that is no model folder, or holds files of others."""
+    if not folder.exists():
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+    # A manifest.json alone is no proof, since prepared corpora have one, too; but a damaged model may have lost a file.
+    if names is None or (names and len(_MADE_BY_EVERY_EXPORT.difference(names)) > 1):
+        raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
+    foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
+    if foreign:
+        raise UsageError(
+            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
+            "move it away, or choose another --out."
+        )
+
+
+def keep_files(folder: Path, draft: Path) -> None:
+    """Takes over what a model that is replaced has beside its weights, where it belongs to the new one as well.
+
+    Of the same weights these are the probes with what they scored, and with the same head the files for other runtimes.
+
+    Args:
+        folder: Of the model before, if there is one.
+        draft: Of the new one.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        old, before = read_golden(folder), read_manifest(folder)
+    except UsageError as error:
+        logger.warning("Nothing is taken over from the model that is replaced: %s", error)
+        return
+    new, manifest = read_golden(draft), read_manifest(draft)
+    if not np.array_equal(old["embedding"], new["embedding"]):
+        return
+    is_same = old.keys() == new.keys() and all(np.array_equal(old[name], new[name]) for name in new)
+    # What makes tags of the logits.
+    is_same = is_same and all(before.get(name) == manifest.get(name) for name in ("tag_names", "single_label"))
+    runtimes = before.get("runtimes", {}) if is_same else {}
+    runtimes = {name: facts for name, facts in runtimes.items() if (folder / name).is_file()}
+    for path in folder.iterdir():
+        if path.name in runtimes or any(fnmatch(path.name, pattern) for pattern in _RESULTS):
+            shutil.copyfile(path, draft / path.name)
+    manifest["scores"] = {**before["scores"], **manifest["scores"]}
+    write_manifest(draft, {**manifest, **({"runtimes": runtimes} if runtimes else {})})
+
+
+def write_model_folder(
+    encoder: SampleCNN,
+    folder: Path,
+    facts: dict[str, Any],
+    head: Head | None = None,
+    projector: keras.Model | None = None,
+) -> tuple[str, ...]:
+    """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
+
+    Args:
+        encoder: Built, float32.
+        folder: Where the model goes. A model folder that is there is replaced (`require_same_origin` says of which
+            run it is); of the same weights its probes stay, and with the same head its files for other runtimes.
+            Anything else is left alone.
+        facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" of one
+            that was added.
+        head: What was trained on labels, with the encoder or on its embeddings.
+        projector: As `build_projector` makes it, float32; only conversions have one to hand on.
+
+    Returns:
+        The names of files that the model before had and this one has not.
+
+    Raises:
+        UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
+        OSError: If the disk is full.
+        ClmrError: If the model gives numbers that are not finite, or what was written gives others.
+    """
+    refuse_pattern(folder)
+    draft, previous = beside(folder, "draft"), beside(folder, "previous")
+    take_up_previous(folder)
+    require_replaceable(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+    try:
+        _require_space(draft, encoder)
+        _write(encoder, draft, facts, head, projector)
+        check_golden(draft)
+        keep_files(folder, draft)
+        lost = names_in(folder) - names_in(draft)
+        shutil.rmtree(previous, ignore_errors=True)
+        put_in_place(draft, folder, previous)
+        shutil.rmtree(previous, ignore_errors=True)
+        return tuple(sorted(lost))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Two fixed clips that reach every frequency: a rising sweep and decaying bursts of noise.
+
+    Returns:
+        float32 [2, clip_num_samples] in [-1, 1], exact in 16 bits.
+    """
+    seconds = np.arange(clip_num_samples) / sample_rate_hz
+    duration, low_hz, high_hz = seconds[-1], 40.0, 0.45 * sample_rate_hz
+    octaves = np.log(high_hz / low_hz)
+    sweep = 0.5 * np.sin(2 * np.pi * low_hz * duration / octaves * (np.exp(seconds / duration * octaves) - 1))
+    noise = np.random.Generator(np.random.PCG64(1)).uniform(-0.8, 0.8, clip_num_samples)
+    bursts = noise * np.exp(-8.0 * (seconds % 0.5))
+    return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
+
+
+def _require_space(folder: Path, encoder: SampleCNN) -> None:
+    # The HDF5 library crashes the process when the disk fills up under it.
+    needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
+
+
+def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
+    # The weights by themselves, since a ReLU makes zeros of NaN, and the embedding is finite again.
+    numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
+    found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
+    if found is not None:
+        what = "numbers for the golden clips," if found in golden else "weights,"
+        raise ClmrError(
+            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; take another "
+            "checkpoint, such as the best one, or one of a run whose loss stayed finite."
+        )
+
+
+def _write(
+    encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None, projector: keras.Model | None
+) -> None:
+    clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
+    encoder.save_weights(folder / WEIGHTS_FILE)
+    archive = keras.export.ExportArchive()
+    # Not told to track the encoder: the endpoints bring its variables, and each would be written twice.
+    served = ServedModel(encoder, head, facts["tag_names"], facts["single_label"])
+    for name, (function, specification) in served.signatures().items():
+        archive.add_endpoint(name=name, fn=function, input_signature=specification)
+    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
+    write_warm_up_requests(folder / SAVED_MODEL, facts["name"], clip_num_samples)
+    audio = golden_audio(clip_num_samples, rate)
+    embedding = encoder(tf.constant(audio), training=False).numpy()
+    golden = {"audio": audio, "embedding": embedding}
+    if head:
+        head.save(folder / HEAD_FILE)
+        golden["logits"] = head.logits(embedding)
+    if projector:
+        np.savez(folder / PROJECTOR_FILE, **dict(zip(("hidden", "projection"), projector.get_weights(), strict=True)))
+        golden["projection"] = projector(tf.constant(embedding)).numpy()
+    _require_finite(encoder, golden)
+    np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "architecture": {"class": "SampleCNN", "arguments": arguments},
+        "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
+        "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
+        **facts,
+    }
+    write_manifest(folder, manifest)
+
+
+# Of a result, what tells a reader of the manifest how the head came about; some are not in every result.
+_FACTS = ("preset", "task", "protocol", "labels", "seed", "fit")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeHead:
+    """A head that a probe has trained.
+
+    Attributes:
+        head: From embeddings to logits.
+        tag_names: Of the logits.
+        single_label: Whether exactly one tag holds (softmax, not sigmoids).
+        facts: For the manifest: file of the result, corpus, how the head was trained, and its scores of the test split.
+    """
+
+    head: Head
+    tag_names: list[str]
+    single_label: bool
+    facts: dict[str, Any]
+
+    @property
+    def manifest_entries(self) -> dict[str, Any]:
+        """What the manifest of a model with this head says of it."""
+        return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.facts}
+
+
+def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
+    """The head that a probe has trained on the features of an encoder.
+
+    Args:
+        result_file: evaluation-....json of `python -m clmr_tf.probe`, with its .npz beside it.
+        encoder: What the head is to be put on.
+
+    Raises:
+        UsageError: If it is no such result, of no head or of another encoder, or the head cannot be read.
+    """
+    advice = "give the evaluation-....json of `python -m clmr_tf.probe --preset released --model` this model"
+    try:
+        result = json.loads(result_file.read_text(encoding="utf-8"))
+        kind, single_label = result["features"]["kind"], result["single_label"]
+        corpus = {name: result["corpus"][name] for name in ("name", "fingerprint", "tag_names")}
+        tag_names, hash_of_features = corpus.pop("tag_names"), result["features"].get("model_hash")
+        facts = {"result": result_file.name, "corpus": corpus, "test": result["scores"]["test"]}
+        facts |= {name: result[name] for name in _FACTS if name in result}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{result_file} is no result of a probe; {advice}.") from error
+    if kind != "model" or hash_of_features != weights_hash(
+        Encoder(encoder, encoder.clip_num_samples, encoder.sample_rate_hz)
+    ):
+        raise UsageError(f"The head of {result_file} was trained on features of {kind} with other weights; {advice}.")
+    path = head_file_of(result_file)
+    try:
+        head = Head.load(path)
+    except UnreadableArraysError as error:
+        raise UsageError(f"The head {path} cannot be read ({error}); run the probe again.") from error
+    if (head.num_features, head.num_outputs) != (EMBEDDING_DIM, len(tag_names)):
+        raise UsageError(f"The head {path} is not the one of {result_file}; run the probe again.")
+    return ProbeHead(head, tag_names, single_label, facts)

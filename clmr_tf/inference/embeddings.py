@@ -1,0 +1,396 @@
+"""Embeddings of many files: computed file by file, written as a table, read again."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import importlib
+import io
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clmr_tf.audio.decoding import UNREADABLE, flaws_of
+from clmr_tf.audio.isolation import IsolatedDecoder
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.audio.windows import FileEnd, Window, stream_windows
+from clmr_tf.console import printable
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import UnreadableArraysError, read_arrays, require_writable, write_atomically
+from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEmbedding:
+    """The embeddings of a file.
+
+    Attributes:
+        path: The file.
+        vectors: Of its windows, float32 [n, 512], at least one.
+        times_seconds: Where each begins, float64 [n].
+        duration_seconds: Length of the file.
+        is_padded: Whether it is shorter than a window, and was filled up with zeros.
+        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
+        lost_seconds: How much of the file could not be decoded, estimated.
+    """
+
+    path: Path
+    vectors: np.ndarray
+    times_seconds: np.ndarray
+    duration_seconds: float
+    is_padded: bool
+    is_silent: bool = False
+    lost_seconds: float = 0.0
+
+
+def stream_embeddings(
+    encoder: Encoder,
+    files: Sequence[Path],
+    decoder: IsolatedDecoder,
+    *,
+    hop_seconds: float | None = None,
+    batch_size: int = 32,
+) -> Iterator[FileEmbedding | SkippedFile]:
+    """Embeds each file, in order; they are decoded ahead, and windows of several files share a batch.
+
+    Args:
+        encoder: From `load_encoder`.
+        files: Audio files of any format, rate and length.
+        decoder: Decodes them.
+        hop_seconds: Distance between windows; the length of a window if None.
+        batch_size: Windows in one call of the encoder.
+
+    Raises:
+        UsageError: If the hop is less than a sample.
+    """
+    hop = encoder.hop_num_samples(hop_seconds)
+    waiting: list[Window] = []
+    ends: list[FileEnd] = []
+    vectors: dict[int, list[np.ndarray]] = {}
+    starts: dict[int, list[int]] = {}
+
+    def encode() -> Iterator[FileEmbedding | SkippedFile]:
+        if waiting:
+            encoded = encoder.encode_clips(np.stack([window.audio for window in waiting]), batch_size)
+            for window, vector in zip(waiting, encoded, strict=True):
+                vectors.setdefault(window.file, []).append(vector)
+                starts.setdefault(window.file, []).append(window.first_sample)
+            waiting.clear()
+        for end in ends:
+            own, begins = vectors.pop(end.file, []), starts.pop(end.file, [])
+            if end.error:
+                yield SkippedFile(str(files[end.file]), end.error.reason, end.error.detail)
+                continue
+            yield FileEmbedding(
+                files[end.file],
+                np.stack(own),
+                np.array(begins) / encoder.sample_rate_hz,
+                end.report.num_samples / encoder.sample_rate_hz,
+                end.report.num_samples < encoder.clip_num_samples,
+                end.report.is_silent,
+                end.report.lost_seconds,
+            )
+        ends.clear()
+
+    for one in stream_windows(files, encoder.clip_num_samples, encoder.sample_rate_hz, hop, decoder):
+        if isinstance(one, FileEnd):
+            ends.append(one)
+        else:
+            waiting.append(one)
+        if len(waiting) == batch_size:
+            yield from encode()
+    yield from encode()
+
+
+def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEmbedding]:
+    """Those of files that could be used; the others, and those that are silent or damaged, are warned of.
+
+    Raises:
+        ClmrError: At the end, if there was none.
+    """
+    num_used = num_skipped = 0
+    for one in embeddings:
+        if isinstance(one, SkippedFile):
+            num_skipped += 1
+            _LOG.warning("%s is skipped: %s.", printable(one.source), one.detail)
+        else:
+            num_used += 1
+            for flaw in flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds):
+                _LOG.warning("%s %s.", printable(str(one.path)), flaw)
+            yield one
+    if not num_used:
+        raise ClmrError(f"None of the {num_skipped} files could be used as audio; the warnings say why.")
+
+
+FORMAT_VERSION = 1
+SUFFIXES = (".npz", ".parquet")
+_METADATA_KEY = b"clmr_tf"
+
+
+@dataclasses.dataclass(frozen=True)
+class SongEmbeddings:
+    """One vector for each file of a table.
+
+    Attributes:
+        paths: The files.
+        means: The mean of the windows of each, float32 [files, 512].
+        silent_paths: Those of the files that are silent.
+        facts: Format version, SHA-256 of the weights (`model_hash`), rate, window and hop in samples.
+    """
+
+    paths: tuple[str, ...]
+    means: np.ndarray
+    silent_paths: frozenset[str]
+    facts: dict[str, Any]
+
+
+def require_table_name(out: Path) -> None:
+    """Raises UsageError for a file that is no table, or that could not be written, before hours of embedding."""
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"--out must be a file that ends in .npz or .parquet; received {out}.")
+    require_writable(out, "--out")
+    if out.suffix == ".parquet":
+        _require_pyarrow()
+
+
+def write_table(
+    out: Path, embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]
+) -> None:
+    """Writes all that came of a list of files, in one step; docs/embedding.md says what is where.
+
+    Args:
+        out: Ends in .npz or .parquet.
+        embeddings: Of the files that could be used.
+        skipped: The others.
+        facts: As of `SongEmbeddings`.
+    """
+    write = _parquet if out.suffix == ".parquet" else _npz
+    write_atomically(out, write(embeddings, skipped, facts))
+
+
+def read_songs(path: Path) -> SongEmbeddings:
+    """One vector for each file of a table; of an .npz file, without reading those of the windows.
+
+    Raises:
+        UsageError: If it is no such table.
+    """
+    if path.suffix == ".parquet":
+        _require_pyarrow()
+    try:
+        songs = _songs_of_parquet(path) if path.suffix == ".parquet" else _songs_of_npz(path)
+        is_table = (
+            songs.means.shape == (len(songs.paths), EMBEDDING_DIM)
+            and bool(np.isfinite(songs.means).all())
+            and all(isinstance(name, str) for name in songs.paths)
+            and isinstance(songs.facts["model_hash"], str)
+            and songs.facts["hop_num_samples"] >= 1
+        )
+        version = songs.facts["format_version"]
+    # Of pyarrow, the errors are ValueErrors, KeyErrors and OSErrors.
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} is no table of embeddings that can be read; give the file that `python -m clmr_tf.embed` wrote."
+        ) from error
+    if version != FORMAT_VERSION or not is_table:
+        raise UsageError(f"{path} is damaged, or a table of another version; embed the files again.")
+    return songs
+
+
+def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+    empty = np.zeros((0, EMBEDDING_DIM), np.float32)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        vectors=np.concatenate([empty, *(one.vectors for one in embeddings)]),
+        times_seconds=np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
+        file_index=np.repeat(np.arange(len(embeddings)), [len(one.vectors) for one in embeddings]),
+        paths=np.array([str(one.path) for one in embeddings], np.str_),
+        means=np.stack([one.vectors.mean(axis=0) for one in embeddings]) if embeddings else empty,
+        durations_seconds=np.array([one.duration_seconds for one in embeddings]),
+        is_padded=np.array([one.is_padded for one in embeddings], bool),
+        is_silent=np.array([one.is_silent for one in embeddings], bool),
+        lost_seconds=np.array([one.lost_seconds for one in embeddings]),
+        skipped_paths=np.array([one.source for one in skipped], np.str_),
+        skipped_reasons=np.array([one.detail for one in skipped], np.str_),
+        facts=np.array(json.dumps(facts)),
+    )
+    return content.getvalue()
+
+
+def _songs_of_npz(path: Path) -> SongEmbeddings:
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        paths = arrays["paths"]
+        # Tables of version 0.1 do not say which files are silent.
+        is_silent = arrays["is_silent"] if "is_silent" in arrays else np.zeros(len(paths), bool)
+        silent_paths = frozenset(paths[is_silent].tolist())
+        return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
+
+
+def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    counts = [len(one.vectors) for one in embeddings]
+    vectors = np.concatenate([np.zeros((0, EMBEDDING_DIM), np.float32), *(one.vectors for one in embeddings)])
+    columns = {
+        "path": pyarrow.array(np.repeat([printable(str(one.path)) for one in embeddings], counts), pyarrow.string()),
+        "time_seconds": np.concatenate([np.zeros(0), *(one.times_seconds for one in embeddings)]),
+        "duration_seconds": np.repeat(np.array([one.duration_seconds for one in embeddings]), counts),
+        "is_padded": np.repeat(np.array([one.is_padded for one in embeddings], bool), counts),
+        "is_silent": np.repeat(np.array([one.is_silent for one in embeddings], bool), counts),
+        "lost_seconds": np.repeat(np.array([one.lost_seconds for one in embeddings]), counts),
+        "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
+    }
+    metadata = json.dumps({"facts": facts, "skipped": [[printable(one.source), one.detail] for one in skipped]})
+    table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: metadata})
+    content = io.BytesIO()
+    parquet.write_table(table, content, write_page_checksum=True)
+    return content.getvalue()
+
+
+def _songs_of_parquet(path: Path) -> SongEmbeddings:
+    from pyarrow import parquet
+
+    # Tables of version 0.1 do not say which files are silent; a column that is not there is not read.
+    columns = ["path", "embedding", "is_silent"]
+    table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
+    metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    paths = table["path"].to_pylist()
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(paths), EMBEDDING_DIM)
+    # The windows of a file follow each other.
+    starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
+    means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
+    stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
+    is_silent = table["is_silent"].to_pylist() if "is_silent" in table.column_names else [False] * len(paths)
+    silent_paths = frozenset(name for name, silent in zip(paths, is_silent, strict=True) if silent)
+    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, silent_paths, metadata["facts"])
+
+
+def _require_pyarrow() -> None:
+    try:
+        importlib.import_module("pyarrow.parquet")
+    # Also where it is there and wants a newer NumPy than TensorFlow has.
+    except ImportError as error:
+        raise UsageError(
+            f"Parquet files need the package pyarrow ({error}); run `pip install 'pyarrow<23'`, or choose an .npz file."
+        ) from error
+
+
+OnFile = Callable[[int, int], None]
+"""Is told how many files are done, and of how many."""
+
+
+def embed_files(
+    encoder: Encoder,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    unlisted: Sequence[SkippedFile] = (),
+    hop_seconds: float | None = None,
+    batch_size: int = 32,
+    on_file: OnFile = lambda done, of: None,
+) -> tuple[list[FileEmbedding], list[SkippedFile]]:
+    """Embeds files and writes all that came of it to one file; `clmr_tf.inference.embeddings` says which.
+
+    What is finished of a list that was interrupted lies in a folder beside it, and is not computed again.
+
+    Args:
+        encoder: From `load_encoder`.
+        files: At least one.
+        out: The file to write, .npz or .parquet, replaced in one step at the end; left alone if no file could be used.
+        unlisted: What could not even be listed, for the table.
+        hop_seconds: Distance between windows; the length of a window if None.
+        batch_size: Windows in one call of the encoder.
+        on_file: Told after each file.
+
+    Returns:
+        What was embedded, in the order of the files, and what was skipped.
+
+    Raises:
+        UsageError: If the hop is less than a sample.
+        ClmrError: If another process embeds to the same file.
+    """
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "model_hash": weights_hash(encoder),
+        "sample_rate_hz": encoder.sample_rate_hz,
+        "window_num_samples": encoder.clip_num_samples,
+        "hop_num_samples": encoder.hop_num_samples(hop_seconds),
+    }
+    parts = out.with_name(f".{out.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    with _only_one(parts, out):
+        part_of, gone = _parts_of(files, parts, facts)
+        skipped = [*unlisted, *gone]
+        missing = [path for path, part in part_of.items() if _read_part(path, part) is None]
+        num_done = len(files) - len(missing)
+        on_file(num_done, len(files))
+        with IsolatedDecoder() as decoder:
+            for one in stream_embeddings(encoder, missing, decoder, hop_seconds=hop_seconds, batch_size=batch_size):
+                if isinstance(one, SkippedFile):
+                    skipped.append(one)
+                else:
+                    _write_part(one, part_of[one.path])
+                num_done += 1
+                on_file(num_done, len(files))
+        not_used = {one.source for one in skipped}
+        embedded = [_read_part(path, part_of[path]) for path in files if str(path) not in not_used]
+        if embedded:
+            write_table(out, embedded, skipped, facts)
+        shutil.rmtree(parts)
+    return embedded, skipped
+
+
+@contextlib.contextmanager
+def _only_one(parts: Path, out: Path) -> Iterator[None]:
+    """Raises ClmrError if another process embeds to the same file."""
+    with (parts / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ClmrError(f"Another process embeds to {out}; wait for it, or choose another --out.") from error
+        yield
+
+
+def _parts_of(
+    files: Sequence[Path], parts: Path, facts: dict[str, object]
+) -> tuple[dict[Path, Path], list[SkippedFile]]:
+    """Where the embeddings of each file wait; and those that are gone since they were listed."""
+    part_of, gone = {}, []
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError as error:
+            gone.append(SkippedFile(str(path), UNREADABLE, error.strerror or str(error)))
+            continue
+        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, facts])
+        part_of[path] = parts / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
+    return part_of, gone
+
+
+def _write_part(embedding: FileEmbedding, part: Path) -> None:
+    arrays = dataclasses.asdict(embedding)
+    del arrays["path"]
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(part, content.getvalue())
+
+
+def _read_part(path: Path, part: Path) -> FileEmbedding | None:
+    names = ("vectors", "times_seconds", "duration_seconds", "is_padded", "is_silent", "lost_seconds")
+    try:
+        arrays = read_arrays(part, *names)
+    except UnreadableArraysError:
+        return None
+    vectors, times_seconds, *others = (arrays[name] for name in names)
+    return FileEmbedding(path, vectors, times_seconds, *(one.item() for one in others))

@@ -1,0 +1,368 @@
+"""A trained encoder as other programs use it: audio in, embeddings and tags out."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import soxr
+import tensorflow as tf
+
+from clmr_tf.audio.decoding import SILENCE_PEAK, open_audio
+from clmr_tf.audio.downmix import mixed_to_mono
+from clmr_tf.data.crops import window_starts
+from clmr_tf.errors import UsageError
+from clmr_tf.export import model_folder
+from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest
+from clmr_tf.files import refuse_pattern
+from clmr_tf.models.heads import Head, build_classifier, probabilities
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
+from clmr_tf.train.checkpoints import named_variables, restore_newest
+from clmr_tf.train.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config, read_record
+
+# With more of them, someone has put the channels first.
+_MOST_CHANNELS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Embeddings of the windows of one recording.
+
+    Attributes:
+        times_seconds: Where each window begins, float64 [n].
+        vectors: float32 [n, 512].
+        is_padded: Whether the recording is shorter than a window, and was filled up with zeros.
+        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
+        lost_seconds: How much of the file could not be decoded, estimated.
+    """
+
+    times_seconds: np.ndarray
+    vectors: np.ndarray
+    is_padded: bool = False
+    is_silent: bool = False
+    lost_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagger:
+    """What makes tags of embeddings.
+
+    Attributes:
+        tag_names: In the order of the columns.
+        probabilities: float32 [n, 512] -> [n, tags] in [0, 1].
+    """
+
+    tag_names: tuple[str, ...]
+    probabilities: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagging:
+    """Tags of the windows of one recording.
+
+    Attributes:
+        times_seconds: Where each window begins, float64 [n].
+        tag_names: In the order of the columns.
+        probabilities: float32 [n, tags].
+        is_silent: As of `Embedding`.
+        lost_seconds: As of `Embedding`.
+    """
+
+    times_seconds: np.ndarray
+    tag_names: tuple[str, ...]
+    probabilities: np.ndarray
+    is_silent: bool = False
+    lost_seconds: float = 0.0
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The likeliest tags of the recording, likeliest first, each with the mean of its probabilities."""
+        means = self.probabilities.mean(axis=0, dtype=np.float64)
+        return [(self.tag_names[column], float(means[column])) for column in np.argsort(-means, kind="stable")[:count]]
+
+
+class Encoder:
+    """Turns audio into embeddings with a frozen SampleCNN.
+
+    Args:
+        model: Takes float32 [batch, clip_num_samples], gives [batch, 512].
+        clip_num_samples: Length of a window.
+        sample_rate_hz: Rate of the audio that the model was trained on.
+        batch_size: Windows per call of the model.
+        tagger: From embeddings to tags, if the model has any.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        clip_num_samples: int,
+        sample_rate_hz: int,
+        batch_size: int = 32,
+        tagger: Tagger | None = None,
+    ) -> None:
+        self.model = model
+        self.tagger = tagger
+        self.clip_num_samples = clip_num_samples
+        self.sample_rate_hz = sample_rate_hz
+        self._batch_size = batch_size
+        signature = [tf.TensorSpec([None, clip_num_samples], tf.float32)]
+        self._encode: Callable[[tf.Tensor], tf.Tensor] = tf.function(
+            lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature, autograph=False
+        )
+
+    def encode_clips(self, audio: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """Encodes clips: float [n, clip_num_samples] in [-1, 1] -> float32 [n, 512].
+
+        Args:
+            audio: The clips.
+            batch_size: Of each call of the model, if not the encoder's own.
+
+        Raises:
+            UsageError: For another shape, or samples that are not finite.
+        """
+        audio = np.asarray(audio, np.float32)
+        if audio.ndim != 2 or audio.shape[1] != self.clip_num_samples:
+            raise UsageError(
+                f"encode_clips takes audio of shape [n, {self.clip_num_samples}]; received {list(audio.shape)}."
+            )
+        if not np.isfinite(audio).all():
+            raise UsageError(f"Audio must be finite; {np.sum(~np.isfinite(audio))} of the samples are not.")
+        size = batch_size or self._batch_size
+        batches = (audio[row : row + size] for row in range(0, len(audio), size))
+        vectors = [self._encode(tf.constant(batch)).numpy() for batch in batches]
+        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
+
+    def embed(
+        self,
+        recording: str | Path | np.ndarray,
+        sample_rate: int | None = None,
+        hop_seconds: float | None = None,
+    ) -> Embedding:
+        """Embeds a whole recording, window by window; one that is shorter than a window is filled up with zeros.
+
+        Args:
+            recording: A file of any format and rate that can be decoded, or a waveform [samples] or
+                [samples, channels] in [-1, 1], of which more than two are mixed as `clmr_tf.audio.downmix` says.
+            sample_rate: Rate of a waveform in Hz; the model's own if None. A file knows its rate.
+            hop_seconds: Distance between windows; the length of a window if None.
+
+        Raises:
+            UsageError: If the recording has no samples, or an argument makes no sense.
+        """
+        if isinstance(recording, str | Path):
+            with open_audio(Path(recording).expanduser(), self.sample_rate_hz) as stream:
+                samples = np.concatenate([np.zeros(0, np.float32), *stream.blocks])
+            is_silent, lost_seconds = stream.report.is_silent, stream.report.lost_seconds
+        else:
+            samples = self._mono_at_own_rate(np.asarray(recording), sample_rate)
+            is_silent, lost_seconds = bool(np.abs(samples).max(initial=0.0) <= SILENCE_PEAK), 0.0
+        hop_samples = self.hop_num_samples(hop_seconds)
+        if len(samples) == 0:
+            raise UsageError("The recording has no samples; give one with music.")
+        num_missing = max(self.clip_num_samples - len(samples), 0)
+        samples = np.pad(samples, (0, num_missing))
+        starts = window_starts(len(samples), self.clip_num_samples, hop_samples)
+        vectors = self.encode_windows(samples, starts)
+        return Embedding(starts / self.sample_rate_hz, vectors, num_missing > 0, is_silent, lost_seconds)
+
+    def tag(
+        self,
+        recording: str | Path | np.ndarray,
+        sample_rate: int | None = None,
+        hop_seconds: float | None = None,
+    ) -> Tagging:
+        """Tags a whole recording, window by window; arguments and errors as of `embed`.
+
+        Raises:
+            UsageError: Also if the model has no tags.
+        """
+        return self.tagging_of(self.embed(recording, sample_rate, hop_seconds))
+
+    def require_tags(self) -> None:
+        """Raises UsageError if the model has no tags."""
+        if self.tagger is None:
+            raise UsageError(
+                "The model has no tags; export it with `--head evaluation-....json` of a probe, or take one that was "
+                "trained with labels."
+            )
+
+    def tagging_of(self, embedding: Embedding) -> Tagging:
+        """The tags of what is embedded already.
+
+        Raises:
+            UsageError: If the model has no tags.
+        """
+        self.require_tags()
+        probabilities = self.tagger.probabilities(embedding.vectors)
+        return Tagging(
+            embedding.times_seconds,
+            self.tagger.tag_names,
+            probabilities,
+            embedding.is_silent,
+            embedding.lost_seconds,
+        )
+
+    def hop_num_samples(self, hop_seconds: float | None) -> int:
+        """The distance between windows in samples; None is the length of a window.
+
+        Raises:
+            UsageError: If it is less than a sample.
+        """
+        if hop_seconds is None:
+            return self.clip_num_samples
+        if not 1 <= hop_seconds * self.sample_rate_hz < 2**62:
+            raise UsageError(f"The hop must be at least one sample, and finite; received {hop_seconds} seconds.")
+        return round(hop_seconds * self.sample_rate_hz)
+
+    def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Encodes the windows of one waveform [samples] that begin at `starts`: float32 [n, 512]."""
+        windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
+        # A batch at a time: with a short hop, all windows together are many times the recording.
+        rows = range(0, len(starts), self._batch_size)
+        vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
+        return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
+
+    def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:
+        is_shape = waveform.ndim == 1 or (waveform.ndim == 2 and 1 <= waveform.shape[1] <= _MOST_CHANNELS)
+        if not np.issubdtype(waveform.dtype, np.floating) or not is_shape:
+            raise UsageError(
+                f"A waveform must be float, [samples] or [samples, channels] of 1 to {_MOST_CHANNELS} channels, in "
+                f"[-1, 1]; received {waveform.dtype} {list(waveform.shape)}."
+            )
+        if not np.isfinite(waveform).all():
+            raise UsageError(f"A waveform must be finite; {np.sum(~np.isfinite(waveform))} of its samples are not.")
+        if sample_rate is not None and sample_rate <= 0:
+            raise UsageError(f"sample_rate must be positive; received {sample_rate}.")
+        waveform = waveform.astype(np.float32)
+        mono = mixed_to_mono(waveform.T) if waveform.ndim == 2 else waveform
+        if sample_rate in (None, self.sample_rate_hz):
+            return mono
+        return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 of an encoder: names, shapes and values of its variables in order, clip length and rate."""
+    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
+    for variable in encoder.model.variables:
+        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
+        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
+    """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
+
+    Args:
+        folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
+        check: Also run the golden numbers of a model folder through its SavedModel and projector; through weights and
+            head they are run in any case.
+
+    Raises:
+        UsageError: If the folder holds neither, or a part of it cannot be read.
+        ClmrError: If the golden numbers are not met.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / MANIFEST_FILE).is_file():
+        if check:
+            model_folder.check_golden(folder)
+        model, tagger = model_folder.read_encoder(folder), _tagger_of_model(folder)
+        model_folder.check_golden_of(folder, model)
+    elif (folder / CONFIG_FILE).is_file():
+        model, tagger = _encoder_of_run(folder)
+    else:
+        raise UsageError(
+            f"{folder} is neither an exported model nor the folder of a run; give what `python -m clmr_tf.export` or "
+            "`python -m clmr_tf.train` wrote."
+        )
+    return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
+
+
+def _tagger_of_model(folder: Path) -> Tagger | None:
+    if not model_folder.gives_tags(folder):
+        return None
+    manifest = read_manifest(folder)
+    return _tagger(model_folder.read_head(folder), manifest["tag_names"], manifest["single_label"])
+
+
+def _encoder_of_run(folder: Path) -> tuple[SampleCNN, Tagger | None]:
+    if not read_config(folder).has_labels:
+        return read_run_encoder(folder)[0], None
+    labels = read_record(folder)["labels"]
+    model, head, _ = read_run_with_head(folder, len(labels["tag_names"]))
+    return model, _tagger(head, labels["tag_names"], labels["single_label"])
+
+
+def _tagger(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
+    def probabilities_of(vectors: np.ndarray) -> np.ndarray:
+        return probabilities(head.logits(vectors).astype(np.float64), single_label).astype(np.float32)
+
+    return Tagger(tuple(tag_names), probabilities_of)
+
+
+def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
+    """Gives a built encoder the weights and running statistics of a trained one.
+
+    Args:
+        encoder: Of any precision, on any number of replicas.
+        folder: As of `load_encoder`.
+
+    Raises:
+        UsageError: If the folder holds no encoder, or one of another width or rate.
+    """
+    pretrained = load_encoder(folder).model
+    shape, expected = ((one.width, one.sample_rate_hz) for one in (pretrained, encoder))
+    if shape != expected:
+        raise UsageError(
+            f"The encoder in {folder} has --width {shape[0]:g} and --sample-rate-hz {shape[1]}, and the run has "
+            f"{expected[0]:g} and {expected[1]}; give those of the encoder."
+        )
+    for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
+        variable.assign(value)
+
+
+def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, int]:
+    """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
+
+    Of a run that keeps a running average of its weights, the average.
+
+    Args:
+        workdir: Folder of the run.
+        best: Take the best checkpoint by the metric of the run instead of the newest.
+
+    Raises:
+        UsageError: If the run has no such checkpoint yet.
+        ClmrError: If none of its checkpoints can be read.
+    """
+    encoder, _, step = _read_run(workdir, best, num_tags=None)
+    return encoder, step
+
+
+def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[SampleCNN, Head, int]:
+    """As `read_run_encoder`, of a run that learns from labels, with its classifier."""
+    encoder, classifier, step = _read_run(workdir, best, num_tags)
+    weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
+    nothing_to_do = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    return encoder, Head(*nothing_to_do, weights), step
+
+
+def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:
+    refuse_pattern(workdir)
+    config = read_config(workdir)
+    encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
+    parts: dict[str, keras.Model] = {"encoder": encoder}
+    if num_tags is not None:
+        with dtype_policy("float32"):
+            parts["classifier"] = build_classifier(num_tags)
+    groups = {}
+    for name, part in parts.items():
+        if config.ema_momentum:
+            groups[f"{name}_average"] = named_variables(part.trainable_variables)
+            groups[name] = named_variables(part.non_trainable_variables)
+        else:
+            groups[name] = named_variables(part.variables)
+    step = restore_newest(workdir / (BEST if best else CHECKPOINTS), groups)
+    if step is None:
+        lack = "has kept no best checkpoint, which takes a validation" if best else "has no checkpoint yet"
+        raise UsageError(f"The run in {workdir} {lack}; train it for longer.")
+    return encoder, parts.get("classifier"), step

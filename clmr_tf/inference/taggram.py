@@ -1,0 +1,67 @@
+"""The taggram: tags over time as a picture, brighter where a tag is likelier."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from clmr_tf.inference.encoder import Tagging
+
+matplotlib.use("Agg")
+
+
+_INCHES_PER_TAG = 0.26
+# No warning for letters that no font has, as in titles of music, and a name with dollar signs is no formula.
+_PLAIN_TEXT = plt.rc_context({"text.parse_math": False})
+
+
+@_PLAIN_TEXT
+def draw_taggram(tagging: Tagging, window_seconds: float, num_tags: int, title: str) -> bytes:
+    """A PNG with the likeliest tags of a recording from top to bottom, likeliest first, and time from left to right.
+
+    Args:
+        tagging: Of at least one window.
+        window_seconds: Length of a window.
+        num_tags: How many tags to show.
+        title: Above it.
+    """
+    figure = taggram_figure(tagging, window_seconds, num_tags, title)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    return content.getvalue()
+
+
+def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title: str) -> Figure:
+    """The picture of `draw_taggram`; whoever asks for it closes it."""
+    shown = [name for name, _ in tagging.top(num_tags)]
+    columns = [tagging.tag_names.index(name) for name in shown]
+    rows = tagging.probabilities[:, columns].T
+    figure, axes = plt.subplots(figsize=(9, 1.4 + _INCHES_PER_TAG * len(shown)), layout="constrained")
+    edges = _edges_of(tagging.times_seconds, window_seconds)
+    # Up to the likeliest and not up to 1, which many models come nowhere near.
+    mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1), rows, cmap="magma", vmin=0, vmax=rows.max())
+    axes.set_yticks(np.arange(len(shown)) + 0.5, shown)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _place: minutes_and_seconds(seconds)))
+    axes.set_xlabel("time, minutes:seconds")
+    axes.set_title(title, loc="left", fontsize="medium")
+    figure.colorbar(mesh, label="probability")
+    return figure
+
+
+def minutes_and_seconds(seconds: float) -> str:
+    """75.4 as "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _edges_of(times_seconds: Sequence[float], window_seconds: float) -> np.ndarray:
+    """Where the columns begin and end: each has the middle of its window in its own middle, where windows overlap."""
+    middles = np.asarray(times_seconds) + window_seconds / 2
+    half_hop = (middles[1] - middles[0]) / 2 if len(middles) > 1 else window_seconds / 2
+    return np.append(middles - half_hop, middles[-1] + half_hop)

@@ -1,1 +1,0 @@
-"""The loop around the training step: what happens between two steps, and when."""

@@ -1,0 +1,139 @@
+"""What stands on an embedding: the projector, the classifier, and the head of a probe."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from clmr_tf.files import UnreadableArraysError, read_arrays
+
+PROJECTION_DIM = 64
+
+
+def build_projector(
+    embedding_dim: int = 512, projection_dim: int = PROJECTION_DIM, seed: int | None = None
+) -> keras.Model:
+    """Makes the two-layer projector: linear, ReLU, linear, without biases (512-512-64 in the released code).
+
+    Input float [batch, embedding_dim], output [batch, projection_dim] in float32 under the mixed policies too, since
+    the loss is computed in it. Weights start as PyTorch's linear layers do, uniform within
+    1/sqrt(inputs). The thesis' code has a projection of 128.
+    """
+
+    def linear(units: int, name: str, offset: int, **kwargs) -> keras.layers.Dense:
+        initializer = keras.initializers.VarianceScaling(
+            scale=1 / 3, mode="fan_in", distribution="uniform", seed=None if seed is None else seed * 16 + offset
+        )
+        return keras.layers.Dense(units, use_bias=False, kernel_initializer=initializer, name=name, **kwargs)
+
+    return keras.Sequential(
+        [
+            keras.Input((embedding_dim,)),
+            linear(embedding_dim, "hidden", 12, activation="relu"),
+            linear(projection_dim, "projection", 13, dtype=keras.config.dtype_policy().variable_dtype),
+        ],
+        name="projector",
+    )
+
+
+def build_classifier(num_tags: int, embedding_dim: int = 512, seed: int | None = None) -> keras.Model:
+    """Makes the last layer of the supervised SampleCNN, `fc` in the released code.
+
+    Input float [batch, embedding_dim], output logits [batch, num_tags] in float32 under the mixed policies too, since
+    the loss is computed in it. Weights and biases start as PyTorch's linear layers do, uniform within 1/sqrt(inputs).
+    """
+    bound = embedding_dim**-0.5
+
+    def uniform(offset: int) -> keras.initializers.Initializer:
+        return keras.initializers.RandomUniform(-bound, bound, seed=None if seed is None else seed * 16 + offset)
+
+    return keras.Sequential(
+        [
+            keras.Input((embedding_dim,)),
+            keras.layers.Dense(
+                num_tags,
+                kernel_initializer=uniform(14),
+                bias_initializer=uniform(15),
+                name="logits",
+                dtype=keras.config.dtype_policy().variable_dtype,
+            ),
+        ],
+        name="classifier",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        mean: Subtracted from the features, float32 [dimensions].
+        deviation: Then divides them, float32 [dimensions].
+        weights: Of each layer a matrix [in, out] and a bias [out], float32.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    weights: tuple[np.ndarray, ...]
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Scores before sigmoid or softmax: float32 [examples, dimensions] -> float32 [examples, tags]."""
+        hidden = (features - self.mean) / self.deviation
+        for layer in range(0, len(self.weights), 2):
+            hidden = np.maximum(hidden, 0) if layer else hidden
+            hidden = hidden @ self.weights[layer] + self.weights[layer + 1]
+        return hidden
+
+    def save(self, path: Path) -> None:
+        """Writes the head as an .npz file."""
+        layers = {f"weights_{number}": weights for number, weights in enumerate(self.weights)}
+        np.savez(path, mean=self.mean, deviation=self.deviation, **layers)
+
+    @classmethod
+    def load(cls, path: Path) -> "Head":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            UnreadableArraysError: If it is none, or its arrays do not fit together.
+        """
+        arrays = read_arrays(path, "mean", "deviation", "weights_0", "weights_1")
+        names = [f"weights_{number}" for number in range(len(arrays) - 2)]
+        if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "deviation", *names)):
+            raise UnreadableArraysError(f"it holds {', '.join(arrays)}, not floats of the layers of a head")
+        head = cls(arrays["mean"], arrays["deviation"], tuple(arrays[name] for name in names))
+        if not head._fits_together():
+            raise UnreadableArraysError("its layers do not fit together")
+        return head
+
+    @property
+    def num_features(self) -> int:
+        """Dimensions of what it takes."""
+        return len(self.mean)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many logits it gives."""
+        return len(self.weights[-1])
+
+    def _fits_together(self) -> bool:
+        size = self.mean.shape
+        fits = len(size) == 1 and self.deviation.shape == size and len(self.weights) % 2 == 0
+        for matrix, offset in zip(self.weights[::2], self.weights[1::2], strict=False):
+            fits = fits and matrix.ndim == 2 and matrix.shape == size + offset.shape
+            size = offset.shape
+        return fits
+
+
+def head_file_of(result_file: Path) -> Path:
+    """Where the head of a result is kept: beside it."""
+    return result_file.with_suffix(".npz")
+
+
+def probabilities(logits: np.ndarray, single_label: bool) -> np.ndarray:
+    """Softmax over the tags, or a sigmoid of each: float64 [examples, tags] -> the same."""
+    if single_label:
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+    # Without an overflow for large negative logits.
+    return np.exp(-np.logaddexp(0, -logits))

@@ -1,0 +1,1 @@
+"""Probes: protocols, features, heads and scores."""

@@ -1,0 +1,327 @@
+"""Training of heads on frozen features."""
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError
+from clmr_tf.metrics import accuracy
+from clmr_tf.models.heads import Head
+from clmr_tf.probe.protocols import HeadSettings
+from clmr_tf.probe.scores import RankedScores
+from clmr_tf.train.callbacks import Plateau
+
+NO_ROW = -1
+"""Stands in a batch that the examples do not fill, and has no weight."""
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+# Compiled, one step of a linear head costs a tenth of what its operations cost one by one.
+@tf.function(jit_compile=True, reduce_retracing=False)
+def adam_steps(
+    weights: list[tf.Tensor],
+    first: list[tf.Tensor],
+    second: list[tf.Tensor],
+    inputs: tf.Tensor,
+    targets: tf.Tensor,
+    rows: tf.Tensor,
+    first_step: tf.Tensor,
+    learning_rate: tf.Tensor,
+    weight_decay: tf.Tensor,
+    keep: tf.Tensor,
+    seed: tf.Tensor,
+    single_label: bool,
+    drops: bool,
+) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
+    """Steps of Adam, one for each of `rows` [steps, batch]; gives weights and both moments back.
+
+    Dropout keeps each value with a probability that is `keep` in 256ths.
+    """
+
+    def dropped(values: tf.Tensor, step: tf.Tensor, layer: int) -> tf.Tensor:
+        if not drops:
+            return values
+        stream = tf.random.experimental.stateless_fold_in(tf.stack([seed, tf.cast(step, tf.int64)]), layer)
+        # A byte for each value: a number of 32 bits for each would cost more than the step itself.
+        num_values = values.shape.num_elements()
+        words = tf.random.stateless_uniform([-(-num_values // 4)], stream, minval=None, maxval=None, dtype=tf.uint32)
+        numbers = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:num_values], values.shape)
+        return tf.where(tf.cast(numbers, tf.float32) < 256 * keep, values / keep, 0.0)
+
+    for index in tf.range(tf.shape(rows)[0]):
+        step = first_step + index
+        row = rows[index]
+        share = tf.cast(row != NO_ROW, tf.float32)
+        share /= tf.reduce_sum(share)
+        x, y = tf.gather(inputs, tf.maximum(row, 0)), tf.gather(targets, tf.maximum(row, 0))
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            hidden = dropped(x, step, 0)
+            if len(weights) == 4:
+                hidden = dropped(tf.nn.relu(hidden @ weights[0] + weights[1]), step, 1)
+            logits = hidden @ weights[-2] + weights[-1]
+            if single_label:
+                losses = tf.nn.softmax_cross_entropy_with_logits(y, logits)
+            else:
+                losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, logits), axis=1)
+            loss = tf.reduce_sum(share * losses)
+        gradients = tape.gradient(loss, weights)
+        gradients = [gradient + weight_decay * weight for gradient, weight in zip(gradients, weights, strict=True)]
+        first = [_BETA_1 * old + (1 - _BETA_1) * new for old, new in zip(first, gradients, strict=True)]
+        second = [_BETA_2 * old + (1 - _BETA_2) * new * new for old, new in zip(second, gradients, strict=True)]
+        count = tf.cast(step + 1, tf.float32)
+        rate, correction = learning_rate / (1 - _BETA_1**count), tf.sqrt(1 - _BETA_2**count)
+        weights = [
+            weight - rate * mean / (tf.sqrt(square) / correction + _EPSILON)
+            for weight, mean, square in zip(weights, first, second, strict=True)
+        ]
+    return weights, first, second
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A head and how it came about.
+
+    Attributes:
+        head: With the weights of the best measurement.
+        best_value: What was measured on the validation split with them.
+        best_step: Steps that they were trained for.
+        num_steps: Steps until training ended.
+    """
+
+    head: Head
+    best_value: float
+    best_step: int
+    num_steps: int
+
+
+def fit_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    valid_features: np.ndarray,
+    valid_labels: np.ndarray,
+    settings: HeadSettings,
+    *,
+    single_label: bool,
+    seed: int,
+) -> Fit:
+    """Trains a head; the same arguments give the same bits on the same machine.
+
+    Args:
+        features: float32 [examples, dimensions].
+        labels: Multi-hot, float32 [examples, tags].
+        valid_features: float32 [examples of validation, dimensions].
+        valid_labels: float32 [examples of validation, tags].
+        settings: Everything else.
+        single_label: Softmax and cross-entropy over the tags; else the mean over the tags of their binary ones.
+        seed: Of the initial weights, the order of the examples and the dropout.
+
+    Raises:
+        ClmrError: If its logits are not finite, or the validation split has nothing to be measured by.
+    """
+    mean, deviation = _statistics(features, settings.standardise)
+    generator = np.random.default_rng(seed)
+    weights = _initial_weights(generator, features.shape[1], settings.hidden_units, labels.shape[1])
+    state = [tf.constant(weight) for weight in weights]
+    first, second = ([tf.zeros_like(weight) for weight in state] for _ in range(2))
+    inputs, targets = tf.constant((features - mean) / deviation), tf.constant(labels, tf.float32)
+
+    steps_per_epoch = -(-len(features) // settings.batch_size)
+    interval = settings.steps_between_measurements or steps_per_epoch
+    max_steps = settings.max_epochs * steps_per_epoch or np.inf
+    batches = _batches(generator, len(features), settings.batch_size)
+    plateau, learning_rate = Plateau(settings.plateau_patience), settings.learning_rate
+
+    head = Head(mean, deviation, weights)
+    best_head, best_value, best_step, num_since_best, step = head, -np.inf, 0, 0, 0
+    while num_since_best < settings.patience and step < max_steps:
+        rows = np.stack([next(batches) for _ in range(interval)])
+        state, first, second = adam_steps(
+            state,
+            first,
+            second,
+            inputs,
+            targets,
+            tf.constant(rows),
+            tf.constant(step),
+            tf.constant(learning_rate, tf.float32),
+            tf.constant(settings.weight_decay, tf.float32),
+            tf.constant(1 - settings.dropout, tf.float32),
+            tf.constant(seed, tf.int64),
+            single_label=single_label,
+            drops=settings.dropout > 0,
+        )
+        step += interval
+        head = Head(mean, deviation, tuple(weight.numpy() for weight in state))
+        logits = head.logits(valid_features)
+        if not np.isfinite(logits).all():
+            raise ClmrError(f"The logits of a head are not finite after {step} steps; check the features.")
+        value = _measure(logits, valid_labels, settings.monitor, single_label)
+        if not np.isfinite(value):
+            raise ClmrError("No tag of the validation split has both positives and negatives to choose a head by.")
+        num_since_best += 1
+        if value > best_value:
+            best_head, best_value, best_step, num_since_best = head, value, step, 0
+        if plateau.reached_by(value):
+            learning_rate *= settings.plateau_factor
+    return Fit(best_head, abs(float(best_value)), best_step, step)
+
+
+def majority_head(labels: np.ndarray, single_label: bool) -> Head:
+    """A head on no features at all, whose probabilities are the shares of the tags among the training examples.
+
+    Args:
+        labels: Multi-hot, [examples, tags].
+        single_label: As of `fit_head`.
+    """
+    # Half an example more and less, so that no logarithm is infinite.
+    share = (labels.sum(axis=0, dtype=np.float64) + 0.5) / (len(labels) + 1)
+    bias = np.log(share) if single_label else np.log(share / (1 - share))
+    nothing = np.zeros(0, np.float32)
+    return Head(nothing, nothing, (np.zeros((0, len(bias)), np.float32), bias.astype(np.float32)))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, single_label: bool) -> float:
+    """The loss of logits against multi-hot labels, both [examples, tags], in float64."""
+    logits, labels = logits.astype(np.float64), labels.astype(np.float64)
+    if single_label:
+        return float(np.mean(np.logaddexp.reduce(logits, axis=1) - np.sum(logits * labels, axis=1)))
+    return float(np.mean(np.logaddexp(0, logits) - logits * labels))
+
+
+def _measure(logits: np.ndarray, labels: np.ndarray, monitor: str, single_label: bool) -> float:
+    """What is monitored, so that greater is better."""
+    if monitor == "loss":
+        return -cross_entropy(logits, labels, single_label)
+    if monitor == "accuracy":
+        return accuracy(labels.argmax(axis=1), logits)
+    return RankedScores(labels, logits).roc_auc()
+
+
+def _statistics(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
+    if not standardise:
+        return np.zeros(features.shape[1], np.float32), np.ones(features.shape[1], np.float32)
+    deviation = features.std(axis=0, dtype=np.float64)
+    # A feature that never changes stays 0, as with scikit-learn's scaler.
+    deviation[deviation == 0] = 1
+    return features.mean(axis=0, dtype=np.float64).astype(np.float32), deviation.astype(np.float32)
+
+
+def _initial_weights(
+    generator: np.random.Generator, num_inputs: int, num_hidden: int, num_outputs: int
+) -> tuple[np.ndarray, ...]:
+    """torch's for a linear layer: matrix and bias uniform within 1/sqrt(inputs)."""
+    sizes = [num_inputs, num_hidden, num_outputs] if num_hidden else [num_inputs, num_outputs]
+    weights = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        for shape in ((fan_in, fan_out), (fan_out,)):
+            weights.append(generator.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(fan_in)))
+    return tuple(weights)
+
+
+def _batches(generator: np.random.Generator, num_examples: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Rows of the examples, int32 [batch_size], in a new order every epoch; the last batch of one is filled up."""
+    num_missing = -num_examples % batch_size
+    while True:
+        order = np.pad(generator.permutation(num_examples), (0, num_missing), constant_values=NO_ROW)
+        yield from order.astype(np.int32).reshape(-1, batch_size)
+
+
+_LOG = logging.getLogger(__name__)
+
+
+def search(
+    heads: Sequence[HeadSettings],
+    fit: Callable[[HeadSettings], Fit],
+    journal: Path,
+    key: dict[str, Any],
+    on_run: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[Fit, HeadSettings, list[dict[str, Any]]]:
+    """Fits all heads that the journal does not have yet, and the best of all once more for its weights.
+
+    A run is a function of its settings, so fitting the best again gives the head that was measured, and a search that
+    was interrupted ends like one that was not.
+
+    Args:
+        heads: What to try; monitored by something of which more is better.
+        fit: Trains one.
+        journal: File of the runs that are done, one JSON object a line; grows by a line a run.
+        key: What decides the runs but for their settings: features, labels, seed. With another one, the journal is
+            started anew.
+        on_run: Is told how many runs are done, and of how many.
+
+    Returns:
+        The best fit, its settings, and a record of every run in the order of `heads`: {"settings", "valid",
+        "best_step", "num_steps"}. On a tie the first wins.
+    """
+    # As they are read back: tuples become lists.
+    key = json.loads(json.dumps(key))
+    done = _read(journal, key)
+    if done is None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+        done = {}
+    records = []
+    for index, settings in enumerate(heads):
+        plain = dataclasses.asdict(settings)
+        name = json.dumps(plain, sort_keys=True)
+        if name not in done:
+            result = fit(settings)
+            done[name] = {
+                "settings": plain,
+                "valid": result.best_value,
+                "best_step": result.best_step,
+                "num_steps": result.num_steps,
+            }
+            _append(journal, done[name])
+        records.append(done[name])
+        on_run(index + 1, len(heads))
+    best = max(range(len(heads)), key=lambda index: records[index]["valid"])
+    result = fit(heads[best])
+    if result.best_value != records[best]["valid"]:
+        _LOG.warning(
+            "The best head gave %.6f on the validation split when it was searched, and %.6f now; the journal %s is "
+            "of another machine or another version.",
+            records[best]["valid"],
+            result.best_value,
+            journal,
+        )
+    return result, heads[best], records
+
+
+def _append(journal: Path, record: dict[str, Any]) -> None:
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The runs of a journal by their settings; None if there is none or it is of another key."""
+    if not journal.is_file():
+        return None
+    text = journal.read_text(encoding="utf-8")
+    whole, _, torn = text.rpartition("\n")
+    if torn:
+        # The process was killed in the middle of a line, which what is appended must not continue.
+        with journal.open("r+", encoding="utf-8") as file:
+            file.truncate(len(text.encode("utf-8")) - len(torn.encode("utf-8")))
+    if not whole:
+        return None
+    try:
+        head, *records = [json.loads(line) for line in whole.splitlines()]
+        if head["key"] != key:
+            return None
+        return {json.dumps(record["settings"], sort_keys=True): record for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        _LOG.warning("The journal %s is damaged (%s); its runs are done again.", journal, error)
+        return None

@@ -1,1 +1,0 @@
-"""Checkpoints of the released PyTorch code, read and written without PyTorch."""

@@ -1,1 +1,0 @@
-"""Recipes: published rows as files, and the commands that measure them anew."""

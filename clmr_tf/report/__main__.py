@@ -1,0 +1,65 @@
+"""python -m clmr_tf.report: tables and pictures of a folder of evaluations, beside the published numbers."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.console import notes, results, run_command
+from clmr_tf.errors import UsageError
+from clmr_tf.files import write_atomically
+
+REPORT_FILE = "report.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Settings of the report."""
+
+    results: Path = Path("savedmodels")
+    """Folder whose evaluation-*.json, in it and in all folders below, are put into tables."""
+    out: Path | None = None
+    """Folder for report.md and its pictures, made if it does not exist. Default: reports/NAME-OF-THE-RESULTS-FOLDER."""
+
+
+def report(config: ReportConfig) -> Path:
+    """Writes the report and returns the path of its page.
+
+    Raises:
+        UsageError: If there are no results, or the folder to write to cannot be.
+    """
+    # After the command line is known to be right: what draws takes a second to load.
+    from clmr_tf.report.page import make_report
+    from clmr_tf.report.results import read_results
+
+    folder = config.results.expanduser()
+    # Not into the folder itself, which may be a model's: an export refuses one that holds other files.
+    out = Path("reports") / folder.resolve().name if config.out is None else config.out.expanduser()
+    found, skipped = read_results(folder)
+    for one in skipped:
+        notes.print(f"warning: {one.file} is skipped: it {one.reason}.", style="yellow", markup=False)
+    page, pictures = make_report(found, skipped)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be a folder ({error.strerror}); choose another --out.") from error
+    for name, picture in pictures.items():
+        write_atomically(out / name, picture)
+    write_atomically(out / REPORT_FILE, page)
+    return out / REPORT_FILE
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_command(
+        ReportConfig,
+        arguments,
+        program="python -m clmr_tf.report",
+        description="Puts a folder of evaluations into tables and pictures, beside the published numbers.",
+    )
+    results.print(f"Written to {report(config)}", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,1 +1,0 @@
-"""From a folder of result files to a page of tables and pictures beside the published numbers."""

@@ -1,1 +1,0 @@
-"""An exported model as files for other runtimes: LiteRT (TensorFlow Lite) and ONNX."""

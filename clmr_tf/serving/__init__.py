@@ -1,1 +1,0 @@
-"""What an exported SavedModel computes, from TensorFlow's own operations alone."""

@@ -1,0 +1,148 @@
+"""The model of a run with its optimizer and learning rate, and what of it a checkpoint holds."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+from keras.optimizers.schedules import CosineDecay, LearningRateSchedule
+
+from clmr_tf.augment import AugmentationChain
+from clmr_tf.config.augmentation import augmentation_config
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.errors import UsageError
+from clmr_tf.models.heads import build_classifier, build_projector
+from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
+from clmr_tf.train.checkpoints import named_variables
+from clmr_tf.train.optimizers import build_optimizer
+from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainedModel, WeightUpdate
+
+
+def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "thesis") -> float:
+    """The learning rate of a run that names none.
+
+    Args:
+        optimizer: For "lars" it grows with the batch; for all others it is 3e-4, which the released code has for Adam.
+        batch_size: Pairs per step.
+        lars_scaling: "thesis", 0.075 √batch_size; "released", 0.3 batch_size / 256, as in the released code. Both are
+            of SimCLR (Chen et al. 2020, appendix B.1), and meet at 4.8 for 4096 pairs.
+
+    Raises:
+        ValueError: If there is no scaling of this name.
+    """
+    if lars_scaling not in ("thesis", "released"):
+        raise ValueError(f"lars_scaling must be 'thesis' or 'released'. Received: {lars_scaling!r}")
+    if optimizer != "lars":
+        return 3e-4
+    return 0.075 * math.sqrt(batch_size) if lars_scaling == "thesis" else 0.3 * batch_size / 256
+
+
+def learning_rate_schedule(
+    schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
+) -> float | LearningRateSchedule:
+    """The learning rate as a function of the steps that are done, and of nothing else, so that it resumes exactly.
+
+    As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so that the first step of a
+    warm-up changes no weight; then, of "cosine", half a cosine that starts there and is zero from n = decay_steps on.
+    The released code goes down its cosine once an epoch, without a warm-up; here every step has its own value.
+
+    Args:
+        schedule: "constant" or "cosine"; "plateau" is constant here, and lowered by `loop/convergence.py`.
+        peak: The highest learning rate.
+        warmup_steps: Steps until the peak; 0 starts with it.
+        decay_steps: Step at which "cosine" is zero, counted from the start of the run, the warm-up included;
+            the others do not look at it.
+
+    Returns:
+        `peak` itself where it never changes, otherwise a function from a count of steps, such as
+        `optimizer.iterations`, to a float32 scalar.
+
+    Raises:
+        UsageError: If the warm-up leaves no steps to the cosine.
+        ValueError: If there is no schedule of this name.
+    """
+    if schedule not in ("constant", "cosine", "plateau"):
+        raise ValueError(f"schedule must be 'constant', 'cosine' or 'plateau'. Received: {schedule!r}")
+    warm_up = {"warmup_target": peak, "warmup_steps": warmup_steps}
+    if schedule != "cosine":
+        # To Keras, staying at the peak is a cosine that falls to all of its height.
+        return CosineDecay(0.0, 1, alpha=1.0, **warm_up) if warmup_steps else peak
+    if warmup_steps >= decay_steps:
+        raise UsageError(
+            f"The warm-up must end before step {decay_steps}, where the cosine reaches zero (--decay-steps or the end "
+            f"of the run); received a warm-up of {warmup_steps} steps."
+        )
+    return CosineDecay(0.0, decay_steps - warmup_steps, **warm_up)
+
+
+@dataclasses.dataclass(frozen=True)
+class TagsToLearn:
+    """What an objective with labels tells apart.
+
+    Attributes:
+        num_tags: Length of a multi-hot vector.
+        single_label: Every clip has exactly one tag.
+    """
+
+    num_tags: int
+    single_label: bool
+
+
+def build_model(config: TrainConfig, tags: TagsToLearn | None = None) -> TrainedModel:
+    """The model that a configuration describes: built, with its optimizer, ready to train or to restore.
+
+    To be called inside the scope of the strategy; with lengths in steps, see `resolve_lengths`.
+
+    Args:
+        config: The run.
+        tags: For the objectives with labels.
+    """
+    config = config.resolved()
+    augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
+    chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
+    with dtype_policy(config.precision):
+        encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed)
+        shared = {"jit_views": config.jit, "num_micro_batches": config.micro_batches}
+        model: TrainedModel
+        if tags is None:
+            projector = build_projector(seed=config.seed)
+            model = ContrastiveModel(
+                encoder, projector, chain, config.temperature, two_passes=config.two_passes, **shared
+            )
+        else:
+            classifier = build_classifier(tags.num_tags, seed=config.seed)
+            model = SupervisedModel(
+                encoder, classifier, chain, single_label=tags.single_label, dropout=config.dropout, **shared
+            )
+        model.build()
+    peak = config.learning_rate or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling)
+    learning_rate = learning_rate_schedule(
+        config.schedule, peak, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps or config.steps
+    )
+    optimizer = build_optimizer(config.optimizer, learning_rate, weight_decay=config.weight_decay)
+    optimizer.build(model.trainable_variables)
+    model.compile(
+        WeightUpdate(
+            optimizer,
+            model.trainable_variables,
+            clip_norm=config.clip_norm,
+            ema_momentum=config.ema_momentum,
+            skips_nonfinite=config.on_nonfinite == "skip",
+            loss_scale=LossScale() if config.precision == "mixed_float16" else None,
+        )
+    )
+    return model
+
+
+def checkpoint_groups(model: TrainedModel) -> dict[str, dict[str, tf.Variable]]:
+    """Everything that a run changes, by the names that checkpoints use."""
+    update = model.weight_update
+    groups = {name: named_variables(part.variables) for name, part in model.parts.items()}
+    # The names of an optimizer's variables hold numbers that Keras counts up within a process.
+    groups["optimizer"] = {str(index): variable.value for index, variable in enumerate(update.optimizer.variables)}
+    groups["update"] = update.variables
+    if update.averages:
+        average_of = {id(weight): average for weight, average in zip(update.weights, update.averages, strict=True)}
+        for name, part in model.parts.items():
+            averages = [average_of[id(weight)] for weight in part.trainable_variables]
+            groups[f"{name}_average"] = dict(zip(named_variables(part.trainable_variables), averages, strict=True))
+    return groups

@@ -1,0 +1,300 @@
+"""metrics.jsonl and TensorBoard: scalars, sounds, spectrograms and embeddings of a run."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.proto.event_pb2 import SessionLog
+from tensorboard.plugins import projector
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.crops import crop_reader, window_starts
+from clmr_tf.errors import ClmrError
+from clmr_tf.files import sync, write_atomically
+from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.train.step import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+_PROJECTOR_TENSORS = "embeddings.tsv"
+_PROJECTOR_METADATA = "embeddings_metadata.tsv"
+
+
+class RunLog:
+    """Writes the curves, sounds and embeddings of a run.
+
+    A run that resumes takes back what was logged after the step it resumes at, in metrics.jsonl by cutting the file, in
+    TensorBoard by the restart mark of its format, so that no curve ever has two values for a step.
+
+    Args:
+        metrics_path: The metrics.jsonl of the run, one JSON object per logged step.
+        tensorboard_folder: Folder of the event files.
+        last_kept_step: Last step of which earlier starts' logs are kept; -1 for none, not even what is logged before
+            the first step.
+        tolerates_failed_writes: Whether training goes on where the disk is full, with one warning. Rows then wait in
+            memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
+            a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
+            always raises.
+        explained: Takes what could not be done, and is around all writing that is not tolerated to fail, to make a
+            better error of it.
+
+    Attributes:
+        earlier_rows: The rows of metrics.jsonl that are kept.
+    """
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        tensorboard_folder: Path,
+        last_kept_step: int,
+        *,
+        tolerates_failed_writes: bool = False,
+        explained: Callable[[str], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self._metrics_path = metrics_path
+        self._folder = tensorboard_folder
+        self._tolerates_failed_writes = tolerates_failed_writes
+        self._explained = explained
+        self._has_warned = False
+        self._waiting_lines: list[str] = []
+        tensorboard_folder.mkdir(parents=True, exist_ok=True)
+        self.earlier_rows = _cut_after(metrics_path, last_kept_step)
+        _mark_start(tensorboard_folder, last_kept_step)
+        self._writer: tf.summary.SummaryWriter | None = _open_events(tensorboard_folder)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Adds a point to each curve and a row to metrics.jsonl, which it returns.
+
+        A name such as "validation/loss" is a curve of that group and "validation_loss" in the row; one without a
+        group is of "training". What is not finite is null in the row.
+        """
+        self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
+        numbers = {name.replace("/", "_"): value for name, value in values.items()}
+        # JSON has no NaN and no infinity.
+        row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
+        self._waiting_lines.append(json.dumps(row) + "\n")
+        self._attempt(self._write_waiting_lines)
+        return row
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether rows wait for room on the disk."""
+        return bool(self._waiting_lines)
+
+    def speed(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to curves that are another one each time the same run is made, and so in no file."""
+        self._show_curves(step, {f"training/{name}": value for name, value in values.items()})
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        """Shows a text, such as the configuration."""
+        self._show(step, lambda: tf.summary.text(name, markdown))
+
+    def audio(self, step: int, name: str, waveforms: np.ndarray, sample_rate_hz: int) -> None:
+        """Makes waveforms heard: float32 [examples, samples] in [-1, 1]."""
+        clips = waveforms[..., None]
+        self._show(step, lambda: tf.summary.audio(name, clips, sample_rate_hz, max_outputs=len(clips)))
+
+    def embeddings(self, vectors: np.ndarray, metadata: Sequence[Mapping[str, object]]) -> None:
+        """Shows vectors, float [n, dimensions], in the projector; `metadata` has the same keys in every row."""
+        self._attempt(lambda: _write_embeddings(self._folder, vectors, metadata))
+
+    def flush(self) -> None:
+        """Brings all rows so far to the disk, and makes everything logged visible to TensorBoard."""
+        self._attempt(self._write_waiting_lines)
+        if self._metrics_path.exists():
+            self._attempt(lambda: sync(self._metrics_path))
+        self._with_events(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Writes what is left and closes the event file."""
+        self._attempt(self._write_waiting_lines)
+        if self._writer:
+            self._with_events(lambda writer: writer.close())
+
+    def _show_curves(self, step: int, values: Mapping[str, float]) -> None:
+        self._show(step, lambda: [tf.summary.scalar(name, value) for name, value in values.items()])
+
+    def _show(self, step: int, summarise: Callable[[], object]) -> None:
+        def add(writer: tf.summary.SummaryWriter) -> None:
+            with writer.as_default(step=step):
+                summarise()
+
+        self._with_events(add)
+
+    def _with_events(self, use: Callable[[tf.summary.SummaryWriter], None]) -> None:
+        """Uses the event file, or a new one if the one before could not be written."""
+
+        def use_open_file() -> None:
+            self._writer = self._writer or _open_events(self._folder)
+            try:
+                use(self._writer)
+            except tf.errors.OpError:
+                # It ends in half an event, behind which nothing is read, and TensorFlow ignores what else it gets.
+                self._writer = None
+                raise
+
+        self._attempt(use_open_file)
+
+    def _write_waiting_lines(self) -> None:
+        """Appends all lines or none."""
+        if not self._waiting_lines:
+            return
+        size = self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
+        try:
+            with self._metrics_path.open("a", encoding="utf-8") as file:
+                file.writelines(self._waiting_lines)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics_path, size)
+            raise
+        self._waiting_lines.clear()
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Writes; a failure that is tolerated is told the first time."""
+        if not self._tolerates_failed_writes:
+            with self._explained(f"The log of the run could not be written to {self._metrics_path.parent}"):
+                write()
+            return
+        try:
+            write()
+        except (OSError, tf.errors.OpError) as error:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "The log of the run could not be written to %s (%s); free some space, until then rows of %s wait "
+                    "in memory and TensorBoard misses what is logged.",
+                    self._metrics_path.parent,
+                    getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2],
+                    self._metrics_path.name,
+                )
+
+
+def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | None]]:
+    """Leaves the rows up to a step, and returns them."""
+    kept = [(line, row) for line, row in _whole_rows(metrics_path) if row["step"] <= last_step]
+    if metrics_path.exists():
+        write_atomically(metrics_path, "".join(line + "\n" for line, _ in kept))
+    return [row for _, row in kept]
+
+
+def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | None]]]:
+    """Lines and what they hold, but for the last one if a kill cut it short.
+
+    Raises:
+        ClmrError: If another line is no row; something else has written there.
+    """
+    lines = metrics_path.read_text(encoding="utf-8").splitlines() if metrics_path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = dict(json.loads(line))
+            _ = row["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                return
+            raise ClmrError(
+                f"Line {number} of {metrics_path} is damaged, and {len(lines) - number} follow it; mend or remove it."
+            ) from error
+        yield line, row
+
+
+def _mark_start(folder: Path, last_kept_step: int) -> None:
+    # TensorBoard drops the points from such a mark's step on, for every mark but the first it sees.
+    writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
+    writer.add_event(event_pb2.Event(step=last_kept_step + 1, session_log=SessionLog(status=SessionLog.START)))
+    writer.close()
+
+
+def _open_events(folder: Path) -> tf.summary.SummaryWriter:
+    before = set(folder.glob("events.*"))
+    try:
+        return tf.summary.create_file_writer(str(folder))
+    except tf.errors.OpError:
+        # One for each attempt would be left otherwise, with nothing in it.
+        for path in set(folder.glob("events.*")) - before:
+            path.unlink()
+        raise
+
+
+def _write_embeddings(folder: Path, vectors: np.ndarray, metadata: Sequence[Mapping[str, object]]) -> None:
+    names = list(metadata[0])
+    rows = ["\t".join(names), *("\t".join(_tsv_cell(row[name]) for name in names) for row in metadata)]
+    write_atomically(folder / _PROJECTOR_METADATA, "\n".join(rows) + "\n")
+    lines = ("\t".join(f"{value:.5g}" for value in vector) for vector in vectors)
+    write_atomically(folder / _PROJECTOR_TENSORS, "\n".join(lines) + "\n")
+    config = projector.ProjectorConfig()
+    config.embeddings.add(
+        tensor_name="validation embeddings",
+        tensor_path=_PROJECTOR_TENSORS,
+        metadata_path=_PROJECTOR_METADATA,
+    )
+    projector.visualize_embeddings(str(folder), config)
+
+
+def _tsv_cell(value: object) -> str:
+    return " ".join(str(value).split()) or "-"
+
+
+_MAX_EMBEDDINGS = 2_000
+_EMBEDDING_BATCH = 32
+
+
+def log_views(log: RunLog, model: TrainedModel, dataset: tf.data.Dataset, config: TrainConfig) -> None:
+    """Lets the first clips of the run be heard, as they are and as the views that the model sees of them."""
+    count = config.num_audio_examples
+    if count == 0:
+        return
+    batch = next(iter(dataset))
+    clips = batch["clips"][:count]
+    views = tf.reshape(model.make_views(clips, batch["seeds"][:count]), clips.shape)
+    for number, name in enumerate(("first", "second")[: clips.shape[1]]):
+        log.audio(0, f"{name}_crop/original", clips[:, number].numpy(), config.sample_rate_hz)
+        log.audio(0, f"{name}_crop/view", views[:, number].numpy(), config.sample_rate_hz)
+
+
+def log_embeddings(
+    log: RunLog, encoder: SampleCNN, corpus: Corpus, progressed: Callable[[], None] = lambda: None
+) -> None:
+    """Puts embeddings of the validation split into the projector, with song, tags and time of each window.
+
+    Every item gives the same number of windows, spread over its length, at most 2,000 in all; of more than 2,000
+    items as many, spread evenly over the split, give one window each. Without a validation split nothing is shown.
+    `progressed` is called after each batch of windows.
+    """
+    items = corpus.items_of("valid")
+    if not items:
+        return
+    if len(items) > _MAX_EMBEDDINGS:
+        items = [items[row] for row in np.linspace(0, len(items) - 1, _MAX_EMBEDDINGS).astype(int)]
+    clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
+    windows = []
+    for row, item in enumerate(items):
+        starts = window_starts(item.num_samples, clip_num_samples)
+        kept = np.linspace(0, len(starts) - 1, min(len(starts), max(1, _MAX_EMBEDDINGS // len(items))))
+        windows += [(row, start) for start in starts[np.unique(kept.astype(int))]]
+    read_crop = crop_reader(corpus, items, clip_num_samples)
+    rows, starts = (np.array(column, np.int64) for column in zip(*windows, strict=True))
+    clips = tf.data.Dataset.from_tensor_slices((rows, starts)).map(read_crop).batch(_EMBEDDING_BATCH)
+    vectors = []
+    for batch in clips:
+        vectors.append(tf.cast(encoder(batch, training=False), tf.float32).numpy())
+        progressed()
+    metadata = [
+        {
+            "item": items[row].id,
+            "song": items[row].song_id,
+            "tags": ", ".join(items[row].tags),
+            "seconds": round(start / rate, 2),
+        }
+        for row, start in windows
+    ]
+    log.embeddings(np.concatenate(vectors), metadata)

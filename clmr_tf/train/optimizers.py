@@ -1,0 +1,288 @@
+"""The optimizers: Adam, AdamW, SGD, LARS and LAMB."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
+
+
+def is_kernel(weight: tf.Variable) -> bool:
+    """Whether a weight is decayed and adapted: kernels are; biases, and scales and offsets of normalisation, are not.
+
+    Told by the rank, since the variable that an optimizer is handed has lost its name. By name, SimCLR's LARS and the
+    LAMB of ALBERT leave out the same ones.
+    """
+    return weight.shape.rank > 1
+
+
+def trust_ratio(weight: tf.Tensor, update: tf.Tensor, coefficient: float = 1.0) -> tf.Tensor:
+    """`coefficient` ‖weight‖ / ‖update‖, a scalar; 1 where either is zero.
+
+    The norms are Euclidean, over all elements. A ratio of 0 would keep a weight that starts at zero there for ever.
+    """
+    weight_norm, update_norm = tf.norm(weight), tf.norm(update)
+    ratio = coefficient * tf.math.divide_no_nan(weight_norm, update_norm)
+    return tf.where((weight_norm > 0) & (update_norm > 0), ratio, tf.ones_like(ratio))
+
+
+@keras.saving.register_keras_serializable("clmr_tf")
+class Nesterov(keras.optimizers.Optimizer):
+    """`torch.optim.SGD(nesterov=True)` (PyTorch's documentation of it; Sutskever et al. 2013, section 2).
+
+    With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
+
+        u = g + λ w
+        v ← m v + u
+        w ← w - η (u + m v)
+
+    The velocity has no learning rate in it, so a new learning rate counts for the whole of the next step. That of
+    Keras' own SGD has, and goes on with the rate of the steps before.
+
+    Args:
+        learning_rate: A number or a schedule.
+        momentum: m.
+        decay: λ, of all weights, biases and batch normalisation too, as the released code does it.
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 3e-4,
+        *,
+        momentum: float = 0.9,
+        decay: float = 1e-6,
+        **kwargs,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+        self.decay = decay
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the velocities of the weights, once."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Changes a weight."""
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        update = tf.cast(gradient, variable.dtype) + self.decay * variable
+        velocity = self._velocities[self._get_variable_index(variable)]
+        self.assign(velocity, self.momentum * velocity + update)
+        self.assign_sub(variable, learning_rate * (update + self.momentum * velocity))
+
+    def get_config(self) -> dict:
+        """The arguments, for Keras to make it again."""
+        return {**super().get_config(), "momentum": self.momentum, "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable("clmr_tf")
+class AdamW(keras.optimizers.Adam):
+    """Adam with decoupled weight decay, Loshchilov and Hutter 2019, algorithm 2.
+
+    With w a weight, λ the decay, η the learning rate, which scales both parts as in PyTorch and Keras:
+
+        w ← w - η λ w - η (Adam's direction)
+
+    Keras' own AdamW decays in `apply`, which training does not call, and decays biases as well.
+
+    Args:
+        learning_rate: A number or a schedule.
+        kernel_decay: λ, of weights of at least two dimensions; the others are not decayed.
+        **kwargs: Of `keras.optimizers.Adam`, with its names and defaults.
+    """
+
+    def __init__(
+        self, learning_rate: float | LearningRateSchedule = 1e-3, *, kernel_decay: float = 1e-6, **kwargs
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.kernel_decay = kernel_decay
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Decays a weight and then takes Adam's step, whose direction does not depend on the weight."""
+        if is_kernel(variable):
+            self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * self.kernel_decay * variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict:
+        """The arguments, for Keras to make it again."""
+        return {**super().get_config(), "kernel_decay": self.kernel_decay}
+
+
+@keras.saving.register_keras_serializable("clmr_tf")
+class LARS(keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling, You et al. 2017, as SimCLR has it (`lars_optimizer.py`, classic momentum).
+
+    With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
+
+        u = g + λ w
+        v ← m v + η (trust_coefficient ‖w‖ / ‖u‖) u
+        w ← w - v
+
+    Biases and batch normalisation have neither decay nor ratio: v ← m v + η g. While a kernel or its u is zero, what
+    stands in brackets is 1.
+
+    The released CLMR code means the same and does another thing: its LARS (package simclr 1.0.2) ignores the list of
+    what to leave out, so that biases and batch normalisation are decayed and adapted too, and its ratio of a zero
+    weight is 0, so that the offsets of batch normalisation, which start at zero, stay there.
+
+    Args:
+        learning_rate: A number or a schedule.
+        momentum: m.
+        kernel_decay: λ, of weights of at least two dimensions.
+        trust_coefficient: Share of a weight's norm that a step moves it at a learning rate of 1 ("eeta" in SimCLR).
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.1,
+        *,
+        momentum: float = 0.9,
+        kernel_decay: float = 1e-6,
+        trust_coefficient: float = 1e-3,
+        **kwargs,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+        self.kernel_decay = kernel_decay
+        self.trust_coefficient = trust_coefficient
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the velocities of the weights, once."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Changes a weight; its gradient must be that of the whole batch, for the norm to be."""
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        update = tf.cast(gradient, variable.dtype)
+        if is_kernel(variable):
+            update += self.kernel_decay * variable
+            update *= trust_ratio(variable, update, self.trust_coefficient)
+        velocity = self._velocities[self._get_variable_index(variable)]
+        self.assign(velocity, self.momentum * velocity + learning_rate * update)
+        self.assign_sub(variable, velocity)
+
+    def get_config(self) -> dict:
+        """The arguments, for Keras to make it again."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "kernel_decay": self.kernel_decay,
+            "trust_coefficient": self.trust_coefficient,
+        }
+
+
+@keras.saving.register_keras_serializable("clmr_tf")
+class LAMB(keras.optimizers.Optimizer):
+    """Layer-wise adaptive moments, You et al. 2020, algorithm 2, with the identity for its φ.
+
+    With w a weight, m and v the bias-corrected running means of its gradient and of the square, η the learning rate,
+    λ the decay:
+
+        r = m / (√v + ε)
+        u = r + λ w
+        w ← w - η (‖w‖ / ‖u‖) u
+
+    Biases and batch normalisation have neither decay nor ratio, w ← w - η r, as in Google's code for ALBERT
+    (`lamb_optimizer.py`). While a kernel or its u is zero, the ratio is 1. Keras' own Lamb adapts biases as well and
+    leaves the decay to `apply`, outside of the ratio.
+
+    Args:
+        learning_rate: A number or a schedule.
+        beta_1: Share that a step keeps of the mean of the gradient.
+        beta_2: Share that a step keeps of the mean of its square.
+        epsilon: ε.
+        kernel_decay: λ, of weights of at least two dimensions.
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 1e-3,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        kernel_decay: float = 1e-6,
+        **kwargs,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.kernel_decay = kernel_decay
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the running means of the weights' gradients, once."""
+        if self.built:
+            return
+        super().build(variables)
+        self._means, self._mean_squares = self.add_optimizer_variables(variables, ["mean", "mean_square"])
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Changes a weight; its gradient must be that of the whole batch, for the norm to be."""
+        learning_rate, gradient = (tf.cast(value, variable.dtype) for value in (learning_rate, gradient))
+        index = self._get_variable_index(variable)
+        mean = self._averaged(self._means[index], gradient, self.beta_1)
+        mean_square = self._averaged(self._mean_squares[index], tf.square(gradient), self.beta_2)
+        update = mean / (tf.sqrt(mean_square) + self.epsilon)
+        if is_kernel(variable):
+            update += self.kernel_decay * variable
+            update *= trust_ratio(variable, update)
+        self.assign_sub(variable, learning_rate * update)
+
+    def get_config(self) -> dict:
+        """The arguments, for Keras to make it again."""
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "kernel_decay": self.kernel_decay,
+        }
+
+    def _averaged(self, average: keras.Variable, value: tf.Tensor, share_kept: float) -> tf.Tensor:
+        """Takes a value into its running mean, which starts at zero; returns the mean without the share of that."""
+        self.assign_add(average, (1.0 - share_kept) * (value - average))
+        step = tf.cast(self.iterations + 1, value.dtype)
+        # 1 - share_kept ** step, of which float32 would lose the last digits in the first steps.
+        return average / -tf.math.expm1(step * math.log(share_kept))
+
+
+# Keras has an epsilon of 1e-7, PyTorch 1e-8. Keras' Adam adds it before the bias correction, PyTorch after, which
+# differs in the first steps for gradients of about 1e-6 and below.
+EPSILON = 1e-8
+
+
+def build_optimizer(
+    name: str, learning_rate: float | LearningRateSchedule, *, weight_decay: float = 1e-6
+) -> keras.Optimizer:
+    """Makes an optimizer, to be built for its weights.
+
+    Args:
+        name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).
+        learning_rate: A number, or one for each step, see `learning_rates.py`.
+        weight_decay: Of kernels, for "adamw", "lars" and "lamb"; of all weights, for "nesterov"; "adam" and "sgd" have
+            none.
+
+    Raises:
+        ValueError: If there is no optimizer of this name.
+    """
+    optimizers = {
+        "adam": lambda: keras.optimizers.Adam(learning_rate, epsilon=EPSILON),
+        "adamw": lambda: AdamW(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
+        "lars": lambda: LARS(learning_rate, kernel_decay=weight_decay),
+        "lamb": lambda: LAMB(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
+        "nesterov": lambda: Nesterov(learning_rate, decay=weight_decay),
+        "sgd": lambda: keras.optimizers.SGD(learning_rate, momentum=0.9),
+    }
+    if name not in optimizers:
+        raise ValueError(f"name must be one of {list(optimizers)}. Received: {name!r}")
+    return optimizers[name]()

@@ -1,0 +1,251 @@
+"""The folder of a run: its configuration, its record, and who may write to it."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from clmr_tf import __version__
+from clmr_tf.config.command_line import from_plain, to_plain
+from clmr_tf.config.train import CHANGEABLE_ON_RESUME, TrainConfig
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.errors import UsageError
+from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.hardware import hardware
+
+logger = logging.getLogger(__name__)
+
+_TREE = Path(__file__).resolve().parents[2]
+
+
+def git_revision(tree: Path = _TREE) -> str | None:
+    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
+
+    Args:
+        tree: Folder that `clmr_tf` is imported from. A repository that merely has it somewhere below, such as in a
+            virtual environment, is another project's, and its revision says nothing about this code.
+    """
+    # A hook or an alias of git names the repository that it is for.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tree), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        is_ours = '"clmr_tf"' in (tree / "setup.py").read_text(encoding="utf-8")
+        if not is_ours or Path(git("rev-parse", "--show-toplevel")).resolve() != tree.resolve():
+            return None
+        git("ls-files", "--error-unmatch", "setup.py", f"clmr_tf/train/{Path(__file__).name}")
+        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed") or None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+CONFIG_FILE = "config.json"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+PENDING_FILE = "pending.json"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+NONFINITE = "nonfinite"
+TENSORBOARD = "tensorboard"
+_LOCK_FILE = ".lock"
+_PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "soundfile", "soxr")
+
+
+@contextlib.contextmanager
+def opened_run_folder(workdir: Path, config: TrainConfig, *, writes: bool = True) -> Iterator[Path]:
+    """Makes or reopens the folder of a run and keeps every other process out while it is in use.
+
+    Args:
+        workdir: Folder of the run; made if it does not exist.
+        config: What the run is told; the same as the folder's, but for `CHANGEABLE_ON_RESUME`.
+        writes: False for a worker beside the chief, which has the folder for all of them.
+
+    Raises:
+        UsageError: If the folder cannot be written, is in use, or holds a run with other settings.
+    """
+    refuse_pattern(workdir)
+    if not writes:
+        _check_same_settings(workdir, config)
+        yield workdir
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / _LOCK_FILE).open("w")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another process is training in {workdir}; wait for it or choose another --workdir."
+            ) from error
+        _check_same_settings(workdir, config)
+        yield workdir
+
+
+def read_config(workdir: Path) -> TrainConfig:
+    """The configuration of the run in a folder; UsageError if there is none that can be read."""
+    path = workdir / CONFIG_FILE
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{workdir} is not the folder of a run: {path} cannot be read.") from error
+    return from_plain(TrainConfig, plain, where=str(path))
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """What run.json holds: the corpus and every start of the run; UsageError if it cannot be read."""
+    path = workdir / RUN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        # What is read of it further on; the corpus is there from the first start on.
+        if not isinstance(record["starts"], list) or not isinstance(record["corpus"]["fingerprint"], str):
+            raise TypeError("not the record of a run")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{path} cannot be read; bring it back, or delete it and lose the record of starts."
+        ) from error
+    return record
+
+
+def record_start(
+    workdir: Path,
+    config: TrainConfig,
+    corpus: Corpus,
+    first_step: int,
+    devices: Mapping[str, Any],
+    labels: dict[str, Any] | None = None,
+) -> None:
+    """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, devices, corpus.
+
+    To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
+    configuration behind for later ones to differ from.
+
+    Args:
+        workdir: Folder of the run.
+        config: What the run is told, resolved.
+        corpus: What it learns from.
+        first_step: 0, or where it resumes.
+        devices: What it trains on (`describe_devices`); a note is logged where the start before had other replicas.
+        labels: Which labels it may use, if any.
+
+    Raises:
+        UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
+    """
+    path = workdir / RUN_FILE
+    description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
+    record = read_record(workdir) if path.exists() else {"starts": [], "corpus": description}
+    is_changed = record["corpus"]["fingerprint"] != description["fingerprint"]
+    if is_changed and first_step > 0 and not config.allow_changed_corpus:
+        raise UsageError(
+            f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
+            "use a new --workdir, bring back the music as it was, or allow it with --allow-changed-corpus."
+        )
+    hours = dict.fromkeys(corpus.manifest.num_items, 0.0)
+    for item in corpus.items:
+        hours[item.split] += item.num_samples / corpus.manifest.sample_rate_hz / 3600
+    record["corpus"] = {
+        **description,
+        "description": corpus.manifest.source.get("description"),
+        "hours": hours,
+        "num_items": dict(corpus.manifest.num_items),
+        "num_songs": dict(corpus.manifest.num_songs),
+    }
+    if labels is not None:
+        record["labels"] = labels
+    if first_step > 0:
+        _note_other_replicas(record["starts"], devices["num_replicas"])
+    record["starts"].append(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "first_step": first_step,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "hardware": hardware(),
+            **devices,
+        }
+    )
+    write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    found = {"clmr_tf": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
+    # A start of an earlier version did not say.
+    num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
+    if num_before != num_replicas:
+        replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
+        logger.warning(
+            "The run goes on with %s, where it had %d; its numbers are the same but for rounding, not bit for bit.",
+            replicas,
+            num_before,
+        )
+
+
+def ends_with_schedule(config: TrainConfig) -> bool:
+    """Whether the end of a run is where its learning rate reaches zero, so that it can go on no further."""
+    return config.schedule == "cosine" and not config.decay_steps
+
+
+def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
+    """What a run in a folder was told otherwise, each "name before -> now", but for what may change on the way.
+
+    Where the schedule of the learning rate forbids what others allow, the reason stands behind it.
+
+    Raises:
+        UsageError: If the settings of the run in `workdir` cannot be read.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return []
+    before = read_config(workdir)
+    reasons = {}
+    if ends_with_schedule(config):
+        reason = "--schedule cosine without --decay-steps reaches zero at the end of the run"
+        reasons = dict.fromkeys(("steps", "epochs"), f" ({reason})")
+    if config.schedule == "plateau":
+        reason = "of --schedule plateau what is validated decides the learning rate"
+        reasons = dict.fromkeys(("validate_every", "num_validation_pairs"), f" ({reason})")
+    changeable = CHANGEABLE_ON_RESUME - reasons.keys()
+    return [
+        f"{field.name} {getattr(before, field.name)} -> {getattr(config, field.name)}{reasons.get(field.name, '')}"
+        for field in dataclasses.fields(config)
+        if field.name not in changeable and getattr(before, field.name) != getattr(config, field.name)
+    ]
+
+
+def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
+    differing = settings_that_differ(workdir, config)
+    if differing:
+        has_other_length = any(name.startswith(("steps ", "epochs ")) for name in differing)
+        why = "; its cosine schedule ends with its last step, so it cannot be made longer" if has_other_length else ""
+        raise UsageError(
+            f"{workdir} holds a run with other settings ({', '.join(differing)}{why}); "
+            "choose another --workdir, or give the settings of that run."
+        )

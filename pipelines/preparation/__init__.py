@@ -1,0 +1,1 @@
+"""What all corpora share: from sources to a prepared corpus."""

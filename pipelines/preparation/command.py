@@ -1,0 +1,132 @@
+"""The command of a corpus: its options, its progress and its last words."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from clmr_tf.audio.decoding import NOT_AUDIO
+from clmr_tf.audio.listing import counted_extensions
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.console import notes, results
+from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
+from pipelines.preparation.prepare import Progress
+from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.sources import counted_reasons, read_skipped
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+@contextlib.contextmanager
+def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
+    """Yields what `prepare` takes as `on_progress`. Nothing is shown before its first call.
+
+    Args:
+        name: What is prepared, in a word.
+    """
+    if not notes.is_terminal:
+        yield _line_printer(name)
+        return
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files, {task.fields[amounts]}"),
+        TimeRemainingColumn(),
+    ]
+    bar = Bar(*columns, console=notes)
+    with contextlib.ExitStack() as stack:
+        task = bar.add_task(f"Preparing {name}", amounts="")
+
+        def show(progress: Progress) -> None:
+            if not bar.live.is_started:
+                stack.enter_context(bar)
+            bar.update(task, completed=progress.num_done, total=progress.num_files, amounts=_amounts(progress))
+
+        yield show
+
+
+def summarise(corpus: Corpus) -> str:
+    """One sentence about a finished corpus: what it holds and what was left out."""
+    manifest = corpus.manifest
+    hours = sum(item.num_samples for item in corpus.items) / manifest.sample_rate_hz / 3600
+    splits = ", ".join(f"{manifest.num_items[split]:,} {split}" for split in SPLITS if split in manifest.num_items)
+    sentence = f"{corpus.folder}: {len(corpus.items):,} items ({splits}), {hours:.2f} hours of audio"
+    if damaged := [item for item in corpus.items if item.lost_seconds > 0]:
+        lost_seconds = sum(item.lost_seconds for item in damaged)
+        are = "item is" if len(damaged) == 1 else "items are"
+        sentence += f"; {len(damaged):,} {are} damaged and lack {lost_seconds:.1f} s (lost_seconds in index.jsonl)"
+    if manifest.num_skipped:
+        sentence += f"; left out: {counted_reasons(manifest.num_skipped)} (see {SKIPPED_FILE} there)"
+        if no_audio := read_skipped(corpus.folder / SKIPPED_FILE, NOT_AUDIO):
+            sentence += f"; no audio: {counted_extensions(no_audio)}"
+    return sentence + "."
+
+
+def _line_printer(name: str) -> Callable[[Progress], None]:
+    last_line_at = float("-inf")
+
+    def show(progress: Progress) -> None:
+        nonlocal last_line_at
+        now = time.monotonic()
+        if now - last_line_at >= _SECONDS_BETWEEN_LINES or progress.num_done == progress.num_files:
+            last_line_at = now
+            notes.print(
+                f"Preparing {name}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
+                markup=False,
+            )
+
+    return show
+
+
+def _amounts(progress: Progress) -> str:
+    return f"{progress.audio_seconds / 3600:.1f} hours of audio, {progress.num_skipped} left out"
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusOptions(PrepareSettings):
+    """Where files are, besides how they are prepared."""
+
+    data: Path | None = None
+    """Folder with the published files, laid out as described above; if not given, the one named there."""
+    out: Path | None = None
+    """Folder that becomes the corpus: new, empty, or interrupted; if not given, the one in corpora/ that --corpus
+    and the name of this data set means to other commands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadOptions(CorpusOptions):
+    """The same for data sets that anyone may fetch."""
+
+    download: bool = False
+    """Fetch what is missing first; you accept the licence that is named above."""
+
+
+Options = TypeVar("Options", bound=CorpusOptions)
+
+
+def run_pipeline(
+    arguments: Sequence[str],
+    prepare: Callable[[Path, Options], Corpus],
+    *,
+    options_type: type[Options],
+    name: str,
+    description: str,
+) -> None:
+    """Reads the command line, prepares the corpus and says what it holds.
+
+    Args:
+        arguments: The command line without the program's name.
+        prepare: Makes the corpus from its destination and the options.
+        options_type: What the command line may hold.
+        name: Name of the pipeline.
+        description: What `--help` says.
+    """
+    options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
+    corpus = prepare(options.out or default_destination(name, options), options)
+    results.print(summarise(corpus), markup=False)

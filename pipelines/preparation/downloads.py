@@ -1,0 +1,347 @@
+"""Downloads that resume, and archives unpacked with care."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import http.client
+import io
+import os
+import re
+import shutil
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from clmr_tf.console import notes
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import put_in_place, sync
+
+_BLOCK_NUM_BYTES = 2**20
+_SILENCE_LIMIT_SECONDS = 60.0
+# Attempts in a row that bring no byte; one that brings some is followed by another as often as need be.
+_NUM_FRUITLESS_ATTEMPTS = 5
+_PAUSE_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+    """A file that others publish.
+
+    Attributes:
+        name: Its place in the folder of the data.
+        url: http or https.
+        checksum: What its bytes must have, as "sha256:..." or, where nothing better was published, "sha1:...".
+    """
+
+    name: str
+    url: str
+    checksum: str
+
+
+def fetch(remote: RemoteFile, folder: Path) -> Path:
+    """Brings a file into `folder`, unless it is there with the right checksum already.
+
+    Args:
+        remote: What to fetch.
+        folder: Where to; made if it does not exist.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UsageError: If a file of that name with another content is there, or another process fetches it right now.
+        ClmrError: If the server does not deliver, or delivers something else; what came so far is kept in the first
+            case and removed in the second.
+        OSError: If the disk is full; starting again goes on from there.
+    """
+    path = folder / remote.name
+    if path.exists():
+        if not has_checksum(path, remote.checksum):
+            raise UsageError(f"{path} is not the file that was published ({remote.checksum}); move it away.")
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with _claimed(part) as file:
+        _receive(remote, file)
+        file.flush()
+        if not has_checksum(part, remote.checksum):
+            part.unlink()
+            raise ClmrError(
+                f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
+            )
+        put_in_place(part, path)
+    return path
+
+
+def has_checksum(path: Path, checksum: str) -> bool:
+    """Whether the bytes of a file have a checksum such as "sha256:..."."""
+    algorithm, _, expected = checksum.partition(":")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest() == expected
+
+
+@contextlib.contextmanager
+def _claimed(part: Path) -> Iterator[BinaryIO]:
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"Another process is fetching {part} right now; wait until it is done.") from error
+        yield file
+
+
+def _receive(remote: RemoteFile, file: BinaryIO) -> None:
+    """Appends to `file` until it is whole."""
+    if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
+        raise UsageError(f"{remote.url} is no address that files are fetched from; use http or https.")
+    num_fruitless = 0
+    with _shown_transfer(remote.name) as bar:
+        while True:
+            num_bytes_before = file.tell()
+            try:
+                if _receive_some(remote.url, file, bar):
+                    return
+                reason = "the connection broke"
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise ClmrError(f"{remote.url} cannot be fetched: the server answers {error.code}.") from error
+                reason = f"the server answers {error.code}"
+            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            num_fruitless = 0 if file.tell() > num_bytes_before else num_fruitless + 1
+            if num_fruitless == _NUM_FRUITLESS_ATTEMPTS:
+                raise ClmrError(f"{remote.url} cannot be fetched: {reason}; start again to go on from here.")
+            time.sleep(_PAUSE_SECONDS * num_fruitless)
+
+
+def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
+    """One request for what is missing; whether the file is whole after it."""
+    num_bytes = file.tell()
+    headers = {"Range": f"bytes={num_bytes}-"} if num_bytes else {}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SILENCE_LIMIT_SECONDS)
+    except urllib.error.HTTPError as error:
+        # Nothing lies behind the last byte: it is whole, or longer than what is published, as its checksum will tell.
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and num_bytes:
+            return True
+        raise
+    with response:
+        if num_bytes and _first_byte(response) != num_bytes:
+            file.truncate(0)
+            num_bytes = 0
+        length = response.headers.get("Content-Length")
+        whole_num_bytes = num_bytes + int(length) if length is not None else None
+        bar.begin(num_bytes, whole_num_bytes)
+        while block := response.read(_BLOCK_NUM_BYTES):
+            file.write(block)
+            bar.advance(len(block))
+    # A reader with a block size is not told that a connection broke: the last block is only shorter.
+    file.flush()
+    return whole_num_bytes is None or file.tell() >= whole_num_bytes
+
+
+def _first_byte(response: http.client.HTTPResponse) -> int:
+    """Where in the file the answer begins: 0 unless it is a part (status 206) that says another place."""
+    described = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(described[1]) if response.status == http.HTTPStatus.PARTIAL_CONTENT and described else 0
+
+
+class _Transfer:
+    def __init__(self, bar: Progress | None, name: str) -> None:
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task(f"Fetching {name}", total=None)
+
+    def begin(self, num_bytes: int, whole_num_bytes: int | None) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=num_bytes, total=whole_num_bytes)
+
+    def advance(self, num_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, num_bytes)
+
+
+@contextlib.contextmanager
+def _shown_transfer(name: str) -> Iterator[_Transfer]:
+    if not notes.is_terminal:
+        notes.print(f"Fetching {name} ...", markup=False)
+        yield _Transfer(None, name)
+        return
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
+    with Progress(*columns, console=notes) as bar:
+        yield _Transfer(bar, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnpackingLimits:
+    """What an archive may hold at most, so that a small file cannot fill the disk."""
+
+    num_bytes: int
+    num_files: int = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """One file of an archive: its name in it, its size as announced, what is wrong with its kind, and its content."""
+
+    name: str
+    num_bytes: int
+    objection: str | None
+    open: Callable[[], BinaryIO]
+
+
+def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLimits) -> None:
+    """Unpacks a zip archive; files that are there already are replaced.
+
+    Args:
+        archive: Its path, or its bytes in a file that can seek.
+        destination: Folder; made if it does not exist.
+        limits: What it may hold.
+
+    Raises:
+        UsageError: If it is no sound archive, or holds something that it must not; in the latter case before
+            anything is written.
+    """
+    name = getattr(archive, "name", "the archive") if not isinstance(archive, Path) else archive
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [_zip_member(opened, entry) for entry in opened.infolist() if not entry.is_dir()]
+            _unpack(members, destination, limits, name)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UsageError(f"{name} is no sound zip archive ({error}); fetch it again.") from error
+
+
+def unpack_tar(archive: Path, destination: Path, limits: UnpackingLimits) -> None:
+    """The same for a tar archive, compressed or not."""
+    try:
+        with tarfile.open(archive) as opened:
+            members = [_tar_member(opened, entry) for entry in opened if not entry.isdir()]
+            _unpack(members, destination, limits, archive)
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise UsageError(f"{archive} is no sound tar archive ({error}); fetch it again.") from error
+
+
+class JoinedFiles(io.RawIOBase):
+    """Several files one after the other as one that can be read and sought in, as `cat` would write it."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [path.open("rb") for path in paths]
+        self._ends: list[int] = []
+        for file in self._files:
+            self._ends.append((self._ends[-1] if self._ends else 0) + os.fstat(file.fileno()).st_size)
+        self._position = 0
+        self.name = " + ".join(str(path) for path in paths)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Position in the whole, in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Goes to a position in the whole, as every file does."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
+        if base + offset < 0:
+            raise ValueError(f"position {base + offset} lies before the first byte")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Reads up to the end of the file at hand; 0 at the end of the last one."""
+        for file, end in zip(self._files, self._ends, strict=True):
+            if self._position < end:
+                file.seek(self._position - end, io.SEEK_END)
+                num_bytes = file.readinto(buffer)
+                self._position += num_bytes
+                return num_bytes
+        return 0
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for file in self._files:
+            file.close()
+        super().close()
+
+
+def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
+    mode = entry.external_attr >> 16
+    is_odd = mode != 0 and stat.S_IFMT(mode) not in (0, stat.S_IFREG)
+    objection = "is a link or a device" if is_odd else None
+    # The name as it stands in the archive: zipfile cuts it at a zero byte and turns other separators round.
+    return _Member(entry.orig_filename, entry.file_size, objection, lambda: archive.open(entry))
+
+
+def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
+    objection = None if entry.isreg() else "is a link or a device"
+    return _Member(entry.name, entry.size, objection, lambda: archive.extractfile(entry))
+
+
+def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimits, archive: object) -> None:
+    for member in members:
+        objection = member.objection or _objection_to_name(member.name)
+        if objection is not None:
+            raise UsageError(f"{archive} is not unpacked, since {member.name!r} in it {objection}.")
+    num_bytes = sum(member.num_bytes for member in members)
+    if num_bytes > limits.num_bytes or len(members) > limits.num_files:
+        raise UsageError(
+            f"{archive} is not unpacked, since its {len(members)} files of {num_bytes} bytes are more than the "
+            f"{limits.num_files} files of {limits.num_bytes} bytes that it may hold."
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    root = destination.resolve()
+    folders = {root}
+    for member in members:
+        path = root / PurePosixPath(member.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Somebody may have put a link into the folder before.
+        if not path.parent.resolve().is_relative_to(root):
+            raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
+        _write(member, path, archive)
+        folders.add(path.parent)
+    # Once for all of their files, of which there may be thousands.
+    for folder in folders:
+        sync(folder)
+
+
+def _objection_to_name(name: str) -> str | None:
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        return "would be written outside of the folder"
+    if not name or "\0" in name or parts[-1] in ("", "."):
+        return "has a name that no file can have"
+    return None
+
+
+def _write(member: _Member, path: Path, archive: object) -> None:
+    growing = path.with_name(f".{path.name}.unpacking"[-255:])
+    try:
+        with member.open() as source, growing.open("wb") as target:
+            # Announced sizes were added up above; what is more than announced is not to be believed.
+            remaining = member.num_bytes
+            while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
+                remaining -= len(block)
+                if remaining < 0:
+                    raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
+                target.write(block)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        sync(growing)
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)

@@ -1,0 +1,199 @@
+"""What a preparation has done so far, so that it resumes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.data.corpus import PCM_DTYPE, Item
+from pipelines.preparation.settings import publish
+
+# How much audio a power cut may cost: so much may be on its way to the disk, and is read again on opening.
+_SYNC_BYTES = 256 * 2**20
+
+
+class GrowingAudio:
+    """Appends the audio of one item after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        self._num_unsynced_bytes = 0
+
+    @property
+    def num_samples(self) -> int:
+        """Length so far, which is where the next item begins."""
+        return self._file.tell() // PCM_DTYPE.itemsize
+
+    def append(self, part: Path) -> None:
+        """Copies the samples of `part` to the end."""
+        with part.open("rb") as samples:
+            shutil.copyfileobj(samples, self._file, 2**20)
+            self._num_unsynced_bytes += samples.tell()
+        self._file.flush()
+        if self._num_unsynced_bytes >= _SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Waits until everything is on the disk."""
+        os.fsync(self._file.fileno())
+        self._num_unsynced_bytes = 0
+
+    def close(self) -> None:
+        """Closes the file; OSError if the disk is too full for what was appended last."""
+        self._file.close()
+
+
+def num_items_with_sound_audio(items: Sequence[Item], path: Path) -> int:
+    """How many items, from the first on, have their audio in the file as the index describes it.
+
+    Compares the digests of all that may not have been on the disk when the power went; what was synced
+    before is only counted.
+    """
+    size = path.stat().st_size
+    num_complete = sum(_end_bytes(item) <= size for item in items)
+    first, num_bytes = num_complete, 0
+    while first > 0 and num_bytes < _SYNC_BYTES:
+        first -= 1
+        num_bytes += items[first].num_samples * PCM_DTYPE.itemsize
+    with path.open("rb") as samples:
+        for index in range(first, num_complete):
+            samples.seek(items[index].offset_samples * PCM_DTYPE.itemsize)
+            audio = samples.read(items[index].num_samples * PCM_DTYPE.itemsize)
+            if digest_of(audio) != items[index].digest:
+                return index
+    return num_complete
+
+
+def cut_audio(items: Sequence[Item], path: Path) -> None:
+    """Cuts off what does not belong to one of the items."""
+    os.truncate(path, _end_bytes(items[-1]) if items else 0)
+
+
+def digest_of(pcm: bytes) -> str:
+    """What the index keeps of an item's audio: the first 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(pcm).hexdigest()[:16]
+
+
+def _end_bytes(item: Item) -> int:
+    return (item.offset_samples + item.num_samples) * PCM_DTYPE.itemsize
+
+
+_STATE_FILE = "state.json"
+_JOURNAL_FILE = "journal.jsonl"
+_PARTS_PREFIX = "parts-"
+
+
+class Journal:
+    """Appends one row per source, and knows those that are there.
+
+    Attributes:
+        items: Items that are done, in order.
+        skipped: Files that were left out, in order.
+        audio: The audio of all items, None where the corpus points at its source files.
+        parts: Folder for the audio of files that are not in the journal yet.
+    """
+
+    def __init__(self, path: Path, audio: GrowingAudio | None, parts: Path, rows: list[Item | SkippedFile]) -> None:
+        self._file = path.open("ab")
+        self.audio = audio
+        self.parts = parts
+        self.items = [row for row in rows if isinstance(row, Item)]
+        self.skipped = [row for row in rows if isinstance(row, SkippedFile)]
+
+    @property
+    def num_done(self) -> int:
+        """How many sources have their row."""
+        return len(self.items) + len(self.skipped)
+
+    def add_item(self, item: Item, part: Path) -> None:
+        """Appends an item, and its audio, which is moved out of `part`."""
+        if self.audio is not None:
+            self.audio.append(part)
+        self._add_line(item.to_json())
+        self.items.append(item)
+        part.unlink(missing_ok=True)
+
+    def add_skipped(self, skipped: SkippedFile, part: Path) -> None:
+        """Appends a file that was left out, and removes what may have been made of it."""
+        self._add_line(skipped.to_json())
+        self.skipped.append(skipped)
+        part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the file; OSError if the disk is too full for the last row."""
+        self._file.close()
+
+    def _add_line(self, line: str) -> None:
+        self._file.write(line.encode("ascii") + b"\n")
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def opened_journal(work: Path, audio: Path, state: dict[str, object], *, with_audio: bool) -> Iterator[Journal]:
+    """Opens the journal in a work folder that no other process uses, or starts a new one.
+
+    Args:
+        work: The work folder.
+        audio: Where the audio of all items grows.
+        state: Everything that decides about the content of the corpus. If it is not what the journal was
+            begun with, that is thrown away.
+        with_audio: Whether audio is kept at all.
+    """
+    path = work / _JOURNAL_FILE
+    _start_afresh_unless_same(work, audio, state)
+    rows = _cut_to_whole_rows(path, audio if with_audio else None)
+    for left_over in work.glob(f"{_PARTS_PREFIX}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    # A new name every time: a worker of a killed run may live a moment longer and write into the old one.
+    parts = Path(tempfile.mkdtemp(dir=work, prefix=_PARTS_PREFIX))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, parts, ignore_errors=True)
+        growing = stack.enter_context(contextlib.closing(GrowingAudio(audio))) if with_audio else None
+        yield stack.enter_context(contextlib.closing(Journal(path, growing, parts, rows)))
+
+
+def _start_afresh_unless_same(work: Path, audio: Path, state: dict[str, object]) -> None:
+    text = json.dumps(state, sort_keys=True).encode("ascii")
+    path = work / _STATE_FILE
+    if path.is_file() and path.read_bytes() == text:
+        return
+    (work / _JOURNAL_FILE).unlink(missing_ok=True)
+    # Never truncated in place, for somebody may have mapped the audio of an older corpus into memory.
+    audio.unlink(missing_ok=True)
+    publish(text, path, work)
+
+
+def _cut_to_whole_rows(path: Path, audio: Path | None) -> list[Item | SkippedFile]:
+    path.touch()
+    rows, lengths = [], []
+    for row, num_bytes in _whole_rows(path):
+        rows.append(row)
+        lengths.append(num_bytes)
+    if audio is not None:
+        audio.touch()
+        items = [row for row in rows if isinstance(row, Item)]
+        num_sound = num_items_with_sound_audio(items, audio)
+        if num_sound < len(items):
+            del rows[rows.index(items[num_sound]) :]
+        cut_audio(items[:num_sound], audio)
+    os.truncate(path, sum(lengths[: len(rows)]))
+    return rows
+
+
+def _whole_rows(path: Path) -> Iterator[tuple[Item | SkippedFile, int]]:
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                fields = json.loads(line)
+                row = SkippedFile(**fields) if "reason" in fields else Item.from_json(line.decode("ascii"))
+            except (ValueError, TypeError):
+                # A power cut can leave lines of zeros.
+                return
+            yield row, len(line)

@@ -1,0 +1,259 @@
+"""From a list of audio files to a prepared corpus, whatever the files hold and whenever the process is killed.
+
+Worker processes decode, this one writes: in the order of the list, so that the corpus has the same bytes
+whatever the number of workers and however often its preparation was interrupted.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.data.corpus import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    PCM_FILE,
+    SKIPPED_FILE,
+    Corpus,
+    CorpusManifest,
+    Item,
+    count_by_split,
+    fingerprint_of,
+)
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import num_usable_cores
+from pipelines.preparation.journal import Journal, opened_journal
+from pipelines.preparation.reuse import opened_if_finished
+from pipelines.preparation.settings import PrepareSettings, claimed_destination, clear_work_folder, publish
+from pipelines.preparation.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
+from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, transcode
+from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
+
+_logger = logging.getLogger(__name__)
+
+# Several times what the slowest format takes.
+_DIRECT_CHECK_SECONDS, _DIRECT_CHECK_BYTES_PER_SECOND = 20.0, 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a preparation is.
+
+    Attributes:
+        num_done: Files that are decoded or skipped.
+        num_files: All files.
+        num_skipped: Of those done, the ones that were left out.
+        audio_seconds: Audio of the others.
+    """
+
+    num_done: int
+    num_files: int
+    num_skipped: int
+    audio_seconds: float
+
+
+def prepare(
+    sources: Sequence[SourceFile],
+    destination: Path,
+    settings: PrepareSettings,
+    *,
+    name: str,
+    tag_names: Sequence[str],
+    source_description: str,
+    options: Mapping[str, str] | None = None,
+    rejected: Sequence[SkippedFile] = (),
+    arrange: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Corpus:
+    """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
+
+    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; anything else that
+    changes makes it begin again. A finished corpus is never changed: delete its folder to prepare it again.
+
+    Args:
+        sources: The files in the order that the index shall have.
+        destination: Folder of the corpus, made if it does not exist.
+        settings: How.
+        name: Short name of the corpus.
+        tag_names: All tags, in the order of the multi-hot vectors.
+        source_description: Where the files came from, without a path of this machine.
+        options: What else decided about the list; a finished corpus with other options is refused.
+        rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
+        arrange: Gives the items their final songs and splits, once the audio of all is known.
+        on_progress: Called after every file, and once at the beginning.
+
+    Raises:
+        UsageError: If there is nothing to use, the destination cannot be used, or it holds a corpus that was
+            prepared in another way.
+        ClmrError: If more than `settings.max_skipped_share` of the sources cannot be used.
+        OSError: If the disk is full; starting again goes on from there.
+    """
+    check_sources(sources, tag_names)
+    outline = CorpusManifest(
+        name=name,
+        sample_rate_hz=settings.sample_rate_hz,
+        storage=settings.reader,
+        tag_names=tuple(tag_names),
+        num_items={},
+        num_songs={},
+        num_skipped={},
+        source={**(options or {}), "description": source_description, "listing_sha256": listing_digest(sources)},
+        tool_versions=decoder_versions(),
+        fingerprint="",
+    )
+    corpus = opened_if_finished(destination, outline, settings.min_num_samples)
+    if corpus is not None:
+        return corpus
+    if not sources:
+        raise UsageError(
+            f"There is no audio for the corpus {name!r} among {len(rejected)} files ({counted(rejected)})."
+        )
+    with claimed_destination(destination) as work:
+        # Another process may have finished it between the first look and the lock.
+        corpus = opened_if_finished(destination, outline, settings.min_num_samples)
+        if corpus is not None:
+            return corpus
+        state = {
+            "outline": dataclasses.asdict(outline),
+            "min_num_samples": settings.min_num_samples,
+            "sources": sources_digest(sources),
+        }
+        with opened_journal(work, destination / PCM_FILE, state, with_audio=settings.reader == "pcm") as journal:
+            _process(sources, journal, settings, on_progress)
+            skipped = sorted([*rejected, *journal.skipped], key=lambda file: os.fsencode(file.source))
+            publish(_lines(skipped), destination / SKIPPED_FILE, work)
+            _require_enough(journal, destination, settings)
+            items = arrange(journal.items)
+            _warn_of_empty_splits(sources, items)
+            _finish(items, journal, skipped, outline, destination, work)
+        clear_work_folder(destination)
+    return Corpus.open(destination)
+
+
+def _process(
+    sources: Sequence[SourceFile],
+    journal: Journal,
+    settings: PrepareSettings,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    audio_seconds = sum(item.num_samples for item in journal.items) / settings.sample_rate_hz
+
+    def report() -> None:
+        if on_progress is not None:
+            on_progress(Progress(journal.num_done, len(sources), len(journal.skipped), audio_seconds))
+
+    report()
+    remaining = sources[journal.num_done :]
+    tasks = [
+        TranscodingTask(source.path, journal.parts / str(number), settings.sample_rate_hz, settings.min_num_samples)
+        for number, source in enumerate(remaining)
+    ]
+    outcomes = run_in_workers(
+        _work_of(settings.reader),
+        tasks,
+        num_workers=settings.num_workers or num_usable_cores(),
+        timeout_seconds=_time_limit_seconds(remaining, settings),
+    )
+    with contextlib.closing(outcomes):
+        for source, task, outcome in zip(remaining, tasks, outcomes, strict=True):
+            if outcome.error is None:
+                item = _item(source, outcome.result, journal)
+                journal.add_item(item, task.part)
+                audio_seconds += item.num_samples / settings.sample_rate_hz
+            else:
+                journal.add_skipped(_skipped(source, outcome.error), task.part)
+            report()
+
+
+def _time_limit_seconds(sources: Sequence[SourceFile], settings: PrepareSettings) -> float:
+    """How long one file may take."""
+    if settings.reader == "pcm":
+        return settings.timeout_seconds
+    # tensorflow-io loops for ever on some wrong headers, and nothing else takes long.
+    num_bytes = max((source.path.stat().st_size for source in sources if source.path.is_file()), default=0)
+    return min(settings.timeout_seconds, _DIRECT_CHECK_SECONDS + num_bytes / _DIRECT_CHECK_BYTES_PER_SECOND)
+
+
+def _work_of(reader: str) -> Callable[[TranscodingTask], MeasuredAudio]:
+    if reader == "pcm":
+        return transcode
+    # It brings TensorFlow with it, which the other workers do without.
+    from pipelines.preparation.direct_check import validate
+
+    return validate
+
+
+def _item(source: SourceFile, measured: MeasuredAudio, journal: Journal) -> Item:
+    return Item(
+        id=source.item_id,
+        song_id=source.song_id,
+        source=source.source,
+        split=source.split,
+        tags=source.tags,
+        file=PCM_FILE if journal.audio is not None else str(source.path.absolute()),
+        offset_samples=journal.audio.num_samples if journal.audio is not None else 0,
+        **dataclasses.asdict(measured),
+    )
+
+
+def _skipped(source: SourceFile, error: Exception) -> SkippedFile:
+    match error:
+        case UnreadableAudioError():
+            return SkippedFile(source.source, error.reason, error.detail)
+        case WorkerTimeoutError():
+            return SkippedFile(source.source, TIMED_OUT, str(error))
+        case WorkerCrashError() | MemoryError():
+            return SkippedFile(source.source, CRASHED, str(error))
+    # A full disk, or a fault in this program: no matter of this one file.
+    raise error
+
+
+def _require_enough(journal: Journal, destination: Path, settings: PrepareSettings) -> None:
+    num_skipped, num_files = len(journal.skipped), journal.num_done
+    found = f"{num_skipped} of {num_files} audio files cannot be used ({counted(journal.skipped)})"
+    if not journal.items:
+        raise UsageError(f"{found}; {destination / SKIPPED_FILE} says why, and the corpus would be empty.")
+    if num_skipped > settings.max_skipped_share * num_files:
+        raise ClmrError(
+            f"{found}; see {destination / SKIPPED_FILE}, and if that is as it should be, start again with "
+            f"--max-skipped-share {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
+        )
+
+
+def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
+    # In a handful of songs, the one drawn for validation may be the broken one.
+    for split in sorted({source.split for source in sources} - {item.split for item in items}):
+        _logger.warning("None of the files for the split %s can be used; the corpus goes without it.", split)
+
+
+def _finish(
+    items: Sequence[Item],
+    journal: Journal,
+    skipped: Sequence[SkippedFile],
+    outline: CorpusManifest,
+    destination: Path,
+    work: Path,
+) -> None:
+    if journal.audio is not None:
+        journal.audio.sync()
+    index = _lines(items)
+    publish(index, destination / INDEX_FILE, work)
+    num_items, num_songs = count_by_split(items)
+    manifest = dataclasses.replace(
+        outline,
+        num_items=num_items,
+        num_songs=num_songs,
+        num_skipped=dict(collections.Counter(file.reason for file in skipped)),
+        fingerprint=fingerprint_of(index),
+    )
+    # Last: what has a manifest is a corpus.
+    publish(manifest.to_json().encode("utf-8"), destination / MANIFEST_FILE, work)
+
+
+def _lines(rows: Sequence[Item | SkippedFile]) -> bytes:
+    return b"".join(row.to_json().encode("ascii") + b"\n" for row in rows)

@@ -1,0 +1,112 @@
+"""From the tables of a published data set to a prepared corpus, whatever of its audio is there."""
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
+from clmr_tf.errors import UsageError
+from pipelines.preparation.command import shown_progress
+from pipelines.preparation.prepare import prepare
+from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.sources import SourceFile
+
+_logger = logging.getLogger(__name__)
+
+MISSING = "missing"
+# Where the published files of all data sets are looked for, each in a folder of its own.
+DATA = Path("data")
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedCorpus:
+    """What the tables of a data set say.
+
+    Attributes:
+        name: Name of the corpus; another one for every split in circulation, so that no table mixes them.
+        tag_names: All tags in the published order.
+        sources: One for every recording of the split, whether its file is there or not.
+        description: Where the music came from.
+        options: What else decided about the list.
+    """
+
+    name: str
+    tag_names: Sequence[str]
+    sources: Sequence[SourceFile]
+    description: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def prepare_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Corpus:
+    """Prepares a corpus of the recordings that are there, with a progress bar; see `prepare`.
+
+    Those whose file is not there are listed in skipped.jsonl as "missing".
+
+    Args:
+        published: What its tables say.
+        destination: Folder of the corpus.
+        settings: How files are decoded, and which share of them may be missing.
+
+    Raises:
+        UsageError: If more than `settings.max_skipped_share` of the files are missing; and as `prepare`.
+        ClmrError: If more than that share of the others cannot be used.
+    """
+    sources = songs_in_one_split(published.sources)
+    present = [source for source in sources if source.path.is_file()]
+    there = {source.item_id for source in present}
+    missing = [source for source in sources if source.item_id not in there]
+    _require_enough(published, missing, settings)
+    if missing and not (destination / MANIFEST_FILE).is_file():
+        _logger.warning("%d of the %d audio files of %s are missing.", len(missing), len(sources), published.name)
+    with shown_progress(published.name) as on_progress:
+        return prepare(
+            present,
+            destination,
+            settings,
+            name=published.name,
+            tag_names=published.tag_names,
+            source_description=published.description,
+            options={"corpus": published.name, **published.options},
+            rejected=[SkippedFile(source.source, MISSING, "there is no such file") for source in missing],
+            on_progress=on_progress,
+        )
+
+
+def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
+    """Keeps a published split as it is, also where it has one song in two splits.
+
+    The parts of such a song get ids of their own, and a warning says how many there are: who publishes results on a
+    split cannot move its songs.
+    """
+    splits_of: dict[str, set[str]] = collections.defaultdict(set)
+    for source in sources:
+        splits_of[source.song_id].add(source.split)
+    num_shared = sum(len(splits) > 1 for splits in splits_of.values())
+    if not num_shared:
+        return list(sources)
+    _logger.warning("%d songs of the published split are in more than one of %s.", num_shared, ", ".join(SPLITS))
+    return [
+        dataclasses.replace(source, song_id=f"{source.song_id} ({source.split})")
+        if len(splits_of[source.song_id]) > 1
+        else source
+        for source in sources
+    ]
+
+
+def require_files(data: Path, names: Iterable[str], program: str) -> None:
+    """Raises UsageError unless `data` holds all of these files."""
+    missing = [name for name in names if not (data / name).is_file()]
+    if missing:
+        raise UsageError(f"{data / missing[0]} is missing; `python -m {program} --help` says where it comes from.")
+
+
+def _require_enough(published: PublishedCorpus, missing: Sequence[SourceFile], settings: PrepareSettings) -> None:
+    num_files = len(published.sources)
+    if len(missing) > settings.max_skipped_share * num_files or len(missing) == num_files:
+        raise UsageError(
+            f"{len(missing):,} of the {num_files:,} audio files of {published.name} are missing, such as "
+            f"{missing[0].path}; put them there, or allow a larger --max-skipped-share."
+        )
