@@ -4,8 +4,9 @@
 
 prints one JSON object. `real_time_per_core` is the work of one file in a preparation
 (`pipelines.preparation.transcoding`): decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash.
-`ratio_to_libsndfile` is its time over that of the same work with libsndfile as the decoder, measured in turn in one run; the first one is that of
-all formats together. The music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
+`ratio_to_libsndfile` is its time over that of the same work with libsndfile as the decoder, measured in turn in one
+run; the first one is that of all formats together. The
+music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
 """
 
 import argparse

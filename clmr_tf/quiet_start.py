@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-import tensorflow as tf
-
 
 @contextlib.contextmanager
 def native_errors_held_back() -> Iterator[None]:
@@ -112,5 +110,7 @@ def start_xla_quietly() -> None:
     When it compiles for the first time in a process, XLA writes four lines of no consequence to standard error past
     every setting of TensorFlow's log level. Commands call this before they show anything of their own.
     """
+    import tensorflow as tf
+
     with native_errors_held_back():
         tf.function(lambda: tf.zeros([]) + 1, jit_compile=True)()

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from clmr_tf.augment.views import (
+from clmr_tf.augment.view_folder import (
     MAX_NUM_VIEWS,
     PARAMETERS_FILE,
     PICTURE_FILE,

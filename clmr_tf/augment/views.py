@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +12,11 @@ import tensorflow as tf
 
 from clmr_tf.audio.isolation import IsolatedDecoder
 from clmr_tf.augment.chain import AugmentationChain
+from clmr_tf.augment.view_folder import sound_files
 from clmr_tf.config.augmentation import AugmentationConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-
-MAX_NUM_VIEWS = 100
-PARAMETERS_FILE = "views.json"
-PICTURE_FILE = "views.png"
-
-
-def sound_files(number: int) -> tuple[str, str]:
-    """Names of the crop and of the view with this number, from 1 on."""
-    return f"crop-{number}.wav", f"view-{number}.wav"
-
-
-def check_can_be_written(folder: Path, num_views: int) -> None:
-    """Raises UsageError if something stands in the place of the folder or of a file that is to be written into it."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; choose another --out.")
-    for name in (*_all_sound_files(range(1, num_views + 1)), PARAMETERS_FILE, PICTURE_FILE):
-        if (folder / name).is_dir():
-            raise UsageError(f"{folder / name} is a folder; move it away or choose another --out.")
-
-
-def make_folder(folder: Path) -> None:
-    """Makes the folder and those above it where they are missing.
-
-    Raises:
-        UsageError: If that cannot be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
-
-
-def remove_sounds_beyond(folder: Path, num_views: int) -> None:
-    """Removes the crops and views that an earlier run with more of them left behind."""
-    for name in _all_sound_files(range(num_views + 1, MAX_NUM_VIEWS + 1)):
-        if (folder / name).is_file():
-            (folder / name).unlink()
-
-
-def _all_sound_files(numbers: Iterable[int]) -> list[str]:
-    return [name for number in numbers for name in sound_files(number)]
 
 
 @dataclasses.dataclass(frozen=True)
