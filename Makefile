@@ -66,6 +66,7 @@ soak: $(VENV)/test-requirements
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
 format: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check --fix .

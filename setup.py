@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
-        "clmr_tf.reporting": ["published.json"],
+        "clmr_tf.report": ["published.json"],
         "pipelines": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
         "recipes": ["*.yaml"],

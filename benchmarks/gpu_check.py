@@ -26,10 +26,11 @@ import tensorflow as tf
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import ClmrError
-from clmr_tf.hardware import devices_in_words, gpu_names
+from clmr_tf.hardware import gpu_names
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model
+from clmr_tf.train.distribution import devices_in_words
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")

@@ -29,9 +29,9 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
     """The figures; arguments as of `clmr_tf.probe`."""
+    from clmr_tf.data.labels import has_single_labels, require_probeable
     from clmr_tf.data.resolution import resolve_corpus
     from clmr_tf.export.model_folder import read_encoder
-    from clmr_tf.probe.quick import has_single_labels, require_probeable
 
     encoder = read_encoder(model)
     corpus = resolve_corpus(

@@ -55,9 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     elif name == "--version":
         results.print(f"clmr_tf {__version__}", markup=False)
     elif name in COMMANDS:
-        # The package of the augmentations is a command, too.
-        home = "clmr_tf.augment.__main__" if name == "augment" else f"clmr_tf.{name}"
-        importlib.import_module(home).main(rest)
+        command = importlib.import_module(f"clmr_tf.{name}")
+        if hasattr(command, "__path__"):
+            command = importlib.import_module(f"clmr_tf.{name}.__main__")
+        command.main(rest)
     elif name == "prepare":
         _prepare(rest)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    pass
 
 # Where NVIDIA's driver for Linux shows that there is a GPU.
 _DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
@@ -30,23 +30,6 @@ def gpu_names() -> list[str]:
 
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return [details.get("device_name", "unknown") for details in gpus]
-
-
-def devices_in_words(strategy: "tf.distribute.Strategy") -> str:
-    """What a run trains on, such as "2 CPU cores" or "1 GPU: NVIDIA H200"."""
-    from clmr_tf.train.distribution import num_workers
-
-    cores = num_usable_cores()
-    in_words = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
-    num_processes = num_workers(strategy)
-    num_own = strategy.num_replicas_in_sync // num_processes
-    # A strategy for one device takes the first.
-    gpus = gpu_names()[:num_own]
-    if gpus:
-        in_words = f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(gpus)}"
-    elif num_own > 1:
-        in_words += f", in {num_own} replicas"
-    return in_words if num_processes == 1 else f"{num_processes} workers, this one with {in_words}"
 
 
 def unusable_gpu() -> str | None:

@@ -53,15 +53,16 @@ def main(arguments: Sequence[str]) -> None:
     # After the command line is known to be right: TensorFlow takes seconds to load.
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
+    from clmr_tf.export.model_folder import weights_hash
     from clmr_tf.inference.embeddings import read_songs, stream_embeddings, usable
-    from clmr_tf.inference.encoder import load_encoder, weights_hash
+    from clmr_tf.inference.encoder import load_encoder
     from clmr_tf.inference.similarity import SongIndex, without
 
     files, skipped = find_audio(config.paths)
     songs = read_songs(config.index.expanduser())
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
-        if weights_hash(encoder) != songs.facts["model_hash"]:
+        if weights_hash(encoder.model) != songs.facts["model_hash"]:
             raise UsageError(
                 f"{config.index} was made with another model than {config.model}; give that one with --model, or embed "
                 "the files again."

@@ -13,6 +13,7 @@ golden.npz            an input and the embedding that every loader and runtime m
                       projection if any
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,12 @@ def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.nda
             f"{path} gives {what} that differ from {GOLDEN_FILE} by {error:.1e} of their largest value (allowed "
             f"{GOLDEN_TOLERANCE:.0e}); export the model again."
         )
+
+
+def weights_hash(encoder: SampleCNN) -> str:
+    """SHA-256 of a built encoder: names, shapes and values of its variables in order, clip length and rate."""
+    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
+    for variable in encoder.variables:
+        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
+        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
+    return digest.hexdigest()

@@ -29,11 +29,11 @@ from clmr_tf.export.model_folder import (
     check_golden,
     read_golden,
     read_manifest,
+    weights_hash,
     write_manifest,
 )
 from clmr_tf.export.serving import ServedModel, write_warm_up_requests
 from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern
-from clmr_tf.inference.encoder import Encoder, weights_hash
 from clmr_tf.models.heads import Head, head_file_of
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
@@ -327,9 +327,7 @@ def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
         facts |= {name: result[name] for name in _FACTS if name in result}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{result_file} is no result of a probe; {advice}.") from error
-    if kind != "model" or hash_of_features != weights_hash(
-        Encoder(encoder, encoder.clip_num_samples, encoder.sample_rate_hz)
-    ):
+    if kind != "model" or hash_of_features != weights_hash(encoder):
         raise UsageError(f"The head of {result_file} was trained on features of {kind} with other weights; {advice}.")
     path = head_file_of(result_file)
     try:

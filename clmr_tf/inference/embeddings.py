@@ -22,8 +22,9 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.audio.windows import FileEnd, Window, stream_windows
 from clmr_tf.console import printable
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import UnreadableArraysError, read_arrays, require_writable, write_atomically
-from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 
 _LOG = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ def embed_files(
     """
     facts = {
         "format_version": FORMAT_VERSION,
-        "model_hash": weights_hash(encoder),
+        "model_hash": weights_hash(encoder.model),
         "sample_rate_hz": encoder.sample_rate_hz,
         "window_num_samples": encoder.clip_num_samples,
         "hop_num_samples": encoder.hop_num_samples(hop_seconds),

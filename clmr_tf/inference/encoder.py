@@ -1,7 +1,6 @@
 """A trained encoder as other programs use it: audio in, embeddings and tags out."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import UsageError
 from clmr_tf.export import model_folder
 from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest
-from clmr_tf.files import refuse_pattern
-from clmr_tf.models.heads import Head, build_classifier, probabilities
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
-from clmr_tf.train.checkpoints import named_variables, restore_newest
-from clmr_tf.train.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, read_config, read_record
+from clmr_tf.models.heads import Head, probabilities
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
+from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record
+from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
 
 # With more of them, someone has put the channels first.
 _MOST_CHANNELS = 64
@@ -241,15 +239,6 @@ class Encoder:
         return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 of an encoder: names, shapes and values of its variables in order, clip length and rate."""
-    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
-    for variable in encoder.model.variables:
-        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
-        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
-    return digest.hexdigest()
-
-
 def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
 
@@ -319,50 +308,3 @@ def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
         )
     for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
         variable.assign(value)
-
-
-def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, int]:
-    """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
-
-    Of a run that keeps a running average of its weights, the average.
-
-    Args:
-        workdir: Folder of the run.
-        best: Take the best checkpoint by the metric of the run instead of the newest.
-
-    Raises:
-        UsageError: If the run has no such checkpoint yet.
-        ClmrError: If none of its checkpoints can be read.
-    """
-    encoder, _, step = _read_run(workdir, best, num_tags=None)
-    return encoder, step
-
-
-def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[SampleCNN, Head, int]:
-    """As `read_run_encoder`, of a run that learns from labels, with its classifier."""
-    encoder, classifier, step = _read_run(workdir, best, num_tags)
-    weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
-    nothing_to_do = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
-    return encoder, Head(*nothing_to_do, weights), step
-
-
-def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:
-    refuse_pattern(workdir)
-    config = read_config(workdir)
-    encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
-    parts: dict[str, keras.Model] = {"encoder": encoder}
-    if num_tags is not None:
-        with dtype_policy("float32"):
-            parts["classifier"] = build_classifier(num_tags)
-    groups = {}
-    for name, part in parts.items():
-        if config.ema_momentum:
-            groups[f"{name}_average"] = named_variables(part.trainable_variables)
-            groups[name] = named_variables(part.non_trainable_variables)
-        else:
-            groups[name] = named_variables(part.variables)
-    step = restore_newest(workdir / (BEST if best else CHECKPOINTS), groups)
-    if step is None:
-        lack = "has kept no best checkpoint, which takes a validation" if best else "has no checkpoint yet"
-        raise UsageError(f"The run in {workdir} {lack}; train it for longer.")
-    return encoder, parts.get("classifier"), step

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.data.corpus import SPLITS, Corpus
+from clmr_tf.data.labels import Examples, Split, choose_labels, has_single_labels, require_probeable, task_facts
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_head, read_manifest
@@ -19,20 +20,16 @@ from clmr_tf.models.heads import Head
 from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe.features import (
     EncoderFeatures,
-    Examples,
     FeatureSource,
     MajorityFeatures,
     MelFeatures,
     Show,
-    Split,
     SplitReader,
-    choose_labels,
     clip_scores,
     import_source,
 )
 from clmr_tf.probe.heads import Fit, fit_head, majority_head, search
 from clmr_tf.probe.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, ProbeProtocol, grid_of_heads
-from clmr_tf.probe.quick import has_single_labels, require_probeable, task_facts
 from clmr_tf.probe.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
 from clmr_tf.probe.settings import HeadProbe, require_possible
 from clmr_tf.quiet_start import start_xla_quietly

@@ -18,10 +18,11 @@ import tensorflow as tf
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.data.corpus import Corpus, Item
 from clmr_tf.data.crops import window_starts
-from clmr_tf.data.label_subsets import balanced_by_combination, songs_within_share
+from clmr_tf.data.labels import Examples, Split
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import replaced_file
-from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.heads import Head, probabilities
 from clmr_tf.probe.protocols import ProbeProtocol, TrainWindows
 
@@ -61,7 +62,7 @@ class EncoderFeatures:
     def __init__(self, encoder: Encoder, kind: str, facts: dict[str, Any]) -> None:
         self.kind, self._encoder, self._facts = kind, encoder, facts
         self.clip_num_samples, self.sample_rate_hz = encoder.clip_num_samples, encoder.sample_rate_hz
-        self.identity = weights_hash(encoder)
+        self.identity = weights_hash(encoder.model)
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, 512]."""
@@ -312,23 +313,6 @@ def _write(path: Path, features: Features, key: dict[str, object]) -> None:
         np.savez(file, facts=np.array(facts), **arrays)
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """What a head is shown.
-
-    Attributes:
-        vectors: float32 [examples, dimensions].
-        item: Row of the item of each, int64 [examples].
-    """
-
-    vectors: np.ndarray
-    item: np.ndarray
-
-    def at(self, rows: np.ndarray) -> "Examples":
-        """Some of them."""
-        return Examples(self.vectors[rows], self.item[rows])
-
-
 def chunks_of(features: Features, clip_num_samples: int, drops_last: bool) -> tuple[Examples, int]:
     """The chunks of each item.
 
@@ -379,34 +363,6 @@ Show = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-    """The clips of a split and what is shown of them to a head.
-
-    Attributes:
-        items: The clips.
-        labels: Multi-hot, float32 [clips, tags].
-        examples: What is learnt or scored.
-        num_rescued: Clips that the original could not score, see `chunks_of`.
-    """
-
-    items: tuple[Item, ...]
-    labels: np.ndarray
-    examples: Examples
-    num_rescued: int = 0
-
-    @property
-    def example_labels(self) -> np.ndarray:
-        """Multi-hot, float32 [examples, tags]."""
-        return self.labels[self.examples.item]
-
-    def counts(self) -> dict[str, int]:
-        """Songs, clips and examples that are shown."""
-        clips = np.unique(self.examples.item)
-        songs = {self.items[clip].song_id for clip in clips}
-        return {"num_songs": len(songs), "num_clips": len(clips), "num_examples": len(self.examples.item)}
-
-
-@dataclasses.dataclass(frozen=True)
 class SplitReader:
     """Reads splits, their features from the cache.
 
@@ -451,44 +407,6 @@ class SplitReader:
         elif windows == "mean":
             examples = means_of(examples, len(items))
         return Split(items, self.labeled.multi_hot(items), examples, num_rescued)
-
-
-def choose_labels(
-    train: Split, tag_names: Sequence[str], *, song_share: float, combination_share: float | None, seed: int
-) -> tuple[Split, dict[str, Any]]:
-    """The part of the train split whose labels may be used.
-
-    Args:
-        train: The whole.
-        tag_names: Of its labels.
-        song_share: See `songs_within_share`; 1 for all.
-        combination_share: If not None, see `balanced_by_combination`, and `song_share` is of no effect.
-        seed: Decides which.
-
-    Returns:
-        The part, and as JSON data how it was chosen, its size, that of the whole, and the tags that no example of the
-        part has.
-    """
-    rows = np.arange(len(train.examples.item))
-    if combination_share is not None:
-        choice, share = "share of the examples of each combination of tags, at least one", combination_share
-        rows = balanced_by_combination(train.example_labels, share, seed)
-    elif song_share < 1:
-        choice, share = "share of the songs", song_share
-        songs = songs_within_share([item.song_id for item in train.items], share, seed)
-        is_chosen = np.array([item.song_id in songs for item in train.items])
-        rows = np.flatnonzero(is_chosen[train.examples.item])
-    else:
-        choice, share = "all", 1.0
-    part = dataclasses.replace(train, examples=train.examples.at(rows))
-    has_positive = part.example_labels.any(axis=0)
-    return part, {
-        "choice": choice,
-        "share": share,
-        **part.counts(),
-        "of": train.counts(),
-        "tags_without_positives": [name for name, has in zip(tag_names, has_positive, strict=True) if not has],
-    }
 
 
 def _require_windows(features: Features, items: Sequence[Item]) -> None:

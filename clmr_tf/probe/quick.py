@@ -11,8 +11,8 @@ from clmr_tf import metrics
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.data.crops import window_starts
+from clmr_tf.data.labels import has_single_labels, require_probeable, task_facts
 from clmr_tf.data.resolution import resolve_corpus
-from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
 from clmr_tf.metrics import accuracy, average_precision
@@ -226,33 +226,6 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
         return {"probe/score": measure(valid.labels, result.item_scores, single_label)}
 
     return probe
-
-
-def has_single_labels(corpus: Corpus) -> bool:
-    """Whether the task is to choose a class: as it says itself, else where every recording has exactly one tag."""
-    return corpus.task.single_label if corpus.task else all(len(item.tags) == 1 for item in corpus.items)
-
-
-def task_facts(corpus: Corpus) -> dict[str, Any]:
-    """The entry "task" of a result: which labels of the corpus; none where they are its own."""
-    return {"task": {"name": corpus.task.name, "fingerprint": corpus.manifest.fingerprint}} if corpus.task else {}
-
-
-def require_probeable(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
-    """Raises UsageError if the corpus has no tags, the same tags everywhere, or lacks one of `splits`."""
-    name = corpus.manifest.name
-    lacking = [split for split in splits if not corpus.items_of(split)]
-    if lacking or not corpus.manifest.tag_names:
-        lack = f"no {' and no '.join(lacking)} split" if lacking else "no tags"
-        raise UsageError(
-            f"The corpus {name} has {lack}; prepare one that has, with "
-            "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2`, and give --corpus FOLDER."
-        )
-    if len({frozenset(item.tags) for item in corpus.items_of("train")}) == 1:
-        raise UsageError(
-            f"The train split of the corpus {name} has the same tags everywhere, so there is nothing to tell apart; "
-            "prepare music of at least two classes."
-        )
 
 
 def _embed(encoder: Encoder, corpus: Corpus, split: str, progressed: Callable[[], None] = lambda: None) -> Windows:

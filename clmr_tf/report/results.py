@@ -109,7 +109,7 @@ def _plainly(value: Any) -> str:
 
 PATTERN = "evaluation-*.json"
 READS_FORMAT_VERSION = 1
-# The words of `clmr_tf.probe.features.choose_labels`.
+# The words of `clmr_tf.data.labels.choose_labels`.
 _LABEL_CHOICES = {
     "all": "all",
     "share of the songs": "songs",

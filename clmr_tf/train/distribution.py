@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import gpu_names, num_usable_cores
 
 # Says its argument once anything but the end is read.
 _SPEAKER = ["sh", "-c", 'IFS= read -r _ && echo "$0" >&2']
@@ -445,3 +446,20 @@ def _split_cpu(count: int) -> None:
             raise UsageError(
                 f"--num-replicas must be at most {found} in a process that has used the CPU before; received {count}."
             ) from None
+
+
+def devices_in_words(strategy: "tf.distribute.Strategy") -> str:
+    """What a run trains on, such as "2 CPU cores" or "1 GPU: NVIDIA H200"."""
+    from clmr_tf.train.distribution import num_workers
+
+    cores = num_usable_cores()
+    in_words = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
+    num_processes = num_workers(strategy)
+    num_own = strategy.num_replicas_in_sync // num_processes
+    # A strategy for one device takes the first.
+    gpus = gpu_names()[:num_own]
+    if gpus:
+        in_words = f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(gpus)}"
+    elif num_own > 1:
+        in_words += f", in {num_own} replicas"
+    return in_words if num_processes == 1 else f"{num_processes} workers, this one with {in_words}"

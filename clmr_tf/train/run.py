@@ -17,13 +17,13 @@ from clmr_tf.config.command_line import to_plain
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import BatchShare, labelled_dataset, num_units, pair_dataset
+from clmr_tf.data.labels import Examples, Split, choose_labels, has_single_labels, require_probeable, task_facts
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.hardware import devices_in_words, unusable_gpu
+from clmr_tf.hardware import unusable_gpu
 from clmr_tf.inference.encoder import start_from_pretrained
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.probe.features import Examples, Split, choose_labels
-from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe, has_single_labels, require_probeable, task_facts
+from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import TagsToLearn, build_model, checkpoint_groups, default_learning_rate
 from clmr_tf.train.callbacks import (
@@ -35,7 +35,14 @@ from clmr_tf.train.callbacks import (
     watched_workers,
 )
 from clmr_tf.train.checkpoints import Checkpoints
-from clmr_tf.train.distribution import build_strategy, describe_devices, gather_over_workers, num_workers, worker_index
+from clmr_tf.train.distribution import (
+    build_strategy,
+    describe_devices,
+    devices_in_words,
+    gather_over_workers,
+    num_workers,
+    worker_index,
+)
 from clmr_tf.train.logs import RunLog, log_embeddings, log_views
 from clmr_tf.train.loop import (
     AfterStep,

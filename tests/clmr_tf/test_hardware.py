@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf import hardware
-from clmr_tf.hardware import devices_in_words, num_usable_cores, unusable_gpu
+from clmr_tf.hardware import num_usable_cores, unusable_gpu
+from clmr_tf.train.distribution import devices_in_words
 
 
 @pytest.fixture

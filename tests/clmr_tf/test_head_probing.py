@@ -9,9 +9,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clmr_tf.data.corpus import PCM_FILE, Corpus
-from clmr_tf.data.label_subsets import songs_within_share
+from clmr_tf.data.labels import songs_within_share
 from clmr_tf.errors import UsageError
-from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.export.model_folder import weights_hash
+from clmr_tf.inference.encoder import Encoder
 from clmr_tf.probe import evaluation as head_probing
 from clmr_tf.probe.evaluation import HeadProbe, probe_with_head
 from clmr_tf.probe.features import crop_offset
@@ -102,7 +103,7 @@ def test_a_result_says_everything_that_is_needed_to_repeat_it(request_of, corpus
         "name": "several",
         "fingerprint": corpus.for_task("several").manifest.fingerprint,
     }
-    assert result["features"]["model_hash"] == weights_hash(Encoder(model, CLIP, 22050))
+    assert result["features"]["model_hash"] == weights_hash(model)
     assert (result["features"]["kind"], result["features"]["training_step"], result["seed"]) == ("model", 3, SEED)
     head = dataclasses.asdict(PROTOCOLS["released"].head)
     assert result["protocol"]["head"] == head and (head["learning_rate"], head["batch_size"]) == (1e-3, 48)

@@ -7,10 +7,10 @@ import pytest
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
-from clmr_tf.inference.encoder import read_run_encoder
 from clmr_tf.train.build import build_model
 from clmr_tf.train.run import train
 from clmr_tf.train.run_folder import read_config
+from clmr_tf.train.trained_encoder import read_run_encoder
 from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.training_runs import state
 from tests.synthetic import write_corpus

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.data.label_subsets import songs_within_share
+from clmr_tf.data.labels import songs_within_share
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.export.model_folder import read_head

@@ -8,7 +8,6 @@ import pytest
 
 from clmr_tf.data.corpus import Corpus
 from pipelines import magnatagatune, magnatagatune_clean
-from pipelines import magnatagatune as magnatagatune_tables
 from pipelines.magnatagatune import TAGS
 from tests.pipelines.published_data import write_clip, write_lines
 
@@ -38,7 +37,7 @@ EXPECTED = {
 
 def write_audio(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Writes the folder of a data set with as many clips as stand above, without tables; returns it."""
-    monkeypatch.setattr(magnatagatune_tables, "NUM_CLIPS", len(CLIPS))
+    monkeypatch.setattr(magnatagatune, "NUM_LISTED_CLIPS", len(CLIPS))
     monkeypatch.setattr(magnatagatune, "NUM_CLIPS", COUNTS)
     monkeypatch.setattr(magnatagatune_clean, "NUM_CLIPS", CLEAN_COUNTS)
     for seed, name in enumerate(CLIPS):
@@ -65,7 +64,7 @@ def write_split_files(data: Path) -> None:
     for number, (path, tags) in enumerate(CLIPS.items()):
         if path != BAD:
             vector = [1.0 if tag in tags else 0.0 for tag in TAGS]
-            rows[magnatagatune_tables.split_of(path)].append(f"{number}\t{vector}")
+            rows[magnatagatune.split_of(path)].append(f"{number}\t{vector}")
     for split, lines in rows.items():
         write_lines(data / magnatagatune.LABELS[split], *lines)
 
@@ -77,7 +76,7 @@ def write_numpy_files(data: Path) -> None:
     rows = {"train": [], "valid": [], "test": []}
     for row, path in enumerate(CLIPS):
         if CLIPS[path]:
-            rows[magnatagatune_tables.split_of(path)].append(f"{row}\t{path}")
+            rows[magnatagatune.split_of(path)].append(f"{row}\t{path}")
     for split, lines in rows.items():
         np.save(data / f"{split}.npy", np.array(lines))
 

@@ -10,7 +10,6 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.resolution import is_pipeline, resolve_corpus
 from clmr_tf.errors import UsageError
 from pipelines import magnatagatune, magnatagatune_clean
-from pipelines import magnatagatune as magnatagatune_download
 from pipelines.magnatagatune import BAD_CLIPS, TAGS
 from pipelines.preparation.downloads import RemoteFile
 from tests.pipelines.file_server import running_file_server
@@ -119,8 +118,8 @@ def test_download_joins_and_unpacks_the_three_parts(data, tmp_path, monkeypatch)
             name: RemoteFile(name, server.url(name), f"sha256:{hashlib.sha256(content).hexdigest()}")
             for name, content in contents.items()
         }
-        monkeypatch.setattr(magnatagatune_download, "TABLES", [remote.pop("annotations_final.csv")])
-        monkeypatch.setattr(magnatagatune_download, "PARTS", list(remote.values()))
+        monkeypatch.setattr(magnatagatune, "TABLES", [remote.pop("annotations_final.csv")])
+        monkeypatch.setattr(magnatagatune, "PARTS", list(remote.values()))
         options = ["--data", str(tmp_path / "new"), "--out", str(tmp_path / "one"), "--min-num-samples", "11025"]
         magnatagatune.main([*options, "--download", "--num-workers", "1"])
         assert described(Corpus.open(tmp_path / "one")) == EXPECTED
@@ -143,5 +142,5 @@ def test_corpora_are_found_by_name(data, tmp_path, monkeypatch):
     assert described(corpus) == EXPECTED
     others = ("magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard")
     assert all(is_pipeline(name) for name in others)
-    helpers = ("magnatagatune_tables", "magnatagatune_clips", "published", "downloads", "corpus_command", "tables")
+    helpers = ("preparation", "demo_data")
     assert not any(is_pipeline(name) for name in helpers)

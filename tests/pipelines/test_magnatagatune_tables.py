@@ -8,7 +8,6 @@ import pytest
 
 from clmr_tf.errors import UsageError
 from pipelines import magnatagatune, magnatagatune_clean
-from pipelines import magnatagatune as magnatagatune_tables
 from pipelines.magnatagatune import BAD_CLIPS, TAGS, read_annotations, song_of_path
 from tests.pipelines.magnatagatune_files import (
     BAD,
@@ -88,7 +87,7 @@ def test_tables_that_are_something_else_are_one_sentence(data, tmp_path):
 @pytest.mark.parametrize("path", ["../etc/passwd.mp3", "/etc/x.mp3", "f/../../x.mp3", "g/x.mp3"])
 def test_a_clip_is_in_one_of_the_sixteen_folders_whatever_the_table_says(path):
     with pytest.raises(UsageError, match="is in none of the folders 0 to f of MagnaTagATune; fetch the table again"):
-        magnatagatune_tables.LabelledClip(path, "train", ())
+        magnatagatune.LabelledClip(path, "train", ())
 
 
 def test_numpy_files_that_are_something_else_are_one_sentence(data, tmp_path):
@@ -117,13 +116,11 @@ def test_tags_of_one_frequency_stay_in_the_published_order(data):
 
 @pytest.mark.skipif(not (LABELS / "index_mtt.tsv").is_file(), reason="the published label files are not here")
 def test_the_published_files():
-    paths = magnatagatune_tables.read_pairs(LABELS / "index_mtt.tsv")
-    assert len(paths) == magnatagatune_tables.NUM_CLIPS
+    paths = magnatagatune.read_pairs(LABELS / "index_mtt.tsv")
+    assert len(paths) == magnatagatune.NUM_LISTED_CLIPS
     assert {number: path for number, path in paths.items() if path in BAD_CLIPS}.keys() == {"35644", "55753", "57881"}
     good = [path for path in paths.values() if path not in BAD_CLIPS]
-    counts = {
-        split: sum(magnatagatune_tables.split_of(path) == split for path in good) for split in magnatagatune.NUM_CLIPS
-    }
+    counts = {split: sum(magnatagatune.split_of(path) == split for path in good) for split in magnatagatune.NUM_CLIPS}
     assert counts == magnatagatune.NUM_CLIPS == {"train": 18_706, "valid": 1_825, "test": 5_329}
     songs = {song_of_path(path) for path in paths.values()}
     # No song is in two folders, and so in two splits.
@@ -131,11 +128,11 @@ def test_the_published_files():
     # Artists are, though: docs/corpora.md says how many clips of the test that concerns.
     artists = {split: [] for split in magnatagatune.NUM_CLIPS}
     for path in good:
-        artists[magnatagatune_tables.split_of(path)].append(path.partition("/")[2].partition("-")[0])
+        artists[magnatagatune.split_of(path)].append(path.partition("/")[2].partition("-")[0])
     learnt_from = set(artists["train"])
     assert sum(artist in learnt_from for artist in artists["test"]) == 3_284
-    valid = magnatagatune_tables.read_split_files(LABELS / "index_mtt.tsv", {"valid": LABELS / "val_gt_mtt.tsv"})
-    assert {clip.path for clip in valid} == {path for path in good if magnatagatune_tables.split_of(path) == "valid"}
+    valid = magnatagatune.read_split_files(LABELS / "index_mtt.tsv", {"valid": LABELS / "val_gt_mtt.tsv"})
+    assert {clip.path for clip in valid} == {path for path in good if magnatagatune.split_of(path) == "valid"}
     # Another reader of these files counted 2.77 tags a clip, and no tag that has fewer than three.
     assert np.mean([len(clip.tags) for clip in valid]) == pytest.approx(2.77, abs=0.005)
     assert min(sum(tag in clip.tags for clip in valid) for tag in TAGS) == 3

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from clmr_tf.data.labels import Examples
 from clmr_tf.models.heads import Head
-from clmr_tf.probe.features import Examples, Features, chunks_of, clip_scores, mean_by_item, means_of
+from clmr_tf.probe.features import Features, chunks_of, clip_scores, mean_by_item, means_of
 from clmr_tf.probe.protocols import PROTOCOLS
 
 CLIP = 10

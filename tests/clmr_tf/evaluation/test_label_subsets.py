@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clmr_tf.data.label_subsets import balanced_by_combination, songs_within_share
+from clmr_tf.data.labels import balanced_by_combination, songs_within_share
 
 SONGS = [f"song {number}" for number in range(1000)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.inference.encoder import Encoder, weights_hash
+from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.models.heads import Head, head_file_of
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.clmr_tf.probed import CLIP, tiny_model
@@ -41,7 +41,7 @@ def write_probe(folder: Path) -> Path:
     weights = layers[0], generator.standard_normal(NUM_HIDDEN), 2 * layers[1], generator.standard_normal(3)
     head = Head(features.mean(0), features.std(0) + 0.01 * features.max(), tuple(w.astype(np.float32) for w in weights))
     file = folder / "evaluation-songs-released-mlp.json"
-    source = {"kind": "model", "model_hash": weights_hash(Encoder(model(), CLIP, model().sample_rate_hz))}
+    source = {"kind": "model", "model_hash": weights_hash(model())}
     corpus = {"name": "songs", "fingerprint": "abc", "tag_names": TAGS}
     scores = {"test": {"num_songs": 4, "num_clips": 9, "accuracy": {"mean": 0.75, "interval": [0.5, 1.0]}}}
     result = {"features": source, "corpus": corpus, "single_label": True, "scores": scores}
