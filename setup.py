@@ -56,6 +56,8 @@ setup(
     extras_require={
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
         "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
+        # Nothing more by now: PyAV decodes every file, and is always installed.
+        "av": [],
         # Tables of embeddings as Parquet; NumPy 1.26, which TensorFlow 2.17 needs, takes none that is newer than 22.
         "parquet": ['pyarrow>=15,<23; python_version < "3.13"', 'pyarrow>=18; python_version >= "3.13"'],
         # Write and run the other forms of a model; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 has.

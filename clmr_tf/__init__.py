@@ -10,11 +10,16 @@ The public names, loaded when they are first used, so that importing the package
 """
 
 import importlib
+import os
 from typing import Any
 
 from clmr_tf._import_path import leave_out_current_folder
 
 leave_out_current_folder()
+
+# TensorFlow reads this when it is first imported. Its C++ side reports harmless things as errors at start; what fails
+# arrives as an exception all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]

@@ -21,10 +21,6 @@ from clmr_tf.quiet_start import start_libraries_plainly
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
-# TensorFlow reads this when it is first imported, which every command does after this line.
-# Its C++ side reports harmless things as errors at start; what fails arrives as an exception all the same.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 # A file called ":guitar: solo.wav" is no picture of a guitar.
 results = Console(highlight=False, soft_wrap=True, emoji=False)
 notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

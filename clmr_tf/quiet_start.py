@@ -1,6 +1,7 @@
 """Starts TensorFlow and Keras quickly and without their start-up messages."""
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import os
@@ -104,6 +105,7 @@ class _Loader(importlib.abc.Loader):
             module.__spec__.loader = module.__loader__ = self._loader
 
 
+@functools.cache
 def start_xla_quietly() -> None:
     """Compiles something small while standard error is held back.
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -140,6 +140,34 @@ def _find_page(file: BinaryIO, start: int, search_num_bytes: int) -> int | None:
     return None
 
 
+# What begins a file of audio, with what follows four bytes later where that belongs to it.
+_BEGINNINGS = (
+    (b"fLaC", b""),
+    (b"RIFF", b"WAVE"),
+    (b"RF64", b"WAVE"),
+    (b"FORM", b"AIF"),
+    (b"caff", b""),
+    (b".snd", b""),
+    (b"wvpk", b""),
+    (b"\x1a\x45\xdf\xa3", b""),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b""),
+)
+
+
+def late_start(file: BinaryIO) -> int | None:
+    """Where audio begins behind a tag or junk in the first MiB of a file, in bytes; None if it does not."""
+    file.seek(0)
+    head = file.read(_OGG_SEARCH_BYTES)
+    places = []
+    for signature, form in _BEGINNINGS:
+        place = head.find(signature, 1)
+        while place >= 0 and not head[place + 8 :].startswith(form):
+            place = head.find(signature, place + 1)
+        if place >= 0:
+            places.append(place)
+    return min(places, default=None)
+
+
 _UNKNOWN_SIZE = 0xFFFFFF00
 _LARGEST_SIGNED = 0x7FFFF000
 
@@ -151,24 +179,55 @@ def starts_like_wav(file: BinaryIO) -> bool:
     return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE"
 
 
-def wav_missing_num_bytes(file: BinaryIO) -> int | None:
-    """How much audio a WAV file claims beyond its end, 0 for any other file; None if it does not know its own length.
+def missing_num_bytes(file: BinaryIO) -> int | None:
+    """How much audio a WAV, W64 or CAF file claims beyond its end, 0 for any other; None if it does not know.
 
     A program that writes the header before the audio puts about the largest number of 32 bits there, with a sign or
-    without, or 0: the audio then ends with the file.
+    without, or 0: the audio then ends with the file. RF64 has its length in a chunk of its own.
     """
+    num_bytes = file.seek(0, 2)
     file.seek(0)
-    head = file.read(1 << 16)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+    head = file.read(36)
+    if head[:4] == b"caff":
+        size = _size_of_chunk(file, b"data", 8, 12, lambda field: int.from_bytes(field[4:12], "big", signed=True))
+        return max(0, size - num_bytes)
+    if head[:4] == b"riff":
+        # Sizes hold those of their own headers, and the chunks begin at multiples of 8.
+        size = _size_of_chunk(
+            file, b"data", 40, 24, lambda field: (int.from_bytes(field[16:], "little") - 24 + 7) // 8 * 8
+        )
+        return max(0, size - num_bytes)
+    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE":
         return 0
+    large_size = int.from_bytes(head[28:36], "little") if head[12:16] == b"ds64" else None
     place = 12
-    while place + 8 <= len(head):
-        size = int.from_bytes(head[place + 4 : place + 8], "little")
-        if head[place : place + 4] == b"data":
-            missing = place + 8 + size - file.seek(0, 2)
+    while place + 8 <= num_bytes:
+        file.seek(place)
+        header = file.read(8)
+        size = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            if large_size is not None:
+                return max(0, place + 8 + large_size - num_bytes)
+            missing = place + 8 + size - num_bytes
             is_unknown = size == 0 or size >= _UNKNOWN_SIZE or (size >= _LARGEST_SIGNED and missing < 0)
             return None if is_unknown or size >= _LARGEST_SIGNED else max(0, missing)
         place += 8 + size + size % 2
+    return 0
+
+
+def _size_of_chunk(
+    file: BinaryIO, name: bytes, start: int, header_num_bytes: int, size_in: Callable[[bytes], int]
+) -> int:
+    """Where the chunk of this name claims to end, in bytes from the start of the file; 0 if there is none."""
+    place, num_bytes = start, file.seek(0, 2)
+    while place + header_num_bytes <= num_bytes:
+        file.seek(place)
+        header = file.read(header_num_bytes)
+        # A size below zero is one that is not known.
+        end = place + header_num_bytes + max(0, size_in(header))
+        if header.startswith(name):
+            return end
+        place = end
     return 0
 
 
@@ -183,9 +242,13 @@ _FORMATS = (
     "tak,tta,voc,w64,wav,wv"
 )
 # In these the length in the header is that of the audio, so what is missing of it was cut off.
-_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "caf", "flac", "mov", "tta", "voc", "w64", "wv"])
+_FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "flac", "mov", "tta", "voc", "wv"])
+# In these every packet has its time, so what is missing in between was lost.
+_FORMATS_WITH_TIMES = frozenset(["ogg", "matroska", "asf"])
 # Encoders round lengths up to whole frames; less than this is not missing.
 _LEAST_LOSS_SECONDS = 0.1
+# What claims to be longer by more than this has a wrong header: nobody misses 99 % of a recording.
+_MOST_LOSS_RATIO = 100.0
 _TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
 _XING_FRAME_BYTES = 2048
 _NUM_SAMPLES_PER_BLOCK = 1 << 15
@@ -320,9 +383,11 @@ class _Section:
         self.error: OSError | None = None
 
     def read(self, num_bytes: int) -> bytes:
+        if self._place >= self._end:
+            return b""
         try:
             self.file.seek(self._place)
-            content = self.file.read(max(0, min(num_bytes, self._end - self._place)))
+            content = self.file.read(min(num_bytes, self._end - self._place))
         except OSError as error:
             self.error = error
             return b""
@@ -344,13 +409,29 @@ class _Section:
     def num_bytes(self) -> int:
         return self._end - self._start
 
+    def num_bytes_without_last_zeros(self) -> int:
+        """Its length up to the last byte that is not 0; what recorders and downloads reserve is no audio."""
+        end = self.num_bytes
+        while end > 0:
+            begin = max(0, end - _BUFFER_BYTES)
+            self.seek(begin)
+            content = self.read(end - begin).rstrip(b"\0")
+            if content:
+                return begin + len(content)
+            end = begin
+        return 0
+
     def num_frames_claimed_before(self, position: int) -> int:
-        """How many frames a Xing header in front of an MP3's first frame claims; 0 without one."""
+        """How many frames a Xing header in front of an MP3's first frame claims, if the file may be cut off; else 0."""
         self.seek(max(0, position - _XING_FRAME_BYTES))
         content = self.read(min(position, _XING_FRAME_BYTES))
         tag = max(content.rfind(b"Xing"), content.rfind(b"Info"))
-        has_count = 0 <= tag <= len(content) - 12 and content[tag + 7] & 1
-        return int.from_bytes(content[tag + 8 : tag + 12], "big") if has_count else 0
+        if not 0 <= tag <= len(content) - 16 or not content[tag + 7] & 1:
+            return 0
+        claimed, num_bytes = (int.from_bytes(content[tag + at : tag + at + 4], "big") for at in (8, 12))
+        has_size = content[tag + 7] & 2
+        is_whole = has_size and self.num_bytes - position >= num_bytes - _XING_FRAME_BYTES
+        return 0 if is_whole else claimed
 
 
 def _open_container(section: _Section) -> "InputContainer":
@@ -362,12 +443,18 @@ def _open_container(section: _Section) -> "InputContainer":
     if starts_like_wav(section.file):
         # By default packets are 4 KiB, and a fifth of the time goes into looking at 5 MB of them for other codecs.
         options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
-        if wav_missing_num_bytes(section.file) is None:
+        if missing_num_bytes(section.file) is None:
             options["ignore_length"] = "1"
+    # Without the name of the file, FFmpeg finds no AU in one whose header does not say how long it is.
+    section.seek(0)
+    format_name = "au" if section.read(4) == b".snd" else None
+    section.seek(0)
     # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
     for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
-        container = av.open(section, container_options=options, buffer_size=_BUFFER_BYTES, **for_titles)
+        container = av.open(
+            section, format=format_name, container_options=options, buffer_size=_BUFFER_BYTES, **for_titles
+        )
     except (av.FFmpegError, ValueError) as error:
         if section.error is not None:
             raise section.error from error
@@ -456,9 +543,10 @@ class _Decoding:
                 yield from self._of_section(0, self._num_bytes)
             except UnreadableAudioError as error:
                 links = ogg_links(self._file, starts_with_page=False) if error.detail == _NO_AUDIO else []
-                if not links:
+                start = None if links else late_start(self._file)
+                if error.detail != _NO_AUDIO or (not links and start is None):
                     raise
-                yield from self._of_links(links)
+                yield from self._of_links(links) if links else self._of_section(start, self._num_bytes)
         if self._num_failed_packets > self._num_decoded_packets:
             raise UnreadableAudioError(UNREADABLE, "most of it cannot be decoded")
 
@@ -477,7 +565,7 @@ class _Decoding:
             yield from self._of_stream(container, section)
         if section.error is not None:
             raise section.error
-        self._num_failed_bytes += wav_missing_num_bytes(self._file) or 0
+        self._num_failed_bytes += missing_num_bytes(self._file) or 0
 
     def _of_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
         import av
@@ -486,6 +574,8 @@ class _Decoding:
         blocks = _Blocks()
         first_packet = last_packet = None
         num_failed_bytes = 0
+        has_times = not _FORMATS_WITH_TIMES.isdisjoint(container.format.name.split(","))
+        next_seconds = None
         packets = container.demux(stream)
         while True:
             try:
@@ -493,7 +583,8 @@ class _Decoding:
             except av.FFmpegError:
                 # The container is broken from here on.
                 position = (last_packet.pos or 0) + last_packet.size if last_packet else 0
-                self._num_failed_bytes += max(0, section.num_bytes - position)
+                if not has_times:
+                    self._num_failed_bytes += max(0, section.num_bytes_without_last_zeros() - position)
                 break
             if packet is None:
                 break
@@ -509,19 +600,25 @@ class _Decoding:
             if not frames:
                 continue
             # Data that fails before the first and after the last frame is a tag or junk, not audio.
-            if num_failed_bytes and blocks.decoded_seconds > 0:
+            if num_failed_bytes and blocks.decoded_seconds > 0 and not has_times:
                 self._num_failed_bytes += num_failed_bytes
             num_failed_bytes = 0
             self._num_decoded_packets += 1
             self._num_decoded_bytes += packet.size
             for frame in frames:
+                if has_times and frame.pts is not None:
+                    begin_seconds = float(frame.pts * frame.time_base)
+                    gap_seconds = begin_seconds - (begin_seconds if next_seconds is None else next_seconds)
+                    self._missing_seconds += gap_seconds if gap_seconds > _LEAST_LOSS_SECONDS else 0.0
+                    next_seconds = begin_seconds + frame.samples / frame.sample_rate
                 yield from blocks.add(frame)
         yield from blocks.rest()
         self._decoded_seconds += blocks.decoded_seconds
         claimed_seconds = _claimed_seconds(container, section, first_packet)
-        if claimed_seconds is not None and claimed_seconds - blocks.decoded_seconds > _LEAST_LOSS_SECONDS:
+        lack_seconds = (claimed_seconds or 0.0) - blocks.decoded_seconds
+        if _LEAST_LOSS_SECONDS < lack_seconds < _MOST_LOSS_RATIO * blocks.decoded_seconds:
             # What failed inside is a part of what is missing.
-            self._missing_seconds += claimed_seconds - blocks.decoded_seconds
+            self._missing_seconds += lack_seconds
             self._num_failed_bytes = 0
 
 
@@ -544,16 +641,16 @@ class _Blocks:
         self.decoded_seconds = 0.0
         self._new_fifo = av.AudioFifo
         self._fifo = self._new_fifo()
+        self._form: tuple[int, str, str, int] | None = None
 
     def add(self, frame: "AudioFrame") -> Iterator[Block]:
         frame.pts = None
-        try:
-            self._fifo.write(frame)
-        except ValueError:
-            # Its rate, layout or sample format is not that of the frames before.
+        # The queue takes frames of other layouts, and then reads channels that are not there.
+        form = (frame.sample_rate, frame.format.name, frame.layout.name, frame.layout.nb_channels)
+        if form != self._form:
             yield from self.rest()
-            self._fifo = self._new_fifo()
-            self._fifo.write(frame)
+            self._fifo, self._form = self._new_fifo(), form
+        self._fifo.write(frame)
         if self._fifo.samples >= _NUM_SAMPLES_PER_BLOCK:
             yield from self.rest()
 

@@ -22,7 +22,7 @@ from clmr_tf.augment.view_folder import (
 )
 from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = config.out.expanduser()
     check_can_be_written(folder, config.num_views)
     # After the command line is known to be right: TensorFlow takes seconds to load.
+    from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.augment.pictures import draw_views
     from clmr_tf.augment.views import make_views
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
             seed=config.seed,
             sample_rate_hz=config.sample_rate_hz,
         )
+    for flaw in flaws_of(is_silent=views.is_silent, lost_seconds=views.lost_seconds):
+        notes.print(f"warning: {printable(str(config.recording))} {flaw}.", style="yellow", markup=False)
     make_folder(folder)
     views.write_sounds(folder)
     remove_sounds_beyond(folder, config.num_views)
@@ -92,6 +95,8 @@ def main(arguments: Sequence[str]) -> None:
         "augmentation": config.augmentation,
         "augmentation_changes": list(config.augmentation_changes),
         "sample_rate_hz": config.sample_rate_hz,
+        "is_silent": views.is_silent,
+        "lost_seconds": round(views.lost_seconds, 3),
         "views": views.parameters,
     }
     write_atomically(folder / PARAMETERS_FILE, json.dumps(record, indent=2) + "\n")

@@ -29,12 +29,16 @@ class Views:
         parameters: For each view where its crop begins ("crop_first_sample" at this rate, and "crop_seconds", rounded)
             and what was applied ("applied"), by augmentation, in the order of the chain; plain JSON data.
         sample_rate_hz: Of both.
+        is_silent: Whether the recording holds nothing above -80 dB.
+        lost_seconds: How much of its file could not be decoded, estimated.
     """
 
     crops: np.ndarray
     views: np.ndarray
     parameters: list[dict[str, Any]]
     sample_rate_hz: int
+    is_silent: bool
+    lost_seconds: float
 
     def write_sounds(self, folder: Path) -> None:
         """Writes crop-1.wav, view-1.wav and so on, 32-bit float, since a view may exceed full scale."""
@@ -97,7 +101,7 @@ def make_views(
         }
         for number, (offset, _) in enumerate(draws)
     ]
-    return Views(crops, views, parameters, sample_rate_hz)
+    return Views(crops, views, parameters, sample_rate_hz, stream.report.is_silent, stream.report.lost_seconds)
 
 
 def _crops_at(offsets: Sequence[int], num_samples: int, blocks: Iterator[np.ndarray]) -> np.ndarray:

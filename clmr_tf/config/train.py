@@ -28,7 +28,6 @@ CHANGEABLE_ON_RESUME = frozenset(
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
-        "on_failed_save",
         "validate_every",
         "num_validation_pairs",
         "probe_every_epochs",
@@ -161,9 +160,6 @@ class TrainConfig:
     """Steps between checkpoints; the end of the run and a stop by signal save one as well."""
     keep_checkpoints: int = 3
     """Number of newest checkpoints that are kept."""
-    on_failed_save: Literal["stop", "continue"] = "stop"
-    """What happens when a checkpoint cannot be written, because the disk is full for instance. The last good one
-    stays in either case."""
     validate_every: int = 500
     """Steps between measurements of loss and accuracy on the validation split, on views that are the same every
     time; the end of the run is measured as well. 0 never."""

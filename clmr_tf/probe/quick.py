@@ -1,6 +1,7 @@
 """The quick probe: a logistic regression on windows, beside untrained encoders."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
 from clmr_tf.metrics import accuracy, average_precision
 from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
-from clmr_tf.train.attendance import attended
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -65,7 +65,13 @@ class ProbeResult:
         return cls(window_scores, sums / counts[:, None], inverse_penalty)
 
 
-def fit_linear_probe(train: Windows, valid: Windows, test: Windows, single_label: bool) -> ProbeResult:
+def fit_linear_probe(
+    train: Windows,
+    valid: Windows,
+    test: Windows,
+    single_label: bool,
+    progressed: Callable[[], None] = lambda: None,
+) -> ProbeResult:
     """Fits logistic regression on the windows of `train`, with the L2 penalty that is best on `valid`.
 
     Features are standardised with the statistics of `train`. The optimum is unique, so the result depends on no
@@ -77,6 +83,7 @@ def fit_linear_probe(train: Windows, valid: Windows, test: Windows, single_label
         test: What is scored.
         single_label: One multinomial classifier, judged on `valid` by accuracy; otherwise a binary classifier per
             tag, judged by average precision.
+        progressed: Called after each of the penalties.
 
     Returns:
         The result on `test`.
@@ -101,6 +108,7 @@ def fit_linear_probe(train: Windows, valid: Windows, test: Windows, single_label
         # On a tie the stronger penalty stays.
         if best is None or score > best[0]:
             best = score, inverse_penalty, model
+        progressed()
     _, inverse_penalty, model = best
     return ProbeResult.from_windows(_window_scores(model, test), test, inverse_penalty)
 
@@ -112,7 +120,11 @@ def _window_scores(model: "Pipeline", windows: Windows) -> np.ndarray:
     return scores
 
 
+logger = logging.getLogger(__name__)
+
 _NUM_UNTRAINED = 3
+# Some minutes of one core.
+_MANY_WINDOWS_FITTED = 2_000_000
 _BOOTSTRAP_SAMPLES = 1000
 
 
@@ -155,6 +167,7 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int, task: str | None =
     prepared = prepared if task is None else prepared.for_task(task)
     require_probeable(prepared)
     single_label = has_single_labels(prepared)
+    _warn_of_long_fits(prepared, encoder.clip_num_samples)
 
     def fit(features: Encoder) -> tuple[ProbeResult, list[Windows]]:
         windows = [_embed(features, prepared, split) for split in SPLITS]
@@ -200,6 +213,18 @@ def probe(model: Path, corpus: str, corpora: Path, seed: int, task: str | None =
     }
 
 
+def _warn_of_long_fits(corpus: Corpus, clip_num_samples: int) -> None:
+    num_windows = sum(item.num_samples // clip_num_samples for item in corpus.items_of("train"))
+    num_fits = len(INVERSE_PENALTIES) * (1 if has_single_labels(corpus) else len(corpus.manifest.tag_names))
+    if num_windows * num_fits > _MANY_WINDOWS_FITTED:
+        logger.warning(
+            "This probe fits %d logistic regressions on %s windows, which takes an hour or more; "
+            "`python -m clmr_tf.probe --preset released` scores a finished model faster, and --validate-every a run.",
+            num_fits,
+            f"{num_windows:,}",
+        )
+
+
 def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None]], dict[str, float]]:
     """Makes a probe for use during a training: fitted on the train split, chosen and scored on the valid split.
 
@@ -211,7 +236,7 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
         corpus: Needs tags that tell recordings apart, in a train and a valid split.
 
     Returns:
-        A function that gives "probe/score"; it calls its argument after each recording, and while the probe is fitted.
+        A function that gives "probe/score"; it calls its argument after each recording and each penalty of the probe.
 
     Raises:
         UsageError: If the corpus has none.
@@ -219,10 +244,11 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
     require_probeable(corpus, ("train", "valid"))
     single_label = has_single_labels(corpus)
     encoder = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    _warn_of_long_fits(corpus, model.clip_num_samples)
 
     def probe(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
         train, valid = (_embed(encoder, corpus, split, progressed) for split in ("train", "valid"))
-        result = attended(lambda: fit_linear_probe(train, valid, valid, single_label), progressed)
+        result = fit_linear_probe(train, valid, valid, single_label, progressed)
         return {"probe/score": measure(valid.labels, result.item_scores, single_label)}
 
     return probe

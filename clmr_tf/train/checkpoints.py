@@ -134,6 +134,7 @@ def _sha256(path: Path) -> str:
 
 
 BEST_FILE = "best.json"
+METRICS_FILE = "metrics.json"
 _PREFIX = "state"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -202,8 +203,13 @@ class Checkpoints:
             remove_remains(self._folder)
         return _restore_newest(self._folder, self._checkpoint, self._damaged) or 0
 
-    def save(self, step: int) -> Path:
+    def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
         """Saves the state after `step` steps, and then removes the checkpoints that are too many or damaged.
+
+        Args:
+            step: Steps done.
+            metrics: Of this step, if it is logged: a run that is killed before it has logged them cannot compute
+                them again.
 
         Raises:
             ClmrError: If it cannot be written; the last good checkpoint, which the message names, stays.
@@ -212,6 +218,8 @@ class Checkpoints:
         with self.explained_failure(f"The checkpoint of step {step} could not be written to {self._folder}"):
             with draft_of(path) as draft:
                 self._checkpoint.write(str(draft / _PREFIX))
+                if metrics is not None:
+                    (draft / METRICS_FILE).write_text(json.dumps(metrics), encoding="utf-8")
                 write_checksums(draft, step)
             others = [other for other in list_checkpoints(self._folder) if other != path]
             good = [other for other in others if other not in self._damaged]
@@ -219,6 +227,13 @@ class Checkpoints:
                 discard(unwanted)
             self._damaged.clear()
         return path
+
+    def metrics_of(self, step: int) -> dict[str, float] | None:
+        """The metrics that were saved with the checkpoint of a step; None if there are none."""
+        try:
+            return json.loads((checkpoint_path(self._folder, step) / METRICS_FILE).read_bytes())
+        except FileNotFoundError:
+            return None
 
     def keep_best(self, step: int, best_folder: Path, reason: Mapping[str, object]) -> None:
         """Makes a folder hold the checkpoint of a step, saved before, beside the reason why it is the best.
@@ -264,9 +279,7 @@ class Checkpoints:
             good = (path for path in list_checkpoints(self._folder) if find_damage(path) is None)
             newest = next(good, None)
             kept = f"the last good checkpoint is {newest.name}" if newest else "there is no good checkpoint before it"
-            raise ClmrError(
-                f"{failure} because {reason}; {kept}. Mend that, and start the same command again if it has stopped."
-            ) from error
+            raise ClmrError(f"{failure} because {reason}; {kept}. Fix this, then rerun the command.") from error
 
 
 def take_up_best(best_folder: Path) -> dict[str, Any] | None:

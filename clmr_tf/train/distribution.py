@@ -2,46 +2,24 @@
 
 import contextlib
 import dataclasses
-import faulthandler
 import functools
-import hashlib
 import itertools
 import json
 import os
 import re
-import selectors
+import secrets
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import write_atomically
 from clmr_tf.hardware import gpu_names, num_usable_cores
-
-# Says its argument once anything but the end is read.
-_SPEAKER = ["sh", "-c", 'IFS= read -r _ && echo "$0" >&2']
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Ends the process, with exit code 1, if what is done within takes longer.
-
-    Args:
-        seconds: How long it may take, above 0.
-        message: The last words; one sentence for standard error.
-    """
-    # The timer of faulthandler is the only one of Python that is native itself. What it has to say is a traceback,
-    # whose first line makes the other process say what we have to.
-    with subprocess.Popen([*_SPEAKER, f"error: {message}"], stdin=subprocess.PIPE) as speaker:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=speaker.stdin)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,193 +99,75 @@ def _task_of(task: object, jobs: dict[str, list[object]]) -> tuple[str, int]:
     return job, index
 
 
-_SECONDS_BETWEEN_TRIES = 0.2
-_LONGEST_WAIT_SECONDS = 5.0
-# What is longer is no introduction.
-_LONGEST_LINE_BYTES = 256
-_GO = b"go\n"
-_OVER = b"no longer waiting\n"
-_REFUSED = b"other cluster\n"
-_REPLACED = b"another has your index\n"
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def meet(cluster: Cluster, timeout_seconds: float) -> None:
+def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> None:
     """Returns once every process of the cluster has called this.
 
+    Each tells the others by a file in a folder that all share. The chief writes a number of this start; the others
+    answer it with one of their own; when all have, the chief repeats theirs. So files of earlier starts, whose numbers
+    are others, mislead nobody.
+
     Args:
+        folder: Of the run; made if it does not exist.
         cluster: The same for all, but for the index.
         timeout_seconds: How long to wait for the last.
 
     Raises:
-        ClmrError: If not all have come by then, or the chief has stopped waiting; names who is missing.
-        UsageError: If the chief's cluster is another one, two have the same index, or the chief's port is in use.
+        ClmrError: If not all have come by then; names who is missing.
+        UsageError: If the folder cannot be written, or a worker has another cluster than the chief.
     """
+    own = secrets.token_hex(8)
+    others = range(1, len(cluster.addresses))
+    files = {index: folder / f".worker-{index}.json" for index in others}
+    start, go = folder / ".workers-start.json", folder / ".workers-go.json"
+    members = list(cluster.addresses)
     deadline = time.monotonic() + timeout_seconds
-    if cluster.index == 0:
-        _answers_of_all(cluster, deadline, timeout_seconds)
-    else:
-        _join(cluster, deadline, timeout_seconds)
-
-
-@dataclasses.dataclass
-class _Visitor:
-    """A connection to the chief; `index` is None until it has said who it is."""
-
-    connection: socket.socket
-    received: bytes = b""
-    index: int | None = None
-
-
-def _answers_of_all(cluster: Cluster, deadline: float, timeout_seconds: float) -> None:
-    expected = set(range(1, len(cluster.addresses)))
-    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        listener = stack.enter_context(_listener(cluster.addresses[0]))
-        listener.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ)
-        members: dict[int, _Visitor] = {}
-        answer = _OVER
-        try:
-            while missing := expected - members.keys():
-                if time.monotonic() >= deadline:
-                    raise ClmrError(_missing_sentence(cluster, missing, timeout_seconds))
-                for key, _ in selector.select(_wait_until(deadline)):
-                    if key.fileobj is listener:
-                        with contextlib.suppress(OSError):
-                            connection = stack.enter_context(listener.accept()[0])
-                            connection.setblocking(False)
-                            selector.register(connection, selectors.EVENT_READ, _Visitor(connection))
-                    elif not _listen_to(key.data, cluster, members):
-                        selector.unregister(key.fileobj)
-                        key.fileobj.close()
-            answer = _GO
-        finally:
-            # Before anyone goes on, since TensorFlow needs the port.
-            selector.unregister(listener)
-            listener.close()
-            for member in members.values():
-                _tell(member, answer)
-
-
-def _listen_to(visitor: _Visitor, cluster: Cluster, members: dict[int, _Visitor]) -> bool:
-    """Takes what a visitor has sent; False if it has left, or has no business here."""
     try:
-        arrived = visitor.connection.recv(_LONGEST_LINE_BYTES)
-    except BlockingIOError:
-        return True
-    except OSError:
-        arrived = b""
-    if not arrived or len(visitor.received) > _LONGEST_LINE_BYTES:
-        if members.get(visitor.index) is visitor:
-            del members[visitor.index]
-        return False
-    visitor.received += arrived
-    if visitor.index is not None or b"\n" not in visitor.received:
-        return True
-    try:
-        said = json.loads(visitor.received)
-        index, digest = said["index"], said["cluster"]
-    except (ValueError, KeyError, TypeError):
-        return False
-    if digest != _digest(cluster) or index not in range(1, len(cluster.addresses)):
-        _tell(visitor, _REFUSED)
-        return False
-    visitor.index = index
-    # The one before may be of a machine that is gone, which nobody would have noticed.
-    if index in members:
-        _tell(members[index], _REPLACED)
-    members[index] = visitor
-    return True
-
-
-def _tell(visitor: _Visitor, answer: bytes) -> None:
-    with contextlib.suppress(OSError):
-        visitor.connection.sendall(answer)
-
-
-def _join(cluster: Cluster, deadline: float, timeout_seconds: float) -> None:
-    chief = cluster.addresses[0]
-    introduction = json.dumps({"index": cluster.index, "cluster": _digest(cluster)}).encode() + b"\n"
-    refusals = {
-        _REFUSED: UsageError(
-            f"The chief at {chief} has another TF_CONFIG than this worker; give all the same cluster, and each an "
-            "index of its own."
-        ),
-        _REPLACED: UsageError(
-            f"Another worker came to the chief at {chief} with the index of this one; give each in TF_CONFIG an index "
-            "of its own."
-        ),
-        _OVER: ClmrError(
-            f"The chief at {chief} no longer waits for the workers; see what it said, and start all again."
-        ),
-    }
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(_host_and_port(chief), _wait_until(deadline)) as connection:
-                connection.sendall(introduction)
-                answer = _answer(connection, deadline)
-        except OSError:
-            # Nobody listens there yet.
-            answer = b""
-        if answer == _GO:
-            return
-        if answer in refusals:
-            raise refusals[answer]
-        time.sleep(_SECONDS_BETWEEN_TRIES)
-    raise ClmrError(
-        f"The chief at {chief} did not answer, or not all workers had come, within {timeout_seconds:g} seconds; start "
-        "all workers, or give a longer --worker-timeout-seconds."
-    )
-
-
-def _answer(connection: socket.socket, deadline: float) -> bytes:
-    """The chief's line, or what came in its place until the connection was closed or the time was over."""
-    received = b""
-    while time.monotonic() < deadline and len(received) <= _LONGEST_LINE_BYTES and not received.endswith(b"\n"):
-        connection.settimeout(_wait_until(deadline))
-        with contextlib.suppress(TimeoutError):
-            arrived = connection.recv(_LONGEST_LINE_BYTES)
-            if not arrived:
+        folder.mkdir(parents=True, exist_ok=True)
+        if cluster.index == 0:
+            write_atomically(start, json.dumps({"number": own, "cluster": members}))
+        while True:
+            begun = _read_message(start)
+            answers = {index: _read_message(file) for index, file in files.items()}
+            came = {index for index, answer in answers.items() if answer.get("start") == begun.get("number", own)}
+            if cluster.index == 0:
+                if any(answers[index]["cluster"] != members for index in came):
+                    raise UsageError("The workers have different TF_CONFIGs; give all the same cluster.")
+                if came == set(others):
+                    write_atomically(go, json.dumps({str(index): answers[index]["number"] for index in others}))
+                    return
+            elif _read_message(go).get(str(cluster.index)) == own:
+                return
+            elif begun and answers[cluster.index] != (
+                answer := {"start": begun["number"], "number": own, "cluster": members}
+            ):
+                write_atomically(files[cluster.index], json.dumps(answer))
+            if time.monotonic() >= deadline:
                 break
-            received += arrived
-    return received
-
-
-def _wait_until(deadline: float) -> float:
-    # More than nothing, which would mean not to wait for a connection at all.
-    return min(_LONGEST_WAIT_SECONDS, max(0.01, deadline - time.monotonic()))
-
-
-def _listener(address: str) -> socket.socket:
-    # On all interfaces, as TensorFlow does: the name by which the others know this machine need not be one of its own.
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        return socket.create_server(("", _host_and_port(address)[1]), family=family, dualstack_ipv6=both)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
     except OSError as error:
-        raise UsageError(
-            f"The port of {address}, this worker's address in TF_CONFIG, cannot be used ({error.strerror}); end what "
-            "uses it, or give another."
-        ) from error
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _digest(cluster: Cluster) -> str:
-    return hashlib.sha256(json.dumps(cluster.addresses).encode()).hexdigest()
-
-
-def _missing_sentence(cluster: Cluster, missing: set[int], timeout_seconds: float) -> str:
-    listed = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing))
-    return (
-        f"Of {len(cluster.addresses)} workers, {listed} did not come within {timeout_seconds:g} seconds; start all "
-        "workers, or give a longer --worker-timeout-seconds."
+        raise UsageError(f"The workdir {folder} cannot be written ({error.strerror}); choose another.") from error
+    missing = set(others) - came - {cluster.index} if begun else {0}
+    listed = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing)) or "the chief's go"
+    raise ClmrError(
+        f"Of {len(members)} workers, {listed} did not come within {timeout_seconds:g} seconds; start all workers with "
+        "the same --workdir on a folder that they share, or give a longer --worker-timeout-seconds."
     )
 
 
-def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 600.0) -> tf.distribute.Strategy:
+def _read_message(path: Path) -> dict[str, Any]:
+    """What a worker wrote; nothing where it has not yet, or somebody else did."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def build_strategy(
+    name: str, num_replicas: int = 0, *, meeting_folder: Path | None = None, timeout_seconds: float = 600.0
+) -> tf.distribute.Strategy:
     """The devices that a run trains on.
 
     To be called before anything else makes TensorFlow look for devices: several workers have to find each other
@@ -317,8 +177,8 @@ def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 60
         name: "single", one device; "mirrored", several of this machine; "multi_worker", all of the machines that
             the environment variable TF_CONFIG names; "auto", the last one for which there is more than one.
         num_replicas: Devices that "mirrored" takes; 0 takes every GPU. Without a GPU, the CPU is split into as many.
-        timeout_seconds: How long several workers wait for each other, and then for TensorFlow to connect them; it
-            ends the process if that takes longer.
+        meeting_folder: Where several workers wait for each other; all share it.
+        timeout_seconds: How long they wait.
 
     Raises:
         UsageError: If there are no such devices, or TF_CONFIG is not what "multi_worker" needs.
@@ -338,13 +198,9 @@ def build_strategy(name: str, num_replicas: int = 0, timeout_seconds: float = 60
                 "--strategy multi_worker needs the environment variable TF_CONFIG, with the addresses of all workers "
                 "and the index of this one; received none."
             )
-        if num_processes > 1:
-            meet(cluster, timeout_seconds)
-        unconnected = (
-            f"TensorFlow could not connect the workers within {timeout_seconds:g} seconds after all had come, so one "
-            "of them has left; see what it said, and start all again."
-        )
-        with _kept_signal_handler(), time_limit(timeout_seconds, unconnected):
+        if num_processes > 1 and meeting_folder:
+            wait_for_workers(meeting_folder, cluster, timeout_seconds)
+        with _kept_signal_handler():
             return tf.distribute.MultiWorkerMirroredStrategy()
     count = num_replicas or len(gpus)
     if count == 0:

@@ -41,12 +41,7 @@ class RunLog:
         tensorboard_folder: Folder of the event files.
         last_kept_step: Last step of which earlier starts' logs are kept; -1 for none, not even what is logged before
             the first step.
-        tolerates_failed_writes: Whether training goes on where the disk is full, with one warning. Rows then wait in
-            memory until they can be written, in order; TensorBoard misses what could not be written, and goes on in
-            a new event file. Otherwise OSError or tf.errors.OpError is raised. A log that cannot even be opened
-            always raises.
-        explained: Takes what could not be done, and is around all writing that is not tolerated to fail, to make a
-            better error of it.
+        explained: Takes what could not be done, and is around all writing, to make a better error of it.
 
     Attributes:
         earlier_rows: The rows of metrics.jsonl that are kept.
@@ -58,38 +53,27 @@ class RunLog:
         tensorboard_folder: Path,
         last_kept_step: int,
         *,
-        tolerates_failed_writes: bool = False,
         explained: Callable[[str], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._metrics_path = metrics_path
         self._folder = tensorboard_folder
-        self._tolerates_failed_writes = tolerates_failed_writes
         self._explained = explained
-        self._has_warned = False
-        self._waiting_lines: list[str] = []
         tensorboard_folder.mkdir(parents=True, exist_ok=True)
         self.earlier_rows = _cut_after(metrics_path, last_kept_step)
         _mark_start(tensorboard_folder, last_kept_step)
-        self._writer: tf.summary.SummaryWriter | None = _open_events(tensorboard_folder)
+        self._writer = tf.summary.create_file_writer(str(tensorboard_folder))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Adds a point to each curve and a row to metrics.jsonl, which it returns.
-
-        A name such as "validation/loss" is a curve of that group and "validation_loss" in the row; one without a
-        group is of "training". What is not finite is null in the row.
-        """
+        """Adds a point to each curve and a row to metrics.jsonl, which it returns; see `row_of`."""
         self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
-        numbers = {name.replace("/", "_"): value for name, value in values.items()}
-        # JSON has no NaN and no infinity.
-        row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
-        self._waiting_lines.append(json.dumps(row) + "\n")
-        self._attempt(self._write_waiting_lines)
-        return row
+        row = row_of(step, values)
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether rows wait for room on the disk."""
-        return bool(self._waiting_lines)
+        def append() -> None:
+            with self._metrics_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+        self._attempt(append)
+        return row
 
     def speed(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to curves that are another one each time the same run is made, and so in no file."""
@@ -110,16 +94,13 @@ class RunLog:
 
     def flush(self) -> None:
         """Brings all rows so far to the disk, and makes everything logged visible to TensorBoard."""
-        self._attempt(self._write_waiting_lines)
         if self._metrics_path.exists():
             self._attempt(lambda: sync(self._metrics_path))
         self._with_events(lambda writer: writer.flush())
 
     def close(self) -> None:
-        """Writes what is left and closes the event file."""
-        self._attempt(self._write_waiting_lines)
-        if self._writer:
-            self._with_events(lambda writer: writer.close())
+        """Closes the event file."""
+        self._with_events(lambda writer: writer.close())
 
     def _show_curves(self, step: int, values: Mapping[str, float]) -> None:
         self._show(step, lambda: [tf.summary.scalar(name, value) for name, value in values.items()])
@@ -132,51 +113,26 @@ class RunLog:
         self._with_events(add)
 
     def _with_events(self, use: Callable[[tf.summary.SummaryWriter], None]) -> None:
-        """Uses the event file, or a new one if the one before could not be written."""
-
-        def use_open_file() -> None:
-            self._writer = self._writer or _open_events(self._folder)
-            try:
-                use(self._writer)
-            except tf.errors.OpError:
-                # It ends in half an event, behind which nothing is read, and TensorFlow ignores what else it gets.
-                self._writer = None
-                raise
-
-        self._attempt(use_open_file)
-
-    def _write_waiting_lines(self) -> None:
-        """Appends all lines or none."""
-        if not self._waiting_lines:
-            return
-        size = self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
-        try:
-            with self._metrics_path.open("a", encoding="utf-8") as file:
-                file.writelines(self._waiting_lines)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._metrics_path, size)
-            raise
-        self._waiting_lines.clear()
+        self._attempt(lambda: use(self._writer))
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        """Writes; a failure that is tolerated is told the first time."""
-        if not self._tolerates_failed_writes:
-            with self._explained(f"The log of the run could not be written to {self._metrics_path.parent}"):
-                write()
-            return
-        try:
+        with self._explained(f"The log of the run could not be written to {self._metrics_path.parent}"):
             write()
-        except (OSError, tf.errors.OpError) as error:
-            if not self._has_warned:
-                self._has_warned = True
-                logger.warning(
-                    "The log of the run could not be written to %s (%s); free some space, until then rows of %s wait "
-                    "in memory and TensorBoard misses what is logged.",
-                    self._metrics_path.parent,
-                    getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2],
-                    self._metrics_path.name,
-                )
+
+
+def row_of(step: int, values: Mapping[str, float]) -> dict[str, float | None]:
+    """The row of metrics.jsonl of a step.
+
+    A name such as "validation/loss" is a curve of that group in TensorBoard and "validation_loss" in the row; one
+    without a group is of "training". What is not finite is null in the row, since JSON has no NaN and no infinity.
+    """
+    numbers = {name.replace("/", "_"): value for name, value in values.items()}
+    return {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
+
+
+def logged_steps(metrics_path: Path) -> set[int]:
+    """The steps that have a row in a metrics.jsonl, which need not exist yet."""
+    return {row["step"] for _, row in _whole_rows(metrics_path)}
 
 
 def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | None]]:
@@ -212,17 +168,6 @@ def _mark_start(folder: Path, last_kept_step: int) -> None:
     writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
     writer.add_event(event_pb2.Event(step=last_kept_step + 1, session_log=SessionLog(status=SessionLog.START)))
     writer.close()
-
-
-def _open_events(folder: Path) -> tf.summary.SummaryWriter:
-    before = set(folder.glob("events.*"))
-    try:
-        return tf.summary.create_file_writer(str(folder))
-    except tf.errors.OpError:
-        # One for each attempt would be left otherwise, with nothing in it.
-        for path in set(folder.glob("events.*")) - before:
-            path.unlink()
-        raise
 
 
 def _write_embeddings(folder: Path, vectors: np.ndarray, metadata: Sequence[Mapping[str, object]]) -> None:

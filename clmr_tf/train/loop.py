@@ -20,7 +20,7 @@ from clmr_tf.files import write_atomically
 from clmr_tf.train.callbacks import BestCheckpoint, Convergence
 from clmr_tf.train.checkpoints import Checkpoints
 from clmr_tf.train.distribution import gather_over_workers, largest_over_workers, num_workers, worker_index
-from clmr_tf.train.logs import RunLog
+from clmr_tf.train.logs import RunLog, row_of
 from clmr_tf.train.step import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -240,35 +240,6 @@ def _saved(step: int) -> str:
     return f"The state after step {step} is saved" if step else "No step was saved before"
 
 
-class PendingRow:
-    """Keeps the scalars of a step from before its checkpoint is saved until everything about it is measured and logged.
-
-    A run that ends in between resumes after that step, and could not know them any more.
-
-    Args:
-        path: File of the run.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def keep(self, step: int, scalars: dict[str, float]) -> None:
-        """Remembers the scalars of a step; raises OSError if they cannot be written."""
-        write_atomically(self._path, json.dumps({"step": step, "scalars": scalars}) + "\n")
-
-    def read(self, step: int) -> dict[str, float] | None:
-        """What was kept of a step, if it is still to be logged."""
-        try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
-            return dict(kept["scalars"]) if kept["step"] == step else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def drop(self) -> None:
-        """Forgets them: they are logged."""
-        self._path.unlink(missing_ok=True)
-
-
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """Something that is measured now and then, and at the end of the run.
@@ -288,13 +259,13 @@ class Record:
 
     Attributes:
         log: Curves and metrics.jsonl.
-        pending: The row of a step that is saved and not logged yet.
         best: The best checkpoint.
+        unlogged: The metrics of the first step, if a kill came between its checkpoint and its row.
     """
 
     log: RunLog
-    pending: PendingRow
     best: BestCheckpoint
+    unlogged: dict[str, float] | None = None
 
 
 AfterStep = Callable[[int, int, dict[str, float] | None], None]
@@ -348,7 +319,6 @@ class TrainingLoop:
         self._dataset = dataset
         self._config = config
         self._first_step = self._saved_step = self._checked_step = first_step
-        self._failed_step = -1
         self._checkpoints = checkpoints
         self._record = record
         self._convergence = convergence
@@ -379,7 +349,8 @@ class TrainingLoop:
         step, stop_signal = self._first_step, 0
         with noted_signals() as self._signals:
             try:
-                self._complete_pending_row()
+                if self._record and self._record.unlogged is not None:
+                    self._log_row(self._first_step, self._record.unlogged, {})
                 self._convergence.apply(strategy, self._model.optimizer.learning_rate)
                 while step < config.steps and not stop_signal and not self._convergence.has_ended:
                     num_steps = self._next_stop(step) - step
@@ -396,7 +367,7 @@ class TrainingLoop:
                 raise StoppedBySignalError(self._saved_step, self._signals[0]) from None
             if self._saved_step != step:
                 # It has ended early, after a step that was not to be saved otherwise.
-                self._save_together(step, None, must_succeed=True)
+                self._save_together(step, None)
             # Until the chief has written everything: a worker that has left is a worker that is lost.
             largest_over_workers(strategy, 0)
         if stop_signal and step < config.steps:
@@ -423,7 +394,7 @@ class TrainingLoop:
         speed = self._rate.read() if logs else {}
         with self._rate.paused():
             if saves:
-                self._save_together(step, scalars, must_succeed=is_last or is_stopped)
+                self._save_together(step, scalars)
             if logs:
                 scalars = self._log_row(step, scalars, speed)
                 if self._due(step):
@@ -434,11 +405,6 @@ class TrainingLoop:
         is_last = step == self._config.steps
         return [one for one in self._measurements if is_last or step % one.every == 0]
 
-    def _complete_pending_row(self) -> None:
-        scalars = self._record.pending.read(self._first_step) if self._record else None
-        if scalars is not None:
-            self._log_row(self._first_step, scalars, {})
-
     def _log_row(self, step: int, scalars: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
         """Measures what is due, on what an export takes, logs the row of a step, and keeps its checkpoint if best."""
         measured, due = dict(scalars), self._due(step)
@@ -448,22 +414,20 @@ class TrainingLoop:
                     measured |= measurement.measure(self._while_measuring)
         except _MeasurementStoppedError:
             if self._saved_step != step:
-                self._save(step, scalars, must_succeed=True)
+                self._save(step, scalars)
             raise
         if self._record:
-            row = self._record.log.scalars(step, measured)
+            row = row_of(step, measured)
+            # Before the row is written: a run that is killed in between measures again and finds the same.
+            if self._record.best.improves(row):
+                if self._saved_step != step:
+                    self._save(step, scalars)
+                self._record.best.keep(step, row)
+            self._record.log.scalars(step, measured)
             self._convergence.observe(row)
             self._record.log.speed(step, speed)
-            if self._record.best.improves(row):
-                if step not in (self._saved_step, self._failed_step):
-                    self._save(step, scalars, must_succeed=False)
-                if self._saved_step == step:
-                    with self._tolerated_failure(step, must_succeed=False):
-                        self._record.best.keep(step, row)
             if self._saved_step == step:
                 self._record.log.flush()
-            if not self._record.log.is_behind:
-                self._record.pending.drop()
         return measured
 
     def _while_measuring(self) -> None:
@@ -479,44 +443,27 @@ class TrainingLoop:
             raise NonFiniteError.of_step(self._first_step + nonfinite, looked_at, self._saved_step)
         self._checked_step = step
 
-    def _save_together(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
+    def _save_together(self, step: int, scalars: dict[str, float] | None) -> None:
         """Saves, and tells the workers beside the chief whether it was: they shall not say so before."""
         try:
-            self._save(step, scalars, must_succeed=must_succeed)
+            self._save(step, scalars)
         finally:
             try:
                 of_chief, *_ = gather_over_workers(self._strategy, int(self._saved_step == step))
             except ClmrError as error:
                 raise lost_worker(step, self._saved_step) from error
         if self._record is None:
-            if of_chief:
-                self._saved_step = step
-            elif must_succeed or self._config.on_failed_save == "stop":
+            if not of_chief:
                 raise unsaved_by_chief(step, self._saved_step)
+            self._saved_step = step
 
-    def _save(self, step: int, scalars: dict[str, float] | None, *, must_succeed: bool) -> None:
+    def _save(self, step: int, scalars: dict[str, float] | None) -> None:
         weights = self._model.trainable_variables
         if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
             raise NonFiniteError.of_weights(step, self._saved_step)
         if self._record is None:
             return
-        with self._tolerated_failure(step, must_succeed=must_succeed):
-            with self._checkpoints.explained_failure(
-                f"The metrics up to step {step}, and so the step, could not be saved"
-            ):
-                self._record.log.flush()
-                if scalars is not None:
-                    self._record.pending.keep(step, scalars)
-            self._checkpoints.save(step)
-            self._saved_step = step
-
-    @contextlib.contextmanager
-    def _tolerated_failure(self, step: int, *, must_succeed: bool) -> Iterator[None]:
-        """Lets training go on after a failure to write, if the configuration says so."""
-        try:
-            yield
-        except ClmrError as error:
-            if must_succeed or self._config.on_failed_save == "stop":
-                raise
-            self._failed_step = step
-            logger.warning("%s Training goes on.", error)
+        with self._checkpoints.explained_failure(f"The metrics up to step {step}, and so the step, could not be saved"):
+            self._record.log.flush()
+        self._checkpoints.save(step, scalars)
+        self._saved_step = step

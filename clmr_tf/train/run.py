@@ -23,7 +23,7 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import unusable_gpu
 from clmr_tf.inference.encoder import start_from_pretrained
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe
+from clmr_tf.probe.quick import build_probe
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import TagsToLearn, build_model, checkpoint_groups, default_learning_rate
 from clmr_tf.train.callbacks import (
@@ -43,12 +43,11 @@ from clmr_tf.train.distribution import (
     num_workers,
     worker_index,
 )
-from clmr_tf.train.logs import RunLog, log_embeddings, log_views
+from clmr_tf.train.logs import RunLog, log_embeddings, log_views, logged_steps
 from clmr_tf.train.loop import (
     AfterStep,
     Measurement,
     NonFiniteError,
-    PendingRow,
     Record,
     TrainingLoop,
     distributed,
@@ -59,7 +58,6 @@ from clmr_tf.train.run_folder import (
     CHECKPOINTS,
     METRICS_FILE,
     NONFINITE,
-    PENDING_FILE,
     TENSORBOARD,
     opened_run_folder,
     record_start,
@@ -189,10 +187,6 @@ def require_same_run(strategy: tf.distribute.Strategy, config: TrainConfig, corp
         raise UsageError("The workers have different settings or corpora; give all of them the same command.")
 
 
-# Some minutes of one core.
-_MANY_WINDOWS_FITTED = 2_000_000
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Everything that is decided before the first step.
@@ -204,8 +198,8 @@ class Run:
         music: What it learns from and is measured on.
         model: Restored, or as it was initialised.
         checkpoints: The newest ones.
-        pending: The row of a step that is saved and not logged yet.
         first_step: Steps done before.
+        unlogged: The metrics of that step, if it is saved and not logged yet.
     """
 
     config: TrainConfig
@@ -214,8 +208,8 @@ class Run:
     music: TrainingMusic
     model: TrainedModel
     checkpoints: Checkpoints
-    pending: PendingRow
     first_step: int
+    unlogged: dict[str, float] | None
 
     def batches(self, share: BatchShare, first_step: int | None = None) -> tf.data.Dataset:
         """A share of each batch, from the run's first step on or another."""
@@ -267,24 +261,11 @@ class Run:
         if validate:
             found.append(Measurement(config.validate_every, validate))
         if config.probe_every_epochs:
-            _warn_of_long_probe(self.music.labelled, model.encoder.clip_num_samples)
             every = steps_of_epochs(config.probe_every_epochs, config, self.music.learned)
             found.append(Measurement(every, build_probe(model.encoder, self.music.labelled)))
         if config.embeddings_every:
             found.append(Measurement(config.embeddings_every, show))
         return found
-
-
-def _warn_of_long_probe(corpus: Corpus, clip_num_samples: int) -> None:
-    num_windows = sum(item.num_samples // clip_num_samples for item in corpus.items_of("train"))
-    num_fits = len(INVERSE_PENALTIES) * len(corpus.manifest.tag_names)
-    if num_windows * num_fits > _MANY_WINDOWS_FITTED:
-        logger.warning(
-            "--probe-every-epochs fits %d logistic regressions on %s windows each time, which takes an hour or more; "
-            "--validate-every is quicker, and `python -m clmr_tf.probe` scores the finished model.",
-            num_fits,
-            f"{num_windows:,}",
-        )
 
 
 def run_beside_chief(run: Run, progressed: Callable[[], None], _after_step: AfterStep) -> int:
@@ -312,8 +293,7 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
         workdir / METRICS_FILE,
         workdir / TENSORBOARD,
         # What is logged before the first step, and a row that is still to be completed, is logged again.
-        first_step - 1 if first_step == 0 or run.pending.read(first_step) is not None else first_step,
-        tolerates_failed_writes=config.on_failed_save == "continue",
+        first_step - 1 if first_step == 0 or run.unlogged is not None else first_step,
         explained=run.checkpoints.explained_failure,
     )
     best = BestCheckpoint(run.checkpoints, workdir / BEST, config.best_metric, _measured_on(run))
@@ -334,7 +314,7 @@ def run_as_chief(run: Run, progressed: Callable[[], None], after_step: AfterStep
             log_views(log, run.model, run.batches(BatchShare()), config)
         return run.loop(
             dataset,
-            Record(log, run.pending, best),
+            Record(log, best, run.unlogged),
             Convergence(run.lengths, log.earlier_rows),
             boundaries=profile.boundaries if profile else (),
             progressed=progressed,
@@ -397,11 +377,16 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         ClmrError: If the training cannot go on; the newest checkpoint is as it was. Also at the end of a run that has
             skipped more than half of its steps because they were not finite.
     """
-    strategy = build_strategy(config.strategy, config.num_replicas, config.worker_timeout_seconds)
+    config = resolve_places(config)
+    strategy = build_strategy(
+        config.strategy,
+        config.num_replicas,
+        meeting_folder=config.workdir,
+        timeout_seconds=config.worker_timeout_seconds,
+    )
     start_xla_quietly()
     require_equal_shares(config, strategy.num_replicas_in_sync)
     is_chief = worker_index(strategy) == 0
-    config = resolve_places(config)
     if num_workers(strategy) > 1 and not is_prepared(Path(config.corpus)):
         raise UsageError(
             f"Several workers need a prepared corpus, or each would prepare {config.corpus}; make one with "
@@ -428,9 +413,13 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
         first_step = checkpoints.restore()
-        pending = PendingRow(config.workdir / PENDING_FILE)
-        # Looked at before all have come, since the chief drops it soon after, and the chief's answer counts.
-        answer = 2 * first_step + (pending.read(first_step) is not None)
+        unlogged = (
+            checkpoints.metrics_of(first_step)
+            if first_step not in logged_steps(config.workdir / METRICS_FILE)
+            else None
+        )
+        # The chief's answer counts, which by the time that another looks may have logged the row.
+        answer = 2 * first_step + (unlogged is not None)
         answers = gather_over_workers(strategy, answer)
         if {each // 2 for each in answers} != {first_step}:
             raise UsageError(
@@ -440,13 +429,13 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
         if first_step == 0 and config.pretrained:
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.begin_averages()
-        has_pending_row = answers[0] % 2 == 1
+        is_unlogged = answers[0] % 2 == 1
         num_skipped = model.weight_update.num_skipped
-        if first_step >= lengths.steps and not has_pending_row:
+        if first_step >= lengths.steps and not is_unlogged:
             require_trained(config.workdir, first_step, int(num_skipped.numpy()))
             return Outcome(config.workdir, first_step, first_step)
         _tell_devices(strategy)
-        run = Run(config, lengths, strategy, music, model, checkpoints, pending, first_step)
+        run = Run(config, lengths, strategy, music, model, checkpoints, first_step, unlogged)
         num_steps = (run_as_chief if is_chief else run_beside_chief)(run, progressed, after_step)
         require_trained(config.workdir, num_steps, int(num_skipped.numpy()))
         return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < lengths.steps)

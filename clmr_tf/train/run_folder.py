@@ -56,7 +56,6 @@ def git_revision(tree: Path = _TREE) -> str | None:
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-PENDING_FILE = "pending.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 NONFINITE = "nonfinite"
@@ -109,6 +108,9 @@ def read_config(workdir: Path) -> TrainConfig:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{workdir} is not the folder of a run: {path} cannot be read.") from error
+    if isinstance(plain, dict):
+        # A setting of versions before 0.2, which decided what happens when the disk is full.
+        plain.pop("on_failed_save", None)
     return from_plain(TrainConfig, plain, where=str(path))
 
 

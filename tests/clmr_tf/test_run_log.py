@@ -1,11 +1,7 @@
 """What a run tells, read back from the files."""
 
 import json
-import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,57 +11,9 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from clmr_tf.errors import ClmrError
 from clmr_tf.train.logs import RunLog
 
-# A log on a disk of its own, which is full from the second step to the last but nine.
-ON_A_FULL_DISK = """
-import logging, sys
-from pathlib import (Path)
-import numpy as np
-from clmr_tf.train.logs import (RunLog)
-
-logging.basicConfig(format="%(levelname)s %(message)s")
-disk = Path(sys.argv[1])
-log = RunLog(disk / "metrics.jsonl", disk / "tensorboard", -1, tolerates_failed_writes=sys.argv[2] == "continue")
-log.scalars(1, {"loss": 1.0})
-log.flush()
-with (disk / "zeros").open("wb", buffering=0) as zeros:
-    try:
-        while True:
-            zeros.write(bytes(4096))
-    except OSError:
-        pass
-for step in range(2, 301):
-    log.scalars(step, {"loss": float(step)})
-    log.speed(step, {"clips_per_second": 1.0})
-    if step % 50 == 0:
-        log.flush()
-        log.text(step, "text", "much " * 10_000)
-        log.audio(step, "sound", np.zeros((1, 22050), np.float32), 22050)
-        log.embeddings(np.zeros((3, 4)), [{"item": "a"}] * 3)
-(disk / "zeros").unlink()
-for step in range(301, 310):
-    log.scalars(step, {"loss": float(step)})
-log.embeddings(np.ones((3, 4)), [{"item": "a"}] * 3)
-log.close()
-"""
-
 
 def open_log(tmp_path, last_kept_step=-1, **options) -> RunLog:
     return RunLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", last_kept_step, **options)
-
-
-def run_on_a_full_disk(tmp_path, on_failure):
-    """Runs the script above, and copies what is then on its disk to the folder "result"."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    (tmp_path / "disk").mkdir()
-    script = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 99; "$3" -W error -c "$5" "$1" "$4"; code=$?'
-    script += '; cp -r "$1" "$2"; exit $code'
-    arguments = [tmp_path / "disk", tmp_path / "result", sys.executable, on_failure, ON_A_FULL_DISK]
-    command = ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, arguments)]
-    finished = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True)
-    if finished.returncode == 99:
-        pytest.skip("mounting a small disk is not permitted here")
-    return finished
 
 
 def rows(tmp_path):
@@ -158,28 +106,6 @@ def test_odd_values_are_written_as_they_are_and_null_where_json_has_none(tmp_pat
     log.scalars(1, {"loss": value})
     log.close()
     assert rows(tmp_path)[0]["loss"] == written
-
-
-def test_a_full_disk_costs_no_row_where_it_is_tolerated(tmp_path):
-    finished = run_on_a_full_disk(tmp_path, "continue")
-    assert finished.returncode == 0, finished.stderr
-    result = tmp_path / "result"
-    assert rows(result) == [{"step": step, "loss": float(step)} for step in range(1, 310)]
-    warnings = [line for line in finished.stderr.splitlines() if line.startswith("WARNING")]
-    assert len(warnings) == 1 and "No space left on device" in warnings[0]
-    points = curve(result, "training/loss")
-    assert points == [(step, float(step)) for step, _ in points]
-    steps = [step for step, _ in points]
-    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-9:] == list(range(301, 310))
-    # The mark of the start, the file that broke, and the one that took its place.
-    assert len(list((result / "tensorboard").glob("events.*"))) == 3
-    np.testing.assert_array_equal(np.loadtxt(result / "tensorboard" / "embeddings.tsv"), np.ones((3, 4)))
-
-
-def test_a_full_disk_is_an_error_where_it_is_not_tolerated(tmp_path):
-    finished = run_on_a_full_disk(tmp_path, "stop")
-    assert finished.returncode == 1
-    assert "No space left on device" in finished.stderr and "WARNING" not in finished.stderr
 
 
 def test_a_row_that_is_damaged_amid_others_is_said(tmp_path):

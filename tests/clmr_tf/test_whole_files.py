@@ -117,8 +117,10 @@ def test_mp3(tmp_path, kind):
     assert_heard(tmp_path / "song.mp3", *(mp3(seed) for seed in seeds))
 
 
-def test_mp3_of_several_rates_and_channels(tmp_path):
-    parts = [mp3(1, 44_100, 1), mp3(2, 32_000, 2), mp3(3, 44_100, 2)]
+@pytest.mark.parametrize("nums_channels", [(1, 2, 2), (2, 1, 2), (2, 1, 1)])
+@pytest.mark.parametrize("rates_hz", [(44_100, 32_000, 44_100), (44_100, 44_100, 44_100)])
+def test_mp3_of_several_rates_and_channels(tmp_path, rates_hz, nums_channels):
+    parts = [mp3(seed, *form) for seed, form in enumerate(zip(rates_hz, nums_channels, strict=True))]
     (tmp_path / "song.mp3").write_bytes(b"".join(parts))
     assert_heard(tmp_path / "song.mp3", *parts)
 
@@ -153,7 +155,40 @@ def test_junk_behind_flac_and_before_ogg(tmp_path, junk):
     assert_heard(tmp_path / "song.ogg", ogg)
 
 
-@pytest.mark.parametrize("kind", ["FLAC", "MP3", "WAV", "AIFF"])
+@pytest.mark.parametrize("kind", ["OGG", "MP3", "FLAC", "W64", "CAF"])
+def test_zeros_behind_the_audio_are_nothing_that_was_lost(tmp_path, kind):
+    content = encoded(kind, 1)
+    (tmp_path / "song").write_bytes(content + bytes(100_000))
+    assert_heard(tmp_path / "song", content)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF"])
+def test_a_tag_in_front_of_any_format(tmp_path, kind):
+    content = encoded(kind, 1)
+    (tmp_path / "song").write_bytes(id3v2(1000, 1000) + content)
+    assert_heard(tmp_path / "song", content)
+
+
+def test_an_au_file_that_does_not_say_how_long_it_is(tmp_path):
+    content = encoded("AU", 1)
+    (tmp_path / "song.au").write_bytes(content[:8] + bytes(4) + content[12:])
+    assert_heard(tmp_path / "song.au", content)
+
+
+def test_a_header_that_claims_far_too_much_is_no_loss(tmp_path):
+    flac, whole_mp3 = bytearray(encoded("FLAC", 1)), encoded("MP3", 2)
+    # The upper bits of the number of samples in STREAMINFO.
+    flac[21] |= 0x0F
+    (tmp_path / "song.flac").write_bytes(flac)
+    assert_heard(tmp_path / "song.flac", encoded("FLAC", 1))
+    claimed = bytearray(whole_mp3)
+    place = max(claimed.find(b"Xing"), claimed.find(b"Info")) + 8
+    claimed[place : place + 4] = (2 * int.from_bytes(claimed[place : place + 4], "big")).to_bytes(4, "big")
+    (tmp_path / "song.mp3").write_bytes(claimed)
+    assert_heard(tmp_path / "song.mp3", whole_mp3)
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "MP3", "WAV", "AIFF", "RF64", "W64", "CAF"])
 def test_what_was_cut_off_is_kept_as_far_as_it_goes(tmp_path, kind):
     content = encoded(kind, 1)
     whole = reference(content)
@@ -163,6 +198,27 @@ def test_what_was_cut_off_is_kept_as_far_as_it_goes(tmp_path, kind):
     assert 0.5 * len(whole) < len(audio) < 0.8 * len(whole)
     assert np.corrcoef(audio[:-2000], whole[: len(audio) - 2000])[0, 1] > 0.99
     assert stream.report.lost_seconds == pytest.approx((len(whole) - len(audio)) / RATE_HZ, abs=0.1)
+
+
+def test_what_was_cut_off_a_wav_with_much_before_its_audio(tmp_path):
+    content = encoded("WAV", 1)
+    place = content.index(b"data")
+    content = content[:place] + b"LIST" + (200_000).to_bytes(4, "little") + bytes(200_000) + content[place:]
+    (tmp_path / "song.wav").write_bytes(content[: -44_100 * 4])
+    with open_audio(tmp_path / "song.wav", RATE_HZ) as stream:
+        assert sum(map(len, stream.blocks)) == pytest.approx((SECONDS - 1) * RATE_HZ, abs=10)
+    assert stream.report.lost_seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_damaged_ogg_lacks_the_time_between_its_pages(tmp_path):
+    content = bytearray(encoded("OGG", 1))
+    middle = len(content) // 2
+    content[middle : middle + 4096] = JUNK["noise"][:4096]
+    (tmp_path / "song.ogg").write_bytes(content)
+    with open_audio(tmp_path / "song.ogg", RATE_HZ) as stream:
+        audio = np.concatenate(list(stream.blocks))
+    lost_seconds = SECONDS - len(audio) / RATE_HZ
+    assert 0.1 < lost_seconds < 3 and stream.report.lost_seconds == pytest.approx(lost_seconds, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "MP3"])
