@@ -267,7 +267,7 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dic
     if version is None:
         return facts
     outputs = file.with_suffix(".npz")
-    reason = _run_apart("execution", file, folder / GOLDEN_FILE, outputs)
+    reason = _run_apart("runtime_process", file, folder / GOLDEN_FILE, outputs)
     if reason:
         raise ClmrError(f"{wanted.file} cannot be run by {wanted.runtime} ({reason}); it was not kept.")
     with np.load(outputs) as received:
@@ -276,7 +276,7 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dic
 
 def _run_apart(module: str, *arguments: object) -> str | None:
     """Runs a module of this folder in a process of its own; returns why it failed, if it did."""
-    command = [sys.executable, "-m", f"clmr_tf.runtimes.{module}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"clmr_tf.export.{module}", *map(str, arguments)]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True, "errors": "replace"}
     try:

@@ -7,7 +7,7 @@ import numpy as np
 from clmr_tf.config.train import TrainConfig
 from tests.clmr_tf.training_runs import metrics, state, words_of
 
-NUM_STEPS = 20
+NUM_STEPS = 8
 # In float32 the rounding of a sum moves activations across the kinks of ReLU and maximum, and the gradient with them
 # by up to some percent; in float64 a difference is a mistake. No clipping and no Adam, which would hide a factor.
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}

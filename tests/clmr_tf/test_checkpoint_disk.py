@@ -83,7 +83,7 @@ def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
 def test_a_full_disk_keeps_the_last_good_one_and_takes_the_next_once_there_is_room(tmp_path):
     error, before, after = run_on_a_small_disk(tmp_path, "7m", FILL)
     assert error.startswith(f"The checkpoint of step 5 could not be written to {tmp_path}/run/checkpoints because ")
-    assert "because the disk is full; the last good checkpoint is step-000000004. Mend that" in error
+    assert "because the disk is full; the last good checkpoint is step-000000004. Fix this" in error
     names = [f"step-{step:09d}" for step in range(1, 6)]
     assert before == f"5 {names[:4]} ['step-000000004']"
     assert after == f"{names} 5"

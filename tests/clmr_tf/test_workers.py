@@ -108,14 +108,14 @@ def processes_that_logged(workdir: Path) -> set[int]:
 @pytest.mark.parametrize(
     ("augmentation", "signals"),
     [
-        ("only-noise", [(signal.SIGTERM, 1), (signal.SIGKILL, 1)]),
+        ("only-noise", [(signal.SIGKILL, 1)]),
         pytest.param(
             "released",
-            [(signal.SIGSTOP, 1), (signal.SIGKILL, 0), (signal.SIGTERM, 0), (signal.SIGSTOP, 0)],
+            [(signal.SIGTERM, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0), (signal.SIGTERM, 0), (signal.SIGSTOP, 0)],
             marks=pytest.mark.soak,
         ),
     ],
-    ids=["one is told to stop or is killed", "one stalls and the chief is killed or told to stop or stalls"],
+    ids=["one is killed", "one stalls or is told to stop and the chief is killed or told to stop or stalls"],
 )
 def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(corpus, tmp_path, augmentation, signals):
     settings = {**PLAIN, "augmentation": augmentation}
@@ -140,7 +140,7 @@ def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(c
 @pytest.mark.parametrize(("settings", "rtol"), [(PLAIN, 1e-5), (EVERYTHING, 1e-4)], ids=["plain", "everything"])
 def test_two_workers_that_run_through_are_one_device_and_the_same_when_interrupted(corpus, tmp_path, settings, rtol):
     train(config_of(corpus, tmp_path / "one", strategy="single", **settings))
-    for steps in ([NUM_STEPS], [8, NUM_STEPS]):
+    for steps in ([NUM_STEPS], [4, NUM_STEPS]):
         workdir = tmp_path / f"{len(steps)} starts"
         for num_steps in steps:
             with two_workers(corpus, workdir, **{**settings, "steps": num_steps}) as workers:

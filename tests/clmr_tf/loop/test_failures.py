@@ -16,6 +16,7 @@ from clmr_tf.train.run import train
 from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.training_runs import metrics, state
 from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     with pytest.raises(ClmrError, match=words):
         train(config_of(corpus, workdir, steps=20, log_every=6, steps_per_execution=3))
     folder = workdir / "nonfinite" / "step-4"
-    batch = next(iter(pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=42).skip(3).take(1)))
+    batch = next(
+        iter(pair_dataset(corpus, "train", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=42).skip(3).take(1))
+    )
     items = [corpus.items_of("train")[row].id for row in batch["item"].numpy()]
     report = json.loads((folder / "report.json").read_text())
     assert report == {"step": 4, "steps_looked_at": [3, 6], "items": items} and len(set(items)) == 4

@@ -9,6 +9,7 @@ from clmr_tf.data.crops import labelled_dataset
 from clmr_tf.train.build import TagsToLearn, build_model
 from clmr_tf.train.validation import build_labelled_validation
 from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
 
 TAGS = ("a", "b", "c")
 CONFIG = TrainConfig(objective="supervised", width=0.0625, batch_size=4, num_validation_pairs=10)
@@ -22,7 +23,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crops(corpus):
-    stream = labelled_dataset(corpus, "valid", batch_size=4, clip_num_samples=59049, seed=0)
+    stream = labelled_dataset(corpus, "valid", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=0)
     clips, labels = (
         np.concatenate([batch[name] for batch in stream.take(3).as_numpy_iterator()])[:10]
         for name in ("clips", "labels")

@@ -51,7 +51,7 @@ def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(
     # The newest three; the ninth step is saved since its validation, the first, is the best so far.
     assert steps_saved(tmp_path / "1") == steps_saved(tmp_path / "3") == [9, 10, 11]
     one, three = state(tmp_path / "1"), state(tmp_path / "3")
-    assert one.keys() == three.keys() and len(one) == 57 + 72 + 1
+    assert one.keys() == three.keys() and len(one) == 32 + 42 + 1
     assert [name for name in one if one[name].tobytes() != three[name].tobytes()] == []
 
 

@@ -17,6 +17,7 @@ from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.training_runs import metrics, state
 from tests.reference.nt_xent import nt_xent
 from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, whole):
     config = whole
     model = trained_model(config)
     # Seed 0 whatever that of the run; 11 pairs are two whole batches of 4.
-    batches = list(pair_dataset(corpus, "valid", batch_size=4, clip_num_samples=59_049, seed=0).take(2))
+    batches = list(pair_dataset(corpus, "valid", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=0).take(2))
     chain = AugmentationChain(augmentation_preset("only-gain"))
     losses, hits = [], []
     for batch in batches:
@@ -98,7 +99,8 @@ def test_without_a_validation_split_the_run_says_so_and_trains(tmp_path, caplog)
 
 def test_a_probe_on_the_way_is_a_logistic_regression_on_the_train_split_scored_on_the_valid_split(tmp_path):
     songs = {"train": 6, "valid": 5}
-    corpus = write_corpus(tmp_path / "music", num_songs=songs, num_samples=120_000, tag_names=("a", "b"))
+    num_samples = 2 * CLIP_NUM_SAMPLES + 20
+    corpus = write_corpus(tmp_path / "music", num_songs=songs, num_samples=num_samples, tag_names=("a", "b"))
     settings = {"augmentation": "none", "validate_every": 0, "probe_every_epochs": 2, "best_metric": "probe_score"}
     # An epoch of six songs is one batch of four.
     config = config_of(corpus, tmp_path / "run", steps=3, log_every=5, **settings)
@@ -111,8 +113,8 @@ def test_a_probe_on_the_way_is_a_logistic_regression_on_the_train_split_scored_o
         vectors, classes = [], []
         for item in corpus.items_of(split):
             samples = corpus.read_samples(item)
-            clips = np.stack([samples[:59_049], samples[59_049:118_098]]).astype(np.float32)
-            vectors.append(encoder(clips, training=False).numpy())
+            clips = samples[: 2 * CLIP_NUM_SAMPLES].reshape(2, CLIP_NUM_SAMPLES)
+            vectors.append(encoder(clips.astype(np.float32), training=False).numpy())
             classes.append(corpus.manifest.tag_names.index(item.tags[0]))
         return np.stack(vectors), np.array(classes)
 

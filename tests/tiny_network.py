@@ -1,0 +1,21 @@
+"""A network of six layers on clips of 243 samples, for tests of what is around it: it is traced in half the time."""
+
+import pytest
+
+from clmr_tf.models import sample_cnn
+
+CLIP_NUM_SAMPLES = 3**5
+
+
+def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts it in the place of SampleCNN 3^9 at 22,050 Hz."""
+    monkeypatch.setitem(sample_cnn.POOL_SIZES, 22_050, (3, 3, 3, 3))
+    monkeypatch.setitem(sample_cnn.CLIP_NUM_SAMPLES, 22_050, CLIP_NUM_SAMPLES)
+    monkeypatch.setattr(sample_cnn, "_BLOCK_CHANNELS", (128, 128, 128))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_network():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_tiny_network(monkeypatch)
+        yield
