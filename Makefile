@@ -66,7 +66,8 @@ soak: $(VENV)/test-requirements
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/mypy
 
 format: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check --fix .

@@ -33,6 +33,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
+        "clmr_tf": ["py.typed"],
         "clmr_tf.report": ["published.json"],
         "pipelines": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
@@ -69,6 +70,14 @@ setup(
             "tf2onnx>=1.17",
         ],
         # `pytest` and `ruff` on a checkout; requirements-test.txt has everything that tests use.
-        "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", "scipy>=1.14", "psutil>=7"],
+        "dev": [
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "import-linter>=2.17",
+            "mypy>=2.4",
+            "scipy>=1.14",
+            "psutil>=7",
+        ],
     },
 )

@@ -180,7 +180,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError("it holds a buffer, which plain data does not need")
 
     # This opcode alone takes as much memory as it says before it looks at what there is.
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
 
     def load(self) -> Any:
         """What the pickle holds."""
@@ -193,7 +193,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         """The stand-in for a name."""
         stand_in = self._stand_ins.get((module_name, global_name))
         if stand_in is None:
-            pending = (one for level in (*self.metastack, self.stack) for one in level)
+            unpickler: Any = self
+            pending = (one for level in (*unpickler.metastack, unpickler.stack) for one in level)
             raise UnknownNameError(f"{module_name}.{global_name}", [one for one in pending if type(one) is str])
         # A pickle may set attributes of what it is handed, so it gets a class or function of its own every time.
         if stand_in is PlainMapping:

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -27,7 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _ONNX_OPSET = 15
 _TAG_NAMES = "tag_names"
 
-Function = tf.types.experimental.PolymorphicFunction
+Function: TypeAlias = Any
+"""A `tf.function`, which has no type that a checker knows."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -184,7 +184,7 @@ class ServedModel:
     def signatures(self) -> dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]]:
         """Functions by their names, with what they take."""
         clip = self._encoder.clip_num_samples
-        made = {
+        made: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
             "serving_default": (self._of_clips, [tf.TensorSpec([None, clip], tf.float32, "audio")]),
             "waveform": (self._of_waveform, [tf.TensorSpec([None], tf.float32, "audio")]),
             "wav_bytes": (self._of_wav_bytes, [tf.TensorSpec([None], tf.string, "wav")]),

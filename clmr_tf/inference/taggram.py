@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 
 _INCHES_PER_TAG = 0.26
 # No warning for letters that no font has, as in titles of music, and a name with dollar signs is no formula.
-_PLAIN_TEXT = plt.rc_context({"text.parse_math": False})
+_PLAIN_TEXT: Any = plt.rc_context({"text.parse_math": False})
 
 
 @_PLAIN_TEXT

@@ -123,7 +123,8 @@ def main_table(section: Section, published: Published) -> list[str]:
 
 def label_table(curves: Sequence[LabelCurve], published: Sequence[PublishedCurve]) -> list[str]:
     """A row for each curve, with its intervals, and for each published one; a column for each share of labels."""
-    shares = sorted({share for curve in (*curves, *published) for share, _ in curve.points})
+    points = [*(curve.points for curve in curves), *(curve.points for curve in published)]
+    shares = sorted({share for of_curve in points for share, _ in of_curve})
     lines = []
     for curve in curves:
         scores = dict(curve.points)
@@ -132,9 +133,9 @@ def label_table(curves: Sequence[LabelCurve], published: Sequence[PublishedCurve
             for share in shares
         ]
         lines.append([curve.name, *cells])
-    for curve in published:
-        values = dict(curve.points)
-        name = f"published: {curve.name} ({curve.source})"
+    for other in published:
+        values = dict(other.points)
+        name = f"published: {other.name} ({other.source})"
         lines.append([name, *(str(values.get(share, NOTHING)) for share in shares)])
     return markdown_table(["", *map(share_words, shares)], lines)
 

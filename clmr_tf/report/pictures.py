@@ -4,6 +4,7 @@ import io
 import itertools
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -30,7 +31,7 @@ _OTHER_COLOURS = ("#7b5ea7", "#b5a000", "#3aa6a6", "#c2708f", "#5a7d2a", "#9c5a3
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _PUBLISHED_COLOUR = "#9db7d5"
 # A tag with dollar signs is no formula.
-_PLAIN_TEXT = plt.rc_context({"text.parse_math": False})
+_PLAIN_TEXT: Any = plt.rc_context({"text.parse_math": False})
 _NUM_LETTERS = 44
 
 
@@ -55,7 +56,8 @@ def draw_label_curves(
             shares, values = zip(*curve.points, strict=True)
             label = _wrapped(f"published: {curve.name}")
             panel.plot(shares, [float(value) for value in values], "--", color=_colour_of(curve.name), label=label)
-        ticks = sorted({share for curve in (*curves, *published) for share, _ in curve.points})
+        points = [*(curve.points for curve in curves), *(curve.points for curve in published)]
+        ticks = sorted({share for of_curve in points for share, _ in of_curve})
         panel.set_xscale("log")
         panel.set_xticks(ticks, [share_words(share).removesuffix(" %") for share in ticks])
         panel.minorticks_off()

@@ -132,7 +132,7 @@ def row_of(step: int, values: Mapping[str, float]) -> dict[str, float | None]:
 
 def logged_steps(metrics_path: Path) -> set[int]:
     """The steps that have a row in a metrics.jsonl, which need not exist yet."""
-    return {row["step"] for _, row in _whole_rows(metrics_path)}
+    return {int(row["step"]) for _, row in _whole_rows(metrics_path)}
 
 
 def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | None]]:

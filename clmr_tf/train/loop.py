@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -95,7 +96,7 @@ class ClipRate:
         return {"clips_per_second": rate}
 
 
-Execution = Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]
+Execution = Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]
 """Takes the batches and a number of steps, does them, and gives the scalars of the last."""
 
 
@@ -112,7 +113,7 @@ def build_execution(
     """
     train_step = tf.function(model.train_step, jit_compile=True, autograph=False) if jit else model.train_step
 
-    def one_step(batches: Iterator) -> dict[str, tf.Tensor]:
+    def one_step(batches: Any) -> dict[str, tf.Tensor]:
         watched = strategy.run(train_step, args=(batches.get_next(),))
         # The same on all replicas.
         return {name: strategy.experimental_local_results(value)[0] for name, value in watched.items()}
@@ -120,7 +121,7 @@ def build_execution(
     # Without AutoGraph, which would rewrite the source of the whole model at every start: nothing in it needs that, and
     # it takes as long as all the rest of the tracing.
     @tf.function(autograph=False)
-    def execute(batches: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def execute(batches: Any, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         if not several_steps:
             return one_step(batches)
         _, watched = tf.while_loop(

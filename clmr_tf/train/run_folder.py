@@ -155,7 +155,7 @@ def record_start(
     """
     path = workdir / RUN_FILE
     description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
-    record = read_record(workdir) if path.exists() else {"starts": [], "corpus": description}
+    record: dict[str, Any] = read_record(workdir) if path.exists() else {"starts": [], "corpus": description}
     is_changed = record["corpus"]["fingerprint"] != description["fingerprint"]
     if is_changed and first_step > 0 and not config.allow_changed_corpus:
         raise UsageError(

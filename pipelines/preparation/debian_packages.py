@@ -74,10 +74,10 @@ def find_packages(names: Sequence[str]) -> dict[str, Package]:
         if match:
             name = match["file"].split("_")[0]
             packages[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
-    found = {name: packages[there] for name, there in chosen.items() if there in packages}
-    if finished.returncode or not found:
+    downloadable = {name: packages[there] for name, there in chosen.items() if there in packages}
+    if finished.returncode or not downloadable:
         raise UsageError(_no_packages(finished.stderr, names))
-    return found
+    return downloadable
 
 
 def version_in_name(name: str) -> str | None:

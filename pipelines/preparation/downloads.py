@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -197,7 +197,7 @@ class _Member:
     name: str
     num_bytes: int
     objection: str | None
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
 
 
 def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLimits) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection as messages
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from clmr_tf.audio.isolation import WorkerProcess
 from clmr_tf.errors import ClmrError
@@ -128,7 +128,7 @@ class _Pool(Generic[Task, Result]):
 
     def _listen(self) -> None:
         patience = max(0.0, min(worker.deadline for worker in self._workers) - time.monotonic())
-        by_connection = {worker.connection: worker for worker in self._workers}
+        by_connection: dict[Any, Any] = {worker.connection: worker for worker in self._workers}
         spoke = messages.wait(list(by_connection), None if patience == float("inf") else patience)
         for connection in spoke:
             self._take_message(by_connection[connection])

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from clmr_tf import hardware
 from clmr_tf.hardware import num_usable_cores, unusable_gpu
+from clmr_tf.train import distribution
 from clmr_tf.train.distribution import devices_in_words
 
 
@@ -48,13 +49,13 @@ def strategy(num_replicas, num_workers=1):
 )
 def test_devices_in_words(monkeypatch, gpus, names, replicas, workers, words):
     gpus(*names)
-    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 6)
+    monkeypatch.setattr(distribution, "num_usable_cores", lambda: 6)
     assert devices_in_words(strategy(replicas, workers)) == words
 
 
 def test_one_core_is_one_core(monkeypatch, gpus):
     gpus()
-    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 1)
+    monkeypatch.setattr(distribution, "num_usable_cores", lambda: 1)
     assert devices_in_words(tf.distribute.get_strategy()) == "1 CPU core"
 
 

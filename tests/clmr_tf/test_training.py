@@ -47,7 +47,7 @@ def run(arguments: list[str], capsys) -> tuple[int, str]:
 
 
 def test_a_training_says_what_it_runs_on(corpus, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 7)
+    monkeypatch.setattr("clmr_tf.train.distribution.num_usable_cores", lambda: 7)
     assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
     assert caplog.messages.count("Training on 7 CPU cores.") == 1 and "NVIDIA" not in caplog.text
     # A GPU that TensorFlow does not find.
