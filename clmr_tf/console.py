@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.quiet_start import start_libraries_plainly
+from clmr_tf.quiet_start import hold_back_tensorflow_start
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
@@ -42,7 +42,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    start_libraries_plainly()
+    hold_back_tensorflow_start()
     logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
     # Ours alone: other libraries tell what nobody needs to know.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""Starts TensorFlow and Keras quickly and without their start-up messages."""
+"""Starts TensorFlow without its start-up messages."""
 
 import contextlib
 import functools
@@ -7,7 +7,7 @@ import importlib.machinery
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 
@@ -35,74 +35,34 @@ def native_errors_held_back() -> Iterator[None]:
             os.close(standard_error)
 
 
-_WRAPPED = ("matplotlib", "sklearn")
-"""What Keras takes along where it is installed, for its image galleries and its estimators: 1.5 of 4 s of a start."""
+def hold_back_tensorflow_start() -> None:
+    """Makes the first import of TensorFlow in this process a quiet one.
 
-
-def start_libraries_plainly() -> None:
-    """Lets the first imports in this process of Keras and of TensorFlow go on in another way.
-
-    That of Keras as if Matplotlib and scikit-learn were not installed. That of TensorFlow without what it writes to
-    standard error before its log level counts: 2.21 says there whether it found CUDA, which is nothing that a user
-    could act on (`clmr_tf.hardware` has what is).
-
-    Commands call this before they import anything; their own imports are not affected. Not for a library: who uses
-    Keras' wrappers beside it would miss them.
+    Before its log level counts, TensorFlow 2.21 writes to standard error whether it found CUDA, on which a user could
+    not act (`clmr_tf.hardware` says what is). Commands call this before they import anything.
     """
-    for name, around in (("keras", _without_wrapped), ("tensorflow", native_errors_held_back)):
-        is_prepared = any(isinstance(finder, _Finder) and finder.name == name for finder in sys.meta_path)
-        if name not in sys.modules and not is_prepared:
-            sys.meta_path.insert(0, _Finder(name, around))
-
-
-@contextlib.contextmanager
-def _without_wrapped() -> Iterator[None]:
-    absent = [name for name in _WRAPPED if name not in sys.modules]
-    # Python's own sign for what must not be found.
-    sys.modules.update(dict.fromkeys(absent))
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
-Around = Callable[[], contextlib.AbstractContextManager[None]]
+    if "tensorflow" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module, whose code then runs inside of a context manager."""
-
-    def __init__(self, name: str, around: Around) -> None:
-        self.name = name
-        self._around = around
+    """Finds TensorFlow, with a loader that holds back its messages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name:
+        if fullname != "tensorflow":
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._around)
+            load = spec.loader.exec_module
+
+            def load_quietly(module: ModuleType) -> None:
+                with native_errors_held_back():
+                    load(module)
+
+            spec.loader.exec_module = load_quietly
         return spec
-
-
-class _Loader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, around: Around) -> None:
-        self._loader = loader
-        self._around = around
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        try:
-            with self._around():
-                self._loader.exec_module(module)
-        finally:
-            # What reads a package's files asks its loader for them.
-            module.__spec__.loader = module.__loader__ = self._loader
 
 
 @functools.cache

@@ -1,32 +1,16 @@
-"""The four ways in which an augmentation is run, and audio to run it on."""
+"""How an augmentation is run, and audio to run it on."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 
-def _eagerly(function, *arguments):
-    return function(*arguments)
-
-
-def _in_function(function, *arguments):
-    return tf.function(function)(*arguments)
-
-
-def _in_dataset(function, *arguments):
-    return tf.data.Dataset.from_tensors(arguments).map(function, num_parallel_calls=2).get_single_element()
-
-
-def _compiled(function, *arguments):
-    return tf.function(function, jit_compile=True)(*arguments)
-
-
-@pytest.fixture(params=[_eagerly, _in_function, _in_dataset, _compiled])
-def run(request):
-    """Calls a function of tensors eagerly, in tf.function, in Dataset.map and compiled by XLA."""
+@pytest.fixture
+def run():
+    """Calls a function of tensors in tf.function; `test_chain.py` compares the other ways of running with it."""
 
     def run_to_numpy(function, *arguments):
-        result = request.param(function, *(tf.convert_to_tensor(argument) for argument in arguments))
+        result = tf.function(function)(*(tf.convert_to_tensor(argument) for argument in arguments))
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), result)
 
     return run_to_numpy

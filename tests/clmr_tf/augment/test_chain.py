@@ -67,6 +67,16 @@ def test_eager_function_and_dataset_give_the_same_bits(many_clips, make_seeds):
     np.testing.assert_array_equal(bits(dataset.get_single_element()), bits(eager))
 
 
+def test_compiled_with_xla_the_same_parameters_give_the_same_views(many_clips, make_seeds):
+    chain = AugmentationChain(BUSY)
+    draws = chain.draw(make_seeds(39))
+    # Its normal numbers are others under XLA.
+    draws["noise"]["applied"] = tf.zeros([39], tf.bool)
+    expected = tf.function(chain.apply)(many_clips, draws)
+    compiled = tf.function(chain.apply, jit_compile=True)(many_clips, draws)
+    np.testing.assert_allclose(compiled, expected, rtol=0, atol=1e-5)
+
+
 def transformed(name, audio, of):
     """One augmentation by its public function."""
     audio = tf.constant(audio)
