@@ -82,7 +82,8 @@ def test_reads_what_the_probe_writes(probed):
 def test_the_command_in_a_process_of_its_own_loads_no_tensorflow(probed, tmp_path):
     command = [*STRICT_PYTHON, "-c"]
     command += [
-        "import sys; from clmr_tf.report import main; main(sys.argv[1:]); sys.exit('tensorflow' in sys.modules)",
+        "import sys; from clmr_tf.report.__main__ import main\n"
+        "main(sys.argv[1:]); sys.exit('tensorflow' in sys.modules)",
         "--results",
         str(probed),
         "--out",

@@ -19,6 +19,7 @@ from clmr_tf.train.step import ContrastiveModel
 from clmr_tf.train.trained_encoder import read_run_encoder
 from tests.clmr_tf.training_runs import SETTINGS, command, metrics, state
 from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES, _tiny_network  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_everything_that_tensorboard_shall_show_is_there(trained):
     assert {f"training/{name}" for name in names | {"clips_per_second"}} <= tags
     assert {"first_crop/original", "first_crop/view", "second_crop/original", "second_crop/view"} <= tags
     metadata = (trained / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
-    assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3
+    assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3 * (70_000 // CLIP_NUM_SAMPLES)
     assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3, 512)
 
 
@@ -138,7 +139,7 @@ def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_proc
         other, _ = read_run_encoder(tmp_path / "run")
     finally:
         keras.config.set_dtype_policy("float32")
-    embeddings = [each(golden_audio(59049, 22050), training=False) for each in (encoder, other)]
+    embeddings = [each(golden_audio(CLIP_NUM_SAMPLES, 22050), training=False) for each in (encoder, other)]
     assert {embedding.dtype for embedding in embeddings} == {tf.float32}
     np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
 

@@ -74,7 +74,9 @@ def test_compiled_with_xla_the_same_parameters_give_the_same_views(many_clips, m
     draws["noise"]["applied"] = tf.zeros([39], tf.bool)
     expected = tf.function(chain.apply)(many_clips, draws)
     compiled = tf.function(chain.apply, jit_compile=True)(many_clips, draws)
-    np.testing.assert_allclose(compiled, expected, rtol=0, atol=1e-5)
+    errors = np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    # Sums in another order: -60 dB.
+    assert errors.max() < 1e-3
 
 
 def transformed(name, audio, of):
