@@ -116,7 +116,7 @@ def test_everything_that_tensorboard_shall_show_is_there(trained):
     assert {"first_crop/original", "first_crop/view", "second_crop/original", "second_crop/view"} <= tags
     metadata = (trained / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
     assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3 * (70_000 // CLIP_NUM_SAMPLES)
-    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3, 512)
+    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3 * (70_000 // CLIP_NUM_SAMPLES), 512)
 
 
 def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(trained):
