@@ -48,7 +48,7 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
     @dataclasses.dataclass(frozen=True)
     class Options:
         config: Path | None = None
-        """YAML or JSON file with any of the options below; the command line goes over it."""
+        """YAML or JSON file with any of the options below; the command line overrides it."""
         debug: bool = False
         """Show the whole traceback of an error."""
         settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type] # known at run time
