@@ -30,7 +30,7 @@ from clmr_tf.hardware import gpu_names
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model
-from clmr_tf.train.distribution import devices_in_words
+from clmr_tf.train.distribution import build_strategy, devices_in_words
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -180,7 +180,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
             numbers_of_one = numbers
     devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")[:2]
     if len(devices) == 2:
-        two = tf.distribute.MirroredStrategy([device.name for device in devices])
+        two = build_strategy("mirrored", 2)
         look_at([TWO_DEVICES_PROMISE], Check(two, _config(options, "float32")).numbers(), numbers_of_one)
     return {
         "ran_on": devices_in_words(single),
@@ -204,13 +204,14 @@ def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
         precision=precision,
         optimizer="sgd",
         learning_rate=0.1,
+        augmentation=options.augmentation,
         steps=options.num_steps + 2,
     )
 
 
 def _numbers_of_cpu(options: argparse.Namespace, path: Path) -> Numbers:
-    size = ["--batch-size", str(options.batch_size), "--width", str(options.width)]
-    command = [sys.executable, "-m", "benchmarks.gpu_check", *size, "--write-numbers", str(path)]
+    same = ["--batch-size", options.batch_size, "--width", options.width, "--augmentation", options.augmentation]
+    command = [sys.executable, "-m", "benchmarks.gpu_check", *map(str, same), "--write-numbers", str(path)]
     # There is no GPU for TensorFlow then, so it computes as on a machine without one.
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, check=False)
     if done.returncode:
@@ -234,6 +235,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--batch-size", type=int, default=48, help="pairs per step, an even number (default: 48)")
     parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
+    parser.add_argument("--augmentation", default="released", help="preset of the chain (default: released)")
     parser.add_argument("--num-steps", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--write-numbers", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")

@@ -2,14 +2,11 @@
 
 import json
 
-import pytest
-import tensorflow as tf
-
 from benchmarks.gpu_check import main
 from clmr_tf.augment.gain_polarity import Gain
 from clmr_tf.console import run_command
 
-SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1"]
+SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1", "--augmentation", "only-gain"]
 
 
 def test_all_promises_hold_on_two_cpus_and_it_is_said_that_no_gpu_was_there(capsys):
@@ -25,11 +22,10 @@ def test_all_promises_hold_on_two_cpus_and_it_is_said_that_no_gpu_was_there(caps
     assert all(0 < fraction < 1 for fraction in result["chain_fraction_of_step"].values())
 
 
-@pytest.mark.parametrize("factor", [1.01, float("nan")])
-def test_a_side_that_computes_something_else_is_found(capsys, monkeypatch, factor):
+def test_a_side_that_computes_something_else_is_found(capsys, monkeypatch):
     # In this process only; the other side has a process of its own.
     transform = Gain.transform
-    monkeypatch.setattr(Gain, "transform", lambda *arguments: transform(*arguments) * tf.constant(factor))
+    monkeypatch.setattr(Gain, "transform", lambda *arguments: transform(*arguments) * 1.01)
     assert run_command(main, SMALL) == 1
     output, notes = capsys.readouterr()
     promises = json.loads(output)["promises"]
