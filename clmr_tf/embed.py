@@ -25,15 +25,15 @@ class EmbedConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, and folders of them."""
     model: Path = DEMO_MODEL
-    """Model folder, or the folder of a run. Default: the demo model of a checkout."""
+    """Model folder or run folder. Default: the demo model of a checkout."""
     out: Path = Path("embeddings.npz")
-    """File to write, .npz or .parquet; docs/embedding.md says what is in it. A file that is there is replaced."""
+    """File to write, .npz or .parquet; docs/embedding.md describes it. An existing file is replaced."""
     hop_seconds: float | None = None
-    """Distance between windows. Default: the length of a window, so that they follow each other."""
+    """Time between the starts of two windows. Default: the length of a window, so that they do not overlap."""
     batch_size: int = 32
-    """Windows in one call of the encoder."""
+    """Windows per call of the encoder."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that cannot be."""

@@ -23,14 +23,14 @@ class SimilarConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Songs to look for others of: audio files of any format, rate and length."""
+    """Songs to compare with: audio files of any format, sample rate and length."""
     index: Path = Path("embeddings.npz")
-    """Table that `python -m clmr_tf.embed` wrote, .npz or .parquet."""
+    """Table written by `python -m clmr_tf.embed`, .npz or .parquet."""
     model: Path = DEMO_MODEL
-    """Model folder, or the folder of a run; the one that the table was made with. Default: the demo model of a
+    """Model folder or run folder; must be the one that the table was made with. Default: the demo model of a
     checkout."""
     top: int = 10
-    """How many songs to show."""
+    """Number of songs to show."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that cannot be."""

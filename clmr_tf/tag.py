@@ -22,16 +22,16 @@ class TagConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, and folders of them."""
     model: Path = DEMO_MODEL
-    """Model folder with a head, or the folder of a run that learns from labels. Default: the demo model of a
+    """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
     checkout."""
     top: int = 10
-    """How many tags to show, likeliest first."""
+    """Number of tags to show, most likely first."""
     plot: Path | None = None
-    """PNG file for a picture of the tags over time; of one song."""
+    """PNG file for a picture of the tags over time, for a single song."""
     hop_seconds: float | None = None
-    """Distance between windows. Default: the length of a window, so that they follow each other."""
+    """Time between the starts of two windows. Default: the length of a window, so that they do not overlap."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that cannot be."""

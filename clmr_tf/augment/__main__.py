@@ -32,17 +32,18 @@ class AugmentConfig:
     """Settings of the command."""
 
     recording: tyro.conf.Positional[Path | None] = None
-    """Audio file of any format, rate and length of at least a clip."""
+    """Audio file of any format and sample rate, at least as long as a clip."""
     out: Path = Path("views")
-    """Folder for crops and views as WAV, a picture and the drawn parameters; made if need be, those in it replaced."""
+    """Folder for crops and views as WAV, a picture and the drawn parameters. Created if necessary; existing files are
+    replaced."""
     num_views: int = 8
-    """How many views, each of a crop of its own, from 1 to 100."""
+    """Number of views, each of its own crop, from 1 to 100."""
     seed: int = 42
     """Seed of crops and parameters, a whole number from 0 to 2^31 - 1; the same seed gives the same views."""
     augmentation: str = "released"
-    """Augmentation preset: "released", "thesis", "none", or one alone, such as "only-reverb"."""
+    """Augmentation preset: "released", "thesis", "none", or a single one such as "only-reverb"."""
     augmentation_changes: tuple[str, ...] = ()
-    """Settings of the preset to change, each NAME=VALUE: `pitch.probability=1`, `pitch.cents=[-500, 500]`."""
+    """Changes to the preset, each NAME=VALUE: `pitch.probability=1`, `pitch.cents=[-500, 500]`."""
     sample_rate_hz: Literal[22050, 16000, 8000] = 22050
     """Sample rate of the views in Hz."""
 

@@ -15,22 +15,22 @@ class ConvertConfig:
     """Settings of the conversion."""
 
     from_pytorch: Path | None = None
-    """Checkpoint of the released code (.pt, .ckpt, or the one in a .zip) to make a model folder of."""
+    """Checkpoint of the released code (.pt, .ckpt, or one inside a .zip) to convert to a model folder."""
     to_pytorch: Path | None = None
-    """Model folder to make such a checkpoint of, as a plain state dict."""
+    """Model folder to convert to such a checkpoint, a plain state dict."""
     out: Path | None = None
-    """Model folder or checkpoint to write. A checkpoint that is there is replaced, a model only if it was converted
-    from the same one."""
+    """Model folder or checkpoint to write. An existing checkpoint is replaced; an existing model only if it was
+    converted from the same checkpoint."""
     overwrite: bool = False
-    """With --from-pytorch: also replace the model of a run or of another checkpoint."""
+    """With --from-pytorch: also replace a model of a run or of another checkpoint."""
     head: Path | None = None
-    """With --from-pytorch: checkpoint of the head, where it was saved by itself (finetuner_checkpoint_200.zip)."""
+    """With --from-pytorch: checkpoint of the head, if it was saved separately (finetuner_checkpoint_200.zip)."""
     tags: str | None = None
-    """With --from-pytorch: names of the head's outputs, `magnatagatune`, `msd`, or a file with one name a line.
+    """With --from-pytorch: names of the outputs of the head: `magnatagatune`, `msd`, or a file with one name per line.
     Default: those of MagnaTagATune for a head of 50."""
     golden: Path | None = None
-    """With --from-pytorch: .npz file with `audio` [n, samples] and what the original code gives for it, `h`, `z` or
-    `logits`, to compare with as well."""
+    """With --from-pytorch: .npz file with `audio` [n, samples] and the outputs of the original code for it (`h`, `z` or
+    `logits`) to compare with."""
     licence: str | None = None
     """With --from-pytorch: licence of the weights, for the manifest. Default: unspecified."""
 

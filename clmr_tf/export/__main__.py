@@ -19,23 +19,22 @@ class ExportConfig:
     """Settings of the export."""
 
     model: Path = Path("runs/demo")
-    """Folder of the run; or a model folder, to which --tflite and --onnx add files."""
+    """Run folder to export; or a model folder, to add files with --head, --tflite or --onnx."""
     checkpoint: Literal["newest", "best"] = "newest"
-    """Which of its checkpoints to export; the best by what the run was told with --best-metric."""
+    """Which checkpoint to export. "best" is the best by the --best-metric of the run."""
     out: Path | None = None
-    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run that is there is
-    replaced, also a damaged one: of the same weights its probes stay, and with the same head its files for other
-    runtimes."""
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run is replaced, even
+    if it is damaged. If the weights are the same, its probes are kept; if the head is the same too, so are its
+    files for other runtimes."""
     overwrite: bool = False
-    """Also replace the model of another run or checkpoint, or one of which nobody can tell where it is from."""
+    """Also replace a model of another run or checkpoint, or of unknown origin."""
     licence: str = "unspecified"
-    """Licence of the weights, for the manifest and the model card; best as SPDX has it, such as CC-BY-4.0."""
+    """Licence of the weights, for the manifest and the model card, preferably an SPDX name such as CC-BY-4.0."""
     head: Path | None = None
-    """Result of a probe of this model, evaluation-....json, whose head becomes part of the export and gives tags. A
-    model that was trained with labels has a head already. The files that a model folder has for other runtimes are
-    made anew, since they give the tags as well."""
+    """Result of a probe of this model, evaluation-....json. Its head becomes part of the export, which then gives tags.
+    Models trained with labels already have a head. Existing files for other runtimes are made again with the tags."""
     tflite: str | None = None
-    """Also write these files for LiteRT: any of fp32, fp16 and int8, with commas between them."""
+    """Also write files for LiteRT: fp32, fp16, int8, separated by commas."""
     onnx: bool = False
     """Also write a file for ONNX Runtime."""
 

@@ -18,7 +18,7 @@ class ReportConfig:
     """Settings of the report."""
 
     results: Path = Path("savedmodels")
-    """Folder whose evaluation-*.json, in it and in all folders below, are put into tables."""
+    """Folder to search, with all folders below, for evaluation-*.json."""
     out: Path | None = None
     """Folder for report.md and its pictures, made if it does not exist. Default: reports/NAME-OF-THE-RESULTS-FOLDER."""
 
