@@ -128,7 +128,7 @@ def test_help_documents_every_option_with_its_default(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "(default: 0.5)" in text and "Seed of everything random" in text
     # It depends on the optimizer.
-    assert 'Learning rate of the optimizer. Default: 3e-4; for "lars" 0.075 times the root' in text
+    assert 'Learning rate. Default: 3e-4; for "lars" see --lars-scaling.' in text
 
 
 def test_every_option_that_the_plan_promises_exists():

@@ -18,6 +18,11 @@ SETTINGS |= {"augmentation": "only-gain", "num_audio_examples": 0, "embeddings_e
 SMALL = 1000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_network():
+    """Not here: a command in a process of its own has the real network."""
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
