@@ -168,6 +168,8 @@ def late_start(file: BinaryIO) -> int | None:
     return min(places, default=None)
 
 
+# A header that leads through more chunks than this, such as empty ones, is not followed to its end.
+_MOST_CHUNKS = 1000
 _UNKNOWN_SIZE = 0xFFFFFF00
 _LARGEST_SIGNED = 0x7FFFF000
 
@@ -201,7 +203,9 @@ def missing_num_bytes(file: BinaryIO) -> int | None:
         return 0
     large_size = int.from_bytes(head[28:36], "little") if head[12:16] == b"ds64" else None
     place = 12
-    while place + 8 <= num_bytes:
+    for _ in range(_MOST_CHUNKS):
+        if place + 8 > num_bytes:
+            break
         file.seek(place)
         header = file.read(8)
         size = int.from_bytes(header[4:], "little")
@@ -220,7 +224,9 @@ def _size_of_chunk(
 ) -> int:
     """Where the chunk of this name claims to end, in bytes from the start of the file; 0 if there is none."""
     place, num_bytes = start, file.seek(0, 2)
-    while place + header_num_bytes <= num_bytes:
+    for _ in range(_MOST_CHUNKS):
+        if place + header_num_bytes > num_bytes:
+            break
         file.seek(place)
         header = file.read(header_num_bytes)
         # A size below zero is one that is not known.

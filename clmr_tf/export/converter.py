@@ -2,12 +2,12 @@
 
     python -m clmr_tf.export.converter FOLDER OUT KIND...
 
-KIND is a word of `formats.FORMATS`. The files come into the folder OUT one after the other, each whole or not at all.
+KIND is a key of `FORMATS` in `clmr_tf.export.runtimes`. Files are written to the folder OUT one after the other, each
+complete or not at all.
 """
 
 import io
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -19,10 +19,6 @@ import tensorflow as tf
 from clmr_tf.export.folded_network import FoldedNetwork, read_folded_head
 from clmr_tf.export.model_folder import read_encoder
 from clmr_tf.export.runtimes import FORMATS
-
-# Both write what they are about to do.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 
 # Of 2021, which runtimes of today and of long ago read.
 _ONNX_OPSET = 15

@@ -46,7 +46,7 @@ def learning_rate_schedule(
     The released code goes down its cosine once an epoch, without a warm-up; here every step has its own value.
 
     Args:
-        schedule: "constant" or "cosine"; "plateau" is constant here, and lowered by `loop/convergence.py`.
+        schedule: "constant" or "cosine"; "plateau" is constant here, and lowered by `callbacks.Convergence`.
         peak: The highest learning rate.
         warmup_steps: Steps until the peak; 0 starts with it.
         decay_steps: Step at which "cosine" is zero, counted from the start of the run, the warm-up included;

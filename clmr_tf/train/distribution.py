@@ -129,20 +129,18 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
         if cluster.index == 0:
             write_atomically(start, json.dumps({"number": own, "cluster": members}))
         while True:
-            begun = _read_message(start)
+            begun = _read_message(start).get("number")
             answers = {index: _read_message(file) for index, file in files.items()}
-            came = {index for index, answer in answers.items() if answer.get("start") == begun.get("number", own)}
+            came = {index for index, answer in answers.items() if begun and answer.get("start") == begun}
             if cluster.index == 0:
-                if any(answers[index]["cluster"] != members for index in came):
+                if any(answers[index].get("cluster") != members for index in came):
                     raise UsageError("The workers have different TF_CONFIGs; give all the same cluster.")
                 if came == set(others):
-                    write_atomically(go, json.dumps({str(index): answers[index]["number"] for index in others}))
+                    write_atomically(go, json.dumps({str(index): answers[index].get("number") for index in others}))
                     return
             elif _read_message(go).get(str(cluster.index)) == own:
                 return
-            elif begun and answers[cluster.index] != (
-                answer := {"start": begun["number"], "number": own, "cluster": members}
-            ):
+            elif begun and answers[cluster.index] != (answer := {"start": begun, "number": own, "cluster": members}):
                 write_atomically(files[cluster.index], json.dumps(answer))
             if time.monotonic() >= deadline:
                 break

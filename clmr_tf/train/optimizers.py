@@ -268,7 +268,7 @@ def build_optimizer(
 
     Args:
         name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).
-        learning_rate: A number, or one for each step, see `learning_rates.py`.
+        learning_rate: A number, or one for each step, see `build.learning_rate_schedule`.
         weight_decay: Of kernels, for "adamw", "lars" and "lamb"; of all weights, for "nesterov"; "adam" and "sgd" have
             none.
 

@@ -369,7 +369,7 @@ def train(config: TrainConfig, after_step: AfterStep = lambda *_: None) -> Outco
 
     Args:
         config: The run.
-        after_step: Called after every execution of steps, see `loop.steps`.
+        after_step: Called after every execution of steps, see `loop.AfterStep`.
 
     Raises:
         UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.

@@ -361,7 +361,7 @@ def spread(moments: tf.Tensor) -> tf.Tensor:
 class ContrastiveModel(TrainedModel):
     """An encoder and a projector, trained to find two views of a recording among those of all others.
 
-    A batch is `{"clips": float32 [batch, 2, samples], "seeds": int32 [batch, 2, 2], ...}` as `clips.py` makes
+    A batch is `{"clips": float32 [batch, 2, samples], "seeds": int32 [batch, 2, 2], ...}` as `crops.py` makes
     it. Both views of all pairs go through the encoder in one pass, so batch normalisation sees the statistics of all
     2N views; with `two_passes` it sees those of N first and N second views, as in the original. Where both views are
     made alike, as by all presets but the asymmetric ones, the two differ by the noise of an estimate from N views
@@ -434,7 +434,7 @@ class SupervisedModel(TrainedModel):
     """An encoder and a classifier, trained on labelled crops: the supervised SampleCNN of the paper's comparison.
 
     A batch is `{"clips": float32 [batch, 1, samples], "seeds": int32 [batch, 1, 2], "labels": float32 [batch, tags]}`
-    as `labelled_clips.py` makes it. The loss is the mean over crops and tags of the binary cross-entropy, or where
+    as `crops.py` makes it. The loss is the mean over crops and tags of the binary cross-entropy, or where
     every clip has one label the mean over crops of the cross-entropy, as in the released code.
 
     Args:

@@ -61,12 +61,16 @@ def test_a_worker_of_another_cluster_ends_the_start(called):
         waiting.result()
 
 
-def test_files_that_others_left_in_the_folder_harm_nothing(called, tmp_path):
+@pytest.mark.parametrize("content", ["[1, 2", "{}", '{"number": null}', '{"other": 1}'])
+def test_files_that_others_left_in_the_folder_harm_nothing(called, tmp_path, content):
     (tmp_path / "run").mkdir()
-    for name, text in {"start": "[1, 2", "go": json.dumps([["1", "x"]])}.items():
+    for name, text in {"start": content, "go": json.dumps([["1", "x"]])}.items():
         (tmp_path / "run" / f".workers-{name}.json").write_text(text)
     (tmp_path / "run" / ".worker-1.json").write_text('{"start": null}')
-    assert [one.result(PATIENT_SECONDS) for one in [called(index) for index in range(3)]] == [None] * 3
+    early = [called(1), called(2)]
+    # They read what was left before the chief comes.
+    time.sleep(0.5)
+    assert [one.result(PATIENT_SECONDS) for one in [called(0), *early]] == [None] * 3
 
 
 def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio.decoding import UnreadableAudioError, load_audio, open_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, load_audio, missing_num_bytes, open_audio
 from clmr_tf.audio.downmix import mixed_to_mono, mono_weights, weights_of_channels
 from tests.sounds import level_db, noise, tone, write_encoded, write_sound
 from tests.synthetic import melody
@@ -198,6 +198,21 @@ def test_what_was_cut_off_is_kept_as_far_as_it_goes(tmp_path, kind):
     assert 0.5 * len(whole) < len(audio) < 0.8 * len(whole)
     assert np.corrcoef(audio[:-2000], whole[: len(audio) - 2000])[0, 1] > 0.99
     assert stream.report.lost_seconds == pytest.approx((len(whole) - len(audio)) / RATE_HZ, abs=0.1)
+
+
+class CountedFile(io.BytesIO):
+    num_reads = 0
+
+    def read(self, *arguments):
+        self.num_reads += 1
+        return super().read(*arguments)
+
+
+@pytest.mark.parametrize("head", [b"RIFF\xff\xff\xff\x7fWAVE", b"caff" + bytes(4), b"riff" + bytes(36)])
+def test_a_header_of_endless_empty_chunks_is_not_followed(head):
+    file = CountedFile(head + bytes(200_000))
+    assert missing_num_bytes(file) == 0
+    assert file.num_reads < 2000
 
 
 def test_what_was_cut_off_a_wav_with_much_before_its_audio(tmp_path):
