@@ -14,8 +14,9 @@ def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_cnn, "_BLOCK_CHANNELS", (128, 128, 128))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny_network():
+@pytest.fixture(scope="module")
+def tiny_network():
+    """Every training of the module has it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_tiny_network(monkeypatch)
         yield

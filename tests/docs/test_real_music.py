@@ -6,7 +6,7 @@ import pytest
 
 from clmr_tf.errors import UsageError
 from docs import real_music
-from tests.clmr_tf.reporting.written_results import result, write, write_manifest
+from tests.clmr_tf.report.written_results import result, write, write_manifest
 
 TASK = {"task": "pseudo-tags", "corpus": "debian-games-medium"}
 

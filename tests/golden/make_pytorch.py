@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.clmr_tf.pytorch import state_dicts
+from tests.clmr_tf.convert import state_dicts
 from tests.golden.pytorch_network import SampleCNN, multi_layer
 
 HERE = Path(__file__).parent

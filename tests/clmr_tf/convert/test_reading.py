@@ -1,0 +1,201 @@
+"""Files that PyTorch wrote, read without it; what is damaged or malicious is one sentence, and nothing of it runs."""
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clmr_tf.convert import reader as reading
+from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.convert.translation import state_dict_bytes
+from clmr_tf.errors import UsageError
+from tests.clmr_tf.convert.checkpoint_files import GOLDEN, archive_of, lightning_bytes, members, with_pickle
+
+SAVED = {name: (GOLDEN / f"{name}.ckpt").read_bytes() for name in ("torch_saved", "torch_saved_legacy")}
+REFUSED = r"clmr\.ckpt is no checkpoint of PyTorch that can be read \([^\n]*\); fetch it again\.$"
+NUMBERS = {"numbers": np.arange(4, dtype=np.float32)}
+
+
+def require_equal_to_what_was_saved(tensors: dict[str, np.ndarray]) -> None:
+    with np.load(GOLDEN / "torch_saved.npz") as expected:
+        for name in expected:
+            np.testing.assert_array_equal(tensors[name], expected[name], err_msg=name)
+            assert tensors[name].dtype == expected[name].dtype and tensors[name].shape == expected[name].shape
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_tensors_of_every_kind_as_pytorch_wrote_them(read, name):
+    checkpoint = read(SAVED[name])
+    require_equal_to_what_was_saved(checkpoint.tensors)
+    assert checkpoint.facts == {"epoch": 3, "global_step": 12, "pytorch-lightning_version": "1.9.0"}
+    assert list(checkpoint.tensors)[:2] == ["weight", "bias"]
+    with pytest.raises(ValueError, match="read-only"):
+        checkpoint.tensors["plain"][0] = 1
+
+
+def test_tensors_that_share_a_storage_stay_two_views_of_it(read):
+    tensors = read(SAVED["torch_saved"]).tensors
+    assert np.shares_memory(tensors["plain"], tensors["transposed"])
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_the_checkpoint_in_a_zip_archive(read, name):
+    files = {"clmr/": b"", "clmr/clmr_epoch=10000.ckpt": SAVED[name], "__MACOSX/clmr/._clmr.ckpt": b"x", "README": b"y"}
+    require_equal_to_what_was_saved(read(archive_of(files, zipfile.ZIP_DEFLATED)).tensors)
+
+
+def test_an_archive_of_two_checkpoints_is_to_be_unpacked(read):
+    with pytest.raises(UsageError, match=r"holds a\.pt, b\.ckpt; unpack it and give one checkpoint\.$"):
+        read(archive_of({"a.pt": SAVED["torch_saved"], "b.ckpt": SAVED["torch_saved"]}))
+    with pytest.raises(UsageError, match=r"holds song\.mp3; unpack it"):
+        read(archive_of({"song.mp3": b"x"}))
+    with pytest.raises(UsageError, match=r"holds a\.pt; unpack it"):
+        read(archive_of({"a.pt": archive_of({"a.pt": SAVED["torch_saved"]})}))
+
+
+def test_the_byte_order_of_the_machine_that_wrote_it(read):
+    tensors = {"a": np.array([1.5, -2]), "b": np.array([[1, 2**40]]), "c": np.array([0.5], np.float32)}
+    files = members(state_dict_bytes(tensors))
+    for number, tensor in enumerate(tensors.values()):
+        files[f"archive/data/{number}"] = tensor.byteswap().tobytes()
+    files["archive/byteorder"] = b"big"
+    received = read(archive_of(files)).tensors
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(received[name], tensor)
+    del files["archive/byteorder"]
+    assert read(archive_of(files)).tensors["a"][0] != 1.5
+
+
+def test_a_state_dict_inside_of_lightnings(read):
+    checkpoint = read(lightning_bytes(NUMBERS))
+    np.testing.assert_array_equal(checkpoint.tensors["numbers"], NUMBERS["numbers"])
+    assert checkpoint.facts["global_step"] == 12
+
+
+class Attack:
+    """Calls something when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_nothing_of_a_malicious_checkpoint_runs(read, tmp_path):
+    marker = tmp_path / "it ran"
+    attacks = [
+        Attack(os.system, f"touch '{marker}'"),
+        Attack(eval, f"open({str(marker)!r}, 'w').close()"),
+        Attack(os.mkdir, str(marker)),
+        Attack(Path.touch, marker),
+    ]
+    # They do run where anything may: the test would see it.
+    pickle.loads(pickle.dumps(attacks[0], 2))
+    assert marker.exists()
+    marker.unlink()
+    for attack in attacks:
+        content = pickle.dumps({"state_dict": {"encoder.sequential.0.0.weight": attack}}, 2)
+        legacy = pickle.dumps(reading._LEGACY_MAGIC_NUMBER, 2) + content
+        for file in (with_pickle(content), legacy, content, archive_of({"clmr.pt": with_pickle(content)})):
+            with pytest.raises(
+                UsageError, match=r"is refused, since it asks for \w+\.\w+, which .* nothing of it was run"
+            ):
+                read(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"cposix\nsystem\n.", "posix.system"),
+        (b"\x80\x04\x8c\x05torch\x8c\x11hub.load.__call__\x93.", "torch.hub.load.__call__"),
+        (b"ctorch\nload\n.", "torch.load"),
+        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "torch._utils._rebuild_tensor_v2.__globals__"),
+    ],
+)
+def test_names_that_no_tensor_needs_are_refused(read, content, asked):
+    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt is refused, since it asks for {asked}, which")):
+        read(with_pickle(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"(Vfile\ntQ.", "outside"),
+        (
+            b"(Vstorage\nVFloatStorage\nV../../etc/passwd\nVcpu\nI4\ntQ.",
+            "no state dict in it, but an object of the type str",
+        ),
+        (b"(Vstorage\nVEvilStorage\nV0\nVcpu\nI4\ntQ.", "EvilStorage"),
+        (b"ccollections\nOrderedDict\n(N(dVitems\nNstb.", ""),
+        (b"N.", ""),
+        (b"}.", "no state dict in it, but no key"),
+        (pickle.dumps(dict.fromkeys("abcde", 1)), "no state dict in it, but `a`, `b`, `c` and 2 more"),
+        # A dictionary that holds itself.
+        (b"}p0\nVmodel\ng0\ns.", "no state dict in it, but `model`"),
+        # Says that it has 2**40 bytes.
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "a buffer"),
+        (b"a.", "damaged or cut short"),
+        # Takes no memory for what lies between.
+        (b"Nr\xff\xff\xff\x7f.", ""),
+    ],
+)
+def test_odd_pickles_are_one_sentence(read, content, asked):
+    with pytest.raises(UsageError, match=REFUSED) as no:
+        read(with_pickle(content))
+    assert asked in str(no.value)
+
+
+def test_half_a_zip_archive_is_called_so(read):
+    with pytest.raises(UsageError, match="it is a zip archive that is cut short"):
+        read(SAVED["torch_saved"][:3000])
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_truncated_file_is_one_sentence(read, name):
+    content = SAVED[name]
+    for length in (*range(0, len(content), 97), len(content) - 1):
+        # Half a name is an unknown one.
+        with pytest.raises(UsageError, match=rf"{REFUSED}|is refused, since it asks for \S+, which"):
+            read(content[:length])
+
+
+def test_a_damaged_storage_is_one_sentence(read):
+    content = bytearray(state_dict_bytes(NUMBERS))
+    content[content.index(NUMBERS["numbers"].tobytes()) + 5] ^= 1
+    with pytest.raises(UsageError, match="CRC"):
+        read(bytes(content))
+    files = members(state_dict_bytes(NUMBERS))
+    with pytest.raises(UsageError, match="storage 0 has 12 bytes instead of 16"):
+        read(archive_of({**files, "archive/data/0": files["archive/data/0"][:-4]}))
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 0), (5, 0)), ((4, 0), (4, 1)), ((1, 0), (2, 0)), ((4, 0), (4, -1))])
+def test_a_tensor_that_reaches_out_of_its_storage_is_refused(read, before, after):
+    files = members(state_dict_bytes(NUMBERS))
+
+    def packed(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little", signed=True)
+
+    # Offset, then the tuples of the shape and of the strides.
+    def layout(first: int, length: int, stride: int) -> bytes:
+        return packed(first) + b"(" + packed(length) + b"t(" + packed(stride) + b"t"
+
+    original = layout(0, 4, 1)
+    assert files["archive/data.pkl"].count(original) == 1
+    changed = layout(after[1], after[0], 1) if before[0] == 4 else layout(0, 4, after[0])
+    files["archive/data.pkl"] = files["archive/data.pkl"].replace(original, changed)
+    with pytest.raises(UsageError, match="reaches out of the storage 0"):
+        read(archive_of(files))
+
+
+def test_what_is_no_file_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.pt cannot be read \(No such file"):
+        read_checkpoint(tmp_path / "gone.pt")
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
+        read_checkpoint(tmp_path)

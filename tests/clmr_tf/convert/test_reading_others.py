@@ -1,0 +1,57 @@
+"""Checkpoints as other training code saves them: names, wrappers and objects beside the weights."""
+
+import pickle
+from collections import Counter, OrderedDict, defaultdict
+
+import numpy as np
+import pytest
+
+from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.errors import UsageError
+from tests.clmr_tf.convert.checkpoint_files import GOLDEN, archive_of, pickled_dict, pickled_tensor, with_pickle
+
+
+@pytest.mark.parametrize("keys", [["net"], ["model"], ["model_state_dict"], ["model", "state_dict"], ["net", "model"]])
+def test_a_state_dict_under_the_names_that_people_give_it(read, keys):
+    content = pickled_dict({"weight": pickled_tensor((4,), (1,), 4)})
+    for key in reversed(keys):
+        content = pickled_dict({"epoch": pickle.dumps(5, 2)[2:-1], key: content[2:-1]})
+    numbers = np.arange(4, dtype=np.float32)
+    checkpoint = read(archive_of({"a/data.pkl": content, "a/data/0": numbers.tobytes()}))
+    np.testing.assert_array_equal(checkpoint.tensors["weight"], numbers)
+    assert checkpoint.facts == {"epoch": 5}
+
+
+def test_what_training_code_saves_beside_the_weights_is_let_through(read):
+    beside = {
+        "epoch": np.int64(7),
+        "global_step": np.int32(12),
+        "best": np.float32(0.5),
+        "name": np.str_("clmr"),
+        "history": defaultdict(list, loss=[np.float64(1.5)]),
+        "counts": Counter("aab"),
+        "order": OrderedDict(a=1),
+        "random": np.random.RandomState(1).get_state(),
+        "tags": {"guitar", "piano"},
+        "objects": np.array([None, "x"], object),
+    }
+    whole = {key: pickle.dumps(value, 2)[2:-1] for key, value in beside.items()}
+    content = pickled_dict({**whole, "state_dict": pickled_dict({"weight": pickled_tensor((4,), (1,), 4)})[2:-1]})
+    numbers = np.arange(4, dtype=np.float32)
+    checkpoint = read(archive_of({"a/data.pkl": content, "a/data/0": numbers.tobytes()}))
+    np.testing.assert_array_equal(checkpoint.tensors["weight"], numbers)
+    assert checkpoint.facts == {"epoch": 7, "global_step": 12}
+
+
+def test_a_refusal_says_behind_which_keys_it_is(read):
+    content = pickled_dict({"hyper_parameters": pickled_dict({"optimizer": b"ctorch.optim\nAdam\n"})[2:-1]})
+    with pytest.raises(
+        UsageError, match=r"torch\.optim\.Adam, .*, behind the keys `hyper_parameters`, `optimizer`; noth"
+    ):
+        read(with_pickle(content))
+
+
+def test_a_list_is_no_state_dict():
+    # What torch.save([1, 2]) of PyTorch 2.13 wrote.
+    with pytest.raises(UsageError, match=r"list\.pt is no checkpoint .* but an object of the type list\); fetch"):
+        read_checkpoint(GOLDEN / "list.pt")

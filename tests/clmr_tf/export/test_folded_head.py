@@ -1,0 +1,91 @@
+"""A head gives in every runtime the tags that its definition gives, with its names inside the file."""
+
+import itertools
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.export.converter import convert
+from clmr_tf.export.folded_network import FoldedHead, read_folded_head
+from clmr_tf.export.runtime_process import load
+from clmr_tf.export.runtimes import FORMATS, version_of
+from clmr_tf.models.heads import Head
+from tests.clmr_tf.export.tagged import tags_by_definition
+
+NUM_FEATURES, NUM_HIDDEN = 512, 40
+TAGS = ("Größe", "quiet", 'the "last"', "4", "5")
+NEEDED = {"onnx": ("onnxruntime", "tf2onnx")}
+
+
+def head_of(num_hidden: int) -> Head:
+    """A head on features whose deviations are a thousandfold apart, as those of rectified units are."""
+    generator = np.random.default_rng(3)
+    sizes = [NUM_FEATURES, num_hidden, len(TAGS)] if num_hidden else [NUM_FEATURES, len(TAGS)]
+    weights = []
+    for before, after in itertools.pairwise(sizes):
+        weights.append(2 * generator.standard_normal((before, after)) / np.sqrt(before))
+        weights.append(generator.standard_normal(after))
+    deviation = 10 ** generator.uniform(-3, 0, NUM_FEATURES)
+    mean = deviation * generator.uniform(0.2, 2, NUM_FEATURES)
+    return Head(mean.astype(np.float32), deviation.astype(np.float32), tuple(w.astype(np.float32) for w in weights))
+
+
+def features_of(head: Head, num_rows: int) -> np.ndarray:
+    normal = np.random.default_rng(4).standard_normal((num_rows, NUM_FEATURES))
+    return np.maximum(head.mean + head.deviation * normal, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("num_hidden", "single_label"), [(0, False), (NUM_HIDDEN, True)], ids=["linear-sigmoid", "mlp-softmax"]
+)
+@pytest.mark.parametrize(("kind", "largest_error"), [("fp32", 2e-6), ("fp16", 2e-3), ("int8", 2e-6), ("onnx", 2e-6)])
+def test_every_runtime_gives_the_tags_and_has_their_names(tmp_path, kind, largest_error, num_hidden, single_label):
+    for package in NEEDED.get(kind, ("ai-edge-litert",)):
+        if version_of(package) is None:
+            pytest.skip(f"needs {package}")
+    head = head_of(num_hidden)
+    folded = FoldedHead.fold(head, single_label, TAGS)
+
+    def network(audio: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"tags": folded(audio, as_sums=kind == "int8")}
+
+    signature = [tf.TensorSpec([None, NUM_FEATURES], tf.float32, name="audio")]
+    file = tmp_path / FORMATS[kind].file
+    file.write_bytes(convert(tf.function(network, input_signature=signature), kind, TAGS))
+    features = features_of(head, 6)
+    head.save(tmp_path / "head.npz")
+    expected = tags_by_definition(tmp_path / "head.npz", single_label, features)
+    assert expected.std() > 0.2
+    run = load(file, num_threads=1)
+    for rows in (slice(0, 6), slice(2, 3)):
+        tags = run(features[rows])["tags"]
+        assert tags.dtype == np.float32
+        np.testing.assert_allclose(tags, expected[rows], rtol=0, atol=largest_error)
+    assert names_in(file) == list(TAGS)
+
+
+def names_in(file) -> list[str]:
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        return json.loads(onnxruntime.InferenceSession(str(file)).get_modelmeta().custom_metadata_map["tag_names"])
+    return json.loads(zipfile.ZipFile(file).read("tag_names.json"))
+
+
+def test_a_model_whose_saved_model_gives_no_tags_has_none(tmp_path):
+    manifest = {"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 3}, "scores": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "single_label": True, "tag_names": TAGS}))
+    assert read_folded_head(tmp_path) is None
+    head_of(0).save(tmp_path / "head.npz")
+    assert read_folded_head(tmp_path).tag_names == TAGS
+    # As the first exports with a head were.
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "tag_names": TAGS}))
+    assert read_folded_head(tmp_path) is None
+
+
+def test_counts_its_weights():
+    folded = FoldedHead.fold(head_of(NUM_HIDDEN), False, TAGS)
+    assert folded.num_weights == (NUM_FEATURES + 1) * NUM_HIDDEN + (NUM_HIDDEN + 1) * len(TAGS)

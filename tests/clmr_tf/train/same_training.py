@@ -1,0 +1,58 @@
+"""When two runs count as the same training, whatever devices they were on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clmr_tf.config.train import TrainConfig
+from tests.clmr_tf.train.training_runs import metrics, state, words_of
+
+NUM_STEPS = 8
+# In float32 the rounding of a sum moves activations across the kinks of ReLU and maximum, and the gradient with them
+# by up to some percent; in float64 a difference is a mistake. No clipping and no Adam, which would hide a factor.
+PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
+EVERYTHING = {
+    "optimizer": "adam",
+    "steps_per_execution": 4,
+    # What is due sooner would end an execution sooner.
+    "log_every": 4,
+    "checkpoint_every": 4,
+    "micro_batches": 2,
+    "clip_norm": 0.5,
+    "ema_momentum": 0.9,
+}
+_SHARED = {
+    "width": 0.0625,
+    "batch_size": 8,
+    "precision": "float64",
+    "steps": NUM_STEPS,
+    "log_every": 1,
+    "validate_every": 0,
+    "embeddings_every": 0,
+    "num_audio_examples": 0,
+}
+
+
+def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **{**_SHARED, **settings})
+
+
+def options_of(corpus, workdir: Path, **settings) -> list[str]:
+    """The same for the command line."""
+    return words_of({"corpus": corpus.folder, "workdir": workdir, **_SHARED, **settings})
+
+
+def assert_same_training(expected: Path, received: Path, rtol: float) -> None:
+    """Compares the rows of metrics.jsonl, and every variable of the newest checkpoint, weight for weight."""
+    expected_rows, rows = metrics(expected), metrics(received)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected_rows]
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert {"loss", "contrastive_accuracy", "gradient_norm"} < row.keys() == expected_row.keys()
+        for name, value in expected_row.items():
+            np.testing.assert_allclose(row[name], value, rtol=rtol, atol=1e-7, err_msg=f"{name}, step {row['step']}")
+    variables, expected_variables = state(received), state(expected)
+    assert variables.keys() == expected_variables.keys()
+    for name, value in expected_variables.items():
+        # A weight close to zero is held to a thousandth of that beside the largest.
+        atol = 1e-3 * rtol * np.abs(value).max()
+        np.testing.assert_allclose(variables[name], value, rtol=rtol, atol=atol, err_msg=name)

@@ -1,0 +1,143 @@
+"""The best checkpoint of a run: which it is, and that a kill between saving and keeping it loses nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.errors import ClmrError
+from clmr_tf.train.callbacks import BestCheckpoint
+from clmr_tf.train.checkpoints import Checkpoints, list_checkpoints
+from clmr_tf.train.run import train
+from tests.clmr_tf.train.saved_variables import make_groups
+from tests.clmr_tf.train.training_runs import metrics
+from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9, "valid": 3}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, log_every=1, validate_every=1, **settings)
+
+
+def best_of(workdir) -> dict:
+    (path,) = list_checkpoints(workdir / "best")
+    reason = json.loads((path / "best.json").read_text())
+    assert path.name == f"step-{reason['step']:09d}"
+    return reason
+
+
+def test_of_several_measurements_the_lowest_loss_is_kept(corpus, tmp_path):
+    # So fast that the loss does not only fall.
+    train(config_of(corpus, tmp_path / "run", steps=5, learning_rate=0.02))
+    losses = [row["validation_loss"] for row in metrics(tmp_path / "run")]
+    best = int(np.argmin(losses))
+    assert len(losses) == 5 and best_of(tmp_path / "run") == {
+        "step": best + 1,
+        "metric": "validation_loss",
+        "measured_on": {"corpus": corpus.manifest.fingerprint, "num_validation_pairs": 256},
+        "value": losses[best],
+    }
+
+
+class KilledError(Exception):
+    """In the place of a kill, which leaves the disk the same here."""
+
+
+@pytest.mark.parametrize("steps", [1, 3], ids=["at the end", "on the way"])
+def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monkeypatch, steps):
+    keep_best, kept = Checkpoints.keep_best, []
+
+    def die(*_arguments):
+        raise KilledError
+
+    monkeypatch.setattr(Checkpoints, "keep_best", die)
+    config = config_of(corpus, tmp_path / "run", steps=steps)
+    with pytest.raises(KilledError):
+        train(config)
+    # The row is written last, so that it is made again.
+    assert metrics(tmp_path / "run") == []
+    assert list_checkpoints(tmp_path / "run" / "best") == []
+
+    def keep(self, step, folder, reason):
+        kept.append((step, reason["value"]))
+        keep_best(self, step, folder, reason)
+
+    monkeypatch.setattr(Checkpoints, "keep_best", keep)
+    assert train(config).first_step == 1
+    values = [row["validation_loss"] for row in metrics(tmp_path / "run")]
+    assert kept[0] == (1, values[0])
+    assert len(values) == steps and best_of(tmp_path / "run")["value"] == min(values)
+
+
+class Kept:
+    """In the place of the checkpoints: notes which steps are kept as the best."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def keep_best(self, step, _folder, _reason):
+        self.steps.append(step)
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        ("validation_loss", [3.0, 2.0, 2.0, 2.5, NAN, 1.0], [1, 2, 6]),
+        ("validation_accuracy", [0.1, 0.3, 0.3, 0.2, NAN, 0.4], [1, 2, 6]),
+        ("probe_score", [0.5, None, 0.75], [1, 3]),
+        # With --on-nonfinite skip, a run may go on from a measurement that overflowed.
+        ("validation_loss", [NAN, INFINITY, 2.0], [3]),
+        ("validation_accuracy", [NAN, 0.0], [2]),
+    ],
+)
+def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finite_never_is(
+    tmp_path, metric, values, expected
+):
+    kept = Kept()
+    best = BestCheckpoint(kept, tmp_path, metric, {})
+    for step, value in enumerate(values, 1):
+        best.keep(step, {"step": step, "loss": 9.0} | ({} if value is None else {metric: value}))
+    assert kept.steps == expected
+
+
+def best_after(tmp_path, value: float, **measured_on: int) -> dict:
+    groups = make_groups()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", groups, keep=1)
+    best = BestCheckpoint(checkpoints, tmp_path / "best", "validation_loss", measured_on)
+    step = checkpoints.restore() + 1
+    checkpoints.save(step)
+    best.keep(step, {"validation_loss": value})
+    return best_of(tmp_path)
+
+
+def test_values_that_were_measured_otherwise_are_not_compared(tmp_path, caplog):
+    assert best_after(tmp_path, 1.0, num_validation_pairs=8)["value"] == 1.0
+    assert best_after(tmp_path, 2.0, num_validation_pairs=8)["step"] == 1
+    assert caplog.text == ""
+    # Of more pairs, a loss is higher.
+    assert best_after(tmp_path, 2.0, num_validation_pairs=16) == {
+        "step": 3,
+        "metric": "validation_loss",
+        "measured_on": {"num_validation_pairs": 16},
+        "value": 2.0,
+    }
+    assert "was chosen by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
+
+
+def test_a_best_checkpoint_that_cannot_be_kept_ends_the_run(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best").write_text("in the way of the folder")
+    with pytest.raises(ClmrError, match="that of step 1, could not be kept"):
+        train(config_of(corpus, tmp_path / "run", steps=3))

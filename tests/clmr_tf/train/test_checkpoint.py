@@ -1,0 +1,173 @@
+"""Checkpoints on disk: what is in them, how many there are, and what is restored from a folder of them."""
+
+import hashlib
+import json
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.errors import ClmrError
+from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.train.checkpoints import Checkpoints, named_variables, restore_newest
+from tests.clmr_tf.train.saved_variables import make_groups, names_in, save_steps, set_step, step_in
+
+
+class Normalized(keras.Model):
+    """Layers in a list, one of them with running statistics, as in SampleCNN."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.parts = [keras.layers.Dense(units, name="dense"), BatchNormalization1D(name="normalization")]
+
+    def call(self, inputs, training=False):
+        return self.parts[1](self.parts[0](inputs)[:, None], training=training)
+
+
+def make_model(units: int = 3) -> keras.Model:
+    model = Normalized(units)
+    model(np.zeros((1, 4), np.float32))
+    model.compile(optimizer=keras.optimizers.Adam(0.1))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def make_checkpoints(folder, model) -> Checkpoints:
+    slots = {str(index): variable.value for index, variable in enumerate(model.optimizer.variables)}
+    return Checkpoints(folder, {"model": named_variables(model.variables), "optimizer": slots}, keep=2)
+
+
+def learn(model: keras.Model) -> None:
+    model(np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32), training=True)
+    model.optimizer.apply([0.5 * np.ones(v.shape, np.float32) for v in model.trainable_variables])
+
+
+def test_an_empty_folder_starts_at_step_0_and_a_reader_finds_none(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        assert Checkpoints(folder, make_groups(), keep=2).restore() == 0
+        assert restore_newest(folder, make_groups()) is None
+    assert names_in(tmp_path) == []
+
+
+def test_restores_weights_statistics_slots_and_step(tmp_path):
+    model = make_model()
+    learn(model)
+    assert np.abs(model.parts[1].moving_mean.numpy()).min() > 0
+    make_checkpoints(tmp_path, model).save(7)
+    other = make_model()
+    assert make_checkpoints(tmp_path, other).restore() == 7
+    for one, two in zip(
+        model.variables + model.optimizer.variables, other.variables + other.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
+    learn(model)
+    learn(other)
+    for one, two in zip(model.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
+
+
+def test_a_checkpoint_is_a_folder_with_the_sizes_and_checksums_of_its_files(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save_steps(folder, 500)
+    assert names_in(folder) == ["step-000000500"]
+    path = folder / "step-000000500"
+    names = ["state.data-00000-of-00001", "state.index"]
+    assert names_in(path) == ["checksums.json", *names]
+    record = json.loads((path / "checksums.json").read_text())
+    assert len(record.pop("own_sha256")) == 64
+    assert record == {
+        "format_version": 1,
+        "step": 500,
+        "files": {
+            name: {
+                "num_bytes": (path / name).stat().st_size,
+                "sha256": hashlib.sha256((path / name).read_bytes()).hexdigest(),
+            }
+            for name in names
+        },
+    }
+
+
+def test_keeps_the_newest_few_also_across_restarts(tmp_path):
+    save_steps(tmp_path, 1, 2, 3, keep=2)
+    save_steps(tmp_path, 4, keep=2)
+    assert names_in(tmp_path) == ["step-000000003", "step-000000004"]
+    save_steps(tmp_path, 1_000_000_000, keep=2)
+    assert names_in(tmp_path) == ["step-000000004", "step-1000000000"]
+    groups = make_groups()
+    assert restore_newest(tmp_path, groups) == step_in(groups) == 1_000_000_000
+    save_steps(tmp_path, 1_000_000_001, keep=1)
+    assert names_in(tmp_path) == ["step-1000000001"]
+
+
+def test_a_step_saved_again_replaces_what_was_saved_before(tmp_path):
+    groups = save_steps(tmp_path, 5)
+    set_step(groups, 55)
+    Checkpoints(tmp_path, groups, keep=1).save(5)
+    again = make_groups()
+    assert restore_newest(tmp_path, again) == 5 and step_in(again) == 55
+    assert names_in(tmp_path) == ["step-000000005"]
+
+
+def test_what_a_kill_leaves_is_no_checkpoint_and_goes_with_the_next_start(tmp_path):
+    save_steps(tmp_path, 5, 6, 7, 8, keep=4)
+    # Killed while writing; while replacing, before and after the new one had its name; while removing.
+    (tmp_path / "step-000000008").rename(tmp_path / ".step-000000008.draft")
+    (tmp_path / "step-000000006").rename(tmp_path / ".step-000000006.removed")
+    (tmp_path / "step-000000007").rename(tmp_path / ".step-000000007.previous")
+    (tmp_path / ".step-000000005.previous").mkdir()
+    remains = names_in(tmp_path)
+    assert restore_newest(tmp_path, make_groups()) == 5
+    assert Checkpoints(tmp_path, make_groups(), keep=3, writes=False).restore() == 5
+    assert names_in(tmp_path) == remains
+    groups = make_groups()
+    assert Checkpoints(tmp_path, groups, keep=3).restore() == step_in(groups) == 7
+    assert names_in(tmp_path) == ["step-000000005", "step-000000007"]
+
+
+def test_a_part_of_the_variables_can_be_read_alone(tmp_path):
+    save_steps(tmp_path, 5)
+    encoder = make_groups()["encoder"]
+    assert restore_newest(tmp_path, {"encoder": encoder}) == 5
+    assert [float(variable[-1]) for variable in encoder.values()] == [5.0] * 3
+
+
+def test_checkpoints_of_another_model_are_refused_and_stay(tmp_path):
+    save_steps(tmp_path, 4, 5)
+    other_shape = {"encoder": make_groups(num_values=7)["encoder"]}
+    other_name = {"encoder": {"unheard_of": tf.Variable(0.0)}}
+    for groups in (other_shape, other_name):
+        with pytest.raises(ClmrError, match="step-000000005 is whole but does not fit the model"):
+            Checkpoints(tmp_path, groups, keep=2).restore()
+    assert names_in(tmp_path) == ["step-000000004", "step-000000005"]
+
+
+def test_checkpoints_of_an_earlier_version_are_not_taken_for_none(tmp_path):
+    tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(3)), str(tmp_path), max_to_keep=1).save()
+    with pytest.raises(ClmrError, match="are of an earlier version of this program"):
+        Checkpoints(tmp_path, make_groups(), keep=2).restore()
+
+
+def test_a_reader_goes_on_to_what_is_newer_when_a_checkpoint_is_removed_under_its_hands(tmp_path, monkeypatch, caplog):
+    save_steps(tmp_path, 5, keep=1)
+
+    def replace_and_find_damage(path):
+        # As if the training saved, and removed the older one, while it was looked at.
+        monkeypatch.undo()
+        save_steps(tmp_path, 6, keep=1)
+
+    monkeypatch.setattr("clmr_tf.train.checkpoints.find_damage", replace_and_find_damage)
+    groups = make_groups()
+    with caplog.at_level(logging.WARNING):
+        assert restore_newest(tmp_path, groups) == step_in(groups) == 6
+    assert caplog.text == ""
+
+
+def test_names_that_would_overwrite_each_other_are_refused():
+    layers = [keras.layers.Dense(2, name="same") for _ in range(2)]
+    for layer in layers:
+        layer.build((None, 3))
+    with pytest.raises(ValueError, match="same/kernel"):
+        named_variables([*layers[0].variables, *layers[1].variables])

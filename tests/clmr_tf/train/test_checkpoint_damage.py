@@ -1,0 +1,126 @@
+"""Checkpoints that are cut, changed or incomplete: found by their checksums, named, and passed over."""
+
+import shutil
+
+import pytest
+
+from clmr_tf.errors import ClmrError
+from clmr_tf.train.checkpoints import Checkpoints, find_damage, restore_newest
+from tests.clmr_tf.train.saved_variables import make_groups, names_in, save_steps, step_in
+
+FILES = ("checksums.json", "state.data-00000-of-00001", "state.index")
+DAMAGES = {
+    "cut to nothing": (lambda data: b"", "truncated"),
+    "cut in the middle": (lambda data: data[: len(data) // 2], "truncated"),
+    "without its last byte": (lambda data: data[:-1], "truncated"),
+    "first bit": (lambda data: flipped(data, 0), "changed"),
+    "a bit in the middle": (lambda data: flipped(data, 4 * len(data)), "changed"),
+    "last bit": (lambda data: flipped(data, 8 * len(data) - 1), "changed"),
+    "longer": (lambda data: data + b"\0", "changed"),
+    "other content of the same size": (lambda data: bytes(len(data)), "changed"),
+}
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    save_steps(folder, 5, 6)
+    return folder
+
+
+@pytest.fixture
+def folder(two_saved, tmp_path):
+    return shutil.copytree(two_saved, tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(folder, caplog, name, damage):
+    change, words = DAMAGES[damage]
+    file = folder / "step-000000006" / name
+    file.write_bytes(change(file.read_bytes()))
+    for restore in (
+        Checkpoints(folder, groups := make_groups(), keep=2).restore,
+        lambda: restore_newest(folder, groups),
+    ):
+        caplog.clear()
+        assert restore() == step_in(groups) == 5
+        (record,) = caplog.records
+        assert record.levelname == "WARNING" and str(file.parent) in record.getMessage()
+        # The file of checksums does not hold its own size, and may be unreadable when it has changed.
+        words = words if name != "checksums.json" else "changed"
+        assert f"({name} " in record.getMessage() and words in record.getMessage()
+    assert names_in(folder) == ["step-000000005", "step-000000006"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(folder, caplog, name):
+    (folder / "step-000000006" / name).unlink()
+    groups = make_groups()
+    assert Checkpoints(folder, groups, keep=2).restore() == step_in(groups) == 5
+    assert f"step-000000006 is damaged ({name} is missing)" in caplog.text
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(folder, caplog):
+    # A link to itself stands for that; the tests may run as root, whom no permission stops.
+    (folder / "step-000000006" / "state.index").unlink()
+    (folder / "step-000000006" / "state.index").symlink_to("state.index")
+    assert restore_newest(folder, make_groups()) == 5
+    assert "state.index cannot be read (Too many levels of symbolic links)" in caplog.text
+
+
+def test_every_single_bit_counts(folder):
+    path = folder / "step-000000006"
+    assert find_damage(path) is None
+    for name in ("checksums.json", "state.index"):
+        data = (path / name).read_bytes()
+        for bit in range(8 * len(data)):
+            (path / name).write_bytes(flipped(data, bit))
+            assert str(find_damage(path)).startswith(name), bit
+        (path / name).write_bytes(data)
+    assert find_damage(path) is None
+
+
+def test_a_checkpoint_under_another_name_is_not_taken_for_that_step(folder):
+    shutil.copytree(folder / "step-000000006", folder / "step-000000009")
+    groups = make_groups()
+    assert restore_newest(folder, groups) == step_in(groups) == 6
+
+
+def test_with_nothing_whole_left_the_run_does_not_start_anew(folder):
+    for name in ("step-000000005", "step-000000006"):
+        (folder / name / "state.index").write_bytes(b"")
+    with pytest.raises(ClmrError, match=r"None of the 2 checkpoints in .* can be restored; bring back a copy"):
+        Checkpoints(folder, make_groups(), keep=1).restore()
+    assert names_in(folder) == ["step-000000005", "step-000000006"]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [11]), (2, [10, 11]), (3, [10, 11])])
+def test_damaged_ones_do_not_count_and_go_once_a_good_one_is_saved(tmp_path, keep, kept):
+    """Also those that are newer than what is saved next, in whose shadow the good ones would be removed."""
+    save_steps(tmp_path, 10, 12, 14)
+    for name in ("step-000000012", "step-000000014"):
+        (tmp_path / name / "state.index").unlink()
+    save_steps(tmp_path, 11, keep=keep)
+    assert names_in(tmp_path) == [f"step-{step:09d}" for step in kept]
+
+
+def test_a_damaged_one_is_replaced_when_the_run_comes_to_its_step_again(folder):
+    (folder / "step-000000006" / "state.index").unlink()
+    save_steps(folder, 6)
+    assert names_in(folder) == ["step-000000005", "step-000000006"]
+    assert restore_newest(folder, make_groups()) == 6
+
+
+def test_a_damaged_one_that_someone_removed_meanwhile_does_not_matter(folder):
+    (folder / "step-000000006" / "state.index").unlink()
+    groups = make_groups()
+    checkpoints = Checkpoints(folder, groups, keep=2)
+    assert checkpoints.restore() == 5
+    shutil.rmtree(folder / "step-000000006")
+    checkpoints.save(7)
+    assert names_in(folder) == ["step-000000005", "step-000000007"]

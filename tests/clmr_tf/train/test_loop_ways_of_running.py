@@ -1,0 +1,47 @@
+"""A step compiled with XLA learns the same; a profile of some steps can be opened in TensorBoard."""
+
+import numpy as np
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train.run import train
+from tests.clmr_tf.train.training_runs import metrics
+from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    quick |= {"log_every": 1, "validate_every": 0}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, **settings})
+
+
+def test_a_step_compiled_with_xla_has_the_statistics_of_the_uncompiled_one(corpus, tmp_path):
+    rows = {}
+    for jit in (False, True):
+        # The gains differ: XLA draws other numbers from the same seed on a CPU.
+        train(config_of(corpus, tmp_path / str(jit), jit=jit, steps=10, augmentation="only-gain", learning_rate=1e-5))
+        rows[jit] = metrics(tmp_path / str(jit))
+    assert len(rows[True]) == 10 and rows[True] != rows[False]
+    for name, tolerance in (("loss", 0.04), ("embedding_spread", 0.1), ("projection_spread", 0.1)):
+        means = [np.mean([row[name] for row in rows[jit]]) for jit in (False, True)]
+        assert means[1] == pytest.approx(means[0], rel=tolerance), name
+
+
+def test_a_profile_of_the_tenth_step_and_after_is_where_tensorboard_looks(corpus, tmp_path, monkeypatch):
+    seen = []
+    config = config_of(corpus, tmp_path / "run", steps=12, profile=True, steps_per_execution=12, log_every=12)
+    train(config, lambda step, *_: seen.append(step))
+    assert seen == [9, 12]
+    (folder,) = (tmp_path / "run" / "tensorboard" / "plugins" / "profile").iterdir()
+    (trace,) = folder.glob("*.xplane.pb")
+    content = trace.read_bytes()
+    # The steps are in it, by the name of an operation that only they have.
+    assert len(content) > 10_000 and b"SoftmaxCrossEntropyWithLogits" in content

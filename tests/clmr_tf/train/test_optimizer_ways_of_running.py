@@ -1,0 +1,117 @@
+"""The weights are the same eagerly, compiled and on two replicas, and after Keras wrote an optimizer down."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf.train.build import learning_rate_schedule
+from clmr_tf.train.distribution import build_strategy
+from clmr_tf.train.optimizers import LAMB, LARS, AdamW, build_optimizer
+from tests.clmr_tf.train.weight_steps import take_step
+
+NAMES = ("adam", "adamw", "lars", "lamb", "sgd")
+SHAPES = ((3, 4, 8), (8,), (8, 5))
+NUM_STEPS = 4
+
+
+def values_of(seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape).astype(np.float32) for shape in SHAPES]
+
+
+def built(name: str) -> tuple[keras.Optimizer, list[keras.Variable]]:
+    """An optimizer, whose learning rate rises and falls, and its weights."""
+    schedule = learning_rate_schedule("cosine", 0.1, warmup_steps=2, decay_steps=6)
+    optimizer = build_optimizer(name, schedule, weight_decay=0.1)
+    variables = [keras.Variable(value) for value in values_of(0)]
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+def weights_after_steps(name: str, **compilation) -> list[np.ndarray]:
+    """On one device; `compilation` is of `tf.function`, without it nothing is compiled."""
+    optimizer, variables = built(name)
+
+    def step(*gradients):
+        take_step(tf.distribute.get_strategy(), optimizer, variables, gradients)
+
+    run = tf.function(step, **compilation) if compilation else step
+    for number in range(NUM_STEPS):
+        run(*map(tf.constant, values_of(1 + number)))
+    return [variable.numpy() for variable in variables]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_changes(name):
+    for before, after in zip(values_of(0), weights_after_steps(name), strict=True):
+        assert (before != after).all()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_the_weights_are_the_same(name, jit_compile):
+    received = weights_after_steps(name, jit_compile=jit_compile)
+    for expected, after in zip(weights_after_steps(name), received, strict=True):
+        np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_replicas_have_the_weights_of_one_device(name):
+    strategy = build_strategy("mirrored", 2)
+    with strategy.scope():
+        optimizer, variables = built(name)
+
+    def in_replica(*gradients):
+        context = tf.distribute.get_replica_context()
+        # Each replica has a part of the gradient; halves and their sum are exact.
+        parts = [gradient / 2 for gradient in gradients]
+        context.merge_call(
+            lambda strategy, *reduced: take_step(strategy, optimizer, variables, reduced),
+            args=context.all_reduce("SUM", parts),
+        )
+
+    @tf.function
+    def step(*gradients):
+        strategy.run(in_replica, args=gradients)
+
+    for number in range(NUM_STEPS):
+        step(*map(tf.constant, values_of(1 + number)))
+    assert int(tf.convert_to_tensor(optimizer.iterations)) == NUM_STEPS
+    expected = weights_after_steps(name, jit_compile=False)
+    for weight, variable in zip(expected, variables, strict=True):
+        first, second = (copy.numpy() for copy in strategy.experimental_local_results(variable.value))
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keras_writes_an_optimizer_down_and_makes_it_again(name):
+    optimizer, _ = built(name)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (AdamW, {"kernel_decay": 0.2}),
+        (LARS, {"momentum": 0.8, "kernel_decay": 0.2, "trust_coefficient": 0.02}),
+        (LAMB, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5, "kernel_decay": 0.2}),
+    ],
+)
+def test_every_argument_is_written_down(kind, arguments):
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(kind(0.5, **arguments)))
+    assert {name: getattr(again, name) for name in arguments} == arguments
+    # Keras' own decay would come on top.
+    assert again.weight_decay is None
+
+
+def test_the_learning_rate_belongs_to_the_step_that_a_checkpoint_has():
+    strategy = build_strategy("mirrored", 2)
+    with strategy.scope():
+        optimizer, _ = built("lars")
+    for iterations, learning_rate in ((1, 0.05), (4, 0.05), (2, 0.1)):
+        optimizer.iterations.assign(iterations)
+        assert float(optimizer.learning_rate) == pytest.approx(learning_rate, rel=1e-6)

@@ -1,0 +1,92 @@
+"""Which weights of a run become its encoder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.errors import UsageError
+from clmr_tf.train.build import build_model
+from clmr_tf.train.run import train
+from clmr_tf.train.run_folder import read_config
+from clmr_tf.train.trained_encoder import read_run_encoder
+from clmr_tf.train.validation import build_validation
+from tests.clmr_tf.train.training_runs import state
+from tests.synthetic import write_corpus
+
+MOMENTUM = 0.75
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
+
+
+@pytest.fixture(scope="module")
+def averaged(corpus, tmp_path_factory):
+    """A run of three steps with a running average, and a checkpoint of each step."""
+    workdir = tmp_path_factory.mktemp("runs") / "averaged"
+    # The first step changes no weight, and the rate is so high from then on that its validation is the best.
+    rates = {"learning_rate": 0.1, "warmup_steps": 1, "ema_momentum": MOMENTUM}
+    train(config_of(corpus, workdir, steps=3, checkpoint_every=1, validate_every=1, log_every=1, **rates))
+    return workdir
+
+
+def saved(workdir, step: int, name: str) -> np.ndarray:
+    [value] = [value for key, value in state(workdir, step=step).items() if key.startswith(name.replace("@", ".S"))]
+    return value
+
+
+def test_the_encoder_of_a_run_with_a_running_average_is_the_average(averaged):
+    kernel = "block_3_convolution@kernel"
+    # After the first step the average is a quarter of the way from the start to the weights.
+    weights = [saved(averaged, step, f"encoder/{kernel}") for step in (1, 2, 3)]
+    averages = [saved(averaged, step, f"encoder_average/{kernel}") for step in (1, 2, 3)]
+    for step in (1, 2):
+        expected = MOMENTUM * averages[step - 1] + (1 - MOMENTUM) * weights[step]
+        np.testing.assert_allclose(averages[step], expected, rtol=1e-5, atol=1e-7)
+    encoder, step = read_run_encoder(averaged)
+    assert step == 3
+    np.testing.assert_array_equal(encoder.convolutions[4].kernel.numpy(), averages[2])
+    assert np.abs(averages[2] - weights[2]).max() > 0.01
+    statistics = saved(averaged, 3, "encoder/block_3_normalization@moving_mean")
+    np.testing.assert_array_equal(encoder.normalizations[4].moving_mean.numpy(), statistics)
+
+
+def test_what_is_exported_is_what_was_validated(corpus, averaged):
+    rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
+    config = read_config(averaged)
+    model = build_model(config)
+    validate = build_validation(model, corpus, config)
+    losses = []
+    for kind in ("_average", ""):
+        for part_name, part in model.parts.items():
+            for variable in part.variables:
+                name = f"{part_name}{kind if variable.trainable else ''}/{'@'.join(variable.path.split('/')[-2:])}"
+                variable.assign(saved(averaged, 3, name))
+        losses.append(validate()["validation/loss"])
+    assert rows[2]["validation_loss"] == losses[0] != losses[1]
+    reason = json.loads(next((averaged / "best").glob("step-*/best.json")).read_text())
+    assert reason["measured_on"]["weights"] == "averages"
+
+
+def test_the_best_checkpoint_is_the_one_that_validated_best(averaged):
+    rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
+    best = min(rows, key=lambda row: row["validation_loss"])["step"]
+    encoder, step = read_run_encoder(averaged, best=True)
+    assert step == best == 1
+    kernel = saved(averaged, best, "encoder_average/block_3_convolution@kernel")
+    np.testing.assert_array_equal(encoder.convolutions[4].kernel.numpy(), kernel)
+
+
+def test_a_run_without_validation_has_no_best_checkpoint(corpus, tmp_path):
+    train(config_of(corpus, tmp_path / "run", steps=1, validate_every=0))
+    with pytest.raises(UsageError, match="no best checkpoint"):
+        read_run_encoder(tmp_path / "run", best=True)

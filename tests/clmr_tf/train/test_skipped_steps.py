@@ -1,0 +1,89 @@
+"""When a run says that it leaves steps out, and when it has left out so many that it fails."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from clmr_tf.console import run_command
+from clmr_tf.errors import ClmrError
+from clmr_tf.export.__main__ import main as export
+from clmr_tf.train.__main__ import main as train
+from clmr_tf.train.callbacks import SkippedSteps, require_trained
+from clmr_tf.train.checkpoints import list_checkpoints
+from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+
+def told(caplog, skipped: SkippedSteps, numbers: dict[int, int]) -> list[int]:
+    """The numbers of skipped steps, by steps done, at which something was said."""
+    found = []
+    for step, num_skipped in numbers.items():
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            skipped.observe(step, num_skipped)
+        assert len(caplog.records) <= 1
+        found += [num_skipped] * len(caplog.records)
+    return found
+
+
+def test_it_is_said_once_for_each_doubling(caplog):
+    every_second = {step: step // 2 for step in range(1, 300)}
+    assert told(caplog, SkippedSteps(0, 0), every_second) == [1, 2, 4, 8, 16, 32, 64, 128]
+    # One that resumes has said it before.
+    later = {step: step // 2 for step in range(300, 700)}
+    assert told(caplog, SkippedSteps(299, 149), later) == [298]
+
+
+def test_many_at_once_are_said_when_they_begin(caplog):
+    few = {step: 1000 + (step - 100_000) // 10 for step in range(100_010, 100_100, 10)}
+    assert told(caplog, SkippedSteps(100_000, 1000), few) == []
+    all_of_them = {step: 1009 + step - 100_090 for step in range(100_100, 100_200, 10)}
+    again = {100_200: 1109, 100_220: 1112, 100_230: 1115}
+    assert told(caplog, SkippedSteps(100_090, 1009), all_of_them | again) == [1019, 1112]
+
+
+def test_it_says_how_many_of_how_many(caplog):
+    with caplog.at_level(logging.WARNING):
+        SkippedSteps(20, 3).observe(30, 6)
+    assert caplog.text.count("6 steps were left out since the run began, 3 of the last 10, because") == 1
+
+
+def test_a_run_without_them_says_nothing(caplog):
+    assert told(caplog, SkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
+
+
+def test_half_of_the_steps_may_be_skipped_and_no_more():
+    require_trained(Path("run"), 12, 6)
+    require_trained(Path("run"), 1, 0)
+    for num_steps, num_skipped in ((12, 7), (1, 1), (13, 7)):
+        with pytest.raises(ClmrError, match=rf"^{num_skipped} of the {num_steps} steps of the run in run were skipped"):
+            require_trained(Path("run"), num_steps, num_skipped)
+
+
+def test_a_run_that_did_little_but_skip_fails_and_so_does_its_export(tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
+    # The first step makes the weights so large that no later one is finite.
+    options = {"corpus": corpus.folder, "workdir": tmp_path / "run", "width": 0.0625, "batch-size": 4, "steps": 12}
+    options |= {"optimizer": "sgd", "learning-rate": "1e25", "on-nonfinite": "skip", "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    # The same command again finds a run that has not become better.
+    for _ in range(2):
+        assert run_command(train, arguments) == 1
+        errors = " ".join(capsys.readouterr().err.split())
+        assert re.search(
+            r"error: 11 of the 12 steps of the run in \S+ were skipped because their loss or gradient", errors
+        )
+        assert errors.endswith("in a new --workdir.") and "Traceback" not in errors
+    # Whoever wants to find out why has its state.
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step-000000012"
+    assert run_command(export, ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 1
+    errors = " ".join(capsys.readouterr().err.split())
+    assert re.fullmatch(
+        r"error: The model's numbers for the golden clips, `embedding`, are not finite .*, so nothing was written; .*",
+        errors,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["melodies", "run"]

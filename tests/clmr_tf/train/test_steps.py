@@ -1,0 +1,113 @@
+"""When a run logs, measures, saves and stops, and that it is the same run however its steps are executed."""
+
+import json
+import math
+import shutil
+
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.console import run_command
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.train import run as training
+from clmr_tf.train.__main__ import main
+from clmr_tf.train.run import train
+from tests.clmr_tf.train.training_runs import metrics, state
+from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+SONGS = {"train": 9, "valid": 3}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs=SONGS, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, "validate_every": 0, **settings})
+
+
+def steps_saved(workdir) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(corpus, tmp_path):
+    whens = {"log_every": 4, "checkpoint_every": 5, "validate_every": 9, "steps": 11}
+    stops = {1: [], 3: []}
+    for steps_per_execution, seen in stops.items():
+        config = config_of(
+            corpus, tmp_path / str(steps_per_execution), steps_per_execution=steps_per_execution, **whens
+        )
+        train(config, lambda step, num_steps, scalars, seen=seen: seen.append((step, num_steps, scalars is not None)))
+    logged = {4, 8, 9, 11}
+    assert stops[1] == [(step, 11, step in logged) for step in range(1, 12)]
+    # At most three steps on, at a multiple of 4, 5 or 9, or at the end.
+    assert stops[3] == [(step, 11, step in logged) for step in (3, 4, 5, 8, 9, 10, 11)]
+    rows = metrics(tmp_path / "1")
+    assert [row["step"] for row in rows] == sorted(logged) and rows == metrics(tmp_path / "3")
+    assert [row["step"] for row in rows if "validation_loss" in row] == [9, 11]
+    # The newest three; the ninth step is saved since its validation, the first, is the best so far.
+    assert steps_saved(tmp_path / "1") == steps_saved(tmp_path / "3") == [9, 10, 11]
+    one, three = state(tmp_path / "1"), state(tmp_path / "3")
+    assert one.keys() == three.keys() and len(one) == 32 + 42 + 1
+    assert [name for name in one if one[name].tobytes() != three[name].tobytes()] == []
+
+
+def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path, capsys):
+    options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "log-every": 1, "optimizer": "sgd"}
+    options |= {"epochs": 3, "warmup-epochs": 1, "schedule": "cosine", "learning-rate": 0.02}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert run_command(main, arguments) == 0
+    # Nine songs are two batches of four.
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    expected = [0.0, 0.01, *(0.01 * (1 + math.cos(math.pi * (done - 2) / 4)) for done in (2, 3, 4, 5))]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    capsys.readouterr()
+    # The last step would have been made with another learning rate, had the run been longer from the start.
+    assert run_command(main, [*arguments, "--epochs", "4"]) == 2
+    assert "epochs 3 -> 4 (--schedule cosine" in capsys.readouterr().err
+    # So nobody is told to ask for what is refused.
+    assert run_command(main, arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has 6 steps already; its learning rate has reached zero with the last of them, by --schedule cosine" in said
+    assert "give more" not in said
+
+
+def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
+    options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
+    options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "epochs": 1}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert run_command(main, arguments) == run_command(main, arguments) == 0
+    assert "has 2 steps already; give more --epochs to go on" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_did(corpus, tmp_path, monkeypatch):
+    # A worker without a chief is one whose chief saves nothing; two processes of which one cannot write take half a
+    # minute.
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    with pytest.raises(ClmrError, match=r"chief could not save the state after step 2, .* No step was saved before\."):
+        train(config_of(corpus, tmp_path, steps=3, checkpoint_every=2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_that_was_changed_is_refused_unless_allowed(tmp_path):
+    def write(num_songs):
+        shutil.rmtree(tmp_path / "music", ignore_errors=True)
+        return write_corpus(tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",))
+
+    corpus = write(5)
+    train(config_of(corpus, tmp_path / "run", steps=1))
+    corpus = write(6)
+    with pytest.raises(UsageError, match=r"not the one that the run in .* or allow it with --allow-changed-corpus"):
+        train(config_of(corpus, tmp_path / "run", steps=2))
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1]
+    assert train(config_of(corpus, tmp_path / "run", steps=2, allow_changed_corpus=True)).first_step == 1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["corpus"]["num_songs"] == {"train": 6}
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2]

@@ -1,0 +1,53 @@
+"""Signals whose handler is not Python's, as in a program of C that Python is embedded in."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# `abs` takes a number and does no harm. A Python that starts now finds it installed, and so does one that looks again.
+C_HANDLER = """
+import ctypes, signal, sys
+from clmr_tf.console import (run_command)
+from clmr_tf.train.loop import (noted_signals)
+
+libc = ctypes.CDLL(None)
+libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+for number in (signal.SIGTERM, signal.SIGINT):
+    libc.signal(number, ctypes.cast(libc.abs, ctypes.c_void_p))
+del sys.modules["_signal"]
+import _signal
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+assert signal.getsignal(signal.SIGTERM) is None and signal.getsignal(signal.SIGINT) is None
+"""
+COMMAND = """
+def command(arguments):
+    print("ran", flush=True)
+
+assert run_command(command, []) == 0
+"""
+NOTED = """
+with noted_signals() as noted:
+    signal.raise_signal(signal.SIGTERM)
+    print("ran" if noted == [signal.SIGTERM] else noted, flush=True)
+"""
+TWICE = """
+with noted_signals() as noted:
+    signal.raise_signal(signal.SIGTERM)
+    print("ran", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("still there", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(COMMAND, 0), (NOTED, 0), (TWICE, -signal.SIGTERM)], ids=["command", "noted", "twice"]
+)
+def test_a_handler_that_is_not_pythons_breaks_nothing(code, expected):
+    # Afterwards SIGTERM ends the process, as it does where nobody handles it.
+    script = C_HANDLER + code + "signal.raise_signal(signal.SIGTERM)\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "ran\n", done.stderr
+    assert done.returncode == (expected or -signal.SIGTERM)

@@ -1,0 +1,94 @@
+"""A signal that comes while a run measures: the run stops soon, and nothing is missing when it goes on."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.train import run as training
+from clmr_tf.train.run import train
+from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
+from tests.synthetic import write_corpus
+
+SETTINGS = {"width": 0.0625, "batch_size": 4, "log_every": 1, "checkpoint_every": 5, "steps": 4, "validate_every": 2}
+SETTINGS |= {"augmentation": "only-gain", "num_audio_examples": 0, "embeddings_every": 0}
+# Larger ones are digests of settings, which have to be the same.
+SMALL = 1000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 9, "valid": 4}, tag_names=("a", "b"))
+
+
+def arguments_of(corpus, workdir, **changes) -> list[str]:
+    settings = {"corpus": corpus.folder, "workdir": workdir, **SETTINGS, **changes}
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_a_signal_during_a_validation_stops_the_run_within_seconds_and_costs_nothing(corpus, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # A validation that takes hours.
+    process = start(arguments_of(corpus, killed, num_validation_pairs=10_000_000))
+    wait_for(lambda: [row["step"] for row in metrics(killed)] == [1], process)
+    # The second step, after which the run validates, takes less than that.
+    time.sleep(5)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 143 and time.monotonic() - sent < 30
+    assert "Stopped after step 2, which is saved" in errors
+    # The row of the second step waits for its validation, and its metrics are in the checkpoint.
+    assert [row["step"] for row in metrics(killed)] == [1]
+    assert "loss" in json.loads((killed / "checkpoints" / "step-000000002" / "metrics.json").read_text())
+
+    for workdir in (killed, whole):
+        train(TrainConfig(corpus=str(corpus.folder), workdir=workdir, **SETTINGS, num_validation_pairs=8))
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    one, other = state(killed), state(whole)
+    assert one.keys() == other.keys() and [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
+    assert [path.name for path in (killed / "best").iterdir()] == [path.name for path in (whole / "best").iterdir()]
+
+
+def test_a_worker_does_not_end_early_where_the_chief_is_ahead_with_the_row_that_was_pending(
+    corpus, tmp_path, monkeypatch
+):
+    settings = {"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
+    config = TrainConfig(**settings)
+    train(config)
+    # As if killed before its last row was written.
+    row = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    went_on = []
+
+    def gather_with_a_fast_chief(_strategy, number):
+        if number > SMALL:
+            return [number, number]
+        # Once all have come, the chief completes the row before this worker has done anything else.
+        (tmp_path / "metrics.jsonl").write_bytes(row)
+        return [number, number]
+
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    monkeypatch.setattr(training, "gather_over_workers", gather_with_a_fast_chief)
+    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    train(config)
+    assert went_on == [1]
+    # Without such a row there is nothing left to do.
+    assert train(config).first_step == 1 and went_on == [1]
+
+
+def test_what_the_chief_has_seen_counts_for_a_worker_that_sees_it_otherwise(corpus, tmp_path, monkeypatch):
+    config = TrainConfig(
+        **{"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
+    )
+    train(config)
+    went_on = []
+    # The chief has a row; a folder that is shared over a network may not show it to the worker yet.
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    monkeypatch.setattr(training, "gather_over_workers", lambda _strategy, number: [number + (number < SMALL), number])
+    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    train(config)
+    assert went_on == [1]

@@ -1,0 +1,231 @@
+"""The main job from its command line: what it leaves behind, what is refused, what goes wrong."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from clmr_tf import hardware
+from clmr_tf.console import run_command
+from clmr_tf.export.writing import golden_audio
+from clmr_tf.train.__main__ import main
+from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.step import ContrastiveModel
+from clmr_tf.train.trained_encoder import read_run_encoder
+from tests.clmr_tf.train.training_runs import SETTINGS, command, metrics, state
+from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    return write_corpus(folder, num_songs={"train": 10, "valid": 3}, tag_names=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """The folder of a run of two steps, to be read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of that folder, to go on in."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def run(arguments: list[str], capsys) -> tuple[int, str]:
+    code = run_command(main, arguments)
+    return code, capsys.readouterr().err
+
+
+def test_a_training_says_what_it_runs_on(corpus, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("clmr_tf.train.distribution.num_usable_cores", lambda: 7)
+    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
+    assert caplog.messages.count("Training on 7 CPU cores.") == 1 and "NVIDIA" not in caplog.text
+    # A GPU that TensorFlow does not find.
+    monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia0").touch()
+    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "2")) == 0
+    ours = [record for record in caplog.records if record.name.startswith("clmr_tf")]
+    (warning,) = [record for record in ours if record.levelname == "WARNING"]
+    assert warning.getMessage().startswith("This machine has an NVIDIA GPU that TensorFlow")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys):
+    good = command(corpus, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", "1e25")
+    code, errors = run([*good, "--steps", "50", "--checkpoint-every", "1"], capsys)
+    assert code == 1
+    found = re.search(r"error: The loss or the gradient was not finite at step (\d+)\. The state after step", errors)
+    # The weights before that step are those of the checkpoint that was saved every step.
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{int(found[1]) - 1:09d}"
+    assert (tmp_path / "run" / "nonfinite" / f"step-{found[1]}" / "report.json").exists()
+    assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
+
+
+def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path, capsys, monkeypatch):
+    def take_too_much(self, batch):
+        watched = train_step(self, batch)
+        # More bytes than any machine can address.
+        return {**watched, "loss": tf.reduce_max(tf.fill([2**59], watched["loss"]))}
+
+    train_step = ContrastiveModel.train_step
+    monkeypatch.setattr(ContrastiveModel, "train_step", take_too_much)
+    code, errors = run(command(corpus, tmp_path / "run", "--augmentation", "none"), capsys)
+    assert code == 1
+    assert "error: Step 1 ran out of memory." in errors and "smaller --batch-size or --width" in errors
+    assert "prepare it again" not in errors and "Traceback" not in errors
+
+
+def test_on_one_device_the_strategy_is_the_single_one_and_the_objective_the_contrastive_one(
+    corpus, trained, tmp_path, capsys
+):
+    assert json.loads((trained / "config.json").read_text())["strategy"] == "auto"
+    options = ["--strategy", "single", "--objective", "contrastive", "--steps", "2"]
+    assert run(command(corpus, tmp_path / "single", *options), capsys)[0] == 0
+    assert len(metrics(trained)) == 2 and metrics(trained) == metrics(tmp_path / "single")
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, workdir, capsys):
+    assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
+    assert "has 2 steps already" in capsys.readouterr().out
+    assert run(command(corpus, workdir, "--steps", "3"), capsys)[0] == 0
+    assert [row["step"] for row in metrics(workdir)] == [1, 2, 3]
+
+
+def test_everything_that_tensorboard_shall_show_is_there(trained):
+    row = metrics(trained)[-1]
+    names = {"loss", "contrastive_accuracy", "learning_rate", "gradient_norm", "embedding_mean", "embedding_spread"}
+    assert names <= row.keys() and all(np.isfinite(value) for value in row.values())
+    assert row["learning_rate"] == pytest.approx(3e-4)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {f"training/{name}" for name in names | {"clips_per_second"}} <= tags
+    assert {"first_crop/original", "first_crop/view", "second_crop/original", "second_crop/view"} <= tags
+    metadata = (trained / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
+    assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3 * (70_000 // CLIP_NUM_SAMPLES)
+    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3 * (70_000 // CLIP_NUM_SAMPLES), 512)
+
+
+def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(trained):
+    encoder, step = read_run_encoder(trained)
+    assert step == 2
+    saved = state(trained)
+    for variable in encoder.variables:
+        name = ".S".join(variable.path.split("/")[-2:])
+        np.testing.assert_array_equal(variable.numpy(), saved[f"encoder/{name}/.ATTRIBUTES/VARIABLE_VALUE"])
+    assert np.abs(encoder.normalizations[0].moving_mean.numpy()).max() > 0
+
+
+def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_process(corpus, tmp_path, capsys):
+    low = ["--precision", "mixed_bfloat16", "--steps", "1"]
+    assert run(command(corpus, tmp_path / "run", *low), capsys)[0] == 0
+    assert keras.config.dtype_policy().name == "float32"
+    encoder, _ = read_run_encoder(tmp_path / "run")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        other, _ = read_run_encoder(tmp_path / "run")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    embeddings = [each(golden_audio(CLIP_NUM_SAMPLES, 22050), training=False) for each in (encoder, other)]
+    assert {embedding.dtype for embedding in embeddings} == {tf.float32}
+    np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
+
+
+def test_the_written_configuration_starts_the_same_run(trained, tmp_path, capsys):
+    config = str(trained / "config.json")
+    assert run(["--config", config, "--workdir", str(tmp_path / "again")], capsys)[0] == 0
+    assert metrics(tmp_path / "again") == metrics(trained)
+
+
+def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.wav").write_bytes(b"RIFF")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("Dear sir")
+    corpora = ["--corpora", str(tmp_path / "corpora"), "--workdir", str(tmp_path / "run")]
+    return {
+        "missing": (["--corpus", str(tmp_path / "nowhere"), *corpora], "no such folder"),
+        "empty": (["--corpus", str(tmp_path / "empty"), *corpora], "empty"),
+        "file": (["--corpus", str(tmp_path / "file.wav"), *corpora], "is a file"),
+        "letters": (["--corpus", str(tmp_path / "letters"), *corpora], "letters"),
+    }
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "file", "letters"])
+def test_a_corpus_that_is_none_is_refused(tmp_path, capsys, case):
+    arguments, words = bad_inputs(tmp_path)[case]
+    code, errors = run(arguments, capsys)
+    assert code == 2 and words in errors and "Traceback" not in errors
+    assert errors.strip().count("\n") == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_workdir_that_cannot_be_used_is_refused(corpus, workdir, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, errors = run(command(corpus, tmp_path / "file"), capsys)
+    assert (code, "cannot be written" in errors) == (2, True)
+    code, errors = run(command(corpus, workdir, "--steps", "2", "--seed", "1"), capsys)
+    assert (code, "seed 42 -> 1" in errors) == (2, True)
+
+
+def test_the_advice_of_a_refusal_can_be_followed_in_the_same_workdir(corpus, tmp_path, capsys):
+    code, errors = run(command(corpus, tmp_path / "run", "--batch-size", "11"), capsys)
+    assert (code, "--batch-size of at most 10" in errors) == (2, True)
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert run(command(corpus, tmp_path / "run", "--batch-size", "10", "--steps", "1"), capsys)[0] == 0
+
+
+def test_another_spelling_of_the_corpus_is_the_same_corpus(corpus, workdir, capsys, monkeypatch):
+    monkeypatch.chdir(corpus.folder.parent)
+    again = ["--corpus", f"./{corpus.folder.name}/", "--workdir", str(workdir), *SETTINGS, "--steps", "3"]
+    assert run(again, capsys)[0] == 0
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["corpus"], config["steps"]) == (str(corpus.folder), 3)
+
+
+def test_a_shorter_start_of_a_finished_run_changes_nothing(corpus, workdir, capsys):
+    before = (workdir / "config.json").read_text()
+    assert run(command(corpus, workdir, "--steps", "1"), capsys)[0] == 0
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
+    # The loss and the gradient of the only step are those before its update.
+    broken = ["--optimizer", "sgd", "--learning-rate", "1e39", "--steps", "1"]
+    code, errors = run(command(corpus, tmp_path / "run", *broken), capsys)
+    assert (code, "no longer finite at step 1" in errors) == (1, True)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    # As after a loss that is not finite: what it learned from, and the weights as they are.
+    folder = tmp_path / "run" / "nonfinite" / "step-1"
+    assert f"The items of its batch and the weights after it are in {folder}." in " ".join(errors.split())
+    report = json.loads((folder / "report.json").read_text())
+    assert report["steps_looked_at"] == [1, 1] and len(set(report["items"])) == 4
+    kept = state(folder)
+    assert not all(np.isfinite(value).all() for value in kept.values() if value.dtype.kind == "f")
+
+
+def test_without_embeddings_no_projector_is_written(corpus, tmp_path, capsys):
+    assert run(command(corpus, tmp_path / "run", "--steps", "1", "--embeddings-every", "0"), capsys)[0] == 0
+    assert not (tmp_path / "run" / "tensorboard" / "embeddings.tsv").exists()
+
+
+def test_a_corpus_of_another_rate_or_kind_is_refused(corpus, tmp_path, capsys):
+    code, errors = run(command(corpus, tmp_path / "run", "--sample-rate-hz", "16000"), capsys)
+    assert (code, "--sample-rate-hz 22050" in errors) == (2, True)
+    code, errors = run(command(corpus, tmp_path / "other", "--reader", "direct"), capsys)
+    assert (code, "--reader prepared" in errors) == (2, True)

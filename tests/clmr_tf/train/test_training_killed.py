@@ -1,0 +1,151 @@
+"""Runs that are killed again and again, on one device and on two, end as if they never were."""
+
+import os
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from clmr_tf.train.checkpoints import list_checkpoints
+from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, finish, metrics, start, starts, state, wait_for
+from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.starts_first
+# On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
+# the first step of each start.
+NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "3,1").split(",")]
+AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
+FOREVER = "1000000"
+SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2", "--embeddings-every", "0", "--num-audio-examples", "0"]
+DEVICES = {"one": ["--strategy", "single"], "two": ["--strategy", "mirrored", "--num-replicas", "2"]}
+
+
+def inode_of(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def drafts(workdir: Path) -> list[Path]:
+    return [path for folder in ("checkpoints", "best") for path in (workdir / folder).glob(".step-*")]
+
+
+def freeze_while_saving(workdir: Path, process, moments: random.Random) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        while not drafts(workdir) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.0005)
+        time.sleep(moments.uniform(0, 0.01))
+        process.send_signal(signal.SIGSTOP)
+        if drafts(workdir):
+            return
+        process.send_signal(signal.SIGCONT)
+    raise AssertionError("no checkpoint was being written")
+
+
+def kill(workdir: Path, arguments: list[str], moments: random.Random, kind: str) -> None:
+    """Starts a run and kills it at a moment of a kind."""
+    num_starts, before = len(starts(workdir)), inode_of(workdir / "metrics.jsonl")
+
+    def has_begun() -> bool:
+        return len(starts(workdir)) > num_starts
+
+    def has_saved_a_step_of_its_own() -> bool:
+        # What an earlier start logged too much is cut in a new file, so from then on all rows are good.
+        if not has_begun() or inode_of(workdir / "metrics.jsonl") == before:
+            return False
+        return len(metrics(workdir)) > starts(workdir)[-1]["first_step"] + 1
+
+    process = start([*arguments, "--steps", FOREVER])
+    try:
+        wait_for(has_begun if kind == "starting" else has_saved_a_step_of_its_own, process)
+        if kind == "saving":
+            freeze_while_saving(workdir, process, moments)
+        else:
+            time.sleep(moments.uniform(0, 0.5))
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert kind != "saving" or drafts(workdir)
+
+
+def kill_again_and_again(corpus, folder: Path, arguments: list[str], num_kills: int) -> list[str]:
+    """Makes one run that was killed and one that was not; returns how it was killed."""
+    moments = random.Random(num_kills)
+    kinds = [("stepping", "saving", "starting")[number % 3] for number in range(num_kills)]
+    runs = [command(corpus, folder / name, *SETTINGS, *arguments) for name in ("killed", "whole")]
+    for kind in kinds:
+        kill(folder / "killed", runs[0], moments, kind)
+    # The last line may have been cut short.
+    num_steps = str((folder / "killed" / "metrics.jsonl").read_bytes().count(b"\n") + 2)
+    for process in [start([*run, "--steps", num_steps]) for run in runs]:
+        finish(process)
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
+    """By number of devices: the folder of both runs, and how the one was killed."""
+    folder = tmp_path_factory.mktemp("runs")
+    corpus = write_corpus(folder / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
+
+    def run(name: str, num_kills: int) -> list[str]:
+        arguments = [*DEVICES[name], "--augmentation", AUGMENTATION]
+        return kill_again_and_again(corpus, folder / name, arguments, num_kills)
+
+    # Both at once, because a start keeps one core busy.
+    with ThreadPoolExecutor() as pool:
+        kinds = pool.map(run, DEVICES, NUM_KILLS)
+        return {name: (folder / name, found) for name, found in zip(DEVICES, kinds, strict=True)}
+
+
+def curves(workdir: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """The curves that TensorBoard shows, but for the speed."""
+    events = EventAccumulator(str(workdir / "tensorboard"), tensor_size_guidance={"scalars": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"]) - {"training/clips_per_second"}
+    scalars = [tag for tag in tags if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"]
+    return {tag: [(one.step, one.tensor_proto.SerializeToString()) for one in events.Tensors(tag)] for tag in scalars}
+
+
+def assert_same_bits(expected: dict, received: dict) -> None:
+    assert expected.keys() == received.keys()
+    assert [name for name in expected if expected[name].tobytes() != received[name].tobytes()] == []
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(killed_runs, devices):
+    folder, kinds = killed_runs[devices]
+    whole, killed = folder / "whole", folder / "killed"
+    first_steps = [one["first_step"] for one in starts(killed)]
+    assert len(first_steps) == len(kinds) + 1 and first_steps == sorted(first_steps)
+    assert len(set(first_steps)) > len(kinds) - kinds.count("starting")
+
+    # 57 variables of the model, among them 22 running statistics, 72 of Adam, and the number of skipped steps.
+    assert len(state(whole)) == 57 + 72 + 1
+    assert_same_bits(state(whole), state(killed))
+    assert_same_bits(state(whole, "best"), state(killed, "best"))
+    checkpoints = [[path.name for path in list_checkpoints(run / "checkpoints")] for run in (whole, killed)]
+    assert checkpoints[0] == checkpoints[1] and len(checkpoints[0]) == 3
+    best = [list_checkpoints(run / "best") for run in (whole, killed)]
+    assert len(best[0]) == 1 and [path.name for path in best[0]] == [path.name for path in best[1]]
+    assert (best[0][0] / "best.json").read_bytes() == (best[1][0] / "best.json").read_bytes()
+    assert drafts(killed) == []
+
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    rows = metrics(whole)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    expected, received = curves(whole), curves(killed)
+    assert {"training/loss", "training/gradient_norm", "validation/loss", "validation/accuracy"} < expected.keys()
+    assert [step for step, _ in expected["training/loss"]] == [row["step"] for row in rows]
+    assert len(expected["validation/loss"]) == sum("validation_loss" in row for row in rows) >= 2
+    assert received == expected
+
+
+def test_kills_came_while_a_checkpoint_was_written(killed_runs):
+    kinds = [kind for _, found in killed_runs.values() for kind in found]
+    assert len(kinds) == sum(NUM_KILLS) and "saving" in kinds

@@ -1,0 +1,85 @@
+"""Runs that are stopped by signals, or trained where there are none."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.console import run_command
+from clmr_tf.train.run import train
+from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, metrics, start, wait_for
+from tests.synthetic import write_corpus
+
+FOREVER = "1000000"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpora") / "melodies", num_songs={"train": 10}, tag_names=("a", "b"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
+    process = start(command(corpus, tmp_path / "run", "--steps", FOREVER, "--checkpoint-every", FOREVER))
+    wait_for(lambda: len(metrics(tmp_path / "run")) >= 2, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == code
+    assert "is saved; the same command goes on from there" in errors and "Traceback" not in errors
+    step = len(metrics(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / f"step-{step:09d}").exists()
+    assert f"after step {step}," in errors
+
+
+def test_sigterm_before_the_first_step_is_said(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    # Nobody writes into this pipe, so the run waits for its record for ever and never comes to its first step.
+    os.mkfifo(tmp_path / "run" / "run.json")
+    process = start(command(corpus, tmp_path / "run", "--steps", FOREVER))
+    wait_for((tmp_path / "run" / ".lock").exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "error: Terminated." and "Traceback" not in errors
+
+
+def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "log_every": 1, "augmentation": "none", "num_audio_examples": 0}
+    return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "words"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, 143, "Terminated."),
+        (signal.SIGINT, signal.SIGTERM, 143, "Terminated."),
+        (signal.SIGTERM, signal.SIGINT, 130, "Interrupted."),
+    ],
+)
+def test_a_second_signal_ends_the_run_at_once_with_its_own_code(corpus, tmp_path, capsys, first, second, code, words):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    steps = []
+
+    def signal_twice(step, _num_steps, _scalars):
+        steps.append(step)
+        signal.raise_signal(first)
+        signal.raise_signal(second)
+
+    config = config_of(corpus, tmp_path / "run", steps=9)
+    assert run_command(lambda _: train(config, signal_twice), []) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {words}"
+    assert steps == [1] and not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_thread_beside_the_main_one_can_train(corpus, tmp_path):
+    """As in a server; only the main thread may handle signals."""
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(train(config_of(corpus, tmp_path / "run", steps=1))))
+    thread.start()
+    thread.join()
+    assert [outcome.first_step for outcome in outcomes] == [0]
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1]

@@ -1,0 +1,134 @@
+"""What is measured on the way, against the same numbers worked out beside the run."""
+
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+
+from clmr_tf.augment import AugmentationChain
+from clmr_tf.config.augmentation import augmentation_preset
+from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.crops import pair_dataset
+from clmr_tf.train.build import build_model
+from clmr_tf.train.run import train
+from clmr_tf.train.validation import build_validation
+from tests.clmr_tf.train.training_runs import metrics, state
+from tests.reference.nt_xent import nt_xent
+from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora") / "melodies"
+    songs = {"train": 6, "valid": 5}
+    return write_corpus(folder, num_songs=songs, num_samples=60_000, tag_names=("a", "b"))
+
+
+def config_of(corpus, workdir, **settings) -> TrainConfig:
+    quick = {"width": 0.0625, "batch_size": 4, "augmentation": "only-gain", "num_audio_examples": 0}
+    quick |= {"embeddings_every": 0, "validate_every": 1, "log_every": 1, "num_validation_pairs": 11}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, **settings})
+
+
+def trained_model(config: TrainConfig):
+    """The model with the weights and running statistics of the run's checkpoint."""
+    model = build_model(config)
+    saved = state(config.workdir)
+    for name, part in (("encoder", model.encoder), ("projector", model.projector)):
+        for variable in part.variables:
+            key = ".S".join(variable.path.split("/")[-2:])
+            variable.assign(saved[f"{name}/{key}/.ATTRIBUTES/VARIABLE_VALUE"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """The configuration of a run of two steps that was made."""
+    config = config_of(corpus, tmp_path_factory.mktemp("runs") / "whole", steps=2)
+    train(config)
+    return config
+
+
+def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, whole):
+    config = whole
+    model = trained_model(config)
+    # Seed 0 whatever that of the run; 11 pairs are two whole batches of 4.
+    batches = list(pair_dataset(corpus, "valid", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=0).take(2))
+    chain = AugmentationChain(augmentation_preset("only-gain"))
+    losses, hits = [], []
+    for batch in batches:
+        # Of this preset, the second view of each pair is the crop alone.
+        is_first_view = tf.constant([True, False] * 4)
+        views = chain(tf.reshape(batch["clips"], [8, -1]), tf.reshape(batch["seeds"], [8, 2]), is_first_view)
+        z = model.projector(model.encoder(views, training=False), training=False).numpy()
+        losses.append(nt_xent(z[0::2], z[1::2], 0.5))
+        directions = z / np.linalg.norm(z, axis=1, keepdims=True)
+        nearest = (directions @ directions.T - 9 * np.eye(8)).argmax(axis=1)
+        hits.append(nearest == np.arange(8) ^ 1)
+    row = metrics(config.workdir)[-1]
+    assert row["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert row["validation_accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
+    # The gains are drawn, and the same again.
+    validate = build_validation(model, corpus, config)
+    assert validate() == validate()
+    model._augment = lambda audio, _seeds, _augmented: audio
+    assert build_validation(model, corpus, config)() != validate()
+
+
+def test_a_run_that_was_resumed_has_the_same_validations(corpus, whole, tmp_path):
+    for steps in (1, 2):
+        train(config_of(corpus, tmp_path / "resumed", steps=steps))
+    rows = metrics(whole.workdir)
+    assert rows == metrics(tmp_path / "resumed")
+    assert rows[0]["validation_loss"] != rows[1]["validation_loss"]
+
+
+def test_without_a_validation_split_the_run_says_so_and_trains(tmp_path, caplog):
+    corpus = write_corpus(tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",))
+    with caplog.at_level(logging.WARNING):
+        train(config_of(corpus, tmp_path / "run", steps=1, augmentation="none"))
+    messages = [record.message for record in caplog.records if record.name == "clmr_tf.train.validation"]
+    assert messages == ["The corpus music has no 2 songs to validate on; the run is not validated."]
+    (row,) = metrics(tmp_path / "run")
+    assert "validation_loss" not in row and np.isfinite(row["loss"])
+    assert not list((tmp_path / "run").glob("best/*"))
+
+
+def test_a_probe_on_the_way_is_a_logistic_regression_on_the_train_split_scored_on_the_valid_split(tmp_path):
+    songs = {"train": 6, "valid": 5}
+    num_samples = 2 * CLIP_NUM_SAMPLES + 20
+    corpus = write_corpus(tmp_path / "music", num_songs=songs, num_samples=num_samples, tag_names=("a", "b"))
+    settings = {"augmentation": "none", "validate_every": 0, "probe_every_epochs": 2, "best_metric": "probe_score"}
+    # An epoch of six songs is one batch of four.
+    config = config_of(corpus, tmp_path / "run", steps=3, log_every=5, **settings)
+    train(config)
+    rows = metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [2, 3] and all("probe_score" in row for row in rows)
+    encoder = trained_model(config).encoder
+
+    def windows(split):
+        vectors, classes = [], []
+        for item in corpus.items_of(split):
+            samples = corpus.read_samples(item)
+            clips = samples[: 2 * CLIP_NUM_SAMPLES].reshape(2, CLIP_NUM_SAMPLES)
+            vectors.append(encoder(clips.astype(np.float32), training=False).numpy())
+            classes.append(corpus.manifest.tag_names.index(item.tags[0]))
+        return np.stack(vectors), np.array(classes)
+
+    (train_vectors, train_classes), (valid_vectors, valid_classes) = windows("train"), windows("valid")
+    mean, deviation = train_vectors.mean((0, 1)), train_vectors.std((0, 1))
+    deviation[deviation == 0] = 1
+    scores = []
+    for inverse_penalty in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+        classifier = LogisticRegression(C=inverse_penalty, max_iter=2000)
+        classifier.fit(((train_vectors - mean) / deviation).reshape(12, -1), np.repeat(train_classes, 2))
+        probabilities = classifier.predict_proba(((valid_vectors - mean) / deviation).reshape(10, -1))
+        scores.append(np.mean(probabilities.reshape(5, 2, 2).mean(1).argmax(1) == valid_classes))
+    assert rows[-1]["probe_score"] == pytest.approx(max(scores))
+    # What is kept as the best was chosen by it.
+    assert '"metric": "probe_score"' in next((tmp_path / "run" / "best").glob("step-*/best.json")).read_text()
