@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES
-from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import notes, run_command
 from clmr_tf.data.corpus import Corpus
@@ -162,7 +162,7 @@ def _options(evaluation: Evaluation) -> list[str]:
 def _require_same_training(folder: Path, model: Model, corpus: str) -> None:
     """Raises UsageError if a model was trained in another way than it would be now."""
     training = read_manifest(folder)["training"]
-    wanted = to_plain(parse_command(TrainConfig, model.training, program="python -m clmr_tf.train", description=""))
+    wanted = to_json(parse_command(TrainConfig, model.training, program="python -m clmr_tf.train", description=""))
     names = [option.removeprefix("--").replace("-", "_") for option in model.training if option.startswith("--")]
     pairs = {name: (training["config"][name], wanted[name]) for name in names}
     if not model.takes_best:

@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
@@ -147,7 +147,7 @@ def describe(name: str) -> str:
 
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
-    defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
+    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
     changed = {key: value for key, value in config.items() if defaults[key] != value}
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])

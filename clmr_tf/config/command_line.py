@@ -103,7 +103,7 @@ def _unvalidated(config_type: type[Config], values: Mapping[str, Any]) -> Config
     return config
 
 
-def from_plain(config_type: type[Config], plain: Any, *, where: str) -> Config:
+def from_json(config_type: type[Config], plain: Any, *, where: str) -> Config:
     """Makes a dataclass from plain JSON or YAML data, checking names and types.
 
     Args:
@@ -135,8 +135,8 @@ def _values_of(config_type: type, plain: Any, where: str) -> dict[str, Any]:
     return values
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass as plain JSON data, which `from_plain` reads back."""
+def to_json(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass as plain JSON data, which `from_json` reads back."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 

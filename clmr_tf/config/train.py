@@ -185,7 +185,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError, one sentence, for values that no run can have."""
-        require_possible(self)
+        _validate(self)
 
     @property
     def has_labels(self) -> bool:
@@ -235,7 +235,7 @@ _AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
 _ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
 
 
-def require_possible(config: Any) -> None:
+def _validate(config: Any) -> None:
     """Raises UsageError, one sentence, for a `TrainConfig` that no run can have."""
     _require(config.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
     _require(config.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", config.batch_size)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import UsageError
 
@@ -101,7 +101,7 @@ def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)
     record, best = read_record(run_folder), config.checkpoint == "best"
-    training = {"config": to_plain(training_config), "run": record}
+    training = {"config": to_json(training_config), "run": record}
     if not config.overwrite:
         require_same_origin(folder, training)
     labels = record.get("labels")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, OBJECTIVE_DEFAULTS, TrainConfig
 
 _PACKAGE = """\
@@ -325,7 +325,7 @@ def _conversion_lines(origin: dict[str, Any]) -> list[str]:
 
 
 def _settings_sentence(config: dict[str, Any], objective: str) -> str:
-    defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
+    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
     said_already = CHANGEABLE_ON_RESUME | {"seed", "objective"}
     changed = [
         f"`--{name.replace('_', '-')} {_option(value)}`"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from clmr_tf.config.command_line import from_plain
+from clmr_tf.config.command_line import from_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError, suggestion
 from clmr_tf.probe.settings import ProbeConfig, request_of, require_possible
@@ -157,7 +157,7 @@ def require_own_heads(recipe: Recipe, base: Recipe, where: str) -> None:
 
 def _config(config_type: type, settings: Any, where: str) -> Any:
     try:
-        config = from_plain(config_type, settings, where=where)
+        config = from_json(config_type, settings, where=where)
     except UsageError as error:
         # Of what a setting can be, the configuration itself says nothing about where it was read.
         raise error if where in str(error) else UsageError(f"{where}: {error}") from error
@@ -273,7 +273,7 @@ def _place(path: Path) -> list[str | float]:
 
 def _epochs(plain: Any, where: str) -> Epochs:
     try:
-        return from_plain(Epochs, plain, where=where)
+        return from_json(Epochs, plain, where=where)
     except TypeError as error:
         raise UsageError(f"{where} must have count, of and num_units; received {plain!r}.") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.probe.protocols import PROTOCOLS
@@ -98,7 +98,7 @@ def training_of(folder: Path, features: dict[str, Any]) -> Training | None:
 
 
 def _defaults_of(objective: str) -> dict[str, Any]:
-    return {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
+    return {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
 
 
 def _plainly(value: Any) -> str:

@@ -1,22 +1,26 @@
-"""python -m clmr_tf.train: learns a musical representation from a folder of music.
+"""python -m clmr_tf.train: trains an encoder on a corpus or a folder of music.
 
-    python -m clmr_tf.train                                      on the music that comes with the project
+    python -m clmr_tf.train                                      on the demo corpus
     python -m clmr_tf.train --corpus ~/Music --workdir runs/mine
     python -m clmr_tf.train --config runs/mine/config.json       with the settings of an earlier run
 
-The same command again goes on where the run stopped.
+The same command resumes the run.
 """
 
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import notes, results, run_command
+
+if TYPE_CHECKING:
+    from clmr_tf.train import callbacks
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -36,21 +40,22 @@ class ProgressReport:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, step: int, num_steps: int, scalars: dict[str, float] | None) -> None:
-        """Takes the number of steps done and of those to do, and the scalars where the step was logged."""
-        # Not before the first step: the preparation of a corpus has a bar of its own.
+    def __call__(self, progress: "callbacks.Progress") -> None:
+        """Shows the metrics of the last step, if they were read."""
+        # Not before the first step: the preparation of a corpus has its own bar.
         self._bar.start()
-        self._bar.update(self._task, completed=step, total=num_steps)
-        if scalars is None:
+        self._bar.update(self._task, completed=progress.step, total=progress.num_steps)
+        if progress.metrics is None:
             return
-        words = f"loss {scalars['loss']:.3f}"
+        words = f"loss {progress.metrics['loss']:.3f}"
         for name in ("contrastive_accuracy", "accuracy"):
-            words += f", {name.replace('_', ' ')} {scalars[name]:.2f}" if name in scalars else ""
-        if "clips_per_second" in scalars:
-            words += f", {scalars['clips_per_second']:.1f} clips/s"
+            if name in progress.metrics:
+                words += f", {name.replace('_', ' ')} {progress.metrics[name]:.2f}"
+        if progress.clips_per_second is not None:
+            words += f", {progress.clips_per_second:.1f} clips/s"
         self._bar.update(self._task, description=words)
         if not notes.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            notes.print(f"step {step} of {num_steps}: {words}")
+            notes.print(f"step {progress.step} of {progress.num_steps}: {words}")
             self._last_line = time.monotonic()
 
 
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.train",
         description="Learns a representation of music from audio, with or without labels. The same command resumes.",
     )
-    # After the command line is known to be right: TensorFlow takes seconds to load.
+    # After the command line is checked, because TensorFlow takes seconds to load.
     from clmr_tf.train.run import train
     from clmr_tf.train.run_folder import ends_with_schedule
 
@@ -70,18 +75,18 @@ def main(arguments: Sequence[str]) -> None:
         outcome = train(config, report)
     if outcome.first_step >= outcome.num_steps:
         if outcome.ended_early:
-            advice = "its validation loss had not fallen for --early-stopping validations; export its best checkpoint"
+            advice = "--early-stopping ended it; export its best checkpoint"
         elif ends_with_schedule(config):
             advice = (
-                "its learning rate has reached zero with the last of them, by --schedule cosine, so it cannot go on; "
-                "give another --workdir, with --decay-steps for a run that may be made longer later"
+                "the cosine schedule ended at zero with the last of them, so it cannot be continued; use another "
+                "--workdir, with --decay-steps if you may want to train for longer later"
             )
         else:
             longer = "--epochs" if config.epochs else "--steps"
-            advice = f"give more {longer} to go on, or another --workdir to begin anew"
-        results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
+            advice = f"use more {longer} to continue it, or another --workdir to start a new run"
+        results.print(f"The run in {outcome.workdir} already has {outcome.num_steps} steps; {advice}.", markup=False)
         return
-    early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""
+    early = ", where --early-stopping ended it," if outcome.ended_early else ""
     best = " --checkpoint best" if config.has_labels else ""
     results.print(
         f"Trained to step {outcome.num_steps}{early} in {outcome.workdir}. Next:\n"

@@ -1,4 +1,4 @@
-"""The model of a run with its optimizer and learning rate, and what of it a checkpoint holds."""
+"""The model of a run with its optimizer and schedule, and which of its variables a checkpoint holds."""
 
 import dataclasses
 import math
@@ -14,17 +14,17 @@ from clmr_tf.models.heads import build_classifier, build_projector
 from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
 from clmr_tf.train.checkpoints import named_variables
 from clmr_tf.train.optimizers import build_optimizer
-from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainedModel, WeightUpdate
+from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainingModel, WeightUpdate
 
 
 def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "thesis") -> float:
-    """The learning rate of a run that names none.
+    """The learning rate of a run whose configuration has none.
 
     Args:
-        optimizer: For "lars" it grows with the batch; for all others it is 3e-4, which the released code has for Adam.
+        optimizer: "lars" has one that grows with the batch; all others have 3e-4, that of Adam in the released code.
         batch_size: Pairs per step.
         lars_scaling: "thesis", 0.075 √batch_size; "released", 0.3 batch_size / 256, as in the released code. Both are
-            of SimCLR (Chen et al. 2020, appendix B.1), and meet at 4.8 for 4096 pairs.
+            from SimCLR (Chen et al. 2020, appendix B.1) and equal 4.8 for 4096 pairs.
 
     Raises:
         ValueError: If there is no scaling of this name.
@@ -39,32 +39,32 @@ def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "
 def learning_rate_schedule(
     schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
 ) -> float | LearningRateSchedule:
-    """The learning rate as a function of the steps that are done, and of nothing else, so that it resumes exactly.
+    """The learning rate as a function of the number of steps done alone, so that it resumes exactly.
 
-    As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so that the first step of a
-    warm-up changes no weight; then, of "cosine", half a cosine that starts there and is zero from n = decay_steps on.
-    The released code goes down its cosine once an epoch, without a warm-up; here every step has its own value.
+    As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so the first step of a warm-up
+    changes no weight. Then "cosine" follows half a cosine that starts there and is zero from n = decay_steps on. The
+    released code updates its cosine once an epoch and has no warm-up; here every step has its own value.
 
     Args:
-        schedule: "constant" or "cosine"; "plateau" is constant here, and lowered by `callbacks.Convergence`.
+        schedule: "constant" or "cosine"; "plateau" is constant here and lowered by a callback.
         peak: The highest learning rate.
         warmup_steps: Steps until the peak; 0 starts with it.
-        decay_steps: Step at which "cosine" is zero, counted from the start of the run, the warm-up included;
-            the others do not look at it.
+        decay_steps: Step at which "cosine" is zero, counted from the start of the run, warm-up included; not used by
+            the others.
 
     Returns:
         `peak` itself where it never changes, otherwise a function from a count of steps, such as
         `optimizer.iterations`, to a float32 scalar.
 
     Raises:
-        UsageError: If the warm-up leaves no steps to the cosine.
+        UsageError: If the warm-up leaves no steps for the cosine.
         ValueError: If there is no schedule of this name.
     """
     if schedule not in ("constant", "cosine", "plateau"):
         raise ValueError(f"schedule must be 'constant', 'cosine' or 'plateau'. Received: {schedule!r}")
     warm_up = {"warmup_target": peak, "warmup_steps": warmup_steps}
     if schedule != "cosine":
-        # To Keras, staying at the peak is a cosine that falls to all of its height.
+        # Keras has no constant schedule with a warm-up; this cosine stays at its peak.
         return CosineDecay(0.0, 1, alpha=1.0, **warm_up) if warmup_steps else peak
     if warmup_steps >= decay_steps:
         raise UsageError(
@@ -75,8 +75,50 @@ def learning_rate_schedule(
 
 
 @dataclasses.dataclass(frozen=True)
-class TagsToLearn:
-    """What an objective with labels tells apart.
+class Schedule:
+    """The length and the learning rate of a run, as far as its configuration leaves them to the corpus and optimizer.
+
+    Attributes:
+        num_steps: Length of the run.
+        warmup_steps: Steps over which the learning rate rises.
+        decay_steps: Step at which "cosine" reaches zero.
+        peak_learning_rate: The highest learning rate.
+    """
+
+    num_steps: int
+    warmup_steps: int
+    decay_steps: int
+    peak_learning_rate: float
+
+
+def schedule_of(config: TrainConfig, num_examples: int = 0) -> Schedule:
+    """The schedule of a run.
+
+    Args:
+        config: The run.
+        num_examples: Songs or clips of an epoch; needed for lengths in epochs.
+    """
+    num_steps = steps_of_epochs(config.epochs, config, num_examples) or config.steps
+    return Schedule(
+        num_steps,
+        warmup_steps=steps_of_epochs(config.warmup_epochs, config, num_examples) or config.warmup_steps,
+        decay_steps=config.decay_steps or num_steps,
+        peak_learning_rate=config.learning_rate
+        or default_learning_rate(config.resolved().optimizer, config.batch_size, config.lars_scaling),
+    )
+
+
+def steps_of_epochs(num_epochs: int, config: TrainConfig, num_examples: int) -> int:
+    """Steps of so many epochs; an epoch of pairs drops what does not fill a batch."""
+    if config.has_labels:
+        return math.ceil(num_epochs * num_examples / config.batch_size)
+    # The dataset refuses a split with too few songs for a batch.
+    return num_epochs * max(num_examples // config.batch_size, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSpec:
+    """What an objective with labels has to predict.
 
     Attributes:
         num_tags: Length of a multi-hot vector.
@@ -87,36 +129,41 @@ class TagsToLearn:
     single_label: bool
 
 
-def build_model(config: TrainConfig, tags: TagsToLearn | None = None) -> TrainedModel:
+def build_model(
+    config: TrainConfig, schedule: Schedule | None = None, label_spec: LabelSpec | None = None
+) -> TrainingModel:
     """The model that a configuration describes: built, with its optimizer, ready to train or to restore.
 
-    To be called inside the scope of the strategy; with lengths in steps, see `resolve_lengths`.
+    Call it inside the scope of the strategy.
 
     Args:
         config: The run.
-        tags: For the objectives with labels.
+        schedule: Its schedule; `schedule_of(config)` if None.
+        label_spec: For the objectives with labels.
     """
-    config = config.resolved()
+    config, schedule = config.resolved(), schedule or schedule_of(config)
     augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
     chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     with dtype_policy(config.precision):
         encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed)
         shared = {"jit_views": config.jit, "num_micro_batches": config.micro_batches}
-        model: TrainedModel
-        if tags is None:
+        model: TrainingModel
+        if label_spec is None:
             projector = build_projector(seed=config.seed)
             model = ContrastiveModel(
                 encoder, projector, chain, config.temperature, two_passes=config.two_passes, **shared
             )
         else:
-            classifier = build_classifier(tags.num_tags, seed=config.seed)
+            classifier = build_classifier(label_spec.num_tags, seed=config.seed)
             model = SupervisedModel(
-                encoder, classifier, chain, single_label=tags.single_label, dropout=config.dropout, **shared
+                encoder, classifier, chain, single_label=label_spec.single_label, dropout=config.dropout, **shared
             )
         model.build()
-    peak = config.learning_rate or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling)
     learning_rate = learning_rate_schedule(
-        config.schedule, peak, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps or config.steps
+        config.schedule,
+        schedule.peak_learning_rate,
+        warmup_steps=schedule.warmup_steps,
+        decay_steps=schedule.decay_steps,
     )
     optimizer = build_optimizer(config.optimizer, learning_rate, weight_decay=config.weight_decay)
     optimizer.build(model.trainable_variables)
@@ -133,8 +180,8 @@ def build_model(config: TrainConfig, tags: TagsToLearn | None = None) -> Trained
     return model
 
 
-def checkpoint_groups(model: TrainedModel) -> dict[str, dict[str, tf.Variable]]:
-    """Everything that a run changes, by the names that checkpoints use."""
+def checkpoint_groups(model: TrainingModel) -> dict[str, dict[str, tf.Variable]]:
+    """All variables that training changes, by the names that checkpoints use."""
     update = model.weight_update
     groups = {name: named_variables(part.variables) for name, part in model.parts.items()}
     # The names of an optimizer's variables hold numbers that Keras counts up within a process.

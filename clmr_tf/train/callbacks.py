@@ -1,96 +1,304 @@
-"""What happens between training steps besides saving and logging."""
+"""What happens between training steps: saving, measuring, logging, stopping. The loop calls each callback in turn."""
 
-import contextlib
+import dataclasses
 import logging
 import math
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import EXIT_FAILURE
 from clmr_tf.errors import ClmrError
-from clmr_tf.train.checkpoints import Checkpoints, take_up_best
+from clmr_tf.train.checkpoints import Checkpoints, find_best
 from clmr_tf.train.distribution import gather_over_workers, num_workers
+from clmr_tf.train.failures import NonFiniteError, lost_worker, unsaved_by_chief
+from clmr_tf.train.logs import RunLog, row_of
+from clmr_tf.train.step import TrainingModel, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
 
-class BestCheckpoint:
-    """Keeps the checkpoint with the best value of a metric beside the newest ones.
+@dataclasses.dataclass
+class Progress:
+    """Where a training is; callbacks read it and may change it.
 
-    Args:
-        checkpoints: The newest ones.
-        folder: Where the best is kept.
-        metric: "validation_loss", of which less is better, or another, of which more is.
-        measured_on: Whatever else its value depends on, as JSON data. What was measured otherwise before is not
-            compared, and gives way to the next measurement.
+    Attributes:
+        step: Steps done.
+        num_steps: Length of the run.
+        metrics: Of the last step, with what callbacks have measured after it; None if no callback needed them.
+        clips_per_second: Since the last time that metrics were read; None without metrics and after the first step.
+        signals: Signals that this process has received.
+        stop_signal: A signal that some worker has received, which ends the run; 0 for none.
+        has_ended: Set by a callback that ends the run early.
     """
 
-    def __init__(self, checkpoints: Checkpoints, folder: Path, metric: str, measured_on: Mapping[str, object]) -> None:
-        self._checkpoints = checkpoints
+    step: int
+    num_steps: int
+    metrics: dict[str, float] | None = None
+    clips_per_second: float | None = None
+    signals: list[int] = dataclasses.field(default_factory=list)
+    stop_signal: int = 0
+    has_ended: bool = False
+
+
+class Callback:
+    """Something that is done between training steps.
+
+    The loop calls every callback after every execution of steps, which ends at the latest where one is due.
+
+    Args:
+        every: Steps between the times that it is due; it is also due at the end of the run. 0 for never.
+    """
+
+    # Whether the metrics of the step are read when it is due.
+    needs_metrics = True
+
+    def __init__(self, every: int = 0) -> None:
+        self.every = every
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether it has something to do after this step."""
+        return self.every > 0 and (progress.step % self.every == 0 or progress.step == progress.num_steps)
+
+    def next_step(self, step: int) -> float:
+        """The next step at which it is due."""
+        return (step // self.every + 1) * self.every if self.every else math.inf
+
+    def start(self, progress: Progress) -> None:
+        """Called before the first step."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Called after every execution of steps."""
+
+
+class SaveCheckpoints(Callback):
+    """Saves every so many steps, at the end, and when a signal stops the run.
+
+    Args:
+        every: Steps between checkpoints.
+        checkpoints: Where the chief saves.
+        model: Its weights must be finite.
+        strategy: All workers call this at the same step.
+        first_step: Steps done before.
+        log: Rows of the log reach the disk before the checkpoint, so that a run that resumes has lost none. None on a
+            worker that is not the chief, which writes nothing.
+
+    Attributes:
+        saved_step: The step of the newest checkpoint.
+        checkpoints: Where the chief saves.
+    """
+
+    needs_metrics = False
+
+    def __init__(
+        self,
+        every: int,
+        checkpoints: Checkpoints,
+        model: TrainingModel,
+        strategy: tf.distribute.Strategy,
+        first_step: int,
+        log: RunLog | None,
+    ) -> None:
+        super().__init__(every)
+        self.saved_step = first_step
+        self.checkpoints = checkpoints
+        self._model = model
+        self._strategy = strategy
+        self._log = log
+
+    def is_due(self, progress: Progress) -> bool:
+        """Also when a signal stops the run."""
+        return super().is_due(progress) or progress.stop_signal > 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Saves if it is due."""
+        if self.is_due(progress):
+            self.save_on_all_workers(progress.step, progress.metrics)
+
+    def save_on_all_workers(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Saves, and tells the other workers whether the chief could: only then is the step saved for them too."""
+        if self.saved_step == step:
+            return
+        try:
+            self.save(step, metrics)
+        finally:
+            try:
+                saved_by_chief, *_ = gather_over_workers(self._strategy, int(self.saved_step == step))
+            except ClmrError as error:
+                raise lost_worker(step, self.saved_step) from error
+        if self._log is None:
+            if not saved_by_chief:
+                raise unsaved_by_chief(step, self.saved_step)
+            self.saved_step = step
+
+    def save(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Saves on the chief, unless this step is saved; elsewhere it only checks the weights.
+
+        Args:
+            step: Steps done.
+            metrics: Of this step, if it will have a row in the log; a run that is killed before that logs it later.
+
+        Raises:
+            NonFiniteError: If a weight is not finite.
+            ClmrError: If it cannot be written.
+        """
+        if self.saved_step == step:
+            return
+        weights = self._model.trainable_variables
+        if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
+            raise NonFiniteError.of_weights(step, self.saved_step)
+        if self._log is None:
+            return
+        with self.checkpoints.explained_failure(f"The metrics up to step {step}, and so the step, could not be saved"):
+            self._log.flush()
+        self.checkpoints.save(step, metrics)
+        self.saved_step = step
+
+
+class MeasurementInterruptedError(Exception):
+    """A signal came during a measurement."""
+
+
+class Measure(Callback):
+    """Adds a measurement, such as a validation, to the metrics. It uses the averaged weights if the run keeps them.
+
+    Args:
+        every: Steps between measurements.
+        measure: Returns metrics by name; calls its argument now and then.
+        weight_update: Has the averaged weights.
+        strategy: Every worker measures, so that none waits long for another.
+        report_alive: Called now and then.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        measure: Callable[[Callable[[], None]], Mapping[str, float]],
+        weight_update: WeightUpdate,
+        strategy: tf.distribute.Strategy,
+        report_alive: Callable[[], None],
+    ) -> None:
+        super().__init__(every)
+        self._measure = measure
+        self._weight_update = weight_update
+        self._is_alone = num_workers(strategy) == 1
+        self._report_alive = report_alive
+
+    def __call__(self, progress: Progress) -> None:
+        """Measures if it is due; raises MeasurementInterruptedError if a signal comes meanwhile."""
+
+        def check_signals() -> None:
+            self._report_alive()
+            # Several workers stop together, after the next step.
+            if progress.signals and self._is_alone:
+                raise MeasurementInterruptedError
+
+        if self.is_due(progress):
+            with self._weight_update.averaged_weights():
+                progress.metrics = {**progress.metrics, **self._measure(check_signals)}
+
+
+class KeepBestCheckpoint(Callback):
+    """Keeps the checkpoint with the best value of a metric besides the newest ones.
+
+    Args:
+        saver: Saves the checkpoint of a step that is the best.
+        folder: Where the best is kept.
+        metric: "validation_loss", of which less is better, or another, of which more is.
+        measured_on: What else its value depends on, as JSON data. An earlier best checkpoint that was measured
+            otherwise is not compared, and is replaced after the next measurement.
+    """
+
+    def __init__(
+        self,
+        saver: SaveCheckpoints,
+        folder: Path,
+        metric: str,
+        measured_on: Mapping[str, object],
+    ) -> None:
+        super().__init__()
+        self._saver = saver
         self._folder = folder
         self._measurement = {"metric": metric, "measured_on": dict(measured_on)}
         self._metric = metric
-        self._best = self._comparable(take_up_best(folder))
+        self._best = self._comparable(find_best(folder))
 
-    def improves(self, row: Mapping[str, float]) -> bool:
-        """Whether a row of metrics.jsonl is the best so far; False where it has no finite value."""
-        value = row.get(self._metric)
-        # A NaN would be the best for ever, since no number compares with it.
-        if value is None or not math.isfinite(value):
-            return False
+    def __call__(self, progress: Progress) -> None:
+        """Keeps the checkpoint of a step that is the best so far."""
+        value = row_of(progress.step, progress.metrics or {}).get(self._metric)
+        if value is None or not self._is_better(value):
+            return
+        # Before the row is written: a run that is killed in between measures again and finds the same.
+        self._saver.save(progress.step, progress.metrics)
+        self._saver.checkpoints.keep_best(progress.step, self._folder, {**self._measurement, "value": value})
+        self._best = value
+
+    def _is_better(self, value: float) -> bool:
         if self._best is None:
             return True
         return value < self._best if self._metric == "validation_loss" else value > self._best
 
-    def keep(self, step: int, row: Mapping[str, float]) -> None:
-        """Keeps the checkpoint of a step, which has been saved, if it is the best so far."""
-        if self.improves(row):
-            value = row[self._metric]
-            self._checkpoints.keep_best(step, self._folder, {**self._measurement, "value": value})
-            self._best = value
-
-    def _comparable(self, reason: Mapping[str, Any] | None) -> float | None:
-        """The value of the best checkpoint before, if it was measured as it will be now."""
-        if reason is None:
+    def _comparable(self, record: Mapping[str, Any] | None) -> float | None:
+        """The value of the earlier best checkpoint, if it was measured in the same way."""
+        if record is None:
             return None
-        differing = [name for name, value in self._measurement.items() if reason.get(name) != value]
-        if differing or not isinstance(reason.get("value"), float):
+        differing = [name for name, value in self._measurement.items() if record.get(name) != value]
+        if differing or not isinstance(record.get("value"), float):
             logger.warning(
-                "The best checkpoint in %s was chosen by another measurement (%s); the next one takes its place.",
+                "The best checkpoint in %s was chosen by another measurement (%s); the next one replaces it.",
                 self._folder,
-                ", ".join(f"{name} {reason.get(name)}" for name in differing or ["value"]),
+                ", ".join(f"{name} {record.get(name)}" for name in differing or ["value"]),
             )
             return None
-        return reason["value"]
+        return record["value"]
 
 
-# What is better by less than this share is no improvement.
-_THRESHOLD = 1e-4
+class WriteLog(Callback):
+    """Writes the metrics of a step to metrics.jsonl and TensorBoard, whenever there are any.
+
+    Args:
+        every: Steps between rows.
+        log: Of the run.
+        saver: A row of a step that is saved reaches the disk at once.
+    """
+
+    def __init__(self, every: int, log: RunLog, saver: SaveCheckpoints) -> None:
+        super().__init__(every)
+        self._log = log
+        self._saver = saver
+
+    def __call__(self, progress: Progress) -> None:
+        """Writes a row."""
+        if progress.metrics is None:
+            return
+        self._log.scalars(progress.step, progress.metrics)
+        if progress.clips_per_second is not None:
+            self._log.speed(progress.step, {"clips_per_second": progress.clips_per_second})
+        if self._saver.saved_step == progress.step:
+            self._log.flush()
+
+
+# Relative; a smaller difference is no improvement.
+_PLATEAU_THRESHOLD = 1e-4
 
 
 class Plateau:
     """`torch.optim.lr_scheduler.ReduceLROnPlateau` with its relative threshold and no cooldown; greater is better.
 
     Args:
-        patience: Values in a row without an improvement that are borne.
+        patience: Values in a row without an improvement before the plateau is reached.
     """
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
         self._best, self._num_bad = -math.inf, 0
 
-    def reached_by(self, value: float) -> bool:
-        """Takes the next value, and says whether it is one too many without an improvement; counting begins anew."""
+    def is_reached_by(self, value: float) -> bool:
+        """Takes the next value; True if it is one too many without an improvement, and then counting restarts."""
         self._num_bad += 1
-        # The first value in any case; the best before is no finite number then.
-        if value > self._best + _THRESHOLD * abs(self._best) or not math.isfinite(self._best):
+        # The first value always counts as an improvement, and so does any after one that was not finite.
+        if value > self._best + _PLATEAU_THRESHOLD * abs(self._best) or not math.isfinite(self._best):
             self._best, self._num_bad = value, 0
         if self._num_bad <= self._patience:
             return False
@@ -98,68 +306,100 @@ class Plateau:
         return True
 
 
-_METRIC = "validation_loss"
+_VALIDATION_LOSS = "validation_loss"
 _PLATEAU_FACTOR = 0.2
 
 
-class Convergence:
-    """Lowers the learning rate on a plateau of the validation loss, and ends the run when it has not fallen for long.
+class ReduceLearningRateOnPlateau(Callback):
+    """Lowers the learning rate to a fifth when the validation loss has stopped falling.
 
-    Factor and rule of the plateau are those of the released supervised baseline. That also makes an early stopping with
-    20 epochs of patience, and never uses it.
-
-    Everything follows from the rows of metrics.jsonl, so a run that resumes is where it was.
+    Factor and rule (`Plateau`) are those of the released supervised baseline. The state follows from the rows of
+    metrics.jsonl, so a run resumes exactly.
 
     Args:
-        config: With its learning rate resolved; only the schedule "plateau" and early stopping look at validations.
-        rows: Those of earlier starts, in their order.
+        patience: Validations without an improvement before the learning rate is lowered.
+        peak: The learning rate at the start.
+        optimizer: Its learning rate is set.
+        strategy: All workers call this at the same step, and the chief's state counts.
+        rows: Of earlier starts, in their order; the chief alone has them.
     """
 
-    def __init__(self, config: TrainConfig, rows: Iterable[Mapping[str, float]] = ()) -> None:
-        self._peak = config.learning_rate
-        self._lowers = config.schedule == "plateau"
-        self._patience = config.early_stopping
-        self._plateau = Plateau(config.plateau_patience)
-        self._best, self._num_since_best, self._num_reductions = math.inf, 0, 0
-        self._has_ended = False
-        for row in rows:
-            self.observe(row)
+    def __init__(
+        self,
+        patience: int,
+        peak: float,
+        optimizer: Any,
+        strategy: tf.distribute.Strategy,
+        rows: Iterable[Mapping[str, float | None]] = (),
+    ) -> None:
+        super().__init__()
+        self._plateau = Plateau(patience)
+        self._peak = peak
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._num_reductions = sum(self._plateau.is_reached_by(-loss) for loss in _validation_losses(rows))
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the run is over."""
-        return self._has_ended
+    def start(self, progress: Progress) -> None:
+        """Sets the learning rate of a run that resumes."""
+        chief, *_ = gather_over_workers(self._strategy, self._num_reductions)
+        self._num_reductions = chief
+        self._optimizer.learning_rate.assign(self._peak * _PLATEAU_FACTOR**chief)
 
-    def observe(self, row: Mapping[str, float | None]) -> None:
-        """Takes a row of metrics.jsonl; one without a validation says nothing."""
-        if _METRIC not in row or not (self._lowers or self._patience):
-            return
-        # What was not finite is null in the row, and worse than any number.
-        loss = math.inf if row[_METRIC] is None else row[_METRIC]
+    def __call__(self, progress: Progress) -> None:
+        """Looks at a validation and sets the learning rate."""
+        for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
+            self._num_reductions += self._plateau.is_reached_by(-loss)
+            self.start(progress)
+
+
+class StopEarly(Callback):
+    """Ends the run when the validation loss has not fallen for some validations.
+
+    The released supervised baseline creates an early stopping with a patience of 20 epochs and never uses it. Its
+    state follows from the rows of metrics.jsonl, so a run resumes exactly.
+
+    Args:
+        patience: Validations in a row without a lower loss.
+        strategy: All workers call this at the same step, and the chief's state counts.
+        rows: Of earlier starts, in their order; the chief alone has them.
+    """
+
+    def __init__(
+        self, patience: int, strategy: tf.distribute.Strategy, rows: Iterable[Mapping[str, float | None]] = ()
+    ) -> None:
+        super().__init__()
+        self._patience = patience
+        self._strategy = strategy
+        self._best, self._num_since_best = math.inf, 0
+        for loss in _validation_losses(rows):
+            self._observe(loss)
+
+    def start(self, progress: Progress) -> None:
+        """Ends a run that had ended before."""
+        self._num_since_best, *_ = gather_over_workers(self._strategy, self._num_since_best)
+        progress.has_ended = self._num_since_best >= self._patience
+
+    def __call__(self, progress: Progress) -> None:
+        """Looks at a validation."""
+        for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
+            self._observe(loss)
+            self.start(progress)
+
+    def _observe(self, loss: float) -> None:
         self._num_since_best = 0 if loss < self._best else self._num_since_best + 1
         self._best = min(self._best, loss)
-        self._num_reductions += self._lowers and self._plateau.reached_by(-loss)
-        self._has_ended = bool(self._patience) and self._num_since_best >= self._patience
-
-    def apply(self, strategy: tf.distribute.Strategy, learning_rate: tf.Variable | None) -> None:
-        """Sets the learning rate, and on all workers alike: the chief alone has the rows of earlier starts.
-
-        Args:
-            strategy: All workers call this at the same step.
-            learning_rate: Of the optimizer; None where a schedule computes it.
-        """
-        if not (self._lowers or self._patience):
-            return
-        chief = gather_over_workers(strategy, 2 * self._num_reductions + self._has_ended)[0]
-        self._num_reductions, self._has_ended = chief // 2, bool(chief % 2)
-        if self._lowers:
-            learning_rate.assign(self._peak * _PLATEAU_FACTOR**self._num_reductions)
 
 
-_FIRST, _LAST = 10, 20
+def _validation_losses(rows: Iterable[Mapping[str, float | None]]) -> list[float]:
+    """Those of the rows that have one; null in a row, which stands for a value that is not finite, is infinite."""
+    losses = [row[_VALIDATION_LOSS] for row in rows if _VALIDATION_LOSS in row]
+    return [math.inf if loss is None else loss for loss in losses]
 
 
-class StepProfile:
+_FIRST_PROFILED, _LAST_PROFILED = 10, 20
+
+
+class ProfileSteps(Callback):
     """Profiles the 10th to the 20th step after the start of a process, when everything is compiled and warm.
 
     Args:
@@ -167,20 +407,26 @@ class StepProfile:
         first_step: Steps done before this start.
     """
 
+    needs_metrics = False
+
     def __init__(self, folder: Path, first_step: int) -> None:
+        super().__init__()
         self._folder = folder
-        self._begin, self._end = first_step + _FIRST - 1, first_step + _LAST
+        self._begin, self._end = first_step + _FIRST_PROFILED - 1, first_step + _LAST_PROFILED
         self._first_step = self._step = first_step
         self._is_running = self._is_complete = False
-        self.boundaries = (self._begin, self._end)
 
-    def after_step(self, step: int) -> None:
-        """Takes the number of steps done; begins and ends the profile at `boundaries`."""
-        self._step = step
-        if step == self._begin:
+    def next_step(self, step: int) -> float:
+        """Where the profile begins and ends."""
+        return min((boundary for boundary in (self._begin, self._end) if boundary > step), default=math.inf)
+
+    def __call__(self, progress: Progress) -> None:
+        """Begins or ends the profile."""
+        self._step = progress.step
+        if self._step == self._begin:
             tf.profiler.experimental.start(str(self._folder))
             self._is_running = True
-        elif step == self._end:
+        elif self._step == self._end:
             self._is_complete = True
             self.close()
 
@@ -191,117 +437,60 @@ class StepProfile:
             tf.profiler.experimental.stop()
         if not self._is_complete:
             logger.warning(
-                "--profile has %s of the %d steps that it is of, because this start ended after %d steps; it needs %d.",
+                "--profile covers %s of its %d steps, because this start ended after %d steps; it needs %d.",
                 max(0, self._step - self._begin) or "none",
                 self._end - self._begin,
                 self._step - self._first_step,
-                _LAST,
+                _LAST_PROFILED,
             )
 
 
 _FEWEST_STEPS, _MANY = 10, 0.1
-_LARGEST_FRACTION = 0.5
 
 
-def require_trained(workdir: Path, num_steps: int, num_skipped: int) -> None:
-    """Refuses to call a run trained that has skipped more than half of its steps.
+class WarnOfSkippedSteps(Callback):
+    """Warns of steps that `--on-nonfinite skip` skipped.
 
-    Args:
-        workdir: Folder of the run.
-        num_steps: Steps that it has.
-        num_skipped: Of those, the ones that `--on-nonfinite skip` left out.
-
-    Raises:
-        ClmrError: If these are more than half.
-    """
-    if num_skipped > _LARGEST_FRACTION * num_steps:
-        raise ClmrError(
-            f"{num_skipped} of the {num_steps} steps of the run in {workdir} were skipped because their loss or "
-            "gradient was not finite, so it has hardly learned anything; train anew with a lower --learning-rate or a "
-            "higher --temperature in a new --workdir."
-        )
-
-
-class SkippedSteps:
-    """Warns of the steps that `--on-nonfinite skip` left out.
-
-    Each time that their number has doubled, and where more than a tenth of the steps between two rows were left out
-    and of the rows before were not; so a run that leaves out all its steps says so some dozen times, not every time.
+    Whenever their number has doubled, and when more than a tenth of the steps since the last row were skipped but not
+    before that. So a run that skips all of its steps warns a dozen times, not at every row.
 
     Args:
-        step: Steps done before.
-        num_skipped: Of those, the ones left out.
+        first_step: Steps done before.
+        num_skipped: Those of them that were skipped.
     """
 
-    def __init__(self, step: int, num_skipped: int) -> None:
-        self._step = step
-        self._num_skipped = self._num_told = num_skipped
+    def __init__(self, first_step: int, num_skipped: int) -> None:
+        super().__init__()
+        self._step = first_step
+        self._num_skipped = self._num_reported = num_skipped
         self._were_many = False
 
-    def observe(self, step: int, num_skipped: int) -> None:
-        """Takes the number of steps done and of those left out since the run began; warns if it has to be said."""
+    def __call__(self, progress: Progress) -> None:
+        """Looks at the number of skipped steps in the metrics."""
+        if progress.metrics is None:
+            return
+        step, num_skipped = progress.step, int(progress.metrics["num_skipped"])
         num_new, num_steps = num_skipped - self._num_skipped, step - self._step
         are_many = num_steps >= _FEWEST_STEPS and num_new > _MANY * num_steps
-        if num_new and (num_skipped >= 2 * self._num_told or (are_many and not self._were_many)):
+        if num_new and (num_skipped >= 2 * self._num_reported or (are_many and not self._were_many)):
             logger.warning(
-                "%d steps were left out since the run began, %d of the last %d, because their loss or gradient was "
-                "not finite; if that goes on, try a lower --learning-rate or higher --temperature in a new --workdir.",
+                "%d steps were skipped since the run began, %d of the last %d, because their loss or gradient was not "
+                "finite; if this goes on, try a lower --learning-rate or higher --temperature in a new --workdir.",
                 num_skipped,
                 num_new,
                 num_steps,
             )
-            self._num_told = num_skipped
+            self._num_reported = num_skipped
         self._step, self._num_skipped, self._were_many = step, num_skipped, are_many
 
 
-class Watchdog:
-    """Ends the process when nothing is reported for too long.
+class Report(Callback):
+    """Calls a function after every execution of steps, such as one that shows the progress."""
 
-    Args:
-        timeout_seconds: The longest time between two reports.
-        message: The last words; one sentence for standard error.
-    """
+    def __init__(self, function: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self._function = function
 
-    def __init__(self, timeout_seconds: float, message: str) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._message = message
-        self._reported = threading.Event()
-        self._is_over = False
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def __enter__(self) -> "Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over = True
-        self._reported.set()
-        self._thread.join()
-
-    def report(self) -> None:
-        """Says that something was done."""
-        self._reported.set()
-
-    def _watch(self) -> None:
-        while self._reported.wait(self._timeout_seconds):
-            self._reported.clear()
-            if self._is_over:
-                return
-        # No exception: the main thread waits in native code for a worker that will never answer.
-        sys.stderr.write(f"error: {self._message}\n")
-        sys.stderr.flush()
-        os._exit(EXIT_FAILURE)
-
-
-@contextlib.contextmanager
-def watched_workers(strategy: tf.distribute.Strategy, timeout_seconds: float) -> Iterator[Callable[[], None]]:
-    """Ends the process if the other workers are lost; yields what is to be called whenever something is done."""
-    if num_workers(strategy) == 1:
-        yield lambda: None
-        return
-    lost = (
-        f"Nothing was finished for {timeout_seconds:g} seconds, so another worker is taken for lost; "
-        "start all workers again, and they resume from the newest checkpoint."
-    )
-    with Watchdog(timeout_seconds, lost) as watchdog:
-        yield watchdog.report
+    def __call__(self, progress: Progress) -> None:
+        """Calls it."""
+        self._function(progress)

@@ -282,7 +282,7 @@ class Checkpoints:
             raise ClmrError(f"{failure} because {reason}; {kept}. Fix this, then rerun the command.") from error
 
 
-def take_up_best(best_folder: Path) -> dict[str, Any] | None:
+def find_best(best_folder: Path) -> dict[str, Any] | None:
     """Finds the best checkpoint and removes whatever else a kill has left there; only for the one who writes there.
 
     Returns:

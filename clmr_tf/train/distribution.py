@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from clmr_tf.console import EXIT_FAILURE
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import write_atomically
 from clmr_tf.hardware import gpu_names, num_usable_cores
@@ -163,6 +165,59 @@ def _read_message(path: Path) -> dict[str, Any]:
         return {}
 
 
+class Watchdog:
+    """Ends the process when nothing is reported for too long.
+
+    Args:
+        timeout_seconds: The longest time between two reports.
+        message: One sentence for standard error.
+    """
+
+    def __init__(self, timeout_seconds: float, message: str) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._message = message
+        self._reported = threading.Event()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._reported.set()
+        self._thread.join()
+
+    def report(self) -> None:
+        """Reports that something was done."""
+        self._reported.set()
+
+    def _watch(self) -> None:
+        while self._reported.wait(self._timeout_seconds):
+            self._reported.clear()
+            if self._is_over:
+                return
+        # No exception: the main thread waits in native code for a worker that will never answer.
+        sys.stderr.write(f"error: {self._message}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_FAILURE)
+
+
+@contextlib.contextmanager
+def watched_workers(strategy: tf.distribute.Strategy, timeout_seconds: float) -> Iterator[Callable[[], None]]:
+    """Ends the process if other workers are lost; yields a function to call whenever something is done."""
+    if num_workers(strategy) == 1:
+        yield lambda: None
+        return
+    lost = (
+        f"Nothing was finished for {timeout_seconds:g} seconds, so another worker counts as lost; "
+        "start all workers again, and they resume from the newest checkpoint."
+    )
+    with Watchdog(timeout_seconds, lost) as watchdog:
+        yield watchdog.report
+
+
 def build_strategy(
     name: str, num_replicas: int = 0, *, meeting_folder: Path | None = None, timeout_seconds: float = 600.0
 ) -> tf.distribute.Strategy:
@@ -302,10 +357,8 @@ def _split_cpu(count: int) -> None:
             ) from None
 
 
-def devices_in_words(strategy: "tf.distribute.Strategy") -> str:
+def devices_in_words(strategy: tf.distribute.Strategy) -> str:
     """What a run trains on, such as "2 CPU cores" or "1 GPU: NVIDIA H200"."""
-    from clmr_tf.train.distribution import num_workers
-
     cores = num_usable_cores()
     in_words = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
     num_processes = num_workers(strategy)

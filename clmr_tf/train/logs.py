@@ -22,7 +22,7 @@ from clmr_tf.data.crops import crop_reader, window_starts
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import sync, write_atomically
 from clmr_tf.models.sample_cnn import SampleCNN
-from clmr_tf.train.step import TrainedModel
+from clmr_tf.train.step import TrainingModel
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +33,15 @@ _PROJECTOR_METADATA = "embeddings_metadata.tsv"
 class RunLog:
     """Writes the curves, sounds and embeddings of a run.
 
-    A run that resumes takes back what was logged after the step it resumes at, in metrics.jsonl by cutting the file, in
-    TensorBoard by the restart mark of its format, so that no curve ever has two values for a step.
+    When a run resumes, what was logged after its checkpoint is removed: metrics.jsonl is cut, and TensorBoard's files
+    get the restart mark of their format. So no curve ever has two values for a step.
 
     Args:
         metrics_path: The metrics.jsonl of the run, one JSON object per logged step.
         tensorboard_folder: Folder of the event files.
-        last_kept_step: Last step of which earlier starts' logs are kept; -1 for none, not even what is logged before
-            the first step.
-        explained: Takes what could not be done, and is around all writing, to make a better error of it.
+        last_kept_step: Last step whose logs of earlier starts are kept; -1 for none, not even what is logged before the
+            first step.
+        explained: Given what could not be done, returns a context that turns errors of writing into better ones.
 
     Attributes:
         earlier_rows: The rows of metrics.jsonl that are kept.
@@ -63,20 +63,18 @@ class RunLog:
         _mark_start(tensorboard_folder, last_kept_step)
         self._writer = tf.summary.create_file_writer(str(tensorboard_folder))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Adds a point to each curve and a row to metrics.jsonl, which it returns; see `row_of`."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve and a row to metrics.jsonl, see `row_of`."""
         self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
-        row = row_of(step, values)
 
         def append() -> None:
             with self._metrics_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row_of(step, values)) + "\n")
 
         self._attempt(append)
-        return row
 
     def speed(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to curves that are another one each time the same run is made, and so in no file."""
+        """Adds a point to curves that differ whenever a run is repeated; these are not in metrics.jsonl."""
         self._show_curves(step, {f"training/{name}": value for name, value in values.items()})
 
     def text(self, step: int, name: str, markdown: str) -> None:
@@ -84,7 +82,7 @@ class RunLog:
         self._show(step, lambda: tf.summary.text(name, markdown))
 
     def audio(self, step: int, name: str, waveforms: np.ndarray, sample_rate_hz: int) -> None:
-        """Makes waveforms heard: float32 [examples, samples] in [-1, 1]."""
+        """Adds waveforms to play: float32 [examples, samples] in [-1, 1]."""
         clips = waveforms[..., None]
         self._show(step, lambda: tf.summary.audio(name, clips, sample_rate_hz, max_outputs=len(clips)))
 
@@ -93,7 +91,7 @@ class RunLog:
         self._attempt(lambda: _write_embeddings(self._folder, vectors, metadata))
 
     def flush(self) -> None:
-        """Brings all rows so far to the disk, and makes everything logged visible to TensorBoard."""
+        """Writes everything so far to the disk, where TensorBoard sees it."""
         if self._metrics_path.exists():
             self._attempt(lambda: sync(self._metrics_path))
         self._with_events(lambda writer: writer.flush())
@@ -121,10 +119,10 @@ class RunLog:
 
 
 def row_of(step: int, values: Mapping[str, float]) -> dict[str, float | None]:
-    """The row of metrics.jsonl of a step.
+    """The row of a step in metrics.jsonl.
 
-    A name such as "validation/loss" is a curve of that group in TensorBoard and "validation_loss" in the row; one
-    without a group is of "training". What is not finite is null in the row, since JSON has no NaN and no infinity.
+    "validation/loss", the name of a curve in TensorBoard, is "validation_loss" in the row; names without a group belong
+    to "training". Values that are not finite are null, since JSON has no NaN and no infinity.
     """
     numbers = {name.replace("/", "_"): value for name, value in values.items()}
     return {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
@@ -136,7 +134,7 @@ def logged_steps(metrics_path: Path) -> set[int]:
 
 
 def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | None]]:
-    """Leaves the rows up to a step, and returns them."""
+    """Removes the rows after a step; returns the others."""
     kept = [(line, row) for line, row in _whole_rows(metrics_path) if row["step"] <= last_step]
     if metrics_path.exists():
         write_atomically(metrics_path, "".join(line + "\n" for line, _ in kept))
@@ -144,10 +142,10 @@ def _cut_after(metrics_path: Path, last_step: int) -> list[dict[str, float | Non
 
 
 def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | None]]]:
-    """Lines and what they hold, but for the last one if a kill cut it short.
+    """Lines and their rows, without the last one if a kill cut it short.
 
     Raises:
-        ClmrError: If another line is no row; something else has written there.
+        ClmrError: If another line is not a row.
     """
     lines = metrics_path.read_text(encoding="utf-8").splitlines() if metrics_path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -164,7 +162,7 @@ def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | Non
 
 
 def _mark_start(folder: Path, last_kept_step: int) -> None:
-    # TensorBoard drops the points from such a mark's step on, for every mark but the first it sees.
+    # TensorBoard drops the points from the step of such a mark on, for every mark but the first.
     writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
     writer.add_event(event_pb2.Event(step=last_kept_step + 1, session_log=SessionLog(status=SessionLog.START)))
     writer.close()
@@ -193,8 +191,8 @@ _MAX_EMBEDDINGS = 2_000
 _EMBEDDING_BATCH = 32
 
 
-def log_views(log: RunLog, model: TrainedModel, dataset: tf.data.Dataset, config: TrainConfig) -> None:
-    """Lets the first clips of the run be heard, as they are and as the views that the model sees of them."""
+def log_views(log: RunLog, model: TrainingModel, dataset: tf.data.Dataset, config: TrainConfig) -> None:
+    """Adds the first clips of the run and their views to TensorBoard."""
     count = config.num_audio_examples
     if count == 0:
         return
@@ -207,13 +205,13 @@ def log_views(log: RunLog, model: TrainedModel, dataset: tf.data.Dataset, config
 
 
 def log_embeddings(
-    log: RunLog, encoder: SampleCNN, corpus: Corpus, progressed: Callable[[], None] = lambda: None
+    log: RunLog, encoder: SampleCNN, corpus: Corpus, after_batch: Callable[[], None] = lambda: None
 ) -> None:
-    """Puts embeddings of the validation split into the projector, with song, tags and time of each window.
+    """Shows embeddings of the validation split in the projector, with song, tags and time of each window.
 
-    Every item gives the same number of windows, spread over its length, at most 2,000 in all; of more than 2,000
-    items as many, spread evenly over the split, give one window each. Without a validation split nothing is shown.
-    `progressed` is called after each batch of windows.
+    Every item has the same number of windows, evenly spaced over its length, at most 2,000 in all. If there are more
+    than 2,000 items, as many of them, evenly spaced over the split, have one window each. Without a validation split,
+    nothing is shown. `after_batch` is called after each batch of windows.
     """
     items = corpus.items_of("valid")
     if not items:
@@ -232,7 +230,7 @@ def log_embeddings(
     vectors = []
     for batch in clips:
         vectors.append(tf.cast(encoder(batch, training=False), tf.float32).numpy())
-        progressed()
+        after_batch()
     metadata = [
         {
             "item": items[row].id,

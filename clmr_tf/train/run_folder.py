@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clmr_tf import __version__
-from clmr_tf.config.command_line import from_plain, to_plain
+from clmr_tf.config.command_line import from_json, to_json
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, TrainConfig
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
@@ -111,7 +111,7 @@ def read_config(workdir: Path) -> TrainConfig:
     if isinstance(plain, dict):
         # A setting of versions before 0.2, which decided what happens when the disk is full.
         plain.pop("on_failed_save", None)
-    return from_plain(TrainConfig, plain, where=str(path))
+    return from_json(TrainConfig, plain, where=str(path))
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def record_start(
             **devices,
         }
     )
-    write_atomically(workdir / CONFIG_FILE, json.dumps(to_plain(config), indent=2) + "\n")
+    write_atomically(workdir / CONFIG_FILE, json.dumps(to_json(config), indent=2) + "\n")
     write_atomically(path, json.dumps(record, indent=2) + "\n")
 
 

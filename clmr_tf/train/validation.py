@@ -14,27 +14,27 @@ from clmr_tf.train.step import ContrastiveModel, SupervisedModel, classification
 
 logger = logging.getLogger(__name__)
 
-# Not the run's: all runs that are compared shall be measured on the same views.
+# Not the seed of the run, so that runs that are compared are measured on the same views.
 VALIDATION_SEED = 0
 
 
 def build_validation(
     model: ContrastiveModel, corpus: Corpus, config: TrainConfig
 ) -> Callable[[Callable[[], None]], dict[str, float]] | None:
-    """Makes the measurement of a run, or None, with a warning, if there is no music for it.
+    """Builds the validation of a run without labels.
 
-    The batches have the run's batch size where the validation split has as many songs (or clips), and as many pairs
-    as the split has otherwise; loss and accuracy depend on it. They and their views are the first of an endless
-    stream, so every measurement sees the same. Batch normalisation uses its running statistics.
+    The batches have the run's batch size, or as many pairs as the validation split has songs (or clips) if those are
+    fewer; loss and accuracy depend on it. The pairs and their views are the first of an endless stream, so they are
+    the same every time. Batch normalisation uses its running statistics.
 
     Args:
-        model: What is measured, on one device and with all negatives of a batch.
+        model: Measured on one device, with all negatives of a batch.
         corpus: Its "valid" split is used.
         config: Says how many pairs.
 
     Returns:
-        A function that gives "validation/loss" and "validation/accuracy", means over the batches; it calls its
-        argument after each batch.
+        A function that returns "validation/loss" and "validation/accuracy", means over the batches; it calls its
+        argument after each batch. None, with a warning, if there is too little music.
     """
     batch_size = min(num_units(corpus, "valid", config.sampling_unit), config.batch_size, config.num_validation_pairs)
     if batch_size < 2:
@@ -55,14 +55,15 @@ def build_validation(
 
     @tf.function(autograph=False)
     def measure(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        _, watched = model.score(model.prepare(batch), training=False)
-        return tf.stack([tf.cast(watched[name], tf.float32) for name in ("loss", "contrastive_accuracy")])
+        views = model.make_views(batch["clips"], batch["seeds"])
+        loss, metrics = model.loss_and_metrics(views, batch, training=False)
+        return tf.stack([tf.cast(value, tf.float32) for value in (loss, metrics["contrastive_accuracy"])])
 
-    def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def validate(after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         measured = []
         for batch in batches:
             measured.append(measure(batch))
-            progressed()
+            after_batch()
         loss, accuracy = tf.reduce_mean(tf.stack(measured), axis=0).numpy()
         return {"validation/loss": float(loss), "validation/accuracy": float(accuracy)}
 
@@ -72,20 +73,20 @@ def build_validation(
 def build_labelled_validation(
     model: SupervisedModel, corpus: Corpus, config: TrainConfig
 ) -> Callable[[Callable[[], None]], dict[str, float]]:
-    """Makes the measurement of a run with labels.
+    """Builds the validation of a run with labels.
 
-    The crops are the first of an endless stream that draws from every clip of the validation split in turn, so every
-    measurement sees the same. They are not augmented. (The released code draws one new crop of each clip every time.)
+    The crops are the first of an endless stream that draws from every clip of the validation split in turn, so they are
+    the same every time. They are not augmented. (The released code draws new crops every time.)
 
     Args:
-        model: What is measured, on one device. Batch normalisation uses its running statistics, nothing is dropped.
+        model: Measured on one device. Batch normalisation uses its running statistics; there is no dropout.
         corpus: Its "valid" split is used.
         config: Says how many crops, `num_validation_pairs`.
 
     Returns:
-        A function that gives "validation/loss", and "validation/accuracy" of single labels or
-        "validation/average_precision", macro over the tags that occur, of several; it calls its argument after each
-        batch.
+        A function that returns "validation/loss", and "validation/accuracy" for single labels or
+        "validation/average_precision", the macro average over the tags that occur, for several. It calls its argument
+        after each batch.
     """
     num_crops = config.num_validation_pairs
     batch_size = min(config.batch_size, num_crops)
@@ -99,13 +100,13 @@ def build_labelled_validation(
     ).take(-(-num_crops // batch_size))
     classify = tf.function(lambda clips: tf.cast(model(clips[:, 0], training=False), tf.float32), autograph=False)
 
-    def validate(progressed: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def validate(after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         logits, labels = [], []
         for batch in batches:
             logits.append(classify(batch["clips"]))
             labels.append(batch["labels"])
-            progressed()
-        # The last batch may hold more than were asked for.
+            after_batch()
+        # The last batch may hold more than is asked for.
         all_logits, all_labels = (tf.concat(parts, 0)[:num_crops] for parts in (logits, labels))
         loss = classification_loss(all_logits, all_labels, model.single_label)
         score = _score(all_labels.numpy(), all_logits.numpy(), model.single_label)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real_music
-from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus, CorpusTask, Label, write_task
@@ -39,7 +39,7 @@ def commands(monkeypatch):
             # A training with labels is of its corpus and of its task.
             corpus = Corpus.open(of.corpus) if of.task is None else Corpus.open(of.corpus).for_task(of.task)
             run_facts = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
-            training = {"step": of.steps, "config": to_plain(of), "run": run_facts}
+            training = {"step": of.steps, "config": to_json(of), "run": run_facts}
             manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
             config.out.mkdir(parents=True)
             (config.out / "manifest.json").write_text(json.dumps(manifest))

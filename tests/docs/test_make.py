@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from clmr_tf.config.command_line import parse_command, to_plain
+from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
@@ -37,7 +37,7 @@ def pages(tmp_path, monkeypatch) -> Path:
 def write_run(folder: Path, config: TrainConfig) -> Path:
     """A run of 400 steps: the loss falls linearly from 5 to 1.1, the accuracy rises from 0.1 to 0.49."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(to_plain(config)))
+    (folder / "config.json").write_text(json.dumps(to_json(config)))
     start = {"hardware": {"num_cpus": 6}}
     starts = [{**start, "hardware": {"num_cpus": 2}}, start]
     (folder / "run.json").write_text(json.dumps({"starts": starts, "corpus": {"fingerprint": FINGERPRINT}}))

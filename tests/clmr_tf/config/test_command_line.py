@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from clmr_tf.config.command_line import from_plain, load_config, parse_command, to_plain
+from clmr_tf.config.command_line import from_json, load_config, parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
@@ -40,7 +40,7 @@ def test_keys_may_be_written_like_options(tmp_path):
 def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
     config = TrainConfig(workdir=tmp_path / "a b", steps=5, temperature=0.1, sample_rate_hz=16000)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(to_plain(config)))
+    path.write_text(json.dumps(to_json(config)))
     assert parse("--config", str(path)) == config
 
 
@@ -192,9 +192,9 @@ def test_optional_and_literal_types_are_checked():
         path: Path | None = None
         kind: Literal["a", "b"] = "a"
 
-    assert from_plain(Config, {"path": None}, where="here").path is None
-    assert from_plain(Config, {"path": "x"}, where="here").path == Path("x")
+    assert from_json(Config, {"path": None}, where="here").path is None
+    assert from_json(Config, {"path": "x"}, where="here").path == Path("x")
     with pytest.raises(UsageError, match="`path` must be a path"):
-        from_plain(Config, {"path": 3}, where="here")
+        from_json(Config, {"path": 3}, where="here")
     with pytest.raises(UsageError, match="`kind` must be one of"):
-        from_plain(Config, {"kind": "c"}, where="here")
+        from_json(Config, {"kind": "c"}, where="here")

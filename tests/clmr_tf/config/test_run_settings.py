@@ -1,15 +1,13 @@
-"""Which length a run has, of the two that it can be given."""
+"""The length of a run in steps or epochs."""
 
 import pytest
 
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.train.run import resolve_lengths
-from tests.synthetic import write_corpus
+from clmr_tf.train.build import schedule_of
 
 
 @pytest.mark.parametrize(("lengths", "steps"), [({"steps": 7}, 7), ({"epochs": 3, "steps": 7}, 6), ({"epochs": 3}, 6)])
-def test_epochs_go_before_steps(tmp_path, lengths, steps):
+def test_epochs_override_steps(lengths, steps):
     # Nine songs are two batches of four.
-    corpus = write_corpus(tmp_path / "music", num_songs={"train": 9}, num_samples=64)
-    config = resolve_lengths(TrainConfig(batch_size=4, **lengths).resolved(), corpus)
-    assert config.steps == config.decay_steps == steps
+    schedule = schedule_of(TrainConfig(batch_size=4, **lengths), num_examples=9)
+    assert schedule.num_steps == schedule.decay_steps == steps

@@ -3,7 +3,7 @@
 import numpy as np
 import yaml
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.export.model_card import model_card
 
@@ -46,7 +46,7 @@ def card_of(**changes) -> str:
 
 def trained(**settings) -> dict:
     config = TrainConfig(**settings).resolved()
-    return {"step": 1234, "config": to_plain(config), "run": RUN}
+    return {"step": 1234, "config": to_json(config), "run": RUN}
 
 
 def metadata_of(card: str) -> dict:

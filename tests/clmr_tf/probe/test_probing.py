@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
@@ -182,7 +182,7 @@ def test_a_corpus_of_one_class_is_refused(model_folder, songs):
 
 def test_the_folder_of_a_run_is_refused_before_the_music_is_prepared(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(to_plain(TrainConfig(width=0.0625))))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_json(TrainConfig(width=0.0625))))
     (tmp_path / "music").mkdir()
     with pytest.raises(UsageError, match=r"run is not a model folder: .*clmr_tf\.export"):
         probe(tmp_path / "run", str(tmp_path / "music"), tmp_path / "corpora", SEED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clmr_tf.config.command_line import from_plain, parse_command, to_plain
+from clmr_tf.config.command_line import from_json, parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig
@@ -60,13 +60,13 @@ def test_every_recipe_can_be_run_and_its_commands_say_what_it_says(name, corpora
     suffix = "" if rate_hz == 22_050 else f"-{rate_hz}hz"
     run, model = tmp_path / "runs" / base.name, tmp_path / "models" / base.name
     # As the file alone would be read.
-    expected = from_plain(TrainConfig, dict(base.train), where="")
+    expected = from_json(TrainConfig, dict(base.train), where="")
     corpus = str(corpora / (base.train["corpus"] + suffix))
     assert train == dataclasses.replace(expected, corpus=corpus, workdir=run)
     assert export == ExportConfig(model=run, checkpoint=base.checkpoint, out=model)
     results = set()
     for probe, written in zip(probes, recipe.probes, strict=True):
-        expected = from_plain(ProbeConfig, dict(written.settings), where="")
+        expected = from_json(ProbeConfig, dict(written.settings), where="")
         assert probe == dataclasses.replace(
             expected, corpus=str(corpora / (expected.corpus + suffix)), model=model, out=probe.out
         )
@@ -200,7 +200,7 @@ def test_what_is_on_the_disk_says_what_is_done(places):
 def test_a_run_with_other_settings_or_more_steps_is_never_taken_for_that_of_the_recipe(corpora, places):
     config = resolve_places(dataclasses.replace(RECIPES_BY_NAME["mtt-only-crop"].train_config(), batch_size=24))
     run = places.runs / "mtt-only-crop"
-    write_json(run / "config.json", to_plain(config))
+    write_json(run / "config.json", to_json(config))
     (run / "checkpoints" / "step-000040500").mkdir(parents=True)
     options = ["run", "mtt-only-crop", "--dry-run", "--corpora", str(corpora), "--runs", str(places.runs)]
     with pytest.raises(UsageError, match=r"other settings \(batch_size 24 -> 48\); give other --runs and"):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import SAMPLE_RATES_HZ
 from clmr_tf.data.resolution import is_pipeline
 from clmr_tf.recipes.recipe import RECIPES, Recipe, read_recipes
@@ -120,7 +120,7 @@ def test_the_report_has_the_same_published_numbers():
 @EACH
 def test_the_report_puts_the_number_of_a_recipe_beside_its_rows(recipe, tmp_path):
     base = RECIPES_BY_NAME[recipe.model_of or recipe.name]
-    trained_on, config = PUBLISHED_CORPORA[base.train["corpus"]], to_plain(base.train_config())
+    trained_on, config = PUBLISHED_CORPORA[base.train["corpus"]], to_json(base.train_config())
     # What may end early is exported at some step.
     step = 1_000 if config["epochs"] else config["steps"]
     settings = {name: value for name, value in config.items() if value is not None and name not in ("steps", "corpus")}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.export.writing import write_model_folder
@@ -32,7 +32,7 @@ def probed(tmp_path_factory):
         num_samples=2 * 59049 + 1000,
         tag_names=("brass", "keys", "strings"),
     )
-    config = {**to_plain(TrainConfig()), "width": 0.0625, "augmentation": "only-gain", "seed": 3}
+    config = {**to_json(TrainConfig()), "width": 0.0625, "augmentation": "only-gain", "seed": 3}
     run = {"starts": [], "corpus": {"name": "songs", "fingerprint": corpus.manifest.fingerprint}}
     training = {"step": 12, "config": config, "run": run}
     facts = {

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.config.command_line import to_plain
+from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.probe.protocols import PROTOCOLS
 
@@ -113,7 +113,7 @@ def write_manifest(folder: Path, step: int = 100, trained_on: str = "songs", **s
     """The manifest of a model that was trained with these settings and the defaults of its objective."""
     folder.mkdir(parents=True, exist_ok=True)
     objective = settings.get("objective", "contrastive")
-    config = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS[objective], "width": 0.5, **settings}
+    config = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS[objective], "width": 0.5, **settings}
     corpus = {"name": trained_on, "fingerprint": f"fingerprint of {trained_on}"}
     manifest = {
         "format_version": 1,

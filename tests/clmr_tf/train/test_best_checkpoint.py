@@ -1,5 +1,6 @@
 """The best checkpoint of a run: which it is, and that a kill between saving and keeping it loses nothing."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
-from clmr_tf.train.callbacks import BestCheckpoint
+from clmr_tf.train.callbacks import KeepBestCheckpoint, Progress
 from clmr_tf.train.checkpoints import Checkpoints, list_checkpoints
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.saved_variables import make_groups
@@ -88,6 +89,16 @@ class Kept:
         self.steps.append(step)
 
 
+@dataclasses.dataclass
+class Saver:
+    """In the place of the callback that saves: every step is saved."""
+
+    checkpoints: Checkpoints | Kept
+
+    def save(self, step, metrics):
+        pass
+
+
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -106,19 +117,19 @@ def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finit
     tmp_path, metric, values, expected
 ):
     kept = Kept()
-    best = BestCheckpoint(kept, tmp_path, metric, {})
+    keep_best = KeepBestCheckpoint(Saver(kept), tmp_path, metric, {})
     for step, value in enumerate(values, 1):
-        best.keep(step, {"step": step, "loss": 9.0} | ({} if value is None else {metric: value}))
+        keep_best(Progress(step, 10, metrics={"loss": 9.0} | ({} if value is None else {metric: value})))
     assert kept.steps == expected
 
 
 def best_after(tmp_path, value: float, **measured_on: int) -> dict:
     groups = make_groups()
     checkpoints = Checkpoints(tmp_path / "checkpoints", groups, keep=1)
-    best = BestCheckpoint(checkpoints, tmp_path / "best", "validation_loss", measured_on)
+    keep_best = KeepBestCheckpoint(Saver(checkpoints), tmp_path / "best", "validation_loss", measured_on)
     step = checkpoints.restore() + 1
     checkpoints.save(step)
-    best.keep(step, {"validation_loss": value})
+    keep_best(Progress(step, 10, metrics={"validation/loss": value}))
     return best_of(tmp_path)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.train.checkpoints import Checkpoints, restore_newest, take_up_best
+from clmr_tf.train.checkpoints import Checkpoints, find_best, restore_newest
 from tests.clmr_tf.train.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 
 FILES = ["best.json", "checksums.json", "state.data-00000-of-00001", "state.index"]
@@ -26,7 +26,7 @@ def keep_best_of(tmp_path, *steps: int) -> Checkpoints:
 
 def test_before_the_first_there_is_none(tmp_path):
     keep_best_of(tmp_path)
-    assert take_up_best(tmp_path / "best") is None
+    assert find_best(tmp_path / "best") is None
     assert restore_newest(tmp_path / "best", make_groups()) is None
 
 
@@ -37,7 +37,7 @@ def test_the_best_stays_with_its_reason_when_its_checkpoint_is_long_gone(tmp_pat
     assert names_in(tmp_path / "best") == ["step-000000004"]
     assert names_in(tmp_path / "best" / "step-000000004") == FILES
     reason = json.loads((tmp_path / "best" / "step-000000004" / "best.json").read_text())
-    assert reason == take_up_best(tmp_path / "best") == {"step": 4, "value": 0.25}
+    assert reason == find_best(tmp_path / "best") == {"step": 4, "value": 0.25}
     groups = make_groups()
     assert restore_newest(tmp_path / "best", groups) == step_in(groups) == 4
 
@@ -71,17 +71,17 @@ def test_a_reason_that_cannot_be_read_is_none_and_gives_way_to_the_next(tmp_path
     keep_best_of(tmp_path, 2)
     path = tmp_path / "best" / "step-000000002" / "best.json"
     path.unlink() if content is None else path.write_bytes(content)
-    assert take_up_best(tmp_path / "best") is None
+    assert find_best(tmp_path / "best") is None
     assert "step-000000002 is damaged (best.json cannot be read)" in caplog.text
     keep_best_of(tmp_path, 3)
-    assert take_up_best(tmp_path / "best")["value"] == 1 / 3
+    assert find_best(tmp_path / "best")["value"] == 1 / 3
     assert names_in(tmp_path / "best") == ["step-000000003"]
 
 
 def test_a_best_checkpoint_that_is_damaged_counts_for_nothing(tmp_path, caplog):
     keep_best_of(tmp_path, 2)
     (tmp_path / "best" / "step-000000002" / "state.index").write_bytes(b"")
-    assert take_up_best(tmp_path / "best") is None
+    assert find_best(tmp_path / "best") is None
     assert "step-000000002 is damaged (state.index is truncated" in caplog.text
 
 
@@ -99,12 +99,12 @@ def test_what_a_kill_left_beside_the_best_goes_when_it_is_taken_up(tmp_path):
     # Between the name of the new one and the removal of the one before; and while that was removed.
     for name in ("step-000000001", ".step-000000000.removed"):
         shutil.copytree(best / "step-000000002", best / name)
-    assert take_up_best(best) == {"step": 2, "value": 0.5}
+    assert find_best(best) == {"step": 2, "value": 0.5}
     assert [path.name for path in best.iterdir()] == ["step-000000002"]
 
 
 def test_a_damaged_best_gives_way_to_the_one_before_if_a_kill_has_left_it(tmp_path):
     keep_best_of(tmp_path, 2)
     shutil.copytree(tmp_path / "best" / "step-000000002", tmp_path / "best" / "step-000000003")
-    assert take_up_best(tmp_path / "best") == {"step": 2, "value": 0.5}
+    assert find_best(tmp_path / "best") == {"step": 2, "value": 0.5}
     assert names_in(tmp_path / "best") == ["step-000000002"]

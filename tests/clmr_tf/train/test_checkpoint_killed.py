@@ -6,7 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from clmr_tf.train.checkpoints import Checkpoints, find_damage, list_checkpoints, restore_newest, step_of, take_up_best
+from clmr_tf.train.checkpoints import Checkpoints, find_best, find_damage, list_checkpoints, restore_newest, step_of
 from tests.clmr_tf.train.saved_variables import make_groups, set_step, step_in
 
 NUM_KILLS = 20
@@ -51,7 +51,7 @@ def test_a_kill_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before(tmp
         step = restore_newest(folder, groups)
         assert step == step_in(groups) >= before + 3
         best = restore_newest(tmp_path / "best", groups)
-        assert best == step_in(groups) == take_up_best(tmp_path / "best")["step"]
+        assert best == step_in(groups) == find_best(tmp_path / "best")["step"]
         assert [path.name for path in (tmp_path / "best").iterdir()] == [f"step-{best:09d}"]
         assert best in (step - 1, step)
     # Some kills came while a checkpoint was written, or it would be no test.

@@ -40,5 +40,5 @@ def test_with_a_step_a_second_the_rate_is_the_clips_of_a_step(
     quick = {"width": 0.0625, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
     quick |= {"batch_size": BATCH_SIZE, "validate_every": 0, "log_every": 2, "steps": 4}
     config = TrainConfig(corpus=str(corpus.folder), workdir=tmp_path, **quick, **settings)
-    train(config, lambda _step, _steps, scalars: rates.append(scalars["clips_per_second"]) if scalars else None)
+    train(config, lambda progress: rates.append(progress.clips_per_second) if progress.metrics else None)
     assert rates == [pytest.approx(clips_per_example * BATCH_SIZE)] * 2

@@ -14,7 +14,7 @@ from clmr_tf.models.heads import build_projector
 from clmr_tf.models.nt_xent import nt_xent
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.build import build_model
-from clmr_tf.train.step import ContrastiveModel, WeightUpdate, moments_of_directions, spread
+from clmr_tf.train.step import ContrastiveModel, WeightUpdate, direction_moments, direction_std
 
 
 def make_model(
@@ -61,12 +61,12 @@ def test_a_step_moves_the_weights_against_the_gradient_of_the_loss():
         loss = nt_xent(z[0::2], z[1::2], 0.5)
     gradients = tape.gradient(loss, model.trainable_variables)
     before = [variable.numpy() for variable in model.trainable_variables]
-    watched = model.train_step(batch)
+    metrics = model.train_step(batch)
     for variable, start, gradient in zip(model.trainable_variables, before, gradients, strict=True):
         np.testing.assert_allclose(variable.numpy(), start - 0.1 * gradient.numpy(), rtol=1e-4, atol=1e-6)
     norm = np.sqrt(sum(np.sum(gradient.numpy() ** 2) for gradient in gradients))
-    assert watched["gradient_norm"].numpy() == pytest.approx(norm, rel=1e-4)
-    assert watched["loss"].numpy() == pytest.approx(loss.numpy(), rel=1e-5)
+    assert metrics["gradient_norm"].numpy() == pytest.approx(norm, rel=1e-4)
+    assert metrics["loss"].numpy() == pytest.approx(loss.numpy(), rel=1e-5)
 
 
 def test_steps_on_one_batch_lower_its_loss_and_find_the_positives():
@@ -104,21 +104,21 @@ def test_compiled_views_have_the_statistics_of_the_uncompiled():
         assert level.min() > -20.01 and level.max() < -0.99
 
 
-def spread_of(*parts: np.ndarray) -> float:
-    """The spread of a batch whose parts are on one replica each."""
-    return float(spread(tf.reduce_mean([moments_of_directions(tf.constant(part)) for part in parts], axis=0)))
+def std_of(*parts: np.ndarray) -> float:
+    """The standard deviation of a batch whose parts are on one replica each."""
+    return float(direction_std(tf.reduce_mean([direction_moments(tf.constant(part)) for part in parts], axis=0)))
 
 
-def test_spread_is_one_for_random_directions_and_zero_after_a_collapse():
+def test_the_standard_deviation_is_one_for_random_directions_and_zero_after_a_collapse():
     generator = np.random.default_rng(0)
     random = generator.standard_normal((2000, 64)).astype(np.float32)
-    assert spread_of(random) == pytest.approx(1.0, abs=0.01)
+    assert std_of(random) == pytest.approx(1.0, abs=0.01)
     collapsed = generator.uniform(0.5, 2, (2000, 1)).astype(np.float32) * random[:1]
-    assert spread_of(collapsed) == pytest.approx(0.0, abs=1e-3)
-    assert spread_of(collapsed[:1000], collapsed[1000:]) == pytest.approx(0.0, abs=3e-3)
+    assert std_of(collapsed) == pytest.approx(0.0, abs=1e-3)
+    assert std_of(collapsed[:1000], collapsed[1000:]) == pytest.approx(0.0, abs=3e-3)
 
 
-def test_spread_of_parts_is_that_of_the_batch():
+def test_the_standard_deviation_of_parts_is_that_of_the_batch():
     generator = np.random.default_rng(1)
     # Close together, and closer within the parts than all of them.
     vectors = (1 + 0.2 * generator.standard_normal((40, 64)) + np.arange(40)[:, None] // 20 * 0.3).astype(np.float32)
@@ -126,7 +126,7 @@ def test_spread_of_parts_is_that_of_the_batch():
     directions = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = directions.std(axis=0).mean() * np.sqrt(64)
     for num_parts in (1, 2, 4):
-        assert spread_of(*np.split(vectors, num_parts)) == pytest.approx(expected, rel=1e-4)
+        assert std_of(*np.split(vectors, num_parts)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_configuration_builds_its_model():

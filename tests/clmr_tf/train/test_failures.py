@@ -37,14 +37,14 @@ def poisoned(monkeypatch):
     """Makes the losses of some steps of a process NaN; the first is 1."""
 
     def poison(*numbers: int) -> None:
-        score = ContrastiveModel.score
+        loss_and_metrics = ContrastiveModel.loss_and_metrics
 
-        def score_with_nan(self, views, training):
-            loss, watched = score(self, views, training)
+        def with_nan(self, *arguments, **options):
+            loss, metrics = loss_and_metrics(self, *arguments, **options)
             is_one = tf.reduce_any(tf.equal(self.weight_update.num_steps + 1, numbers))
-            return tf.where(is_one, np.nan, 1.0) * loss, watched
+            return tf.where(is_one, np.nan, 1.0) * loss, metrics
 
-        monkeypatch.setattr(ContrastiveModel, "score", score_with_nan)
+        monkeypatch.setattr(ContrastiveModel, "loss_and_metrics", with_nan)
 
     return poison
 
@@ -98,7 +98,7 @@ def test_a_run_goes_on_without_the_step_counts_it_and_says_so(corpus, tmp_path, 
     skipping = {"log_every": 1, "on_nonfinite": "skip"}
     poisoned(2)
     train(config_of(corpus, tmp_path / "run", steps=4, **skipping))
-    said = "1 steps were left out since the run began, 1 of the last 1, because"
+    said = "1 steps were skipped since the run began, 1 of the last 1, because"
     assert sum(said in record.message for record in caplog.records) == 1
     train(config_of(corpus, tmp_path / "run", steps=5, **skipping))
     rows = metrics(tmp_path / "run")

@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import labelled_dataset
-from clmr_tf.train.build import TagsToLearn, build_model
+from clmr_tf.train.build import LabelSpec, build_model
 from clmr_tf.train.validation import build_labelled_validation
 from tests.synthetic import write_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
@@ -34,7 +34,7 @@ def crops(corpus):
 
 
 def test_single_labels(corpus, crops):
-    model = build_model(CONFIG, TagsToLearn(3, single_label=True))
+    model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=True))
     validate = build_labelled_validation(model, corpus, CONFIG.resolved())
     clips, labels = crops
     logits = model(clips, training=False).numpy().astype(np.float64)
@@ -48,7 +48,7 @@ def test_single_labels(corpus, crops):
 
 
 def test_several_labels(corpus, crops):
-    model = build_model(CONFIG, TagsToLearn(3, single_label=False))
+    model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=False))
     clips, labels = crops
     probabilities = 1 / (1 + np.exp(-model(clips, training=False).numpy().astype(np.float64)))
     measured = build_labelled_validation(model, corpus, CONFIG.resolved())()

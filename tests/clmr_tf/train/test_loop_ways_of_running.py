@@ -30,7 +30,7 @@ def test_a_step_compiled_with_xla_has_the_statistics_of_the_uncompiled_one(corpu
         train(config_of(corpus, tmp_path / str(jit), jit=jit, steps=10, augmentation="only-gain", learning_rate=1e-5))
         rows[jit] = metrics(tmp_path / str(jit))
     assert len(rows[True]) == 10 and rows[True] != rows[False]
-    for name, tolerance in (("loss", 0.04), ("embedding_spread", 0.1), ("projection_spread", 0.1)):
+    for name, tolerance in (("loss", 0.04), ("embedding_std", 0.1), ("projection_std", 0.1)):
         means = [np.mean([row[name] for row in rows[jit]]) for jit in (False, True)]
         assert means[1] == pytest.approx(means[0], rel=tolerance), name
 
@@ -38,7 +38,7 @@ def test_a_step_compiled_with_xla_has_the_statistics_of_the_uncompiled_one(corpu
 def test_a_profile_of_the_tenth_step_and_after_is_where_tensorboard_looks(corpus, tmp_path, monkeypatch):
     seen = []
     config = config_of(corpus, tmp_path / "run", steps=12, profile=True, steps_per_execution=12, log_every=12)
-    train(config, lambda step, *_: seen.append(step))
+    train(config, lambda progress: seen.append(progress.step))
     assert seen == [9, 12]
     (folder,) = (tmp_path / "run" / "tensorboard" / "plugins" / "profile").iterdir()
     (trace,) = folder.glob("*.xplane.pb")

@@ -57,18 +57,18 @@ def test_the_scale_cancels_from_the_gradient():
 @pytest.mark.parametrize("slopes", [[np.inf, 1.0], [1.0, np.nan]])
 def test_an_overflow_on_one_replica_halves_it_on_all_and_leaves_the_step_out(skips_nonfinite, slopes):
     training = Training(skips_nonfinite=skips_nonfinite)
-    watched = training.step(tf.constant(slopes))
-    assert training.of_both(watched["loss_scale"]) == [INITIAL, INITIAL]
-    assert training.of_both(watched["num_overflows"]) == [1.0, 1.0]
+    metrics = training.step(tf.constant(slopes))
+    assert training.of_both(metrics["loss_scale"]) == [INITIAL, INITIAL]
+    assert training.of_both(metrics["num_overflows"]) == [1.0, 1.0]
     assert training.of_both(training.scale.value) == [INITIAL / 2, INITIAL / 2]
     assert training.of_both(training.weight.value) == [1.0, 1.0]
     assert training.update.optimizer.iterations.numpy() == 0
     # A mere overflow neither stops the run nor counts.
     assert (training.update.first_nonfinite.numpy(), training.update.num_skipped.numpy()) == (0, 0)
-    watched = training.step(tf.constant([0.5, 1.5]))
+    metrics = training.step(tf.constant([0.5, 1.5]))
     assert training.of_both(training.weight.value) == [0.5, 0.5]
     # It is a number of the run.
-    assert training.of_both(watched["num_overflows"]) == [1.0, 1.0]
+    assert training.of_both(metrics["num_overflows"]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("skips_nonfinite", "first", "num_skipped"), [(False, 3, 0), (True, 0, 2)])

@@ -18,11 +18,11 @@ NUM_PAIRS = 4
 class HandedOver:
     """In the place of the weight update: gives back what the model hands to it."""
 
-    def scaled(self, loss):
+    def scale_loss(self, loss):
         return loss
 
-    def __call__(self, gradients, watched):
-        return {**watched, "gradients": gradients}
+    def __call__(self, gradients, metrics):
+        return {**metrics, "gradients": gradients}
 
 
 def make_model(**arguments) -> ContrastiveModel:
@@ -60,8 +60,8 @@ def gradients_by_hand(model: ContrastiveModel, views: tf.Tensor) -> tuple[list[n
 
 def test_micro_batches_have_the_mean_gradient_of_parts_that_see_their_own_negatives_only(batch):
     model, reference = make_model(num_micro_batches=2), make_model()
-    watched = tf.function(model.train_step)(batch)
-    gradients = watched["gradients"]
+    metrics = tf.function(model.train_step)(batch)
+    gradients = metrics["gradients"]
     parts = []
     for start in range(0, NUM_PAIRS, 2):
         views = reference.make_views(batch["clips"][start : start + 2], batch["seeds"][start : start + 2])
@@ -70,27 +70,27 @@ def test_micro_batches_have_the_mean_gradient_of_parts_that_see_their_own_negati
     for gradient, value in zip(gradients, expected, strict=True):
         assert gradient.dtype == tf.float64
         np.testing.assert_allclose(gradient, value, rtol=1e-8, atol=1e-12)
-    assert float(watched["loss"]) == pytest.approx(np.mean([loss for _, loss in parts]), rel=1e-9)
+    assert float(metrics["loss"]) == pytest.approx(np.mean([loss for _, loss in parts]), rel=1e-9)
     # The parts move the running statistics one after the other.
     for variable, other in zip(model.encoder.variables, reference.encoder.variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), other.numpy(), rtol=1e-9)
     whole, loss = gradients_by_hand(make_model(), reference.make_views(batch["clips"], batch["seeds"]))
-    assert loss > float(watched["loss"]) + 0.3
+    assert loss > float(metrics["loss"]) + 0.3
     assert np.linalg.norm(whole[0] - expected[0]) > 0.1 * np.linalg.norm(whole[0])
 
 
 def test_two_passes_are_the_encoder_called_for_the_first_and_for_the_second_views(batch):
     two, one, reference = make_model(two_passes=True), make_model(), make_model()
     views = two.make_views(batch["clips"], batch["seeds"])
-    received = two._encode(views, training=True).numpy()
+    received = two.encode(views, training=True).numpy()
     for number in (0, 1):
         expected = reference.encoder(views[number::2], training=True).numpy()
         np.testing.assert_allclose(received[number::2], expected, rtol=1e-10, atol=1e-14)
     # One pass differs by the batch statistics, and by nothing else.
-    in_one = one._encode(views, training=True).numpy()
+    in_one = one.encode(views, training=True).numpy()
     assert np.abs(in_one - received).max() > 1e-3 * np.abs(received).max()
     for variable, other in zip(one.encoder.variables, two.encoder.variables, strict=True):
         variable.assign(other)
     np.testing.assert_allclose(
-        one._encode(views, training=False).numpy(), two._encode(views, training=False).numpy(), rtol=1e-9, atol=1e-14
+        one.encode(views, training=False).numpy(), two.encode(views, training=False).numpy(), rtol=1e-9, atol=1e-14
     )

@@ -110,7 +110,7 @@ def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_ba
     assert distance(gradient_of_two) < 2 * max(of_orders)
 
 
-def test_what_tells_a_collapse_is_not_gathered_by_itself(monkeypatch):
+def test_the_metrics_that_show_a_collapse_need_no_exchange_of_their_own(monkeypatch):
     """It is logged now and then, and averaged with the gradients at every step instead."""
     gather, num_gathered = tf.distribute.ReplicaContext.all_gather, [0]
 

@@ -1,4 +1,4 @@
-"""When a run says that it leaves steps out, and when it has left out so many that it fails."""
+"""When a run warns of skipped steps, and when it has skipped so many that it fails."""
 
 import logging
 import re
@@ -10,49 +10,50 @@ from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError
 from clmr_tf.export.__main__ import main as export
 from clmr_tf.train.__main__ import main as train
-from clmr_tf.train.callbacks import SkippedSteps, require_trained
+from clmr_tf.train.callbacks import Progress, WarnOfSkippedSteps
 from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.failures import require_trained
 from tests.synthetic import write_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
 
-def told(caplog, skipped: SkippedSteps, numbers: dict[int, int]) -> list[int]:
-    """The numbers of skipped steps, by steps done, at which something was said."""
+def warned_at(caplog, skipped: WarnOfSkippedSteps, numbers: dict[int, int]) -> list[int]:
+    """The numbers of skipped steps, by steps done, at which it warned."""
     found = []
     for step, num_skipped in numbers.items():
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            skipped.observe(step, num_skipped)
+            skipped(Progress(step, 10**6, metrics={"num_skipped": float(num_skipped)}))
         assert len(caplog.records) <= 1
         found += [num_skipped] * len(caplog.records)
     return found
 
 
-def test_it_is_said_once_for_each_doubling(caplog):
+def test_it_warns_once_for_each_doubling(caplog):
     every_second = {step: step // 2 for step in range(1, 300)}
-    assert told(caplog, SkippedSteps(0, 0), every_second) == [1, 2, 4, 8, 16, 32, 64, 128]
-    # One that resumes has said it before.
+    assert warned_at(caplog, WarnOfSkippedSteps(0, 0), every_second) == [1, 2, 4, 8, 16, 32, 64, 128]
+    # A run that resumes has warned of the earlier ones.
     later = {step: step // 2 for step in range(300, 700)}
-    assert told(caplog, SkippedSteps(299, 149), later) == [298]
+    assert warned_at(caplog, WarnOfSkippedSteps(299, 149), later) == [298]
 
 
-def test_many_at_once_are_said_when_they_begin(caplog):
+def test_it_warns_when_many_are_skipped_at_once(caplog):
     few = {step: 1000 + (step - 100_000) // 10 for step in range(100_010, 100_100, 10)}
-    assert told(caplog, SkippedSteps(100_000, 1000), few) == []
+    assert warned_at(caplog, WarnOfSkippedSteps(100_000, 1000), few) == []
     all_of_them = {step: 1009 + step - 100_090 for step in range(100_100, 100_200, 10)}
     again = {100_200: 1109, 100_220: 1112, 100_230: 1115}
-    assert told(caplog, SkippedSteps(100_090, 1009), all_of_them | again) == [1019, 1112]
+    assert warned_at(caplog, WarnOfSkippedSteps(100_090, 1009), all_of_them | again) == [1019, 1112]
 
 
-def test_it_says_how_many_of_how_many(caplog):
+def test_the_warning_says_how_many(caplog):
     with caplog.at_level(logging.WARNING):
-        SkippedSteps(20, 3).observe(30, 6)
-    assert caplog.text.count("6 steps were left out since the run began, 3 of the last 10, because") == 1
+        WarnOfSkippedSteps(20, 3)(Progress(30, 100, metrics={"num_skipped": 6.0}))
+    assert caplog.text.count("6 steps were skipped since the run began, 3 of the last 10, because") == 1
 
 
-def test_a_run_without_them_says_nothing(caplog):
-    assert told(caplog, SkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
+def test_a_run_without_skipped_steps_does_not_warn(caplog):
+    assert warned_at(caplog, WarnOfSkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
 
 
 def test_half_of_the_steps_may_be_skipped_and_no_more():
@@ -63,7 +64,7 @@ def test_half_of_the_steps_may_be_skipped_and_no_more():
             require_trained(Path("run"), num_steps, num_skipped)
 
 
-def test_a_run_that_did_little_but_skip_fails_and_so_does_its_export(tmp_path, capsys):
+def test_a_run_that_skipped_most_of_its_steps_fails_and_so_does_its_export(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
     # The first step makes the weights so large that no later one is finite.
     options = {"corpus": corpus.folder, "workdir": tmp_path / "run", "width": 0.0625, "batch-size": 4, "steps": 12}

@@ -42,7 +42,7 @@ def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(
         config = config_of(
             corpus, tmp_path / str(steps_per_execution), steps_per_execution=steps_per_execution, **whens
         )
-        train(config, lambda step, num_steps, scalars, seen=seen: seen.append((step, num_steps, scalars is not None)))
+        train(config, lambda at, seen=seen: seen.append((at.step, at.num_steps, at.metrics is not None)))
     logged = {4, 8, 9, 11}
     assert stops[1] == [(step, 11, step in logged) for step in range(1, 12)]
     # At most three steps on, at a multiple of 4, 5 or 9, or at the end.
@@ -75,8 +75,8 @@ def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path
     # So nobody is told to ask for what is refused.
     assert run_command(main, arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "has 6 steps already; its learning rate has reached zero with the last of them, by --schedule cosine" in said
-    assert "give more" not in said
+    assert "already has 6 steps; the cosine schedule ended at zero with the last of them" in said
+    assert "use more" not in said
 
 
 def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
     options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "epochs": 1}
     arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert run_command(main, arguments) == run_command(main, arguments) == 0
-    assert "has 2 steps already; give more --epochs to go on" in " ".join(capsys.readouterr().out.split())
+    assert "already has 2 steps; use more --epochs to continue it" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_did(corpus, tmp_path, monkeypatch):

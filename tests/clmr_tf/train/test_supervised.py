@@ -68,17 +68,20 @@ def batch() -> dict[str, tf.Tensor]:
     return {"clips": clips, "seeds": SEEDS[:6, tf.newaxis], "labels": np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]}
 
 
+def score(model, batch, training):
+    return model.loss_and_metrics(model.make_views(batch["clips"], batch["seeds"]), batch, training)
+
+
 def test_a_score_is_that_of_the_classifier_on_what_dropout_leaves_of_the_embedding(model, batch):
     kernel, bias = (weight.numpy().astype(np.float64) for weight in model.classifier.trainable_variables)
     h = model.encoder(batch["clips"][:, 0], training=False).numpy().astype(np.float64)
-    loss, watched = model.score(model.prepare(batch), training=False)
+    loss, metrics = score(model, batch, training=False)
     logits = h @ kernel + bias
     assert float(loss) == pytest.approx(float(classification_loss(logits, batch["labels"], True)), rel=1e-5)
-    assert float(watched["accuracy"]) == pytest.approx(np.mean(logits.argmax(axis=1) == [0, 1, 2, 0, 1, 2]))
-    assert tuple(watched) == model.watched_of_score
+    assert float(metrics["accuracy"]) == pytest.approx(np.mean(logits.argmax(axis=1) == [0, 1, 2, 0, 1, 2]))
 
     statistics = [variable.numpy() for variable in model.encoder.non_trainable_variables]
-    loss, _ = model.score(model.prepare(batch), training=True)
+    loss, _ = score(model, batch, training=True)
     for variable, value in zip(model.encoder.non_trainable_variables, statistics, strict=True):
         variable.assign(value)
     h = model.encoder(batch["clips"][:, 0], training=True)
@@ -89,7 +92,7 @@ def test_a_score_is_that_of_the_classifier_on_what_dropout_leaves_of_the_embeddi
 
 
 def test_the_crops_are_what_the_network_sees_without_an_augmentation(model, batch):
-    np.testing.assert_array_equal(model.prepare(batch)["views"], batch["clips"][:, 0])
+    np.testing.assert_array_equal(model.make_views(batch["clips"], batch["seeds"]), batch["clips"][:, 0])
 
 
 def test_a_classifier_starts_as_a_linear_layer_of_pytorch():

@@ -76,9 +76,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_
 
 def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path, capsys, monkeypatch):
     def take_too_much(self, batch):
-        watched = train_step(self, batch)
+        metrics = train_step(self, batch)
         # More bytes than any machine can address.
-        return {**watched, "loss": tf.reduce_max(tf.fill([2**59], watched["loss"]))}
+        return {**metrics, "loss": tf.reduce_max(tf.fill([2**59], metrics["loss"]))}
 
     train_step = ContrastiveModel.train_step
     monkeypatch.setattr(ContrastiveModel, "train_step", take_too_much)
@@ -106,7 +106,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, workdir, capsys
 
 def test_everything_that_tensorboard_shall_show_is_there(trained):
     row = metrics(trained)[-1]
-    names = {"loss", "contrastive_accuracy", "learning_rate", "gradient_norm", "embedding_mean", "embedding_spread"}
+    names = {"loss", "contrastive_accuracy", "learning_rate", "gradient_norm", "embedding_mean", "embedding_std"}
     assert names <= row.keys() and all(np.isfinite(value) for value in row.values())
     assert row["learning_rate"] == pytest.approx(3e-4)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

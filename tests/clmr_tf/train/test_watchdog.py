@@ -10,7 +10,7 @@ from tests.strict_python import STRICT_PYTHON
 
 PROGRAM = """
 import sys, time
-from clmr_tf.train.callbacks import (Watchdog)
+from clmr_tf.train.distribution import (Watchdog)
 with Watchdog(1.5, "No news.") as watchdog:
     for _ in range(int(sys.argv[1])):
         time.sleep(0.1)

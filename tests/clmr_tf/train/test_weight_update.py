@@ -35,8 +35,8 @@ class Training:
 
     def step(self, gradients=GRADIENTS, losses=(1.0, 2.0)) -> dict[str, list[float]]:
         """One step; what each replica has seen."""
-        watched = self._step([tf.constant(of_both) for of_both in gradients], tf.constant(losses))
-        return {name: [float(value) for value in values] for name, values in watched.items()}
+        metrics = self._step([tf.constant(of_both) for of_both in gradients], tf.constant(losses))
+        return {name: [float(value) for value in values] for name, values in metrics.items()}
 
     def values(self, distributed) -> list:
         return list(self.strategy.experimental_local_results(distributed))
@@ -67,20 +67,20 @@ def assert_on_both(received: list[list[np.ndarray]], expected: list[np.ndarray])
 
 def test_both_replicas_go_against_the_mean_of_their_gradients():
     training = Training()
-    watched = training.step()
+    metrics = training.step()
     assert_on_both(training.weights(), [start - 0.1 * mean for start, mean in zip(START, MEAN, strict=True)])
-    assert watched.pop("learning_rate") == pytest.approx([0.1, 0.1])
-    assert watched == {"loss": [1.5, 1.5], "gradient_norm": [13.0, 13.0], "num_skipped": [0.0, 0.0]}
+    assert metrics.pop("learning_rate") == pytest.approx([0.1, 0.1])
+    assert metrics == {"loss": [1.5, 1.5], "gradient_norm": [13.0, 13.0], "num_skipped": [0.0, 0.0]}
 
 
 @pytest.mark.parametrize(("clip_norm", "share"), [(6.5, 0.5), (13.0, 1.0), (100.0, 1.0)])
 def test_clipping_shortens_the_mean_gradient_of_all_weights_together(clip_norm, share):
     training = Training(clip_norm=clip_norm)
-    watched = training.step()
+    metrics = training.step()
     # Each replica's own gradient, of norm 20.9 and 8.9, would be shortened by other factors.
     expected = [start - 0.1 * share * mean for start, mean in zip(START, MEAN, strict=True)]
     assert_on_both(training.weights(), expected)
-    assert watched["gradient_norm"] == [13.0, 13.0]
+    assert metrics["gradient_norm"] == [13.0, 13.0]
 
 
 def test_the_running_average_follows_the_weights_after_each_step():
@@ -114,8 +114,8 @@ def test_a_number_that_is_not_finite_on_one_replica_leaves_all_as_they_were(numb
     training = Training(momentum=0.9, ema_momentum=0.5, skips_nonfinite=True)
     training.step()
     before = training.everything()
-    watched = training.step(spoiled(number, replica))
-    assert watched["num_skipped"] == [1.0, 1.0] and not np.isfinite(watched["gradient_norm"]).any()
+    metrics = training.step(spoiled(number, replica))
+    assert metrics["num_skipped"] == [1.0, 1.0] and not np.isfinite(metrics["gradient_norm"]).any()
     np.testing.assert_array_equal(np.concatenate([one.ravel() for one in training.everything()]), flat(before))
     # The second step that counts: momentum 0.9 of the first, and iterations 2.
     assert training.step()["num_skipped"] == [1.0, 1.0]
