@@ -10,12 +10,11 @@ from clmr_tf.errors import UsageError
 
 SAMPLE_RATES_HZ = (22050, 16000, 8000)
 
-# Settings that say how long, where and how closely watched a run is, not what it computes: they may change
-# when a run is resumed.
+# Settings for the length, the place and the logs of a run, not for what it computes; they may change when it resumes.
 CHANGEABLE_ON_RESUME = frozenset(
     {
         "workdir",
-        # Its fingerprint has to be the same, wherever it lies.
+        # Its fingerprint must stay the same; its place may change.
         "corpus",
         "corpora",
         "max_skipped_share",
@@ -184,22 +183,22 @@ class TrainConfig:
     tensorboard-plugin-profile to show it."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError, one sentence, for values that no run can have."""
+        """Raises UsageError for values that are impossible or contradict each other."""
         _validate(self)
 
     @property
     def has_labels(self) -> bool:
-        """Whether the objective learns from labels."""
+        """Whether the objective uses labels."""
         return self.objective != "contrastive"
 
     def resolved(self) -> "TrainConfig":
-        """The same with everything filled in that is left open to the objective."""
+        """The same with the defaults that depend on the objective filled in."""
         defaults = OBJECTIVE_DEFAULTS[self.objective]
         filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **filled_in)
 
 
-# What a run is told where it leaves these open: CLMR as released, and its supervised baseline.
+# Defaults that depend on the objective: CLMR as released, and its supervised baseline.
 _WITHOUT_LABELS = {"sampling_unit": "song", "schedule": "constant", "augmentation": "released", "early_stopping": 0}
 _WITH_LABELS = {"sampling_unit": "clip", "schedule": "plateau", "augmentation": "none", "early_stopping": 20}
 OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -229,14 +228,13 @@ _NOT_NEGATIVE = (
     "embeddings_every",
     "num_audio_examples",
 )
-# Threads cannot wait longer than some centuries; and every replica holds a copy of the network.
+# Timeouts of threads are limited; and every replica holds a copy of the network.
 _AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
 # They have no effect without labels, so other values are rejected.
 _ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
 
 
 def _validate(config: Any) -> None:
-    """Raises UsageError, one sentence, for a `TrainConfig` that no run can have."""
     _require(config.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
     _require(config.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", config.batch_size)
     _require(0 <= config.seed < 2**31, "--seed must be between 0 and 2147483647", config.seed)
@@ -305,11 +303,12 @@ def _require_fitting_objective(config: Any) -> None:
         rule = f"{_option(name)} is for --objective supervised and finetune"
         _require(getattr(config, name) == default, rule, getattr(config, name))
     for name in ("labels", "labels_like_paper"):
-        share = getattr(config, name)
-        _require(share is None or 0 < share <= 1, f"{_option(name)} must be a share above 0 and up to 1", share)
+        fraction = getattr(config, name)
+        rule = f"{_option(name)} must be a fraction above 0 and up to 1"
+        _require(fraction is None or 0 < fraction <= 1, rule, fraction)
     _require(
         config.labels == 1 or config.labels_like_paper is None,
-        "--labels and --labels-like-paper are two ways to choose few labels, so give one of them",
+        "use --labels or --labels-like-paper, not both",
         f"{config.labels} and {config.labels_like_paper}",
     )
     _require(

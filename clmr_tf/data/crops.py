@@ -17,17 +17,17 @@ _ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchShare:
-    """What one process reads of every batch.
+class BatchShard:
+    """The part of every batch that one process reads.
 
-    Replica r of R trains, of each of the M parts of a batch, the r-th of R equal shares; so part m of a batch is
-    the same set of examples however many replicas share it.
+    Each of the M micro-batches of a batch is split evenly between the R replicas, so a micro-batch has the same
+    examples however many replicas there are.
 
     Attributes:
         num_replicas: All replicas of the run.
-        first_replica: The first of those that this process feeds.
-        num_local_replicas: How many it feeds.
-        num_micro_batches: Parts of a batch.
+        first_replica: The first replica of this process.
+        num_local_replicas: How many replicas it has.
+        num_micro_batches: Micro-batches of a batch.
     """
 
     num_replicas: int = 1
@@ -36,7 +36,7 @@ class BatchShare:
     num_micro_batches: int = 1
 
 
-WHOLE_BATCH = BatchShare()
+WHOLE_BATCH = BatchShard()
 
 
 def pair_dataset(
@@ -48,14 +48,14 @@ def pair_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "song",
-    share: BatchShare = WHOLE_BATCH,
+    shard: BatchShard = WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Batches of two random crops per item, without end.
 
-    An epoch visits every song (or every item, with `sampling_unit` "clip") at most once, in an order of its
-    own, and drops the remainder that does not fill a batch. Both crops of a pair come from the same item and
-    may overlap, as in the paper. With "song", one item is drawn for each song and epoch (the thesis' code
-    concatenates a song's clips instead), so two clips of a song are never each other's negatives.
+    An epoch visits every song (or every item, with `sampling_unit` "clip") at most once, in its own order, and drops
+    the remainder that does not fill a batch. Both crops of a pair come from the same item and may overlap, as in the
+    paper. With "song", one item of each song is drawn in an epoch (the thesis' code concatenates a song's clips
+    instead), so two clips of a song are never each other's negatives.
 
     Args:
         corpus: Where the clips come from; all items must be at least a clip long.
@@ -63,9 +63,9 @@ def pair_dataset(
         batch_size: Pairs per batch.
         clip_num_samples: Length of a crop.
         seed: Run seed, 0 to 2^31 - 1.
-        first_step: Batches to leave out at the start; costs nothing.
+        first_step: Batches to skip at the start, at no cost.
         sampling_unit: "song" or "clip".
-        share: What to read of each batch; its replicas' batches follow each other, n = batch_size / replicas pairs
+        shard: What to read of each batch; the batches of its replicas follow each other, n = batch_size / replicas pairs
             each.
 
     Returns:
@@ -96,7 +96,7 @@ def pair_dataset(
         seed=seed,
         first_step=first_step,
         sampling_unit=sampling_unit,
-        share=share,
+        shard=shard,
     )
 
 
@@ -111,14 +111,14 @@ def crop_dataset(
     seed: int,
     first_step: int,
     sampling_unit: str,
-    share: BatchShare,
+    shard: BatchShard,
 ) -> tf.data.Dataset:
-    """Batches of random crops of items, as `pair_dataset` describes them, but of any number and without its checks.
+    """Batches of random crops of items as in `pair_dataset`, with any number of crops per item and without its checks.
 
     Args:
         num_crops: Crops of an item, "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
-        epoch_size: Examples after which an epoch's order ends and the next one's begins; at most the number of units.
-        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, share: As of `pair_dataset`.
+        epoch_size: Examples of an epoch, after which a new order begins; at most the number of units.
+        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, shard: As of `pair_dataset`.
     """
     items = corpus.items_of(split)
     first_item_of_unit, items_by_unit = _group(items, sampling_unit)
@@ -128,8 +128,8 @@ def crop_dataset(
     items_by_unit = tf.constant(items_by_unit)
     num_samples = tf.constant([item.num_samples for item in items], tf.int64)
 
-    replica_batch_size = batch_size // share.num_replicas
-    part_size = replica_batch_size // share.num_micro_batches
+    replica_batch_size = batch_size // shard.num_replicas
+    part_size = replica_batch_size // shard.num_micro_batches
 
     @tf.autograph.experimental.do_not_convert
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -148,13 +148,13 @@ def crop_dataset(
 
     def global_position(index: tf.Tensor) -> tf.Tensor:
         replica_batch, row = index // replica_batch_size, index % replica_batch_size
-        step, replica = replica_batch // share.num_local_replicas, replica_batch % share.num_local_replicas
-        rank = share.first_replica + replica
+        step, replica = replica_batch // shard.num_local_replicas, replica_batch % shard.num_local_replicas
+        rank = shard.first_replica + replica
         part, row_of_part = row // part_size, row % part_size
-        return step * batch_size + (part * share.num_replicas + rank) * part_size + row_of_part
+        return step * batch_size + (part * shard.num_replicas + rank) * part_size + row_of_part
 
-    first_index = first_step * replica_batch_size * share.num_local_replicas
-    # Known to be without end, the batches need no exchange between workers about whether there are more.
+    first_index = first_step * replica_batch_size * shard.num_local_replicas
+    # Infinite on purpose: otherwise workers would ask each other before every batch whether there are more.
     indices = tf.data.Dataset.range(first_index, np.iinfo(np.int64).max).repeat()
     examples = indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return examples.batch(replica_batch_size, drop_remainder=True).prefetch(2)
@@ -194,7 +194,7 @@ def pcm_crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int
 def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:
     """Offsets of the windows that evaluation cuts a recording into: int64 [windows].
 
-    Only whole windows; what is left at the end is dropped. `hop_samples` defaults to the window's length.
+    Only whole windows; a remainder at the end is dropped. `hop_samples` defaults to the window's length.
     """
     hop_samples = clip_num_samples if hop_samples is None else hop_samples
     return np.arange(0, num_samples - clip_num_samples + 1, hop_samples, dtype=np.int64)
@@ -238,12 +238,12 @@ def labelled_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "clip",
-    share: BatchShare = WHOLE_BATCH,
+    shard: BatchShard = WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Batches of one random crop of each item and its tags, without end.
 
-    An epoch visits every item once, in an order of its own, and the next one begins where it ends, be it in the
-    middle of a batch: with few labels an epoch may be shorter than a batch. The released code drops the remainder.
+    An epoch visits every item once, in its own order. The next one begins where it ends, even in the middle of a batch,
+    because with few labels an epoch may be shorter than a batch. The released code drops the remainder.
 
     Args:
         corpus: Where the clips and their tags come from.
@@ -251,9 +251,9 @@ def labelled_dataset(
         batch_size: Crops per batch.
         clip_num_samples: Length of a crop.
         seed: Run seed, 0 to 2^31 - 1.
-        first_step: Batches to leave out at the start; costs nothing.
-        sampling_unit: What an epoch visits once, "clip" or "song" (one item of each).
-        share: What to read of each batch, see `pair_dataset`.
+        first_step: Batches to skip at the start, at no cost.
+        sampling_unit: What an epoch visits once: "clip", every item, or "song", one item of each song.
+        shard: What to read of each batch, see `pair_dataset`.
 
     Returns:
         Dataset of {"clips": float32 [n, 1, clip_num_samples] in [-1, 1], "seeds": int32 [n, 1, 2], "item": int64 [n]
@@ -275,7 +275,7 @@ def labelled_dataset(
         seed=seed,
         first_step=first_step,
         sampling_unit=sampling_unit,
-        share=share,
+        shard=shard,
     )
     labels = tf.constant(corpus.multi_hot(corpus.items_of(split)).astype(np.uint8))
     return crops.map(lambda batch: {**batch, "labels": tf.cast(tf.gather(labels, batch["item"]), tf.float32)})

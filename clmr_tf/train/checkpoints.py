@@ -1,4 +1,4 @@
-"""Checkpoints: folders with checksums, whole after a kill at any moment."""
+"""Checkpoints: folders with checksums, complete or absent after a kill at any moment."""
 
 import contextlib
 import errno
@@ -43,10 +43,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Makes an empty folder to write a checkpoint into, which becomes `path` when the block ends without an error.
+    """Creates an empty folder for a checkpoint, which is renamed to `path` when the block ends without an error.
 
-    Before it is renamed, its files and itself have reached the disk, so a folder called `path` is whole even if
-    the power goes. A checkpoint that has this path already is replaced.
+    Its files and the folder reach the disk before the rename, so `path` is complete even after a power cut. An
+    existing checkpoint at `path` is replaced.
 
     Raises:
         OSError: If it cannot be written; what was at `path` stays.
@@ -65,14 +65,14 @@ def draft_of(path: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Removes a checkpoint; a kill meanwhile leaves nothing that looks like one."""
+    """Removes a checkpoint; a kill during the removal leaves nothing that looks like a checkpoint."""
     removed = _hidden(path, "removed")
     path.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
 
 def remove_remains(folder: Path) -> None:
-    """Removes what a kill has left half written, half replaced or half removed; only for the one who writes there."""
+    """Cleans up what a killed process left half written or half removed; only the writer of the folder calls it."""
     for remains in folder.glob(".step-*"):
         path = folder / remains.stem[1:]
         if remains.suffix == ".previous" and not path.exists():
@@ -83,7 +83,7 @@ def remove_remains(folder: Path) -> None:
 
 
 def write_checksums(draft: Path, step: int) -> None:
-    """Adds the file with the size and the SHA-256 of every file that the draft of a checkpoint holds, and its own."""
+    """Adds a file with the size and SHA-256 of every file in the draft of a checkpoint, and with its own checksum."""
     files = {path.name: {"num_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(draft.iterdir())}
     record = {"format_version": _FORMAT_VERSION, "step": step, "files": files}
     record["own_sha256"] = _own_sha256(record)
@@ -91,7 +91,7 @@ def write_checksums(draft: Path, step: int) -> None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, such as "state.index is missing"; None if it is as it was written."""
+    """What is wrong with a checkpoint, such as "state.index is missing"; None if it is intact."""
     name = CHECKSUMS_FILE
     try:
         record = json.loads((path / name).read_bytes())
@@ -145,8 +145,8 @@ Groups = Mapping[str, Mapping[str, tf.Variable]]
 def named_variables(variables: Sequence[keras.Variable]) -> dict[str, tf.Variable]:
     """Variables by the names that checkpoints use, such as "stem_convolution/kernel".
 
-    Every variable is listed by hand, because what TensorFlow finds by itself in a Keras 3 model leaves out
-    layers in lists, and with them the running statistics of batch normalisation.
+    Variables are listed explicitly, because the ones that TensorFlow finds in a Keras 3 model do not include layers in
+    lists, and so not the running statistics of batch normalisation.
     """
     names = ["/".join(variable.path.split("/")[-2:]) for variable in variables]
     repeated = {name for name in names if names.count(name) > 1}
@@ -156,10 +156,10 @@ def named_variables(variables: Sequence[keras.Variable]) -> dict[str, tf.Variabl
 
 
 def restore_newest(folder: Path, groups: Groups) -> int | None:
-    """Loads variables from the newest checkpoint in a folder that is whole, and changes nothing there.
+    """Loads variables from the newest intact checkpoint in a folder, without changing the folder.
 
     Args:
-        folder: Where `Checkpoints` keeps them, be they the newest ones or the best.
+        folder: Of the newest checkpoints or of the best.
         groups: The variables to load: all that a checkpoint holds, or some of them.
 
     Returns:
@@ -174,14 +174,13 @@ def restore_newest(folder: Path, groups: Groups) -> int | None:
 class Checkpoints:
     """The checkpoints of a run.
 
-    A checkpoint is a folder such as `step-000000500`, written beside the others and renamed once it is complete,
-    so a kill or a power cut at any moment leaves the one before. It holds the checksums of its files, and one
-    that no longer meets them gives way to the one before. The order of the data and the views are functions of the
-    step and need no saving.
+    A checkpoint is a folder such as `step-000000500`. It is renamed once it is complete, so after a kill or a power cut
+    the previous one is still there. It holds checksums of its files; if they do not match, the previous checkpoint is
+    used. The order of the data and the views are functions of the step and need no saving.
 
     Args:
         folder: Where they are kept; nothing else may write there.
-        groups: The variables of the run: weights, running statistics, optimizer, and whatever else a step changes.
+        groups: All variables that a step changes: weights, running statistics, optimizer and others.
         keep: Number of newest checkpoints to keep.
         writes: False for a process that only restores, while another one writes.
     """
@@ -194,7 +193,7 @@ class Checkpoints:
         self._damaged: set[Path] = set()
 
     def restore(self) -> int:
-        """Loads the newest checkpoint that is whole, and returns the number of steps done so far, 0 if none.
+        """Loads the newest intact checkpoint, and returns the number of steps done so far, 0 if there is none.
 
         Raises:
             ClmrError: If there are checkpoints and none can be read into the variables.
@@ -204,15 +203,14 @@ class Checkpoints:
         return _restore_newest(self._folder, self._checkpoint, self._damaged) or 0
 
     def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
-        """Saves the state after `step` steps, and then removes the checkpoints that are too many or damaged.
+        """Saves the state after `step` steps, and then removes surplus and damaged checkpoints.
 
         Args:
             step: Steps done.
-            metrics: Of this step, if it is logged: a run that is killed before it has logged them cannot compute
-                them again.
+            metrics: Of this step, if they will be logged: a run that is killed before that cannot compute them again.
 
         Raises:
-            ClmrError: If it cannot be written; the last good checkpoint, which the message names, stays.
+            ClmrError: If it cannot be written; the message names the last good checkpoint, which stays.
         """
         path = checkpoint_path(self._folder, step)
         with self.explained_failure(f"The checkpoint of step {step} could not be written to {self._folder}"):
@@ -235,36 +233,35 @@ class Checkpoints:
         except FileNotFoundError:
             return None
 
-    def keep_best(self, step: int, best_folder: Path, reason: Mapping[str, object]) -> None:
-        """Makes a folder hold the checkpoint of a step, saved before, beside the reason why it is the best.
+    def keep_best(self, step: int, best_folder: Path, record: Mapping[str, object]) -> None:
+        """Copies the checkpoint of a step to the folder of the best one, with a record of why it is the best.
 
-        The new one, `best_folder/step-...`, is whole from the moment it has its name, and only then the one before
-        is removed. On the same disk its files are hard links, which take no space of their own until the checkpoint
-        itself is removed.
+        The previous best is removed only when the new one is complete. On the same disk the files are hard links,
+        which take no space until the original is removed.
 
         Args:
-            step: Its checkpoint is kept.
+            step: Has a checkpoint.
             best_folder: Where the best is kept; nothing else may write there.
-            reason: JSON data that `best_reason` gives back.
+            record: JSON data that `find_best` returns.
 
         Raises:
-            ClmrError: If it cannot be written; the best one before stays.
+            ClmrError: If it cannot be written; the previous best stays.
         """
         path = checkpoint_path(best_folder, step)
         with self.explained_failure(f"The best checkpoint, that of step {step}, could not be kept in {best_folder}"):
             with draft_of(path) as draft:
                 for file in checkpoint_path(self._folder, step).iterdir():
                     _link_or_copy(file, draft / file.name)
-                text = json.dumps({"step": step, **reason}, indent=2) + "\n"
+                text = json.dumps({"step": step, **record}, indent=2) + "\n"
                 (draft / BEST_FILE).write_text(text, encoding="utf-8")
             _discard_all_but(path)
 
     @contextlib.contextmanager
     def explained_failure(self, failure: str) -> Iterator[None]:
-        """Turns what the disk or TensorFlow raise into one sentence that names the last good checkpoint.
+        """Turns errors of the disk and of TensorFlow into one sentence that names the last good checkpoint.
 
         Args:
-            failure: Begins the sentence, such as "The log could not be written".
+            failure: The beginning of the sentence, such as "The log could not be written".
 
         Raises:
             ClmrError: In place of OSError and tf.errors.OpError.
@@ -283,23 +280,23 @@ class Checkpoints:
 
 
 def find_best(best_folder: Path) -> dict[str, Any] | None:
-    """Finds the best checkpoint and removes whatever else a kill has left there; only for the one who writes there.
+    """Finds the best checkpoint and cleans up its folder after a kill; only the writer of the folder calls it.
 
     Returns:
-        What `Checkpoints.keep_best` was given, and the "step"; None if there is none that is whole.
+        The record of `Checkpoints.keep_best`, with the "step"; None if there is no intact one.
     """
     remove_remains(best_folder)
-    # Two if a kill came between the new one and the removal of the one before.
+    # Two, if a kill came before the previous one was removed.
     for path in list_checkpoints(best_folder):
         damage = find_damage(path)
         try:
-            reason = dict(json.loads((path / BEST_FILE).read_bytes()))
+            record = dict(json.loads((path / BEST_FILE).read_bytes()))
         except (OSError, ValueError, TypeError):
             damage = damage or f"{BEST_FILE} cannot be read"
         if damage is None:
             _discard_all_but(path)
-            return reason
-        logger.warning("The best checkpoint %s is damaged (%s); another one takes its place.", path, damage)
+            return record
+        logger.warning("The best checkpoint %s is damaged (%s); it will be replaced.", path, damage)
     return None
 
 
@@ -314,8 +311,8 @@ def _tracked(groups: Groups) -> tf.train.Checkpoint:
 
 
 def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[Path]) -> int | None:
-    """As `restore_newest`; adds what it passes over to `damaged`."""
-    # Asked again each time, since the process that writes may meanwhile have put a newer one in the place of an old.
+    """As `restore_newest`; adds damaged checkpoints to `damaged`."""
+    # Listed again each time, since another process may write and remove checkpoints at the same time.
     while path := next((path for path in list_checkpoints(folder) if path not in damaged), None):
         damage = find_damage(path)
         if damage is None and _read(checkpoint, path):
@@ -326,18 +323,18 @@ def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[
     if damaged:
         raise ClmrError(
             f"None of the {len(damaged)} checkpoints in {folder} can be restored; "
-            "bring back a copy of that folder, or delete it to train anew."
+            "restore a copy of that folder, or delete it to start again."
         )
     if (folder / "checkpoint").exists():
         raise ClmrError(
-            f"The checkpoints in {folder} are of an earlier version of this program, which this one does not read; "
-            "train anew in another folder."
+            f"The checkpoints in {folder} were written by an earlier version and cannot be read; "
+            "train in another --workdir."
         )
     return None
 
 
 def _read(checkpoint: tf.train.Checkpoint, path: Path) -> bool:
-    """Loads a checkpoint that is whole; False if it has been removed since."""
+    """Loads an intact checkpoint; False if it has been removed meanwhile."""
     try:
         checkpoint.read(str(path / _PREFIX)).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
@@ -345,7 +342,7 @@ def _read(checkpoint: tf.train.Checkpoint, path: Path) -> bool:
             return False
         reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise ClmrError(
-            f"The checkpoint {path} is whole but does not fit the model ({reason}); "
+            f"The checkpoint {path} does not fit the model ({reason}); "
             "use the settings and the version of the program that it was made with."
         ) from error
     return True
@@ -355,5 +352,5 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:
-        # Another disk, or one without hard links; if it is full, copying says so.
+        # Another disk, or one without hard links.
         shutil.copyfile(source, target)

@@ -107,9 +107,9 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> None:
     """Returns once every process of the cluster has called this.
 
-    Each tells the others by a file in a folder that all share. The chief writes a number of this start; the others
-    answer it with one of their own; when all have, the chief repeats theirs. So files of earlier starts, whose numbers
-    are others, mislead nobody.
+    The processes write files in a folder that all share: the chief a random number, each worker an answer with that
+    number and one of its own, and once all have answered, the chief a confirmation with the numbers of all. Files of
+    earlier starts have other numbers and are ignored.
 
     Args:
         folder: Of the run; made if it does not exist.
@@ -117,7 +117,7 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
         timeout_seconds: How long to wait for the last.
 
     Raises:
-        ClmrError: If not all have come by then; names who is missing.
+        ClmrError: If not all have called by then; it names the missing ones.
         UsageError: If the folder cannot be written, or a worker has another cluster than the chief.
     """
     own = secrets.token_hex(8)
@@ -150,15 +150,17 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
     except OSError as error:
         raise UsageError(f"The workdir {folder} cannot be written ({error.strerror}); choose another.") from error
     missing = set(others) - came - {cluster.index} if begun else {0}
-    listed = ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing)) or "the chief's go"
+    listed = (
+        ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing)) or "the chief's confirmation"
+    )
     raise ClmrError(
-        f"Of {len(members)} workers, {listed} did not come within {timeout_seconds:g} seconds; start all workers with "
-        "the same --workdir on a folder that they share, or give a longer --worker-timeout-seconds."
+        f"Of {len(members)} workers, {listed} did not start within {timeout_seconds:g} seconds; start all workers with "
+        "the same --workdir on a folder that they share, or use a longer --worker-timeout-seconds."
     )
 
 
 def _read_message(path: Path) -> dict[str, Any]:
-    """What a worker wrote; nothing where it has not yet, or somebody else did."""
+    """What a worker wrote; nothing if it has not yet, or if the file is from something else."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -219,23 +221,23 @@ def watched_workers(strategy: tf.distribute.Strategy, timeout_seconds: float) ->
 
 
 def build_strategy(
-    name: str, num_replicas: int = 0, *, meeting_folder: Path | None = None, timeout_seconds: float = 600.0
+    name: str, num_replicas: int = 0, *, shared_folder: Path | None = None, timeout_seconds: float = 600.0
 ) -> tf.distribute.Strategy:
     """The devices that a run trains on.
 
-    To be called before anything else makes TensorFlow look for devices: several workers have to find each other
-    first, and a CPU can only be split before it is used.
+    Call it before anything else uses a device: workers must wait for each other first, and a CPU can only be split
+    before it is used.
 
     Args:
-        name: "single", one device; "mirrored", several of this machine; "multi_worker", all of the machines that
-            the environment variable TF_CONFIG names; "auto", the last one for which there is more than one.
-        num_replicas: Devices that "mirrored" takes; 0 takes every GPU. Without a GPU, the CPU is split into as many.
-        meeting_folder: Where several workers wait for each other; all share it.
+        name: "single", one device; "mirrored", several of this machine; "multi_worker", those of all machines in the
+            environment variable TF_CONFIG; "auto", the last of these with more than one device.
+        num_replicas: Devices for "mirrored"; 0 takes every GPU. Without a GPU, the CPU is split into as many.
+        shared_folder: Where several workers wait for each other.
         timeout_seconds: How long they wait.
 
     Raises:
         UsageError: If there are no such devices, or TF_CONFIG is not what "multi_worker" needs.
-        ClmrError: If not all workers come in time.
+        ClmrError: If not all workers start in time.
     """
     cluster = configured_cluster() if name in ("auto", "multi_worker") else None
     num_processes = len(cluster.addresses) if cluster else 0
@@ -249,16 +251,16 @@ def build_strategy(
         if cluster is None:
             raise UsageError(
                 "--strategy multi_worker needs the environment variable TF_CONFIG, with the addresses of all workers "
-                "and the index of this one; received none."
+                "and the index of this one; it is not set."
             )
-        if num_processes > 1 and meeting_folder:
-            wait_for_workers(meeting_folder, cluster, timeout_seconds)
+        if num_processes > 1 and shared_folder:
+            wait_for_workers(shared_folder, cluster, timeout_seconds)
         with _kept_signal_handler():
             return tf.distribute.MultiWorkerMirroredStrategy()
     count = num_replicas or len(gpus)
     if count == 0:
         raise UsageError(
-            "--strategy mirrored finds no GPU; --num-replicas 2 splits the CPU in two, --strategy single does not."
+            "--strategy mirrored found no GPU; use --num-replicas 2 to split the CPU in two, or --strategy single."
         )
     if gpus and count > len(gpus):
         raise UsageError(f"--num-replicas must be at most {len(gpus)}, the GPUs of this machine; received {count}.")
@@ -270,18 +272,18 @@ def build_strategy(
 
 @contextlib.contextmanager
 def _kept_signal_handler() -> Iterator[None]:
-    """Brings back who handles SIGTERM: TensorFlow puts a handler of its own in its place, which does nothing for us."""
+    """Restores the handler of SIGTERM, which MultiWorkerMirroredStrategy replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        # None where it was not set from Python; and only the main thread may set one.
+        # None if it was not set from Python; and only the main thread may set one.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Processes that train together; 1 but for "multi_worker"."""
+    """Processes that train together; 1 unless the strategy is "multi_worker"."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return 1
@@ -289,7 +291,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
-    """Which of the processes this one is; the first, 0, is the chief, which alone writes."""
+    """Index of this process; 0 is the chief, which alone writes."""
     if num_workers(strategy) == 1:
         return 0
     resolver = strategy.cluster_resolver
@@ -298,7 +300,7 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:
-    """What "auto" came to, as JSON data: the strategy by the name that `build_strategy` takes, replicas and workers."""
+    """The strategy by its name in `build_strategy`, and its numbers of replicas and workers, as JSON data."""
     kind = "mirrored" if isinstance(strategy, tf.distribute.MirroredStrategy) else "single"
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         kind = "multi_worker"
@@ -306,10 +308,10 @@ def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:
 
 
 def gather_over_workers(strategy: tf.distribute.Strategy, number: int) -> list[int]:
-    """The numbers that the workers call this with, one for each replica; each waits until all have called.
+    """The numbers that all workers pass, one for each replica; each waits until all have called.
 
     Raises:
-        ClmrError: If another worker does not call any more.
+        ClmrError: If another worker has stopped.
     """
     if num_workers(strategy) == 1:
         return [number]
@@ -317,12 +319,12 @@ def gather_over_workers(strategy: tf.distribute.Strategy, number: int) -> list[i
         return [int(each) for each in _gather(strategy)(tf.constant(number, tf.int64))]
     except tf.errors.OpError as error:
         raise ClmrError(
-            "Another worker has left; see what it said, and start all workers again, which resumes the run."
+            "Another worker has stopped; see its error, and start all workers again to resume the run."
         ) from error
 
 
 def largest_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The largest of the numbers that the workers call this with; each waits until all have called."""
+    """The largest number that a worker passes; each waits until all have called."""
     return max(gather_over_workers(strategy, number))
 
 
@@ -340,7 +342,7 @@ def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
-    # Two strategies of one process would number their messages alike and take each other's.
+    # Two strategies in one process would use the same keys for their collectives and mix up their messages.
     return tf.distribute.MirroredStrategy(devices)
 
 
@@ -349,11 +351,11 @@ def _split_cpu(count: int) -> None:
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except (RuntimeError, ValueError):
-        # TensorFlow is in use already, and what it was split into then is what there is.
+        # The CPU is in use already and can no longer be split.
         found = len(tf.config.list_logical_devices("CPU"))
         if found < count:
             raise UsageError(
-                f"--num-replicas must be at most {found} in a process that has used the CPU before; received {count}."
+                f"--num-replicas must be at most {found} in a process that has already used the CPU; received {count}."
             ) from None
 
 

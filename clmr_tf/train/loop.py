@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import SignalHandler, restore_signal_handler
-from clmr_tf.data.crops import BatchShare
+from clmr_tf.data.crops import BatchShard
 from clmr_tf.train.callbacks import Callback, MeasurementInterruptedError, Progress, SaveCheckpoints
 from clmr_tf.train.distribution import largest_over_workers, num_workers, worker_index
 from clmr_tf.train.failures import NonFiniteError, StoppedBySignalError, failed_step
@@ -237,16 +237,16 @@ def build_execution(
 
 def distributed(
     strategy: tf.distribute.Strategy,
-    build_dataset: Callable[[BatchShare], tf.data.Dataset],
+    build_dataset: Callable[[BatchShard], tf.data.Dataset],
     num_micro_batches: int,
 ) -> tf.data.Dataset:
     """The batches of this process's replicas, each on its device."""
     num_replicas = strategy.num_replicas_in_sync
     num_local_replicas = num_replicas // num_workers(strategy)
-    share = BatchShare(
+    shard = BatchShard(
         num_replicas=num_replicas,
         first_replica=worker_index(strategy) * num_local_replicas,
         num_local_replicas=num_local_replicas,
         num_micro_batches=num_micro_batches,
     )
-    return strategy.distribute_datasets_from_function(lambda _: build_dataset(share))
+    return strategy.distribute_datasets_from_function(lambda _: build_dataset(shard))

@@ -11,8 +11,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 def is_kernel(weight: tf.Variable) -> bool:
     """Whether a weight is decayed and adapted: kernels are; biases, and scales and offsets of normalisation, are not.
 
-    Told by the rank, since the variable that an optimizer is handed has lost its name. By name, SimCLR's LARS and the
-    LAMB of ALBERT leave out the same ones.
+    It goes by the rank, since the variable that an optimizer gets has no name. SimCLR's LARS and ALBERT's LAMB exclude
+    the same weights by name.
     """
     return weight.shape.rank > 1
 
@@ -37,14 +37,14 @@ class Nesterov(keras.optimizers.Optimizer):
         v ← m v + u
         w ← w - η (u + m v)
 
-    The velocity has no learning rate in it, so a new learning rate counts for the whole of the next step. That of
-    Keras' own SGD has, and goes on with the rate of the steps before.
+    The velocity does not contain the learning rate, so a new learning rate applies to the whole next step. In Keras'
+    own SGD it does, and the rate of earlier steps lives on in it.
 
     Args:
         learning_rate: A number or a schedule.
         momentum: m.
-        decay: λ, of all weights, biases and batch normalisation too, as the released code does it.
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+        decay: λ, of all weights including biases and batch normalisation, as in the released code.
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Nesterov(keras.optimizers.Optimizer):
         self.decay = decay
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the velocities of the weights, once."""
+        """Creates the velocities of the weights, once."""
         if self.built:
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Changes a weight."""
+        """Updates a weight."""
         learning_rate = tf.cast(learning_rate, variable.dtype)
         update = tf.cast(gradient, variable.dtype) + self.decay * variable
         velocity = self._velocities[self._get_variable_index(variable)]
@@ -75,7 +75,7 @@ class Nesterov(keras.optimizers.Optimizer):
         self.assign_sub(variable, learning_rate * (update + self.momentum * velocity))
 
     def get_config(self) -> dict:
-        """The arguments, for Keras to make it again."""
+        """The arguments, from which Keras can create it again."""
         return {**super().get_config(), "momentum": self.momentum, "decay": self.decay}
 
 
@@ -108,7 +108,7 @@ class AdamW(keras.optimizers.Adam):
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self) -> dict:
-        """The arguments, for Keras to make it again."""
+        """The arguments, from which Keras can create it again."""
         return {**super().get_config(), "kernel_decay": self.kernel_decay}
 
 
@@ -122,19 +122,19 @@ class LARS(keras.optimizers.Optimizer):
         v ← m v + η (trust_coefficient ‖w‖ / ‖u‖) u
         w ← w - v
 
-    Biases and batch normalisation have neither decay nor ratio: v ← m v + η g. While a kernel or its u is zero, what
-    stands in brackets is 1.
+    Biases and batch normalisation have neither decay nor ratio: v ← m v + η g. While a kernel or its u is zero, the
+    bracket is 1.
 
-    The released CLMR code means the same and does another thing: its LARS (package simclr 1.0.2) ignores the list of
-    what to leave out, so that biases and batch normalisation are decayed and adapted too, and its ratio of a zero
-    weight is 0, so that the offsets of batch normalisation, which start at zero, stay there.
+    The released CLMR code intends the same, but its LARS (package simclr 1.0.2) ignores the list of exclusions, so
+    biases and batch normalisation are decayed and adapted too. Its ratio of a zero weight is 0, so the offsets of
+    batch normalisation, which start at zero, never change.
 
     Args:
         learning_rate: A number or a schedule.
         momentum: m.
         kernel_decay: λ, of weights of at least two dimensions.
-        trust_coefficient: Share of a weight's norm that a step moves it at a learning rate of 1 ("eeta" in SimCLR).
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+        trust_coefficient: Size of a step at a learning rate of 1, as a fraction of the weight's norm ("eeta" in SimCLR).
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
     def __init__(
@@ -152,14 +152,14 @@ class LARS(keras.optimizers.Optimizer):
         self.trust_coefficient = trust_coefficient
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the velocities of the weights, once."""
+        """Creates the velocities of the weights, once."""
         if self.built:
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Changes a weight; its gradient must be that of the whole batch, for the norm to be."""
+        """Updates a weight; its gradient must be that of the whole batch, because its norm is used."""
         learning_rate = tf.cast(learning_rate, variable.dtype)
         update = tf.cast(gradient, variable.dtype)
         if is_kernel(variable):
@@ -170,7 +170,7 @@ class LARS(keras.optimizers.Optimizer):
         self.assign_sub(variable, velocity)
 
     def get_config(self) -> dict:
-        """The arguments, for Keras to make it again."""
+        """The arguments, from which Keras can create it again."""
         return {
             **super().get_config(),
             "momentum": self.momentum,
@@ -191,16 +191,16 @@ class LAMB(keras.optimizers.Optimizer):
         w ← w - η (‖w‖ / ‖u‖) u
 
     Biases and batch normalisation have neither decay nor ratio, w ← w - η r, as in Google's code for ALBERT
-    (`lamb_optimizer.py`). While a kernel or its u is zero, the ratio is 1. Keras' own Lamb adapts biases as well and
-    leaves the decay to `apply`, outside of the ratio.
+    (`lamb_optimizer.py`). While a kernel or its u is zero, the ratio is 1. Keras' own Lamb adapts biases as well, and
+    its decay is in `apply`, outside of the ratio.
 
     Args:
         learning_rate: A number or a schedule.
-        beta_1: Share that a step keeps of the mean of the gradient.
-        beta_2: Share that a step keeps of the mean of its square.
+        beta_1: Decay rate of the mean of the gradient.
+        beta_2: Decay rate of the mean of its square.
         epsilon: ε.
         kernel_decay: λ, of weights of at least two dimensions.
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would come on top.
+        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
     def __init__(
@@ -220,14 +220,14 @@ class LAMB(keras.optimizers.Optimizer):
         self.kernel_decay = kernel_decay
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the running means of the weights' gradients, once."""
+        """Creates the running means of the weights' gradients, once."""
         if self.built:
             return
         super().build(variables)
         self._means, self._mean_squares = self.add_optimizer_variables(variables, ["mean", "mean_square"])
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Changes a weight; its gradient must be that of the whole batch, for the norm to be."""
+        """Updates a weight; its gradient must be that of the whole batch, because its norm is used."""
         learning_rate, gradient = (tf.cast(value, variable.dtype) for value in (learning_rate, gradient))
         index = self._get_variable_index(variable)
         mean = self._averaged(self._means[index], gradient, self.beta_1)
@@ -239,7 +239,7 @@ class LAMB(keras.optimizers.Optimizer):
         self.assign_sub(variable, learning_rate * update)
 
     def get_config(self) -> dict:
-        """The arguments, for Keras to make it again."""
+        """The arguments, from which Keras can create it again."""
         return {
             **super().get_config(),
             "beta_1": self.beta_1,
@@ -248,23 +248,23 @@ class LAMB(keras.optimizers.Optimizer):
             "kernel_decay": self.kernel_decay,
         }
 
-    def _averaged(self, average: keras.Variable, value: tf.Tensor, share_kept: float) -> tf.Tensor:
-        """Takes a value into its running mean, which starts at zero; returns the mean without the share of that."""
-        self.assign_add(average, (1.0 - share_kept) * (value - average))
+    def _averaged(self, average: keras.Variable, value: tf.Tensor, beta: float) -> tf.Tensor:
+        """Updates a running mean, which starts at zero, and returns it with the bias correction."""
+        self.assign_add(average, (1.0 - beta) * (value - average))
         step = tf.cast(self.iterations + 1, value.dtype)
-        # 1 - share_kept ** step, of which float32 would lose the last digits in the first steps.
-        return average / -tf.math.expm1(step * math.log(share_kept))
+        # 1 - beta ** step; computed like this, float32 does not lose digits in the first steps.
+        return average / -tf.math.expm1(step * math.log(beta))
 
 
-# Keras has an epsilon of 1e-7, PyTorch 1e-8. Keras' Adam adds it before the bias correction, PyTorch after, which
-# differs in the first steps for gradients of about 1e-6 and below.
+# PyTorch's; Keras has 1e-7. Keras' Adam adds it before the bias correction and PyTorch after, which makes a difference
+# in the first steps for gradients of about 1e-6 and below.
 EPSILON = 1e-8
 
 
 def build_optimizer(
     name: str, learning_rate: float | LearningRateSchedule, *, weight_decay: float = 1e-6
 ) -> keras.Optimizer:
-    """Makes an optimizer, to be built for its weights.
+    """Creates an optimizer; build it for the weights.
 
     Args:
         name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).

@@ -16,7 +16,7 @@ import tensorflow as tf
 from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.crops import BatchShare, labelled_dataset, num_units, pair_dataset
+from clmr_tf.data.crops import BatchShard, labelled_dataset, num_units, pair_dataset
 from clmr_tf.data.labels import Examples, Split, choose_labels, has_single_labels, require_probeable, task_facts
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
@@ -104,7 +104,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
     strategy = build_strategy(
         config.strategy,
         config.num_replicas,
-        meeting_folder=config.workdir,
+        shared_folder=config.workdir,
         timeout_seconds=config.worker_timeout_seconds,
     )
     start_xla_quietly()
@@ -338,7 +338,7 @@ class _Run:
                 callbacks.append(profile)
             if first_step == 0:
                 log.text(0, "configuration", f"```json\n{json.dumps(to_json(config), indent=2)}\n```")
-                log_views(log, self.model, self._batches(BatchShare(), first_step), config)
+                log_views(log, self.model, self._batches(BatchShard(), first_step), config)
             try:
                 return self._loop(dataset, saver, callbacks)
             except NonFiniteError as error:
@@ -354,10 +354,10 @@ class _Run:
     def _dataset(self) -> tf.data.Dataset:
         """The batches of this process; UsageError if there is too little music for one."""
         return distributed(
-            self.strategy, lambda share: self._batches(share, self.first_step), self.config.micro_batches
+            self.strategy, lambda shard: self._batches(shard, self.first_step), self.config.micro_batches
         )
 
-    def _batches(self, share: BatchShare, first_step: int) -> tf.data.Dataset:
+    def _batches(self, shard: BatchShard, first_step: int) -> tf.data.Dataset:
         config = self.config
         build = labelled_dataset if config.has_labels else pair_dataset
         return build(
@@ -368,7 +368,7 @@ class _Run:
             seed=config.seed,
             first_step=first_step,
             sampling_unit=config.sampling_unit,
-            share=share,
+            shard=shard,
         )
 
     def _saver(self, log: RunLog | None) -> SaveCheckpoints:
@@ -416,7 +416,7 @@ class _Run:
         return {"corpus": fingerprint, "num_validation_pairs": self.config.num_validation_pairs, **weights}
 
     def _write_nonfinite_report(self, error: NonFiniteError) -> str:
-        batch = next(iter(self._batches(BatchShare(), error.step - 1)))
+        batch = next(iter(self._batches(BatchShard(), error.step - 1)))
         items = self.data.corpus.items_of("train")
         item_ids = [items[row].id for row in batch["item"].numpy()]
         folder = self.config.workdir / NONFINITE / f"step-{error.step}"

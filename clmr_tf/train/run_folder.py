@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its record, and who may write to it."""
+"""The folder of a run: its configuration, its record, and the lock that keeps other processes out."""
 
 import contextlib
 import dataclasses
@@ -32,10 +32,10 @@ def git_revision(tree: Path = _TREE) -> str | None:
     """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
 
     Args:
-        tree: Folder that `clmr_tf` is imported from. A repository that merely has it somewhere below, such as in a
-            virtual environment, is another project's, and its revision says nothing about this code.
+        tree: Folder that `clmr_tf` is imported from. An enclosing repository, such as one with a virtual environment
+            in it, belongs to another project and does not count.
     """
-    # A hook or an alias of git names the repository that it is for.
+    # Git sets such variables for hooks and aliases; they would point to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -66,12 +66,12 @@ _PACKAGES = ("tensorflow", "keras", "tensorflow-io", "numpy", "tensorboard", "so
 
 @contextlib.contextmanager
 def opened_run_folder(workdir: Path, config: TrainConfig, *, writes: bool = True) -> Iterator[Path]:
-    """Makes or reopens the folder of a run and keeps every other process out while it is in use.
+    """Creates or reopens the folder of a run and locks it.
 
     Args:
-        workdir: Folder of the run; made if it does not exist.
-        config: What the run is told; the same as the folder's, but for `CHANGEABLE_ON_RESUME`.
-        writes: False for a worker beside the chief, which has the folder for all of them.
+        workdir: Folder of the run; created if it does not exist.
+        config: Must equal that of the folder, except for `CHANGEABLE_ON_RESUME`.
+        writes: False for a worker other than the chief, which holds the lock for all.
 
     Raises:
         UsageError: If the folder cannot be written, is in use, or holds a run with other settings.
@@ -119,12 +119,12 @@ def read_record(workdir: Path) -> dict[str, Any]:
     path = workdir / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        # What is read of it further on; the corpus is there from the first start on.
+        # The parts that are read later.
         if not isinstance(record["starts"], list) or not isinstance(record["corpus"]["fingerprint"], str):
             raise TypeError("not the record of a run")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{path} cannot be read; bring it back, or delete it and lose the record of starts."
+            f"{path} cannot be read; restore it from a copy, or delete it and lose the record of starts."
         ) from error
     return record
 
@@ -139,15 +139,14 @@ def record_start(
 ) -> None:
     """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, devices, corpus.
 
-    To be called once nothing stands in the way of the first step, so that a start that is refused leaves no
-    configuration behind for later ones to differ from.
+    Call it when everything else is checked, so that a start that is refused leaves no configuration behind.
 
     Args:
         workdir: Folder of the run.
-        config: What the run is told, resolved.
-        corpus: What it learns from.
+        config: Of the run, resolved.
+        corpus: What it trains on.
         first_step: 0, or where it resumes.
-        devices: What it trains on (`describe_devices`); a note is logged where the start before had other replicas.
+        devices: What it trains on (`describe_devices`); a warning is logged if the previous start had other replicas.
         labels: Which labels it may use, if any.
 
     Raises:
@@ -160,7 +159,7 @@ def record_start(
     if is_changed and first_step > 0 and not config.allow_changed_corpus:
         raise UsageError(
             f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
-            "use a new --workdir, bring back the music as it was, or allow it with --allow-changed-corpus."
+            "use a new --workdir, restore the corpus, or allow it with --allow-changed-corpus."
         )
     hours = dict.fromkeys(corpus.manifest.num_items, 0.0)
     for item in corpus.items:
@@ -191,7 +190,7 @@ def record_start(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
+    """Versions of Python and of the packages that the results depend on."""
     found = {"clmr_tf": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -200,26 +199,26 @@ def versions() -> dict[str, str]:
 
 
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
-    # A start of an earlier version did not say.
+    # Not recorded by earlier versions.
     num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
     if num_before != num_replicas:
         replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
         logger.warning(
-            "The run goes on with %s, where it had %d; its numbers are the same but for rounding, not bit for bit.",
+            "The run resumes with %s instead of %d; its numbers are equal up to rounding, not bit for bit.",
             replicas,
             num_before,
         )
 
 
 def ends_with_schedule(config: TrainConfig) -> bool:
-    """Whether the end of a run is where its learning rate reaches zero, so that it can go on no further."""
+    """Whether the learning rate reaches zero at the end of the run, so that it cannot be made longer."""
     return config.schedule == "cosine" and not config.decay_steps
 
 
 def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
-    """What a run in a folder was told otherwise, each "name before -> now", but for what may change on the way.
+    """The settings in which a run in a folder differs and that may not change, each as "name before -> now".
 
-    Where the schedule of the learning rate forbids what others allow, the reason stands behind it.
+    For a setting that only the schedule of the learning rate forbids to change, the reason is added.
 
     Raises:
         UsageError: If the settings of the run in `workdir` cannot be read.
@@ -232,7 +231,7 @@ def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
         reason = "--schedule cosine without --decay-steps reaches zero at the end of the run"
         reasons = dict.fromkeys(("steps", "epochs"), f" ({reason})")
     if config.schedule == "plateau":
-        reason = "of --schedule plateau what is validated decides the learning rate"
+        reason = "with --schedule plateau, validations decide the learning rate"
         reasons = dict.fromkeys(("validate_every", "num_validation_pairs"), f" ({reason})")
     changeable = CHANGEABLE_ON_RESUME - reasons.keys()
     return [
@@ -249,5 +248,5 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
         why = "; its cosine schedule ends with its last step, so it cannot be made longer" if has_other_length else ""
         raise UsageError(
             f"{workdir} holds a run with other settings ({', '.join(differing)}{why}); "
-            "choose another --workdir, or give the settings of that run."
+            "choose another --workdir, or use the settings of that run."
         )

@@ -16,7 +16,7 @@ from clmr_tf.train.run_folder import BEST, CHECKPOINTS, read_config
 def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, int]:
     """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
 
-    Of a run that keeps a running average of its weights, the average.
+    If the run keeps a running average of its weights, these are the weights.
 
     Args:
         workdir: Folder of the run.
@@ -31,11 +31,11 @@ def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, i
 
 
 def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[SampleCNN, Head, int]:
-    """As `read_run_encoder`, of a run that learns from labels, with its classifier."""
+    """As `read_run_encoder`, with the classifier of a run with labels."""
     encoder, classifier, step = _read_run(workdir, best, num_tags)
     weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
-    nothing_to_do = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
-    return encoder, Head(*nothing_to_do, weights), step
+    mean, deviation = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    return encoder, Head(mean, deviation, weights), step
 
 
 def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:
@@ -55,6 +55,6 @@ def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCN
             groups[name] = named_variables(part.variables)
     step = restore_newest(workdir / (BEST if best else CHECKPOINTS), groups)
     if step is None:
-        lack = "has kept no best checkpoint, which takes a validation" if best else "has no checkpoint yet"
+        lack = "has no best checkpoint, which needs a validation" if best else "has no checkpoint yet"
         raise UsageError(f"The run in {workdir} {lack}; train it for longer.")
     return encoder, parts.get("classifier"), step

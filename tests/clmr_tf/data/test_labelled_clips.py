@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clmr_tf.data.crops import BatchShare, labelled_dataset
+from clmr_tf.data.crops import BatchShard, labelled_dataset
 from clmr_tf.errors import UsageError
 from tests.synthetic import write_corpus
 
@@ -51,7 +51,7 @@ def test_a_batch_may_be_larger_than_an_epoch(corpus):
 def test_a_run_that_resumes_and_replicas_that_share_see_the_same(corpus):
     whole = batches_of(corpus, 6)
     resumed = batches_of(corpus, 2, first_step=4)
-    shares = [batches_of(corpus, 6, share=BatchShare(num_replicas=2, first_replica=replica)) for replica in range(2)]
+    shares = [batches_of(corpus, 6, share=BatchShard(num_replicas=2, first_replica=replica)) for replica in range(2)]
     for name in ("clips", "seeds", "item", "labels"):
         for later, batch in zip(resumed, whole[4:], strict=True):
             np.testing.assert_array_equal(later[name], batch[name])

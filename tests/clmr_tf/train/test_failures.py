@@ -11,7 +11,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.errors import ClmrError
 from clmr_tf.train.checkpoints import list_checkpoints
-from clmr_tf.train.loop import NonFiniteError, write_nonfinite_report
+from clmr_tf.train.failures import NonFiniteError, write_nonfinite_report
 from clmr_tf.train.run import train
 from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.train.training_runs import metrics, state

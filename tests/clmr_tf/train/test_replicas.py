@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.data.crops import BatchShare, pair_dataset
+from clmr_tf.data.crops import BatchShard, pair_dataset
 from clmr_tf.train.build import build_model
 from clmr_tf.train.checkpoints import checkpoint_path
 from clmr_tf.train.distribution import build_strategy
@@ -86,10 +86,10 @@ class FirstSteps:
 
 
 def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_batch(corpus):
-    def dataset(share):
-        return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=59_049, seed=1, share=share)
+    def dataset(shard):
+        return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=59_049, seed=1, shard=shard)
 
-    batch = next(iter(dataset(BatchShare())))
+    batch = next(iter(dataset(BatchShard())))
     generator = np.random.default_rng(5)
     orders = [np.arange(8), *(generator.permutation(8) for _ in range(4))]
     permuted = {name: tf.stack([tf.gather(value, order) for order in orders]) for name, value in batch.items()}

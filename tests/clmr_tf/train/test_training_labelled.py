@@ -15,7 +15,7 @@ from clmr_tf.export.model_folder import read_head
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.probe.evaluation import probe_with_head
 from clmr_tf.probe.settings import HeadProbe
-from clmr_tf.train.run import train, training_music
+from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.train.training_runs import metrics, state
 from tests.synthetic import write_corpus
 
@@ -85,7 +85,7 @@ def test_few_labels_are_those_that_a_probe_takes(corpus, tmp_path):
     assert labels["chosen"]["num_songs"] == 3 and labels["chosen"]["of"]["num_songs"] == 10
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
-    learned = training_music(corpus, config).learned
+    learned = training_data(corpus, config).corpus
     songs = songs_within_share([item.song_id for item in corpus.items_of("train")], 0.3, 5)
     assert {item.song_id for item in learned.items_of("train")} == songs and len(songs) == 3
     assert len(learned.items_of("valid")) == 5
@@ -150,7 +150,7 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
         probe_of(write_corpus(tmp_path / "others", **others), exported)
     config = config_of(corpus, tmp_path / "run", best_metric="validation_average_precision")
     with pytest.raises(UsageError, match=r"The clips have one tag each, of which --best-metric .* use validation_acc"):
-        training_music(corpus, config)
+        training_data(corpus, config)
     with pytest.raises(UsageError, match="--head own is of a model as it was trained"):
         probe_of(corpus, exported, labels=0.5)
 

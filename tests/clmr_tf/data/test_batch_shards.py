@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clmr_tf.data.crops import BatchShare, pair_dataset
+from clmr_tf.data.crops import BatchShard, pair_dataset
 from tests.synthetic import write_corpus
 
 BATCH_SIZE, NUM_STEPS = 16, 5
@@ -17,14 +17,14 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpora") / "ramps", num_songs={"train": 37}, num_samples=400)
 
 
-def read(corpus, share: BatchShare, first_step: int = 0) -> list[list[dict[str, np.ndarray]]]:
+def read(corpus, shard: BatchShard, first_step: int = 0) -> list[list[dict[str, np.ndarray]]]:
     """The batches of each local replica, step by step."""
     dataset = pair_dataset(
-        corpus, "train", batch_size=BATCH_SIZE, clip_num_samples=300, seed=7, first_step=first_step, share=share
+        corpus, "train", batch_size=BATCH_SIZE, clip_num_samples=300, seed=7, first_step=first_step, shard=shard
     )
-    count = (NUM_STEPS - first_step) * share.num_local_replicas
+    count = (NUM_STEPS - first_step) * shard.num_local_replicas
     found = list(dataset.take(count).as_numpy_iterator())
-    return [found[index : index + share.num_local_replicas] for index in range(0, count, share.num_local_replicas)]
+    return [found[index : index + shard.num_local_replicas] for index in range(0, count, shard.num_local_replicas)]
 
 
 def in_order(of_replicas: list[dict[str, np.ndarray]], num_parts: int) -> dict[str, np.ndarray]:
@@ -38,8 +38,8 @@ def in_order(of_replicas: list[dict[str, np.ndarray]], num_parts: int) -> dict[s
 
 @pytest.mark.parametrize(("num_replicas", "num_parts"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2)])
 def test_a_part_of_a_batch_is_the_same_however_many_share_it(corpus, num_replicas, num_parts):
-    whole = [step[0] for step in read(corpus, BatchShare())]
-    share = BatchShare(num_replicas, num_local_replicas=num_replicas, num_micro_batches=num_parts)
+    whole = [step[0] for step in read(corpus, BatchShard())]
+    shard = BatchShard(num_replicas, num_local_replicas=num_replicas, num_micro_batches=num_parts)
     for expected, of_replicas in zip(whole, read(corpus, share), strict=True):
         assert [len(batch["item"]) for batch in of_replicas] == [BATCH_SIZE // num_replicas] * num_replicas
         received = in_order(of_replicas, num_parts)
@@ -50,8 +50,8 @@ def test_a_part_of_a_batch_is_the_same_however_many_share_it(corpus, num_replica
 
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_each_worker_reads_what_its_replicas_would_of_one_machine(corpus, num_parts):
-    machine = read(corpus, BatchShare(4, num_local_replicas=4, num_micro_batches=num_parts))
-    workers = [read(corpus, BatchShare(4, first, 2, num_parts)) for first in (0, 2)]
+    machine = read(corpus, BatchShard(4, num_local_replicas=4, num_micro_batches=num_parts))
+    workers = [read(corpus, BatchShard(4, first, 2, num_parts)) for first in (0, 2)]
     for expected, *shares in zip(machine, *workers, strict=True):
         for one, other in zip(expected, itertools.chain(*shares), strict=True):
             for name, values in one.items():
@@ -60,7 +60,7 @@ def test_each_worker_reads_what_its_replicas_would_of_one_machine(corpus, num_pa
 
 @pytest.mark.parametrize("first_step", [1, 3])
 def test_two_replicas_that_resume_read_what_they_would_have(corpus, first_step):
-    share = BatchShare(2, num_local_replicas=2, num_micro_batches=2)
+    shard = BatchShard(2, num_local_replicas=2, num_micro_batches=2)
     whole, late = read(corpus, share), read(corpus, share, first_step)
     for expected, received in zip(whole[first_step:], late, strict=True):
         for one, other in zip(expected, received, strict=True):
