@@ -65,8 +65,8 @@ def pair_dataset(
         seed: Run seed, 0 to 2^31 - 1.
         first_step: Batches to skip at the start, at no cost.
         sampling_unit: "song" or "clip".
-        shard: What to read of each batch; the batches of its replicas follow each other, n = batch_size / replicas pairs
-            each.
+        shard: What to read of each batch; the batches of its replicas follow each other, with n = batch_size /
+            replicas pairs each.
 
     Returns:
         Dataset of {"clips": float32 [n, 2, clip_num_samples] in [-1, 1], "seeds": int32 [n, 2, 2] (a pair per

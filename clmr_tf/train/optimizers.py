@@ -133,7 +133,8 @@ class LARS(keras.optimizers.Optimizer):
         learning_rate: A number or a schedule.
         momentum: m.
         kernel_decay: λ, of weights of at least two dimensions.
-        trust_coefficient: Size of a step at a learning rate of 1, as a fraction of the weight's norm ("eeta" in SimCLR).
+        trust_coefficient: Size of a step at a learning rate of 1, as a fraction of the norm of the weight ("eeta" in
+            SimCLR).
         **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 

@@ -40,7 +40,7 @@ def in_order(of_replicas: list[dict[str, np.ndarray]], num_parts: int) -> dict[s
 def test_a_part_of_a_batch_is_the_same_however_many_share_it(corpus, num_replicas, num_parts):
     whole = [step[0] for step in read(corpus, BatchShard())]
     shard = BatchShard(num_replicas, num_local_replicas=num_replicas, num_micro_batches=num_parts)
-    for expected, of_replicas in zip(whole, read(corpus, share), strict=True):
+    for expected, of_replicas in zip(whole, read(corpus, shard), strict=True):
         assert [len(batch["item"]) for batch in of_replicas] == [BATCH_SIZE // num_replicas] * num_replicas
         received = in_order(of_replicas, num_parts)
         assert received.keys() == {"clips", "seeds", "item"} and len(set(received["item"])) == BATCH_SIZE
@@ -61,7 +61,7 @@ def test_each_worker_reads_what_its_replicas_would_of_one_machine(corpus, num_pa
 @pytest.mark.parametrize("first_step", [1, 3])
 def test_two_replicas_that_resume_read_what_they_would_have(corpus, first_step):
     shard = BatchShard(2, num_local_replicas=2, num_micro_batches=2)
-    whole, late = read(corpus, share), read(corpus, share, first_step)
+    whole, late = read(corpus, shard), read(corpus, shard, first_step)
     for expected, received in zip(whole[first_step:], late, strict=True):
         for one, other in zip(expected, received, strict=True):
             for name, values in one.items():

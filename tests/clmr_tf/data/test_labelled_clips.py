@@ -51,11 +51,11 @@ def test_a_batch_may_be_larger_than_an_epoch(corpus):
 def test_a_run_that_resumes_and_replicas_that_share_see_the_same(corpus):
     whole = batches_of(corpus, 6)
     resumed = batches_of(corpus, 2, first_step=4)
-    shares = [batches_of(corpus, 6, share=BatchShard(num_replicas=2, first_replica=replica)) for replica in range(2)]
+    shards = [batches_of(corpus, 6, shard=BatchShard(num_replicas=2, first_replica=replica)) for replica in range(2)]
     for name in ("clips", "seeds", "item", "labels"):
         for later, batch in zip(resumed, whole[4:], strict=True):
             np.testing.assert_array_equal(later[name], batch[name])
-        for batch, *parts in zip(whole, *shares, strict=True):
+        for batch, *parts in zip(whole, *shards, strict=True):
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
 
 

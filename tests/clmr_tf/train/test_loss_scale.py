@@ -123,9 +123,9 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
         model = build_model(config)
     execute = build_execution(model, strategy, several_steps=False, jit=False)
 
-    def batches(share):
-        dataset = pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=1, share=share)
-        return dataset.take(share.num_local_replicas).repeat()
+    def batches(shard):
+        dataset = pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=1, shard=shard)
+        return dataset.take(shard.num_local_replicas).repeat()
 
     iterator = iter(distributed(strategy, batches, 1))
     losses, scales = {}, []

@@ -161,7 +161,7 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
         ({"labels": 0.1}, "--labels is for --objective supervised and finetune; received 0.1"),
         ({"objective": "finetune"}, "--objective finetune needs --pretrained"),
         ({"pretrained": "model"}, "no other objective takes it; received --objective contrastive"),
-        ({"objective": "supervised", "labels": 0.0}, "--labels must be a share above 0 and up to 1; received 0"),
+        ({"objective": "supervised", "labels": 0.0}, "--labels must be a fraction above 0 and up to 1; received 0"),
         ({"objective": "supervised", "labels": 0.5, "labels_like_paper": 0.5}, "give one of them"),
         ({"objective": "supervised", "validate_every": 0}, "need --validate-every; received 0"),
         ({"schedule": "plateau", "warmup_steps": 5}, "--schedule plateau has no warm-up"),

@@ -28,7 +28,7 @@ def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code
-    assert "is saved; the same command goes on from there" in errors and "Traceback" not in errors
+    assert "is saved; the same command resumes the run" in errors and "Traceback" not in errors
     step = len(metrics(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoints" / f"step-{step:09d}").exists()
     assert f"after step {step}," in errors

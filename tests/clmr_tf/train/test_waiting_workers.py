@@ -41,10 +41,10 @@ def test_whoever_is_missing_is_named(called):
     with pytest.raises(ClmrError) as caught:
         called(0, timeout_seconds=IMPATIENT_SECONDS).result()
     assert str(caught.value) == (
-        "Of 3 workers, 1 (b:7000) did not come within 0.6 seconds; start all workers with the same --workdir on a "
-        "folder that they share, or give a longer --worker-timeout-seconds."
+        "Of 3 workers, 1 (b:7000) did not start within 0.6 seconds; start all workers with the same --workdir on a "
+        "folder that they share, or use a longer --worker-timeout-seconds."
     )
-    with pytest.raises(ClmrError, match=r"Of 3 workers, 1 \(b:7000\) did not come within 1.2 seconds"):
+    with pytest.raises(ClmrError, match=r"Of 3 workers, 1 \(b:7000\) did not start within 1.2 seconds"):
         waiting.result()
 
 

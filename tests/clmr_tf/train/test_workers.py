@@ -84,7 +84,7 @@ def interrupt(corpus, workdir: Path, settings: dict, number: signal.Signals, ind
         saved, logged = newest_step(workdir), metrics(workdir)[-1]["step"]
         if number == signal.SIGTERM:
             assert [worker.wait(PATIENCE_SECONDS) for worker in workers] == [143, 143]
-            sentence = f"error: Stopped after step {saved}, which is saved; the same command goes on from there."
+            sentence = f"error: Stopped after step {saved}, which is saved; the same command resumes the run."
             assert other == errors_of(workers[index]) == [sentence] and saved == logged
         else:
             assert workers[1 - index].returncode == 1
