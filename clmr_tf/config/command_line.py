@@ -21,18 +21,17 @@ Config = TypeVar("Config")
 
 
 def parse_command(config_type: type[Config], arguments: Sequence[str], *, program: str, description: str) -> Config:
-    """Makes a configuration from `arguments`.
+    """Parses a command line into a configuration.
 
-    Three layers, each over the one before: the defaults of `config_type`, the file behind `--config` (YAML
-    or JSON, the fields' names as keys), the other options. What `config_type` refuses in its `__post_init__`, it
-    refuses of the three together, so that a file may leave to the command line what it cannot do without. `--help`
-    prints every field with its documentation and default. `--debug` is accepted for every command;
-    `clmr_tf.console` acts on it.
+    Options override the file given by `--config` (YAML or JSON with field names as keys), which overrides the defaults
+    of `config_type`. `config_type` validates the result in its `__post_init__` once, after the three are merged.
+    `--help` prints every field with its documentation and default. Every command accepts `--debug`; `clmr_tf.console`
+    acts on it.
 
     Args:
         config_type: A dataclass whose fields have defaults and docstrings.
         arguments: The command line without the program's name.
-        program: How the command is called, for `--help`.
+        program: Name of the command, for `--help`.
         description: What it does, for `--help`.
 
     Raises:
@@ -54,7 +53,7 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type] # known at run time
 
     try:
-        # The parser's own words for a mistake fill half a screen.
+        # The parser's own message for a mistake fills half a screen.
         with contextlib.redirect_stderr(io.StringIO()):
             options, unknown = tyro.cli(
                 Options, args=arguments, prog=program, description=description, return_unknown_args=True
@@ -79,7 +78,7 @@ def load_config(config_type: type[Config], path: Path) -> Config:
 
 
 def _read_values(config_type: type, path: Path) -> dict[str, Any]:
-    """The values of the fields that a configuration file names, each of its type, but not yet seen together."""
+    """The values in a configuration file, each checked for its type but not validated together."""
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -89,7 +88,7 @@ def _read_values(config_type: type, path: Path) -> dict[str, Any]:
 
 
 def _unvalidated(config_type: type[Config], values: Mapping[str, Any]) -> Config:
-    """A configuration that its `__post_init__` has not seen: the command line is still to go over it."""
+    """A configuration without validation, because the command line may still override values."""
     config = object.__new__(config_type)
     for field in dataclasses.fields(config_type):
         if field.name in values:
@@ -98,21 +97,21 @@ def _unvalidated(config_type: type[Config], values: Mapping[str, Any]) -> Config
             value = field.default_factory()
         else:
             value = field.default
-        # These classes are frozen.
+        # The classes are frozen.
         object.__setattr__(config, field.name, value)
     return config
 
 
 def from_json(config_type: type[Config], plain: Any, *, where: str) -> Config:
-    """Makes a dataclass from plain JSON or YAML data, checking names and types.
+    """Creates a dataclass from JSON or YAML data, checking names and types.
 
     Args:
         config_type: A dataclass.
         plain: A mapping from field names to values.
-        where: What to call the data in an error.
+        where: Name of the data in an error.
 
     Raises:
-        UsageError: If `plain` is no mapping, has an unknown key (naming the nearest) or a wrong type, or values that
+        UsageError: If `plain` is not a mapping, has an unknown key (naming the nearest), a wrong type, or values that
             `config_type` refuses.
     """
     return config_type(**_values_of(config_type, plain, where))
@@ -127,28 +126,28 @@ def _values_of(config_type: type, plain: Any, where: str) -> dict[str, Any]:
     for key, value in plain.items():
         name = str(key).replace("-", "_")
         if name in ("config", "debug"):
-            raise UsageError(f"{where}: `{key}` belongs on the command line; leave it out of the file.")
+            raise UsageError(f"{where}: `{key}` is for the command line only; remove it from the file.")
         if name not in names:
-            advice = suggestion(name, names, f"there are {', '.join(names)}.")
+            advice = suggestion(name, names, f"known settings are {', '.join(names)}.")
             raise UsageError(f"{where}: unknown setting `{key}`; {advice}")
         values[name] = _coerce(hints[name], value, f"{where}: `{key}`")
     return values
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass as plain JSON data, which `from_json` reads back."""
+    """The fields of a dataclass as JSON data, which `from_json` reads back."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    # What a shell makes of a variable that is not set; as a path it would be the current folder.
+    # As from an unset shell variable; as a path it would mean the current folder.
     if any(argument == "" or (argument.startswith("--") and argument.endswith("=")) for argument in arguments):
-        raise UsageError(f"An argument is empty: `{shlex.join(arguments)}`; give it a value or leave it out.")
+        raise UsageError(f"An argument is empty: `{shlex.join(arguments)}`; give it a value or remove it.")
 
 
 def _path_after_config(arguments: Sequence[str]) -> Path | None:
     path = None
-    # The last one counts, as of every option that is given twice.
+    # The last one counts, as for every option.
     for argument, following in itertools.pairwise([*arguments, "--"]):
         if argument == "--config" and not following.startswith("--"):
             path = Path(following)
@@ -159,18 +158,18 @@ def _path_after_config(arguments: Sequence[str]) -> Path | None:
 
 def _refused_option(config_type: type, argument: str, program: str) -> str:
     if not argument.startswith("-"):
-        return f"Unexpected argument `{argument}`; --help lists what {program} takes."
+        return f"Unexpected argument `{argument}`; see {program} --help."
     option = argument.partition("=")[0].removeprefix("--")
     hints = {**typing.get_type_hints(config_type), "config": Path, "debug": bool, "help": None}
     options = [name.replace("_", "-") for name in hints]
     options += [f"no-{name.replace('_', '-')}" for name, hint in hints.items() if hint is bool]
-    # Without the dashes, or every short option would be like every other.
-    advice = suggestion(option, options, "--help lists those there are.", prefix="--")
+    # Compared without the dashes, which would make all short options similar.
+    advice = suggestion(option, options, "--help lists all options.", prefix="--")
     return f"Unknown option `--{option}`; {advice}"
 
 
 def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
-    """Says which value the parser did not take, in the words that a file with the same mistake gets."""
+    """Names the value that the parser refused, with the same message as for a file."""
     hints = {**typing.get_type_hints(config_type), "config": Path}
     for index, argument in enumerate(arguments):
         option, has_value, value = argument.partition("=")
@@ -182,20 +181,20 @@ def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
         if typing.get_origin(hint) is tuple:
             hint = typing.get_args(hint)[0]
         elif not values:
-            return f"`{option}` needs a value; --help says which."
+            return f"`{option}` needs a value; see --help."
         else:
-            # What else follows is a positional argument, or none of this option's.
+            # Whatever follows does not belong to this option.
             values = values[:1]
         for text in values:
             try:
                 _coerce(hint, _read_as(hint, text), f"`{option}`")
             except UsageError as error:
                 return str(error)
-    return f"The options {' '.join(arguments)} cannot be understood; --help explains them all."
+    return f"The options {' '.join(arguments)} cannot be parsed; see --help."
 
 
 def _read_as(hint: Any, text: str) -> Any:
-    """A word of the command line as a file would have it: a whole number where `hint` has them, else the text."""
+    """A word of the command line as YAML would read it: a whole number where `hint` allows one, else text."""
     choices = typing.get_args(hint)
     if type(None) in choices:
         return None if text == "None" else _read_as(next(one for one in choices if one is not type(None)), text)
@@ -211,14 +210,14 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         of_something = next(choice for choice in choices if choice is not type(None))
         return None if value is None and type(None) in choices else _coerce(of_something, value, where)
     if origin is typing.Literal:
-        # By type as well: 22050.0 equals 22050 but is no sample rate that TensorFlow takes.
+        # Compares types too: 22050.0 equals 22050, but TensorFlow does not accept it as a sample rate.
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise UsageError(f"{where} must be one of {list(choices)}; received {value!r}.")
         return value
     if hint is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        # YAML 1.1 reads 3e-4 as a string, for want of a point.
+        # YAML 1.1 reads 3e-4 as a string, because it has no point.
         try:
             return float(value)
         except ValueError:

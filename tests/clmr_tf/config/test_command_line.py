@@ -55,7 +55,7 @@ def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
         ("width: true", ["`width` must be a number", "True"]),
         ("optimizer: adm", ["`optimizer` must be one of", "'adm'"]),
         ("sample_rate_hz: 22050.0", ["`sample_rate_hz` must be one of", "22050.0"]),
-        ("debug: true", ["`debug` belongs on the command line"]),
+        ("debug: true", ["`debug` is for the command line only"]),
         ("workdir: ''", ["`workdir` must be a path", "received ''"]),
         ("- steps", ["`name: value`", "list"]),
         ("steps: [", ["cannot be read"]),
@@ -83,16 +83,16 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--lerning-rate=3 --nonsense", "Unknown option `--lerning-rate`; did you mean `--learning-rate`?"),
         ("--no-jitt", "Unknown option `--no-jitt`; did you mean `--no-jit`?"),
         ("--hlep", "Unknown option `--hlep`; did you mean `--help`?"),
-        ("--lr 3", "Unknown option `--lr`; --help lists those there are."),
-        ("--steps 3 music", "Unexpected argument `music`; --help lists what train takes."),
+        ("--lr 3", "Unknown option `--lr`; --help lists all options."),
+        ("--steps 3 music", "Unexpected argument `music`; see train --help."),
         ("--steps many", "`--steps` must be a whole number; received 'many'."),
         ("--steps=1.5", "`--steps` must be a whole number; received '1.5'."),
         ("--batch-size 3 --width wide", "`--width` must be a number; received 'wide'."),
         ("--schedule cos", "`--schedule` must be one of ['constant', 'cosine', 'plateau']; received 'cos'."),
         ("--sample-rate-hz 12", "`--sample-rate-hz` must be one of [22050, 16000, 8000]; received 12."),
-        ("--corpus 7 --steps --jit", "`--steps` needs a value; --help says which."),
-        ("--workdir", "`--workdir` needs a value; --help says which."),
-        ("--config", "`--config` needs a value; --help says which."),
+        ("--corpus 7 --steps --jit", "`--steps` needs a value; see --help."),
+        ("--workdir", "`--workdir` needs a value; see --help."),
+        ("--config", "`--config` needs a value; see --help."),
         # The mistake is told from what is right before it, whatever type that has.
         ("--augmentation-changes pitch.probability=0.5 --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--augmentation-changes a b --steps x", "`--steps` must be a whole number; received 'x'."),
@@ -115,7 +115,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, senten
 
 @pytest.mark.parametrize("arguments", [["--workdir", ""], ["--steps", "3", "--workdir="], [""], ["--config="]])
 def test_an_empty_argument_is_refused(arguments):
-    with pytest.raises(UsageError, match=r"^An argument is empty: `.*`; give it a value or leave it out\.$"):
+    with pytest.raises(UsageError, match=r"^An argument is empty: `.*`; give it a value or remove it\.$"):
         parse(*arguments)
 
 
