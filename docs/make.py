@@ -44,7 +44,7 @@ def record(name: str, run: Path, model: Path) -> None:
             another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UsageError(f"The name of a recorded run may have letters, digits, - and _; received {name!r}, so choose another.")
+        raise UsageError(f"A run is recorded under a name of letters, digits, - and _; received {name!r}.")
     probes = sorted(model.glob("probe-*.json"))
     if len(probes) != 1:
         raise UsageError(f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe.")
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record the results of the benchmark first")
+    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record the benchmark's results first")
     options = parser.parse_args(arguments)
     if options.record_real_music:
         real_music.record(options.record_real_music, DOCS / "real_music")
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
     for name in names:
         draw(RUNS / name, DOCS / f"{name}.png")
-    head = "# Results\n`python -m docs.make` writes this page from the records in [runs/](runs) and [real_music/](real_music).\n"
+    head = "# Results\n`python -m docs.make` writes this page from [runs/](runs) and [real_music/](real_music).\n"
     sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
     results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)

@@ -29,8 +29,8 @@ _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
 ## Music of games
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs for training, {num_test} in
-the test split. CLMR of half width was trained for {num_steps:,} steps of {batch_size} pairs without labels; the supervised
-SampleCNN has the same width.
+the test split. CLMR of half width was trained for {num_steps:,} steps of {batch_size} pairs without labels; the
+supervised SampleCNN has the same width.
 {protocols}
 Intervals are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, scores of each
 tag, and the settings of each training.
