@@ -1,4 +1,4 @@
-"""How far each augmentation is from what it is held to, measured and said in a sentence, for docs/augmentations.md.
+"""Measures how far each augmentation is from its reference, as a sentence for docs/augmentations.md.
 
 Every `measure_*` takes a clip of music, float32 [samples].
 """
@@ -11,31 +11,31 @@ from tests.reference.pitch_measures import cents_off, click_spread_ms, click_tra
 
 RATE_HZ = 22_050
 CHORD_HZ = (261.63, 329.63, 392.0)
-# Semitones, the notes of which are 6 to 11 Hz apart.
+# Pairs of notes a semitone apart, which is 6 to 11 Hz here.
 CLUSTERS_HZ = tuple((low_hz, low_hz * 2 ** (1 / 12)) for low_hz in (98.0, 130.81, 146.83, 174.61))
 
 
 def measure_polarity(clip: np.ndarray) -> str:
-    """Largest difference to the formula."""
+    """Largest difference from the formula."""
     return _difference(polarity(clip[None])[0].numpy(), -clip)
 
 
 def measure_noise(clip: np.ndarray) -> str:
-    """The ratio that comes out, against the one asked for."""
+    """The measured ratio of noise to signal against the requested one."""
     ratios = np.geomspace(1e-4, 1e-2, 16).astype(np.float32)
     clips = np.tile(clip, [16, 1])
     noise = add_noise(clips, ratios, np.arange(32, dtype=np.int32).reshape(16, 2)).numpy().astype(np.float64) - clips
     off = np.abs(noise.std(axis=1) / clips.std(axis=1) / ratios - 1).max()
-    return f"Measured ratio within {100 * off:.1f} % of the drawn one (16 ratios from 40 to 80 dB)."
+    return f"The measured ratio is within {100 * off:.1f} % of the drawn one (16 ratios from 40 to 80 dB)."
 
 
 def measure_gain(clip: np.ndarray) -> str:
-    """Largest difference to the formula."""
+    """Largest difference from the formula."""
     return _difference(gain(clip[None], [-13.7])[0].numpy(), clip * 10 ** (-13.7 / 20))
 
 
 def measure_filter(clip: np.ndarray) -> str:
-    """Largest difference to julius, over all golden numbers of music."""
+    """Largest difference from julius over all golden numbers of music."""
     golden, clips = load_golden("reference_filters_music")
     kept, errors = golden.pop("kept_samples"), []
     for key, expected in golden.items():
@@ -47,14 +47,14 @@ def measure_filter(clip: np.ndarray) -> str:
 
 
 def measure_delay(clip: np.ndarray) -> str:
-    """Largest difference to the formula."""
+    """Largest difference from the formula."""
     expected = clip.astype(np.float64)
     expected[7_717:] += 0.5 * clip[:-7_717]
     return _difference(delay(clip[None], [350.0], [0.5], RATE_HZ)[0].numpy(), expected / 2)
 
 
 def measure_pitch(clip: np.ndarray) -> str:
-    """Cents of chords, also of notes too close together, spread of clicks, and transparency at 0 cents."""
+    """Cents of chords and of notes a semitone apart, spread of clicks, and signal to error at 0 cents."""
     golden, _ = load_golden("reference_pitch_clicks")
     cents = golden["cents"].astype(np.float32)
 
@@ -69,15 +69,15 @@ def measure_pitch(clip: np.ndarray) -> str:
     change = pitch_shift(clip[np.newaxis], [0.0], RATE_HZ)[0].numpy() - clip
     silence_db = 10 * np.log10(np.mean(change**2) / np.mean(clip**2))
     return (
-        f"Notes of a chord within {largest_cents_off(CHORD_HZ):.1f} cents over ±700 cents, but one of two notes a "
-        f"semitone apart and below 185 Hz up to {max(map(largest_cents_off, CLUSTERS_HZ)):.0f}. The energy of five "
-        f"clicks a second stays within {max(spread):.1f} ms of the clicks (sox: {min(of_sox):.0f} to "
-        f"{max(of_sox):.0f} ms). At 0 cents {-silence_db:.0f} dB signal to error."
+        f"Notes of a chord are at most {largest_cents_off(CHORD_HZ):.1f} cents off over ±700 cents; of two notes a "
+        f"semitone apart and below 185 Hz, one is up to {max(map(largest_cents_off, CLUSTERS_HZ)):.0f} cents off. The "
+        f"energy of five clicks a second stays within {max(spread):.1f} ms of the clicks (sox: {min(of_sox):.0f} to "
+        f"{max(of_sox):.0f} ms). At 0 cents the signal-to-error ratio is {-silence_db:.0f} dB."
     )
 
 
 def measure_reverb(_: np.ndarray) -> str:
-    """Relative error to sox over the cube of parameters."""
+    """Relative error against sox over a grid of parameters."""
     golden, clips = load_golden("reference_reverb_music")
     kept = golden.pop("kept_samples")
     audio = np.array([np.float32(0.2) * clips[int(key[4])] for key in golden])
@@ -87,7 +87,7 @@ def measure_reverb(_: np.ndarray) -> str:
         np.linalg.norm(row - expected) / np.linalg.norm(expected)
         for row, expected in zip(received, golden.values(), strict=True)
     ]
-    return f"Relative error on music over a cube of {len(errors)} settings: at most {max(errors):.0e} (L2)."
+    return f"Relative error on music over a grid of {len(errors)} settings: at most {max(errors):.0e} (L2)."
 
 
 def _difference(received: np.ndarray, expected: np.ndarray) -> str:

@@ -1,8 +1,8 @@
-"""python -m docs.make: draws the pictures and writes the tables of docs/ from the recorded runs.
+"""python -m docs.make: writes docs/results.md and its pictures from the recorded runs.
 
-    python -m docs.make                                           all recorded runs again
+    python -m docs.make                                                     from all recorded runs
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
-    python -m docs.make --record-real-music savedmodels/real-music          records what the benchmark measured first
+    python -m docs.make --record-real-music savedmodels/real-music          records the results of the benchmark first
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -23,8 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from clmr_tf.config.command_line import to_json
-from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
+from clmr_tf.config.train import changed_settings
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
 from docs import real_music
@@ -37,14 +36,14 @@ _PLACE_SETTINGS = ("workdir", "corpora")
 
 
 def record(name: str, run: Path, model: Path) -> None:
-    """Copies what a run wrote and the one probe of its model to docs/runs/NAME.
+    """Copies the files of a run and the probe of its model to docs/runs/NAME.
 
     Raises:
-        UsageError: If the run is not complete, or the model was not probed, or on several corpora, or the probe is
-            of another corpus or another step than the run.
+        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is of
+            another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
+        raise UsageError(f"A run is recorded under a name of letters, digits, - and _; received {name!r}.")
     probes = sorted(model.glob("probe-*.json"))
     if len(probes) != 1:
         raise UsageError(f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe.")
@@ -59,7 +58,7 @@ def record(name: str, run: Path, model: Path) -> None:
 
 
 def _require_same_source(run: Path, probe_file: Path) -> None:
-    """Refuses to put a run and a probe side by side that say different things about what was trained on or how long."""
+    """Raises UsageError if run and probe differ in the corpus or the step."""
     probe = json.loads(probe_file.read_text(encoding="utf-8"))
     trained_on = json.loads((run / "run.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
     probed_on = probe["corpus"]["fingerprint"]
@@ -147,8 +146,7 @@ def describe(name: str) -> str:
 
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
-    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
-    changed = {key: value for key, value in config.items() if defaults[key] != value}
+    changed = changed_settings(config)
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])
 
@@ -173,7 +171,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record what the benchmark measured")
+    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record the benchmark's results first")
     options = parser.parse_args(arguments)
     if options.record_real_music:
         real_music.record(options.record_real_music, DOCS / "real_music")
@@ -186,7 +184,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
     for name in names:
         draw(RUNS / name, DOCS / f"{name}.png")
-    head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
+    head = "# Results\n`python -m docs.make` writes this page from [runs/](runs) and [real_music/](real_music).\n"
     sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
     results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)

@@ -1,7 +1,7 @@
-"""The section of results.md about real music, from the evaluations that `python -m benchmarks.real_music` makes.
+"""The section of results.md about real music, from the evaluations of `python -m benchmarks.real_music`.
 
-The records are real_music/NAME: the evaluations of a model and its manifest. Everything about them is in
-real_music/report.md, which `python -m clmr_tf.report` writes; results.md has the comparison alone.
+A record is real_music/NAME: the evaluations of a model, and its manifest. `python -m clmr_tf.report` puts all of them
+into real_music/report.md; results.md has only the comparison.
 """
 
 import json
@@ -28,41 +28,42 @@ from clmr_tf.report.results import (
 _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
 ## Music of games
-`python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
-the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
-SampleCNN has the same width. {protocols}
-In brackets are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and
-the settings of each training.
+`python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs for training, {num_test} in
+the test split. CLMR of half width was trained for {num_steps:,} steps of {batch_size} pairs without labels; the
+supervised SampleCNN has the same width.
+{protocols}
+Intervals are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, scores of each
+tag, and the settings of each training.
 """
 _PROTOCOLS = {
-    "released": "By the released protocol a head learns from one crop of each song.",
-    "thesis": "By the thesis' protocol it learns from all chunks of a song.",
+    "released": "In the released protocol a head is trained on one crop of each song.",
+    "thesis": "In the thesis' protocol it is trained on all chunks of a song.",
 }
 _PSEUDO_TAGS = """\
-### Pseudo-tags, macro PR-AUC, by share of the labelled songs
-Nobody tagged this music: the labels are what MTT_musicnn says, so its own features are a ceiling and no competitor.
+### Pseudo-tags, macro PR-AUC, by fraction of the labelled songs
+The labels are the predictions of MTT_musicnn, so its own features are an upper bound, not a competitor.
 """
 _SEVERAL_DRAWS = """\
-Few labels were drawn several times, and with the songs all that a seed decides: untrained and supervised weights,
-crops, the start of a head. Of these rows the table has mean ± standard deviation, and the means of the ends of their
+Few labels were drawn several times, each with another seed for everything random: songs, untrained and supervised
+weights, crops, the start of a head. These cells give mean ± standard deviation, and the means of the ends of the
 intervals.
 """
 
 
 def record(models: Path, records: Path) -> None:
-    """Copies what was measured, in place of what was recorded before.
+    """Copies the results of a benchmark, replacing the previous record.
 
     Args:
         models: Folder of the model folders.
         records: Folder to keep the copies in.
 
     Raises:
-        UsageError: If there is nothing in it.
+        UsageError: If there is no model folder in it.
     """
     found = sorted(path.parent for path in models.glob("*/manifest.json"))
     if not found:
         raise UsageError(f"There is no model folder in {models}; run python -m benchmarks.real_music first.")
-    # Beside an earlier record the report would take both for one.
+    # The report would merge two records in one folder.
     shutil.rmtree(records, ignore_errors=True)
     for folder in found:
         there = records / folder.name
@@ -71,16 +72,16 @@ def record(models: Path, records: Path) -> None:
             shutil.copyfile(path, there / path.name)
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         training = manifest["training"]
-        # Where the music lay is of no use to anyone else.
+        # The path of the music is of no use to anyone else.
         training["config"]["corpus"] = training["run"]["corpus"]["name"]
         (there / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def section(records: Path) -> str:
-    """The section of results.md, empty where nothing is recorded; also writes report.md and its pictures anew.
+    """The section of results.md, empty without a record; also writes report.md and its pictures.
 
     Raises:
-        UsageError: If CLMR is not among what is recorded.
+        UsageError: If the record has no result of CLMR.
     """
     if not records.is_dir():
         return ""
@@ -110,7 +111,7 @@ def section(records: Path) -> str:
             lines += [_labels(rows), ""]
             curves = records / f"{one.slug}-few-labels.png"
             if curves.is_file():
-                lines += [f"![PR-AUC by share of the labelled songs]({records.name}/{curves.name})", ""]
+                lines += [f"![PR-AUC by fraction of the labelled songs]({records.name}/{curves.name})", ""]
         else:
             metric = one.rows[0].metric
             lines += [f"### {one.first.task.capitalize()}, {METRIC_NAMES[metric]}", "", *_scores(one.rows, metric), ""]
@@ -126,12 +127,12 @@ def _is_ablation(result: Result) -> bool:
 
 
 def _labels(rows: Sequence[Row]) -> str:
-    """How many songs each share of the labels is, from the row that has the most shares."""
+    """How many songs each fraction of the labels is, from the row with the most fractions."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(f"{row.name} {row.first.preset}", []).append(row)
     words = [label_words(row.results) for row in max(by_name.values(), key=len)]
-    return f"Labels: {'; '.join(reversed(words))}. The valid split, which ends a training, keeps all of its own."
+    return f"Labels: {'; '.join(reversed(words))}. The validation split keeps all its labels."
 
 
 def _scores(rows: Sequence[Row], metric: str) -> list[str]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from clmr_tf.config.augmentation import augmentation_config
+from clmr_tf.config.command_line import to_json
 from clmr_tf.errors import UsageError
 
 SAMPLE_RATES_HZ = (22050, 16000, 8000)
@@ -206,6 +208,18 @@ OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
     "supervised": {**_WITH_LABELS, "optimizer": "nesterov"},
     "finetune": {**_WITH_LABELS, "optimizer": "adam"},
 }
+
+
+
+def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recorded run that differ from the defaults of its objective.
+
+    Args:
+        settings: Of a config.json, maybe of an earlier version; settings that no longer exist are left out.
+    """
+    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS.get(settings.get("objective", ""), {})}
+    return {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
+
 
 _POSITIVE = (
     "steps",

@@ -178,7 +178,7 @@ def test_the_head_has_command_data_scores_and_steps_of_the_body(recipe):
 def test_the_head_has_the_patience_of_what_may_end_early(recipe):
     train, head = recipe.train, " ".join(head_of(recipe).split())
     assert f"at most {train['epochs']} epochs of " in head and f"in batches of {train['batch_size']};" in head
-    assert f"where {train['early_stopping']} validations in a row, one every {train['validate_every']:,} steps" in head
+    assert f"after {train['early_stopping']} validations in a row, one every {train['validate_every']:,} steps" in head
     # Once an epoch of all clips of the split, all of whose validation clips are looked at.
     sizes = {"magnatagatune": (18_706, 1_825), "msd": (201_680, 11_774)}[train["corpus"]]
     assert (math.ceil(sizes[0] / train["batch_size"]), sizes[1]) == (
