@@ -117,7 +117,7 @@ def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, ch
 
 
 def test_the_command_leaves_out_settings_that_no_longer_exist():
-    config = {**to_plain(TrainConfig(steps=7).resolved()), "on_failed_save": "stop"}
+    config = {**to_json(TrainConfig(steps=7).resolved()), "on_failed_save": "stop"}
     assert make.command_of(config, "old") == "python -m clmr_tf.train --steps 7 --workdir runs/old"
 
 
