@@ -20,6 +20,8 @@ leave_out_current_folder()
 # TensorFlow reads this when it is first imported. Its C++ side reports harmless things as errors at start; what fails
 # arrives as an exception all the same.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow's default only for CPUs with AVX-512; with AVX2 alone, training takes half the time with it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]

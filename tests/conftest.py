@@ -5,7 +5,9 @@ import signal
 
 import pytest
 
+# As the package sets them, since TensorFlow is imported first here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # A second thread of OpenBLAS waits on a core of its own, and so takes it from the other process of tests.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
