@@ -148,7 +148,8 @@ def describe(name: str) -> str:
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
     defaults = {**to_plain(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
-    changed = {key: value for key, value in config.items() if defaults[key] != value}
+    # Recorded runs may have settings that this version no longer has.
+    changed = {key: value for key, value in config.items() if key in defaults and defaults[key] != value}
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])
 

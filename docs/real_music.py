@@ -12,18 +12,8 @@ from pathlib import Path
 from clmr_tf.errors import UsageError
 from clmr_tf.report.__main__ import ReportConfig, report
 from clmr_tf.report.comparisons import ablations, label_curves
-from clmr_tf.report.page import ablation_table, label_table, markdown_table, sections_of
-from clmr_tf.report.published import read_published
-from clmr_tf.report.results import (
-    METRIC_NAMES,
-    Result,
-    Row,
-    interval_words,
-    label_words,
-    name_of,
-    read_results,
-    value_words,
-)
+from clmr_tf.report.page import ablation_table, ablation_title, label_table, markdown_table, sections_of
+from clmr_tf.report.results import METRIC_NAMES, Result, Row, read_results
 
 _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
@@ -77,7 +67,7 @@ def record(models: Path, records: Path) -> None:
 
 
 def section(records: Path) -> str:
-    """The section of results.md, empty where nothing is recorded; also writes report.md and its pictures anew.
+    """The section of results.md, empty if nothing is recorded; also writes report.md and its pictures.
 
     Raises:
         UsageError: If CLMR is not among what is recorded.
@@ -85,56 +75,54 @@ def section(records: Path) -> str:
     if not records.is_dir():
         return ""
     report(ReportConfig(results=records, out=records))
-    results, _ = read_results(records)
-    scored = (
-        one for one in results if name_of(one) == "CLMR linear" and one.task == _MAIN_TASK and not _is_ablation(one)
-    )
+    results = read_results(records)
+    scored = (one for one in results if one.name == "CLMR linear" and one.task == _MAIN_TASK and not _is_ablation(one))
     clmr = next(scored, None)
     if clmr is None:
         raise UsageError(f"{records} has no result of CLMR with the {_MAIN_TASK}; run python -m benchmarks.real_music.")
     lines = [
         _INTRODUCTION.format(
-            corpus=clmr.corpus,
-            num_train=clmr.label_counts["of"]["num_songs"],
+            corpus=clmr.corpus["name"],
+            num_train=clmr.labels["of"]["num_songs"],
             num_test=clmr.scores["test"]["num_songs"],
             num_steps=clmr.training.step,
             batch_size=clmr.training.settings["batch_size"],
-            protocols=" ".join(words for name, words in _PROTOCOLS.items() if name in {one.preset for one in results}),
+            protocols=" ".join(text for name, text in _PROTOCOLS.items() if name in {one.preset for one in results}),
         )
     ]
     for one in sections_of(results):
         if one.first.task == _MAIN_TASK:
             draws = [_SEVERAL_DRAWS] if any(len(row.results) > 1 for row in one.rows) else []
             rows = [row for row in one.rows if not _is_ablation(row.first)]
-            lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(rows, "songs"), []), ""]
+            lines += [_PSEUDO_TAGS, *draws, *label_table(label_curves(rows, "songs"), {}), ""]
             lines += [_labels(rows), ""]
             curves = records / f"{one.slug}-few-labels.png"
             if curves.is_file():
-                lines += [f"![PR-AUC by share of the labelled songs]({records.name}/{curves.name})", ""]
+                lines += [f"![PR-AUC by fraction of the labelled songs]({records.name}/{curves.name})", ""]
         else:
             metric = one.rows[0].metric
             lines += [f"### {one.first.task.capitalize()}, {METRIC_NAMES[metric]}", "", *_scores(one.rows, metric), ""]
-        for ablation in ablations(one.rows):
-            table = ablation_table(ablation, ["average_precision"], read_published())
-            lines += [f"### Each augmentation alone, pseudo-tags\n{ablation.name}.\n", *table, ""]
+        for rows in ablations(one.rows):
+            table = ablation_table(rows, ["average_precision"])
+            lines += [f"### Each augmentation alone, pseudo-tags\n{ablation_title(rows)}.\n", *table, ""]
     return "\n".join(lines)
 
 
 def _is_ablation(result: Result) -> bool:
     training = result.training
-    return training is not None and training.objective == "contrastive" and training.augmentation != "released"
+    return training is not None and result.objective == "contrastive" and training.augmentation != "released"
 
 
 def _labels(rows: Sequence[Row]) -> str:
-    """How many songs each share of the labels is, from the row that has the most shares."""
+    """How many songs each fraction of the labels is, from the rows that have the most fractions."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(f"{row.name} {row.first.preset}", []).append(row)
-    words = [label_words(row.results) for row in max(by_name.values(), key=len)]
-    return f"Labels: {'; '.join(reversed(words))}. The valid split, which ends a training, keeps all of its own."
+    texts = [row.labels_text for row in max(by_name.values(), key=len)]
+    return f"Labels: {'; '.join(reversed(texts))}. The valid split, which ends a training, keeps all of its labels."
 
 
 def _scores(rows: Sequence[Row], metric: str) -> list[str]:
     scores = [(row.name, row.score(metric)) for row in rows]
-    lines = [[name, value_words(score.mean), interval_words(score.interval)] for name, score in scores]
+    lines = [[name, str(score), score.interval_text] for name, score in scores]
     return markdown_table(["features and head", METRIC_NAMES[metric], "95 %"], lines)
