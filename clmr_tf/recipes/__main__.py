@@ -1,11 +1,4 @@
-"""python -m clmr_tf.recipes: lists, shows and runs recipes, which repeat published rows.
-
-    python -m clmr_tf.recipes list                          every row, its data and its score
-    python -m clmr_tf.recipes show mtt-epochs-1000          its file and its commands
-    python -m clmr_tf.recipes run mtt-epochs-1000           trains, exports, probes, and compares with the score
-
-The same command resumes a run that was stopped.
-"""
+"""python -m clmr_tf.recipes: lists, shows and runs recipes, which repeat published rows."""
 
 import dataclasses
 import sys
@@ -64,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("`list` takes no name; `show` and `run` take one, as in `show mtt-epochs-1000`.")
     # After the command line is known to be right: these take a second to import.
     from clmr_tf.recipes.recipe import RECIPES, read_recipe, read_recipes
-    from clmr_tf.recipes.run import RecipeRun
+    from clmr_tf.recipes.run import RecipeRun, line_of
 
     folder = (config.recipes or RECIPES).expanduser()
     if config.action == "list":
@@ -75,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = read_recipe(folder, config.name)
     folders = [path.expanduser() for path in (config.corpora, config.runs, config.savedmodels, config.features_cache)]
     run = RecipeRun(recipe.changed(config.train_changes, config.probe_changes), *folders, config.probe_changes)
-    lines = [command.line for command in run.commands()]
+    lines = list(map(line_of, run.commands()))
     if config.action == "show":
         base = "" if recipe.base == recipe.name else f"\n--- {recipe.base} ---\n{read_recipe(folder, recipe.base).text}"
         results.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)

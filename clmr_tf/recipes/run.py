@@ -22,19 +22,6 @@ from clmr_tf.train.run_folder import BEST, CHECKPOINTS, RUN_FILE
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """What `python -m` runs, and its arguments."""
-
-    module: str
-    arguments: Sequence[str]
-
-    @property
-    def line(self) -> str:
-        """As a user types it."""
-        return shlex.join(["python", "-m", self.module, *self.arguments])
-
-
-@dataclasses.dataclass(frozen=True)
 class RecipeRun:
     """A recipe with the folders of its data and results.
 
@@ -76,50 +63,36 @@ class RecipeRun:
             parts += ["changed", hashlib.sha256(changes).hexdigest()[:8]]
         return self.model / f"{'-'.join(parts)}.json"
 
-    def train(self) -> Command:
-        """Trains, resumes, or finds that the run is complete."""
-        train = self.recipe.train
-        corpus = self.corpus_folder(train["corpus"])
-        return Command("clmr_tf.train", options_of({**train, "corpus": corpus, "workdir": self.run}))
-
-    def export(self) -> Command:
-        """Exports the encoder."""
-        settings = {"model": self.run, "checkpoint": self.recipe.checkpoint, "out": self.model}
-        return Command("clmr_tf.export", options_of(settings))
-
-    def probe(self, number: int) -> Command:
-        """Runs probe `number`, counted from 0."""
-        settings = self.recipe.probes[number].settings
-        folders = {
-            "model": self.model,
-            "corpus": self.corpus_folder(settings["corpus"]),
-            "features_cache": self.features_cache,
-            "out": self.result(number),
-        }
-        return Command("clmr_tf.probe", options_of({**settings, **folders}))
-
-    def commands(self) -> list[Command]:
-        """All commands in order."""
-        return [self.train(), self.export(), *map(self.probe, range(len(self.recipe.probes)))]
+    def commands(self) -> list[list[str]]:
+        """Training, export and each probe, as a module for `python -m` with its arguments."""
+        train = {"corpus": self.corpus_folder(self.recipe.train["corpus"]), "workdir": self.run}
+        export = {"model": self.run, "checkpoint": self.recipe.checkpoint, "out": self.model}
+        commands = [
+            ["clmr_tf.train", *options_of({**self.recipe.train, **train})],
+            ["clmr_tf.export", *options_of(export)],
+        ]
+        for number, probe in enumerate(self.recipe.probes):
+            corpus, out = self.corpus_folder(probe.settings["corpus"]), self.result(number)
+            folders = {"model": self.model, "corpus": corpus, "features_cache": self.features_cache, "out": out}
+            commands.append(["clmr_tf.probe", *options_of({**probe.settings, **folders})])
+        return commands
 
     def require_corpora(self) -> None:
         """Raises UsageError, with the command that prepares it, if a corpus is missing or is not the published one."""
         rate_hz = self.recipe.train_config.sample_rate_hz
         for pipeline in self.recipe.corpora:
-            folder, wanted = self.corpus_folder(pipeline), (PUBLISHED_CORPORA.get(pipeline), rate_hz)
-            found = None
+            folder, wanted, found = self.corpus_folder(pipeline), PUBLISHED_CORPORA.get(pipeline), "no prepared corpus"
             if is_prepared(folder):
                 manifest = Corpus.open(folder).manifest
-                found = manifest.name, manifest.sample_rate_hz
-            if found != wanted:
-                rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
-                command = Command(f"pipelines.{pipeline}", options_of({**rate, "out": folder}))
-                holds = f"the corpus {found[0]} at {found[1]} Hz" if found else "no prepared corpus"
-                raise UsageError(
-                    f"{self.recipe.name} needs the corpus {wanted[0]} at {wanted[1]} Hz, but {folder} holds {holds}; "
-                    f"prepare it with `{command.line}`, whose --help says where the data come from, or give another "
-                    "--corpora."
-                )
+                if (manifest.name, manifest.sample_rate_hz) == (wanted, rate_hz):
+                    continue
+                found = f"{manifest.name} at {manifest.sample_rate_hz} Hz"
+            rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
+            line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
+            raise UsageError(
+                f"{self.recipe.name} needs the corpus {wanted} at {rate_hz} Hz, but {folder} holds {found}; prepare it "
+                f"with `{line}`, whose --help says where the data come from, or give another --corpora."
+            )
 
     def require_no_longer_run(self) -> None:
         """Raises UsageError if the run has more steps than the recipe: its scores would not be those of the row."""
@@ -148,12 +121,13 @@ class RecipeRun:
 
     def execute(self) -> None:
         """Trains, exports and probes, without repeating what is done; CommandFailedError if a command fails."""
-        _execute(self.train())
+        train, export, *probes = self.commands()
+        _execute(train)
         if not self.is_exported():
-            _execute(self.export())
-        for number in range(len(self.recipe.probes)):
+            _execute(export)
+        for number, probe in enumerate(probes):
             if not self.is_probed(number):
-                _execute(self.probe(number))
+                _execute(probe)
 
     def compare(self) -> tuple[list[list[str]], list[str]]:
         """Compares all scores of all probes with the published ones.
@@ -203,25 +177,28 @@ def _newest_step(folder: Path) -> int | None:
     return step_of(checkpoints[0]) if checkpoints else None
 
 
+def line_of(command: Sequence[str]) -> str:
+    """A command as a user types it."""
+    return shlex.join(["python", "-m", *command])
+
+
 class CommandFailedError(ClmrError):
     """A command of a recipe failed; it has printed why, and its exit code is passed on."""
 
-    def __init__(self, command: Command, exit_code: int) -> None:
+    def __init__(self, command: Sequence[str], exit_code: int) -> None:
         super().__init__(
-            f"`python -m {command.module}` ended with exit code {exit_code}; run the same recipe again to go on from "
-            "there."
+            f"`python -m {command[0]}` ended with exit code {exit_code}; run the same recipe again to go on from there."
         )
         # A negative code is the signal that killed the process; shells add it to 128.
         self.exit_code = exit_code if exit_code > 0 else 128 - exit_code
 
 
-def _execute(command: Command) -> None:
+def _execute(command: Sequence[str]) -> None:
     """Runs a command in a process of its own and stops it if this process is stopped."""
-    notes.print(f"$ {command.line}", markup=False)
+    notes.print(f"$ {line_of(command)}", markup=False)
     stops = []
     # Standard output is for the comparison alone.
-    line = [sys.executable, "-m", command.module, *command.arguments]
-    with subprocess.Popen(line, stdout=sys.stderr) as process:
+    with subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr) as process:
 
         def stop(number: int, _frame: object) -> None:
             stops.append(number)

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -16,13 +15,12 @@ from clmr_tf.report.results import METRIC_NAMES, Row, Score, format_percent
 matplotlib.use("Agg")
 
 # The name of a tag with dollar signs is not a formula.
-_PLAIN_TEXT: Any = plt.rc_context({"text.parse_math": False})
+plt.rcParams["text.parse_math"] = False
 
 Panel = tuple[str, Mapping[str, Mapping[float, Score]], Mapping[str, Sequence[tuple[float, float]]]]
 """Title, curves with intervals, and published curves, each by name."""
 
 
-@_PLAIN_TEXT
 def draw_label_curves(panels: Sequence[Panel], metric: str) -> Figure:
     """Draws scores over the fraction of labels, with a panel for each way to choose labels."""
     size = (6.2 * len(panels), 4.6)
@@ -49,7 +47,6 @@ def draw_label_curves(panels: Sequence[Panel], metric: str) -> Figure:
     return figure
 
 
-@_PLAIN_TEXT
 def draw_tags(comparison: TagComparison) -> Figure:
     """Draws two bars for each tag, in a panel for PR-AUC and one for ROC-AUC."""
     tags, rows = comparison.tags, (comparison.model, comparison.other)
@@ -68,7 +65,6 @@ def draw_tags(comparison: TagComparison) -> Figure:
     return figure
 
 
-@_PLAIN_TEXT
 def draw_ablation(rows: Sequence[Row], published: Sequence[PublishedRow | None], metric: str) -> Figure:
     """Draws a bar for each augmentation, and in a second panel the published ones, if there are any."""
     num_panels = 2 if any(published) else 1
