@@ -16,17 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from clmr_tf.config.command_line import to_plain
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.report.pictures import png_of
 from docs import real_music
 
 DOCS = Path(__file__).parent
@@ -37,11 +35,11 @@ _PLACE_SETTINGS = ("workdir", "corpora")
 
 
 def record(name: str, run: Path, model: Path) -> None:
-    """Copies what a run wrote and the one probe of its model to docs/runs/NAME.
+    """Copies the files of a run and the probe of its model to docs/runs/NAME.
 
     Raises:
-        UsageError: If the run is not complete, or the model was not probed, or on several corpora, or the probe is
-            of another corpus or another step than the run.
+        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is about
+            another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
@@ -59,25 +57,25 @@ def record(name: str, run: Path, model: Path) -> None:
 
 
 def _require_same_source(run: Path, probe_file: Path) -> None:
-    """Refuses to put a run and a probe side by side that say different things about what was trained on or how long."""
+    """Raises UsageError if the corpus or the last step of a run and a probe differ."""
     probe = json.loads(probe_file.read_text(encoding="utf-8"))
     trained_on = json.loads((run / "run.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
     probed_on = probe["corpus"]["fingerprint"]
     if trained_on != probed_on:
         raise UsageError(
-            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, {probe_file} is of the one with "
+            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is about the one with "
             f"{probed_on[:12]}; probe the model on the run's corpus."
         )
     rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last_step = json.loads(rows[-1])["step"] if rows else 0
     if probe["training_step"] != last_step:
         raise UsageError(
-            f"{run} logged steps up to {last_step}, {probe_file} is of a model of step {probe['training_step']}; "
-            "export the run again and probe that model."
+            f"{run} logged steps up to {last_step}, but {probe_file} is about a model of step "
+            f"{probe['training_step']}; export the run again and probe that model."
         )
 
 
-def draw(folder: Path, picture: Path) -> None:
+def draw(folder: Path) -> Figure:
     """Draws loss and contrastive accuracy over the steps, and the probe's scores with their intervals."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
@@ -101,10 +99,7 @@ def draw(folder: Path, picture: Path) -> None:
     test = probe["splits"]["test"]
     probe_axes.set(title=f"probe: {probe['metric']} ({test['num_recordings']} songs)", xlim=(0, 1))
     probe_axes.legend(loc="lower right", frameon=False)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    return figure
 
 
 def describe(name: str) -> str:
@@ -186,7 +181,7 @@ def main(arguments: Sequence[str]) -> None:
     if not names:
         raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
     for name in names:
-        draw(RUNS / name, DOCS / f"{name}.png")
+        (DOCS / f"{name}.png").write_bytes(png_of(draw(RUNS / name)))
     head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
     sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")

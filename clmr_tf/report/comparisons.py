@@ -1,6 +1,5 @@
 """Which rows of a report are compared: few labels, single tags, ablations of augmentations."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES
@@ -78,22 +77,7 @@ def _distinct_names(rows: Sequence[Row]) -> list[str]:
     return names
 
 
-@dataclasses.dataclass(frozen=True)
-class TagComparison:
-    """Two rows with the same labels.
-
-    Attributes:
-        model: The contrastive model.
-        other: The supervised model, or without one the best baseline.
-        tags: Tags that both have scores of, by falling PR-AUC of the model.
-    """
-
-    model: Row
-    other: Row
-    tags: tuple[str, ...]
-
-
-def tag_comparison(rows: Sequence[Row]) -> TagComparison | None:
+def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
     """Chooses two rows by the validation split, because a choice by the test split would be biased.
 
     The model is the best one with a linear head, or with any head if there is none, at the most labels at which there
@@ -103,7 +87,7 @@ def tag_comparison(rows: Sequence[Row]) -> TagComparison | None:
         rows: Of one section, in its order.
 
     Returns:
-        None if there is no such pair.
+        The model, and what it is compared with; None if there is no such pair.
     """
     for labels in dict.fromkeys(row.first.labels_used for row in rows):
         alike = [row for row in rows if row.first.labels_used == labels]
@@ -115,10 +99,15 @@ def tag_comparison(rows: Sequence[Row]) -> TagComparison | None:
         baselines = [row for row in alike if row.first.kind != "model" and row.protocol_text == model.protocol_text]
         other = _best(supervised) or _best(baselines)
         if other is not None:
-            ours, theirs = model.per_tag("average_precision"), other.per_tag("average_precision")
-            tags = [tag for tag in ours if ours[tag] is not None and theirs[tag] is not None]
-            return TagComparison(model, other, tuple(sorted(tags, key=lambda tag: -ours[tag])))
+            return model, other
     return None
+
+
+def common_tags(model: Row, other: Row) -> list[str]:
+    """The tags that both rows have scores of, by falling PR-AUC of the first."""
+    ours, theirs = model.per_tag("average_precision"), other.per_tag("average_precision")
+    tags = [tag for tag in ours if ours[tag] is not None and theirs[tag] is not None]
+    return sorted(tags, key=lambda tag: -ours[tag])
 
 
 def _best(rows: Sequence[Row]) -> Row | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from clmr_tf.recipes.recipe import remark_on_test_split
-from clmr_tf.report.comparisons import ablations, augmentation_text, label_curves, tag_comparison
+from clmr_tf.report.comparisons import ablations, augmentation_text, common_tags, label_curves, tag_comparison
 from clmr_tf.report.pictures import draw_ablation, draw_label_curves, draw_tags
 from clmr_tf.report.published import (
     PublishedRow,
@@ -251,16 +251,17 @@ def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:
 
 
 def _by_tag(section: Section, figures: dict[str, Figure]) -> list[str]:
-    comparison = tag_comparison(section.rows)
-    if comparison is None or not comparison.tags:
+    rows = tag_comparison(section.rows)
+    tags = common_tags(*rows) if rows else []
+    if not tags:
         return []
-    rows, metrics = (comparison.model, comparison.other), ("average_precision", "roc_auc")
+    metrics = ("average_precision", "roc_auc")
     columns = [row.per_tag(metric) for metric in metrics for row in rows]
     headings = ["tag", *(f"{METRIC_NAMES[metric]}: {row.name}" for metric in metrics for row in rows)]
-    lines = [[tag, *(format_score(column[tag]) for column in columns)] for tag in comparison.tags]
+    lines = [[tag, *(format_score(column[tag]) for column in columns)] for tag in tags]
     figure = f"{section.slug}-tags.png"
-    figures[figure] = draw_tags(comparison)
-    kind = "the supervised model" if comparison.other.first.head == "own" else "the best of the other features"
+    figures[figure] = draw_tags(*rows)
+    kind = "the supervised model" if rows[1].first.head == "own" else "the best of the other features"
     model, other = (f"{row.name} (row {section.rows.index(row) + 1})" for row in rows)
     return [
         "### By tag",
@@ -280,13 +281,7 @@ def _ablations(section: Section, figures: dict[str, Figure]) -> list[str]:
         figure = f"{section.slug}-augmentations{suffix}.png"
         figures[figure] = draw_ablation(rows, published, metric)
         lines += ["### Augmentations", f"{ablation_title(rows)}.", "", *ablation_table(rows, section.metrics), ""]
-        pairs = [(row, one) for row, one in zip(rows, published, strict=True) if one and row.score(metric).mean]
-        if len(pairs) > 1:
-            here = sorted(pairs, key=lambda pair: -pair[0].score(metric).mean)
-            there = sorted(pairs, key=lambda pair: -pair[1].scores["average_precision"])
-            orders = [" > ".join(augmentation_text(row) for row, _ in order) for order in (here, there)]
-            lines += [f"Order here: {orders[0]}. Published: {orders[1]}.", ""]
-        if links := dict.fromkeys(one.link for _, one in pairs):
+        if links := dict.fromkeys(one.link for one in published if one):
             lines += [f"The published numbers are of a linear head on MagnaTagATune: {', '.join(links)}.", ""]
         lines += [f"![{METRIC_NAMES[metric]} by augmentation]({figure})", ""]
     return lines

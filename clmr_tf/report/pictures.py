@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from clmr_tf.report.comparisons import TagComparison, augmentation_text
+from clmr_tf.report.comparisons import augmentation_text, common_tags
 from clmr_tf.report.published import PublishedRow
 from clmr_tf.report.results import METRIC_NAMES, Row, Score, format_percent
 
@@ -47,13 +47,13 @@ def draw_label_curves(panels: Sequence[Panel], metric: str) -> Figure:
     return figure
 
 
-def draw_tags(comparison: TagComparison) -> Figure:
+def draw_tags(model: Row, other: Row) -> Figure:
     """Draws two bars for each tag, in a panel for PR-AUC and one for ROC-AUC."""
-    tags, rows = comparison.tags, (comparison.model, comparison.other)
+    tags = common_tags(model, other)
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.5 + 0.3 * len(tags)), layout="constrained", sharey=True)
     places = np.arange(len(tags))
     for panel, metric in zip(axes, ("average_precision", "roc_auc"), strict=True):
-        for row, shift in zip(rows, (-0.2, 0.2), strict=True):
+        for row, shift in ((model, -0.2), (other, 0.2)):
             values = row.per_tag(metric)
             panel.barh(places + shift, [values[tag] for tag in tags], height=0.4, label=row.name)
         panel.set(xlim=(0, 1), xlabel=METRIC_NAMES[metric])

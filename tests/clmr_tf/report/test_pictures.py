@@ -34,7 +34,7 @@ def bars_of(panel) -> list[float]:
 
 
 def test_bars_of_tags_have_the_scores_of_both_rows(rows):
-    figure = draw_tags(tag_comparison(rows))
+    figure = draw_tags(*tag_comparison(rows))
     precision, roc_auc = figure.axes
     assert [label.get_text() for label in precision.get_yticklabels()] == ["piano", "harp", "guitar"]
     assert bars_of(precision) == [0.6, 0.4, 0.2, 0.3, 0.2, 0.1]
@@ -70,5 +70,5 @@ def test_names_with_dollar_signs_are_drawn_and_the_bytes_are_always_the_same(tmp
     tags = (r"$\frac$ and $x_{$", "x")
     options = {"tags": tags}
     rows = rows_in(tmp_path, (result(0.5, kind="model", **options), {}), (result(0.5, **options), None))
-    first, second = (png_of(draw_tags(tag_comparison(rows))) for _ in range(2))
+    first, second = (png_of(draw_tags(*tag_comparison(rows))) for _ in range(2))
     assert first == second and first.startswith(b"\x89PNG")
