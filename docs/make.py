@@ -63,8 +63,8 @@ def _require_same_source(run: Path, probe_file: Path) -> None:
     probed_on = probe["corpus"]["fingerprint"]
     if trained_on != probed_on:
         raise UsageError(
-            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is about the one with "
-            f"{probed_on[:12]}; probe the model on the run's corpus."
+            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is about the one "
+            f"with {probed_on[:12]}; probe the model on the run's corpus."
         )
     rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last_step = json.loads(rows[-1])["step"] if rows else 0

@@ -1,7 +1,7 @@
-"""The section of results.md about real music, from the evaluations that `python -m benchmarks.real_music` makes.
+"""The section of results.md about real music, from the results of `python -m benchmarks.real_music`.
 
-The records are real_music/NAME: the evaluations of a model and its manifest. Everything about them is in
-real_music/report.md, which `python -m clmr_tf.report` writes; results.md has the comparison alone.
+Each folder below real_music/ has the results of a model and its manifest. real_music/report.md, written by
+`python -m clmr_tf.report`, has everything about them; results.md has the comparison alone.
 """
 
 import json
@@ -19,9 +19,9 @@ _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
 ## Music of games
 `python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
-the test. CLMR of half width learned for {num_steps:,} steps of {batch_size} pairs without any label; the supervised
-SampleCNN has the same width. {protocols}
-In brackets are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and
+the test split. CLMR of half width was trained without labels for {num_steps:,} steps of {batch_size} pairs; the
+supervised SampleCNN has the same width. {protocols}
+Intervals are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and
 the settings of each training.
 """
 _PROTOCOLS = {
@@ -29,30 +29,29 @@ _PROTOCOLS = {
     "thesis": "By the thesis' protocol it learns from all chunks of a song.",
 }
 _PSEUDO_TAGS = """\
-### Pseudo-tags, macro PR-AUC, by share of the labelled songs
-Nobody tagged this music: the labels are what MTT_musicnn says, so its own features are a ceiling and no competitor.
+### Pseudo-tags, macro PR-AUC, by fraction of the labelled songs
+The labels are predictions of MTT_musicnn, so its own features are an upper bound, not a competitor.
 """
 _SEVERAL_DRAWS = """\
-Few labels were drawn several times, and with the songs all that a seed decides: untrained and supervised weights,
-crops, the start of a head. Of these rows the table has mean ± standard deviation, and the means of the ends of their
-intervals.
+Few labels were drawn several times, with seeds that also change untrained and supervised weights, crops and the
+initial weights of a head. These rows have mean ± standard deviation, and the means of both ends of the intervals.
 """
 
 
 def record(models: Path, records: Path) -> None:
-    """Copies what was measured, in place of what was recorded before.
+    """Copies the results and manifests of the benchmark, and removes those that were recorded before.
 
     Args:
         models: Folder of the model folders.
         records: Folder to keep the copies in.
 
     Raises:
-        UsageError: If there is nothing in it.
+        UsageError: If there is no model folder.
     """
     found = sorted(path.parent for path in models.glob("*/manifest.json"))
     if not found:
         raise UsageError(f"There is no model folder in {models}; run python -m benchmarks.real_music first.")
-    # Beside an earlier record the report would take both for one.
+    # Together with an earlier record the report would average both.
     shutil.rmtree(records, ignore_errors=True)
     for folder in found:
         there = records / folder.name
@@ -61,7 +60,7 @@ def record(models: Path, records: Path) -> None:
             shutil.copyfile(path, there / path.name)
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         training = manifest["training"]
-        # Where the music lay is of no use to anyone else.
+        # The path of the music is of no use to anyone else.
         training["config"]["corpus"] = training["run"]["corpus"]["name"]
         (there / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

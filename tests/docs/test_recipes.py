@@ -8,8 +8,13 @@ from clmr_tf.recipes.recipe import read_recipes
 from docs.recipes import PAGE, page_with
 
 
-def test_the_table_is_made_from_the_recipes_as_they_are():
-    page, recipes = PAGE.read_text(encoding="utf-8"), read_recipes()
+@pytest.fixture(scope="module")
+def recipes():
+    return read_recipes()
+
+
+def test_the_table_is_made_from_the_recipes_as_they_are(recipes):
+    page = PAGE.read_text(encoding="utf-8")
     assert page_with(recipes, page) == page, "run `python -m docs.recipes`"
     linked = re.findall(r"^\| \[([\w.-]+)\]\(\.\./recipes/\1\.yaml\) \|", page, flags=re.MULTILINE)
     assert sorted(linked) == sorted(recipes)
@@ -17,8 +22,7 @@ def test_the_table_is_made_from_the_recipes_as_they_are():
     assert set(re.findall(r"`(mtt-[\w.-]+)`", page)) <= set(linked)
 
 
-def test_only_the_table_is_written():
-    recipes = read_recipes()
+def test_only_the_table_is_written(recipes):
     few = {name: recipes[name] for name in ("mtt-clmr", "transfer-msd", "msd-clmr", "msd-supervised")}
     begin, end = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
     page = page_with(few, f"before\n{begin}old\n{end}after\n")
