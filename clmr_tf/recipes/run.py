@@ -81,17 +81,19 @@ class RecipeRun:
         """Raises UsageError, with the command that prepares it, if a corpus is missing or is not the published one."""
         rate_hz = self.recipe.train_config.sample_rate_hz
         for pipeline in self.recipe.corpora:
-            folder, wanted, found = self.corpus_folder(pipeline), PUBLISHED_CORPORA.get(pipeline), "no prepared corpus"
+            folder, found = self.corpus_folder(pipeline), "no prepared corpus"
+            # Published rows are about one corpus of a pipeline; recipes of other people are about any.
+            wanted = PUBLISHED_CORPORA.get(pipeline)
             if is_prepared(folder):
                 manifest = Corpus.open(folder).manifest
-                if (manifest.name, manifest.sample_rate_hz) == (wanted, rate_hz):
+                if manifest.sample_rate_hz == rate_hz and wanted in (None, manifest.name):
                     continue
                 found = f"{manifest.name} at {manifest.sample_rate_hz} Hz"
             rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
             line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
             raise UsageError(
-                f"{self.recipe.name} needs the corpus {wanted} at {rate_hz} Hz, but {folder} holds {found}; prepare it "
-                f"with `{line}`, whose --help says where the data come from, or give another --corpora."
+                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, but {folder} holds {found}; "
+                f"prepare it with `{line}`, whose --help says where the data come from, or give another --corpora."
             )
 
     def require_no_longer_run(self) -> None:
@@ -109,7 +111,8 @@ class RecipeRun:
         if not manifest.is_file() or not record.is_file():
             return False
         training = _read_json(manifest)["training"]
-        same_run = training.get("run", {}).get("starts", [None])[0] == _read_json(record)["starts"][0]
+        starts = training.get("run", {}).get("starts") or [None]
+        same_run = starts[0] == _read_json(record)["starts"][0]
         step = _newest_step(self.run / (BEST if self.recipe.checkpoint == "best" else CHECKPOINTS))
         return same_run and training["step"] == step
 
@@ -141,8 +144,10 @@ class RecipeRun:
             result = _read_json(self.result(number))
             scores = result["scores"]["test"]
             remarks[remark_on_test_split(result["corpus"]["name"], result.get("task"), scores["num_clips"])] = None
-            names = [str(value) for name, value in probe.settings.items() if not name.startswith("labels")]
-            names += [f"{name.replace('_', ' ')} {value}" for name, value in probe.settings.items() if "labels" in name]
+            named = [
+                str(value) if name in ("corpus", "features", "preset", "head") else f"{name.replace('_', ' ')} {value}"
+                for name, value in probe.settings.items()
+            ]
             for metric, (heading, path) in METRICS.items():
                 score = functools.reduce(lambda entries, key: entries.get(key) or {}, path, scores)
                 if score.get("mean") is None:
@@ -150,7 +155,7 @@ class RecipeRun:
                 measured, published = 100 * score["mean"], probe.expected_percent.get(metric)
                 interval = "-".join(f"{100 * end:.2f}" for end in score["interval"] or ())
                 beside = ["-", "-"] if published is None else [f"{published:g}", f"{measured - published:+.2f}"]
-                rows.append([", ".join(names), heading, f"{measured:.2f}", interval or "-", *beside])
+                rows.append([", ".join(named), heading, f"{measured:.2f}", interval or "-", *beside])
         return rows, [remark for remark in remarks if remark]
 
 
