@@ -92,7 +92,7 @@ class RecipeRun:
             rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
             line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
             raise UsageError(
-                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, but {folder} holds {found}; "
+                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, {folder} holds {found}; "
                 f"prepare it with `{line}`, whose --help says where the data come from, or give another --corpora."
             )
 
