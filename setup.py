@@ -34,7 +34,6 @@ setup(
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf": ["py.typed"],
-        "clmr_tf.report": ["published.json"],
         "pipelines": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
         "recipes": ["*.yaml"],

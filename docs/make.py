@@ -1,8 +1,8 @@
-"""python -m docs.make: writes docs/results.md and its pictures from the recorded runs.
+"""python -m docs.make: draws the pictures and writes the tables of docs/ from the recorded runs.
 
-    python -m docs.make                                                     from all recorded runs
+    python -m docs.make                                           all recorded runs again
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
-    python -m docs.make --record-real-music savedmodels/real-music          records the results of the benchmark first
+    python -m docs.make --record-real-music savedmodels/real-music          records what the benchmark measured first
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -16,16 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
-from clmr_tf.config.train import changed_settings
+from clmr_tf.config.command_line import to_json
+from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
+from clmr_tf.report.pictures import png_of
 from docs import real_music
 
 DOCS = Path(__file__).parent
@@ -39,11 +38,11 @@ def record(name: str, run: Path, model: Path) -> None:
     """Copies the files of a run and the probe of its model to docs/runs/NAME.
 
     Raises:
-        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is of
+        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is about
             another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UsageError(f"A run is recorded under a name of letters, digits, - and _; received {name!r}.")
+        raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
     probes = sorted(model.glob("probe-*.json"))
     if len(probes) != 1:
         raise UsageError(f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe.")
@@ -58,25 +57,25 @@ def record(name: str, run: Path, model: Path) -> None:
 
 
 def _require_same_source(run: Path, probe_file: Path) -> None:
-    """Raises UsageError if run and probe differ in the corpus or the step."""
+    """Raises UsageError if the corpus or the last step of a run and a probe differ."""
     probe = json.loads(probe_file.read_text(encoding="utf-8"))
     trained_on = json.loads((run / "run.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
     probed_on = probe["corpus"]["fingerprint"]
     if trained_on != probed_on:
         raise UsageError(
-            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, {probe_file} is of the one with "
-            f"{probed_on[:12]}; probe the model on the run's corpus."
+            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is about the one "
+            f"with {probed_on[:12]}; probe the model on the run's corpus."
         )
     rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last_step = json.loads(rows[-1])["step"] if rows else 0
     if probe["training_step"] != last_step:
         raise UsageError(
-            f"{run} logged steps up to {last_step}, {probe_file} is of a model of step {probe['training_step']}; "
-            "export the run again and probe that model."
+            f"{run} logged steps up to {last_step}, but {probe_file} is about a model of step "
+            f"{probe['training_step']}; export the run again and probe that model."
         )
 
 
-def draw(folder: Path, picture: Path) -> None:
+def draw(folder: Path) -> Figure:
     """Draws loss and contrastive accuracy over the steps, and the probe's scores with their intervals."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
@@ -100,10 +99,7 @@ def draw(folder: Path, picture: Path) -> None:
     test = probe["splits"]["test"]
     probe_axes.set(title=f"probe: {probe['metric']} ({test['num_recordings']} songs)", xlim=(0, 1))
     probe_axes.legend(loc="lower right", frameon=False)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    return figure
 
 
 def describe(name: str) -> str:
@@ -146,7 +142,9 @@ def describe(name: str) -> str:
 
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
-    changed = changed_settings(config)
+    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
+    # Recorded runs may have settings that this version no longer has.
+    changed = {key: value for key, value in config.items() if key in defaults and defaults[key] != value}
     options = [_option(key, value) for key, value in changed.items() if key not in _PLACE_SETTINGS]
     return " ".join(["python -m clmr_tf.train", *options, f"--workdir runs/{name}"])
 
@@ -171,7 +169,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record the benchmark's results first")
+    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record what the benchmark measured")
     options = parser.parse_args(arguments)
     if options.record_real_music:
         real_music.record(options.record_real_music, DOCS / "real_music")
@@ -183,8 +181,8 @@ def main(arguments: Sequence[str]) -> None:
     if not names:
         raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
     for name in names:
-        draw(RUNS / name, DOCS / f"{name}.png")
-    head = "# Results\n`python -m docs.make` writes this page from [runs/](runs) and [real_music/](real_music).\n"
+        (DOCS / f"{name}.png").write_bytes(png_of(draw(RUNS / name)))
+    head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
     sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
     results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from clmr_tf.console import results, run_command
 from clmr_tf.files import write_atomically
-from clmr_tf.recipes.recipe import RECIPES, Recipe, read_recipes
-from clmr_tf.recipes.run import corpora_in_words, expected_in_words
+from clmr_tf.recipes.recipe import Recipe, read_recipes
 
 PAGE = Path(__file__).with_name("recipes.md")
 _BEGIN, _END = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
@@ -24,28 +23,14 @@ def page_with(recipes: Mapping[str, Recipe], page: str) -> str:
 
 def _table(recipes: Mapping[str, Recipe]) -> str:
     lines = ["| recipe | row | data | steps | expected, % |", "|---|---|---|---|---|"]
-    for recipe in recipes.values():
-        cells = (
-            f"[{recipe.name}](../recipes/{recipe.name}.yaml)",
-            f"{recipe.table}: {recipe.row}",
-            corpora_in_words(recipe, recipes),
-            _steps(recipe),
-            expected_in_words(recipe),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+    for name, *cells in (recipe.summary() for recipe in recipes.values()):
+        lines.append(f"| [{name}](../recipes/{name}.yaml) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _steps(recipe: Recipe) -> str:
-    if recipe.train is None:
-        return f"of {recipe.model_of}"
-    config = recipe.train_config()
-    return f"{config.epochs} epochs at most" if config.epochs else f"{config.steps:,}"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command, which takes no arguments."""
-    write_atomically(PAGE, page_with(read_recipes(RECIPES), PAGE.read_text(encoding="utf-8")))
+    write_atomically(PAGE, page_with(read_recipes(), PAGE.read_text(encoding="utf-8")))
     results.print(f"Written: {PAGE.name}")
 
 

@@ -1,19 +1,9 @@
-"""python -m clmr_tf.recipes: published rows, measured anew.
-
-    python -m clmr_tf.recipes list                          every row, its data and its score
-    python -m clmr_tf.recipes show mtt-epochs-1000          what is known about it, and its commands
-    python -m clmr_tf.recipes run mtt-epochs-1000           trains, exports, probes, and compares with the score
-
-The same command again goes on where it was stopped.
-"""
+"""python -m clmr_tf.recipes: lists, shows and runs recipes, which repeat published rows."""
 
 import dataclasses
-import hashlib
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 from rich import box
@@ -22,10 +12,6 @@ from rich.table import Table
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
-
-if TYPE_CHECKING:
-    from clmr_tf.recipes.recipe import Recipe
-    from clmr_tf.recipes.run import Chain, Comparison
 
 _ACTIONS = ("list", "show", "run")
 
@@ -43,18 +29,18 @@ class RecipesConfig:
     corpora: Path = Path("corpora")
     """Folder of prepared corpora."""
     runs: Path = Path("runs")
-    """Folder for the runs; each is called like its recipe."""
+    """Folder for the runs; each is named after its recipe."""
     savedmodels: Path = Path("savedmodels")
-    """Folder for the exported models with the results of their probes; each is called like its recipe."""
+    """Folder for the exported models with their results; each is named after its recipe."""
     features_cache: Path = Path("features")
-    """Folder that keeps features once they are computed."""
+    """Folder for computed features."""
     dry_run: bool = False
-    """Check recipe, data and commands, show what would be run, and run nothing."""
+    """Check the recipe and its data, show the commands, and run nothing."""
     train_changes: tuple[str, ...] = ()
     """Settings of the training to change, each NAME=VALUE, such as `precision=mixed_bfloat16` or `micro_batches=2`.
     The score is then no longer that of the row."""
     probe_changes: tuple[str, ...] = ()
-    """Settings of all its probes to change, such as `labels=0.01`."""
+    """Settings of all probes to change, such as `labels=0.01`."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,102 +52,43 @@ def main(arguments: Sequence[str]) -> None:
         description="Lists, shows and runs recipes: the settings, data and scores of published rows.",
     )
     if config.action not in _ACTIONS:
-        raise UsageError(f"There is nothing called {config.action!r} to do; choose one of {', '.join(_ACTIONS)}.")
-    from clmr_tf.recipes.recipe import RECIPES, read_recipes, read_with_base
+        raise UsageError(f"There is no action {config.action!r}; choose one of {', '.join(_ACTIONS)}.")
+    if (config.name is None) != (config.action == "list"):
+        raise UsageError("`list` takes no name; `show` and `run` take one, as in `show mtt-epochs-1000`.")
+    # After the command line is known to be right: these take a second to import.
+    from clmr_tf.recipes.recipe import RECIPES, read_recipe, read_recipes
+    from clmr_tf.recipes.run import RecipeRun, line_of
 
-    folder = RECIPES if config.recipes is None else config.recipes.expanduser()
+    folder = (config.recipes or RECIPES).expanduser()
     if config.action == "list":
-        if config.name is not None:
-            raise UsageError(f"`list` names all recipes and takes no name; `show {config.name}` shows one.")
-        results.print("\n".join(_lines_of(read_recipes(folder))), markup=False)
+        rows = [recipe.summary() for recipe in read_recipes(folder).values()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        results.print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows), markup=False)
         return
-    if config.name is None:
-        raise UsageError(
-            f"Name the recipe to {config.action}, as in `{config.action} mtt-epochs-1000`; `list` names all."
-        )
-    chain = _chain(*read_with_base(folder, config.name), config)
-    (_show if config.action == "show" else _run)(chain, config)
-
-
-def _chain(recipe: "Recipe", base: "Recipe", config: RecipesConfig) -> "Chain":
-    from clmr_tf.recipes.run import Chain, Places
-
-    folders = config.corpora, config.runs, config.savedmodels, config.features_cache
-    changed_base = base.changed(config.train_changes, ())
-    changed = (changed_base if base is recipe else recipe).changed((), config.probe_changes)
-    digest = hashlib.sha256(json.dumps(sorted(config.probe_changes)).encode()).hexdigest()[:8]
-    return Chain(
-        changed,
-        changed_base,
-        Places(*(folder.expanduser() for folder in folders)),
-        tag=f"changed-{digest}" if config.probe_changes else "",
-    )
-
-
-def _show(chain: "Chain", config: RecipesConfig) -> None:
-    results.print(chain.recipe.text.rstrip(), markup=False)
-    if chain.recipe.model_of is not None:
-        results.print(f"\n--- {chain.base.name}, whose model it is ---\n{chain.base.text.rstrip()}", markup=False)
-    results.print("\n--- commands ---", markup=False)
-    for command in chain.commands():
-        results.print(command.line, markup=False)
-    _note_changes(config)
-
-
-def _run(chain: "Chain", config: RecipesConfig) -> None:
-    from clmr_tf.recipes.run import compare, run_chain
-
-    # Before anything takes days.
-    chain.require_corpora()
-    chain.require_same_run()
-    chain.require_own_model()
-    if config.dry_run:
-        for place, command in enumerate(chain.commands()):
-            results.print(command.line + ("  # done already" if chain.is_done(place) else ""), markup=False)
-        results.print("The data are there; nothing was run.")
-        return
-    run_chain(chain)
-    comparisons = compare(chain)
-    results.print(_comparison_table(chain.recipe, comparisons))
-    for remark in dict.fromkeys(one.remark for one in comparisons if one.remark):
-        results.print(remark, markup=False)
-    _note_changes(config)
-
-
-def _note_changes(config: RecipesConfig) -> None:
-    changes = [*config.train_changes, *config.probe_changes]
-    if changes:
-        results.print(f"Changed: {', '.join(changes)}; what was published is of other settings.", markup=False)
-
-
-def _lines_of(recipes: Mapping[str, "Recipe"]) -> list[str]:
-    """One line for each recipe, for a search to find."""
-    from clmr_tf.recipes.run import corpora_in_words, expected_in_words
-
-    columns = [
-        (recipe.name, recipe.table, corpora_in_words(recipe, recipes), expected_in_words(recipe))
-        for recipe in recipes.values()
-    ]
-    widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in columns]
-
-
-def _comparison_table(recipe: "Recipe", comparisons: Sequence["Comparison"]) -> Table:
-    from clmr_tf.recipes.run import METRIC_WORDS
-
-    table = Table(title=f"{recipe.name}: {recipe.row} ({recipe.source})", box=box.SIMPLE)
-    for heading in ("probe", "test", "measured, %", "95 %", "published, %", "difference"):
-        table.add_column(heading, no_wrap=heading != "probe")
-    for one in comparisons:
-        low_high = "-" if one.interval_percent is None else "{:.2f}-{:.2f}".format(*one.interval_percent)
-        published, difference = "-", "-"
-        if one.expected_percent is not None:
-            published = f"{one.expected_percent:g}"
-            difference = f"{one.measured_percent - one.expected_percent:+.2f}"
-        table.add_row(
-            one.probe, METRIC_WORDS[one.metric], f"{one.measured_percent:.2f}", low_high, published, difference
-        )
-    return table
+    recipe = read_recipe(folder, config.name)
+    folders = [path.expanduser() for path in (config.corpora, config.runs, config.savedmodels, config.features_cache)]
+    run = RecipeRun(recipe.changed(config.train_changes, config.probe_changes), *folders, config.probe_changes)
+    lines = list(map(line_of, run.commands()))
+    if config.action == "show":
+        base = "" if recipe.base == recipe.name else f"\n--- {recipe.base} ---\n{read_recipe(folder, recipe.base).text}"
+        results.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)
+    else:
+        # Before a training of days.
+        run.require_corpora()
+        run.require_no_longer_run()
+        if config.dry_run:
+            results.print("\n".join([*lines, "The data are there; nothing was run."]), markup=False)
+            return
+        run.execute()
+        rows, remarks = run.compare()
+        table = Table(title=f"{recipe.name}: {recipe.row} ({recipe.source})", box=box.SIMPLE)
+        for heading in ("probe", "test", "measured, %", "95 %", "published, %", "difference"):
+            table.add_column(heading, no_wrap=heading != "probe")
+        for row in rows:
+            table.add_row(*row)
+        results.print(table, *remarks, sep="\n", markup=False)
+    if changes := [*config.train_changes, *config.probe_changes]:
+        results.print(f"Changed: {', '.join(changes)}; the published scores are of other settings.", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The commands of a recipe, carried out and compared with the published number."""
+"""Runs a recipe: its commands one after the other, and the scores beside the published ones."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import shlex
 import signal
@@ -10,367 +12,212 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.console import notes
+from clmr_tf.console import EXIT_TERMINATED, notes, restore_signal_handler
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.resolution import is_prepared, prepared_name
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.recipes.recipe import METRICS, Recipe
-from clmr_tf.report.published import read_published
+from clmr_tf.recipes.recipe import METRICS, PUBLISHED_CORPORA, Recipe, remark_on_test_split
 from clmr_tf.train.checkpoints import list_checkpoints, step_of
-from clmr_tf.train.loop import noted_signals
-from clmr_tf.train.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, RUN_FILE, settings_that_differ
-
-_STANDARD_RATE_HZ = 22_050
-_MODEL_MANIFEST = "manifest.json"
-# A pipeline can make several corpora; this is the one that published rows are about, by the name in its manifest.
-PUBLISHED_CORPORA = {
-    "billboard": "billboard",
-    "fma": "fma-medium",
-    "gtzan": "gtzan-fault-filtered",
-    "magnatagatune": "magnatagatune-pons2017",
-    "msd": "msd-lee2017",
-}
+from clmr_tf.train.run_folder import BEST, CHECKPOINTS, RUN_FILE
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Folders that hold prepared corpora, runs, exported models and computed features."""
+class RecipeRun:
+    """A recipe with the folders of its data and results.
 
+    Attributes:
+        recipe: With the changed settings.
+        corpora: Folder of prepared corpora.
+        runs: Folder of the runs, each named after the recipe that trains it.
+        savedmodels: Folder of the exported models, named alike, which also hold the results.
+        features_cache: Folder of computed features.
+        probe_changes: Changed settings of the probes; their results get file names of their own.
+    """
+
+    recipe: Recipe
     corpora: Path
     runs: Path
     savedmodels: Path
     features_cache: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """One command.
-
-    Attributes:
-        module: What `python -m` runs.
-        arguments: Its command line.
-    """
-
-    module: str
-    arguments: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """As a user types it."""
-        return shlex.join(["python", "-m", self.module, *self.arguments])
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """What measures a recipe.
-
-    Attributes:
-        recipe: Which one.
-        base: The recipe that trains its model: itself, or the one that it names.
-        places: Where everything is.
-        tag: Tells results with changed settings from others; empty where nothing was changed.
-    """
-
-    recipe: Recipe
-    base: Recipe
-    places: Places
-    tag: str = ""
+    probe_changes: Sequence[str] = ()
 
     @property
     def run(self) -> Path:
         """Folder of the training."""
-        return self.places.runs / self.base.name
+        return self.runs / self.recipe.base
 
     @property
     def model(self) -> Path:
         """Folder of the exported model."""
-        return self.places.savedmodels / self.base.name
+        return self.savedmodels / self.recipe.base
 
-    def corpus_folder(self, name: str) -> Path:
-        """Where the prepared corpus of a pipeline is, at the sample rate of this recipe."""
-        return self.places.corpora / prepared_name(name, self.base.train_config().sample_rate_hz)
-
-    def train(self) -> Command:
-        """Trains, or goes on, or finds that there is nothing left to do."""
-        settings = {**self.base.train, "corpus": self.corpus_folder(self.base.train["corpus"]), "workdir": self.run}
-        return Command("clmr_tf.train", tuple(options_of(settings)))
-
-    def export(self) -> Command:
-        """Exports the encoder."""
-        settings = {"model": self.run, "checkpoint": self.base.checkpoint, "out": self.model}
-        return Command("clmr_tf.export", tuple(options_of(settings)))
-
-    def probe(self, number: int) -> Command:
-        """Makes evaluation `number`, counted from 0."""
-        settings = self.recipe.probes[number].settings
-        places = {
-            "model": self.model,
-            "corpus": self.corpus_folder(settings["corpus"]),
-            "features_cache": self.places.features_cache,
-            "out": self.result(number),
-        }
-        return Command("clmr_tf.probe", tuple(options_of({**settings, **places})))
+    def corpus_folder(self, pipeline: str) -> Path:
+        """Folder of the corpus that a pipeline prepares at the sample rate of the recipe."""
+        return self.corpora / prepared_name(pipeline, self.recipe.train_config.sample_rate_hz)
 
     def result(self, number: int) -> Path:
-        """File with the result of evaluation `number`; a new export of the model removes it."""
-        parts = ["evaluation", self.recipe.name, str(number + 1), *([self.tag] if self.tag else [])]
+        """File with the result of probe `number`, counted from 0; exporting the model again removes it."""
+        parts = ["evaluation", self.recipe.name, str(number + 1)]
+        if self.probe_changes:
+            changes = json.dumps(sorted(self.probe_changes)).encode()
+            parts += ["changed", hashlib.sha256(changes).hexdigest()[:8]]
         return self.model / f"{'-'.join(parts)}.json"
 
-    def commands(self) -> list[Command]:
-        """All of them, in order."""
-        return [self.train(), self.export(), *map(self.probe, range(len(self.recipe.probes)))]
-
-    def is_done(self, place: int) -> bool:
-        """Whether the command at a place of `commands` has nothing left to do, now that those before it are done."""
-        return (self.is_trained, self.is_exported, lambda: self.is_probed(place - 2))[min(place, 2)]()
+    def commands(self) -> list[list[str]]:
+        """Training, export and each probe, as a module for `python -m` with its arguments."""
+        train = {"corpus": self.corpus_folder(self.recipe.train["corpus"]), "workdir": self.run}
+        export = {"model": self.run, "checkpoint": self.recipe.checkpoint, "out": self.model}
+        commands = [
+            ["clmr_tf.train", *options_of({**self.recipe.train, **train})],
+            ["clmr_tf.export", *options_of(export)],
+        ]
+        for number, probe in enumerate(self.recipe.probes):
+            corpus, out = self.corpus_folder(probe.settings["corpus"]), self.result(number)
+            folders = {"model": self.model, "corpus": corpus, "features_cache": self.features_cache, "out": out}
+            commands.append(["clmr_tf.probe", *options_of({**probe.settings, **folders})])
+        return commands
 
     def require_corpora(self) -> None:
-        """Raises UsageError, naming the pipeline, if a corpus is not prepared or is not as the recipe needs it."""
-        rate_hz = self.base.train_config().sample_rate_hz
-        names = [self.base.train["corpus"], *(probe.settings["corpus"] for probe in self.recipe.probes)]
-        for name in dict.fromkeys(names):
-            folder = self.corpus_folder(name)
-            options = {} if rate_hz == _STANDARD_RATE_HZ else {"sample_rate_hz": rate_hz}
-            pipeline = Command(f"pipelines.{name}", tuple(options_of({**options, "out": folder}))).line
-            if not is_prepared(folder):
-                raise UsageError(
-                    f"The corpus {name} is not prepared in {folder}; do that with `{pipeline}`, whose --help says "
-                    "where the data come from, or give --corpora the folder that has it."
-                )
-            manifest = Corpus.open(folder).manifest
-            received = manifest.name, manifest.sample_rate_hz
-            wanted = PUBLISHED_CORPORA.get(name, manifest.name), rate_hz
-            if received != wanted:
-                raise UsageError(
-                    f"The corpus in {folder} is {received[0]} at {received[1]} Hz, and {self.recipe.name} needs "
-                    f"{wanted[0]} at {wanted[1]} Hz; move it away and prepare it again with `{pipeline}`."
-                )
-
-    def require_same_run(self) -> None:
-        """Raises UsageError if the folder of the run holds one with other settings or more steps than the recipe's."""
-        if not (self.run / CONFIG_FILE).exists():
-            return
-        # Loads TensorFlow, which a recipe that was never run needs not wait for.
-        from clmr_tf.train.run import resolve_places
-
-        config, advice = self.base.train_config(), "give other --runs and --savedmodels"
-        differing = settings_that_differ(self.run, resolve_places(config))
-        if differing:
+        """Raises UsageError, with the command that prepares it, if a corpus is missing or is not the published one."""
+        rate_hz = self.recipe.train_config.sample_rate_hz
+        for pipeline in self.recipe.corpora:
+            folder, found = self.corpus_folder(pipeline), "no prepared corpus"
+            # Published rows are about one corpus of a pipeline; recipes of other people are about any.
+            wanted = PUBLISHED_CORPORA.get(pipeline)
+            if is_prepared(folder):
+                manifest = Corpus.open(folder).manifest
+                if manifest.sample_rate_hz == rate_hz and wanted in (None, manifest.name):
+                    continue
+                found = f"{manifest.name} at {manifest.sample_rate_hz} Hz"
+            rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
+            line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
             raise UsageError(
-                f"{self.run} holds a run with other settings ({', '.join(differing)}); {advice}, or with "
-                "--train-changes the settings of that run."
-            )
-        checkpoints = list_checkpoints(self.run / CHECKPOINTS)
-        if checkpoints and not config.epochs and step_of(checkpoints[0]) > config.steps:
-            raise UsageError(
-                f"{self.run} holds a run of {step_of(checkpoints[0])} steps, and {self.base.name} has {config.steps}; "
-                f"{advice}, or --train-changes with the steps of that run."
+                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, {folder} holds {found}; "
+                f"prepare it with `{line}`, whose --help says where the data come from, or give another --corpora."
             )
 
-    def require_own_model(self) -> None:
-        """Raises UsageError if the folder of the model holds one of another run, which no export replaces unasked."""
-        training = _read(self.model / _MODEL_MANIFEST).get("training")
-        if training is not None and _first_start(training.get("run")) != _first_start(_read(self.run / RUN_FILE)):
+    def require_no_longer_run(self) -> None:
+        """Raises UsageError if the run has more steps than the recipe: its scores would not be those of the row."""
+        config, step = self.recipe.train_config, _newest_step(self.run / CHECKPOINTS)
+        if step is not None and not config.epochs and step > config.steps:
             raise UsageError(
-                f"{self.model} holds a model of another run than {self.run}; move it away, bring back its run, or give "
-                "another --savedmodels."
+                f"{self.run} holds a run of {step} steps, and {self.recipe.base} has {config.steps}; give other --runs "
+                "and --savedmodels, or --train-changes with the steps of that run."
             )
-
-    def is_trained(self) -> bool:
-        """Whether all steps are done. Where a run may end early, only the training itself can tell: then False."""
-        checkpoints = list_checkpoints(self.run / CHECKPOINTS)
-        config = self.base.train_config()
-        return not config.epochs and bool(checkpoints) and step_of(checkpoints[0]) >= config.steps
 
     def is_exported(self) -> bool:
-        """Whether the model is of this run and of the checkpoint that is there now."""
-        checkpoints = list_checkpoints(self.run / (BEST if self.base.checkpoint == "best" else CHECKPOINTS))
-        training = _read(self.model / _MODEL_MANIFEST).get("training", {})
-        record = _read(self.run / RUN_FILE)
-        is_of_run = _first_start(training.get("run")) == _first_start(record) is not None
-        return is_of_run and bool(checkpoints) and training.get("step") == step_of(checkpoints[0])
+        """Whether the model folder holds the current checkpoint of this run."""
+        manifest, record = self.model / "manifest.json", self.run / RUN_FILE
+        if not manifest.is_file() or not record.is_file():
+            return False
+        training = _read_json(manifest)["training"]
+        starts = training.get("run", {}).get("starts") or [None]
+        same_run = starts[0] == _read_json(record)["starts"][0]
+        step = _newest_step(self.run / (BEST if self.recipe.checkpoint == "best" else CHECKPOINTS))
+        return same_run and training["step"] == step
 
     def is_probed(self, number: int) -> bool:
-        """Whether there is a result of evaluation `number`, on the corpus as it is prepared now."""
+        """Whether there is a result of probe `number` on the corpus as it is now."""
         corpus = Corpus.open(self.corpus_folder(self.recipe.probes[number].settings["corpus"]))
-        return _read(self.result(number)).get("corpus", {}).get("fingerprint") == corpus.manifest.fingerprint
+        path = self.result(number)
+        return path.is_file() and _read_json(path)["corpus"]["fingerprint"] == corpus.manifest.fingerprint
+
+    def execute(self) -> None:
+        """Trains, exports and probes, without repeating what is done; CommandFailedError if a command fails."""
+        train, export, *probes = self.commands()
+        _execute(train)
+        if not self.is_exported():
+            _execute(export)
+        for number, probe in enumerate(probes):
+            if not self.is_probed(number):
+                _execute(probe)
+
+    def compare(self) -> tuple[list[list[str]], list[str]]:
+        """Compares all scores of all probes with the published ones.
+
+        Returns:
+            Rows of probe, metric, and in percent measured score, 95 % interval, published score and difference; and
+            sentences about test splits that differ from the published ones.
+        """
+        rows, remarks = [], {}
+        for number, probe in enumerate(self.recipe.probes):
+            result = _read_json(self.result(number))
+            scores = result["scores"]["test"]
+            remarks[remark_on_test_split(result["corpus"]["name"], result.get("task"), scores["num_clips"])] = None
+            named = [
+                str(value) if name in ("corpus", "features", "preset", "head") else f"{name.replace('_', ' ')} {value}"
+                for name, value in probe.settings.items()
+            ]
+            for metric, (heading, path) in METRICS.items():
+                score = functools.reduce(lambda entries, key: entries.get(key) or {}, path, scores)
+                if score.get("mean") is None:
+                    continue
+                measured, published = 100 * score["mean"], probe.expected_percent.get(metric)
+                interval = "-".join(f"{100 * end:.2f}" for end in score["interval"] or ())
+                beside = ["-", "-"] if published is None else [f"{published:g}", f"{measured - published:+.2f}"]
+                rows.append([", ".join(named), heading, f"{measured:.2f}", interval or "-", *beside])
+        return rows, [remark for remark in remarks if remark]
 
 
 def options_of(settings: Mapping[str, Any]) -> list[str]:
-    """Settings by name as a command line."""
-    options = []
+    """Settings by name as the arguments of a command."""
+    options: list[str] = []
     for name, value in settings.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
+        elif isinstance(value, list):
             options += [f"--{option}", *map(str, value)] if value else []
         elif value is not None:
             options += [f"--{option}", str(value)]
     return options
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing if there is none, or another program's."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plain if isinstance(plain, dict) else {}
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _first_start(record: Any) -> str | None:
-    """When a run was first started, to the second, which tells it from others of the same name."""
-    try:
-        return record["starts"][0]["time"]
-    except (TypeError, KeyError, IndexError):
-        return None
+def _newest_step(folder: Path) -> int | None:
+    checkpoints = list_checkpoints(folder)
+    return step_of(checkpoints[0]) if checkpoints else None
 
 
-METRIC_WORDS: Mapping[str, str] = {
-    "roc_auc": "ROC-AUC",
-    "average_precision": "PR-AUC",
-    "roc_auc_by_clip": "ROC-AUC by clip",
-    "average_precision_by_clip": "PR-AUC by clip",
-    "accuracy": "accuracy",
-}
-"""What the paper calls the metrics."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One score.
-
-    Attributes:
-        probe: Which evaluation, in words.
-        metric: A name in `METRICS`.
-        measured_percent: On the test split.
-        interval_percent: 95 %, over songs; None where nothing could be resampled.
-        expected_percent: As published; None where nothing was.
-        remark: Why the two are not to be compared; None where they are.
-    """
-
-    probe: str
-    metric: str
-    measured_percent: float
-    interval_percent: tuple[float, float] | None
-    expected_percent: float | None
-    remark: str | None
-
-
-def compare(chain: Chain) -> list[Comparison]:
-    """All scores of all evaluations of a chain that was run, with the published ones.
-
-    Raises:
-        ClmrError: If a result cannot be read.
-    """
-    comparisons = []
-    for number, probe in enumerate(chain.recipe.probes):
-        path = chain.result(number)
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            scores, task = plain["scores"]["test"], plain.get("task")
-            tested = plain["corpus"]["name"], task and task["name"], scores["num_clips"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClmrError(f"The result {path} cannot be read; remove it and run the recipe again.") from error
-        remark = read_published().remark_on_test(*tested)
-        for metric, places in METRICS.items():
-            score = _score(scores, places)
-            if score.get("mean") is None:
-                continue
-            interval = score["interval"] and tuple(100 * value for value in score["interval"])
-            expected = probe.expected_percent.get(metric)
-            measured = 100 * score["mean"]
-            comparisons.append(Comparison(words_of(probe.settings), metric, measured, interval, expected, remark))
-    return comparisons
-
-
-def corpora_in_words(recipe: Recipe, recipes: Mapping[str, Recipe]) -> str:
-    """The corpus that is learnt from, and the one that is scored where it is another: "fma, magnatagatune"."""
-    base = recipe if recipe.model_of is None else recipes[recipe.model_of]
-    corpora = [base.train["corpus"], *(probe.settings["corpus"] for probe in recipe.probes)]
-    return ", ".join(dict.fromkeys(corpora))
-
-
-def expected_in_words(recipe: Recipe) -> str:
-    """The scores of a recipe in percent, but for those by clip: "ROC-AUC 88.49, PR-AUC 35.11 (linear); ..."."""
-    expectations = []
-    for probe in recipe.probes:
-        scores = [
-            f"{METRIC_WORDS[name]} {probe.expected_percent[name]:g}"
-            for name in ("roc_auc", "average_precision", "accuracy")
-            if name in probe.expected_percent
-        ]
-        head = probe.settings.get("head", probe.settings["preset"])
-        expectations += [f"{', '.join(scores)} ({head})"] if scores else []
-    return "; ".join(expectations)
-
-
-def words_of(settings: Mapping[str, Any]) -> str:
-    """An evaluation in a few words, such as "magnatagatune, thesis, linear, labels 0.01"."""
-    words = [str(settings[name]) for name in ("corpus", "features", "preset", "head") if name in settings]
-    for name in ("labels", "labels_like_paper"):
-        if settings.get(name) is not None:
-            words.append(f"{name.replace('_', ' ')} {settings[name]}")
-    return ", ".join(words)
-
-
-def _score(scores: Any, places: tuple[str, ...]) -> dict[str, Any]:
-    """Mean and interval of one metric; empty where the task has it not."""
-    for place in places:
-        scores = scores.get(place, {})
-    return scores
-
-
-_SECONDS_BETWEEN_LOOKS = 0.2
+def line_of(command: Sequence[str]) -> str:
+    """A command as a user types it."""
+    return shlex.join(["python", "-m", *command])
 
 
 class CommandFailedError(ClmrError):
-    """A command of a recipe has ended with an error, which it has said itself; its exit code goes on."""
+    """A command of a recipe failed; it has printed why, and its exit code is passed on."""
 
-    def __init__(self, command: Command, exit_code: int) -> None:
+    def __init__(self, command: Sequence[str], exit_code: int) -> None:
         super().__init__(
-            f"`python -m {command.module}` has ended with exit code {exit_code}; what is done stays done, and the "
-            "same recipe again goes on from there."
+            f"`python -m {command[0]}` ended with exit code {exit_code}; run the same recipe again to go on from there."
         )
-        # Of a process that a signal has killed: as a shell says it.
+        # A negative code is the signal that killed the process; shells add it to 128.
         self.exit_code = exit_code if exit_code > 0 else 128 - exit_code
 
 
-def run_chain(chain: Chain) -> None:
-    """Trains, exports and probes; what is done is not done again.
+def _execute(command: Sequence[str]) -> None:
+    """Runs a command in a process of its own and stops it if this process is stopped."""
+    notes.print(f"$ {line_of(command)}", markup=False)
+    stops = []
+    # Standard output is for the comparison alone.
+    with subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr) as process:
 
-    Raises:
-        CommandFailedError: If a command fails or is stopped.
-    """
-    for place, command in enumerate(chain.commands()):
-        if chain.is_done(place):
-            notes.print(f"Done already: {command.line}", markup=False)
-        else:
-            _run(command)
+        def stop(number: int, _frame: object) -> None:
+            stops.append(number)
+            process.send_signal(number)
 
-
-def _run(command: Command) -> None:
-    notes.print(f"$ {command.line}", markup=False)
-    line = [sys.executable, "-m", command.module, *command.arguments]
-    # What it prints is on the way to the result, which alone goes to standard output.
-    with noted_signals() as noted, subprocess.Popen(line, stdout=sys.stderr) as process:
-        is_told = False
+        before = signal.signal(signal.SIGTERM, stop)
         try:
-            while process.poll() is None:
-                # A terminal sends Ctrl-C to both; SIGTERM comes to this process alone.
-                if signal.SIGTERM in noted and not is_told:
-                    process.terminate()
-                    is_told = True
-                try:
-                    process.wait(_SECONDS_BETWEEN_LOOKS)
-                except subprocess.TimeoutExpired:
-                    continue
-        except BaseException:
-            # A second signal: it shall end now, and no process shall stay behind.
-            process.terminate()
+            exit_code = process.wait()
+        except KeyboardInterrupt:
+            # The terminal has sent Ctrl-C to the command as well, which saves its work.
+            process.wait()
             raise
-    # One that ended well although it was told to stop is the last one all the same.
-    exit_code = process.returncode or (128 + noted[0] if noted else 0)
+        finally:
+            restore_signal_handler(signal.SIGTERM, before)
+    exit_code = exit_code or (EXIT_TERMINATED if stops else 0)
     if exit_code:
         raise CommandFailedError(command, exit_code)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -27,25 +27,23 @@ def report(config: ReportConfig) -> Path:
     """Writes the report and returns the path of its page.
 
     Raises:
-        UsageError: If there are no results, or the folder to write to cannot be.
+        UsageError: If there are no results, a file is not a result, or `out` cannot be a folder.
     """
-    # After the command line is known to be right: what draws takes a second to load.
+    # After the command line is known to be right: Matplotlib takes a second to import.
     from clmr_tf.report.page import make_report
+    from clmr_tf.report.pictures import png_of
     from clmr_tf.report.results import read_results
 
     folder = config.results.expanduser()
     # Not into the folder itself, which may be a model's: an export refuses one that holds other files.
     out = Path("reports") / folder.resolve().name if config.out is None else config.out.expanduser()
-    found, skipped = read_results(folder)
-    for one in skipped:
-        notes.print(f"warning: {one.file} is skipped: it {one.reason}.", style="yellow", markup=False)
-    page, pictures = make_report(found, skipped)
+    page, figures = make_report(read_results(folder))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be a folder ({error.strerror}); choose another --out.") from error
-    for name, picture in pictures.items():
-        write_atomically(out / name, picture)
+    for name, figure in figures.items():
+        write_atomically(out / name, png_of(figure))
     write_atomically(out / REPORT_FILE, page)
     return out / REPORT_FILE
 

@@ -1,40 +1,47 @@
 """The page of a report."""
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from clmr_tf.report.comparisons import Ablation, LabelCurve, TagComparison, ablations, label_curves, tag_comparison
+from matplotlib.figure import Figure
+
+from clmr_tf.recipes.recipe import remark_on_test_split
+from clmr_tf.report.comparisons import ablations, augmentation_text, common_tags, label_curves, tag_comparison
 from clmr_tf.report.pictures import draw_ablation, draw_label_curves, draw_tags
-from clmr_tf.report.published import Published, PublishedCurve, PublishedRow, read_published
+from clmr_tf.report.published import (
+    PublishedRow,
+    published_ablation,
+    published_beside,
+    published_curves,
+    published_on,
+)
 from clmr_tf.report.results import (
     METRIC_NAMES,
     NOTHING,
     Result,
     Row,
     Score,
-    SkippedFile,
-    interval_words,
-    label_words,
-    numbers,
-    protocol_words,
+    format_percent,
+    format_score,
     rows_of,
-    share_words,
-    training_words,
-    value_words,
 )
+
+_CHOICES = {
+    "songs": "A fraction of the songs (--labels)",
+    "like-paper": "A fraction of every combination of tags, at least one example (--labels-like-paper)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Everything about one corpus and task.
+    """All results on one corpus and task, of the same fingerprints, tags and test split.
 
     Attributes:
-        heading: Names it, and if another has the same names also its fingerprints.
-        slug: The heading as part of a file name, which no other section has.
+        heading: Corpus and task, with a number if a section before has the same.
+        slug: The heading as part of a file name; no other section has it.
         rows: At least one, in the order of the tables.
-        remarks: Sentences about files that repeat or contradict others.
+        remarks: Sentences about files that repeat others.
     """
 
     heading: str
@@ -44,237 +51,152 @@ class Section:
 
     @property
     def first(self) -> Result:
-        """A result that stands for all in what the section is about."""
+        """One result, for everything that they share."""
         return self.rows[0].first
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the results have, the main one of single labels first."""
+        return ["accuracy"] * self.first.single_label + ["roc_auc", "average_precision"]
 
 
 def sections_of(results: Sequence[Result]) -> list[Section]:
-    """Parts results by corpus and task, of which fingerprints, tags and the size of the test split must be the same."""
+    """Groups results that can be compared with each other."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(_compared_by(result), []).append(result)
-    names = [_heading(group[0]) for group in groups.values()]
-    sections = []
-    for name, group in zip(names, groups.values(), strict=True):
-        heading = name if names.count(name) == 1 else _heading_with_fingerprints(group[0])
-        if heading in (section.heading for section in sections):
-            heading += f", {len(sections) + 1}"
+        test = result.scores["test"]
+        key = [result.corpus, result.entries.get("task"), result.single_label, test["num_songs"], test["num_clips"]]
+        groups.setdefault(str(key), []).append(result)
+    sections: dict[str, Section] = {}
+    for group in groups.values():
+        name = group[0].corpus["name"] + (f", task {group[0].task}" if group[0].task else "")
+        heading, number = name, 1
+        while (slug := re.sub(r"\W+", "-", heading.lower()).strip("-")) in sections:
+            number += 1
+            heading = f"{name} ({number})"
         rows, remarks = rows_of(group)
-        slug = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
-        # Of a name in another script nothing is left.
-        if not slug or slug in (section.slug for section in sections):
-            slug = "-".join(filter(None, [slug, str(len(sections) + 1)]))
-        sections.append(Section(heading, slug, tuple(rows), tuple(remarks)))
-    return sorted(sections, key=lambda section: section.heading)
+        sections[slug] = Section(heading, slug, tuple(rows), tuple(remarks))
+    return sorted(sections.values(), key=lambda section: section.heading)
 
 
-def _compared_by(result: Result) -> str:
-    test = result.scores["test"]
-    corpus = [result.corpus, result.corpus_fingerprint, result.task, result.task_fingerprint, result.single_label]
-    return json.dumps([*corpus, result.tag_names, test["num_songs"], test["num_clips"]])
+def make_report(results: Sequence[Result]) -> tuple[str, dict[str, Figure]]:
+    """Writes the page.
 
-
-def _heading(result: Result) -> str:
-    return result.corpus if result.task is None else f"{result.corpus}, task {result.task}"
-
-
-def _heading_with_fingerprints(result: Result) -> str:
-    fingerprints = filter(None, [result.corpus_fingerprint, result.task_fingerprint])
-    return f"{_heading(result)} ({', '.join(fingerprint[:12] for fingerprint in fingerprints)})"
+    Returns:
+        Markdown, and the figures that it refers to by their file names.
+    """
+    figures: dict[str, Figure] = {}
+    lines = ["# Evaluations", f"Written by `python -m clmr_tf.report` from {len(results)} results.", ""]
+    for section in sections_of(results):
+        lines += [f"## {section.heading}", *_about(section), "", *main_table(section), ""]
+        lines += [*(f"- {remark}" for remark in _remarks(section)), ""]
+        lines += [*_few_labels(section, figures), *_by_tag(section, figures), *_ablations(section, figures)]
+        lines += [*_published(section), *_details("Files", files_table(section))]
+    return "\n".join(lines).rstrip("\n") + "\n", figures
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table; what would end a cell is written as an entity."""
-    head, *lines = [
-        "|" + "".join(f" {cell.replace('|', '&#124;')} |" if cell else " |" for cell in cells)
-        for cells in (headings, *rows)
-    ]
-    return [head, "|" + len(headings) * "---|", *lines]
+    """The lines of a table, with the character that would end a cell as an entity."""
+    lines = ["| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |" for cells in (headings, *rows)]
+    return [lines[0], "|" + len(headings) * "---|", *lines[1:]]
 
 
-def metrics_of(section: Section) -> list[str]:
-    """Which metrics its results have, the most important first for single labels, else in the paper's order."""
-    names = ["roc_auc", "average_precision"]
-    return ["accuracy", *names] if section.first.single_label else names
-
-
-def main_table(section: Section, published: Published) -> list[str]:
-    """All rows with all metrics, how they came about, and where there are some the published numbers."""
-    metrics = metrics_of(section)
-    headings = ["#", "features and head", "labels used", "protocol"]
-    for metric in metrics:
-        headings += [METRIC_NAMES[metric], "95 %"]
+def main_table(section: Section) -> list[str]:
+    """All rows with all metrics, how they came about, and the published numbers that they repeat."""
+    metrics, names = section.metrics, [METRIC_NAMES[metric] for metric in section.metrics]
+    headings = ["#", "features and head", "labels used", "protocol", *_with_intervals(names)]
     headings += ["training steps", "training", "seed"]
-    beside = [published.beside(row) for row in section.rows]
-    if any(beside):
-        headings.append(f"published: {', '.join(METRIC_NAMES[metric] for metric in metrics)}")
+    published = [published_beside(row.first) for row in section.rows]
+    if any(published):
+        headings.append(f"published: {', '.join(names)}")
     lines = []
-    for number, (row, one) in enumerate(zip(section.rows, beside, strict=True), start=1):
-        cells = [str(number), row.name, label_words(row.results), protocol_words(row.first)]
-        for metric in metrics:
-            score = row.score(metric)
-            cells += [score_words(score), interval_words(score.interval)]
-        cells += [_steps(row), training_words(row.first) or NOTHING, row.seeds()]
-        if any(beside):
-            cells.append(_published_words(one, metrics) if one else NOTHING)
+    for number, (row, beside) in enumerate(zip(section.rows, published, strict=True), 1):
+        cells = [str(number), row.name, row.labels_text, row.protocol_text, *_scores(row, metrics)]
+        cells += [row.steps_text, row.training_text or NOTHING, row.seeds]
+        if any(published):
+            texts = [f"{', '.join(_published_scores(one, metrics))} ({one.recipe})" for one in beside]
+            cells.append("; ".join(texts) or NOTHING)
         lines.append(cells)
     return markdown_table(headings, lines)
 
 
-def label_table(curves: Sequence[LabelCurve], published: Sequence[PublishedCurve]) -> list[str]:
-    """A row for each curve, with its intervals, and for each published one; a column for each share of labels."""
-    points = [*(curve.points for curve in curves), *(curve.points for curve in published)]
-    shares = sorted({share for of_curve in points for share, _ in of_curve})
-    lines = []
-    for curve in curves:
-        scores = dict(curve.points)
-        cells = [
-            f"{score_words(scores[share])} ({interval_words(scores[share].interval)})" if share in scores else NOTHING
-            for share in shares
-        ]
-        lines.append([curve.name, *cells])
-    for other in published:
-        values = dict(other.points)
-        name = f"published: {other.name} ({other.source})"
-        lines.append([name, *(str(values.get(share, NOTHING)) for share in shares)])
-    return markdown_table(["", *map(share_words, shares)], lines)
+def _with_intervals(names: Sequence[str]) -> list[str]:
+    return [heading for name in names for heading in (name, "95 %")]
 
 
-def tag_table(comparison: TagComparison) -> list[str]:
-    """Both metrics of each tag for both rows."""
-    rows, metrics = (comparison.model, comparison.other), ("average_precision", "roc_auc")
-    columns = [row.per_tag(metric) for metric in metrics for row in rows]
-    headings = ["tag", *(f"{METRIC_NAMES[metric]}: {row.name}" for metric in metrics for row in rows)]
-    return markdown_table(
-        headings, [[tag, *(value_words(column[tag]) for column in columns)] for tag in comparison.tags]
-    )
+def _scores(row: Row, metrics: Sequence[str]) -> list[str]:
+    scores = map(row.score, metrics)
+    return [cell for score in scores for cell in (str(score), score.interval_text)]
 
 
-def ablation_table(ablation: Ablation, metrics: Sequence[str], published: Published) -> list[str]:
+def _published_scores(row: PublishedRow, metrics: Sequence[str]) -> list[str]:
+    return [f"{row.scores[metric]:g}" if metric in row.scores else NOTHING for metric in metrics]
+
+
+def label_table(
+    curves: Mapping[str, Mapping[float, Score]], published: Mapping[str, Sequence[tuple[float, float]]]
+) -> list[str]:
+    """A row for each curve and each published one, a column for each fraction of labels."""
+    texts = {
+        name: {fraction: f"{score} ({score.interval_text})" for fraction, score in points.items()}
+        for name, points in curves.items()
+    }
+    texts |= {name: {fraction: f"{score:g}" for fraction, score in points} for name, points in published.items()}
+    fractions = sorted({fraction for points in texts.values() for fraction in points})
+    lines = [[name, *(points.get(fraction, NOTHING) for fraction in fractions)] for name, points in texts.items()]
+    return markdown_table(["", *map(format_percent, fractions)], lines)
+
+
+def ablation_table(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     """A row for each augmentation, with the published PR-AUC on MagnaTagATune."""
-    headings = ["augmentation"]
-    for metric in metrics:
-        headings += [METRIC_NAMES[metric], "95 %"]
     lines = []
-    for row, augmentation in zip(ablation.rows, ablation.augmentations, strict=True):
-        cells = [augmentation]
-        for metric in metrics:
-            score = row.score(metric)
-            cells += [score_words(score), interval_words(score.interval)]
-        one = published.ablation_beside(row)
-        lines.append([*cells, row.seeds(), str(one.scores["average_precision"]) if one else NOTHING])
-    return markdown_table([*headings, "seed", "published, MagnaTagATune: PR-AUC"], lines)
+    for row in rows:
+        published = published_ablation(row.first)
+        beside = _published_scores(published, ["average_precision"]) if published else [NOTHING]
+        lines.append([augmentation_text(row), *_scores(row, metrics), row.seeds, *beside])
+    names = _with_intervals([METRIC_NAMES[metric] for metric in metrics])
+    return markdown_table(["augmentation", *names, "seed", "published, MagnaTagATune: PR-AUC"], lines)
 
 
-def published_table(rows: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
-    """Published rows with the keys of their sources."""
-    lines = [
-        [
-            row.table,
-            row.name,
-            *(str(row.scores.get(metric, NOTHING)) for metric in metrics),
-            row.remark,
-            row.source,
-        ]
-        for row in rows
-    ]
-    return markdown_table(["published", "", *(METRIC_NAMES[metric] for metric in metrics), "", "source"], lines)
+def ablation_title(rows: Sequence[Row]) -> str:
+    """What the rows of an ablation have in common."""
+    training = rows[0].training_text.partition(", augmentation ")[0]
+    texts = [rows[0].name, f"labels {rows[0].labels_text}", f"protocol {rows[0].protocol_text}"]
+    return ", ".join([*texts, f"{rows[0].steps_text} steps {training}"])
 
 
 def files_table(section: Section) -> list[str]:
-    """Which files a row is made of, and the hash of the weights they evaluated."""
+    """The files of each row, and the hash of the weights that they evaluated."""
     lines = [
         [str(number), f"`{result.file}`", str(result.features.get("model_hash", NOTHING))[:12]]
-        for number, row in enumerate(section.rows, start=1)
+        for number, row in enumerate(section.rows, 1)
         for result in row.results
     ]
     return markdown_table(["#", "file", "weights"], lines)
 
 
-def score_words(score: Score) -> str:
-    """The mean, and of several seeds the standard deviation."""
-    return value_words(score.mean) + (f" ± {score.spread:.3f}" if score.spread is not None else "")
+def _details(summary: str, lines: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>", ""]
 
 
-def _steps(row: Row) -> str:
-    if row.first.kind != "model":
-        return NOTHING
-    return numbers([result.features["training_step"] for result in row.results])
-
-
-def _published_words(row: PublishedRow, metrics: Sequence[str]) -> str:
-    scores = ", ".join(str(row.scores.get(metric, NOTHING)) for metric in metrics)
-    return f"{scores} ({row.source})"
-
-
-_CHOICE_TITLES = {
-    "songs": "a share of the songs (--labels)",
-    "like-paper": "a share of every combination of tags, at least one example (--labels-like-paper)",
-}
-
-
-def make_report(results: Sequence[Result], skipped: Sequence[SkippedFile]) -> tuple[str, dict[str, bytes]]:
-    """Writes the page.
-
-    Args:
-        results: What was read.
-        skipped: What could not be.
-
-    Returns:
-        Markdown, and the PNGs that it refers to by their file names.
-    """
-    published, pictures = read_published(), {}
-    sections = sections_of(results)
-    lines = ["# Evaluations", f"Written by `python -m clmr_tf.report` from {len(results)} results.", ""]
-    if skipped:
-        lines += [f"Skipped: `{one.file}` {one.reason}." for one in skipped]
-        lines.append("")
-    names = [(section.first.corpus, section.first.task) for section in sections]
-    if len(set(names)) < len(names):
-        lines += [
-            "Some sections have one name and different fingerprints: their audio, labels or test splits are not the "
-            "same, so the numbers of one are not to be compared with those of another.",
-            "",
-        ]
-    for section in sections:
-        lines += _section(section, published, pictures)
-    return "\n".join(lines).rstrip("\n") + "\n", pictures
-
-
-def _section(section: Section, published: Published, pictures: dict[str, bytes]) -> list[str]:
-    lines = [f"## {section.heading}", *_about(section, published), ""]
-    lines += [*main_table(section, published), ""]
-    lines += [f"- {remark}" for remark in _remarks(section)]
-    lines.append("")
-    lines += _few_labels(section, published, pictures)
-    comparison = tag_comparison(section.rows)
-    if comparison is not None and comparison.tags:
-        lines += _by_tag(section, comparison, pictures)
-    for number, ablation in enumerate(ablations(section.rows), start=1):
-        lines += _ablation(section, ablation, number, published, pictures)
-    others = published.of(section.first)
-    if others:
-        lines += _published(others, metrics_of(section), published)
-    return [*lines, "<details><summary>Files</summary>", "", *files_table(section), "", "</details>", ""]
-
-
-def _about(section: Section, published: Published) -> list[str]:
-    first = section.first
-    test = first.scores["test"]
-    fingerprints = f"corpus {first.corpus_fingerprint[:12]}"
-    if first.task_fingerprint is not None:
-        fingerprints += f", task {first.task_fingerprint[:12]}"
+def _about(section: Section) -> list[str]:
+    first, test = section.first, section.first.scores["test"]
+    fingerprints = f"corpus {first.corpus['fingerprint'][:12]}"
+    if first.task is not None:
+        fingerprints += f", task {first.entries['task']['fingerprint'][:12]}"
     lines = [
         f"Test split: {test['num_clips']:,} clips of {test['num_songs']:,} songs, {len(first.tag_names)} tags. "
-        f"Fingerprints: {fingerprints}.",
+        f"Fingerprints: {fingerprints}."
     ]
-    for words, names in (
+    for text, names in (
         ("no test clip has them", test["tags_without_positives"]),
         ("all test clips have them", test["tags_without_negatives"]),
     ):
         if names:
-            lines.append(f"Not scored, since {words}: {', '.join(names)}.")
-    remark = published.remark_on_test(first.corpus, first.task, test["num_clips"])
+            lines.append(f"Not scored, because {text}: {', '.join(names)}.")
+    if section.heading.endswith(")"):
+        lines.append("Another section has the same name, but other audio, labels or test clips: do not compare them.")
+    remark = remark_on_test_split(first.corpus["name"], first.task, test["num_clips"])
     return lines if remark is None else [*lines, remark]
 
 
@@ -285,114 +207,98 @@ def _remarks(section: Section) -> list[str]:
         "ROC-AUC and PR-AUC (average precision) are means over the tags; 95 % are percentiles of "
         f"{' or '.join(resamplings)} resamplings of the test songs. docs/evaluation.md explains the protocols."
     ]
-    for preset in dict.fromkeys(row.first.preset for row in rows):
-        same = [row for row in rows if row.first.preset == preset]
-        differs = {str(row.first.protocol.get("differs") or "") for row in same}
-        remarks += [f"Protocol {preset}: {words}." for words in sorted(differs) if words]
+    differs = {(row.first.preset, row.first.protocol.get("differs")): None for row in rows}
+    remarks += [f"Protocol {preset}: {text}." for preset, text in differs if text]
     if any(len(row.results) > 1 for row in rows):
         remarks.append(
-            "Several seeds in a row: the mean and, behind ±, the standard deviation over the seeds; the interval has "
-            "the means of their ends."
+            "Rows of several seeds have mean ± standard deviation over the seeds, and the means of both ends of the "
+            "interval."
         )
     if any(row.first.training for row in rows):
-        remarks.append("Seeds of models are that of the training and, behind the slash, that of the evaluation.")
+        remarks.append("Seeds of models: training/evaluation.")
     if any(row.first.head == "own" for row in rows):
         remarks.append("Models that were trained with labels are scored by their own head.")
     unknown = [number for number, row in enumerate(rows, 1) if row.first.kind == "model" and row.first.training is None]
     if unknown:
         remarks.append(
-            f"How the models of row {', '.join(map(str, unknown))} were trained is not known, since no manifest.json "
-            "of theirs lies beside the results; they are taken for CLMR."
+            f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because no "
+            "manifest.json of theirs is beside the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
 
 
-def _few_labels(section: Section, published: Published, pictures: dict[str, bytes]) -> list[str]:
+def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:
     metric = section.rows[0].metric
     panels = []
-    for choice, title in _CHOICE_TITLES.items():
-        curves = label_curves(section.rows, choice)
-        beside = published.curves(section.first) if choice == "like-paper" and metric == "average_precision" else []
-        panels.append((title, curves, beside))
+    for choice, title in _CHOICES.items():
+        has_published = choice == "like-paper" and metric == "average_precision"
+        published = published_curves(section.first) if has_published else {}
+        panels.append((title, label_curves(section.rows, choice), published))
     if not any(curves for _, curves, _ in panels):
         return []
     panels = [panel for panel in panels if panel[1] or panel[2]]
-    picture = f"{section.slug}-few-labels.png"
-    pictures[picture] = draw_label_curves(panels, metric)
+    figure = f"{section.slug}-few-labels.png"
+    figures[figure] = draw_label_curves(panels, metric)
     lines = [
         "### Few labels",
-        f"{METRIC_NAMES[metric]} by share of the labels. The two ways to choose 1 % are two things: the paper's keeps "
-        "at least one example of every combination of tags, which is far more than 1 % of the songs.",
+        f"{METRIC_NAMES[metric]} by the fraction of the labels. The two ways to choose 1 % are different: the paper's "
+        "keeps at least one example of every combination of tags, which is far more than 1 % of the songs.",
         "",
     ]
-    for title, curves, beside in panels:
-        lines += [f"{title[0].upper()}{title[1:]}:", "", *label_table(curves, beside), ""]
-    return [*lines, f"![{METRIC_NAMES[metric]} by share of the labels]({picture})", ""]
+    for title, curves, published in panels:
+        lines += [f"{title}:", "", *label_table(curves, published), ""]
+    return [*lines, f"![{METRIC_NAMES[metric]} by the fraction of the labels]({figure})", ""]
 
 
-def _by_tag(section: Section, comparison: TagComparison, pictures: dict[str, bytes]) -> list[str]:
-    model, other = comparison.model, comparison.other
-    kind = "the supervised model" if comparison.is_supervised else "the best of the other features"
-    picture = f"{section.slug}-tags.png"
-    pictures[picture] = draw_tags(comparison)
+def _by_tag(section: Section, figures: dict[str, Figure]) -> list[str]:
+    rows = tag_comparison(section.rows)
+    tags = common_tags(*rows) if rows else []
+    if not tags:
+        return []
+    metrics = ("average_precision", "roc_auc")
+    columns = [row.per_tag(metric) for metric in metrics for row in rows]
+    headings = ["tag", *(f"{METRIC_NAMES[metric]}: {row.name}" for metric in metrics for row in rows)]
+    lines = [[tag, *(format_score(column[tag]) for column in columns)] for tag in tags]
+    figure = f"{section.slug}-tags.png"
+    figures[figure] = draw_tags(*rows)
+    kind = "the supervised model" if rows[1].first.head == "own" else "the best of the other features"
+    model, other = (f"{row.name} (row {section.rows.index(row) + 1})" for row in rows)
     return [
         "### By tag",
-        f"{model.name} (row {_number(section, model)}) and {kind}, {other.name} (row {_number(section, other)}); where "
-        "there are several, the validation split chose.",
+        f"{model} and {kind}, {other}; where there are several, the validation split chose.",
         "",
-        f"![PR-AUC and ROC-AUC of each tag]({picture})",
+        f"![PR-AUC and ROC-AUC of each tag]({figure})",
         "",
-        "<details><summary>As a table</summary>",
-        "",
-        *tag_table(comparison),
-        "",
-        "</details>",
-        "",
+        *_details("As a table", markdown_table(headings, lines)),
     ]
 
 
-def _ablation(
-    section: Section, ablation: Ablation, number: int, published: Published, pictures: dict[str, bytes]
-) -> list[str]:
-    metric = section.rows[0].metric
-    picture = f"{section.slug}-augmentations{'' if number == 1 else f'-{number}'}.png"
-    pictures[picture] = draw_ablation(ablation, metric, published)
-    lines = [f"### Augmentations{'' if number == 1 else f' ({number})'}", f"{ablation.name}.", ""]
-    lines += [*ablation_table(ablation, metrics_of(section), published), ""]
-    pairs = [
-        (words, row.score(metric).mean, published.ablation_beside(row))
-        for words, row in zip(ablation.augmentations, ablation.rows, strict=True)
-    ]
-    compared = [
-        (words, mean, one.scores["average_precision"]) for words, mean, one in pairs if one and mean is not None
-    ]
-    if len(compared) > 1:
-        here = " > ".join(words for words, _, _ in sorted(compared, key=lambda pair: -pair[1]))
-        there = " > ".join(words for words, _, _ in sorted(compared, key=lambda pair: -pair[2]))
-        lines += [f"Order here: {here}. Published: {there}.", ""]
-    sources = dict.fromkeys(one.source for _, _, one in pairs if one)
-    if sources:
-        links = ", ".join(map(published.link_to, sources))
-        lines += [f"The published numbers are of a linear head on MagnaTagATune: {links}.", ""]
-    return [*lines, f"![{METRIC_NAMES[metric]} by augmentation]({picture})", ""]
+def _ablations(section: Section, figures: dict[str, Figure]) -> list[str]:
+    lines, metric = [], section.rows[0].metric
+    for number, rows in enumerate(ablations(section.rows), 1):
+        published = [published_ablation(row.first) for row in rows]
+        suffix = "" if number == 1 else f"-{number}"
+        figure = f"{section.slug}-augmentations{suffix}.png"
+        figures[figure] = draw_ablation(rows, published, metric)
+        lines += ["### Augmentations", f"{ablation_title(rows)}.", "", *ablation_table(rows, section.metrics), ""]
+        if links := dict.fromkeys(one.link for one in published if one):
+            lines += [f"The published numbers are of a linear head on MagnaTagATune: {', '.join(links)}.", ""]
+        lines += [f"![{METRIC_NAMES[metric]} by augmentation]({figure})", ""]
+    return lines
 
 
-def _published(rows: Sequence[PublishedRow], metrics: Sequence[str], published: Published) -> list[str]:
-    scored = [metric for metric in metrics if any(metric in row.scores for row in rows)]
+def _published(section: Section) -> list[str]:
+    rows = published_on(section.first)
+    if not rows:
+        return []
+    metrics = [metric for metric in section.metrics if any(metric in row.scores for row in rows)]
+    lines = [[row.table, row.row, *_published_scores(row, metrics), row.source, row.recipe or NOTHING] for row in rows]
+    headings = ["table", "row", *(METRIC_NAMES[metric] for metric in metrics), "source", "recipe"]
     return [
         "### Published on this corpus",
-        "Not measured here. Published in percent, given on the scale of the tables above.",
+        "Not measured here. Sources:",
         "",
-        *(f"- {source}: {published.link_to(source)}" for source in dict.fromkeys(row.source for row in rows)),
+        *(f"- {link}" for link in dict.fromkeys(row.link for row in rows)),
         "",
-        "<details><summary>All published numbers</summary>",
-        "",
-        *published_table(rows, scored),
-        "",
-        "</details>",
-        "",
+        *_details("All published numbers", markdown_table(headings, lines)),
     ]
-
-
-def _number(section: Section, row: Row) -> int:
-    return section.rows.index(row) + 1

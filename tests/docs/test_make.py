@@ -6,10 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 
 from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
@@ -21,7 +20,6 @@ STEPS = range(10, 410, 10)
 FINGERPRINT = 64 * "5"
 SCORES = {"trained encoder": (0.8, 0.7, 0.875, 0.6521), "untrained encoder": (0.4, 0.3, 0.5, 0.35)}
 MAJORITY = {"majority guess": (0.125, 0.05, 0.25, 0.1)}
-DARK, LIGHT = "#1f4e8c", "#9db7d5"
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +35,7 @@ def pages(tmp_path, monkeypatch) -> Path:
 def write_run(folder: Path, config: TrainConfig) -> Path:
     """A run of 400 steps: the loss falls linearly from 5 to 1.1, the accuracy rises from 0.1 to 0.49."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(to_json(config)))
+    (folder / "config.json").write_text(json.dumps({**to_json(config), "setting_of_another_version": 1}))
     start = {"hardware": {"num_cpus": 6}}
     starts = [{**start, "hardware": {"num_cpus": 2}}, start]
     (folder / "run.json").write_text(json.dumps({"starts": starts, "corpus": {"fingerprint": FINGERPRINT}}))
@@ -116,35 +114,23 @@ def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, ch
     )
 
 
-def test_the_command_leaves_out_settings_that_no_longer_exist():
-    config = {**to_json(TrainConfig(steps=7).resolved()), "on_failed_save": "stop"}
-    assert make.command_of(config, "old") == "python -m clmr_tf.train --steps 7 --workdir runs/old"
-
-
-def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
-    return np.abs(picture[..., :3] - to_rgb(colour)).max(axis=-1) < 0.01
-
-
-def test_the_picture_shows_the_curves_and_the_scores(tmp_path, pages):
+def test_the_picture_has_the_curves_and_the_scores(tmp_path, pages):
     record("drawn", tmp_path, TrainConfig())
-    picture = matplotlib.image.imread(pages / "drawn.png")
-    height, width = picture.shape[:2]
-    assert width > 2.5 * height > 500 and picture.std() > 0.05
-    loss, accuracy, probe = (picture[:, third * width // 3 : (third + 1) * width // 3] for third in range(3))
-    for panel, falls in ((loss, True), (accuracy, False)):
-        rows, columns = np.nonzero(coloured(panel, DARK))
-        # Rows of a picture are counted from the top.
-        slope = np.polyfit(columns, rows, 1)[0]
-        assert np.ptp(columns) > 0.5 * panel.shape[1]
-        assert slope > 0.3 if falls else slope < -0.3
-    # Bars begin at 0, so their lengths are as the scores: 0.8 to 0.4, and the first is on top.
-    dark, light = (np.nonzero(coloured(probe, colour)) for colour in (DARK, LIGHT))
-    assert np.ptp(dark[1]) / np.ptp(light[1]) == pytest.approx(2, rel=0.03)
-    assert dark[0].max() < light[0].min()
+    figure = make.draw(pages / "runs" / "drawn")
+    loss, accuracy, probe = figure.axes
+    for panel, first, last in ((loss, 5, 1.1), (accuracy, 0.1, 0.49)):
+        each, average = (line.get_xydata() for line in panel.lines)
+        assert each[[0, -1]] == pytest.approx(np.array([[10, first], [400, last]]))
+        # The moving average of a straight line lies on it.
+        assert average[:, 1] == pytest.approx(np.interp(average[:, 0], each[:, 0], each[:, 1]))
+    assert [bar.get_width() for bar in probe.patches] == [0.8, 0.4, 0.125]
+    (error_bars,) = (line for line in probe.collections if len(line.get_segments()) == 3)
+    assert error_bars.get_segments()[0][:, 0] == pytest.approx(np.array([0.7, 0.875]))
+    plt.close(figure)
 
 
 def test_the_same_records_give_the_same_bytes_and_stay_as_they_are(tmp_path, pages):
-    names = ["zebra", "ant", "cat", "yak", "bee"]
+    names = ["zebra", "ant"]
     for name in names:
         run, model = write_run(tmp_path / name, TrainConfig(seed=len(name))), write_probe(tmp_path / f"model of {name}")
         make.record(name, run, model)
@@ -155,7 +141,7 @@ def test_the_same_records_give_the_same_bytes_and_stay_as_they_are(tmp_path, pag
         assert (kept / "probe.json").read_bytes() == (model / "probe-songs.json").read_bytes()
     make.main([])
     before = {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()}
-    assert len(before) == 5 * 4 + 5 + 1
+    assert len(before) == 2 * 4 + 2 + 1
     headings = re.findall("^## (.*)$", (pages / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings == sorted(names)
     for made in (pages / "results.md", *pages.glob("*.png")):

@@ -31,13 +31,13 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
     records = tmp_path / "real_music"
     real_music.record(models, records)
     text = real_music.section(records)
-    assert "on [debian-games-medium](debian_games.md): 200 songs for training, 20 in\nthe test split." in text
+    assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test split." in text
     assert "2,500 steps of 64 pairs" in text
-    assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The validation split" in text
+    assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
     (picture,) = records.glob("*-few-labels.png")
     assert f"](real_music/{picture.name})" in text
-    # Protocols and draws that were not measured are not mentioned.
-    assert "In the released protocol" in text and "thesis" not in text and "drawn several times" not in text
+    # Protocols and seeds that were not measured are not mentioned.
+    assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells == [
         ["features and head", "accuracy", "95 %"],
@@ -64,7 +64,7 @@ def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_p
     (models / "none" / "evaluation-x.json").rename(models / "only-filter" / "evaluation-y.json")
     (models / "none" / "manifest.json").unlink()
     real_music.record(models, records)
-    # The files of the earlier record are gone; the report would merge both into one row.
+    # The report would make one row of both records.
     assert {path.name for path in records.iterdir()} == {"clmr", "only-filter"}
     assert {path.name for path in (records / "only-filter").iterdir()} == {
         "manifest.json",

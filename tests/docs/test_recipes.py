@@ -4,21 +4,25 @@ import re
 
 import pytest
 
-from clmr_tf.recipes.recipe import RECIPES, read_recipes
+from clmr_tf.recipes.recipe import read_recipes
 from docs.recipes import PAGE, page_with
 
 
-def test_the_table_is_made_from_the_recipes_as_they_are():
+@pytest.fixture(scope="module")
+def recipes():
+    return read_recipes()
+
+
+def test_the_table_is_made_from_the_recipes_as_they_are(recipes):
     page = PAGE.read_text(encoding="utf-8")
-    assert page_with(read_recipes(RECIPES), page) == page, "run `python -m docs.recipes`"
+    assert page_with(recipes, page) == page, "run `python -m docs.recipes`"
     linked = re.findall(r"^\| \[([\w.-]+)\]\(\.\./recipes/\1\.yaml\) \|", page, flags=re.MULTILINE)
-    assert sorted(linked) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    # Those that the text below the table sends its readers to.
+    assert sorted(linked) == sorted(recipes)
+    # The text below the table refers to some of them.
     assert set(re.findall(r"`(mtt-[\w.-]+)`", page)) <= set(linked)
 
 
-def test_only_the_table_is_written():
-    recipes = read_recipes(RECIPES)
+def test_only_the_table_is_written(recipes):
     few = {name: recipes[name] for name in ("mtt-clmr", "transfer-msd", "msd-clmr", "msd-supervised")}
     begin, end = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
     page = page_with(few, f"before\n{begin}old\n{end}after\n")

@@ -21,7 +21,7 @@ from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.heads import Head
 from clmr_tf.probe.evaluation import probe_with_head
 from clmr_tf.probe.settings import HeadProbe
-from clmr_tf.report.results import name_of, read_result
+from clmr_tf.report.results import read_result
 from tests.clmr_tf.convert.checkpoint_files import GOLDEN, lightning_bytes
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
 from tests.synthetic import write_corpus
@@ -90,7 +90,7 @@ def test_the_probe_scores_a_converted_head(converted, tmp_path):
     assert result["objective"] == "converted" and result["labels"]["choice"] == "all"
     assert result["labels"]["num_clips"] == 2 and len(result["labels"]["tags_without_positives"]) == 48
     (tmp_path / "evaluation.json").write_text(json.dumps(result))
-    assert name_of(read_result(tmp_path / "evaluation.json", "evaluation.json")) == "CLMR converted, its own head"
+    assert read_result(tmp_path / "evaluation.json", "evaluation.json").name == "CLMR converted, its own head"
 
 
 def test_back_to_pytorch_is_the_same_network(converted, tmp_path, caplog):

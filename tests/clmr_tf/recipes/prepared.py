@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from clmr_tf.recipes.run import PUBLISHED_CORPORA
+from clmr_tf.recipes.recipe import PUBLISHED_CORPORA
 from tests.synthetic import write_corpus
 
 TAGS = ("guitar", "no vocals", "techno")

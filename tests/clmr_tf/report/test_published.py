@@ -1,202 +1,134 @@
-"""The published numbers: those of the paper, each with a source, each beside the rows it belongs to and no others."""
+"""Published numbers beside the rows that repeat them, and beside no others."""
 
-import itertools
-from decimal import Decimal
+import dataclasses
 
 import pytest
 
-from clmr_tf.report.published import read_published
-from clmr_tf.report.results import read_results, rows_of
-from tests.clmr_tf.report.written_results import result, write, write_manifest
+from clmr_tf.config.command_line import to_json
+from clmr_tf.recipes.recipe import PUBLISHED_CORPORA, RECIPES, read_other_published, read_recipe
+from clmr_tf.report.published import published_ablation, published_beside, published_curves, published_on
+from clmr_tf.report.results import Training, read_result
+from tests.clmr_tf.report.written_results import result, write
 
-MAGNATAGATUNE, MSD, GTZAN = "magnatagatune-pons2017", "msd-lee2017", "gtzan-fault-filtered"
-# Trainings that numbers were published of; an epoch visits every clip in the first and every song in the others.
-README = {"augmentation": "released", "sampling_unit": "clip", "batch_size": 48, "step": 10_000 * 389, "width": 1.0}
-THESIS = {**README, "augmentation": "thesis", "sampling_unit": "song"}
-ALONE = {**THESIS, "step": 500 * 81}
-BY_LARS = {**THESIS, "batch_size": 96, "optimizer": "lars", "step": 3_000 * 40}
-CROP = {**BY_LARS, "augmentation": "none", "step": 500 * 40}
-SUPERVISED = {"objective": "supervised", "batch_size": 48, "width": 1.0}
-BY_THESIS = {"preset": "thesis"}
+MAGNATAGATUNE = "magnatagatune-pons2017"
 
 
 @pytest.fixture
-def row_of(tmp_path):
-    """The row of one result on a published corpus, of a model that was trained with these settings, if any."""
+def result_of(tmp_path):
+    """A result of a recipe's probe, as its commands would write it."""
 
-    def make(corpus: str, training: dict | None = None, **options):
-        if training is not None:
-            options = {"kind": "model", "step": training.get("step", 100), **options}
-            write_manifest(tmp_path, **{"trained_on": corpus, **training})
-        write(tmp_path / "evaluation-x.json", result(0.3, corpus=corpus, **options))
-        found, skipped = read_results(tmp_path)
-        assert skipped == []
-        ((row,), _) = rows_of(found)
-        return row
+    def make(name: str, number: int = 0, **changes):
+        recipe = read_recipe(RECIPES, name)
+        config, probe = recipe.train_config, recipe.probes[number].config
+        labels = config if probe.head == "own" else probe
+        few = labels.labels_like_paper
+        # The corpus, the task and the head's options are those of the probe.
+        of_training = (set(to_json(config)) - {"corpus", "task"}) & set(changes)
+        settings = {**to_json(config), **{name: changes.pop(name) for name in of_training}}
+        options = {
+            "kind": probe.features,
+            "head": probe.head,
+            "preset": probe.preset,
+            "corpus": PUBLISHED_CORPORA[probe.corpus],
+            "choice": "like-paper" if few else "songs" if labels.labels < 1 else "all",
+            "share": few or labels.labels,
+            "width": settings["width"],
+            "step": 1_234 if config.epochs else config.steps,
+            **changes,
+        }
+        trained_on = options.pop("trained_on", PUBLISHED_CORPORA[recipe.train["corpus"]])
+        found = read_result(write(tmp_path / "evaluation-x.json", result(0.3, **options)), "x")
+        if options["kind"] != "model":
+            return found
+        training = Training(options["step"], {"name": trained_on, "fingerprint": "f"}, settings)
+        return dataclasses.replace(found, training=training, objective=settings["objective"])
 
     return make
 
 
-def percent(row, *metrics: str) -> list[str]:
-    """The scores as they were published."""
-    return [str(row.scores[metric].scaleb(2)) for metric in metrics or ("roc_auc", "average_precision")]
+@pytest.mark.parametrize(
+    ("name", "number", "scores"),
+    [
+        ("mtt-clmr", 0, {"roc_auc": 0.887, "average_precision": 0.356}),
+        ("mtt-clmr", 1, {"roc_auc": 0.893, "average_precision": 0.36}),
+        ("mtt-jukemir", 0, {"roc_auc": 0.894, "average_precision": 0.361}),
+        ("gtzan-jukemir", 0, {"accuracy": 0.686}),
+        ("mtt-epochs-3000", 1, {"roc_auc": 0.8894, "average_precision": 0.3546}),
+        ("mtt-rate-8000", 0, {"roc_auc": 0.8478, "average_precision": 0.2977}),
+        ("mtt-sweep-pitch-0.4", 0, {"average_precision": 0.3157}),
+        ("mtt-untrained", 0, {"average_precision": 0.1538}),
+        ("labels-mtt-clmr-50", 0, {"average_precision": 0.3453}),
+        ("labels-mtt-supervised-1", 0, {"average_precision": 0.2481}),
+        ("transfer-msd", 0, {"roc_auc": 0.8657, "average_precision": 0.3204}),
+        ("msd-supervised", 0, {"roc_auc": 0.8842}),
+    ],
+)
+def test_a_result_of_a_recipe_has_its_number(result_of, name, number, scores):
+    published = {row.recipe: row.scores for row in published_beside(result_of(name, number))}
+    assert published[name] == scores
 
 
-def test_every_number_has_a_source_and_its_digits():
-    published = read_published()
-    assert len(published.rows) > 100
-    for row in published.rows:
-        assert row.scores and all(0 < score < 1 for score in row.scores.values())
-        assert published.sources[row.source].address.startswith("https://")
-        assert row.corpus in published.num_test_clips
-    assert {row.source for row in published.rows} == set(published.sources)
-    digits = {str(row.scores["average_precision"]) for row in published.rows if "average_precision" in row.scores}
-    # 36.0, 35.37, 30.50 and 24 percent.
-    assert {"0.360", "0.3537", "0.3050", "0.24"} <= digits
+def test_two_published_numbers_of_the_same_run_are_both_given(result_of):
+    recipes = [row.recipe for row in published_beside(result_of("labels-mtt-clmr-100"))]
+    assert recipes == ["labels-mtt-clmr-100", "mtt-epochs-3000"]
 
 
 @pytest.mark.parametrize(
-    ("corpus", "training", "options", "numbers", "source"),
+    ("name", "changes"),
     [
-        (MAGNATAGATUNE, README, {}, ["88.7", "35.6"], "readme"),
-        (MAGNATAGATUNE, README, {"head": "mlp"}, ["89.3", "36.0"], "readme"),
-        (MAGNATAGATUNE, README, {"preset": "grid"}, ["89.4", "36.1"], "tune"),
-        (MAGNATAGATUNE, {**THESIS, "step": 1_550 * 81}, BY_THESIS, ["87.71", "34.27"], "readme"),
-        (MAGNATAGATUNE, {**BY_LARS, "step": 1_000 * 40}, BY_THESIS, ["88.31", "34.40"], "thesis"),
-        (MAGNATAGATUNE, BY_LARS, {**BY_THESIS, "head": "mlp"}, ["88.94", "35.46"], "thesis"),
-        (MAGNATAGATUNE, {**BY_LARS, "step": 10_000 * 40}, BY_THESIS, ["88.47", "35.37"], "thesis"),
-        (MAGNATAGATUNE, {**BY_LARS, "batch_size": 456, "step": 3_000 * 8}, BY_THESIS, ["88.13", "34.87"], "thesis"),
-        (MAGNATAGATUNE, {**THESIS, "step": 3_000 * 81}, BY_THESIS, ["87.91", "34.56"], "thesis"),
-        (MAGNATAGATUNE, SUPERVISED, {"head": "own"}, ["88.56", "34.38"], "thesis"),
-        (MAGNATAGATUNE, {**THESIS, "trained_on": MSD, "step": 4_201_000}, BY_THESIS, ["86.57", "32.04"], "thesis"),
-        (MAGNATAGATUNE, {**CROP, "sample_rate_hz": 8000}, BY_THESIS, ["84.78", "29.77"], "thesis"),
-        (MAGNATAGATUNE, {**CROP, "temperature": 0.1}, BY_THESIS, ["85.82", "30.33"], "thesis"),
-        (MAGNATAGATUNE, CROP, BY_THESIS, ["85.82", "30.49"], "thesis"),
-        (MSD, {**THESIS, "step": 4_201_000}, BY_THESIS, ["85.66", "24.98"], "thesis"),
+        ("mtt-clmr", {"corpus": "magnatagatune-clean"}),
+        ("mtt-clmr", {"task": "instruments"}),
+        ("mtt-clmr", {"preset": "thesis"}),
+        ("mtt-clmr", {"choice": "songs", "share": 0.01}),
+        ("mtt-clmr", {"step": 200}),
+        ("mtt-clmr", {"batch_size": 8}),
+        ("mtt-clmr", {"width": 0.25}),
+        ("mtt-clmr", {"sampling_unit": "song"}),
+        ("mtt-clmr", {"optimizer": "lars"}),
+        ("mtt-clmr", {"temperature": 0.1}),
+        ("mtt-clmr", {"augmentation": "thesis"}),
+        ("mtt-clmr", {"trained_on": "demo"}),
+        ("mtt-clmr", {"kind": "mel"}),
+        ("labels-mtt-clmr-1", {"share": 0.03}),
+        ("mtt-only-filter", {"augmentation_changes": ["filter.probability=0.5"]}),
+        ("mtt-supervised", {"width": 0.5}),
+        ("mtt-untrained", {"width": 0.5}),
     ],
 )
-def test_main_numbers_stand_beside_the_rows_that_repeat_them(row_of, corpus, training, options, numbers, source):
-    found = read_published().beside(row_of(corpus, training, **options))
-    assert (percent(found), found.source) == (numbers, source)
+def test_a_result_of_something_else_has_no_number(result_of, name, changes):
+    assert published_beside(result_of(name, **changes)) == []
+
+
+def test_curves_over_the_fraction_of_labels(result_of):
+    curves = published_curves(result_of("mtt-clmr"))
+    clmr, supervised = curves["published: CLMR linear"], curves["published: SampleCNN supervised"]
+    assert [fraction for fraction, _ in clmr] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    assert (clmr[0][1], clmr[-1][1], supervised[0][1], supervised[-1][1]) == (0.3312, 0.3511, 0.2481, 0.349)
+    msd = published_curves(result_of("msd-clmr"))
+    assert [points[3] for points in msd.values()] == [(0.1, 0.2327), (0.1, 0.2306)]
+    assert published_curves(result_of("mtt-clmr", corpus="songs")) == {}
 
 
 @pytest.mark.parametrize(
-    ("training", "options", "number"),
+    ("augmentation", "changes", "score"),
     [
-        ({**ALONE, "augmentation": "only-filter"}, {}, "33.32"),
-        ({**ALONE, "augmentation": "none"}, {}, "30.49"),
-        ({**ALONE, "augmentation": "only-pitch", "augmentation_changes": ["pitch.probability=0.4"]}, {}, "31.57"),
-        (BY_LARS, {"choice": "like-paper", "share": 0.01}, "33.12"),
-        (BY_LARS, {"choice": "like-paper", "share": 0.5}, "34.53"),
-        (SUPERVISED, {"head": "own", "preset": "released", "choice": "like-paper", "share": 0.01}, "24.81"),
-        (None, {"kind": "untrained", "width": 1.0}, "15.38"),
+        ("only-reverb", [], 0.317),
+        ("none", [], 0.3049),
+        ("only-polarity", ["polarity.probability=0.8"], 0.3185),
+        ("thesis", [], None),
+        ("only-gain", ["gain.gain_db=[-3, 0]"], None),
     ],
 )
-def test_numbers_of_the_figures_stand_beside_their_rows(row_of, training, options, number):
-    found = read_published().beside(row_of(MAGNATAGATUNE, training, **{**BY_THESIS, **options}))
-    assert (percent(found, "average_precision"), found.source) == ([number], "notebook")
+def test_the_published_ablation_is_found_by_augmentation_on_any_corpus(result_of, augmentation, changes, score):
+    one = result_of("mtt-clmr", corpus="songs", augmentation=augmentation, augmentation_changes=changes)
+    published = published_ablation(one)
+    assert (published and published.scores["average_precision"]) == score
 
 
-def test_of_the_accuracies_on_gtzan_those_of_the_tutorial_s_head_stand_beside_nothing(row_of):
-    trained = {**README, "trained_on": MAGNATAGATUNE}
-    found = read_published().beside(row_of(GTZAN, trained, accuracy=0.5, preset="grid"))
-    assert percent(found, "accuracy") == ["68.6"]
-    for training, options in (
-        *((trained, {"preset": preset}) for preset in ("released", "thesis")),
-        (SUPERVISED, {"head": "own"}),
-        (None, {"kind": "untrained", "width": 1.0}),
-    ):
-        assert read_published().beside(row_of(GTZAN, training, accuracy=0.5, **options)) is None
-    alone = {str(row.scores["accuracy"].scaleb(2)) for row in read_published().rows if row.corpus == GTZAN}
-    assert alone == {"55.2", "68.6", "49.7", "10.7"}
-
-
-@pytest.mark.parametrize(
-    ("corpus", "training", "options"),
-    [
-        # Another split, another task, labels chosen in another way, another protocol.
-        ("magnatagatune-clean", README, {}),
-        (MAGNATAGATUNE, README, {"task": "instruments"}),
-        (MAGNATAGATUNE, README, {"choice": "songs", "share": 0.01}),
-        (MAGNATAGATUNE, README, BY_THESIS),
-        (MAGNATAGATUNE, BY_LARS, {**BY_THESIS, "choice": "like-paper", "share": 0.03}),
-        (MAGNATAGATUNE, BY_LARS, {}),
-        # Another training than the published ones: first a toy.
-        (MAGNATAGATUNE, {**README, "width": 0.25, "batch_size": 8, "step": 200}, {}),
-        (MAGNATAGATUNE, {**README, "step": 200}, {}),
-        (MAGNATAGATUNE, {**README, "batch_size": 8}, {}),
-        (MAGNATAGATUNE, {**README, "width": 0.25}, {}),
-        (MAGNATAGATUNE, {**README, "width": 0.25}, {"preset": "grid"}),
-        (MAGNATAGATUNE, {**README, "sampling_unit": "song"}, {}),
-        (MAGNATAGATUNE, {**README, "optimizer": "lars"}, {}),
-        (MAGNATAGATUNE, {**README, "temperature": 0.1}, {}),
-        (MAGNATAGATUNE, {**README, "trained_on": "demo"}, {}),
-        (MAGNATAGATUNE, {**BY_LARS, "step": 2_000 * 40}, BY_THESIS),
-        (MAGNATAGATUNE, {**ALONE, "augmentation": "only-filter", "step": 200}, BY_THESIS),
-        (
-            MAGNATAGATUNE,
-            {**ALONE, "augmentation": "only-filter", "augmentation_changes": ["filter.probability=0.5"]},
-            BY_THESIS,
-        ),
-        (MAGNATAGATUNE, {**SUPERVISED, "width": 0.5}, {"head": "own"}),
-        (MAGNATAGATUNE, None, {"kind": "untrained", "width": 0.5, "preset": "thesis"}),
-        (MAGNATAGATUNE, None, {"kind": "model"}),
-        (MAGNATAGATUNE, None, {"kind": "mel"}),
-        ("songs", README, {}),
-    ],
-)
-def test_no_number_stands_beside_what_does_not_repeat_it(row_of, corpus, training, options):
-    assert read_published().beside(row_of(corpus, training, **options)) is None
-
-
-def test_no_row_has_two_numbers_beside_it():
-    """Any two published rows on one corpus ask for different values of one fact."""
-    rows = [row for row in read_published().rows if row.like]
-    for one, other in itertools.combinations(rows, 2):
-        differing = [
-            fact for fact in one.like if fact in other.like and not set(one.like[fact]) & set(other.like[fact])
-        ]
-        assert one.corpus != other.corpus or differing, f"{one.table}: {one.name} and {other.table}: {other.name}"
-
-
-def test_curves_of_the_paper(row_of):
-    published = read_published()
-    curves = published.curves(row_of(MAGNATAGATUNE).first)
-    assert [(curve.name, curve.source) for curve in curves] == [
-        ("CLMR linear", "notebook"),
-        ("SampleCNN supervised", "notebook"),
-    ]
-    clmr, supervised = (dict(curve.points) for curve in curves)
-    assert list(clmr) == list(supervised) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-    assert (clmr[0.01], clmr[1.0]) == (Decimal("0.3312"), Decimal("0.3511"))
-    assert (supervised[0.01], supervised[1.0]) == (Decimal("0.2481"), Decimal("0.349"))
-    assert [str(curve.points[3][1]) for curve in published.curves(row_of(MSD).first)] == ["0.2327", "0.2306"]
-    assert [len(curve.points) for curve in published.curves(row_of(MSD).first)] == [7, 7]
-    assert published.curves(row_of("songs").first) == []
-
-
-def test_the_ablation_stands_beside_any_corpus_and_full_chains_do_not(row_of):
-    published = read_published()
-    found = published.ablation_beside(row_of("songs", {"augmentation": "only-reverb"}))
-    assert (found.name, percent(found, "average_precision")) == ("reverb", ["31.70"])
-    assert percent(published.ablation_beside(row_of("songs", {"augmentation": "none"})), "average_precision") == [
-        "30.49"
-    ]
-    assert published.ablation_beside(row_of("songs", {"augmentation": "thesis"})) is None
-    changed = {"augmentation": "only-gain", "augmentation_changes": ["gain.gain_db=[-3, 0]"]}
-    assert published.ablation_beside(row_of("songs", changed)) is None
-
-
-@pytest.mark.parametrize(
-    ("corpus", "task", "num_clips", "words"),
-    [
-        (MAGNATAGATUNE, None, 5329, None),
-        (MAGNATAGATUNE, None, 5328, "The published test split has 5,329 clips, so the published numbers are not to be"),
-        (MSD, None, 28_436, "The published test split has 28,435 clips, so the published numbers are not to be"),
-        (MAGNATAGATUNE, "instruments", 12, None),
-        ("songs", None, 12, None),
-    ],
-)
-def test_what_another_test_split_than_the_published_one_is_said_to_be(corpus, task, num_clips, words):
-    said = read_published().remark_on_test(corpus, task, num_clips)
-    assert said is words is None or said.startswith(words)
+def test_numbers_without_a_recipe_are_listed_with_a_source(result_of):
+    rows = {row.row: row for row in published_on(result_of("mtt-clmr"))}
+    assert rows["CPC MLP"].scores == {"roc_auc": 0.8799, "average_precision": 0.3304}
+    assert rows["MULE"].link.endswith("](https://github.com/PandoraMedia/music-audio-representations)")
+    assert {row.corpus for row in rows.values()} == {MAGNATAGATUNE}
+    sources = read_other_published()["sources"]
+    assert all(table["source"] in sources for table in read_other_published()["tables"])

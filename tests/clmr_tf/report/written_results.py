@@ -8,6 +8,7 @@ from typing import Any
 from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.probe.protocols import PROTOCOLS
+from clmr_tf.report.results import Row, read_results, rows_of
 
 TAGS = ("guitar", "piano", "harp")
 ARCHITECTURE = {"width": 0.5, "sample_rate_hz": 22050, "pooling": None}
@@ -107,6 +108,20 @@ def result(
         plain |= {"head": "own", "objective": objective, "fit": None}
         protocol["head"] = None
     return plain
+
+
+def rows_in(folder: Path, *results: tuple[dict[str, Any], dict[str, Any] | None]) -> list[Row]:
+    """Writes results and the manifests of their models, each into a folder of its own, and reads them as rows.
+
+    Args:
+        folder: Where to write.
+        results: Each with the settings of its training, or None for a result without a manifest.
+    """
+    for number, (plain, training) in enumerate(results):
+        if training is not None:
+            write_manifest(folder / str(number), **{"step": plain["features"]["training_step"], **training})
+        write(folder / str(number) / "evaluation-x.json", plain)
+    return rows_of(read_results(folder))[0]
 
 
 def write_manifest(folder: Path, step: int = 100, trained_on: str = "songs", **settings) -> None:
