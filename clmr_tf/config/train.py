@@ -210,7 +210,6 @@ OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a recorded run that differ from the defaults of its objective.
 

@@ -1,4 +1,4 @@
-"""A signal that comes while a run measures: the run stops soon, and nothing is missing when it goes on."""
+"""A signal during a validation stops the run soon, and nothing is missing when it resumes."""
 
 import json
 import signal
@@ -11,6 +11,8 @@ from clmr_tf.train import run as training
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
 from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
 
 SETTINGS = {"width": 0.0625, "batch_size": 4, "log_every": 1, "checkpoint_every": 5, "steps": 4, "validate_every": 2}
 SETTINGS |= {"augmentation": "only-gain", "num_audio_examples": 0, "embeddings_every": 0}
@@ -53,16 +55,14 @@ def test_a_signal_during_a_validation_stops_the_run_within_seconds_and_costs_not
     assert [path.name for path in (killed / "best").iterdir()] == [path.name for path in (whole / "best").iterdir()]
 
 
-def test_a_worker_does_not_end_early_where_the_chief_is_ahead_with_the_row_that_was_pending(
-    corpus, tmp_path, monkeypatch
-):
+def test_a_worker_trains_on_even_if_the_chief_has_already_logged_the_missing_row(corpus, tmp_path, monkeypatch):
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
     config = TrainConfig(**settings)
     train(config)
     # As if killed before its last row was written.
     row = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(b"")
-    went_on = []
+    resumed_at = []
 
     def gather_with_a_fast_chief(_strategy, number):
         if number > SMALL:
@@ -73,22 +73,22 @@ def test_a_worker_does_not_end_early_where_the_chief_is_ahead_with_the_row_that_
 
     monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
     monkeypatch.setattr(training, "gather_over_workers", gather_with_a_fast_chief)
-    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    monkeypatch.setattr(training._Run, "train_as_worker", lambda run: resumed_at.append(run.first_step) or 1)
     train(config)
-    assert went_on == [1]
+    assert resumed_at == [1]
     # Without such a row there is nothing left to do.
-    assert train(config).first_step == 1 and went_on == [1]
+    assert train(config).first_step == 1 and resumed_at == [1]
 
 
-def test_what_the_chief_has_seen_counts_for_a_worker_that_sees_it_otherwise(corpus, tmp_path, monkeypatch):
+def test_the_chief_decides_whether_a_row_is_missing(corpus, tmp_path, monkeypatch):
     config = TrainConfig(
         **{"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
     )
     train(config)
-    went_on = []
+    resumed_at = []
     # The chief has a row; a folder that is shared over a network may not show it to the worker yet.
     monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
     monkeypatch.setattr(training, "gather_over_workers", lambda _strategy, number: [number + (number < SMALL), number])
-    monkeypatch.setattr(training, "run_beside_chief", lambda run, *_: went_on.append(run.first_step) or 1)
+    monkeypatch.setattr(training._Run, "train_as_worker", lambda run: resumed_at.append(run.first_step) or 1)
     train(config)
-    assert went_on == [1]
+    assert resumed_at == [1]

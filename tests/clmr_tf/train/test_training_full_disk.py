@@ -10,9 +10,10 @@ import pytest
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
 from clmr_tf.train.run import train
-from tests.clmr_tf.train.training_runs import words_of
-from tests.strict_python import STRICT_PYTHON
+from tests.clmr_tf.train.training_runs import TINY_TRAIN, words_of
 from tests.synthetic import write_corpus
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,8 +46,8 @@ def test_what_cannot_grow_leaves_the_checkpoint_before(tmp_path, largest_file_by
     config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limit_after_the_first_checkpoint(step, _num_steps, _scalars):
-        if step == 2:
+    def limit_after_the_first_checkpoint(progress):
+        if progress.step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, before[1]))
 
     try:
@@ -69,7 +70,7 @@ def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
         (tmp_path / name).mkdir()
     settings = {"corpus": corpus.folder, "width": 0.0625, "steps": 6, "batch_size": 4, "augmentation": "none"}
     settings |= {"checkpoint_every": 2, "log_every": 1, "num_audio_examples": 0}
-    command = [*STRICT_PYTHON, "-m", "clmr_tf.train", *words_of(settings)]
+    command = [*TINY_TRAIN, *words_of(settings)]
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:

@@ -13,6 +13,8 @@ from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, metrics, start, wait_for
 from tests.synthetic import write_corpus
 
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
 FOREVER = "1000000"
 
 
@@ -63,8 +65,8 @@ def test_a_second_signal_ends_the_run_at_once_with_its_own_code(corpus, tmp_path
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     steps = []
 
-    def signal_twice(step, _num_steps, _scalars):
-        steps.append(step)
+    def signal_twice(progress):
+        steps.append(progress.step)
         signal.raise_signal(first)
         signal.raise_signal(second)
 

@@ -17,7 +17,7 @@ from tests.clmr_tf.train.same_training import EVERYTHING, NUM_STEPS, PLAIN, asse
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, starts, state, wait_for
 from tests.synthetic import write_corpus
 
-pytestmark = pytest.mark.starts_first
+pytestmark = [pytest.mark.starts_first, pytest.mark.usefixtures("tiny_network")]
 
 FOREVER = 1_000_000
 LOST = "error: Another worker was lost at step {}. The state after step {} is saved; start all workers again, and"

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[3]
 # Noise is random and cheap; all augmentations take most of the time until the first step of a start.
 SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
 SETTINGS += ["--augmentation", "only-noise"]
+# The small network is traced in half the time, which is most of the time of a start.
+TINY_TRAIN = [*STRICT_PYTHON, "-m", "tests.tiny_command", "clmr_tf.train"]
 # Only a process that hangs takes so long, however busy the machine is.
 PATIENCE_SECONDS = 600
 
@@ -31,7 +33,7 @@ def command(corpus, workdir, *arguments: str) -> list[str]:
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [*STRICT_PYTHON, "-m", "clmr_tf.train", *arguments],
+        [*TINY_TRAIN, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

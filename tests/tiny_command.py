@@ -1,0 +1,13 @@
+"""`python -m tests.tiny_command clmr_tf.train ...`: a command in a process of its own, with the small network."""
+
+import runpy
+import sys
+
+import pytest
+
+from tests.tiny_network import use_tiny_network
+
+if __name__ == "__main__":
+    use_tiny_network(pytest.MonkeyPatch())
+    module = sys.argv.pop(1)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
