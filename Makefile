@@ -13,7 +13,7 @@ DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
 DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
-# Test files or folders for `make test-latest`; all if empty.
+# Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=
 
 .PHONY: train demo-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
@@ -70,6 +70,13 @@ test-torch: $(TORCH)/test-requirements
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py tests/clmr_tf/train/test_replicas.py \
 	    tests/clmr_tf/train/test_workers.py tests/clmr_tf/recipes/test_recipes.py tests/benchmarks
+
+# pyproject.toml names the modules that must be covered.
+coverage: $(VENV)/test-requirements
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest $(TWO_PROCESSES) $(TESTS)
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
 
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .

@@ -4,35 +4,59 @@ python -m docs.reference --out build/reference
 """
 
 import argparse
+import contextlib
 import importlib
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import keras
 import pdoc
 import pdoc.render
+import tensorflow as tf
 
 PACKAGES = ("clmr_tf", "pipelines")
+TEMPLATES = Path(__file__).parent / "reference_template"
+# Otherwise tf.Tensor is tensorflow.python.framework.tensor.Tensor in every signature.
+PUBLIC_NAMES = {
+    "tf": (tf.Tensor, tf.Variable),
+    "tf.distribute": (tf.distribute.Strategy,),
+    "keras": (keras.Model,),
+    "keras.layers": (keras.layers.Layer,),
+    "keras.optimizers": (keras.optimizers.Optimizer, keras.optimizers.Adam),
+    "keras.optimizers.schedules": (keras.optimizers.schedules.LearningRateSchedule,),
+}
 
 
-def public_modules(name: str) -> Iterator[str]:
-    """What to hand to pdoc for a package: it finds modules by itself, except those of a package with an `__all__`."""
-    yield name
-    module = importlib.import_module(name)
-    if hasattr(module, "__all__"):
-        for child in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            if not child.name.startswith("_"):
-                yield from public_modules(f"{name}.{child.name}")
-
-
-def write_reference(folder: Path) -> None:
-    """Writes a page per public module, and an index with a search.
+def write_reference(folder: Path, *, with_source: bool = True) -> None:
+    """Writes a page for each public module, and an index with a search.
 
     Args:
-        folder: Made if it is not there; pages of an earlier call are replaced.
+        folder: Made if it does not exist; the pages of an earlier call are replaced.
+        with_source: Whether the pages show the source of each function, which takes most of the time.
     """
-    pdoc.render.configure(docformat="google", footer_text="clmr_tf", search=True, show_source=True)
-    pdoc.pdoc(*(name for package in PACKAGES for name in public_modules(package)), output_directory=folder)
+    pdoc.render.configure(docformat="google", template_directory=TEMPLATES, show_source=with_source)
+    modules = [*PACKAGES, *(name for package in PACKAGES for name in hidden_modules(package))]
+    with contextlib.ExitStack() as names:
+        for module, classes in PUBLIC_NAMES.items():
+            for one in classes:
+                names.enter_context(mock.patch.object(one, "__module__", module))
+        pdoc.pdoc(*modules, output_directory=folder)
+
+
+def hidden_modules(package: str) -> Iterator[str]:
+    """The public modules that pdoc does not find, since the `__all__` of their package does not name them."""
+    module = importlib.import_module(package)
+    names = getattr(module, "__all__", None)
+    if names is None or not hasattr(module, "__path__"):
+        return
+    for child in pkgutil.iter_modules(module.__path__, f"{package}."):
+        name = child.name.rpartition(".")[2]
+        if not name.startswith("_"):
+            if name not in names:
+                yield child.name
+            yield from hidden_modules(child.name)
 
 
 def main() -> None:
