@@ -11,22 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import keras
 import pdoc
 import pdoc.render
-import tensorflow as tf
 
 PACKAGES = ("clmr_tf", "pipelines")
 TEMPLATES = Path(__file__).parent / "reference_template"
-# Otherwise tf.Tensor is tensorflow.python.framework.tensor.Tensor in every signature.
-PUBLIC_NAMES = {
-    "tf": (tf.Tensor, tf.Variable),
-    "tf.distribute": (tf.distribute.Strategy,),
-    "keras": (keras.Model,),
-    "keras.layers": (keras.layers.Layer,),
-    "keras.optimizers": (keras.optimizers.Optimizer, keras.optimizers.Adam),
-    "keras.optimizers.schedules": (keras.optimizers.schedules.LearningRateSchedule,),
-}
 
 
 def write_reference(folder: Path, *, with_source: bool = True) -> None:
@@ -39,9 +28,8 @@ def write_reference(folder: Path, *, with_source: bool = True) -> None:
     pdoc.render.configure(docformat="google", template_directory=TEMPLATES, show_source=with_source)
     modules = [*PACKAGES, *(name for package in PACKAGES for name in hidden_modules(package))]
     with contextlib.ExitStack() as names:
-        for module, classes in PUBLIC_NAMES.items():
-            for one in classes:
-                names.enter_context(mock.patch.object(one, "__module__", module))
+        for public, module in _public_homes().items():
+            names.enter_context(mock.patch.object(public, "__module__", module))
         pdoc.pdoc(*modules, output_directory=folder)
 
 
@@ -57,6 +45,24 @@ def hidden_modules(package: str) -> Iterator[str]:
             if name not in names:
                 yield child.name
             yield from hidden_modules(child.name)
+
+
+def _public_homes() -> dict[type, str]:
+    """Where users find classes, without which tf.Tensor would be tensorflow.python.framework.tensor.Tensor."""
+    # After clmr_tf, which keeps TensorFlow from reporting harmless things at its start.
+    import keras
+    import tensorflow as tf
+
+    return {
+        tf.Tensor: "tf",
+        tf.Variable: "tf",
+        tf.distribute.Strategy: "tf.distribute",
+        keras.Model: "keras",
+        keras.layers.Layer: "keras.layers",
+        keras.optimizers.Adam: "keras.optimizers",
+        keras.optimizers.Optimizer: "keras.optimizers",
+        keras.optimizers.schedules.LearningRateSchedule: "keras.optimizers.schedules",
+    }
 
 
 def main() -> None:
