@@ -4,6 +4,7 @@
 PYTHON ?=
 VENV := .venv
 LATEST := .venv-latest
+TORCH := .venv-torch
 RUN := $(VENV)/bin/python
 PIP := -m pip install --disable-pip-version-check --quiet
 TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
@@ -12,20 +13,23 @@ DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
 DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
-# Test files or folders for `make test-latest`; all if empty.
+# Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=
 
-.PHONY: train demo-model test test-latest soak lint format docs bench gpu-check help
+.PHONY: train demo-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
 
 help:
 	@echo "make train         train on the demo corpus, export, probe (under 10 minutes on two cores)"
 	@echo "make demo-model    the pretrained model in savedmodels/demo (half an hour on two cores)"
 	@echo "make test          the whole test suite"
 	@echo "make test-latest   the same with the newest TensorFlow, in an environment of its own (TESTS=tests/... for a part)"
+	@echo "make test-torch    compare with the original's network in PyTorch, in an environment of its own"
+	@echo "make coverage      branch coverage of numerics, readers and checkpoints; under 95 % fails"
 	@echo "make soak          the longer versions of tests that kill and compare runs"
 	@echo "make lint          formatting and lint rules"
 	@echo "make format        apply them"
-	@echo "make docs          make the pictures and tables of docs/ again"
+	@echo "make docs          the API reference, build/reference/index.html"
+	@echo "make figures       make the pictures and tables of docs/ again"
 	@echo "make bench         run all benchmarks, one JSON object each"
 	@echo "make gpu-check     compare a GPU with the CPU number by number, and time it"
 
@@ -58,11 +62,22 @@ test: $(VENV)/test-requirements
 test-latest: $(LATEST)/test-requirements
 	$(LATEST)/bin/python -m pytest $(TWO_PROCESSES) $(TESTS)
 
+# What the suite compares with recorded numbers of PyTorch is compared with PyTorch itself.
+test-torch: $(TORCH)/test-requirements
+	$(TORCH)/bin/python -m pytest tests/golden tests/clmr_tf/convert
+
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py tests/clmr_tf/train/test_replicas.py \
 	    tests/clmr_tf/train/test_workers.py tests/clmr_tf/recipes/test_real_commands.py tests/clmr_tf/audio/test_whole_files.py \
 	    tests/clmr_tf/export/test_malformed_requests.py tests/benchmarks
+
+# pyproject.toml names the modules that must be covered.
+coverage: $(VENV)/test-requirements
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest $(TWO_PROCESSES) $(TESTS)
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
 
 lint: $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .
@@ -75,6 +90,9 @@ format: $(VENV)/test-requirements
 	$(VENV)/bin/ruff format .
 
 docs: $(VENV)/test-requirements
+	$(RUN) -m docs.reference
+
+figures: $(VENV)/test-requirements
 	$(RUN) -m docs.make
 	$(RUN) -m docs.augmentations
 	$(RUN) -m docs.recipes
@@ -106,8 +124,12 @@ $(LATEST)/test-requirements: requirements-latest.txt constraints.txt | $(LATEST)
 	$(LATEST)/bin/python $(PIP) -r requirements-latest.txt -c $(LATEST)/constraints.txt
 	@touch $@
 
+$(TORCH)/test-requirements: requirements-torch.txt requirements.txt constraints.txt | $(TORCH)/bin/pip
+	$(TORCH)/bin/python $(PIP) -r requirements-torch.txt -c constraints.txt
+	@touch $@
+
 # pyenv and others have commands that are there and do not run, and Debian has Pythons without the venv module.
-$(VENV)/bin/pip $(LATEST)/bin/pip:
+$(VENV)/bin/pip $(LATEST)/bin/pip $(TORCH)/bin/pip:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
 	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
 	    case "$$version" in \

@@ -77,6 +77,8 @@ setup(
             "mypy>=2.4",
             "scipy>=1.14",
             "psutil>=7",
+            "coverage>=7.10",
+            "pdoc>=16",
         ],
     },
 )

@@ -32,3 +32,14 @@ def multi_layer(*sizes: int, bias: bool = True) -> nn.Sequential:
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def nt_xent(z_i: torch.Tensor, z_j: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The loss of the released code's `NT_Xent` in one process: [pairs, dimensions] twice to a scalar."""
+    num_pairs, num_views = len(z_i), 2 * len(z_i)
+    z = torch.cat([z_i, z_j])
+    similarities = nn.functional.cosine_similarity(z[:, None], z[None], dim=2) / temperature
+    positives = torch.cat([similarities.diag(num_pairs), similarities.diag(-num_pairs)])[:, None]
+    is_negative = ~(torch.eye(num_views) + torch.eye(num_pairs).repeat(2, 2)).bool()
+    logits = torch.cat([positives, similarities[is_negative].reshape(num_views, -1)], dim=1)
+    return nn.functional.cross_entropy(logits, torch.zeros(num_views, dtype=torch.long))

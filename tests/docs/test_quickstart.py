@@ -1,0 +1,53 @@
+"""The notebook of docs/ runs from top to bottom, and gives the numbers that it shows."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import soundfile
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "quickstart.ipynb"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(scope="module")
+def results(cells):
+    """The variables after all cells have run."""
+    variables = {}
+    with matplotlib.rc_context({"backend": "agg"}):
+        for cell in cells:
+            exec(compile("".join(cell["source"]), f"{NOTEBOOK.name} {cell['id']}", "exec"), variables)
+        plt.close("all")
+    return variables
+
+
+def test_the_first_vector_is_that_of_the_first_window(results):
+    samples, _ = soundfile.read(results["paths"][0], frames=59_049, dtype="float32", always_2d=True)
+    expected = results["encoder"].encode_clips(samples.mean(axis=1)[None])[0]
+    np.testing.assert_allclose(results["embeddings"][0].vectors[0], expected, atol=1e-3 * np.abs(expected).max())
+    assert results["songs"].shape == (39, 512)
+
+
+def test_a_song_resembles_others_of_its_composer(results):
+    # 9, 10, 10 and 10 songs.
+    assert results["chance"] == pytest.approx((9 * 8 + 3 * 10 * 9) / (39 * 38))
+    assert results["same_composer"] == pytest.approx(20 / 39, abs=2 / 39)
+
+
+def test_the_probe_tells_composers_apart(results):
+    assert (results["is_train"].sum(), len(results["is_composer"])) == (23, 16)
+    assert results["majority"] == 0.25
+    assert results["accuracy"] == pytest.approx(11 / 16, abs=1 / 16)
+    assert results["roc_auc"] > 0.8
+
+
+def test_the_outputs_are_shown_and_small(cells):
+    assert all(cell["outputs"] for cell in cells[1:])
+    assert NOTEBOOK.stat().st_size < 100_000
