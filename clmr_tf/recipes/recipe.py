@@ -11,7 +11,7 @@ import yaml
 from clmr_tf.config.command_line import from_plain
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError, suggestion
-from clmr_tf.probe.settings import ProbeConfig, request_of, require_possible
+from clmr_tf.probe.settings import ProbeConfig
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "roc_auc": ("roc_auc", "over_tags"),
@@ -124,10 +124,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         evaluation = _config(ProbeConfig, probe.settings, f"{where}: probes")
         if evaluation.preset == "quick":
             raise UsageError(f"{where}: the preset quick is no published protocol; choose released, thesis or grid.")
-        try:
-            require_possible(request_of(dataclasses.replace(evaluation, model=Path("decided-later"))))
-        except UsageError as error:
-            raise UsageError(f"{where}: probes: {error}") from error
         unknown = sorted(set(probe.expected_percent) - set(METRICS))
         if unknown:
             raise UsageError(f"{where}: nothing measures `{unknown[0]}`; there are {', '.join(METRICS)}.")

@@ -61,7 +61,7 @@ def test_a_recipe_is_what_its_file_says(tmp_path):
         ({"probes": ["gtzan"]}, ["probes must hold settings as `name: value`"]),
         ({"probes": [{**PROBE, "preset": "quick"}]}, ["quick is no published protocol"]),
         ({"probes": [{**PROBE, "head": "wide"}]}, ["probes: `head` must be one of", "'wide'"]),
-        ({"probes": [{**PROBE, "labels": 2}]}, ["probes: --labels must be a share", "received 2"]),
+        ({"probes": [{**PROBE, "labels": 2}]}, ["probes: --labels must be a fraction", "received 2"]),
         ({"probes": [{**PROBE, "features": "spectra"}]}, ["probes: --features must be one of", "'spectra'"]),
         ({"probes": [{**PROBE, "labels": 0.1, "labels_like_paper": 0.1}]}, ["two ways to choose few labels"]),
         ({"probes": [{**PROBE, "head": "own"}]}, ["a probe by its own head", "objective: supervised"]),
