@@ -39,7 +39,7 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
 
 
 def write_corpus_with_tasks(folder: Path) -> Corpus:
-    """Clips with one tag each, by their register, and two tasks: one with several tags per clip, one with two classes."""
+    """Clips with one tag each, by their register, and two tasks: several tags per clip, and two classes."""
     corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
     (folder / "tasks").mkdir()
     several = {

@@ -17,7 +17,7 @@ RELEASED = PROTOCOLS["released"].head
 
 
 def gaussians(seed: int, num_examples: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two Gaussian classes in eight dimensions, their means `distance` standard deviations apart: features, one-hot labels."""
+    """Two Gaussian classes in eight dimensions, `distance` standard deviations apart: features, one-hot labels."""
     generator = np.random.default_rng(seed)
     classes = generator.integers(2, size=num_examples)
     features = generator.standard_normal((num_examples, 8)) + np.outer(classes - 0.5, np.full(8, distance / np.sqrt(8)))
