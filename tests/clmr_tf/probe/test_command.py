@@ -27,21 +27,21 @@ def run(folder, corpus, cache):
 
 
 def test_a_result_is_written_printed_and_recorded(run, folder, capsys):
-    options = ["--preset", "released", "--task", "several", "--labels", "0.5"]
+    options = ["--preset", "thesis", "--task", "several", "--labels", "0.5"]
     run(*options)
     printed = capsys.readouterr().out
-    path = folder / "evaluation-songs-several-released-linear-labels-0.5.json"
+    path = folder / "evaluation-songs-several-thesis-linear-labels-0.5.json"
     result = json.loads(path.read_text())
     assert f"Written to {path}" in printed.replace("\n", "") and "ROC-AUC over tags" in printed
     assert "Not scored, since no test clip has them: never" in printed
-    recorded = read_manifest(folder)["scores"]["songs-several-released-linear-labels-0.5"]
+    recorded = read_manifest(folder)["scores"]["songs-several-thesis-linear-labels-0.5"]
     expected = result["scores"]["test"]["average_precision"]["over_tags"]
     assert recorded == {"split": "test", "metric": "macro average precision", **expected}
     # Another seed is another result, also in the manifest.
     run(*options, "--seed", "43")
     again = json.loads((folder / f"{path.stem}-seed-43.json").read_text())
     assert again["seed"] == 43 and json.loads(path.read_text()) == result
-    assert "songs-several-released-linear-labels-0.5-seed-43" in read_manifest(folder)["scores"]
+    assert "songs-several-thesis-linear-labels-0.5-seed-43" in read_manifest(folder)["scores"]
 
 
 def test_the_quick_preset_takes_a_task_and_is_recorded(run, folder, corpus, capsys):
@@ -62,15 +62,14 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def test_a_result_elsewhere_does_not_change_the_model_folder(run, folder, tmp_path):
     before, elsewhere = content_of(folder), tmp_path / "elsewhere"
     elsewhere.mkdir()
-    run("--task", "halves", "--out", elsewhere / "quick.json")
-    run("--task", "several", "--preset", "released", "--out", elsewhere / "released.json")
+    run("--task", "several", "--preset", "thesis", "--out", elsewhere / "thesis.json")
     assert content_of(folder) == before
-    assert {path.name for path in elsewhere.iterdir()} == {"quick.json", "released.json", "released.npz"}
+    assert {path.name for path in elsewhere.iterdir()} == {"thesis.json", "thesis.npz"}
     # In the folder under another name, or through a link, it is recorded.
     (tmp_path / "link").symlink_to(folder)
     for number, out in enumerate((folder / "evaluation-own-name.json", tmp_path / "link" / "evaluation-linked.json")):
-        run("--task", "several", "--preset", "released", "--seed", str(number), "--out", out)
-        assert f"songs-several-released-linear-seed-{number}" in read_manifest(folder)["scores"]
+        run("--task", "several", "--preset", "thesis", "--seed", number, "--out", out)
+        assert f"songs-several-thesis-linear-seed-{number}" in read_manifest(folder)["scores"]
 
 
 def test_mistakes_are_reported_before_anything_is_computed(run, tmp_path, capsys):
