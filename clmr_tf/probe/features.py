@@ -32,17 +32,19 @@ class FeatureSource(Protocol):
 
     Attributes:
         kind: Its name in results.
-        identity: SHA-256 of everything that determines its features; names its folder in the cache.
         clip_num_samples: Length of a window.
         sample_rate_hz: Sample rate of the windows.
         needs_standardising: Whether its features are standardised even if the protocol does not ask for it.
     """
 
     kind: str
-    identity: str
     clip_num_samples: int
     sample_rate_hz: int
     needs_standardising: bool
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that determines its features; names its folder in the cache. May be an attribute."""
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, dimensions]."""
@@ -59,7 +61,11 @@ class EncoderFeatures:
     def __init__(self, encoder: Encoder, kind: str, metadata: dict[str, Any]) -> None:
         self.kind, self._encoder, self._metadata = kind, encoder, metadata
         self.clip_num_samples, self.sample_rate_hz = encoder.clip_num_samples, encoder.sample_rate_hz
-        self.identity = weights_hash(encoder.model)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 of the weights; the features of an encoder in training are not cached and never need it."""
+        return weights_hash(self._encoder.model)
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, 512]."""
@@ -152,7 +158,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
     source = found(clip_num_samples, sample_rate_hz)
     missing = [
         attribute
-        for attribute in (*FeatureSource.__annotations__, "features_of", "describe")
+        for attribute in (*FeatureSource.__annotations__, "identity", "features_of", "describe")
         if not hasattr(source, attribute)
     ]
     if missing:

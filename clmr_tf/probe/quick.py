@@ -102,12 +102,10 @@ def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None
     """
     require_labels(corpus, ("train", "valid"))
     single_label = has_single_labels(corpus)
-    encoder = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    source = EncoderFeatures(Encoder(model, model.clip_num_samples, model.sample_rate_hz), "model", {})
     _warn_if_slow(corpus, model.clip_num_samples)
 
     def probe(on_progress: Callable[[], None] = lambda: None) -> dict[str, float]:
-        # The weights have changed since the last time, and with them the identity of the source.
-        source = EncoderFeatures(encoder, "model", {})
         train, valid = (
             read_features(source, corpus, split, on_clip=lambda done, total: on_progress())
             for split in ("train", "valid")

@@ -198,7 +198,7 @@ def test_options_that_do_not_fit_together_are_refused(options, words):
         ({"task": "unknown"}, "unknown"),
         ({"features": "no_such_module:Features"}, "cannot be imported .*no_such_module.*; give MODULE:CLASS"),
         ({"features": "clmr_tf.metrics:Features"}, "clmr_tf.metrics has no class Features"),
-        ({"features": "builtins:range"}, "lacks kind, identity, .*; see FeatureSource"),
+        ({"features": "builtins:range"}, "lacks kind, .*, identity, .*; see FeatureSource"),
     ],
 )
 def test_unknown_tasks_and_feature_sources_are_refused(result_of, options, words):
