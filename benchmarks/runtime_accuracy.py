@@ -29,7 +29,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
     """The figures; arguments as of `clmr_tf.probe`."""
-    from clmr_tf.data.labels import has_single_labels, require_probeable
+    from clmr_tf.data.labels import has_single_labels, require_labels
     from clmr_tf.data.resolution import resolve_corpus
     from clmr_tf.export.model_folder import read_encoder
 
@@ -41,7 +41,7 @@ def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
         clip_num_samples=encoder.clip_num_samples,
         reader="prepared",
     )
-    require_probeable(corpus)
+    require_labels(corpus)
     audio = {split: list(_windows(corpus, split, encoder.clip_num_samples)) for split in SPLITS}
     single_label = has_single_labels(corpus)
     expected = _embeddings(lambda batch: encoder(batch, training=False).numpy(), audio)
@@ -102,17 +102,21 @@ def _embeddings(embed: Embed, audio: dict[str, list[np.ndarray]]) -> dict[str, n
 def _score(
     vectors: dict[str, np.ndarray], audio: dict[str, list[np.ndarray]], corpus: Corpus, single_label: bool
 ) -> dict[str, float]:
-    from clmr_tf.probe.quick import Windows, fit_linear_probe
-    from clmr_tf.probe.quick import measure as measure_scores
+    from clmr_tf.probe.features import LabeledFeatures
+    from clmr_tf.probe.quick import fit_linear_probe
+    from clmr_tf.probe.scores import main_metric
 
     splits = []
-    for split, items in audio.items():
-        item_of_window = np.repeat(np.arange(len(items)), [len(windows) for windows in items])
-        splits.append(Windows(vectors[split], item_of_window, corpus.multi_hot(corpus.items_of(split))))
-    result, test = fit_linear_probe(*splits, single_label), splits[-1]
+    for split, clips in audio.items():
+        clip_of_window = np.repeat(np.arange(len(clips)), [len(windows) for windows in clips])
+        items = corpus.items_of(split)
+        num_samples = np.array([item.num_samples for item in items])
+        splits.append(LabeledFeatures(vectors[split], clip_of_window, corpus.multi_hot(items), num_samples))
+    train, valid, test = splits
+    window_scores = fit_linear_probe(train, valid, single_label).window_scores(test)
     return {
-        "score": measure_scores(test.labels, result.item_scores, single_label),
-        "clip_score": measure_scores(test.labels[test.item], result.window_scores, single_label),
+        "score": main_metric(test.labels, test.mean_by_clip(window_scores), single_label),
+        "clip_score": main_metric(test.row_labels, window_scores, single_label),
     }
 
 

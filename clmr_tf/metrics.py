@@ -1,6 +1,6 @@
-"""Scores as the paper reports them: scikit-learn's, per tag and averaged over the tags that can be scored.
+"""Metrics as the paper reports them: scikit-learn's, per tag and averaged over the tags that can be scored.
 
-scikit-learn takes most of a second to load, so it is only imported where something is scored.
+scikit-learn takes most of a second to import, so the functions import it when they are called.
 """
 
 from collections.abc import Callable
@@ -29,23 +29,15 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """Average precision, which the paper calls PR-AUC; arguments and results as `roc_auc`."""
+    """Average precision, which the paper calls PR-AUC; arguments, results and errors as for `roc_auc`."""
     from sklearn.metrics import average_precision_score
 
     return _per_tag(average_precision_score, labels, scores)
 
 
 def accuracy(classes: np.ndarray, scores: np.ndarray) -> float:
-    """Share of examples whose class, int [examples], has the highest of the scores [examples, classes]."""
+    """Fraction of examples whose class, int [examples], has the highest of the scores [examples, classes]."""
     return float(np.mean(np.argmax(scores, axis=1) == classes))
-
-
-def wilson_interval(num_right: int, num_examples: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval for a share of independent examples (Wilson 1927); `z` 1.96 is 95 %."""
-    share = num_right / num_examples
-    centre = (share + z**2 / (2 * num_examples)) / (1 + z**2 / num_examples)
-    half = z * np.sqrt(share * (1 - share) / num_examples + z**2 / (4 * num_examples**2)) / (1 + z**2 / num_examples)
-    return float(centre - half), float(centre + half)
 
 
 def _per_tag(

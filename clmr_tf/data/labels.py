@@ -1,163 +1,132 @@
-"""Labels: what the tags of a corpus allow, and which training examples a head may learn from."""
+"""Labels: what the tags of a corpus allow, and which training examples may be used with their labels."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from clmr_tf.data.corpus import SPLITS, Corpus, Item
+from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.errors import UsageError
 
 
-def songs_within_share(song_ids: Sequence[str], share: float, seed: int) -> set[str]:
-    """A random share of the songs: max(1, round(share × songs)) of them.
+def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """Chooses a random fraction of the songs: max(1, round(fraction × songs)) of them.
 
-    The songs stand in an order that a hash of seed and song id decides, and the first ones are taken. So with one
-    seed a smaller share is part of every larger one, and a song keeps its place when others come or go.
+    The songs are sorted by a hash of seed and song id, and the first ones are taken. So for one seed a smaller fraction
+    is a subset of every larger one, and adding or removing songs does not reorder the others.
 
     Args:
-        song_ids: Of every item; repetitions count once.
-        share: In (0, 1].
-        seed: Decides the order.
+        song_ids: Song of every item; repetitions count once.
+        fraction: In (0, 1].
+        seed: Determines the order.
     """
     songs = sorted(set(song_ids), key=lambda song: hashlib.sha256(f"{seed}/{song}".encode()).digest())
-    return set(songs[: max(1, round(share * len(songs)))])
+    return set(songs[: max(1, round(fraction * len(songs)))])
 
 
-def balanced_by_combination(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The original's subset: of every distinct combination of tags, max(1, int(n × share)) of its n examples.
+def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Chooses, of every distinct combination of tags, max(1, int(n × fraction)) of its n examples.
 
-    Where many combinations occur a few times only, that is far more than the share: each keeps at least one. After
-    `random_undersample_balanced` of version 1 of the code, which is given chunks of 2.7 s; the draws are others.
+    This is the paper's subset: `random_undersample_balanced` in version 1 of the original code, applied there to
+    chunks of 2.7 s (our random draws differ). At least one example of each combination is kept, so where many
+    combinations are rare, far more than the fraction remains.
 
     Args:
         labels: Multi-hot, [examples, tags].
-        share: In (0, 1].
-        seed: Decides which.
+        fraction: In (0, 1].
+        seed: Determines the draws.
 
     Returns:
-        Rows of `labels`, ascending, int64 [kept].
+        Rows of `labels`, ascending, int64 [chosen examples].
     """
     if not len(labels):
         return np.zeros(0, np.int64)
     generator = np.random.default_rng(seed)
     _, combination_of = np.unique(labels, axis=0, return_inverse=True)
-    # NumPy 2.0 alone gives it two axes.
+    # NumPy 2.0 returns it with two axes.
     combination_of = combination_of.reshape(-1)
-    kept = []
+    chosen = []
     for combination in range(combination_of.max() + 1):
         rows = np.flatnonzero(combination_of == combination)
-        kept.append(generator.permutation(rows)[: max(1, int(len(rows) * share))])
-    return np.sort(np.concatenate(kept))
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """What a head is shown.
-
-    Attributes:
-        vectors: float32 [examples, dimensions].
-        item: Row of the item of each, int64 [examples].
-    """
-
-    vectors: np.ndarray
-    item: np.ndarray
-
-    def at(self, rows: np.ndarray) -> "Examples":
-        """Some of them."""
-        return Examples(self.vectors[rows], self.item[rows])
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The clips of a split and what is shown of them to a head.
-
-    Attributes:
-        items: The clips.
-        labels: Multi-hot, float32 [clips, tags].
-        examples: What is learnt or scored.
-        num_rescued: Clips that the original could not score, see `chunks_of`.
-    """
-
-    items: tuple[Item, ...]
-    labels: np.ndarray
-    examples: Examples
-    num_rescued: int = 0
-
-    @property
-    def example_labels(self) -> np.ndarray:
-        """Multi-hot, float32 [examples, tags]."""
-        return self.labels[self.examples.item]
-
-    def counts(self) -> dict[str, int]:
-        """Songs, clips and examples that are shown."""
-        clips = np.unique(self.examples.item)
-        songs = {self.items[clip].song_id for clip in clips}
-        return {"num_songs": len(songs), "num_clips": len(clips), "num_examples": len(self.examples.item)}
+        chosen.append(generator.permutation(rows)[: max(1, int(len(rows) * fraction))])
+    return np.sort(np.concatenate(chosen))
 
 
 def choose_labels(
-    train: Split, tag_names: Sequence[str], *, song_share: float, combination_share: float | None, seed: int
-) -> tuple[Split, dict[str, Any]]:
-    """The part of the train split whose labels may be used.
+    corpus: Corpus,
+    clip_of_example: np.ndarray,
+    *,
+    song_fraction: float = 1.0,
+    combination_fraction: float | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Chooses the training examples whose labels may be used.
 
     Args:
-        train: The whole.
-        tag_names: Of its labels.
-        song_share: See `songs_within_share`; 1 for all.
-        combination_share: If not None, see `balanced_by_combination`, and `song_share` is of no effect.
-        seed: Decides which.
+        corpus: Its train split is chosen from.
+        clip_of_example: Row in `corpus.items_of("train")` of the clip of each example, int [examples].
+        song_fraction: See `sample_songs`; 1 for all examples.
+        combination_fraction: See `sample_per_combination`; overrides `song_fraction`.
+        seed: Determines the choice.
 
     Returns:
-        The part, and as JSON data how it was chosen, its size, that of the whole, and the tags that no example of the
-        part has.
+        The indices of the chosen examples, ascending, int64; and JSON data for the result: how they were chosen, how
+        many songs, clips and examples they are and out of how many, and the tags that no chosen example has.
     """
-    rows = np.arange(len(train.examples.item))
-    if combination_share is not None:
-        choice, share = "share of the examples of each combination of tags, at least one", combination_share
-        rows = balanced_by_combination(train.example_labels, share, seed)
-    elif song_share < 1:
-        choice, share = "share of the songs", song_share
-        songs = songs_within_share([item.song_id for item in train.items], share, seed)
-        is_chosen = np.array([item.song_id in songs for item in train.items])
-        rows = np.flatnonzero(is_chosen[train.examples.item])
+    items = corpus.items_of("train")
+    labels = corpus.multi_hot(items)[clip_of_example]
+    if combination_fraction is not None:
+        choice, fraction = "share of the examples of each combination of tags, at least one", combination_fraction
+        chosen = sample_per_combination(labels, fraction, seed)
+    elif song_fraction < 1:
+        choice, fraction = "share of the songs", song_fraction
+        songs = sample_songs([item.song_id for item in items], fraction, seed)
+        is_chosen = np.array([item.song_id in songs for item in items])
+        chosen = np.flatnonzero(is_chosen[clip_of_example])
     else:
-        choice, share = "all", 1.0
-    part = dataclasses.replace(train, examples=train.examples.at(rows))
-    has_positive = part.example_labels.any(axis=0)
-    return part, {
+        choice, fraction = "all", 1.0
+        chosen = np.arange(len(clip_of_example))
+
+    def counts(examples: np.ndarray) -> dict[str, int]:
+        clips = np.unique(clip_of_example[examples])
+        num_songs = len({items[clip].song_id for clip in clips})
+        return {"num_songs": num_songs, "num_clips": len(clips), "num_examples": len(examples)}
+
+    has_positive = labels[chosen].any(axis=0)
+    return chosen, {
         "choice": choice,
-        "share": share,
-        **part.counts(),
-        "of": train.counts(),
-        "tags_without_positives": [name for name, has in zip(tag_names, has_positive, strict=True) if not has],
+        "share": fraction,
+        **counts(chosen),
+        "of": counts(np.arange(len(clip_of_example))),
+        "tags_without_positives": [
+            name for name, has in zip(corpus.manifest.tag_names, has_positive, strict=True) if not has
+        ],
     }
 
 
 def has_single_labels(corpus: Corpus) -> bool:
-    """Whether the task is to choose a class: as it says itself, else where every recording has exactly one tag."""
+    """Whether this is single-label classification: as the task says, or else if every recording has exactly one tag."""
     return corpus.task.single_label if corpus.task else all(len(item.tags) == 1 for item in corpus.items)
 
 
-def task_facts(corpus: Corpus) -> dict[str, Any]:
-    """The entry "task" of a result: which labels of the corpus; none where they are its own."""
+def task_metadata(corpus: Corpus) -> dict[str, Any]:
+    """The entry "task" of a result: name and fingerprint of the task; nothing for the corpus's own tags."""
     return {"task": {"name": corpus.task.name, "fingerprint": corpus.manifest.fingerprint}} if corpus.task else {}
 
 
-def require_probeable(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
-    """Raises UsageError if the corpus has no tags, the same tags everywhere, or lacks one of `splits`."""
+def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
+    """Raises UsageError if the corpus has no tags, has the same tags on every clip, or lacks one of `splits`."""
     name = corpus.manifest.name
-    lacking = [split for split in splits if not corpus.items_of(split)]
-    if lacking or not corpus.manifest.tag_names:
-        lack = f"no {' and no '.join(lacking)} split" if lacking else "no tags"
+    missing = [split for split in splits if not corpus.items_of(split)]
+    if missing or not corpus.manifest.tag_names:
+        what = f"no {' and no '.join(missing)} split" if missing else "no tags"
         raise UsageError(
-            f"The corpus {name} has {lack}; prepare one that has, with "
+            f"The corpus {name} has {what}; prepare one that has, with "
             "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2`, and give --corpus FOLDER."
         )
     if len({frozenset(item.tags) for item in corpus.items_of("train")}) == 1:
         raise UsageError(
-            f"The train split of the corpus {name} has the same tags everywhere, so there is nothing to tell apart; "
+            f"All clips in the train split of the corpus {name} have the same tags, so there is nothing to classify; "
             "prepare music of at least two classes."
         )

@@ -1,10 +1,10 @@
-"""python -m clmr_tf.probe: scores an exported encoder by a classifier on its embeddings."""
+"""`python -m clmr_tf.probe`: scores an exported encoder by training a classifier on its embeddings."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -13,7 +13,6 @@ from rich.table import Table
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import require_model
 from clmr_tf.console import notes, results, run_command
-from clmr_tf.errors import UsageError
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
 
@@ -24,56 +23,75 @@ def main(arguments: Sequence[str]) -> None:
         ProbeConfig,
         arguments,
         program="python -m clmr_tf.probe",
-        description="Scores an exported encoder by a classifier on its frozen embeddings.",
+        description="Scores an exported encoder by training a classifier on its frozen embeddings.",
     )
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
-    model = require_model(config.model)
-    notes.print(f"Probing {model} on {config.corpus} ...", markup=False)
-    (_quick if config.preset == "quick" else _with_head)(config, model)
-
-
-def _quick(config: ProbeConfig, model: Path) -> None:
-    defaults = ProbeConfig()
-    for name in ("head", "features", "labels", "labels_like_paper"):
-        if getattr(config, name) != getattr(defaults, name):
-            raise UsageError(
-                f"--{name.replace('_', '-')} is of no effect with --preset quick; choose released, thesis or grid."
-            )
-    # After the command line is known to be right: TensorFlow takes seconds to load.
-    from clmr_tf.export.model_folder import record_score
-    from clmr_tf.probe.quick import probe
-
-    result = probe(model, config.corpus, config.corpora.expanduser(), config.seed, config.task)
-    results.print(_table(result))
-    by_seed = result["rows"][1]["by_seed"]
-    each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
-    results.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
-    difference = result["trained_minus_untrained"]
-    low, high = difference["interval"]
-    results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
-    name = "-".join([result["corpus"]["name"], *([config.task] if config.task else []), *_seed_of(config)])
-    out = (config.out or model / f"probe-{name}.json").expanduser()
-    _write(out, result)
-    if _lies_in(model, out):
-        record_score(model, name, {"metric": result["metric"], "split": "test", **result["rows"][0]})
-
-
-def _with_head(config: ProbeConfig, model: Path) -> None:
+    config = dataclasses.replace(config, model=require_model(config.model))
+    notes.print(f"Probing {config.model} on {config.corpus} ...", markup=False)
+    # TensorFlow takes seconds to import, so mistakes in the options are reported first.
     from clmr_tf.export.model_folder import record_score
     from clmr_tf.models.heads import head_file_of
-    from clmr_tf.probe.evaluation import main_score, probe_with_head
-    from clmr_tf.probe.settings import request_of
+    from clmr_tf.probe.evaluation import main_score, probe_model
 
-    heads = []
-    with shown_progress() as show:
-        result = probe_with_head(request_of(config), show, heads.append)
+    with progress_bar() as on_progress:
+        result, head = probe_model(config, on_progress)
+    _show(result)
+    name = _name_of(config, result)
+    kind = "probe" if config.preset == "quick" else "evaluation"
+    out = (config.out or config.model / f"{kind}-{name}.json").expanduser()
+    if head is not None and config.features == "model" and config.head != "own":
+        # Written before the result, which refers to it; `clmr_tf.export --head` reads both.
+        head.save(head_file_of(out))
+    write_atomically(out, json.dumps(result, indent=2) + "\n")
+    results.print(f"Written to {out}", markup=False)
+    if config.features == "model" and out.parent.resolve() == config.model.resolve():
+        record_score(config.model, name, main_score(result))
+
+
+def _name_of(config: ProbeConfig, result: dict) -> str:
+    """Distinguishes the results of a model: corpus, and options that are not the defaults."""
+    parts = [result["corpus"]["name"], *([config.task] if config.task else [])]
+    parts += [config.preset] if config.preset != "quick" else []
+    parts += [config.head] if config.preset not in ("quick", "grid") else []
+    parts += [result["features"]["kind"]] if config.features != "model" else []
+    parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
+    parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
+    parts += [f"seed-{config.seed}"] if config.seed != ProbeConfig.seed else []
+    return "-".join(parts)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a callback that takes a description, the amount done and the total; shows a bar in a terminal only."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield on_progress
+
+
+def _show(result: dict) -> None:
+    if "rows" in result:
+        results.print(_quick_table(result))
+        by_seed = result["rows"][1]["by_seed"]
+        each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
+        results.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
+        difference = result["trained_minus_untrained"]
+        low, high = difference["interval"]
+        results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
+        return
     results.print(_head_table(result))
     test = result["scores"]["test"]
     for what, names in (
         ("Not scored, since no test clip has them", test["tags_without_positives"]),
         ("Not scored, since all test clips have them", test["tags_without_negatives"]),
-        ("No training example has", result["labels"]["tags_without_positives"]),
+        ("Without a training example", result["labels"]["tags_without_positives"]),
     ):
         if names:
             results.print(f"{what}: {', '.join(names)}", markup=False)
@@ -82,52 +100,6 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
             f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
             "they are scored by it."
         )
-    name = _name_of(config, result)
-    out = (config.out or model / f"evaluation-{name}.json").expanduser()
-    if config.features == "model" and config.head != "own":
-        # Before the result, which stands for it; `clmr_tf.export --head` takes both.
-        heads[0].save(head_file_of(out))
-    _write(out, result)
-    if config.features == "model" and _lies_in(model, out):
-        record_score(model, name, {"split": "test", **main_score(result)})
-
-
-def _name_of(config: ProbeConfig, result: dict) -> str:
-    """What tells a result from others of the same model."""
-    parts = [result["corpus"]["name"], *([config.task] if config.task else []), config.preset]
-    parts += [config.head] if config.preset != "grid" else []
-    parts += [result["features"]["kind"]] if config.features != "model" else []
-    parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
-    parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
-    return "-".join([*parts, *_seed_of(config)])
-
-
-def _seed_of(config: ProbeConfig) -> list[str]:
-    return [f"seed-{config.seed}"] if config.seed != ProbeConfig().seed else []
-
-
-def _lies_in(model: Path, out: Path) -> bool:
-    return out.parent.resolve() == model.resolve()
-
-
-def _write(path: Path, result: dict) -> None:
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
-    results.print(f"Written to {path}", markup=False)
-
-
-@contextlib.contextmanager
-def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function that shows what is done, how much, and of how much: a bar in a terminal, nothing elsewhere."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=of)
-
-        yield show
 
 
 def _head_table(result: dict) -> Table:
@@ -146,7 +118,7 @@ def _head_table(result: dict) -> Table:
     return table
 
 
-def _table(result: dict) -> Table:
+def _quick_table(result: dict) -> Table:
     test = result["splits"]["test"]
     table = Table(title=f"Linear probe on {result['corpus']['name']}: {result['metric']}", box=box.SIMPLE)
     for heading in ("features", "by song", "95 %", "by clip", "split", "songs", "clips"):

@@ -1,4 +1,4 @@
-"""The evaluation by a trained head: linear or MLP, on frozen features, as the published protocols train it."""
+"""Probes an exported model: from its settings to a result."""
 
 import dataclasses
 import hashlib
@@ -11,193 +11,253 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.data.corpus import SPLITS, Corpus
-from clmr_tf.data.labels import Examples, Split, choose_labels, has_single_labels, require_probeable, task_facts
+from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels, task_metadata
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
-from clmr_tf.models.heads import Head
+from clmr_tf.models.heads import Head, probabilities
 from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe.features import (
     EncoderFeatures,
     FeatureSource,
+    LabeledFeatures,
     MajorityFeatures,
     MelFeatures,
-    Show,
-    SplitReader,
-    clip_scores,
+    OnProgress,
+    chunks_of,
     import_source,
+    read_features,
 )
-from clmr_tf.probe.heads import Fit, fit_head, majority_head, search
+from clmr_tf.probe.heads import fit_head, majority_head, search
 from clmr_tf.probe.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, ProbeProtocol, grid_of_heads
+from clmr_tf.probe.quick import compare_with_untrained
 from clmr_tf.probe.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
-from clmr_tf.probe.settings import HeadProbe, require_possible
+from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.run_folder import versions
 
 FORMAT_VERSION = 1
 
 
-def probe_with_head(
-    request: HeadProbe, show: Show = lambda what, done, of: None, keep: Callable[[Head], None] = lambda head: None
-) -> dict[str, Any]:
-    """Trains a head on the train split, stops it by the valid split, and scores the clips of valid and test.
+def probe_model(
+    config: ProbeConfig, on_progress: OnProgress = lambda what, done, total: None
+) -> tuple[dict[str, Any], Head | None]:
+    """Trains a classifier on the features of the train split and scores the test split with it.
 
     Args:
-        request: What and how.
-        show: For progress.
-        keep: Gets the head.
+        config: What to probe, and how.
+        on_progress: Called with what is being computed, the amount done and the total.
 
     Returns:
-        JSON data; docs/evaluation.md says what each entry is.
+        The result as JSON data, which docs/evaluation.md describes, and the trained head; None with the preset quick.
 
     Raises:
-        UsageError: If the model or the corpus is none, lacks tags or a split, or the options do not go together.
+        UsageError: If the model or the corpus cannot be read, lacks tags or a split, or does not fit the settings.
         ClmrError: If a clip is shorter than a window, or the head diverges.
     """
-    require_possible(request)
-    # Before anything is prepared for a model that is none.
-    manifest = read_manifest(request.model)
-    encoder = load_encoder(request.model)
+    # Before a corpus is prepared for it.
+    manifest = read_manifest(config.model)
+    encoder = load_encoder(config.model)
     prepared = resolve_corpus(
-        request.corpus,
-        corpora=request.corpora,
+        config.corpus,
+        corpora=config.corpora.expanduser(),
         sample_rate_hz=encoder.sample_rate_hz,
         clip_num_samples=encoder.clip_num_samples,
         reader=None,
     )
-    labeled = prepared if request.task is None else prepared.for_task(request.task)
-    require_probeable(labeled)
+    labeled = prepared if config.task is None else prepared.for_task(config.task)
+    require_labels(labeled)
+    corpus_metadata = {
+        "name": prepared.manifest.name,
+        "fingerprint": prepared.manifest.fingerprint,
+        "tag_names": list(labeled.manifest.tag_names),
+    }
+    if config.preset != "quick":
+        return _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
+    scores = compare_with_untrained(
+        encoder, manifest["architecture"]["arguments"], labeled, config.seed, on_progress=on_progress
+    )
+    result = {
+        "metric": scores["metric"],
+        "protocol": scores["protocol"],
+        "corpus": corpus_metadata,
+        **task_metadata(labeled),
+        "splits": scores["splits"],
+        "model": str(config.model),
+        "training_step": manifest["training"]["step"],
+        "seed": config.seed,
+        "rows": scores["rows"],
+        "trained_minus_untrained": scores["trained_minus_untrained"],
+    }
+    return result, None
+
+
+def main_score(result: dict[str, Any]) -> dict[str, Any]:
+    """The one number of a result: test accuracy with single labels, else macro average precision."""
+    if "rows" in result:
+        return {"metric": result["metric"], "split": "test", **result["rows"][0]}
+    test = result["scores"]["test"]
+    if result["single_label"]:
+        return {"split": "test", "metric": "accuracy", **test["accuracy"]}
+    return {"split": "test", "metric": "macro average precision", **test["average_precision"]["over_tags"]}
+
+
+def _probe_with_head(
+    config: ProbeConfig,
+    manifest: dict[str, Any],
+    encoder: Encoder,
+    labeled: Corpus,
+    corpus_metadata: dict[str, Any],
+    on_progress: OnProgress,
+) -> tuple[dict[str, Any], Head]:
+    source = _source(config, encoder, manifest)
+    protocol = _protocol(config, source)
     single_label = has_single_labels(labeled)
-    source = _source_of(request, encoder, manifest)
-    protocol = _protocol_of(request, source)
     start_xla_quietly()
 
-    reader = SplitReader(
-        request.cache, source, prepared, labeled, protocol.drops_last_chunk, seed=request.seed, show=show
-    )
-    if request.head == "own":
-        head, fit = _own_head(request, manifest, labeled), None
-        protocol = dataclasses.replace(protocol, head=None)
-        labels = _labels_of_own_head(manifest, labeled)
-    else:
-        train, labels = choose_labels(
-            reader.read("train", protocol.train_windows),
-            labeled.manifest.tag_names,
-            song_share=request.labels,
-            combination_share=request.labels_like_paper,
-            seed=request.seed,
+    def read(split: str, windows: str) -> tuple[LabeledFeatures, int]:
+        """The rows that the protocol takes of each clip, and the number of clips that keep their only chunk."""
+        features = read_features(
+            source,
+            labeled,
+            split,
+            "crop" if windows == "crop" else "all",
+            seed=config.seed,
+            cache=config.features_cache.expanduser(),
+            fingerprint=corpus_metadata["fingerprint"],
+            on_clip=partial(on_progress, f"Features of {split}"),
         )
-        valid = reader.read("valid", protocol.train_windows)
+        if windows == "chunks":
+            return chunks_of(features, source.clip_num_samples, protocol.drops_last_chunk)
+        return features.means() if windows == "mean" else features, 0
+
+    if config.head == "own":
+        head, fit, labels = _own_head(config, manifest, labeled), None, _labels_of_own_head(manifest, labeled)
+        protocol = dataclasses.replace(protocol, head=None)
+    else:
+        train, _ = read("train", protocol.train_windows)
+        valid, _ = read("valid", protocol.train_windows)
+        chosen, labels = choose_labels(
+            labeled,
+            train.clip_of_row,
+            song_fraction=config.labels,
+            combination_fraction=config.labels_like_paper,
+            seed=config.seed,
+        )
+        train = train.select(chosen)
         key = {
             "source": source.identity,
-            "corpus": prepared.manifest.fingerprint,
-            "train": _digest(labeled, train),
-            "valid": _digest(labeled, valid),
-            "seed": request.seed,
+            "corpus": corpus_metadata["fingerprint"],
+            "train": _examples_hash(labeled, "train", train),
+            "valid": _examples_hash(labeled, "valid", valid),
+            "seed": config.seed,
         }
-        head, settings, fit = _fit(request, protocol, source, train, valid, single_label, key, show)
+        head, settings, fit = _fit(config, protocol, source, train, valid, single_label, key, on_progress)
         protocol = dataclasses.replace(protocol, head=settings)
 
-    keep(head)
-    facts = prepared.manifest
-    return {
+    scores = {}
+    for split in SPLITS[1:]:
+        features, num_rescued = read(split, protocol.score_windows)
+        scores[split] = {
+            **evaluate_scores(
+                features.labels,
+                clip_scores(head, features, protocol.averaged, single_label),
+                [item.song_id for item in labeled.items_of(split)],
+                labeled.manifest.tag_names,
+                single_label=single_label,
+            ),
+            "num_windows": len(features.vectors),
+            "num_clips_of_one_window": num_rescued,
+        }
+    result = {
         "format_version": FORMAT_VERSION,
-        "preset": request.preset,
-        **task_facts(labeled),
+        "preset": config.preset,
+        **task_metadata(labeled),
         "single_label": single_label,
-        "corpus": {
-            "name": facts.name,
-            "fingerprint": facts.fingerprint,
-            "tag_names": list(labeled.manifest.tag_names),
-        },
+        "corpus": corpus_metadata,
         "features": source.describe(),
         "protocol": {
             **dataclasses.asdict(protocol),
             "interval": {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)},
         },
-        **({"head": "own", "objective": _objective_of(manifest)} if fit is None else {}),
+        **({"head": "own", "objective": _objective(manifest)} if fit is None else {}),
         "labels": labels,
-        "seed": request.seed,
+        "seed": config.seed,
         "fit": fit,
-        "scores": {split: _scores_of(split, head, reader, protocol, single_label) for split in SPLITS[1:]},
+        "scores": scores,
         "versions": {**versions(), "scikit-learn": metadata.version("scikit-learn")},
     }
+    return result, head
 
 
-def main_score(result: dict[str, Any]) -> dict[str, Any]:
-    """The one number of a result, of its test split: accuracy of single labels, else macro average precision."""
-    test = result["scores"]["test"]
-    name = "accuracy" if result["single_label"] else "macro average precision"
-    return {"metric": name, **(test["accuracy"] if result["single_label"] else test["average_precision"]["over_tags"])}
+def clip_scores(head: Head, features: LabeledFeatures, averaged: str, single_label: bool) -> np.ndarray:
+    """Probabilities of the tags of each clip, float64 [clips, tags].
+
+    Args:
+        head: Scores the rows of each clip.
+        features: At least one row per clip.
+        averaged: Whether the "probabilities" or the "logits" of a clip's rows are averaged.
+        single_label: Softmax over the tags; else a sigmoid for each.
+    """
+    logits = head.logits(features.vectors).astype(np.float64)
+    if averaged == "logits":
+        return probabilities(features.mean_by_clip(logits), single_label)
+    return features.mean_by_clip(probabilities(logits, single_label))
 
 
-def _own_head(request: HeadProbe, manifest: dict[str, Any], labeled: Corpus) -> Head:
+def _own_head(config: ProbeConfig, manifest: dict[str, Any], labeled: Corpus) -> Head:
     if "head" in manifest:
         raise UsageError(
-            f"The head of {request.model} was trained on frozen embeddings and added, so the model has none "
+            f"The head of {config.model} was trained on frozen embeddings and added, so the model has none "
             "of its own; its scores are in the model card, and --head linear trains another one."
         )
-    head = read_head(request.model)
+    head = read_head(config.model)
     if manifest["tag_names"] != list(labeled.manifest.tag_names):
         raise UsageError(
-            f"The model in {request.model} was trained for other tags than those of {labeled.manifest.name}, such as "
+            f"The model in {config.model} was trained for other tags than those of {labeled.manifest.name}, such as "
             f"{manifest['tag_names'][0]!r}; give the corpus and the task that it was trained on."
         )
     return head
 
 
 def _labels_of_own_head(manifest: dict[str, Any], labeled: Corpus) -> dict[str, Any]:
-    """As `choose_labels` describes them."""
+    """The entry "labels" of the result, as `choose_labels` returns it."""
     run = manifest["training"].get("run")
     if run is not None:
         return run["labels"]["chosen"]
-    # A converted checkpoint does not say; the released heads learnt from the whole train split.
-    items = labeled.items_of("train")
-    clips = Examples(np.zeros((len(items), 0), np.float32), np.arange(len(items)))
-    train = Split(items, labeled.multi_hot(items), clips)
-    return choose_labels(train, labeled.manifest.tag_names, song_share=1.0, combination_share=None, seed=0)[1]
+    # A converted checkpoint does not say; the released heads were trained on the whole train split.
+    return choose_labels(labeled, np.arange(len(labeled.items_of("train"))))[1]
 
 
-def _objective_of(manifest: dict[str, Any]) -> str:
+def _objective(manifest: dict[str, Any]) -> str:
     return manifest["training"].get("config", {"objective": "converted"})["objective"]
 
 
-def _scores_of(
-    split: str, head: Head, reader: SplitReader, protocol: ProbeProtocol, single_label: bool
-) -> dict[str, Any]:
-    clips = reader.read(split, protocol.score_windows)
-    scores = clip_scores(head, clips.examples, len(clips.items), protocol, single_label)
-    songs, tag_names = [item.song_id for item in clips.items], reader.labeled.manifest.tag_names
-    return {
-        **evaluate_scores(clips.labels, scores, songs, tag_names, single_label=single_label),
-        "num_windows": len(clips.examples.item),
-        "num_clips_of_one_window": clips.num_rescued,
-    }
-
-
-def _source_of(request: HeadProbe, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:
+def _source(config: ProbeConfig, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:
     shape = encoder.clip_num_samples, encoder.sample_rate_hz
-    arguments = manifest["architecture"]["arguments"]
-    if request.features == "mel":
+    architecture = manifest["architecture"]["arguments"]
+    if config.features == "mel":
         return MelFeatures(*shape)
-    if request.features == "majority":
+    if config.features == "majority":
         return MajorityFeatures(*shape)
-    if ":" in request.features:
-        return import_source(request.features, *shape)
-    if request.features == "untrained":
-        untrained = Encoder(build_encoder(**arguments, seed=request.seed), *shape)
-        return EncoderFeatures(untrained, "untrained", {"architecture": arguments, "seed": request.seed})
-    facts = {"model": str(request.model), "architecture": arguments, "training_step": manifest["training"]["step"]}
-    return EncoderFeatures(encoder, "model", facts)
+    if ":" in config.features:
+        return import_source(config.features, *shape)
+    if config.features == "untrained":
+        untrained = Encoder(build_encoder(**architecture, seed=config.seed), *shape)
+        return EncoderFeatures(untrained, "untrained", {"architecture": architecture, "seed": config.seed})
+    step = manifest["training"]["step"]
+    return EncoderFeatures(
+        encoder, "model", {"model": str(config.model), "architecture": architecture, "training_step": step}
+    )
 
 
-def _protocol_of(request: HeadProbe, source: FeatureSource) -> ProbeProtocol:
-    protocol = PROTOCOLS[request.preset]
-    if request.labels_like_paper is not None:
-        # What the original chose among.
+def _protocol(config: ProbeConfig, source: FeatureSource) -> ProbeProtocol:
+    protocol = PROTOCOLS[config.preset]
+    if config.labels_like_paper is not None:
+        # The original chose among chunks.
         protocol = dataclasses.replace(protocol, train_windows="chunks")
-    hidden_units = MLP_HIDDEN_UNITS if request.head == "mlp" else 0
+    hidden_units = MLP_HIDDEN_UNITS if config.head == "mlp" else 0
     return dataclasses.replace(protocol, head=_standardised(protocol.head, source, hidden_units=hidden_units))
 
 
@@ -207,45 +267,44 @@ def _standardised(settings: HeadSettings, source: FeatureSource, **changes: Any)
 
 
 def _fit(
-    request: HeadProbe,
+    config: ProbeConfig,
     protocol: ProbeProtocol,
     source: FeatureSource,
-    train: Split,
-    valid: Split,
+    train: LabeledFeatures,
+    valid: LabeledFeatures,
     single_label: bool,
     key: dict[str, Any],
-    show: Show,
+    on_progress: OnProgress,
 ) -> tuple[Head, HeadSettings, dict[str, Any]]:
-    """The head, the settings that it was trained with, and how that went."""
+    """The head, the hyperparameters that it was trained with, and the entry "fit" of the result."""
     if isinstance(source, MajorityFeatures):
-        return majority_head(train.example_labels, single_label), protocol.head, {"num_steps": 0}
-    fit = partial(
+        return majority_head(train.row_labels, single_label), protocol.head, {"num_steps": 0}
+    fit: Callable = partial(
         fit_head,
-        train.examples.vectors,
-        train.example_labels,
-        valid.examples.vectors,
-        valid.example_labels,
+        train.vectors,
+        train.row_labels,
+        valid.vectors,
+        valid.row_labels,
         single_label=single_label,
-        seed=request.seed,
+        seed=config.seed,
     )
-    if request.preset != "grid":
-        return _facts_of(fit(protocol.head), protocol.head)
-    # Where standardising is a must, both halves of the grid would be the same.
-    heads = list(dict.fromkeys(_standardised(settings, source) for settings in grid_of_heads(single_label)))
-    journal = request.cache / source.identity[:16] / f"grid-{_hash(key)[:16]}.jsonl"
-    best, settings, runs = search(heads, fit, journal, key, on_run=partial(show, "Heads of the grid"))
-    head, settings, facts = _facts_of(best, settings)
-    return head, settings, {**facts, "num_runs": len(runs), "runs": runs}
+    settings, runs = protocol.head, {}
+    if config.preset == "grid":
+        # Where features are always standardised, both halves of the grid are the same.
+        heads = list(dict.fromkeys(_standardised(one, source) for one in grid_of_heads(single_label)))
+        journal = config.features_cache.expanduser() / source.identity[:16] / f"grid-{_hash(key)[:16]}.jsonl"
+        best, settings, records = search(heads, fit, journal, key, on_run=partial(on_progress, "Heads of the grid"))
+        runs = {"num_runs": len(records), "runs": records}
+    else:
+        best = fit(settings)
+    entry = {"monitor": settings.monitor, "valid": best.best_value, "best_step": best.best_step}
+    return best.head, settings, {**entry, "num_steps": best.num_steps, **runs}
 
 
-def _facts_of(fit: Fit, settings: HeadSettings) -> tuple[Head, HeadSettings, dict[str, Any]]:
-    facts = {"monitor": settings.monitor, "valid": fit.best_value, "best_step": fit.best_step}
-    return fit.head, settings, {**facts, "num_steps": fit.num_steps}
-
-
-def _digest(corpus: Corpus, split: Split) -> str:
-    """What was learnt from: which clips, how often each, with which tags."""
-    clips = [[split.items[row].id, list(split.items[row].tags)] for row in split.examples.item.tolist()]
+def _examples_hash(corpus: Corpus, split: str, features: LabeledFeatures) -> str:
+    """Hash of the clips, of how many rows of each there are, and of their tags."""
+    items = corpus.items_of(split)
+    clips = [[items[clip].id, list(items[clip].tags)] for clip in features.clip_of_row.tolist()]
     return _hash([list(corpus.manifest.tag_names), clips])
 
 

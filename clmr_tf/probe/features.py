@@ -1,14 +1,14 @@
-"""Features of the windows of a split, and the labels that go with them."""
+"""Features of the windows of a split: their sources, their cache, and the labels that go with them."""
 
 import dataclasses
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,71 +18,74 @@ import tensorflow as tf
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.data.corpus import Corpus, Item
 from clmr_tf.data.crops import window_starts
-from clmr_tf.data.labels import Examples, Split
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import replaced_file
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.probe.protocols import ProbeProtocol, TrainWindows
 
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, MEL_NUM_BANDS, MEL_LOWEST_HZ = 2048, 1024, 96, 30.0
 _MEL_FLOOR = 1e-6
 
 
 class FeatureSource(Protocol):
-    """Turns clips into features.
+    """Computes features of windows of audio.
 
     Attributes:
-        kind: What it is called in results.
-        identity: SHA-256 of everything that decides its features; the name of its cache.
-        clip_num_samples: Length of the clips.
-        sample_rate_hz: Their rate.
-        needs_standardising: Whether a head must get its features standardised whatever the protocol says.
+        kind: Its name in results.
+        clip_num_samples: Length of a window.
+        sample_rate_hz: Sample rate of the windows.
+        needs_standardising: Whether its features are standardised even if the protocol does not ask for it.
     """
 
     kind: str
-    identity: str
     clip_num_samples: int
     sample_rate_hz: int
     needs_standardising: bool
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that determines its features; names its folder in the cache. May be an attribute."""
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, dimensions]."""
 
     def describe(self) -> dict[str, Any]:
-        """What it was, as JSON data."""
+        """Metadata for results, as JSON data."""
 
 
 class EncoderFeatures:
-    """The embeddings of an encoder, trained ("model") or as it was initialised ("untrained")."""
+    """Embeddings of an encoder, trained (kind "model") or randomly initialised ("untrained")."""
 
     needs_standardising = False
 
-    def __init__(self, encoder: Encoder, kind: str, facts: dict[str, Any]) -> None:
-        self.kind, self._encoder, self._facts = kind, encoder, facts
+    def __init__(self, encoder: Encoder, kind: str, metadata: dict[str, Any]) -> None:
+        self.kind, self._encoder, self._metadata = kind, encoder, metadata
         self.clip_num_samples, self.sample_rate_hz = encoder.clip_num_samples, encoder.sample_rate_hz
-        self.identity = weights_hash(encoder.model)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 of the weights; the features of an encoder in training are not cached and never need it."""
+        return weights_hash(self._encoder.model)
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, 512]."""
         return self._encoder.encode_clips(clips)
 
     def describe(self) -> dict[str, Any]:
-        """The facts of its making and the hash of its weights."""
-        return {"kind": self.kind, "model_hash": self.identity, **self._facts}
+        """Kind, hash of the weights, and the metadata it was given."""
+        return {"kind": self.kind, "model_hash": self.identity, **self._metadata}
 
 
 class MelFeatures:
-    """Mean and deviation over time of a log-mel spectrogram: what an encoder has to beat to be of use.
+    """Mean and standard deviation over time of a log-mel spectrogram: a baseline that a useful encoder beats.
 
-    Power spectra of 2,048 samples (Hann) every 1,024, without padding, in 96 triangular bands that are equally
-    wide on the HTK mel scale from 30 Hz to the Nyquist frequency, ln(power + 1e-6), and of each band the mean and
-    the standard deviation over the frames of the clip: 192 features.
+    Power spectra of 2,048 samples (Hann) every 1,024, without padding, in 96 triangular bands of equal width on the HTK
+    mel scale from 30 Hz to the Nyquist frequency, as ln(power + 1e-6). The mean and the standard deviation of each band
+    over the frames of the window make 192 features.
     """
 
     kind = "mel"
-    # The logarithms lie around -10, where the small learning rates of the protocols would not get a bias in time.
+    # The logarithms are around -10; with the protocols' small learning rates the bias would not get there in time.
     needs_standardising = True
 
     def __init__(self, clip_num_samples: int, sample_rate_hz: int) -> None:
@@ -90,7 +93,7 @@ class MelFeatures:
         self.identity = hashlib.sha256(repr(sorted(self.describe().items())).encode()).hexdigest()
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
-        """float32 [n, clip_num_samples] -> float32 [n, 192], the means before the deviations."""
+        """float32 [n, clip_num_samples] -> float32 [n, 192], means before standard deviations."""
         return _mel_statistics(tf.constant(clips, tf.float32), self._bands).numpy()
 
     @functools.cached_property
@@ -101,7 +104,7 @@ class MelFeatures:
         )
 
     def describe(self) -> dict[str, Any]:
-        """All numbers of the spectrogram."""
+        """The parameters of the spectrogram."""
         return {
             "kind": self.kind,
             "clip_num_samples": self.clip_num_samples,
@@ -116,7 +119,7 @@ class MelFeatures:
 
 
 class MajorityFeatures:
-    """No features: what is left is to guess by how often each tag occurs among the training examples."""
+    """No features: a baseline that predicts the frequencies of the tags among the training examples."""
 
     kind = "majority"
     needs_standardising = False
@@ -130,15 +133,20 @@ class MajorityFeatures:
         return np.zeros((len(clips), 0), np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """That it is none."""
+        """Only the kind."""
         return {"kind": self.kind}
 
 
 def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> FeatureSource:
-    """Features of other programs, from a class that anyone may write: MODULE:CLASS, called with the two lengths.
+    """Imports a feature source of the user's own.
+
+    Args:
+        name: MODULE:CLASS; the class is called with the other two arguments.
+        clip_num_samples: Length of a window.
+        sample_rate_hz: Sample rate of the windows.
 
     Raises:
-        UsageError: If there is no such module or class, or it is not a `FeatureSource`.
+        UsageError: If there is no such module or class, or it is no `FeatureSource`.
     """
     module_name, _, class_name = name.partition(":")
     try:
@@ -150,7 +158,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
     source = found(clip_num_samples, sample_rate_hz)
     missing = [
         attribute
-        for attribute in (*FeatureSource.__annotations__, "features_of", "describe")
+        for attribute in (*FeatureSource.__annotations__, "identity", "features_of", "describe")
         if not hasattr(source, attribute)
     ]
     if missing:
@@ -167,85 +175,122 @@ def _mel_statistics(clips: tf.Tensor, bands: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.reduce_mean(levels, axis=1), tf.math.reduce_std(levels, axis=1)], axis=1)
 
 
-# Features of another layout, or cut from the audio otherwise, are computed again.
+# Increase it when the layout of the files or the cutting of the windows changes.
 _FORMAT_VERSION = 1
 _CLIPS_PER_CALL = 32
 _LOG = logging.getLogger(__name__)
 
-OnItem = Callable[[int, int], None]
-"""Is told how many items are done, and of how many."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being computed, the amount done and the total."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
-    """Features of some items of a corpus.
+class LabeledFeatures:
+    """Features of the clips of one split, with the labels of the clips.
 
     Attributes:
-        vectors: float32 [windows, dimensions], the windows of an item in order.
-        item: Row of the item that a window belongs to, int64 [windows], ascending.
-        num_samples: Length of each item, int64 [items].
+        vectors: float32 [rows, dimensions]. A row is a window of a clip, or the mean of its windows.
+        clip_of_row: Clip that each row belongs to, int64 [rows], ascending.
+        labels: Multi-hot tags of the clips, float32 [clips, tags].
+        num_samples: Length of each clip, int64 [clips].
     """
 
     vectors: np.ndarray
-    item: np.ndarray
+    clip_of_row: np.ndarray
+    labels: np.ndarray
     num_samples: np.ndarray
 
+    @property
+    def row_labels(self) -> np.ndarray:
+        """Multi-hot tags of the rows, float32 [rows, tags]."""
+        return self.labels[self.clip_of_row]
 
-def cached_features(
-    folder: Path,
+    def select(self, rows: np.ndarray) -> "LabeledFeatures":
+        """Keeps some rows, by a mask or indices; the clips stay."""
+        return dataclasses.replace(self, vectors=self.vectors[rows], clip_of_row=self.clip_of_row[rows])
+
+    def mean_by_clip(self, values: np.ndarray) -> np.ndarray:
+        """Means over the rows of each clip, each of which needs one: [rows, ...] -> float64 [clips, ...]."""
+        first = np.searchsorted(self.clip_of_row, np.arange(len(self.labels)))
+        # Relative to the first row of each clip: the mean of equal rows is exactly that row, so that clips with equal
+        # scores stay tied however many rows they have.
+        differences = values.astype(np.float64) - values[first][self.clip_of_row]
+        counts = np.bincount(self.clip_of_row)[:, None]
+        return values[first] + np.add.reduceat(differences, first, axis=0) / counts
+
+    def means(self) -> "LabeledFeatures":
+        """One row per clip, the mean of its rows."""
+        vectors = self.mean_by_clip(self.vectors).astype(np.float32)
+        return dataclasses.replace(self, vectors=vectors, clip_of_row=np.arange(len(self.labels)))
+
+
+def read_features(
     source: FeatureSource,
     corpus: Corpus,
-    items: Sequence[Item],
-    windows: Literal["all", "crop"],
+    split: str,
+    windows: Literal["all", "crop"] = "all",
     *,
-    seed: int,
-    on_item: OnItem = lambda done, of: None,
-) -> Features:
-    """The features of `items`, read from `folder` if they were computed before.
+    seed: int = 0,
+    cache: Path | None = None,
+    fingerprint: str = "",
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> LabeledFeatures:
+    """Computes the features of a split, or reads them from the cache.
 
     Args:
-        folder: The cache of all sources and corpora.
-        source: What computes them.
-        corpus: The corpus that the items are of; labels do not matter.
-        items: Of one split, not empty.
-        windows: "all" whole windows that follow each other from the start of an item, or one random "crop" of each
-            item, whose place is a function of seed and item.
+        source: Computes them.
+        corpus: With the labels of the task.
+        split: Must not be empty.
+        windows: "all" takes consecutive whole windows from the start of each clip; "crop" takes one random window of
+            each clip, whose offset is a function of seed and clip.
         seed: Of the crops.
-        on_item: Called while they are computed.
+        cache: Folder of computed features; None for no cache.
+        fingerprint: With a cache, the fingerprint of the corpus whatever the task, since labels do not matter there.
+        on_clip: Called after each clip with the number of clips done and the total.
 
     Raises:
+        ClmrError: If a clip is shorter than a window.
         UnreadableAudioError: If a file of a "direct" corpus cannot be decoded.
     """
-    key = {
-        "format_version": _FORMAT_VERSION,
-        "source": source.identity,
-        "corpus": corpus.manifest.fingerprint,
-        "windows": windows if windows == "all" else f"{windows} of seed {seed}",
-        "items": _digest(*("\n".join([item.id, item.digest]).encode() for item in items)),
-    }
-    name = f"{items[0].split}-{windows}-{_digest(json.dumps(key).encode())[:16]}.npz"
-    path = folder / source.identity[:16] / name
-    found = _read(path, key) if path.is_file() else None
-    if found is None:
-        found = compute_features(source, corpus, items, windows, seed=seed, on_item=on_item)
-        _write(path, found, key)
-    return found
+    items = corpus.items_of(split)
+    if cache is None:
+        arrays = _compute(source, corpus, items, windows, seed, on_clip)
+    else:
+        key = {
+            "format_version": _FORMAT_VERSION,
+            "source": source.identity,
+            "corpus": fingerprint,
+            "windows": windows if windows == "all" else f"{windows} of seed {seed}",
+            "items": _digest(*("\n".join([item.id, item.digest]).encode() for item in items)),
+        }
+        name = f"{split}-{windows}-{_digest(json.dumps(key).encode())[:16]}.npz"
+        path = cache / source.identity[:16] / name
+        arrays = _read(path, key) if path.is_file() else None
+        if arrays is None:
+            arrays = _compute(source, corpus, items, windows, seed, on_clip)
+            _write(path, arrays, key)
+    num_windows = np.bincount(arrays["item"], minlength=len(items))
+    too_short = np.flatnonzero(num_windows == 0)
+    if len(too_short):
+        raise ClmrError(
+            f"{len(too_short)} clips are shorter than one window, the first is {items[too_short[0]].source}; prepare "
+            "the corpus again, which leaves them out."
+        )
+    return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(items), arrays["num_samples"])
 
 
-def compute_features(
+def _compute(
     source: FeatureSource,
     corpus: Corpus,
     items: Sequence[Item],
     windows: Literal["all", "crop"],
-    *,
     seed: int,
-    on_item: OnItem = lambda done, of: None,
-) -> Features:
-    """The features of `items`; arguments as of `cached_features`."""
+    on_clip: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
     num_samples = np.zeros(len(items), np.int64)
-    rows: list[int] = []
+    clip_of_row: list[int] = []
 
-    def clips() -> Iterator[np.ndarray]:
+    def cut() -> Iterator[np.ndarray]:
         is_direct = corpus.manifest.storage == "direct"
         for row, item in enumerate(items):
             samples = load_audio(Path(item.file), source.sample_rate_hz) if is_direct else corpus.read_samples(item)
@@ -254,24 +299,24 @@ def compute_features(
             if windows == "crop" and len(starts):
                 starts = [crop_offset(item.id, len(samples) - source.clip_num_samples + 1, seed)]
             for start in starts:
-                rows.append(row)
+                clip_of_row.append(row)
                 yield samples[start : start + source.clip_num_samples]
-            on_item(row + 1, len(items))
+            on_clip(row + 1, len(items))
 
-    vectors, waiting = [], []
-    # Across items, since a batch of one crop takes as long as one of several.
-    for clip in clips():
-        waiting.append(clip)
-        if len(waiting) == _CLIPS_PER_CALL:
-            vectors.append(source.features_of(np.stack(waiting)))
-            waiting = []
-    if waiting:
-        vectors.append(source.features_of(np.stack(waiting)))
-    return Features(np.concatenate(vectors), np.array(rows, np.int64), num_samples)
+    # Batches go across clips, since a batch of one window takes as long as one of several.
+    every = cut()
+    vectors = []
+    while batch := list(itertools.islice(every, _CLIPS_PER_CALL)):
+        vectors.append(source.features_of(np.stack(batch)))
+    return {
+        "vectors": np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32),
+        "item": np.array(clip_of_row, np.int64),
+        "num_samples": num_samples,
+    }
 
 
 def crop_offset(item_id: str, num_offsets: int, seed: int) -> int:
-    """Where the crop of an item begins, uniform in [0, num_offsets): the same whatever other items there are."""
+    """Offset of an item's random crop, uniform in [0, num_offsets) and independent of the other items."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{item_id}".encode()).digest()[:8], "big") % num_offsets
 
 
@@ -282,137 +327,51 @@ def _digest(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def _content_digest(features: Features) -> str:
-    arrays = (features.vectors, features.item, features.num_samples)
-    return _digest(*(part for array in arrays for part in (repr(array.shape).encode(), array.tobytes())))
+def _content_digest(arrays: dict[str, np.ndarray]) -> str:
+    return _digest(*(part for array in arrays.values() for part in (repr(array.shape).encode(), array.tobytes())))
 
 
-def _read(path: Path, key: dict[str, object]) -> Features | None:
+def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
     try:
-        # Opened here, since NumPy leaves a file open that it does not take for one of its own.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = Features(arrays["vectors"], arrays["item"], arrays["num_samples"])
-            facts = json.loads(str(arrays["facts"]))
-        if facts["key"] != key:
-            raise ValueError("it is of something else")
-        if facts["sha256"] != _content_digest(found):
+        # Opened here, since NumPy does not close a file that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("vectors", "item", "num_samples")}
+            metadata = json.loads(str(stored["facts"]))
+        if metadata["key"] != key:
+            raise ValueError("it belongs to something else")
+        if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
-    # What NumPy, its zip file or its headers raise for damaged bytes.
+    # What NumPy and zipfile raise for damaged files.
     except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         _LOG.warning("The cached features %s are damaged (%s); they are computed again.", path, error)
         return None
-    return found
+    return arrays
 
 
-def _write(path: Path, features: Features, key: dict[str, object]) -> None:
-    facts = json.dumps({"key": key, "sha256": _content_digest(features)})
+def _write(path: Path, arrays: dict[str, np.ndarray], key: dict[str, object]) -> None:
+    metadata = json.dumps({"key": key, "sha256": _content_digest(arrays)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Into a file and not by way of the memory: these are the largest arrays of an evaluation.
+    # Directly into the file and not through a buffer: these are the largest arrays of an evaluation.
     with replaced_file(path) as file:
-        arrays = {"vectors": features.vectors, "item": features.item, "num_samples": features.num_samples}
-        np.savez(file, facts=np.array(facts), **arrays)
+        np.savez(file, facts=np.array(metadata), **arrays)
 
 
-def chunks_of(features: Features, clip_num_samples: int, drops_last: bool) -> tuple[Examples, int]:
-    """The chunks of each item.
+def chunks_of(features: LabeledFeatures, clip_num_samples: int, drops_last: bool) -> tuple[LabeledFeatures, int]:
+    """Selects the windows that the original code scores.
 
     Args:
-        features: Of "all" windows, so that partial ones are gone already.
+        features: Of "all" windows, which do not include partial ones.
         clip_num_samples: Length of a window.
-        drops_last: Leave out what the original does: with an item whose length is an exact multiple of a window's, a
-            whole one; but keep the window of an item that would have none left.
+        drops_last: Drop the last window of clips whose length is an exact multiple of a window's, as the original
+            does, except where it is the only one.
 
     Returns:
-        The chunks, and the number of items that would have had none.
+        The selected windows, and the number of clips that kept their only window.
     """
     if not drops_last:
-        return Examples(features.vectors, features.item), 0
-    num_windows = np.bincount(features.item, minlength=len(features.num_samples))
+        return features, 0
+    clip = features.clip_of_row
     is_exact = features.num_samples % clip_num_samples == 0
-    is_rescued = is_exact & (num_windows == 1)
-    is_last = np.append(features.item[1:] != features.item[:-1], True)
-    is_dropped = is_last & (is_exact & ~is_rescued)[features.item]
-    return Examples(features.vectors[~is_dropped], features.item[~is_dropped]), int(is_rescued.sum())
-
-
-def means_of(examples: Examples, num_items: int) -> Examples:
-    """One example an item, the mean of its own; every item needs one."""
-    return Examples(mean_by_item(examples.vectors, examples.item, num_items).astype(np.float32), np.arange(num_items))
-
-
-def mean_by_item(values: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
-    """Means over the rows of each item: [rows, ...], int [rows] ascending -> float64 [num_items, ...]."""
-    first = np.searchsorted(item, np.arange(num_items))
-    # Around the first row of each item: the mean of equal rows is that row, and items that are alike stay tied.
-    differences = values.astype(np.float64) - values[first][item]
-    return values[first] + np.add.reduceat(differences, first, axis=0) / np.bincount(item)[:, None]
-
-
-def clip_scores(
-    head: Head, examples: Examples, num_items: int, protocol: ProbeProtocol, single_label: bool
-) -> np.ndarray:
-    """Probabilities of clips, float64 [items, tags]: those of their examples averaged as the protocol says."""
-    logits = head.logits(examples.vectors).astype(np.float64)
-    if protocol.averaged == "logits":
-        return probabilities(mean_by_item(logits, examples.item, num_items), single_label)
-    return mean_by_item(probabilities(logits, single_label), examples.item, num_items)
-
-
-Show = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and of how much."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitReader:
-    """Reads splits, their features from the cache.
-
-    Attributes:
-        cache: Folder of computed features.
-        source: What computes them.
-        prepared: The corpus as prepared, which the cache knows by its fingerprint.
-        labeled: The same clips with the labels of the task.
-        drops_last_chunk: See `ProbeProtocol`.
-        seed: Of random crops.
-        show: For progress.
-    """
-
-    cache: Path
-    source: FeatureSource
-    prepared: Corpus
-    labeled: Corpus
-    drops_last_chunk: bool
-    seed: int
-    show: Show
-
-    def read(self, split: str, windows: TrainWindows) -> Split:
-        """A split as one random crop, all chunks, or the mean of all windows of each clip.
-
-        Raises:
-            ClmrError: If a clip is shorter than a window.
-        """
-        items = self.labeled.items_of(split)
-        features = cached_features(
-            self.cache,
-            self.source,
-            self.prepared,
-            items,
-            "crop" if windows == "crop" else "all",
-            seed=self.seed,
-            on_item=partial(self.show, f"Features of {split}"),
-        )
-        _require_windows(features, items)
-        examples, num_rescued = Examples(features.vectors, features.item), 0
-        if windows == "chunks":
-            examples, num_rescued = chunks_of(features, self.source.clip_num_samples, self.drops_last_chunk)
-        elif windows == "mean":
-            examples = means_of(examples, len(items))
-        return Split(items, self.labeled.multi_hot(items), examples, num_rescued)
-
-
-def _require_windows(features: Features, items: Sequence[Item]) -> None:
-    lacking = np.flatnonzero(np.bincount(features.item, minlength=len(items)) == 0)
-    if len(lacking):
-        raise ClmrError(
-            f"{len(lacking)} clips are shorter than one window, the first is {items[lacking[0]].source}; prepare the "
-            "corpus again, which leaves them out."
-        )
+    is_rescued = is_exact & (np.bincount(clip, minlength=len(is_exact)) == 1)
+    is_last = np.append(clip[1:] != clip[:-1], True)
+    return features.select(~(is_last & (is_exact & ~is_rescued)[clip])), int(is_rescued.sum())

@@ -20,12 +20,12 @@ from clmr_tf.probe.scores import RankedScores
 from clmr_tf.train.callbacks import Plateau
 
 NO_ROW = -1
-"""Stands in a batch that the examples do not fill, and has no weight."""
+"""Fills up the last batch of an epoch; has no weight in the loss."""
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-# Compiled, one step of a linear head costs a tenth of what its operations cost one by one.
+# Compiled, a step of a linear head takes a tenth of the time of its separate operations.
 @tf.function(jit_compile=True, reduce_retracing=False)
 def adam_steps(
     weights: list[tf.Tensor],
@@ -42,16 +42,16 @@ def adam_steps(
     single_label: bool,
     drops: bool,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-    """Steps of Adam, one for each of `rows` [steps, batch]; gives weights and both moments back.
+    """Does one step of Adam for each of `rows` [steps, batch]; returns the weights and both moments.
 
-    Dropout keeps each value with a probability that is `keep` in 256ths.
+    Dropout keeps each value with probability `keep`, rounded to 1/256.
     """
 
     def dropped(values: tf.Tensor, step: tf.Tensor, layer: int) -> tf.Tensor:
         if not drops:
             return values
         stream = tf.random.experimental.stateless_fold_in(tf.stack([seed, tf.cast(step, tf.int64)]), layer)
-        # A byte for each value: a number of 32 bits for each would cost more than the step itself.
+        # One random byte per value: 32 bits for each would take longer than the step itself.
         num_values = values.shape.num_elements()
         words = tf.random.stateless_uniform([-(-num_values // 4)], stream, minval=None, maxval=None, dtype=tf.uint32)
         numbers = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:num_values], values.shape)
@@ -60,8 +60,8 @@ def adam_steps(
     for index in tf.range(tf.shape(rows)[0]):
         step = first_step + index
         row = rows[index]
-        share = tf.cast(row != NO_ROW, tf.float32)
-        share /= tf.reduce_sum(share)
+        weight_of_row = tf.cast(row != NO_ROW, tf.float32)
+        weight_of_row /= tf.reduce_sum(weight_of_row)
         x, y = tf.gather(inputs, tf.maximum(row, 0)), tf.gather(targets, tf.maximum(row, 0))
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -73,7 +73,7 @@ def adam_steps(
                 losses = tf.nn.softmax_cross_entropy_with_logits(y, logits)
             else:
                 losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, logits), axis=1)
-            loss = tf.reduce_sum(share * losses)
+            loss = tf.reduce_sum(weight_of_row * losses)
         gradients = tape.gradient(loss, weights)
         gradients = [gradient + weight_decay * weight for gradient, weight in zip(gradients, weights, strict=True)]
         first = [_BETA_1 * old + (1 - _BETA_1) * new for old, new in zip(first, gradients, strict=True)]
@@ -89,13 +89,13 @@ def adam_steps(
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A head and how it came about.
+    """A trained head.
 
     Attributes:
-        head: With the weights of the best measurement.
-        best_value: What was measured on the validation split with them.
-        best_step: Steps that they were trained for.
-        num_steps: Steps until training ended.
+        head: With the best weights by the validation metric.
+        best_value: Their validation metric.
+        best_step: Number of steps that they were trained for.
+        num_steps: Number of steps until training ended.
     """
 
     head: Head
@@ -114,26 +114,26 @@ def fit_head(
     single_label: bool,
     seed: int,
 ) -> Fit:
-    """Trains a head; the same arguments give the same bits on the same machine.
+    """Trains a head; bit-identical for the same arguments on the same machine.
 
     Args:
         features: float32 [examples, dimensions].
         labels: Multi-hot, float32 [examples, tags].
-        valid_features: float32 [examples of validation, dimensions].
-        valid_labels: float32 [examples of validation, tags].
-        settings: Everything else.
-        single_label: Softmax and cross-entropy over the tags; else the mean over the tags of their binary ones.
+        valid_features: float32 [validation examples, dimensions].
+        valid_labels: float32 [validation examples, tags].
+        settings: Hyperparameters.
+        single_label: Softmax cross-entropy over the tags; else the mean binary cross-entropy of the tags.
         seed: Of the initial weights, the order of the examples and the dropout.
 
     Raises:
-        ClmrError: If its logits are not finite, or the validation split has nothing to be measured by.
+        ClmrError: If the logits become infinite or NaN, or no tag of the validation split can be scored.
     """
-    mean, deviation = _statistics(features, settings.standardise)
+    mean, standard_deviation = _statistics(features, settings.standardise)
     generator = np.random.default_rng(seed)
     weights = _initial_weights(generator, features.shape[1], settings.hidden_units, labels.shape[1])
     state = [tf.constant(weight) for weight in weights]
     first, second = ([tf.zeros_like(weight) for weight in state] for _ in range(2))
-    inputs, targets = tf.constant((features - mean) / deviation), tf.constant(labels, tf.float32)
+    inputs, targets = tf.constant((features - mean) / standard_deviation), tf.constant(labels, tf.float32)
 
     steps_per_epoch = -(-len(features) // settings.batch_size)
     interval = settings.steps_between_measurements or steps_per_epoch
@@ -141,7 +141,7 @@ def fit_head(
     batches = _batches(generator, len(features), settings.batch_size)
     plateau, learning_rate = Plateau(settings.plateau_patience), settings.learning_rate
 
-    head = Head(mean, deviation, weights)
+    head = Head(mean, standard_deviation, weights)
     best_head, best_value, best_step, num_since_best, step = head, -np.inf, 0, 0, 0
     while num_since_best < settings.patience and step < max_steps:
         rows = np.stack([next(batches) for _ in range(interval)])
@@ -161,13 +161,16 @@ def fit_head(
             drops=settings.dropout > 0,
         )
         step += interval
-        head = Head(mean, deviation, tuple(weight.numpy() for weight in state))
+        head = Head(mean, standard_deviation, tuple(weight.numpy() for weight in state))
         logits = head.logits(valid_features)
         if not np.isfinite(logits).all():
             raise ClmrError(f"The logits of a head are not finite after {step} steps; check the features.")
         value = _measure(logits, valid_labels, settings.monitor, single_label)
         if not np.isfinite(value):
-            raise ClmrError("No tag of the validation split has both positives and negatives to choose a head by.")
+            raise ClmrError(
+                "No tag of the validation split has both positives and negatives, so no head can be chosen; prepare a "
+                "corpus whose validation split has some."
+            )
         num_since_best += 1
         if value > best_value:
             best_head, best_value, best_step, num_since_best = head, value, step, 0
@@ -177,21 +180,21 @@ def fit_head(
 
 
 def majority_head(labels: np.ndarray, single_label: bool) -> Head:
-    """A head on no features at all, whose probabilities are the shares of the tags among the training examples.
+    """A head without inputs, whose probabilities are the frequencies of the tags among the training examples.
 
     Args:
         labels: Multi-hot, [examples, tags].
-        single_label: As of `fit_head`.
+        single_label: As in `fit_head`.
     """
-    # Half an example more and less, so that no logarithm is infinite.
-    share = (labels.sum(axis=0, dtype=np.float64) + 0.5) / (len(labels) + 1)
-    bias = np.log(share) if single_label else np.log(share / (1 - share))
-    nothing = np.zeros(0, np.float32)
-    return Head(nothing, nothing, (np.zeros((0, len(bias)), np.float32), bias.astype(np.float32)))
+    # Half an example is added to positives and negatives, so that no logarithm is infinite.
+    frequency = (labels.sum(axis=0, dtype=np.float64) + 0.5) / (len(labels) + 1)
+    bias = np.log(frequency) if single_label else np.log(frequency / (1 - frequency))
+    empty = np.zeros(0, np.float32)
+    return Head(empty, empty, (np.zeros((0, len(bias)), np.float32), bias.astype(np.float32)))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, single_label: bool) -> float:
-    """The loss of logits against multi-hot labels, both [examples, tags], in float64."""
+    """Loss of logits for multi-hot labels, both [examples, tags], computed in float64."""
     logits, labels = logits.astype(np.float64), labels.astype(np.float64)
     if single_label:
         return float(np.mean(np.logaddexp.reduce(logits, axis=1) - np.sum(logits * labels, axis=1)))
@@ -199,19 +202,19 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, single_label: bool) ->
 
 
 def _measure(logits: np.ndarray, labels: np.ndarray, monitor: str, single_label: bool) -> float:
-    """What is monitored, so that greater is better."""
+    """The monitored metric; the loss is negated, so that higher is always better."""
     if monitor == "loss":
         return -cross_entropy(logits, labels, single_label)
     if monitor == "accuracy":
         return accuracy(labels.argmax(axis=1), logits)
-    return RankedScores(labels, logits).roc_auc()
+    return RankedScores(labels, logits).macro()[0]
 
 
 def _statistics(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
     if not standardise:
         return np.zeros(features.shape[1], np.float32), np.ones(features.shape[1], np.float32)
     deviation = features.std(axis=0, dtype=np.float64)
-    # A feature that never changes stays 0, as with scikit-learn's scaler.
+    # A constant feature becomes 0, as with scikit-learn's StandardScaler.
     deviation[deviation == 0] = 1
     return features.mean(axis=0, dtype=np.float64).astype(np.float32), deviation.astype(np.float32)
 
@@ -219,7 +222,7 @@ def _statistics(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np
 def _initial_weights(
     generator: np.random.Generator, num_inputs: int, num_hidden: int, num_outputs: int
 ) -> tuple[np.ndarray, ...]:
-    """torch's for a linear layer: matrix and bias uniform within 1/sqrt(inputs)."""
+    """As torch's for linear layers: matrix and bias uniform within 1/sqrt(inputs)."""
     sizes = [num_inputs, num_hidden, num_outputs] if num_hidden else [num_inputs, num_outputs]
     weights = []
     for fan_in, fan_out in itertools.pairwise(sizes):
@@ -229,7 +232,7 @@ def _initial_weights(
 
 
 def _batches(generator: np.random.Generator, num_examples: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Rows of the examples, int32 [batch_size], in a new order every epoch; the last batch of one is filled up."""
+    """Endless batches of row numbers, int32 [batch_size], in a new order every epoch; NO_ROW fills up the last one."""
     num_missing = -num_examples % batch_size
     while True:
         order = np.pad(generator.permutation(num_examples), (0, num_missing), constant_values=NO_ROW)
@@ -244,26 +247,26 @@ def search(
     fit: Callable[[HeadSettings], Fit],
     journal: Path,
     key: dict[str, Any],
-    on_run: Callable[[int, int], None] = lambda done, of: None,
+    on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Fit, HeadSettings, list[dict[str, Any]]]:
-    """Fits all heads that the journal does not have yet, and the best of all once more for its weights.
+    """Fits all heads that are not in the journal yet, then fits the best of all again for its weights.
 
-    A run is a function of its settings, so fitting the best again gives the head that was measured, and a search that
-    was interrupted ends like one that was not.
+    Fitting is deterministic, so the second fit gives the same head, and an interrupted search gives the same result as
+    an uninterrupted one.
 
     Args:
-        heads: What to try; monitored by something of which more is better.
-        fit: Trains one.
-        journal: File of the runs that are done, one JSON object a line; grows by a line a run.
-        key: What decides the runs but for their settings: features, labels, seed. With another one, the journal is
-            started anew.
-        on_run: Is told how many runs are done, and of how many.
+        heads: Hyperparameters to try; the monitored metric must be one where higher is better.
+        fit: Trains one head.
+        journal: File of the finished runs, one JSON object per line.
+        key: Everything else that determines the runs: features, labels, seed. A journal with another key is
+            overwritten.
+        on_run: Called with the number of finished runs and the total.
 
     Returns:
         The best fit, its settings, and a record of every run in the order of `heads`: {"settings", "valid",
-        "best_step", "num_steps"}. On a tie the first wins.
+        "best_step", "num_steps"}. The first of equally good heads wins.
     """
-    # As they are read back: tuples become lists.
+    # As it is read back: tuples become lists.
     key = json.loads(json.dumps(key))
     done = _read(journal, key)
     if done is None:
@@ -289,8 +292,8 @@ def search(
     result = fit(heads[best])
     if result.best_value != records[best]["valid"]:
         _LOG.warning(
-            "The best head gave %.6f on the validation split when it was searched, and %.6f now; the journal %s is "
-            "of another machine or another version.",
+            "The best head scored %.6f on the validation split in the search, and %.6f when it was fitted again; the "
+            "journal %s comes from another machine or another version.",
             records[best]["valid"],
             result.best_value,
             journal,
@@ -306,13 +309,13 @@ def _append(journal: Path, record: dict[str, Any]) -> None:
 
 
 def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """The runs of a journal by their settings; None if there is none or it is of another key."""
+    """The runs of a journal by their settings; None if there is no journal or its key differs."""
     if not journal.is_file():
         return None
     text = journal.read_text(encoding="utf-8")
     whole, _, torn = text.rpartition("\n")
     if torn:
-        # The process was killed in the middle of a line, which what is appended must not continue.
+        # The process was killed in the middle of this line, and the next record must not continue it.
         with journal.open("r+", encoding="utf-8") as file:
             file.truncate(len(text.encode("utf-8")) - len(torn.encode("utf-8")))
     if not whole:
@@ -323,5 +326,5 @@ def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | Non
             return None
         return {json.dumps(record["settings"], sort_keys=True): record for record in records}
     except (ValueError, KeyError, TypeError) as error:
-        _LOG.warning("The journal %s is damaged (%s); its runs are done again.", journal, error)
+        _LOG.warning("The journal %s is damaged (%s); its runs are repeated.", journal, error)
         return None

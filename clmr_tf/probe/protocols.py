@@ -1,4 +1,4 @@
-"""The protocols: from which pieces of a clip a head learns, how it is trained, how a clip is scored.
+"""The protocols: what a head is trained on, how it is trained, and how a clip is scored.
 
 Sources: CLMR's thesis and both versions of its code (https://github.com/Spijkervet/CLMR), and the probes of JukeMIR
 (Castellon, Donahue and Liang, ISMIR 2021, https://github.com/p-lambda/jukemir).
@@ -10,30 +10,30 @@ from collections.abc import Mapping
 from typing import Literal
 
 TrainWindows = Literal["crop", "chunks", "mean"]
-"""What one training example is: one random crop of a clip, each chunk of a clip, or the mean of a clip's windows."""
+"""A training example: one random crop of each clip, every chunk of a clip, or the mean of a clip's windows."""
 
 MLP_HIDDEN_UNITS = 512
 GRID_MONITORS = {True: "accuracy", False: "roc_auc"}
-"""What chooses between the heads of the grid, on the validation split, by whether every clip has one label."""
+"""Validation metric that chooses between the heads of the grid; the key is whether every clip has one label."""
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadSettings:
-    """How a head is trained. Adam with torch's betas (0.9, 0.999), epsilon 1e-8 and L2 added to the gradient.
+    """Hyperparameters of a head. Adam with torch's betas (0.9, 0.999), epsilon 1e-8 and L2 added to the gradient.
 
     Attributes:
         hidden_units: Units of the hidden layer, followed by ReLU; 0 for a linear head.
-        batch_size: Examples a step.
+        batch_size: Examples per step.
         learning_rate: Of Adam.
-        weight_decay: Times weights and biases, added to their gradients.
-        dropout: Share of features and of hidden units that a step leaves out.
-        standardise: Bring every feature to mean 0 and deviation 1 on the training examples.
-        monitor: What is measured on the validation split: "loss" (less is better), "roc_auc" or "accuracy".
-        steps_between_measurements: 0 for once an epoch.
-        patience: Measurements in a row without a new best after which training ends.
-        max_epochs: Passes over the examples after which it ends in any case; 0 for no limit.
-        plateau_factor: What the learning rate is multiplied by on a plateau; 1 for never.
-        plateau_patience: Measurements without an improvement by a ten-thousandth that are borne before that.
+        weight_decay: L2 coefficient, of biases as well.
+        dropout: Fraction of features and of hidden units dropped in a step.
+        standardise: Scale every feature to mean 0 and standard deviation 1 on the training examples.
+        monitor: Validation metric: "loss" (lower is better), "roc_auc" or "accuracy".
+        steps_between_measurements: Steps between validations; 0 for once per epoch.
+        patience: Validations in a row without a new best value after which training ends.
+        max_epochs: Maximum number of epochs; 0 for no limit.
+        plateau_factor: Factor of the learning rate on a plateau; 1 for no schedule.
+        plateau_patience: Plateau patience, in validations without a relative improvement of 1e-4.
     """
 
     hidden_units: int = 0
@@ -52,18 +52,19 @@ class HeadSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeProtocol:
-    """A preset.
+    """The protocol of a preset.
 
     Attributes:
-        name: As on the command line.
-        train_windows: What the head learns from, and what it is measured on while it learns.
-        score_windows: What a clip is scored by: the average over its "chunks", or the "mean" of its features.
+        name: The preset.
+        train_windows: What the head is trained and validated on.
+        score_windows: How a clip is scored: by the average over its "chunks", or by the "mean" of its features.
         averaged: What is averaged over the chunks of a clip: "probabilities" or "logits".
-        drops_last_chunk: Always leave out the last chunk of a clip, partial or not. The original's
-            `torch.split(...)[:-1]` is meant for partial ones and loses a full one where the length is an exact
-            multiple. A clip of one chunk has nothing left then, and the original crashed; here it keeps its chunk.
-        head: How the head is trained; the middle of the grid for "grid", None for one that was trained before.
-        differs: Where the protocol is knowingly not what the original did.
+        drops_last_chunk: Always drop the last chunk of a clip, partial or not. The original's `torch.split(...)[:-1]`
+            is meant for partial chunks, but also loses a whole one if the length is an exact multiple of a chunk's. For
+            clips of one chunk the original crashed; here they keep it.
+        head: Hyperparameters of the head; for "grid" the ones that all its heads share, None for a head that the model
+            came with.
+        differs: Known differences from the original.
     """
 
     name: str
@@ -76,7 +77,7 @@ class ProbeProtocol:
 
 
 PROTOCOLS: Mapping[str, ProbeProtocol] = {
-    # Version 2 of the code, which the paper's README points at.
+    # Version 2 of the code, which the paper's README links to.
     "released": ProbeProtocol(
         name="released",
         train_windows="crop",
@@ -87,7 +88,7 @@ PROTOCOLS: Mapping[str, ProbeProtocol] = {
         differs="keeps the weights of the best validation loss; the original keeps those of its last epoch, "
         "up to ten worse ones later",
     ),
-    # The numbers of the thesis' text; where it gives none, version 1 of the code, with which it was written.
+    # The numbers in the text of the thesis; where it gives none, version 1 of the code, which it was written with.
     "thesis": ProbeProtocol(
         name="thesis",
         train_windows="chunks",
@@ -111,12 +112,12 @@ PROTOCOLS: Mapping[str, ProbeProtocol] = {
 
 
 def grid_of_heads(single_label: bool) -> list[HeadSettings]:
-    """The 216 heads of JukeMIR's grid, in a fixed order.
+    """The 216 heads of the grid in JukeMIR's paper, in a fixed order.
 
-    The paper's grid; the repository adds a head of two hidden layers, 324 in all.
+    JukeMIR's repository adds a head with two hidden layers, 324 in all.
 
     Args:
-        single_label: Chooses the metric that stops a run and chooses between them: accuracy, else ROC-AUC.
+        single_label: Monitor accuracy; else ROC-AUC.
     """
     axes = {
         "standardise": (False, True),

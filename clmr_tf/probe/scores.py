@@ -1,15 +1,21 @@
-"""Scores of probes with their intervals."""
+"""Scores of a probe, with intervals by one bootstrap over songs."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from clmr_tf import metrics
 
+NUM_RESAMPLINGS = 1000
+PERCENTILES = (2.5, 97.5)
+
 
 class RankedScores:
-    """Scores sorted per tag, to be weighed by how often each example counts.
+    """Scores sorted per tag, so that metrics of many weightings of the examples are cheap.
+
+    scikit-learn's functions take about 1 ms per tag and call, which is minutes for 1,000 resamplings.
 
     Args:
         labels: 0 or 1, [examples, tags].
@@ -17,43 +23,43 @@ class RankedScores:
     """
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
-        # Tags first from here on, so that sums over ranks run through memory.
+        # Tags first from here on, so that the sums over ranks are contiguous in memory.
         scores = np.ascontiguousarray(scores.T)
         self._order = np.argsort(-scores, axis=1)
         self._positive = np.take_along_axis(np.asarray(labels, np.float64).T, self._order, axis=1)
         ranked = np.take_along_axis(scores, self._order, axis=1)
-        # Examples of one score are taken together: from which rank, to which.
+        # Examples with equal scores form one group; find the first and last rank of each group.
         changes = ranked[:, 1:] != ranked[:, :-1]
         edge = np.ones((len(scores), 1), bool)
         ranks = np.arange(scores.shape[1])
         first = np.maximum.accumulate(np.where(np.concatenate([edge, changes], axis=1), ranks, 0), axis=1)
         lasts = np.where(np.concatenate([changes, edge], axis=1), ranks, len(ranks))
         last = np.minimum.accumulate(lasts[:, ::-1], axis=1)[:, ::-1]
-        # All that is asked for is asked at positives, which are few.
+        # Both metrics are sums over positives only, and those are few.
         self._tag, self._rank = np.nonzero(self._positive)
         self._first, self._last = first[self._tag, self._rank], last[self._tag, self._rank]
 
     def per_tag(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """ROC-AUC and average precision of each tag, as scikit-learn gives them for examples that are repeated.
+        """ROC-AUC and average precision of each tag, equal to scikit-learn's on repeated examples.
 
         Args:
             weights: How often each example counts, whole numbers [examples]; once if None.
 
         Returns:
-            Both [tags], NaN for a tag that has no positives or no negatives of any weight.
+            Both [tags], NaN for a tag without positives or without negatives.
         """
         counts = np.ones(self._order.shape) if weights is None else np.asarray(weights, np.float64)[self._order]
         positive = counts * self._positive
-        # How many examples, and how many positives, down to each rank.
+        # Number of examples, and of positives, down to each rank.
         total, hits = np.cumsum(counts, axis=1), np.cumsum(positive, axis=1)
         num_positive = hits[:, -1]
         num_negative = total[:, -1] - num_positive
         tag, first, last = self._tag, self._first, self._last
         total_to_last, hits_to_last = total[tag, last], hits[tag, last]
         misses_before = total[tag, first] - counts[tag, first] - hits[tag, first] + positive[tag, first]
-        # A negative of the same score counts half.
+        # A negative with the same score counts half.
         in_order = num_negative[tag] - (total_to_last - hits_to_last + misses_before) / 2
-        # Where nothing counts yet, the precision has no weight, either; weights are whole numbers.
+        # The maximum avoids 0 / 0 where no example counts yet; those precisions have weight 0.
         precision = hits_to_last / np.maximum(total_to_last, 1)
         weight = positive[tag, self._rank]
         pairs, precisions = (np.bincount(tag, weight * values, minlength=len(hits)) for values in (in_order, precision))
@@ -61,21 +67,89 @@ class RankedScores:
         num_positive, num_negative = (np.where(is_scorable, number, np.nan) for number in (num_positive, num_negative))
         return pairs / num_positive / num_negative, precisions / num_positive
 
-    def both(self, weights: np.ndarray | None = None) -> tuple[float, float]:
-        """The averages of `per_tag` over the tags that are not NaN; NaN if there is none."""
+    def macro(self, weights: np.ndarray | None = None) -> tuple[float, float]:
+        """Averages of `per_tag` over the tags that are not NaN; NaN if there is none."""
         roc_auc, average_precision = self.per_tag(weights)
         is_scorable = np.isfinite(roc_auc)
         if not is_scorable.any():
             return np.nan, np.nan
         return float(roc_auc[is_scorable].mean()), float(average_precision[is_scorable].mean())
 
-    def roc_auc(self, weights: np.ndarray | None = None) -> float:
-        """The first of `both`."""
-        return self.both(weights)[0]
+
+def resampling_weights(group_ids: Sequence[Hashable], num_resamplings: int = NUM_RESAMPLINGS) -> np.ndarray:
+    """Draws as many groups as there are, with replacement, `num_resamplings` times; always the same draws.
+
+    Fixed draws make the intervals of two encoders comparable. `scipy.stats.bootstrap` draws the same, but its interval
+    is NaN if a single resampling cannot be scored.
+
+    Args:
+        group_ids: Group of each example, such as its song; examples of one group are drawn together.
+        num_resamplings: Number of resamplings.
+
+    Returns:
+        How often each example counts, int32 [num_resamplings, examples].
+    """
+    _, group_of_example = np.unique(np.asarray(group_ids), return_inverse=True)
+    num_groups = group_of_example.max() + 1
+    draws = np.random.default_rng(0).integers(num_groups, size=(num_resamplings, num_groups))
+    counts = np.stack([np.bincount(draw, minlength=num_groups) for draw in draws]).astype(np.int32)
+    return counts[:, group_of_example]
 
 
-NUM_RESAMPLINGS = 1000
-PERCENTILES = (2.5, 97.5)
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A metric with its bootstrap distribution.
+
+    Attributes:
+        value: On the examples themselves; None if nothing can be scored.
+        resampled: On each resampling, float64 [resamplings]; NaN where nothing can be scored.
+    """
+
+    value: float | None
+    resampled: np.ndarray
+
+    @classmethod
+    def mean(cls, scores: Sequence["Score"]) -> "Score":
+        """The mean of scores on the same resamplings."""
+        return cls(
+            float(np.mean([score.value for score in scores])), np.mean([score.resampled for score in scores], axis=0)
+        )
+
+    def __sub__(self, other: "Score") -> "Score":
+        return Score(self.value - other.value, self.resampled - other.resampled)
+
+    @property
+    def interval(self) -> list[float] | None:
+        """The 95 % percentile interval over the resamplings that can be scored; None if there is none."""
+        scorable = self.resampled[np.isfinite(self.resampled)]
+        return [float(bound) for bound in np.percentile(scorable, PERCENTILES)] if len(scorable) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """{"mean", "interval"}."""
+        return {"mean": self.value, "interval": self.interval}
+
+
+def main_metric(labels: np.ndarray, scores: np.ndarray, single_label: bool) -> float:
+    """Accuracy with single labels, else macro average precision.
+
+    Args:
+        labels: Multi-hot, [examples, tags].
+        scores: Higher for more likely, [examples, tags].
+        single_label: Whether every example has exactly one tag.
+
+    Raises:
+        ClmrError: If no tag has both positives and negatives.
+    """
+    if single_label:
+        return metrics.accuracy(labels.argmax(axis=1), scores)
+    return metrics.average_precision(labels, scores)[0]
+
+
+def main_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, single_label: bool) -> Score:
+    """`main_metric` with its bootstrap distribution; `weights` as from `resampling_weights`."""
+    if single_label:
+        return _accuracy(labels, scores, weights)
+    return Score(main_metric(labels, scores, False), _macro_resampled(labels, scores, weights)[1])
 
 
 def evaluate_scores(
@@ -87,91 +161,73 @@ def evaluate_scores(
     single_label: bool,
     num_resamplings: int = NUM_RESAMPLINGS,
 ) -> dict[str, Any]:
-    """Scores of clips against their tags, as JSON data.
+    """Compares the scores of clips with their tags.
 
-    "over tags" is the macro average over the tags that have positives and negatives here; "over clips" takes the
-    row of each clip as the thesis does, averaged over the clips that have a tag and lack one. The values are
-    scikit-learn's. Intervals are the 2.5 and 97.5 percentiles of resamplings of the songs, each with all of its
-    clips, since clips of one song are no independent examples.
+    "over_tags" is the macro average over the tags that have both positives and negatives. "over_clips" ranks the tags
+    of each clip, as the thesis does, and averages over the clips that have at least one tag and lack at least one. The
+    values are scikit-learn's. Intervals are the 2.5 and 97.5 percentiles over resamplings of songs with all their
+    clips, since clips of one song are not independent.
 
     Args:
         labels: Multi-hot, [clips, tags].
         scores: Higher for more likely, [clips, tags].
-        song_ids: Of the clips.
-        tag_names: Of the columns.
-        single_label: Every clip has one label; then the accuracy is given, too.
-        num_resamplings: For the intervals.
+        song_ids: Song of each clip.
+        tag_names: Names of the columns.
+        single_label: Whether every clip has exactly one tag; the accuracy is reported as well then.
+        num_resamplings: Number of resamplings.
 
     Returns:
-        {"num_songs", "num_clips", "tags_without_positives", "tags_without_negatives",
+        JSON data: {"num_songs", "num_clips", "tags_without_positives", "tags_without_negatives",
         "roc_auc" and "average_precision": {"over_tags": {"mean", "interval"}, "over_clips": {"mean", "interval",
         "num_clips"}, "per_tag": {tag: value or None}}, "accuracy": {"mean", "interval"}}. A mean is None where
         nothing can be scored.
     """
     labels = np.asarray(labels)
-    weights = song_weights(song_ids, num_resamplings)
-    ranked = RankedScores(labels, scores)
-    resampled = np.array([ranked.both(row) for row in weights])
-    is_scorable_clip = (labels.max(axis=1) == 1) & (labels.min(axis=1) == 0)
+    weights = resampling_weights(song_ids, num_resamplings)
+    has_positives, has_negatives = labels.any(axis=0), ~labels.all(axis=0)
     result: dict[str, Any] = {
         "num_songs": len(set(song_ids)),
         "num_clips": len(labels),
-        "tags_without_positives": [name for name, column in zip(tag_names, labels.T, strict=True) if not column.any()],
-        "tags_without_negatives": [name for name, column in zip(tag_names, labels.T, strict=True) if column.all()],
+        "tags_without_positives": [name for name, has in zip(tag_names, has_positives, strict=True) if not has],
+        "tags_without_negatives": [name for name, has in zip(tag_names, has_negatives, strict=True) if not has],
     }
-    # Of the ranks as well, since scikit-learn's call costs 1.5 ms for each of thousands of clips.
-    of_clips = RankedScores(labels.T, scores.T).per_tag()
-    of_tags = metrics.roc_auc, metrics.average_precision
-    for column, (name, metric) in enumerate(zip(("roc_auc", "average_precision"), of_tags, strict=True)):
-        mean, per_tag = _scored(metric, labels, scores)
-        per_clip = of_clips[column]
+    resampled = _macro_resampled(labels, scores, weights)
+    # For thousands of clips, one call of scikit-learn each would take seconds.
+    per_clip = RankedScores(labels.T, scores.T).per_tag()
+    is_scorable = (has_positives & has_negatives).any()
+    metric_of = {"roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision}
+    for index, (name, metric) in enumerate(metric_of.items()):
+        value, per_tag = metric(labels, scores) if is_scorable else (None, np.full(len(tag_names), np.nan))
+        over_clips = _mean_over_clips(per_clip[index], weights).to_json()
         result[name] = {
-            "over_tags": {"mean": mean, "interval": interval_of(resampled[:, column])},
-            "over_clips": {**_mean_over_clips(per_clip, weights), "num_clips": int(is_scorable_clip.sum())},
-            "per_tag": {tag: _number(value) for tag, value in zip(tag_names, per_tag, strict=True)},
+            "over_tags": Score(value, resampled[index]).to_json(),
+            "over_clips": {**over_clips, "num_clips": int(np.isfinite(per_clip[index]).sum())},
+            "per_tag": {
+                tag: float(one) if np.isfinite(one) else None for tag, one in zip(tag_names, per_tag, strict=True)
+            },
         }
     if single_label:
-        is_right = (scores.argmax(axis=1) == labels.argmax(axis=1)).astype(np.float64)
-        result["accuracy"] = _mean_over_clips(is_right, weights)
+        result["accuracy"] = _accuracy(labels, scores, weights).to_json()
     return result
 
 
-def song_weights(song_ids: Sequence[str], num_resamplings: int) -> np.ndarray:
-    """How often each clip counts in resamplings of as many songs as there are, with replacement.
-
-    Returns:
-        int32 [num_resamplings, clips]; clips of one song count equally often.
-    """
-    _, song_of_clip = np.unique(np.asarray(song_ids), return_inverse=True)
-    num_songs = song_of_clip.max() + 1
-    # The same resamplings for every encoder, so that their differences have less noise than they.
-    draws = np.random.default_rng(0).integers(num_songs, size=(num_resamplings, num_songs))
-    counts = np.stack([np.bincount(draw, minlength=num_songs) for draw in draws]).astype(np.int32)
-    return counts[:, song_of_clip]
+def _macro_resampled(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Macro ROC-AUC and average precision of each resampling, float64 [2, resamplings]."""
+    ranked = RankedScores(labels, scores)
+    return np.array([ranked.macro(row) for row in weights]).T
 
 
-def interval_of(resampled: np.ndarray) -> list[float] | None:
-    """The 95 % interval; resamplings in which nothing could be scored (NaN) are left out."""
-    resampled = resampled[np.isfinite(resampled)]
-    return [float(value) for value in np.percentile(resampled, PERCENTILES)] if len(resampled) else None
+def _accuracy(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Score:
+    is_correct = scores.argmax(axis=1) == labels.argmax(axis=1)
+    return _mean_over_clips(is_correct.astype(np.float64), weights)
 
 
-def _scored(metric: Callable, labels: np.ndarray, scores: np.ndarray) -> tuple[float | None, np.ndarray]:
-    """As `metric`, but None and NaN instead of an error where no column can be scored."""
-    is_scorable = (labels.max(axis=0) == 1) & (labels.min(axis=0) == 0)
-    return metric(labels, scores) if is_scorable.any() else (None, np.full(labels.shape[1], np.nan))
-
-
-def _mean_over_clips(values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """The mean of one value per clip, NaN where a clip has none, and its interval."""
+def _mean_over_clips(values: np.ndarray, weights: np.ndarray) -> Score:
+    """The mean of one value per clip; clips whose value is NaN are left out."""
     has_value = np.isfinite(values)
     if not has_value.any():
-        return {"mean": None, "interval": None}
+        return Score(None, np.full(len(weights), np.nan))
     weights, values = weights[:, has_value], values[has_value]
     totals = weights.sum(axis=1)
     resampled = np.divide(weights @ values, totals, out=np.full(len(weights), np.nan), where=totals > 0)
-    return {"mean": float(values.mean()), "interval": interval_of(resampled)}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return Score(float(values.mean()), resampled)

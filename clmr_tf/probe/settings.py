@@ -1,4 +1,4 @@
-"""What is asked of a probe."""
+"""Settings of a probe."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,8 @@ from clmr_tf.config.model_option import DEMO_MODEL
 from clmr_tf.errors import UsageError
 from clmr_tf.probe.protocols import PROTOCOLS
 
+FEATURES = ("model", "untrained", "mel", "majority")
+# The quick preset uses the next two seeds as well.
 _LARGEST_SEED = 2**31 - 3
 
 
@@ -27,7 +29,7 @@ class ProbeConfig:
     train a head evaluation-....json, named by corpus and options. A result in the model folder is also added to the
     manifest and the model card."""
     seed: int = 42
-    """Seed of everything random: crops, few labels, heads, untrained weights. The quick preset uses this seed and
+    """Seed of everything random: crops, label subsets, heads, untrained weights. The quick preset uses this seed and
     the next two for its three untrained encoders."""
     preset: Literal["quick", "released", "thesis", "grid"] = "quick"
     """Protocol. "quick": logistic regression on all windows, compared with untrained encoders and a majority guess. The
@@ -35,7 +37,7 @@ class ProbeConfig:
     split of JukeMIR's 216 settings."""
     head: Literal["linear", "mlp", "own"] = "linear"
     """"linear": one layer. "mlp": one hidden layer of 512 units. "own": no training, the classifier of a model that was
-    trained with labels. "grid" tries the first two, "quick" ignores this."""
+    trained with labels. "grid" tries the first two; "quick" has no head."""
     features: str = "model"
     """Input of the head: "model"; "untrained", the same architecture with random weights; "mel", mean and standard
     deviation of a log-mel spectrogram; "majority", tag frequencies only; or MODULE:CLASS, such as
@@ -48,91 +50,42 @@ class ProbeConfig:
     task: str | None = None
     """Name of a task of the corpus, if it has several sets of labels. Default: the tags of the corpus itself."""
     features_cache: Path = Path("features")
-    """Folder for computed features, and for the progress of an interrupted grid."""
+    """Folder for computed features, and for the progress of an interrupted grid. "quick" does not use it."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a seed that nothing can be drawn with."""
-        # The quick preset takes the two after it as well.
+        """Raises UsageError for values out of range and options that exclude each other."""
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise UsageError(f"--seed must be between 0 and {_LARGEST_SEED}; received {self.seed}.")
-
-
-FEATURES = ("model", "untrained", "mel", "majority")
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadProbe:
-    """What to evaluate.
-
-    Attributes:
-        model: Model folder; of a baseline its architecture, clip length and rate.
-        corpus: What `resolve_corpus` takes.
-        corpora: Folder of prepared corpora.
-        cache: Folder of computed features and of the journals of grids.
-        preset: A name in `PROTOCOLS`.
-        head: "linear" or "mlp"; the grid tries both whatever it is. "own" trains none: the model is scored by the
-            classifier that it was trained with.
-        features: "model", "untrained", "mel", "majority", or MODULE:CLASS of a `FeatureSource` of one's own.
-        labels: Share of the songs of the train split that may be learnt from.
-        labels_like_paper: The share that the original takes of the chunks of each combination of tags, instead.
-        task: Name of a labeling of the corpus; None for its own.
-        seed: Of crops, subsets, heads, and of an untrained encoder.
-    """
-
-    model: Path
-    corpus: str
-    corpora: Path
-    cache: Path
-    preset: str
-    head: str = "linear"
-    features: str = "model"
-    labels: float = 1.0
-    labels_like_paper: float | None = None
-    task: str | None = None
-    seed: int = 42
-
-
-def request_of(config: ProbeConfig) -> HeadProbe:
-    """What the command is told, as a request; its preset is one that trains a head, and its model is given."""
-    return HeadProbe(
-        model=config.model.expanduser(),
-        corpus=config.corpus,
-        corpora=config.corpora.expanduser(),
-        cache=config.features_cache.expanduser(),
-        preset=config.preset,
-        head=config.head,
-        features=config.features,
-        labels=config.labels,
-        labels_like_paper=config.labels_like_paper,
-        task=config.task,
-        seed=config.seed,
-    )
-
-
-def require_possible(request: HeadProbe) -> None:
-    """Raises UsageError for shares that are none, and for options that do not go together."""
-    module, _, name = request.features.partition(":")
-    if request.features not in FEATURES and not (module and name):
-        raise UsageError(
-            f"--features must be one of {', '.join(FEATURES)}, or MODULE:CLASS of other features; "
-            f"received {request.features!r}."
-        )
-    for option, share in (("--labels", request.labels), ("--labels-like-paper", request.labels_like_paper)):
-        if share is not None and not 0 < share <= 1:
-            raise UsageError(f"{option} must be a share above 0 and up to 1; received {share}.")
-    if request.head == "own" and (request.features, request.labels, request.labels_like_paper) != ("model", 1.0, None):
-        raise UsageError(
-            "--head own is of a model as it was trained, with the labels that it had then; leave out --features, "
-            "--labels and --labels-like-paper."
-        )
-    if request.head == "own" and request.preset == "grid":
-        raise UsageError("--head own learns nothing, so it has no grid; use --preset released or thesis.")
-    if request.labels_like_paper is None:
-        return
-    if request.labels < 1:
-        raise UsageError("--labels and --labels-like-paper are two ways to choose few labels; give one of them.")
-    if PROTOCOLS[request.preset].train_windows == "mean":
-        raise UsageError(
-            f"--labels-like-paper chooses among the chunks of clips, and the preset {request.preset} learns from means "
-            "of whole clips; use --labels, or the preset thesis or released."
-        )
+        module, _, name = self.features.partition(":")
+        if self.features not in FEATURES and not (module and name):
+            raise UsageError(
+                f"--features must be one of {', '.join(FEATURES)}, or MODULE:CLASS of other features; "
+                f"received {self.features!r}."
+            )
+        for option, fraction in (("--labels", self.labels), ("--labels-like-paper", self.labels_like_paper)):
+            if fraction is not None and not 0 < fraction <= 1:
+                raise UsageError(f"{option} must be a fraction above 0 and up to 1; received {fraction}.")
+        if self.preset == "quick":
+            for option in ("head", "features", "labels", "labels_like_paper"):
+                # The class attributes are the defaults.
+                if getattr(self, option) != getattr(ProbeConfig, option):
+                    raise UsageError(
+                        f"--{option.replace('_', '-')} has no effect with --preset quick; choose released, thesis or "
+                        "grid."
+                    )
+        if self.head == "own" and (self.features, self.labels, self.labels_like_paper) != ("model", 1.0, None):
+            raise UsageError(
+                "--head own scores a model as it was trained, with the labels used then; leave out --features, "
+                "--labels and --labels-like-paper."
+            )
+        if self.head == "own" and self.preset == "grid":
+            raise UsageError("--head own trains nothing, so there is no grid; use --preset released or thesis.")
+        if self.labels_like_paper is None:
+            return
+        if self.labels < 1:
+            raise UsageError("--labels and --labels-like-paper are two ways to choose few labels; give one of them.")
+        if PROTOCOLS[self.preset].train_windows == "mean":
+            raise UsageError(
+                f"--labels-like-paper chooses among the chunks of clips, but the preset {self.preset} trains on means "
+                "over whole clips; use --labels, or the preset thesis or released."
+            )

@@ -12,7 +12,7 @@ import yaml
 from clmr_tf.config.command_line import from_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError, suggestion
-from clmr_tf.probe.settings import ProbeConfig, request_of, require_possible
+from clmr_tf.probe.settings import ProbeConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 """The recipes of the project."""
@@ -89,7 +89,6 @@ class Recipe:
             for probe in self.probes:
                 if probe.config.preset == "quick":
                     raise UsageError("the preset quick is not a published protocol; choose released, thesis or grid.")
-                require_possible(request_of(probe.config))
                 if probe.config.head == "own" and not has_labels:
                     raise UsageError("--head own needs a model trained with labels; set objective: supervised.")
                 if unknown := set(probe.expected_percent) - set(METRICS):

@@ -17,7 +17,7 @@ from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import BatchShard, labelled_dataset, num_units, pair_dataset
-from clmr_tf.data.labels import Examples, Split, choose_labels, has_single_labels, require_probeable, task_facts
+from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels, task_metadata
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import unusable_gpu
@@ -182,24 +182,23 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
     labelled = corpus if config.task is None else corpus.for_task(config.task)
     if not config.has_labels:
         return TrainingData(corpus, labelled, num_units(corpus, "train", config.sampling_unit))
-    require_probeable(labelled, ("train", "valid"))
+    require_labels(labelled, ("train", "valid"))
     items, tag_names = labelled.items_of("train"), labelled.manifest.tag_names
-    clips = Examples(np.zeros((len(items), 0), np.float32), np.arange(len(items)))
-    part, chosen = choose_labels(
-        Split(items, labelled.multi_hot(items), clips),
-        tag_names,
-        song_share=config.labels,
-        combination_share=config.labels_like_paper,
+    rows, chosen = choose_labels(
+        labelled,
+        np.arange(len(items)),
+        song_fraction=config.labels,
+        combination_fraction=config.labels_like_paper,
         seed=config.seed,
     )
-    kept = {items[row].id for row in part.examples.item}
+    kept = {items[row].id for row in rows}
     selected = dataclasses.replace(
         labelled, items=tuple(item for item in labelled.items if item.split != "train" or item.id in kept)
     )
     label_spec = LabelSpec(len(tag_names), has_single_labels(labelled))
     _require_measurable(config.best_metric, label_spec)
     record = {
-        **task_facts(labelled),
+        **task_metadata(labelled),
         "tag_names": list(tag_names),
         "single_label": label_spec.single_label,
         "chosen": chosen,

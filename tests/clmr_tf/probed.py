@@ -1,4 +1,4 @@
-"""What the tests of both probes probe: a tiny model in its folder, and a corpus whose items have several labels."""
+"""A tiny model, its exported folder, and a corpus with several tasks, for the tests of probes and exports."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ NUM_SAMPLES = 2 * CLIP - 21
 
 
 def tiny_model() -> SampleCNN:
-    """An encoder with statistics of its own, as if it had been trained."""
+    """An encoder whose batch normalisation has other statistics than at the start."""
     encoder = build_encoder(width=0.0625, seed=2)
     generator = np.random.default_rng(0)
     for normalization in encoder.normalizations:
@@ -26,7 +26,7 @@ def tiny_model() -> SampleCNN:
 
 
 def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
-    facts = {
+    metadata = {
         "name": "tiny",
         "licence": "CC0-1.0",
         "tag_names": [],
@@ -34,12 +34,12 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
         "scores": {},
         "training": {"step": 3},
     }
-    write_model_folder(model, folder, facts)
+    write_model_folder(model, folder, metadata)
     return folder
 
 
 def write_corpus_with_tasks(folder: Path) -> Corpus:
-    """Items of one tag each, by their register, and two tasks: one of several tags, one of other classes and splits."""
+    """Clips with one tag each, by their register, and two tasks: several tags per clip, and two classes."""
     corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
     (folder / "tasks").mkdir()
     several = {

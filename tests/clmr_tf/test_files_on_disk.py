@@ -100,6 +100,5 @@ def test_what_pipelines_publish_and_evaluations_keep_is_on_the_disk_too(tmp_path
     publish(b"content", tmp_path / "manifest.json", work)
     assert calls == ["sync work/new-manifest.json", "rename work/new-manifest.json to manifest.json", "sync ."]
     calls.clear()
-    features = feature_cache.Features(*(np.zeros(1, np.int64) for _ in range(3)))
-    feature_cache._write(tmp_path / "features.npz", features, {})
+    feature_cache._write(tmp_path / "features.npz", {"vectors": np.zeros((1, 1), np.float32)}, {})
     assert calls == ["sync .features.npz.draft", "rename .features.npz.draft to features.npz", "sync ."]

@@ -19,8 +19,8 @@ from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.export.model_folder import read_head, read_manifest, read_projector, relative_error
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.probe.evaluation import probe_with_head
-from clmr_tf.probe.settings import HeadProbe
+from clmr_tf.probe.evaluation import probe_model
+from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.report.results import read_result
 from tests.clmr_tf.convert.checkpoint_files import GOLDEN, lightning_bytes
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
@@ -83,10 +83,10 @@ def test_the_manifest_says_where_it_came_from(converted):
 def test_the_probe_scores_a_converted_head(converted, tmp_path):
     num_songs = {"train": 2, "valid": 2, "test": 60}
     corpus = write_corpus(tmp_path / "corpus", num_songs=num_songs, tag_names=MAGNATAGATUNE_TAGS)
-    request = HeadProbe(
-        converted, str(corpus.folder), tmp_path, preset="released", head="own", cache=tmp_path / "cache"
+    config = ProbeConfig(
+        converted, str(corpus.folder), preset="released", head="own", features_cache=tmp_path / "cache"
     )
-    result = probe_with_head(request)
+    result, _ = probe_model(config)
     assert result["objective"] == "converted" and result["labels"]["choice"] == "all"
     assert result["labels"]["num_clips"] == 2 and len(result["labels"]["tags_without_positives"]) == 48
     (tmp_path / "evaluation.json").write_text(json.dumps(result))

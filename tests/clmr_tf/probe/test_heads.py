@@ -1,4 +1,4 @@
-"""Heads on features whose best score is known, and their steps against Adam written out."""
+"""Heads on features whose best possible score is known, and their steps against Adam in float64."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ RELEASED = PROTOCOLS["released"].head
 
 
 def gaussians(seed: int, num_examples: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes of deviation 1, `distance` apart along a direction in eight dimensions: features, one-hot labels."""
+    """Two Gaussian classes in eight dimensions, `distance` standard deviations apart: features, one-hot labels."""
     generator = np.random.default_rng(seed)
     classes = generator.integers(2, size=num_examples)
     features = generator.standard_normal((num_examples, 8)) + np.outer(classes - 0.5, np.full(8, distance / np.sqrt(8)))
@@ -25,7 +25,7 @@ def gaussians(seed: int, num_examples: int, distance: float) -> tuple[np.ndarray
 
 
 def xor(seed: int, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A tag where two of eight signs agree, which no line can tell: features, labels [examples, 1]."""
+    """A tag where two of eight signs agree, which is not linear: features, labels [examples, 1]."""
     features = np.random.default_rng(seed).standard_normal((num_examples, 8)).astype(np.float32)
     return features, (features[:, :1] * features[:, 1:2] > 0).astype(np.float32)
 
@@ -37,11 +37,11 @@ def accuracy_of(fit: Fit, features: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("hidden_units", [0, 32])
-def test_gaussian_classes_are_told_apart_as_well_as_can_be(hidden_units):
+def test_gaussian_classes_are_classified_with_the_optimal_accuracy(hidden_units):
     settings = dataclasses.replace(RELEASED, hidden_units=hidden_units, max_epochs=30)
     fit = fit_head(*gaussians(0, 4000, 2.0), *gaussians(1, 2000, 2.0), settings, single_label=True, seed=0)
     optimum = stats.norm.cdf(1.0)
-    # 20,000 examples: within three standard errors, and the little that 4,000 examples leave unknown.
+    # Three standard errors of 20,000 examples, and the estimation error of 4,000.
     assert accuracy_of(fit, *gaussians(2, 20_000, 2.0)) == pytest.approx(
         optimum, abs=0.008 + 0.006 * (hidden_units > 0)
     )
@@ -88,7 +88,7 @@ def adam_by_hand(features, labels, batches, weights, settings, single_label):
 
 @pytest.mark.parametrize("single_label", [True, False])
 @pytest.mark.parametrize("hidden_units", [0, 5])
-def test_steps_are_those_of_adam_on_every_example_once_an_epoch(hidden_units, single_label, monkeypatch):
+def test_steps_equal_adam_on_every_example_once_per_epoch(hidden_units, single_label, monkeypatch):
     generator = np.random.default_rng(0)
     features = generator.standard_normal((11, 3)).astype(np.float32)
     labels = np.eye(4, dtype=np.float32)[generator.integers(4, size=11)]
@@ -119,7 +119,7 @@ def test_steps_are_those_of_adam_on_every_example_once_an_epoch(hidden_units, si
         np.testing.assert_allclose(received, wanted, atol=2e-6)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others():
+def test_heads_are_bit_identical_for_the_same_seed_only():
     settings = HeadSettings(hidden_units=16, batch_size=16, dropout=0.5, max_epochs=5)
     data = (*gaussians(0, 100, 2.0), *gaussians(1, 50, 2.0))
     one, same, other = (fit_head(*data, settings, single_label=True, seed=seed) for seed in (1, 1, 2))
@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 
 
 def test_the_best_weights_are_kept_and_patience_ends_the_training():
-    """On 20 examples with large steps, the validation loss soon gets worse."""
+    """With 20 examples and large steps, the validation loss soon rises."""
     settings = HeadSettings(batch_size=8, learning_rate=0.3, patience=4, max_epochs=500)
     valid = gaussians(1, 200, 1.0)
     fit = fit_head(*gaussians(0, 20, 1.0), *valid, settings, single_label=True, seed=0)
@@ -137,7 +137,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_training():
     assert cross_entropy(fit.head.logits(valid[0]), valid[1], True) == pytest.approx(fit.best_value, rel=1e-9)
 
 
-def test_measurements_may_come_between_epochs_and_choose_by_another_metric():
+def test_validation_may_happen_between_epochs_and_by_another_metric():
     settings = HeadSettings(
         batch_size=16, monitor="accuracy", steps_between_measurements=8, patience=5, max_epochs=0, learning_rate=0.01
     )
@@ -147,18 +147,17 @@ def test_measurements_may_come_between_epochs_and_choose_by_another_metric():
     assert accuracy_of(fit, *valid) == fit.best_value > 0.9
 
 
-def test_standardising_is_that_of_scikit_learn_and_survives_a_constant_feature():
+def test_standardising_equals_scikit_learn_also_for_a_constant_feature():
     features, labels = gaussians(0, 60, 2.0)
     features = features * np.arange(8, dtype=np.float32) + 100
     settings = HeadSettings(standardise=True, max_epochs=1)
     head = fit_head(features, labels, features, labels, settings, single_label=True, seed=0).head
     expected = StandardScaler().fit_transform(features.astype(np.float64))
-    # As scikit-learn has it, a feature that never changes becomes 0.
     np.testing.assert_allclose((features - head.mean) / head.deviation, expected, atol=2e-4)
 
 
-def test_dropout_leaves_out_half_and_keeps_the_expectation():
-    """At weights of zero the slopes are the same whatever the inputs are, so the gradient is that of the inputs."""
+def test_dropout_drops_half_and_keeps_the_expectation():
+    """With weights of zero, the gradient is proportional to the inputs."""
     inputs, targets = tf.constant([[1.0, 2.0, -3.0]]), tf.constant([[1.0, 0.0]])
     weights = [tf.zeros([3, 2]), tf.zeros([2])]
     moments = []
@@ -182,7 +181,7 @@ def test_dropout_leaves_out_half_and_keeps_the_expectation():
     full = 0.1 * np.outer(inputs[0], [-0.5, 0.5])
     ratios = np.array(moments) / full
     assert set(np.round(ratios, 5).ravel()) == {0.0, 2.0}
-    # Of 400 draws of 0 or 2, the mean is 1 with a deviation of 0.05.
+    # The mean of 400 draws of 0 or 2 is 1 with a standard deviation of 0.05.
     np.testing.assert_allclose(ratios.mean(axis=0), 1, atol=0.2)
     assert abs(np.corrcoef(ratios[:, 0, 0], ratios[:, 1, 0])[0, 1]) < 0.2
 
@@ -194,14 +193,14 @@ def test_features_that_are_not_finite_are_refused():
         fit_head(features, labels, features, labels, RELEASED, single_label=True, seed=0)
 
 
-def test_a_validation_split_that_cannot_be_scored_chooses_no_head():
+def test_a_validation_split_that_cannot_be_scored_is_refused():
     features, labels = gaussians(0, 50, 2.0)
     settings = HeadSettings(monitor="roc_auc")
     with pytest.raises(ClmrError, match="No tag of the validation split"):
         fit_head(features, labels, features, np.zeros_like(labels), settings, single_label=False, seed=0)
 
 
-def test_without_features_the_shares_are_guessed():
+def test_the_majority_head_gives_the_frequencies_of_the_tags():
     labels = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
     nothing = np.zeros((3, 0), np.float32)
     single = majority_head(labels, single_label=True).logits(nothing)
@@ -210,7 +209,7 @@ def test_without_features_the_shares_are_guessed():
     np.testing.assert_allclose(1 / (1 + np.exp(-several)), np.tile([3.5 / 5, 1.5 / 5], (3, 1)), rtol=1e-6)
 
 
-def test_the_grid_has_216_heads_of_which_no_two_are_alike():
+def test_the_grid_has_216_distinct_heads():
     grid = grid_of_heads(single_label=False)
     assert len(grid) == len(set(grid)) == 216
     assert {(one.patience, one.steps_between_measurements, one.max_epochs) for one in grid} == {(256, 8, 0)}

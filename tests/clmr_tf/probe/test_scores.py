@@ -1,15 +1,37 @@
-"""A result's scores against scikit-learn, and its intervals against a bootstrap that repeats the clips of songs."""
+"""Scores against scikit-learn, and their intervals against scipy and a bootstrap by plain repetition."""
 
 import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from clmr_tf.probe.scores import evaluate_scores, song_weights
+from clmr_tf.errors import ClmrError
+from clmr_tf.probe.scores import (
+    PERCENTILES,
+    RankedScores,
+    Score,
+    evaluate_scores,
+    main_metric,
+    main_score,
+    resampling_weights,
+)
 
 TAGS = ("guitar", "piano", "drums", "voice", "harp")
 METRICS = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}
+
+
+def one_hot(classes, num_classes: int = 4) -> np.ndarray:
+    return np.eye(num_classes, dtype=np.float32)[np.asarray(classes)]
+
+
+def scored(num_examples: int, num_levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of four tags, and noisy scores; with few levels, many of them are tied."""
+    generator = np.random.default_rng(0)
+    labels = (generator.uniform(size=(num_examples, 4)) < 0.3).astype(np.float32)
+    scores = labels + generator.standard_normal(labels.shape)
+    return labels, scores if num_levels is None else np.round(scores * num_levels / 4)
 
 
 @pytest.fixture
@@ -22,7 +44,27 @@ def tagged():
     return labels, labels + generator.standard_normal(labels.shape), songs
 
 
-def test_equals_scikit_learn_over_tags_and_over_clips(tagged):
+@pytest.mark.parametrize("num_levels", [None, 8, 2], ids=["no ties", "ties", "almost all tied"])
+def test_weighted_ranks_equal_scikit_learn_on_repeated_examples(num_levels):
+    labels, scores = scored(150, num_levels)
+    counts = np.random.default_rng(1).poisson(1.0, len(labels))
+    for weights, rows in ((None, np.arange(150)), (counts, np.repeat(np.arange(150), counts))):
+        expected = [metric(labels[rows], scores[rows], average="macro") for metric in METRICS.values()]
+        assert RankedScores(labels, scores).macro(weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_tags_whose_positives_or_negatives_have_no_weight_are_left_out():
+    labels, scores = scored(60)
+    weights = np.ones(60)
+    weights[labels[:, 0] == 1] = 0
+    weights[labels[:, 1] == 0] = 0
+    rows = weights == 1
+    expected = roc_auc_score(labels[rows][:, 2:], scores[rows][:, 2:], average="macro")
+    assert RankedScores(labels, scores).macro(weights)[0] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(RankedScores(labels[:, :1], scores[:, :1]).macro(weights)).all()
+
+
+def test_scores_over_tags_and_over_clips_equal_scikit_learn(tagged):
     labels, scores, songs = tagged
     result = evaluate_scores(labels, scores, songs, TAGS, single_label=False, num_resamplings=20)
     rows = (labels.sum(axis=1) > 0) & (labels.sum(axis=1) < 5)
@@ -40,7 +82,7 @@ def test_equals_scikit_learn_over_tags_and_over_clips(tagged):
     json.loads(json.dumps(result, allow_nan=False))
 
 
-def test_intervals_are_those_of_a_slow_bootstrap_over_songs(tagged):
+def test_intervals_equal_a_bootstrap_that_repeats_the_clips_of_songs(tagged):
     labels, scores, songs = tagged
     result = evaluate_scores(labels, scores, songs, TAGS, single_label=False, num_resamplings=40)
     names = sorted(set(songs))
@@ -60,10 +102,21 @@ def test_intervals_are_those_of_a_slow_bootstrap_over_songs(tagged):
         np.testing.assert_allclose(result[name][over]["interval"], np.percentile(values, [2.5, 97.5]), atol=1e-10)
 
 
+def test_the_interval_of_a_mean_is_that_of_scipy():
+    is_right = np.random.default_rng(3).uniform(size=60) < 0.7
+    scores = one_hot(np.where(is_right, 0, 1))
+    interval = main_score(one_hot([0] * 60), scores, resampling_weights(range(60)), True).interval
+    expected = stats.bootstrap(
+        (is_right.astype(float),), np.mean, n_resamples=1000, method="percentile", random_state=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval == pytest.approx([expected.low, expected.high], abs=1e-12)
+    assert PERCENTILES == (2.5, 97.5)
+
+
 def test_clips_of_a_song_are_resampled_together():
-    weights = song_weights(["a", "b", "a", "c"], 500)
+    weights = resampling_weights(["a", "b", "a", "c"], 500)
     assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
-    # Twice as many clips in the same songs say no more about other songs.
+    # Twice as many clips of the same songs carry no more information about other songs.
     labels = np.eye(2)[np.arange(40) % 2]
     scores = labels + np.random.default_rng(1).standard_normal((40, 2))
     songs = [str(clip) for clip in range(40)]
@@ -80,13 +133,65 @@ def test_single_labels_have_an_accuracy(tagged):
     result = evaluate_scores(np.eye(5)[classes], scores, songs, TAGS, single_label=True, num_resamplings=100)
     expected = accuracy_score(classes, scores.argmax(axis=1))
     assert result["accuracy"]["mean"] == pytest.approx(expected, abs=1e-12)
+    assert main_metric(np.eye(5)[classes], scores, True) == pytest.approx(expected, abs=1e-12)
     assert result["accuracy"]["interval"][0] < expected < result["accuracy"]["interval"][1]
 
 
 def test_where_nothing_can_be_scored_there_is_no_number():
-    result = evaluate_scores(
-        np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b", "c"], "xy", single_label=False, num_resamplings=5
-    )
+    nothing = np.zeros((3, 2))
+    result = evaluate_scores(nothing, nothing, ["a", "b", "c"], "xy", single_label=False, num_resamplings=5)
     assert result["roc_auc"]["over_tags"] == {"mean": None, "interval": None}
     assert result["roc_auc"]["over_clips"] == {"mean": None, "interval": None, "num_clips": 0}
     assert result["tags_without_positives"] == ["x", "y"]
+    with pytest.raises(ClmrError, match="No tag has both"):
+        main_score(nothing, nothing, resampling_weights(range(3), 5), False)
+
+
+def test_the_main_metric_of_several_tags_is_macro_average_precision():
+    labels, scores = scored(60)
+    expected = average_precision_score(labels, scores, average="macro")
+    assert main_metric(labels, scores, False) == pytest.approx(expected, abs=1e-12)
+    assert abs(expected - average_precision_score(labels, scores, average="micro")) > 1e-3
+
+
+def test_resamplings_that_cannot_be_scored_are_left_out():
+    """Half of all resamplings of two recordings contain one of them twice."""
+    labels, right = np.array([[1.0], [0.0]]), np.array([[0.9], [0.1]])
+    one, other = (main_score(labels, scores, resampling_weights([0, 1]), False) for scores in (right, 1 - right))
+    assert 400 < np.isnan(one.resampled).sum() < 600
+    assert one.interval == [1.0, 1.0] and (one - other).interval == [0.5, 0.5]
+    # The mean over encoders is a mean of scores, not the score of a mean.
+    assert Score.mean([one, other]).interval == [0.75, 0.75]
+
+
+@pytest.fixture
+def accuracy_of():
+    """Scores of 40 recordings of class 0 for which the first `num_right` predictions are correct, or the last."""
+    labels, weights = one_hot([0] * 40), resampling_weights(range(40))
+
+    def score(num_right: int, first: bool = True) -> Score:
+        classes = [0] * num_right + [1] * (40 - num_right)
+        return main_score(labels, one_hot(classes if first else classes[::-1]), weights, True)
+
+    return score
+
+
+def test_the_interval_of_an_accuracy_is_binomial(accuracy_of):
+    score = accuracy_of(20)
+    assert score.value == 0.5
+    expected = stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    np.testing.assert_allclose(score.interval, expected, atol=1.01 / 40)
+    # Two encoders that are correct on the same recordings are as uncertain as one.
+    assert Score.mean([score, accuracy_of(20)]).interval == score.interval
+
+
+def test_differences_are_taken_within_each_resampling(accuracy_of):
+    difference = accuracy_of(22) - accuracy_of(20)
+    assert difference.value == pytest.approx(0.05, abs=1e-12)
+    low, high = difference.interval
+    # The first is correct wherever the second is, so it is never worse.
+    assert low >= 0 and high <= stats.binom.ppf(0.99, 40, 0.05) / 40
+    same = accuracy_of(20) - accuracy_of(20)
+    assert (same.value, same.interval) == (0.0, [0.0, 0.0])
+    # Where one is wrong the other is correct, so their mean is 0.5 on any recordings.
+    assert Score.mean([accuracy_of(20), accuracy_of(20, first=False)]).interval == [0.5, 0.5]

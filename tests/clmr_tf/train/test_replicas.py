@@ -122,7 +122,10 @@ def test_the_metrics_that_show_a_collapse_need_no_exchange_of_their_own(monkeypa
     two = build_strategy("mirrored", 2)
     with two.scope():
         model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none"))
-    batch = {"clips": tf.random.stateless_normal([2, 2, CLIP_NUM_SAMPLES], [1, 2]), "seeds": tf.zeros([2, 2, 2], tf.int32)}
+    batch = {
+        "clips": tf.random.stateless_normal([2, 2, CLIP_NUM_SAMPLES], [1, 2]),
+        "seeds": tf.zeros([2, 2, 2], tf.int32),
+    }
     monkeypatch.setattr(tf.distribute.ReplicaContext, "all_gather", counted)
     tf.function(lambda: two.run(model.train_step, args=(batch,)), autograph=False).get_concrete_function()
     # On each replica every batch normalisation gathers its moments, and NT-Xent the first and the second projections.

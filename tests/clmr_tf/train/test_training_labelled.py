@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.data.labels import songs_within_share
+from clmr_tf.data.labels import sample_songs
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.export.model_folder import read_head
 from clmr_tf.inference.encoder import load_encoder
-from clmr_tf.probe.evaluation import probe_with_head
-from clmr_tf.probe.settings import HeadProbe
+from clmr_tf.probe.evaluation import probe_model
+from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.train.training_runs import metrics, state
 from tests.synthetic import write_corpus
@@ -86,7 +86,7 @@ def test_few_labels_are_those_that_a_probe_takes(corpus, tmp_path):
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
     learned = training_data(corpus, config).corpus
-    songs = songs_within_share([item.song_id for item in corpus.items_of("train")], 0.3, 5)
+    songs = sample_songs([item.song_id for item in corpus.items_of("train")], 0.3, 5)
     assert {item.song_id for item in learned.items_of("train")} == songs and len(songs) == 3
     assert len(learned.items_of("valid")) == 5
 
@@ -100,8 +100,8 @@ def exported(corpus, tmp_path_factory):
 
 
 def probe_of(corpus, model, **settings) -> dict:
-    shared = {"model": model, "corpus": str(corpus.folder), "corpora": model, "cache": model.parent / "features"}
-    return probe_with_head(HeadProbe(**shared, preset="released", head="own", **settings))
+    places = {"model": model, "corpus": str(corpus.folder), "features_cache": model.parent / "features"}
+    return probe_model(ProbeConfig(**places, preset="released", head="own", **settings))[0]
 
 
 def test_an_exported_model_is_scored_by_its_own_classifier_chunk_by_chunk(corpus, exported):
@@ -149,9 +149,9 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
     with pytest.raises(UsageError, match="was trained for other tags than those of others, such as 'a'"):
         probe_of(write_corpus(tmp_path / "others", **others), exported)
     config = config_of(corpus, tmp_path / "run", best_metric="validation_average_precision")
-    with pytest.raises(UsageError, match=r"The clips have one tag each, of which --best-metric .* use validation_acc"):
+    with pytest.raises(UsageError, match=r"The clips have one tag each, for which --best-metric .* use validation_acc"):
         training_data(corpus, config)
-    with pytest.raises(UsageError, match="--head own is of a model as it was trained"):
+    with pytest.raises(UsageError, match="--head own scores a model as it was trained"):
         probe_of(corpus, exported, labels=0.5)
 
 
