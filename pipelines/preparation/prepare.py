@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
+from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import (
     INDEX_FILE,
@@ -32,7 +33,7 @@ from pipelines.preparation.reuse import opened_if_finished
 from pipelines.preparation.settings import PrepareSettings, claimed_destination, clear_work_folder, publish
 from pipelines.preparation.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
 from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, transcode
-from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
+from pipelines.preparation.worker_pool import run_in_workers
 
 _logger = logging.getLogger(__name__)
 

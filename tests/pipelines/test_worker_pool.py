@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
-from clmr_tf.errors import ClmrError
-from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
+from clmr_tf.audio.isolation import WorkerCrashError, WorkerStartError, WorkerTimeoutError
+from pipelines.preparation.worker_pool import run_in_workers
 from tests.pipelines import worker_functions
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +158,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     )
     assert finished.returncode == 1
     last_line = finished.stderr.strip().splitlines()[-1]
-    assert ClmrError.__name__ in last_line
+    assert WorkerStartError.__name__ in last_line
     assert '`if __name__ == "__main__":`' in last_line
 
 
