@@ -28,9 +28,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 from pipelines.preparation.command import shown_progress, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.reuse import opened_if_finished
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, default_destination, opened_if_finished, prepare
 from pipelines.preparation.sources import SourceFile, read_records, split_songs
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -333,7 +331,7 @@ def _finished(destination: Path, options: Options) -> Corpus | None:
     outline = dataclasses.replace(
         there,
         sample_rate_hz=options.sample_rate_hz,
-        storage=options.reader,
+        storage=options.storage,
         source={**there.source, **_manifest_options(options)},
     )
     return opened_if_finished(destination, outline, options.min_num_samples)

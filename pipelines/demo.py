@@ -18,8 +18,7 @@ from clmr_tf.console import results, run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.preparation.command import shown_progress, summarise
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, default_destination, prepare
 from pipelines.preparation.sources import SourceFile
 
 NAME = "demo"

@@ -26,9 +26,9 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
-from pipelines.preparation.settings import PrepareSettings
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "fma"

@@ -27,8 +27,7 @@ from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import shown_progress, summarise
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile, counted, split_songs
 
 _logger = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import notes, results
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
-from pipelines.preparation.prepare import Progress
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, Progress, default_destination
 from pipelines.preparation.sources import counted_reasons, read_skipped
 
 _SECONDS_BETWEEN_LINES = 60.0

@@ -69,15 +69,21 @@ def find_packages(names: Sequence[str]) -> dict[str, Package]:
     if not chosen:
         raise UsageError(_no_packages(known.stderr, names))
     finished = run_program("apt-get", ["download", "--print-uris", *chosen.values()])
-    packages: dict[str, Package] = {}
-    for match in map(_ADDRESS_LINE.fullmatch, finished.stdout.splitlines()):
-        if match:
-            name = match["file"].split("_")[0]
-            packages[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
+    packages = _parsed(finished.stdout)
     downloadable = {name: packages[there] for name, there in chosen.items() if there in packages}
     if finished.returncode or not downloadable:
         raise UsageError(_no_packages(finished.stderr, names))
     return downloadable
+
+
+def _parsed(uris: str) -> dict[str, Package]:
+    """The packages in what `apt-get download --print-uris` printed, by name."""
+    packages = {}
+    for match in map(_ADDRESS_LINE.fullmatch, uris.splitlines()):
+        if match:
+            name = match["file"].split("_")[0]
+            packages[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
+    return packages
 
 
 def version_in_name(name: str) -> str | None:
@@ -153,8 +159,13 @@ _ZIP_LIMIT_FACTOR = 4
 ZIP_SUFFIXES = (".pk3", ".zip", ".love")
 
 
-def fetch_package(package: Package, cache: Path) -> Path:
+def fetch_package(package: Package, cache: Path, version: str | None = None) -> Path:
     """Downloads a package unless its file is in the cache with the right size and checksum. Returns the file.
+
+    Args:
+        package: As the package lists describe it.
+        cache: Folder that keeps packages; made if it does not exist.
+        version: Its version, if it is not the one that apt chooses.
 
     Raises:
         ClmrError: If apt cannot get it; what was fetched before stays.
@@ -163,10 +174,11 @@ def fetch_package(package: Package, cache: Path) -> Path:
     if _is_whole(path, package):
         return path
     notes.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
-    # In a folder of its own: what bears its name in the cache is whole, and apt takes up a half file where it stopped.
+    # In a folder of its own: every .deb in the cache is complete, and apt resumes an incomplete file where it stopped.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)
-    finished = run_program("apt-get", ["download", package.name], cwd=fetching)
+    wanted = f"{package.name}={version}" if version else package.name
+    finished = run_program("apt-get", ["download", wanted], cwd=fetching)
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
         reason = (
@@ -175,10 +187,32 @@ def fetch_package(package: Package, cache: Path) -> Path:
         if not finished.returncode:
             arrived.unlink(missing_ok=True)
         raise ClmrError(
-            f"apt-get could not fetch {package.name} ({reason}); see to the network and start again, the rest stays."
+            f"apt-get could not fetch {package.name} ({reason}); check the network and start again, the rest stays."
         )
     put_in_place(arrived, path)
     return path
+
+
+def fetch_version(name: str, version: str, cache: Path) -> Path:
+    """The file of one version of a package. A file of that name and version that is in the cache is taken as it is.
+
+    Raises:
+        UsageError: If apt does not know this version.
+        ClmrError: If apt cannot get it.
+    """
+    # apt-get writes the colon of an epoch as %3a in file names.
+    pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
+    cached = next(cache.glob(pattern), None)
+    if cached is not None:
+        return cached
+    finished = run_program("apt-get", ["download", "--print-uris", f"{name}={version}"])
+    packages = _parsed(finished.stdout)
+    if finished.returncode or not packages:
+        raise UsageError(
+            f"apt-get cannot fetch {name} {version} ({reason_of(finished.stderr)}); run `apt-get update` as root, or "
+            f"put {pattern} into {cache}."
+        )
+    return fetch_package(packages[name], cache, version)
 
 
 def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:

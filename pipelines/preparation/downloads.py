@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import http.client
 import io
@@ -25,7 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from clmr_tf.console import notes
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import put_in_place, sync
+from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
 _BLOCK_NUM_BYTES = 2**20
 _SILENCE_LIMIT_SECONDS = 60.0
@@ -71,16 +70,20 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
             raise UsageError(f"{path} is not the file that was published ({remote.checksum}); move it away.")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with _claimed(part) as file:
-        _receive(remote, file)
-        file.flush()
-        if not has_checksum(part, remote.checksum):
-            part.unlink()
-            raise ClmrError(
-                f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
-            )
-        put_in_place(part, path)
+    part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
+    with exclusive_lock(lock, f"Another process is fetching {part} right now; wait until it is done."):
+        # Another process may have finished it between the first look and the lock.
+        if not path.exists():
+            with part.open("ab") as file:
+                _receive(remote, file)
+            if not has_checksum(part, remote.checksum):
+                part.unlink()
+                lock.unlink()
+                raise ClmrError(
+                    f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
+                )
+            put_in_place(part, path)
+        lock.unlink()
     return path
 
 
@@ -89,16 +92,6 @@ def has_checksum(path: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected
-
-
-@contextlib.contextmanager
-def _claimed(part: Path) -> Iterator[BinaryIO]:
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"Another process is fetching {part} right now; wait until it is done.") from error
-        yield file
 
 
 def _receive(remote: RemoteFile, file: BinaryIO) -> None:
@@ -305,7 +298,6 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         )
     destination.mkdir(parents=True, exist_ok=True)
     root = destination.resolve()
-    folders = {root}
     for member in members:
         path = root / PurePosixPath(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,10 +305,6 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         if not path.parent.resolve().is_relative_to(root):
             raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
         _write(member, path, archive)
-        folders.add(path.parent)
-    # Once for all of their files, of which there may be thousands.
-    for folder in folders:
-        sync(folder)
 
 
 def _objection_to_name(name: str) -> str | None:
@@ -329,19 +317,13 @@ def _objection_to_name(name: str) -> str | None:
 
 
 def _write(member: _Member, path: Path, archive: object) -> None:
-    growing = path.with_name(f".{path.name}.unpacking"[-255:])
-    try:
-        with member.open() as source, growing.open("wb") as target:
-            # Announced sizes were added up above; what is more than announced is not to be believed.
-            remaining = member.num_bytes
-            while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
-                remaining -= len(block)
-                if remaining < 0:
-                    raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
-                target.write(block)
+    with member.open() as source, replaced_file(path) as target:
+        # Only the announced sizes were added up above, so a member may not be larger than announced.
+        remaining = member.num_bytes
+        while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
+            remaining -= len(block)
+            if remaining < 0:
+                raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
+            target.write(block)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        sync(growing)
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)

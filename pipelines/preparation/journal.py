@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import PCM_DTYPE, Item
-from pipelines.preparation.settings import publish
+from clmr_tf.files import write_atomically
 
 # How much audio a power cut may cost: so much may be on its way to the disk, and is read again on opening.
 _SYNC_BYTES = 256 * 2**20
@@ -165,7 +165,7 @@ def _start_afresh_unless_same(work: Path, audio: Path, state: dict[str, object])
     (work / _JOURNAL_FILE).unlink(missing_ok=True)
     # Never truncated in place, for somebody may have mapped the audio of an older corpus into memory.
     audio.unlink(missing_ok=True)
-    publish(text, path, work)
+    write_atomically(path, text)
 
 
 def _cut_to_whole_rows(path: Path, audio: Path | None) -> list[Item | SkippedFile]:

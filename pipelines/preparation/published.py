@@ -10,8 +10,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import shown_progress
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile
 
 _logger = logging.getLogger(__name__)

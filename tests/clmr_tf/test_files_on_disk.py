@@ -10,7 +10,6 @@ import pytest
 
 from clmr_tf.files import put_in_place, sync, write_atomically
 from clmr_tf.probe import features as feature_cache
-from pipelines.preparation.settings import publish
 from tests.clmr_tf.probed import tiny_model, write_tiny_model
 
 
@@ -97,8 +96,8 @@ def test_an_export_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
 def test_what_pipelines_publish_and_evaluations_keep_is_on_the_disk_too(tmp_path, calls):
     work = tmp_path / "work"
     work.mkdir()
-    publish(b"content", tmp_path / "manifest.json", work)
-    assert calls == ["sync work/new-manifest.json", "rename work/new-manifest.json to manifest.json", "sync ."]
+    write_atomically(tmp_path / "manifest.json", b"content", draft_folder=work)
+    assert calls == ["sync work/.manifest.json.draft", "rename work/.manifest.json.draft to manifest.json", "sync ."]
     calls.clear()
     features = feature_cache.Features(*(np.zeros(1, np.int64) for _ in range(3)))
     feature_cache._write(tmp_path / "features.npz", features, {})

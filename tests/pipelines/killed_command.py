@@ -7,6 +7,7 @@ access is noted in LOG, which has one line less than N where the process was kil
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def signal_before_access(sent: signal.Signals, number: int, log: Path, corpus: s
             if num_seen == number:
                 send = os.kill if sent == signal.SIGKILL else os.killpg
                 send(os.getpid(), sent)
-            os.write(log_file, f"{event} {path.removeprefix(corpus)}\n".encode())
+            name = re.sub(r"\.[0-9a-f]{8}$", ".draft", path.removeprefix(corpus))
+            os.write(log_file, f"{event} {name}\n".encode())
 
     sys.addaudithook(on_event)
 

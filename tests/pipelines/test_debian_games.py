@@ -11,7 +11,7 @@ from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import debian_games
 from pipelines.debian_games import Options, Track, licences, main, prepare_corpus, read_tracks, split_of_songs
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, song, zipped
 
 OPTIONS = Options(min_num_samples=22050, num_workers=1)
@@ -140,7 +140,7 @@ def test_a_finished_corpus_needs_no_apt_get_and_gets_lost_tasks_back(debian, tmp
     for changes, complaint in (
         ({"set": "medium"}, "with set small, not medium"),
         ({"sample_rate_hz": 16000}, "with sample_rate_hz 22050, not 16000"),
-        ({"reader": "direct"}, "with reader pcm, not direct"),
+        ({"reader": "direct"}, "with reader prepared, not direct"),
         ({"min_num_samples": 10**6}, "has an item of 66150 samples"),
     ):
         with pytest.raises(UsageError, match=complaint):

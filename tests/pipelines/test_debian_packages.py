@@ -54,7 +54,7 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing_that_looks_whole(d
     package = find_packages(["a-music"])["a-music"]
     (debian / "unreachable").touch()
     with pytest.raises(
-        ClmrError, match=r"could not fetch a-music \(Failed to fetch \S+ Could not connect\); see to the network"
+        ClmrError, match=r"could not fetch a-music \(Failed to fetch \S+ Could not connect\); check the network"
     ):
         fetch_package(package, tmp_path / "cache")
     (debian / "unreachable").unlink()

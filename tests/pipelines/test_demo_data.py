@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.demo_data.attribution import attribution_text
-from pipelines.demo_data.splits import assign_splits
+from pipelines.demo_data.build import assign_splits, attribution_text
 from pipelines.demo_data.tables import FOLDER, read_selection, read_tracks
 
 TRACKS = read_tracks()

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
+from clmr_tf.audio.isolation import run_in_workers
 from pipelines.preparation.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, validate
 from pipelines.preparation.transcoding import SILENT, TOO_SHORT, TranscodingTask
-from pipelines.preparation.worker_pool import run_in_workers
 from tests.synthetic import melody
 
 LOW_BIT_RATE = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.99}

@@ -109,7 +109,7 @@ def test_a_file_of_the_user_is_not_replaced(server, tmp_path):
 
 def test_two_processes_do_not_write_one_file(server, tmp_path):
     (tmp_path / "parts").mkdir()
-    with (tmp_path / "parts/music.zip.part").open("ab") as other:
+    with (tmp_path / "parts/music.zip.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="Another process is fetching"):
             fetch(remote(server), tmp_path)

@@ -190,7 +190,7 @@ def test_help_names_every_option_with_its_default(capsys):
         ("--timeout-seconds", "300.0"),
         ("--num-workers", "None"),
         ("--max-skipped-share", "0.5"),
-        ("--reader", "pcm"),
+        ("--reader", "prepared"),
     ]:
         assert option in shown
         assert default is None or f"(default: {default})" in shown

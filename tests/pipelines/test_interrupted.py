@@ -103,7 +103,7 @@ def test_kills_between_any_two_steps_change_no_byte(tmp_path):
     small = write_small_music(tmp_path / "music")
     steps = start_and_kill(small, tmp_path / "undisturbed", 0)
     expected = bytes_of(tmp_path / "undisturbed")
-    finishing = steps.index("os.rename /unfinished/new-manifest.json")
+    finishing = steps.index("os.rename /unfinished/.manifest.json.draft")
     for number in sorted({*range(1, len(steps), 4), finishing + 1, finishing + 2}):
         corpus = tmp_path / f"corpus-{number}"
         assert len(start_and_kill(small, corpus, number)) == number - 1
@@ -116,7 +116,7 @@ def test_a_changed_song_makes_an_interrupted_corpus_begin_again(tmp_path):
     small = write_small_music(tmp_path / "music")
     settings = PrepareSettings(min_num_samples=22050, num_workers=1)
     steps = start_and_kill(small, tmp_path / "undisturbed", 0)
-    start_and_kill(small, tmp_path / "corpus", steps.index("os.rename /unfinished/new-index.jsonl"))
+    start_and_kill(small, tmp_path / "corpus", steps.index("os.rename /unfinished/.index.jsonl.draft"))
     assert num_journalled(tmp_path / "corpus") == 4
     num_bytes = (small / "2.wav").stat().st_size
     write_sound(small / "2.wav", noise(1.2, 44100, seed=77), 44100, "WAV")

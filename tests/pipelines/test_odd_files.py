@@ -8,8 +8,8 @@ import av
 import pytest
 
 from clmr_tf.audio.decoding import load_audio
+from clmr_tf.audio.isolation import Outcome
 from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile, prepare
-from pipelines.preparation.worker_pool import Outcome
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -47,7 +47,7 @@ def write_caf_with_a_chunk_of_negative_size(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("reader", ["pcm", "direct"])
+@pytest.mark.parametrize("reader", ["prepared", "direct"])
 def test_odd_files_do_not_stop_the_others(tmp_path, reader):
     if reader == "direct":
         pytest.importorskip("tensorflow_io", reason="tensorflow-io decodes for this reader", exc_type=ImportError)
@@ -59,7 +59,7 @@ def test_odd_files_do_not_stop_the_others(tmp_path, reader):
     write_sound(music / "4.wav", noise(2.0, 44100, seed=1), 44100, "WAV")
     (music / "5.raw").write_bytes(b"\0odd")
     corpus = prepared(music, tmp_path / "corpus", dataclasses.replace(SETTINGS, reader=reader))
-    if reader == "pcm":
+    if reader == "prepared":
         assert [item.id for item in corpus.items] == ["1.m4a", "2.raw", "4.wav"]
         assert corpus.manifest.num_skipped == {"unreadable": 2}
     else:

@@ -31,7 +31,7 @@ def test_a_finished_corpus_is_used_again(tmp_path, caplog):
     ("settings", "options", "message"),
     [
         (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"shares": "a"}, "sample_rate_hz 22050, not 16000"),
-        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader pcm, not direct"),
+        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader prepared, not direct"),
         (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"shares": "a"}, "fewer than the 40000"),
         (SETTINGS, {"shares": "b"}, "shares a, not b"),
         (SETTINGS, {}, "shares a, not None"),

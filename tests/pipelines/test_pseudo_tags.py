@@ -121,5 +121,5 @@ def test_wrong_use_is_one_sentence(corpus, tmp_path):
         Options(num_windows=0)
     manifest = dataclasses.replace(corpus.manifest, storage="direct")
     (corpus.folder / "manifest.json").write_text(manifest.to_json())
-    with pytest.raises(UsageError, match="prepare it with --reader pcm"):
+    with pytest.raises(UsageError, match="prepare it with --reader prepared"):
         main(["--corpus", str(corpus.folder)])

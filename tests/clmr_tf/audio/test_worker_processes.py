@@ -10,11 +10,10 @@ import psutil
 import pytest
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
-from clmr_tf.audio.isolation import WorkerCrashError, WorkerStartError, WorkerTimeoutError
-from pipelines.preparation.worker_pool import run_in_workers
-from tests.pipelines import worker_functions
+from clmr_tf.audio.isolation import WorkerCrashError, WorkerStartError, WorkerTimeoutError, run_in_workers
+from tests.clmr_tf.audio import worker_functions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Only a fault makes a test wait this long, so a busy machine may be slow.
 LONG_SECONDS = 300.0
 
@@ -144,8 +143,8 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     # A script without the guard that spawned processes need: its workers run it again and fail.
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipelines.preparation.worker_pool import run_in_workers\n"
-        "from tests.pipelines.worker_functions import square\n"
+        "from clmr_tf.audio.isolation import run_in_workers\n"
+        "from tests.clmr_tf.audio.worker_functions import square\n"
         "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=300)))\n"
     )
     finished = subprocess.run(
@@ -172,7 +171,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
 )
 def test_no_worker_outlives_its_parent(tmp_path, sent, to_group, exit_code):
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.pipelines.worker_functions", tmp_path],
+        [sys.executable, "-m", "tests.clmr_tf.audio.worker_functions", tmp_path],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
