@@ -246,7 +246,8 @@ def _entry(track: Track) -> str:
     )
 
 
-def _command(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo_data.build", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for Debian packages (1.8 GB, 4 GB unpacked)")
     parser.add_argument(
@@ -265,4 +266,4 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(_command))
+    sys.exit(run_command(main))

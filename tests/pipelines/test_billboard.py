@@ -4,6 +4,8 @@ from clmr_tf.errors import UsageError
 from pipelines import billboard
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADER = '"id","chart_date","target_rank","actual_rank","title","artist","peak_rank","weeks_on_chart"'
 ROWS = [
     '3,1987-07-11,54,54,"I Don\'t Mind At All","Bourgeois Tagg",38,15',

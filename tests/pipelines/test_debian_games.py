@@ -16,7 +16,7 @@ from tests.pipelines.debian_files import build_package, install_apt_get, needs_d
 
 OPTIONS = Options(min_num_samples=22050, num_workers=1)
 
-pytestmark = needs_dpkg_deb
+pytestmark = [needs_dpkg_deb, pytest.mark.usefixtures("no_workers")]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from pipelines import fma
 from tests.pipelines.file_server import running_file_server
 from tests.pipelines.published_data import SETTINGS, write_clip
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADERS = [
     ["", "album", "set", "set", "track", "track"],
     ["", "information", "split", "subset", "genre_top", "title"],

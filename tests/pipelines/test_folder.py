@@ -10,6 +10,8 @@ from pipelines.folder import FolderSettings, prepare_corpus, sources_of
 from tests.pipelines.published_data import SETTINGS, write_clip
 from tests.sounds import noise, write_sound
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 def splits_of(names, **settings):
     return {source.source: source.split for source in sources_of(Path(), names, FolderSettings(**settings))}

@@ -8,6 +8,8 @@ from pipelines import gtzan
 from tests.pipelines.file_server import running_file_server
 from tests.pipelines.published_data import SETTINGS, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 LISTS = {
     "train": ["blues/blues.00029.wav", "rock/rock.00001.wav"],
     "valid": ["blues/blues.00000.wav"],

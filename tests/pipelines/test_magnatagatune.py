@@ -25,6 +25,8 @@ from tests.pipelines.magnatagatune_files import (
 )
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from clmr_tf.errors import UsageError
 from pipelines import msd
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 TAGS_OF = {
     "TRAAA": ("rock", "happy"),
     "TRAAB": (),

@@ -4,6 +4,8 @@ from clmr_tf.errors import UsageError
 from pipelines import mtg_jamendo
 from tests.pipelines.published_data import SETTINGS, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 # As in the published table, up to the number of tags.
 TABLES = {

@@ -11,6 +11,8 @@ from clmr_tf.errors import UsageError
 from pipelines.preparation.prepare import PrepareSettings
 from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 def test_a_finished_corpus_is_used_again(tmp_path, caplog):
     names = write_songs(tmp_path / "music", 3)

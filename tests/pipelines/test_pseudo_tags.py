@@ -10,6 +10,8 @@ from clmr_tf.errors import UsageError
 from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
 from tests.synthetic import write_corpus
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 ANY = {"train": 0, "valid": 0, "test": 0}
 
 
