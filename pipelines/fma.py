@@ -56,7 +56,7 @@ _LIMITS = UnpackingLimits(num_bytes=200 * 10**9)
 
 @dataclasses.dataclass(frozen=True)
 class FmaOptions(DownloadOptions):
-    """What the command line holds."""
+    """The command line."""
 
     size: Size = "medium"
     """Subset; the paper learns from medium."""
@@ -72,7 +72,7 @@ def prepare_corpus(
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         data: Folder of the published files.
         size: Which subset.
 

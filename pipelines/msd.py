@@ -53,7 +53,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         data: Folder of the published files.
 
     Raises:

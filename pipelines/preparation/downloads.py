@@ -1,4 +1,4 @@
-"""Downloads that resume, and archives unpacked with care."""
+"""Downloads that resume, and archives unpacked within limits."""
 
 import contextlib
 import dataclasses
@@ -28,19 +28,19 @@ from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
 _BLOCK_NUM_BYTES = 2**20
 _SILENCE_LIMIT_SECONDS = 60.0
-# Attempts in a row that bring no byte; one that brings some is followed by another as often as need be.
+# Attempts in a row that may receive nothing; attempts that receive something are not limited.
 _NUM_FRUITLESS_ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A file that others publish.
+    """A published file.
 
     Attributes:
-        name: Its place in the folder of the data.
+        name: Its path in the folder of the data.
         url: http or https.
-        checksum: What its bytes must have, as "sha256:..." or, where nothing better was published, "sha1:...".
+        checksum: Its checksum, "sha256:..." or, if nothing better was published, "sha1:...".
     """
 
     name: str
@@ -49,20 +49,19 @@ class RemoteFile:
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """Brings a file into `folder`, unless it is there with the right checksum already.
+    """Downloads a file into `folder`, unless it is there with the right checksum.
 
     Args:
-        remote: What to fetch.
-        folder: Where to; made if it does not exist.
+        remote: The file.
+        folder: Made if it does not exist.
 
     Returns:
         Its path.
 
     Raises:
-        UsageError: If a file of that name with another content is there, or another process fetches it right now.
-        ClmrError: If the server does not deliver, or delivers something else; what came so far is kept in the first
-            case and removed in the second.
-        OSError: If the disk is full; starting again goes on from there.
+        UsageError: If a different file of that name is there, or another process is downloading it.
+        ClmrError: If the download fails, which keeps what has arrived, or has the wrong checksum, which removes it.
+        OSError: If the disk is full; the next start continues from there.
     """
     path = folder / remote.name
     if path.exists():
@@ -97,7 +96,7 @@ def has_checksum(path: Path, checksum: str) -> bool:
 def _receive(remote: RemoteFile, file: BinaryIO) -> None:
     """Appends to `file` until it is whole."""
     if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
-        raise UsageError(f"{remote.url} is no address that files are fetched from; use http or https.")
+        raise UsageError(f"{remote.url} cannot be fetched; use http or https.")
     num_fruitless = 0
     with _shown_transfer(remote.name) as bar:
         while True:
@@ -114,18 +113,18 @@ def _receive(remote: RemoteFile, file: BinaryIO) -> None:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             num_fruitless = 0 if file.tell() > num_bytes_before else num_fruitless + 1
             if num_fruitless == _NUM_FRUITLESS_ATTEMPTS:
-                raise ClmrError(f"{remote.url} cannot be fetched: {reason}; start again to go on from here.")
+                raise ClmrError(f"{remote.url} cannot be fetched: {reason}; start again to continue from here.")
             time.sleep(_PAUSE_SECONDS * num_fruitless)
 
 
 def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
-    """One request for what is missing; whether the file is whole after it."""
+    """One request for the missing part; whether the file is complete after it."""
     num_bytes = file.tell()
     headers = {"Range": f"bytes={num_bytes}-"} if num_bytes else {}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SILENCE_LIMIT_SECONDS)
     except urllib.error.HTTPError as error:
-        # Nothing lies behind the last byte: it is whole, or longer than what is published, as its checksum will tell.
+        # There is nothing after the last byte: the file is complete, or too long, which its checksum will show.
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and num_bytes:
             return True
         raise
@@ -139,13 +138,13 @@ def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
         while block := response.read(_BLOCK_NUM_BYTES):
             file.write(block)
             bar.advance(len(block))
-    # A reader with a block size is not told that a connection broke: the last block is only shorter.
+    # Reading in blocks gives no error for a broken connection, only a shorter last block.
     file.flush()
     return whole_num_bytes is None or file.tell() >= whole_num_bytes
 
 
 def _first_byte(response: http.client.HTTPResponse) -> int:
-    """Where in the file the answer begins: 0 unless it is a part (status 206) that says another place."""
+    """The position of the response's first byte in the file: 0 unless it is a partial response (status 206)."""
     described = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(described[1]) if response.status == http.HTTPStatus.PARTIAL_CONTENT and described else 0
 
@@ -177,7 +176,7 @@ def _shown_transfer(name: str) -> Iterator[_Transfer]:
 
 @dataclasses.dataclass(frozen=True)
 class UnpackingLimits:
-    """What an archive may hold at most, so that a small file cannot fill the disk."""
+    """The most that an archive may contain, so that a small file cannot fill the disk."""
 
     num_bytes: int
     num_files: int = 1_000_000
@@ -185,7 +184,7 @@ class UnpackingLimits:
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    """One file of an archive: its name in it, its size as announced, what is wrong with its kind, and its content."""
+    """One file of an archive: its name, its size in the header, an objection to its type or None, and its content."""
 
     name: str
     num_bytes: int
@@ -194,16 +193,15 @@ class _Member:
 
 
 def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLimits) -> None:
-    """Unpacks a zip archive; files that are there already are replaced.
+    """Unpacks a zip archive; existing files are replaced.
 
     Args:
-        archive: Its path, or its bytes in a file that can seek.
+        archive: Its path, or an open file that can seek.
         destination: Folder; made if it does not exist.
-        limits: What it may hold.
+        limits: The most that it may contain.
 
     Raises:
-        UsageError: If it is no sound archive, or holds something that it must not; in the latter case before
-            anything is written.
+        UsageError: If the archive is damaged, or, before anything is written, if it contains something forbidden.
     """
     name = getattr(archive, "name", "the archive") if not isinstance(archive, Path) else archive
     try:
@@ -225,7 +223,7 @@ def unpack_tar(archive: Path, destination: Path, limits: UnpackingLimits) -> Non
 
 
 class JoinedFiles(io.RawIOBase):
-    """Several files one after the other as one that can be read and sought in, as `cat` would write it."""
+    """Several files read as one, in the order of `cat`."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in paths]
@@ -276,7 +274,7 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     mode = entry.external_attr >> 16
     is_odd = mode != 0 and stat.S_IFMT(mode) not in (0, stat.S_IFREG)
     objection = "is a link or a device" if is_odd else None
-    # The name as it stands in the archive: zipfile cuts it at a zero byte and turns other separators round.
+    # The name as it is in the archive: zipfile cuts it at a zero byte and replaces other separators.
     return _Member(entry.orig_filename, entry.file_size, objection, lambda: archive.open(entry))
 
 
@@ -301,7 +299,7 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
     for member in members:
         path = root / PurePosixPath(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Somebody may have put a link into the folder before.
+        # The folder may contain a link from before.
         if not path.parent.resolve().is_relative_to(root):
             raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
         _write(member, path, archive)

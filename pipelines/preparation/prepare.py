@@ -1,7 +1,7 @@
-"""From a list of audio files to a prepared corpus, whatever the files hold and whenever the process is killed.
+"""From a list of audio files to a prepared corpus; damaged files and kills at any moment do no harm.
 
-Worker processes decode, this one writes: in the order of the list, so that the corpus has the same bytes
-whatever the number of workers and however often its preparation was interrupted.
+Worker processes decode; this one writes, in the order of the list. So the corpus has the same bytes for any number of
+workers, and however often its preparation was interrupted.
 """
 
 import collections
@@ -80,13 +80,13 @@ class PrepareSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a preparation is.
+    """Progress of a preparation.
 
     Attributes:
         num_done: Files that are decoded or skipped.
         num_files: All files.
-        num_skipped: Of those done, the ones that were left out.
-        audio_seconds: Audio of the others.
+        num_skipped: Files that were left out so far.
+        audio_seconds: Duration of the audio so far.
     """
 
     num_done: int
@@ -110,26 +110,26 @@ def prepare(
 ) -> Corpus:
     """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
 
-    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; anything else that
-    changes makes it begin again. A finished corpus is never changed: delete its folder to prepare it again.
+    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; after any other change it
+    starts again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
-        sources: The files in the order that the index shall have.
+        sources: The files in the order of the index.
         destination: Folder of the corpus, made if it does not exist.
         settings: How.
         name: Short name of the corpus.
         tag_names: All tags, in the order of the multi-hot vectors.
         source_description: Where the files came from, without a path of this machine.
-        options: What else decided about the list; a finished corpus with other options is refused.
+        options: Other options that the list depends on; a finished corpus with other options is refused.
         rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
-        arrange: Gives the items their final songs and splits, once the audio of all is known.
-        on_progress: Called after every file, and once at the beginning.
+        arrange: Sets the final songs and splits of the items, once all are decoded.
+        on_progress: Called at the beginning and after every file.
 
     Raises:
-        UsageError: If there is nothing to use, the destination cannot be used, or it holds a corpus that was
-            prepared in another way.
+        UsageError: If no file can be used, the destination cannot be used, or it holds a corpus that was prepared
+            with other settings.
         ClmrError: If more than `settings.max_skipped_share` of the sources cannot be used.
-        OSError: If the disk is full; starting again goes on from there.
+        OSError: If the disk is full; the next start continues from there.
     """
     check_sources(sources, tag_names)
     outline = CorpusManifest(
@@ -313,10 +313,10 @@ def _process(
 
 
 def _time_limit_seconds(sources: Sequence[SourceFile], settings: PrepareSettings) -> float:
-    """How long one file may take."""
+    """The time limit for one file."""
     if settings.reader == "prepared":
         return settings.timeout_seconds
-    # tensorflow-io loops for ever on some wrong headers, and nothing else takes long.
+    # tensorflow-io never returns for some wrong headers; nothing else takes long.
     num_bytes = max((source.path.stat().st_size for source in sources if source.path.is_file()), default=0)
     return min(settings.timeout_seconds, _DIRECT_CHECK_SECONDS + num_bytes / _DIRECT_CHECK_BYTES_PER_SECOND)
 
@@ -324,7 +324,7 @@ def _time_limit_seconds(sources: Sequence[SourceFile], settings: PrepareSettings
 def _work_of(reader: str) -> Callable[[TranscodingTask], MeasuredAudio]:
     if reader == "prepared":
         return transcode
-    # It brings TensorFlow with it, which the other workers do without.
+    # It imports TensorFlow, which the other workers do not need.
     from pipelines.preparation.direct_check import validate
 
     return validate
@@ -351,7 +351,7 @@ def _skipped(source: SourceFile, error: Exception) -> SkippedFile:
             return SkippedFile(source.source, TIMED_OUT, str(error))
         case WorkerCrashError() | MemoryError():
             return SkippedFile(source.source, CRASHED, str(error))
-    # A full disk, or a fault in this program: no matter of this one file.
+    # A full disk, or a bug in this program; not the fault of this file.
     raise error
 
 
@@ -362,13 +362,13 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
         raise UsageError(f"{found}; {destination / SKIPPED_FILE} says why, and the corpus would be empty.")
     if num_skipped > settings.max_skipped_share * num_files:
         raise ClmrError(
-            f"{found}; see {destination / SKIPPED_FILE}, and if that is as it should be, start again with "
+            f"{found}; see {destination / SKIPPED_FILE}, and if that is expected, start again with "
             f"--max-skipped-share {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
         )
 
 
 def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
-    # In a handful of songs, the one drawn for validation may be the broken one.
+    # With few songs, the one drawn for validation may be broken.
     for split in sorted({source.split for source in sources} - {item.split for item in items}):
         _logger.warning("None of the files for the split %s can be used; the corpus goes without it.", split)
 
@@ -393,7 +393,7 @@ def _finish(
         num_skipped=dict(collections.Counter(file.reason for file in skipped)),
         fingerprint=fingerprint_of(index),
     )
-    # Last: what has a manifest is a corpus.
+    # Last, since a folder with a manifest is a finished corpus.
     write_atomically(destination / MANIFEST_FILE, manifest.to_json().encode("utf-8"), draft_folder=work)
 
 
