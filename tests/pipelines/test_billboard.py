@@ -54,7 +54,7 @@ def test_a_tenth_of_the_songs_is_for_validation(data, tmp_path, monkeypatch):
         ([HEADER.replace("artist", "singer"), *ROWS], "has no column 'artist'"),
     ],
 )
-def test_other_indices_than_the_published_are_refused(data, tmp_path, lines, sentence):
+def test_an_unpublished_index_is_refused(data, tmp_path, lines, sentence):
     write_lines(data / "billboard-2.0-index.csv", *lines)
     with pytest.raises(UsageError, match=sentence):
         billboard.prepare_corpus(tmp_path / "corpus", SETTINGS, data)

@@ -119,7 +119,7 @@ def test_the_folder_is_the_one_that_other_commands_look_for(debian, tmp_path, mo
     assert [path.name for path in (tmp_path / "corpora").iterdir()] == ["debian_games"]
 
 
-def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
+def test_cached_packages_need_no_network(debian, tmp_path):
     (debian / "unreachable").touch()
     with pytest.raises(ClmrError, match="could not fetch a-music"):
         prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
@@ -129,7 +129,7 @@ def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
     assert len(prepare_corpus(tmp_path / "other", OPTIONS, debian / "table.csv").items) == 9
 
 
-def test_a_finished_corpus_needs_no_apt_get_and_gets_lost_tasks_back(debian, tmp_path, monkeypatch):
+def test_a_finished_corpus_needs_no_apt_get_and_lost_tasks_are_written_again(debian, tmp_path, monkeypatch):
     corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
     task = corpus.folder / "tasks/artist.json"
     before = task.read_bytes()

@@ -167,7 +167,7 @@ def test_unusable_source_stops_the_build_before_the_table(folder, cache, music, 
 
 
 @needs_dpkg
-def test_damaged_package_leaves_nothing_that_looks_unpacked(cache, tmp_path):
+def test_a_damaged_package_leaves_no_unpacked_folder(cache, tmp_path):
     whole = next(cache.glob("*.deb"))
     (tmp_path / whole.name).write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(ClmrError, match="cannot be unpacked"):

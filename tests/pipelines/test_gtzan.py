@@ -51,7 +51,7 @@ def test_the_lists_are_the_split(data, tmp_path, suffix):
         (["blues/blues.00000.wav", "rock/rock.00001.wav"], "Two files want to be the item 'blues/blues.00000'"),
     ],
 )
-def test_other_lists_than_the_published_are_refused(data, tmp_path, lines, sentence):
+def test_unpublished_lists_are_refused(data, tmp_path, lines, sentence):
     write_lines(data / "train_filtered.txt", *lines)
     write_clip(data / "genres/blues/blues.00000.wav", 0)
     write_clip(data / "genres/rock/rock.00001.wav", 1)

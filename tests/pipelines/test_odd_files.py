@@ -75,7 +75,7 @@ def test_a_title_that_is_not_utf8_changes_no_sample(tmp_path):
     )
 
 
-def test_a_content_that_the_name_denies_is_decoded(tmp_path):
+def test_a_file_with_a_wrong_extension_is_decoded(tmp_path):
     write_sound(tmp_path / "sound.wav", noise(2.0, RATE_HZ, seed=2), RATE_HZ, "WAV")
     (tmp_path / "sound.raw").write_bytes((tmp_path / "sound.wav").read_bytes())
     assert (
@@ -121,7 +121,7 @@ def test_no_flipped_byte_stops_a_preparation(tmp_path):
         assert item.num_samples == len(load_audio(music / name, RATE_HZ))
 
 
-def test_a_file_may_go_away_once_it_is_decoded(tmp_path, monkeypatch):
+def test_a_file_may_be_removed_once_it_is_decoded(tmp_path, monkeypatch):
     def decode_and_delete(function, tasks, **_):
         for task in tasks:
             outcome = Outcome(function(task))

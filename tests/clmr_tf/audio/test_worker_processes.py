@@ -66,7 +66,7 @@ def test_every_failure_stays_with_its_task(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_task_that_takes_too_long_costs_itself_only():
+def test_a_task_over_the_time_limit_does_not_affect_others():
     # The limit is that of the others too, which take a millisecond.
     outcomes = run(worker_functions.misbehave, [("work", 1.0), ("sleep", 3600.0), ("work", 3.0)], timeout_seconds=10.0)
     assert [outcome.result for outcome in outcomes] == [1.0, None, 3.0]
@@ -74,17 +74,17 @@ def test_a_task_that_takes_too_long_costs_itself_only():
     assert "longer than 10 seconds" in str(outcomes[1].error)
 
 
-def test_a_worker_that_dies_once_does_not_cost_its_task(tmp_path):
+def test_a_task_whose_worker_dies_once_is_repeated(tmp_path):
     outcome = run(worker_functions.die_once, [tmp_path / "marker"])[0]
     assert (outcome.result, outcome.error) == ("survived", None)
 
 
-def test_ctrl_c_is_the_parents_matter():
+def test_workers_ignore_ctrl_c():
     outcome = run(worker_functions.misbehave, [("interrupted", 4.0)])[0]
     assert (outcome.result, outcome.error) == (4.0, None)
 
 
-def test_an_error_crosses_between_processes_whole(tmp_path):
+def test_an_error_keeps_its_attributes_between_processes(tmp_path):
     path = tmp_path / "noise.wav"
     path.write_bytes(b"\0" * 100)
     error = run(load_at_22050, [path])[0].error
@@ -96,7 +96,7 @@ def load_at_22050(path):
     return len(load_audio(path, 22050))
 
 
-def test_workers_are_used_again_and_all_of_them(tmp_path):
+def test_all_workers_are_used_repeatedly(tmp_path):
     # Every task waits until its partner has begun, so that no worker can do both.
     tasks = [(tmp_path / str(number), tmp_path / str(number ^ 1)) for number in range(20)]
     processes = [outcome.result for outcome in run(worker_functions.meet_partner, tasks, 2)]
@@ -105,7 +105,7 @@ def test_workers_are_used_again_and_all_of_them(tmp_path):
     assert os.getpid() not in processes
 
 
-def test_tasks_are_taken_only_as_far_as_the_window_reaches():
+def test_only_a_window_of_tasks_is_taken_ahead():
     taken = []
 
     def tasks():
@@ -129,7 +129,7 @@ def worker_children():
     return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_an_abandoned_run_leaves_no_process_behind():
+def test_a_closed_iterator_leaves_no_process():
     outcomes = run_in_workers(
         worker_functions.misbehave, [("work", 0.0), ("sleep", 3600.0)], num_workers=2, timeout_seconds=3600
     )
