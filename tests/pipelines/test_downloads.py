@@ -66,7 +66,7 @@ def test_busy_servers_are_retried_a_few_times(server, tmp_path):
     assert fetch(remote(server), tmp_path / "patient").read_bytes() == CONTENT
     server.failures = [503] * 5
     with pytest.raises(
-        ClmrError, match=r"cannot be fetched: the server answers 503; start again to go on from here\.$"
+        ClmrError, match=r"cannot be fetched: the server answers 503; start again to continue from here\.$"
     ):
         fetch(remote(server), tmp_path / "given up")
     assert len(server.ranges) == 3 + 5

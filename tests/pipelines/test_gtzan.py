@@ -48,7 +48,7 @@ def test_the_lists_are_the_split(data, tmp_path, suffix):
         (["blues/blues.00000.wav"], "has 1 items in the split train instead of the published 2"),
         (["../blues.00000.wav", "rock/rock.00001.wav"], "instead of a name such as"),
         (["polka/polka.00000.wav", "rock/rock.00001.wav"], "instead of a name such as"),
-        (["blues/blues.00000.wav", "rock/rock.00001.wav"], "Two files want to be the item 'blues/blues.00000'"),
+        (["blues/blues.00000.wav", "rock/rock.00001.wav"], "Two files have the item id 'blues/blues.00000'"),
     ],
 )
 def test_unpublished_lists_are_refused(data, tmp_path, lines, sentence):
