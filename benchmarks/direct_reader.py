@@ -34,7 +34,7 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import CropReader, crop_reader
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from pipelines.folder import FolderSettings, prepare_corpus
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings
 
 SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
 # Starting an iterator, and the first use of each of its decoders, take as long as many crops do.
@@ -97,7 +97,7 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
         write(music / f"{name}.{song.suffix}", song)
     prepared, direct = (
         prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_share=0.0))
-        for reader in ("pcm", "direct")
+        for reader in ("prepared", "direct")
     )
     # PCM is the same whatever it was made from.
     name, song = next(iter(songs.items()))

@@ -9,13 +9,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from errno import EDQUOT, ENOSPC
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from clmr_tf.errors import ClmrError
+from clmr_tf.errors import ClmrError, is_disk_full
 from clmr_tf.quiet_start import hold_back_tensorflow_start
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
@@ -94,8 +93,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted.", EXIT_INTERRUPTED
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-    # TensorFlow has errors of its own for what the system says.
-    if any(os.strerror(number) in str(error) for number in (ENOSPC, EDQUOT)):
+    if is_disk_full(error):
         return f"The disk is full{where}; free some space and start the same command again.", EXIT_FAILURE
     if isinstance(error, OSError):
         return f"{error.strerror or error}{where}.", EXIT_FAILURE

@@ -1,29 +1,39 @@
 """The errors that commands turn into one sentence and an exit code."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from errno import EDQUOT, ENOSPC
 
 
 class ClmrError(Exception):
-    """Something went wrong that the user can act on. The message says what, with what, and what to do."""
+    """A failure that the user can do something about; its message says what failed, on what, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(ClmrError):
-    """The command was asked for something that cannot be done as asked; nothing was started."""
+    """The command cannot do what was asked; nothing was started."""
 
     exit_code = 2
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk or the user's quota is full.
+
+    TensorFlow has errors of its own, with the system's words somewhere in them.
+    """
+    return any(os.strerror(number) in str(error) for number in (ENOSPC, EDQUOT))
+
+
 def suggestion(name: object, names: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
-    """The last part of a sentence about an unknown name: the one that was meant if one is much like it.
+    """The end of a message about an unknown name: "did you mean ...?" if a known name is similar.
 
     Args:
-        name: What was received.
-        names: What there is.
-        otherwise: What to say where none is like it.
-        prefix: Put before the one that was meant, and not compared.
+        name: The unknown name.
+        names: The known names.
+        otherwise: The end of the message if no known name is similar.
+        prefix: Written before the suggested name, and not compared.
     """
     nearest = difflib.get_close_matches(str(name), list(names), n=1)
     return f"did you mean `{prefix}{nearest[0]}`?" if nearest else otherwise

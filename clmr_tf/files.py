@@ -1,4 +1,4 @@
-"""Files that other programs rely on: written whole or not at all, where they can be found again."""
+"""Files that are written whole or not at all, locks, and arrays from files that may be damaged."""
 
 import contextlib
 import errno
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, is_disk_full
 
 _PATTERN_CHARACTERS = frozenset("*?[]\\")
 # What NumPy, zipfile and zlib raise for damaged bytes; TypeError for an array that is in no archive.
@@ -23,7 +24,7 @@ _OF_DAMAGED_ARRAYS = (
 
 
 def refuse_pattern(folder: Path) -> None:
-    """Raises UsageError if TensorFlow would take the path of a folder for a pattern and find nothing in it."""
+    """Raises UsageError if TensorFlow would read the path of a folder as a pattern and find nothing."""
     found = _PATTERN_CHARACTERS.intersection(str(folder.absolute()))
     if found:
         raise UsageError(
@@ -37,47 +38,83 @@ def require_writable(path: Path, option: str) -> None:
 
     Args:
         path: The file.
-        option: What it was given by, such as "--out".
+        option: The option that named it, such as "--out".
     """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path} cannot be written; choose a file in a folder that exists with {option}.")
 
 
+@contextlib.contextmanager
+def writable_or_usage_error(folder: Path, advice: str) -> Iterator[None]:
+    """Turns an OSError of the block into a UsageError, unless the disk is full.
+
+    Args:
+        folder: What the block makes.
+        advice: The end of the message, such as "choose another --out".
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); {advice}.") from error
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Holds a lock during the block. The system releases it when the process ends, also after `kill -9`.
+
+    Args:
+        path: The lock file, which stays; its folder must exist.
+        refusal: Message if another process holds the lock.
+
+    Raises:
+        UsageError: If another process holds the lock.
+        OSError: If the lock file cannot be made.
+    """
+    try:
+        lock = FileLock(path, timeout=0).acquire()
+    except Timeout as error:
+        raise UsageError(refusal) from error
+    with lock:
+        yield
+
+
 class UnreadableArraysError(ValueError):
-    """Why a file of arrays cannot be used, in a few words; who reads it says which file and what to do."""
+    """Why a file of arrays cannot be used, in a few words; the caller adds which file and what to do."""
 
 
 def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file by their names, of whatever shapes and types; nothing of it is unpickled.
+    """All arrays of an .npz file by name, of any shape and type; nothing is unpickled.
 
     Args:
-        path: Of the file.
-        required: Names that have to be there.
+        path: The file.
+        required: Names of arrays that it must have.
 
     Raises:
-        UnreadableArraysError: If there is no such file, it is something else or damaged, or lacks an array.
+        UnreadableArraysError: If the file is missing, is damaged or no .npz file, or lacks an array.
     """
     try:
-        # NumPy leaves a file open that it cannot read.
+        # Opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except OSError as error:
         raise UnreadableArraysError(error.strerror or str(error)) from error
     except _OF_DAMAGED_ARRAYS as error:
         raise UnreadableArraysError("it is damaged, or no .npz file") from error
-    lacking = [name for name in required if name not in arrays]
-    if lacking:
-        raise UnreadableArraysError(f"it has no array `{lacking[0]}`")
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise UnreadableArraysError(f"it has no array `{missing[0]}`")
     return arrays
 
 
 def sync(path: Path) -> None:
-    """Waits until a file is on the disk, or the names in a folder where its file system can do that."""
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems sync no folders; they take care of names themselves.
+        # Some network file systems cannot sync folders; they store names at once.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
             raise
     finally:
@@ -85,12 +122,14 @@ def sync(path: Path) -> None:
 
 
 def put_in_place(draft: Path, path: Path, previous: Path | None = None) -> None:
-    """Gives a finished file or folder its name in one step, so that a power cut leaves all of it or nothing of it.
+    """Renames a finished file or folder, so that after a power cut `path` is complete or not there at all.
+
+    Draft, fsync of everything in it, rename, fsync of the parent folder.
 
     Args:
-        draft: Comes to the disk, with all that is in it, before it is renamed.
-        path: The name, which is on the disk afterwards; in the same file system. A file that is there is replaced.
-        previous: Where a folder that is there goes first, since only an empty one could be replaced.
+        draft: The finished file or folder, on the same file system.
+        path: The final name. A file of that name is replaced.
+        previous: Where an existing folder at `path` is moved first, since only an empty one could be replaced.
 
     Raises:
         OSError: If it cannot be written or renamed.
@@ -103,12 +142,18 @@ def put_in_place(draft: Path, path: Path, previous: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def replaced_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write into, which replaces the one at `path` in one step when the block ends without an error.
+def replaced_file(path: Path, *, draft_folder: Path | None = None) -> Iterator[BinaryIO]:
+    """Yields a new file, which replaces the one at `path` in one step when the block ends without an error.
 
-    The parent folder must exist. Who may read it is up to the umask, as for every other file.
+    The parent folder must exist. The umask decides who may read the file.
+
+    Args:
+        path: The file to replace.
+        draft_folder: Where the new file is written, on the same file system; where `path` is if None. A kill leaves
+            the draft there.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # A shortened name, since a file name has at most 255 bytes.
+    draft = (draft_folder or path.parent) / f".{path.name[:60]}.{secrets.token_hex(4)}"
     try:
         with draft.open("xb") as file:
             yield file
@@ -118,9 +163,9 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces the file at `path` in one step; text is encoded as UTF-8. The parent folder must exist."""
-    with replaced_file(path) as file:
+def write_atomically(path: Path, content: str | bytes, *, draft_folder: Path | None = None) -> None:
+    """Replaces the file at `path` in one step, see `replaced_file`; text is encoded as UTF-8."""
+    with replaced_file(path, draft_folder=draft_folder) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 

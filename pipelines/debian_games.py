@@ -1,14 +1,14 @@
-"""Music of games, out of Debian packages.
+"""Music of games from Debian packages.
 
     python -m pipelines.debian_games --set small
 
-small is 12.6 hours of five packages, 585 MB to fetch; medium is 21 hours of 25 packages, 1.3 GB. They are fetched with
-apt-get into the cache and unpacked there; nothing is installed, nobody needs to be root, and a second start fetches
-only what is missing. The machine needs the package lists of Debian 12 or 13 (apt-get update). The published list of
-recordings is that of Debian 12; a warning and the manifest say what differs from it. Every package is free to use
-and to share; LICENCES.md in the corpus says under which licence each one is.
+small is 12.6 hours from five packages, a download of 585 MB; medium is 21 hours from 25 packages, 1.3 GB. apt-get
+downloads them into the cache, where they are unpacked. Nothing is installed, root is not needed, and a second start
+downloads only missing packages. The machine needs the package lists of Debian 12 or 13 (apt-get update). The published
+list of recordings is that of Debian 12; a warning and the manifest name differences. Every package is free to use and
+to share; LICENCES.md in the corpus names the licences.
 
-The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md says what they are good for.
+The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md describes their uses.
 `python -m pipelines.pseudo_tags` adds a third one.
 """
 
@@ -28,9 +28,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 from pipelines.preparation.command import shown_progress, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.reuse import opened_if_finished
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, default_destination, opened_if_finished, prepare
 from pipelines.preparation.sources import SourceFile, read_records, split_songs
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -63,7 +61,7 @@ class Track:
 
     @property
     def home(self) -> str:
-        """The game that its song counts for, another one where the recording is a copy."""
+        """The game of its song, which is another game if the recording is a copy."""
         return self.song.split("/")[0]
 
 
@@ -78,7 +76,7 @@ def read_tracks(table: Path = TABLE) -> list[Track]:
 
 
 def tracks_of_set(tracks: Iterable[Track], name: str) -> list[Track]:
-    """The tracks of "small" or "medium", which holds the former."""
+    """The tracks of "small" or "medium"; medium includes small."""
     wanted = SETS[: SETS.index(name) + 1]
     return [track for track in tracks if track.set in wanted]
 
@@ -127,10 +125,10 @@ def games_for_test(tracks: Sequence[Track]) -> dict[str, tuple[str, ...]]:
 
 
 def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> CorpusTask:
-    """From which game a track is: those with enough songs; splits are those of the corpus.
+    """The game of a track, for games with enough songs; the splits are those of the corpus.
 
     Args:
-        tracks: The tracks that are there, of a set.
+        tracks: The existing tracks of a set.
         splits: Of every song.
     """
     # A copy of another game's song would be two classes at once.
@@ -146,7 +144,7 @@ def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> Corpu
 
 
 def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: Sequence[Track]) -> CorpusTask:
-    """Who made a track: artists with enough songs.
+    """The artist of a track, for artists with enough songs.
 
     The splits are those of the corpus, except for an artist of `games_for_test`: the test has other games than
     training, so that songs which the corpus has in "test" are for training if they are from a training game.
@@ -202,12 +200,12 @@ NO_PACKAGE, NOT_IN_PACKAGE = "no_package", "not_in_package"
 
 @dataclasses.dataclass(frozen=True)
 class FoundTracks:
-    """The recordings of a list that are there, and how they differ from it.
+    """The recordings of the list that were found, and the differences from the list.
 
     Attributes:
-        files: The file of each track that is there, in the order of the list.
-        packages: By the name in the list, those that this system has.
-        skipped: The tracks that are not there, with the reason.
+        files: The file of each track that was found, in the order of the list.
+        packages: The packages that this system has, by their names in the list.
+        skipped: The tracks that were not found, with the reason.
         changed: The tracks whose file has other bytes than in the list.
     """
 
@@ -217,7 +215,7 @@ class FoundTracks:
     changed: Sequence[Track]
 
     def differences(self) -> str | None:
-        """One sentence without its full stop on what differs from the published list; None if nothing does."""
+        """The differences from the published list in one sentence without a full stop; None if there are none."""
         parts = [
             f"{package.name} {package.version} is taken for {name}"
             for name, package in self.packages.items()
@@ -236,15 +234,15 @@ class FoundTracks:
 
 
 def find_tracks(tracks: Sequence[Track], cache: Path) -> FoundTracks:
-    """Fetches what this system has of some tracks.
+    """Downloads and unpacks the packages of some tracks.
 
     Args:
-        tracks: Of the list.
-        cache: Folder that keeps the packages and their music.
+        tracks: Tracks of the list.
+        cache: Folder for the packages and their music.
 
     Raises:
-        UsageError: If apt or dpkg-deb is missing, or apt can get none of the packages.
-        ClmrError: If a package cannot be fetched or read.
+        UsageError: If apt or dpkg-deb is missing, or apt can download none of the packages.
+        ClmrError: If a package cannot be downloaded or read.
     """
     packages = find_packages(list(dict.fromkeys(track.package for track in tracks)))
     places: dict[Track, Path] = {}
@@ -262,7 +260,7 @@ def find_tracks(tracks: Sequence[Track], cache: Path) -> FoundTracks:
 
 
 def _path_in(package: Package, track: Track) -> str:
-    # What has a version in its name usually has it in its paths, too.
+    # A package with a version in its name usually has it in its paths, too.
     before, now = version_in_name(track.package), version_in_name(package.name)
     return track.path if before == now else track.path.replace(f"/{before}/", f"/{now}/")
 
@@ -294,24 +292,24 @@ class Options(PrepareSettings):
     set: Literal["small", "medium"] = "small"
     """How much music."""
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or interrupted; corpora/debian_games if not given, as for
-    --corpus debian_games of other commands, or corpora/debian_games-medium."""
+    """Folder for the corpus: new, empty, or interrupted; by default corpora/debian_games, where --corpus debian_games
+    looks for it, or corpora/debian_games-medium."""
     cache: Path | None = None
-    """Folder that keeps the packages and their music; downloads/debian-games beside the corpus if not given."""
+    """Folder for the packages and their music; by default downloads/debian-games beside the corpus."""
     leave_out: tuple[str, ...] = ()
-    """Packages to do without, by their names in the published list; what this system lacks is left out anyway."""
+    """Packages to leave out, by their names in the published list; missing packages are left out anyway."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:
-    """Prepares one of the sets with its tasks, continues or reuses what is there, see `prepare`.
+    """Prepares one of the sets with its tasks; continues or reuses an existing corpus, see `prepare`.
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded, and if they are `Options`, what is fetched and where it is kept.
+        settings: How files are decoded; if they are `Options`, also the set and the cache.
         table: The table of tracks.
 
     Raises:
-        UsageError: If apt or dpkg-deb is missing, or too little of the set is there; and as `prepare`.
+        UsageError: If apt or dpkg-deb is missing, or too much of the set; and as `prepare`.
         ClmrError: If a package cannot be fetched or read.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
@@ -326,14 +324,14 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
 
 
 def _finished(destination: Path, options: Options) -> Corpus | None:
-    # What is finished needs neither apt-get nor the packages.
+    # A finished corpus needs neither apt-get nor the packages.
     if not (destination / MANIFEST_FILE).is_file():
         return None
     there = Corpus.open(destination).manifest
     outline = dataclasses.replace(
         there,
         sample_rate_hz=options.sample_rate_hz,
-        storage=options.reader,
+        storage=options.storage,
         source={**there.source, **_manifest_options(options)},
     )
     return opened_if_finished(destination, outline, options.min_num_samples)

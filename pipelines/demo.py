@@ -18,8 +18,7 @@ from clmr_tf.console import results, run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.preparation.command import shown_progress, summarise
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, default_destination, prepare
 from pipelines.preparation.sources import SourceFile
 
 NAME = "demo"
@@ -32,23 +31,23 @@ class Options(PrepareSettings):
     """The command line."""
 
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted; if not given, the one in
-    corpora/ that --corpus demo means to other commands."""
+    """Folder for the corpus: new, empty, or of an interrupted preparation; by default the folder in corpora/ where
+    --corpus demo looks for it."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the demo corpus, with a progress bar; continues or reuses what is there, see `prepare`.
+    """Prepares the demo corpus, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
-    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable,
-    whatever `settings.max_skipped_share` says.
+    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, whatever
+    `settings.max_skipped_share` is.
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
-        data: Folder of tracks.csv and of the audio that it names.
+        settings: How files are decoded and which are accepted.
+        data: Folder of tracks.csv and of the audio in it.
 
     Raises:
-        UsageError: If the demo data is not there; and as `prepare`.
+        UsageError: If the demo data is missing; and as `prepare`.
         ClmrError: If a file of the demo data is missing, damaged or cannot be decoded.
     """
     tracks = _read_tracks(data)

@@ -26,9 +26,9 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
-from pipelines.preparation.settings import PrepareSettings
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "fma"
@@ -56,7 +56,7 @@ _LIMITS = UnpackingLimits(num_bytes=200 * 10**9)
 
 @dataclasses.dataclass(frozen=True)
 class FmaOptions(DownloadOptions):
-    """What the command line holds."""
+    """The command line."""
 
     size: Size = "medium"
     """Subset; the paper learns from medium."""
@@ -72,7 +72,7 @@ def prepare_corpus(
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         data: Folder of the published files.
         size: Which subset.
 

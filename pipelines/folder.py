@@ -2,13 +2,13 @@
 
     python -m pipelines.folder ~/Music --out corpora/music
 
-Every audio file below the folder becomes one item, and one song; copies of a recording under other names are one
-song. A second start continues what was interrupted and opens what is finished. Music of any format, rate and number
-of channels will do; what cannot be used is left out, and skipped.jsonl in the corpus says why.
+Every audio file below the folder becomes one item and one song; copies of a recording under other names are one song.
+A second start continues an interrupted preparation. Any audio format, sample rate and number of channels is accepted;
+files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
 
-Splits: if all sub-folders that hold audio are called train, valid or test (train and at least one other),
-they are the splits. Otherwise songs are drawn by a hash of their path (of copies, the first one's): of 2 to
-14 songs one is for validation by default, of a single song none.
+Splits: if all sub-folders with audio are called train, valid or test (train and at least one other), they are the
+splits. Otherwise a hash of a song's path (of copies, the first path) decides: by default one of 2 to 14 songs is for
+validation, and none of a single song.
 """
 
 import dataclasses
@@ -27,8 +27,7 @@ from clmr_tf.console import notes, printable, results, run_command
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import shown_progress, summarise
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile, counted, split_songs
 
 _logger = logging.getLogger(__name__)
@@ -36,19 +35,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FolderSettings:
-    """What becomes of the files of a folder, apart from their audio."""
+    """Splits and tags of the files of a folder."""
 
     valid_share: float = 0.1
-    """Share of the songs, from 0 to 1, that is kept for validation; at least one song once there are two."""
+    """Fraction of the songs, from 0 to 1, for validation; at least one song if there are two."""
     test_share: float = 0.0
-    """Share of the songs, from 0 to 1, that is kept for a test; at least one song once there are three."""
+    """Fraction of the songs, from 0 to 1, for testing; at least one song if there are three."""
     tags: Literal["none", "folder"] = "none"
     """folder: a file's first-level sub-folder (below train, valid, test if these are the splits) is its tag."""
 
     def __post_init__(self) -> None:
         if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
             raise UsageError(
-                f"The shares of valid ({self.valid_share:g}) and test ({self.test_share:g}) must be at least 0 "
+                f"The fractions for valid ({self.valid_share:g}) and test ({self.test_share:g}) must be at least 0 "
                 "and leave songs to train on; make them smaller."
             )
 
@@ -58,9 +57,9 @@ class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
-    """Folder of music; its sub-folders belong to it."""
+    """Folder of music, with all its sub-folders."""
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or one whose preparation was interrupted."""
+    """Folder for the corpus: new, empty, or of an interrupted preparation."""
 
     def __post_init__(self) -> None:
         FolderSettings.__post_init__(self)
@@ -73,18 +72,18 @@ def prepare_corpus(
     settings: PrepareSettings,
     folder_settings: FolderSettings = FolderSettings(),
 ) -> Corpus:
-    """Prepares a folder of music, with a progress bar; continues or reuses what is there, see `prepare`.
+    """Prepares a folder of music, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
-    A note at the end says what the new corpus holds and what was left out; one that is reused said so before.
+    The summary of a new corpus is printed on standard error.
 
     Args:
         folder: Folder of music.
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         folder_settings: Splits and tags.
 
     Raises:
-        UsageError: If the folder is missing, no folder, or without audio; and as `prepare`.
+        UsageError: If the folder is missing, is a file, or has no audio; and as `prepare`.
         ClmrError: If more files than allowed cannot be used.
     """
     is_new = not (destination / MANIFEST_FILE).is_file()
@@ -106,7 +105,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
             name=name,
             tag_names=sorted({tag for source in sources for tag in source.tags}),
             source_description=f"the folder {name}",
-            # Of the command's options, those alone that decide what a file becomes.
+            # Only the options that the list depends on.
             options={
                 field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)
             },
@@ -119,7 +118,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
 
 
 def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettings) -> list[SourceFile]:
-    """Makes sources of files.
+    """The files with their ids, splits and tags.
 
     Args:
         folder: The folder.
@@ -127,7 +126,7 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
         folder_settings: Splits and tags.
 
     Raises:
-        UsageError: If folders shall be tags and there are none.
+        UsageError: If tags are taken from folders and there are none.
     """
     ids = {name: printable(name) for name in names}
     are_splits = _folders_are_splits(names)
@@ -153,11 +152,11 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
 
     Args:
         items: In the order of their paths, each a song of its own.
-        folder_settings: Shares of the splits.
-        are_splits: Whether the folders are the splits; copies then stay where they are.
+        folder_settings: Fractions of the splits.
+        are_splits: Whether the folders are the splits; copies then keep their split.
     """
     first_of: dict[tuple[str, str], str] = {}
-    # A recording that somebody put into two splits on purpose is two songs.
+    # A recording in two splits that the user made is two songs.
     keys = [(item.digest, item.split if are_splits else "") for item in items]
     for key, item in zip(keys, items, strict=True):
         first_of.setdefault(key, item.id)
@@ -190,7 +189,7 @@ def _list(folder: Path, destination: Path) -> Listing:
 
 
 def _folders_are_splits(names: Sequence[str]) -> bool:
-    # A file beside the folders has an empty one, and so is in none of the splits.
+    # A file outside of these folders has the folder "", which is no split.
     folders = {name.split("/")[0].lower() if "/" in name else "" for name in names}
     return "train" in folders and len(folders) > 1 and folders <= set(SPLITS)
 

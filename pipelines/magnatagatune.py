@@ -36,9 +36,9 @@ from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
-from pipelines.preparation.settings import PrepareSettings
 from pipelines.preparation.sources import (
     SourceFile,
     parse_label_vector,
@@ -313,7 +313,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         data: Folder of the published files.
 
     Raises:

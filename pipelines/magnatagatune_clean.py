@@ -32,8 +32,8 @@ from pipelines.magnatagatune import (
     read_numpy_files,
 )
 from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import prepare_published, require_files
-from pipelines.preparation.settings import PrepareSettings
 
 NAME = "magnatagatune_clean"
 CORPUS_NAME = "magnatagatune-clean"

@@ -27,9 +27,9 @@ from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
-from pipelines.preparation.settings import PrepareSettings
 from pipelines.preparation.sources import SourceFile, read_rows, require_count, require_split_counts
 
 NAME = "mtg_jamendo"
@@ -51,7 +51,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
     Args:
         destination: Folder of the corpus.
-        settings: How files are decoded and what is asked of them.
+        settings: How files are decoded and which are accepted.
         data: Folder of the tables and the audio.
 
     Raises:

@@ -1,14 +1,14 @@
-"""Adds the task "pseudo-tags" to a prepared corpus: tags that a pretrained model predicts, since nobody has tagged it.
+"""Adds the task "pseudo-tags" to a prepared corpus without labels: tags that a pretrained model predicts.
 
     python -m pipelines.pseudo_tags --corpus corpora/debian_games
 
-The model is MTT_musicnn, which was trained on MagnaTagATune's annotations; pip fetches it (29 MB). Its probabilities
-are averaged over windows of 3 seconds, spread evenly over a recording. A tag is given to as many recordings as the
-model expects to carry it, times one factor for all tags that makes 2.7 tags a recording on average, as in
-MagnaTagATune; those of the highest probability get it. Tags with too few songs in a split are dropped.
+The model is MTT_musicnn, trained on MagnaTagATune's annotations and downloaded with pip (29 MB). Its probabilities are
+averaged over windows of 3 seconds, spread evenly over a recording. The recordings with the highest probabilities get a
+tag: as many as the model expects to have it, times a factor, the same for all tags, that gives 2.7 tags per recording
+on average, as in MagnaTagATune. Tags with too few songs in a split are dropped.
 
-What a probe scores on pseudo-tags is agreement with that model. It says little about what people would answer, and is
-not to be compared with results on MagnaTagATune.
+A probe's score on pseudo-tags measures agreement with that model. It says little about human annotations, and cannot be
+compared with results on MagnaTagATune.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from clmr_tf.files import write_atomically
 
 TASK_NAME = "pseudo-tags"
 PROBABILITIES_FILE = "pseudo-tags-probabilities.json"
-# 25,863 clips of MagnaTagATune carry the 50 tags.
+# Average of the 50 tags over the 25,863 clips of MagnaTagATune.
 MEAN_NUM_TAGS = 2.7
 
 
@@ -40,15 +40,15 @@ class Options:
     corpus: Path | None = None
     """Folder of the prepared corpus."""
     musicnn: Path | None = None
-    """The wheel musicnn-0.1.0-py3-none-any.whl; fetched into downloads/musicnn beside the corpus if not given."""
+    """The wheel musicnn-0.1.0-py3-none-any.whl; by default downloaded into downloads/musicnn beside the corpus."""
     num_windows: int = 32
-    """Windows of 3 seconds that are listened to in a recording, at most."""
+    """Largest number of windows of 3 seconds per recording."""
     min_train: int = 5
-    """Songs in train that a tag must have."""
+    """Smallest number of songs in train for a tag to be kept."""
     min_valid: int = 1
-    """Songs in valid that a tag must have."""
+    """Smallest number of songs in valid for a tag to be kept."""
     min_test: int = 3
-    """Songs in test that a tag must have."""
+    """Smallest number of songs in test for a tag to be kept."""
 
     def __post_init__(self) -> None:
         if self.num_windows < 1 or min(self.min_train, self.min_valid, self.min_test) < 0:
@@ -58,14 +58,14 @@ class Options:
 
 
 def thresholds_of(probabilities: np.ndarray, mean_num_tags: float = MEAN_NUM_TAGS) -> np.ndarray:
-    """The probability from which on a recording gets a tag, for every tag.
+    """The smallest probability at which a recording gets a tag, for every tag.
 
     Tag k goes to round(f * sum_i p[i, k]) recordings, those of the highest probability; the factor f is the one with
     which these numbers add up to `mean_num_tags` a recording before they are rounded.
 
     Args:
         probabilities: [num_recordings, num_tags].
-        mean_num_tags: Tags of a recording on average, at most `num_tags`.
+        mean_num_tags: Average number of tags per recording, at most `num_tags`.
 
     Returns:
         [num_tags]: halfway between the last that gets the tag and the first that does not; infinite if none does.
@@ -78,7 +78,7 @@ def thresholds_of(probabilities: np.ndarray, mean_num_tags: float = MEAN_NUM_TAG
     columns = np.arange(num_tags)
     last, following = padded[counts, columns], padded[counts + 1, columns]
     halfway = np.where(np.isinf(following), last, (last + following) / 2)
-    # Of equal probabilities all or none; all.
+    # Recordings of equal probability all get the tag.
     return np.where(last == following, last, halfway)
 
 
@@ -89,7 +89,7 @@ def pseudo_tags_task(
     min_songs: Mapping[str, int],
     mean_num_tags: float = MEAN_NUM_TAGS,
 ) -> tuple[CorpusTask, dict[str, dict[str, int]]]:
-    """The labeling, and the tags that are left out of it.
+    """The task, and the tags that are dropped from it.
 
     Args:
         items: Recordings of a corpus; they keep their splits.
@@ -138,12 +138,12 @@ def window_starts(num_samples: int, window_num_samples: int, num_windows: int) -
 
 
 def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int) -> np.ndarray:
-    """What the model thinks of every recording, [num_items, 50]; kept in a file of the corpus for another time.
+    """The model's probabilities for every recording, [num_items, 50], cached in a file of the corpus.
 
     Args:
-        corpus: With storage "pcm".
-        wheel: The file of the package musicnn; fetched if None.
-        num_windows: At most so many windows of a recording.
+        corpus: A corpus with storage "pcm".
+        wheel: The wheel of the package musicnn; downloaded if None.
+        num_windows: Largest number of windows per recording.
     """
     path = corpus.folder / PROBABILITIES_FILE
     made_from = {"corpus_fingerprint": corpus.manifest.fingerprint, "num_windows": num_windows}
@@ -151,7 +151,7 @@ def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int
         there = json.loads(path.read_text(encoding="utf-8"))
         if all(there.get(key) == value for key, value in made_from.items()):
             return np.array([there["probabilities"][item.id] for item in corpus.items])
-    # It brings TensorFlow with it.
+    # It imports TensorFlow.
     from pipelines import musicnn
 
     wheel = wheel or musicnn.fetch_wheel(corpus.folder.parent / "downloads" / "musicnn")
@@ -164,7 +164,7 @@ def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int
         windows = np.stack([audio[start : start + musicnn.WINDOW_NUM_SAMPLES] for start in starts])
         rows.append(np.mean(tagger.predict_on_batch(musicnn.log_mel(windows)), axis=0).round(6).tolist())
         if number % 20 == 0 or number == len(corpus.items):
-            notes.print(f"Listening: {number} of {len(corpus.items)} recordings", markup=False)
+            notes.print(f"Predicting tags: {number} of {len(corpus.items)} recordings", markup=False)
     content = {
         "description": "Pseudo-tags: mean probabilities of the model MTT_musicnn (musicnn 0.1.0) for each recording.",
         **made_from,
@@ -179,10 +179,10 @@ def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.pseudo_tags", description=__doc__)
     if options.corpus is None:
-        raise UsageError("Say which corpus shall get pseudo-tags: --corpus corpora/debian_games.")
+        raise UsageError("Name the corpus that gets pseudo-tags, such as --corpus corpora/debian_games.")
     corpus = Corpus.open(options.corpus.expanduser())
     if corpus.manifest.storage != "pcm":
-        raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader pcm.")
+        raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader prepared.")
     min_songs = dict(zip(SPLITS, (options.min_train, options.min_valid, options.min_test), strict=True))
     probabilities = predicted_probabilities(corpus, options.musicnn, options.num_windows)
     task, dropped = pseudo_tags_task(corpus.items, probabilities, MAGNATAGATUNE_TAGS, min_songs)

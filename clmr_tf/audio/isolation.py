@@ -1,19 +1,19 @@
-"""Decoding in a process of its own, which may hang or crash without harm to the command."""
+"""Work in other processes, which may hang or crash without harm to the command: one call, many tasks, decoding."""
 
+import collections
 import contextlib
 import dataclasses
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import connection as messages
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,77 +28,143 @@ from clmr_tf.audio.decoding import (
 )
 from clmr_tf.errors import ClmrError
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
 # A worker imports NumPy and decoders, sometimes TensorFlow, before it is ready, from a cold and busy disk.
-START_UP_LIMIT_SECONDS = 300.0
+_START_LIMIT_SECONDS = 300.0
+_NUM_START_ATTEMPTS = 3
 _KILL_LIMIT_SECONDS = 10.0
-_READY = "ready"
 
 
-class WorkerProcess:
-    """The parent's end: starts the process, hands it tasks, takes results, ends it.
+class WorkerStartError(ClmrError):
+    """The process of a worker could not be started."""
 
-    The process is spawned, never forked: a fork would copy the locks of TensorFlow's threads as they happen
-    to be. It ignores Ctrl-C, which a terminal sends to every process of the group, and leaves ending to the
-    parent; it ends by itself when the parent is gone, however that came.
+
+class WorkerTimeoutError(ClmrError):
+    """A call took longer than its time limit; the process was killed."""
+
+
+class WorkerCrashError(ClmrError):
+    """The process died during a call: a fault in a decoder, or the kernel killed it for lack of memory.
 
     Attributes:
-        connection: What `multiprocessing.connection.wait` watches; ready when `receive` has something.
-        job: What the parent noted when it gave the task, None while there is none.
-        is_ready: Whether the function is imported and tasks are taken.
-        deadline: `time.monotonic()` at which the start or the task has taken too long; infinite when idle.
+        exit_code: Of the process, negative for a signal; None if it could not be killed.
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(function, far_end), daemon=True)
-        with _interrupts_held_back():
-            self._process.start()
-        far_end.close()
-        self.job: Any = None
-        self.is_ready = False
-        self.deadline = time.monotonic() + START_UP_LIMIT_SECONDS
+    def __init__(self, exit_code: int | None, num_times: int = 1) -> None:
+        times = f" {num_times} times" if num_times > 1 else ""
+        super().__init__(f"Its worker process died{times}, exit code {exit_code}.")
+        self.exit_code = exit_code
 
-    def give(self, task: Any, job: Any, timeout_seconds: float) -> None:
-        """Sends a task to an idle worker; if the worker just died, `receive` will tell."""
-        self.job = job
-        self.deadline = time.monotonic() + timeout_seconds
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(task)
 
-    def receive(self) -> tuple[Any, Exception | None] | None:
-        """Result and error of the task, or None when the worker has become ready.
+class WorkerProcess(Generic[Task, Result]):
+    """Calls one function in a process of its own, which is started again if it died.
+
+    The process is spawned, not forked: a fork would copy the locks of TensorFlow's threads in whatever state they are.
+    It ignores Ctrl-C, which a terminal sends to the whole process group, and exits when its parent is gone, even after
+    `kill -9`. Each process has a pipe of its own. In pebble 5.2, workers share one and the parent keeps both its ends:
+    a worker that was killed while it sent a result blocked the pool for good, past every time limit.
+
+    Args:
+        function: Importable by name (or a `functools.partial` of such a function); tasks, results and errors must be
+            picklable.
+    """
+
+    def __init__(self, function: Callable[[Task], Result]) -> None:
+        self._function = function
+        self._process: Any = None
+        self._connection: Any = None
+        self._is_ready = False
+        self._is_closed = False
+        # Against a start in one thread while another closes.
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Starts the process unless it runs; does not wait until it is ready."""
+        with self._lock:
+            if self._process is not None:
+                return
+            if self._is_closed:
+                raise WorkerStartError("The worker is closed; make another one.")
+            context = multiprocessing.get_context("spawn")
+            self._connection, far_end = context.Pipe()
+            self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
+            with _sigint_blocked():
+                self._process.start()
+            # Only the worker has it now, so that its death is the end of the pipe.
+            far_end.close()
+            self._is_ready = False
+
+    def call(self, task: Task, timeout_seconds: float) -> Result:
+        """The function's result for `task`; one call at a time.
 
         Raises:
-            EOFError: If the worker died.
+            WorkerStartError: If the process cannot be started.
+            WorkerTimeoutError: If the function takes too long.
+            WorkerCrashError: If the process dies.
+            Exception: Whatever the function raises.
         """
+        self._wait_until_ready()
         try:
-            message = self.connection.recv()
-        except (OSError, pickle.UnpicklingError) as error:
-            raise EOFError("the worker died while it was talking") from error
-        self.deadline = float("inf")
-        if not self.is_ready:
-            self.is_ready = True
-            return None
-        self.job = None
-        return message
+            self._connection.send(task)
+            if not self._connection.poll(timeout_seconds):
+                self._end()
+                raise WorkerTimeoutError(f"It took longer than {timeout_seconds:g} seconds.")
+            result, error = self._connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            raise WorkerCrashError(self._end()) from error
+        if error is not None:
+            raise error
+        return result
 
-    def end(self) -> int | None:
-        """Kills the process if it still lives; returns its exit code, negative for a signal, None if it stays."""
-        self._process.kill()
+    def kill(self) -> None:
+        """Kills the process, from any thread, and never starts it again; a call in progress ends with an error."""
+        with self._lock:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Kills the process and frees what it used; not during a call."""
+        self.kill()
+        self._end()
+
+    def _wait_until_ready(self) -> None:
+        exit_code = None
+        for _ in range(_NUM_START_ATTEMPTS):
+            self.start()
+            with contextlib.suppress(EOFError, OSError):
+                if not self._is_ready and self._connection.poll(_START_LIMIT_SECONDS):
+                    self._connection.recv()
+                    self._is_ready = True
+            if self._is_ready:
+                return
+            exit_code = self._end()
+        raise WorkerStartError(
+            f"Worker processes cannot start (exit code {exit_code}); if a script of yours calls this, put its own code "
+            'under `if __name__ == "__main__":`, and make sure that there is memory left.'
+        )
+
+    def _end(self) -> int | None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
         # A process that waits for a dead network disk cannot be killed; it is left to the kernel.
-        self._process.join(_KILL_LIMIT_SECONDS)
-        exit_code = self._process.exitcode
-        self.connection.close()
+        process.join(_KILL_LIMIT_SECONDS)
+        exit_code = process.exitcode
+        self._connection.close()
         if exit_code is not None:
-            self._process.close()
+            process.close()
         return exit_code
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    # A Ctrl-C between the start of the child and its first line would print a traceback for every worker, so
-    # the child is born with the signal blocked. The tracker would unblock it when it is first started.
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    # A Ctrl-C before the first line of the child would print a traceback for every worker, so the child starts with
+    # the signal blocked. Starting the resource tracker unblocks it, so that comes first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -107,24 +173,21 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Callable[[Any], Any], connection: messages.Connection) -> None:
-    """The child's end: takes tasks until the parent hangs up."""
+def _serve(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
+    """In the worker: answers calls until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _silence_decoders()
-    connection.send(_READY)
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        connection.send(_attempt(function, task))
+    pipe.send("ready")
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        while True:
+            pipe.send(_attempt(function, pipe.recv()))
 
 
 def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
     try:
         return function(task), None
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent gets it and decides
+    except Exception as error:  # noqa: BLE001 - the parent gets it, whatever it is, and decides
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # noqa: BLE001 - foreign exceptions fail to pickle in every way
@@ -133,8 +196,8 @@ def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception 
 
 
 def _exit_with_parent() -> None:
-    # Decoders run outside the interpreter's lock, so this thread wakes up even while one of them hangs.
-    messages.wait([multiprocessing.parent_process().sentinel])
+    # Decoders release the interpreter's lock, so this thread runs even while one of them hangs.
+    connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
@@ -146,6 +209,91 @@ def _silence_decoders() -> None:
     os.close(nowhere)
 
 
+# Tasks taken ahead per worker: while one file runs into its time limit, the other workers get this far.
+_WINDOW_PER_WORKER = 16
+# A worker can die through no fault of its task, when memory is short; a task that kills two is to blame.
+_NUM_ATTEMPTS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """The result of one task, or the error that it ended with.
+
+    Attributes:
+        result: What the function returned.
+        error: None, or what the function raised, or WorkerTimeoutError, or WorkerCrashError.
+    """
+
+    result: Result | None
+    error: Exception | None = None
+
+
+def run_in_workers(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    num_workers: int,
+    timeout_seconds: float,
+) -> Iterator[Outcome[Result]]:
+    """Runs `function` on every task and yields one outcome per task, in the order of the tasks.
+
+    Tasks are taken from the iterable only as they are needed, at most 16 per worker ahead of the one whose
+    outcome is due. Close the iterator (`contextlib.closing`) to end the workers before the last outcome.
+
+    Args:
+        function: As `WorkerProcess` takes it.
+        tasks: Arguments, one per call.
+        num_workers: Processes, at least 1.
+        timeout_seconds: Time limit of one call, on the wall clock.
+
+    Raises:
+        WorkerStartError: If the workers cannot start.
+    """
+    workers: list[WorkerProcess[Task, Result]] = [WorkerProcess(function) for _ in range(num_workers)]
+    # Last in, first out: a worker that runs already is used before another one is started.
+    idle: queue.LifoQueue[WorkerProcess[Task, Result]] = queue.LifoQueue()
+    for worker in workers:
+        idle.put(worker)
+    pending: collections.deque[Future[Outcome[Result]]] = collections.deque()
+
+    def run(task: Task) -> Outcome[Result]:
+        worker = idle.get()
+        try:
+            return _outcome(worker, task, timeout_seconds)
+        finally:
+            idle.put(worker)
+
+    # Its threads only wait for the processes.
+    threads = ThreadPoolExecutor(num_workers)
+    try:
+        for task in tasks:
+            pending.append(threads.submit(run, task))
+            if len(pending) == _WINDOW_PER_WORKER * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for worker in workers:
+            worker.kill()
+        threads.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.close()
+
+
+def _outcome(worker: WorkerProcess[Task, Result], task: Task, timeout_seconds: float) -> Outcome[Result]:
+    exit_code = None
+    for _ in range(_NUM_ATTEMPTS):
+        try:
+            return Outcome(worker.call(task, timeout_seconds))
+        except WorkerStartError:
+            raise
+        except WorkerCrashError as error:
+            exit_code = error.exit_code
+        except Exception as error:  # noqa: BLE001 - whatever the function raised, the caller decides
+            return Outcome(None, error)
+    return Outcome(None, WorkerCrashError(exit_code, _NUM_ATTEMPTS))
+
+
 # A reply of some seconds of audio takes milliseconds; a sleeping disk takes longer.
 _REPLY_LIMIT_SECONDS = 60.0
 _NUM_SAMPLES_PER_REPLY = 1 << 17
@@ -154,7 +302,7 @@ _NUM_SAMPLES_PER_REPLY = 1 << 17
 class IsolatedDecoder:
     """Opens files like `clmr_tf.audio.decoding.open_audio`, in another process, which is started at once.
 
-    A context manager, whose end is that of the process. One file at a time, from any one thread.
+    A context manager; the process ends with it. One file at a time, from any one thread.
 
     Args:
         reply_limit_seconds: How long the next piece of a file may take.
@@ -162,13 +310,14 @@ class IsolatedDecoder:
 
     def __init__(self, reply_limit_seconds: float = _REPLY_LIMIT_SECONDS) -> None:
         self._reply_limit_seconds = reply_limit_seconds
-        self._worker: WorkerProcess | None = WorkerProcess(_reply)
+        self._worker: WorkerProcess[_Request | None, tuple] = WorkerProcess(_reply)
+        self._worker.start()
 
     def __enter__(self) -> "IsolatedDecoder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._worker.close()
 
     @contextlib.contextmanager
     def open(self, path: Path, sample_rate_hz: int) -> Iterator[AudioStream]:
@@ -182,50 +331,24 @@ class IsolatedDecoder:
         report = AudioReport()
 
         def blocks() -> Iterator[np.ndarray]:
-            while True:
+            at_end = None
+            while at_end is None:
                 with blamed_on(path):
                     block, at_end = self._ask(None)
                 if at_end is not None:
                     vars(report).update(dataclasses.asdict(at_end))
                 yield block
-                if at_end is not None:
-                    return
 
         yield AudioStream(*opened, report, blocks())
 
     def _ask(self, request: "_Request | None") -> tuple:
-        worker = self._running_worker()
-        worker.give(request, request or "next", self._reply_limit_seconds)
         try:
-            if not worker.connection.poll(self._reply_limit_seconds):
-                self._end()
-                limit = f"{self._reply_limit_seconds:g} s"
-                raise UnreadableAudioError(TIMED_OUT, f"its decoder gave no audio for {limit} and was stopped")
-            result, error = worker.receive()
-        except EOFError as error:
-            exit_code = self._end()
-            raise UnreadableAudioError(CRASHED, f"its decoder crashed (exit code {exit_code})") from error
-        if error is not None:
-            raise error
-        return result
-
-    def _running_worker(self) -> WorkerProcess:
-        self._worker = self._worker or WorkerProcess(_reply)
-        if not self._worker.is_ready:
-            # It ends while it starts: no reply, as if it took too long.
-            with contextlib.suppress(EOFError):
-                if self._worker.connection.poll(max(0.0, self._worker.deadline - time.monotonic())):
-                    self._worker.receive()
-            if not self._worker.is_ready:
-                exit_code = self._end()
-                raise ClmrError(
-                    f"The process that decodes files cannot start (exit code {exit_code}); free some memory."
-                )
-        return self._worker
-
-    def _end(self) -> int | None:
-        worker, self._worker = self._worker, None
-        return worker.end() if worker is not None else None
+            return self._worker.call(request, self._reply_limit_seconds)
+        except WorkerTimeoutError as error:
+            limit = f"{self._reply_limit_seconds:g} s"
+            raise UnreadableAudioError(TIMED_OUT, f"its decoder gave no audio for {limit} and was stopped") from error
+        except WorkerCrashError as error:
+            raise UnreadableAudioError(CRASHED, f"its decoder crashed (exit code {error.exit_code})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,14 +358,14 @@ class _Request:
 
 
 class _OpenFile:
-    """The file that the process is at."""
+    """In the worker: the file that is open now."""
 
     stack = contextlib.ExitStack()
     stream: AudioStream | None = None
 
 
 def _reply(request: _Request | None) -> tuple:
-    """In the process: opens a file, or gives the next samples of the open one and at its end the report."""
+    """In the worker: opens a file, or gives the next samples of the open one, and at its end the report."""
     if request is not None:
         _OpenFile.stack.close()
         _OpenFile.stream = _OpenFile.stack.enter_context(open_audio(request.path, request.sample_rate_hz))

@@ -1,4 +1,4 @@
-"""Finds the audio files that are named, or below a folder, whatever their names and however folders are linked."""
+"""Finds audio files by name and content, in folders with any links."""
 
 import collections
 import dataclasses
@@ -24,10 +24,10 @@ class SkippedFile:
     """A file that is left out.
 
     Attributes:
-        source: Its path; names that are not UTF-8 as Python spells them.
+        source: Its path; names that are not UTF-8 as `os.fsdecode` gives them.
         reason: One word that the summary counts: "unreadable", "too_short", "silent", "not_audio",
-            "duplicate", "timed_out", "crashed", or what a check for a reader adds.
-        detail: The same for people.
+            "duplicate", "timed_out", "crashed", "missing", or a word of a reader's check.
+        detail: The reason in words.
     """
 
     source: str
@@ -41,12 +41,12 @@ class SkippedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
-        audio: Paths relative to the folder, with "/", of everything that is named or begins like audio.
-            Sorted by their bytes, so that no locale has a say.
-        rejected: Everything else, in the same order.
+        audio: Paths relative to the folder, with "/", of files whose name or first bytes are those of audio.
+            Sorted by their bytes, which is independent of the locale.
+        rejected: All other files, in the same order.
     """
 
     audio: tuple[str, ...]
@@ -56,13 +56,13 @@ class Listing:
 def list_audio(folder: Path, leave_out: Path | None = None) -> Listing:
     """Lists a folder and all folders below it.
 
-    Links to files and folders are followed; a file or folder that can be reached in several ways counts once,
-    under the name without links if there is one, so that links in a circle come to an end. Hidden files and
-    folders are left out, as are named pipes and devices, which are never opened.
+    Links are followed. A file or folder with several paths counts once, under a path without links if there is one,
+    so that links in a circle end. Hidden files and folders, named pipes and devices are left out; pipes and devices
+    are never opened.
 
     Args:
-        folder: Where to begin.
-        leave_out: A folder that is passed over in silence, for a corpus that grows inside its own source.
+        folder: The folder.
+        leave_out: A folder that is neither listed nor rejected, for a corpus inside its own source folder.
 
     Raises:
         OSError: If `folder` itself cannot be listed.
@@ -85,18 +85,18 @@ def counted_extensions(files: Iterable[SkippedFile]) -> str:
 
 
 def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
-    """The files that are named, and the audio files in the folders that are named, as `list_audio` finds them.
+    """The given files, and the audio files in the given folders as `list_audio` finds them.
 
     Returns:
-        Absolute paths, each file once, whatever it is called by; and the files and folders that could not be read. What
-        is no audio in a folder is in neither, and one warning counts it.
+        Absolute paths, each file once even if it has several; and the files and folders that could not be read. Other
+        files in a folder are in neither; one warning counts them.
 
     Raises:
         UsageError: If nothing is found.
     """
     found: dict[tuple[int, int], Path] = {}
     skipped, no_audio = [], []
-    # Without following links: a song keeps the name that it was called by.
+    # Without following links, so that a song keeps the path that was given.
     for path in (path.expanduser().absolute() for path in paths):
         try:
             listing = list_audio(path) if path.is_dir() else Listing((".",), ())
@@ -128,7 +128,7 @@ def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
 
 
 class _Walk:
-    """Real folders first, links to folders and files after them, all in the order of their bytes."""
+    """Visits real folders first and links after them, each in the order of their bytes."""
 
     def __init__(self, folder: Path, leave_out: Path | None) -> None:
         self._folder = folder

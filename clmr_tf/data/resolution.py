@@ -113,12 +113,12 @@ def _open_or_prepare(
         raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
 
     _require_own_pipelines()
-    from pipelines.preparation.settings import PrepareSettings
+    from pipelines.preparation.prepare import PrepareSettings
 
     settings = PrepareSettings(
         sample_rate_hz=sample_rate_hz,
         min_num_samples=clip_num_samples,
-        reader=storage,
+        reader="direct" if storage == "direct" else "prepared",
         max_skipped_share=max_skipped_share,
     )
     if pipeline is not None:

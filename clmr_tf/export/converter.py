@@ -19,6 +19,7 @@ import tensorflow as tf
 from clmr_tf.export.folded_network import FoldedNetwork, read_folded_head
 from clmr_tf.export.model_folder import read_encoder
 from clmr_tf.export.runtimes import FORMATS
+from clmr_tf.files import write_atomically
 
 # Of 2021, which runtimes of today and of long ago read.
 _ONNX_OPSET = 15
@@ -34,11 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     network, head = FoldedNetwork(read_encoder(Path(folder))), read_folded_head(Path(folder))
     for kind in kinds:
         file = Path(out) / FORMATS[kind].file
-        draft = file.with_name(f"{file.name}.draft")
         # In 8 bits a head can lose far more than the encoder does, see docs/runtimes.md.
         function = network.function(head, head_as_sums=kind == "int8")
-        draft.write_bytes(convert(function, kind, head.tag_names if head else ()))
-        draft.rename(file)
+        write_atomically(file, convert(function, kind, head.tag_names if head else ()))
 
 
 def convert(function: Function, kind: str, tag_names: Sequence[str] = ()) -> bytes:

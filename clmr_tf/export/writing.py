@@ -33,7 +33,7 @@ from clmr_tf.export.model_folder import (
     write_manifest,
 )
 from clmr_tf.export.serving import ServedModel, write_warm_up_requests
-from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern
+from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern, writable_or_usage_error
 from clmr_tf.models.heads import Head, head_file_of
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
@@ -193,12 +193,8 @@ def write_model_folder(
     take_up_previous(folder)
     require_replaceable(folder)
     shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with writable_or_usage_error(folder, "choose another --out"):
         draft.mkdir(parents=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
     try:
         _require_space(draft, encoder)
         _write(encoder, draft, facts, head, projector)

@@ -1,8 +1,6 @@
 """Embeddings of many files: computed file by file, written as a table, read again."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib
 import io
@@ -23,7 +21,7 @@ from clmr_tf.audio.windows import FileEnd, Window, stream_windows
 from clmr_tf.console import printable
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
-from clmr_tf.files import UnreadableArraysError, read_arrays, require_writable, write_atomically
+from clmr_tf.files import UnreadableArraysError, exclusive_lock, read_arrays, require_writable, write_atomically
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
 
@@ -330,7 +328,8 @@ def embed_files(
     }
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    with _only_one(parts, out):
+    refusal = f"Another process embeds to {out}; wait for it, or choose another --out."
+    with exclusive_lock(parts / ".lock", refusal):
         part_of, gone = _parts_of(files, parts, facts)
         skipped = [*unlisted, *gone]
         missing = [path for path, part in part_of.items() if _read_part(path, part) is None]
@@ -350,17 +349,6 @@ def embed_files(
             write_table(out, embedded, skipped, facts)
         shutil.rmtree(parts)
     return embedded, skipped
-
-
-@contextlib.contextmanager
-def _only_one(parts: Path, out: Path) -> Iterator[None]:
-    """Raises ClmrError if another process embeds to the same file."""
-    with (parts / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ClmrError(f"Another process embeds to {out}; wait for it, or choose another --out.") from error
-        yield
 
 
 def _parts_of(

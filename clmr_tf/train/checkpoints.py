@@ -1,11 +1,9 @@
 """Checkpoints: folders with checksums, complete or absent after a kill at any moment."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clmr_tf.errors import ClmrError
+from clmr_tf.errors import ClmrError, is_disk_full
 from clmr_tf.files import put_in_place, sync
 
 logger = logging.getLogger(__name__)
@@ -136,7 +134,6 @@ def _sha256(path: Path) -> str:
 BEST_FILE = "best.json"
 METRICS_FILE = "metrics.json"
 _PREFIX = "state"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Groups = Mapping[str, Mapping[str, tf.Variable]]
 """What a checkpoint holds: variables by name, in groups by name, such as "encoder"."""
@@ -271,7 +268,7 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             # TensorFlow puts the operation and the file first.
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2]
-            if any(os.strerror(number) in reason for number in _DISK_FULL):
+            if is_disk_full(error):
                 reason = "the disk is full"
             good = (path for path in list_checkpoints(self._folder) if find_damage(path) is None)
             newest = next(good, None)

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -20,7 +18,7 @@ from clmr_tf.config.command_line import from_json, to_json
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, TrainConfig
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from clmr_tf.files import refuse_pattern, write_atomically
+from clmr_tf.files import exclusive_lock, refuse_pattern, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import hardware
 
 logger = logging.getLogger(__name__)
@@ -81,22 +79,11 @@ def opened_run_folder(workdir: Path, config: TrainConfig, *, writes: bool = True
         _check_same_settings(workdir, config)
         yield workdir
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / _LOCK_FILE).open("w")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(
-            f"The workdir {workdir} cannot be written ({error.strerror}); choose another --workdir."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"Another process is training in {workdir}; wait for it or choose another --workdir."
-            ) from error
+    refusal = f"Another process is training in {workdir}; wait for it or choose another --workdir."
+    with contextlib.ExitStack() as stack:
+        with writable_or_usage_error(workdir, "choose another --workdir"):
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive_lock(workdir / _LOCK_FILE, refusal))
         _check_same_settings(workdir, config)
         yield workdir
 

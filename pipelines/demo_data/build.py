@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import io
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from rich.progress import track as progress_of
 from clmr_tf.console import notes, results, run_command
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
-from pipelines.demo_data.attribution import ATTRIBUTION_FILE, attribution_text
-from pipelines.demo_data.excerpts import cut_excerpt, decode_mono, encode_vorbis, loudest_start_seconds
-from pipelines.demo_data.packages import PackageCache
-from pipelines.demo_data.splits import assign_splits
+from pipelines.demo_data.excerpts import (
+    EXCERPT_SECONDS,
+    SAMPLE_RATE_HZ,
+    cut_excerpt,
+    decode_mono,
+    encode_vorbis,
+    loudest_start_seconds,
+)
 from pipelines.demo_data.tables import (
     AUDIO_FOLDER,
     FOLDER,
@@ -33,7 +38,9 @@ from pipelines.demo_data.tables import (
     read_tracks,
     tracks_csv,
 )
+from pipelines.preparation.debian_packages import fetch_version, take_files
 
+ARCHIVE_SEPARATOR = "!/"
 # Other processors and library versions round differently; a different excerpt is below 0.5.
 MIN_CORRELATION = 0.999
 
@@ -97,9 +104,8 @@ def check(folder: Path, cache: Path) -> tuple[int, int]:
 def _excerpts(folder: Path, cache: Path) -> Iterator[tuple[Track, bytes]]:
     selection = read_selection(folder)
     splits = assign_splits(selection)
-    packages = PackageCache(cache)
     for selected in progress_of(selection, "Excerpts", console=notes):
-        source = packages.read(selected.package, selected.package_version, selected.source_path)
+        source = _read_source(selected, selection, cache)
         received = hashlib.sha256(source).hexdigest()
         if received != selected.source_sha256:
             raise ClmrError(
@@ -107,6 +113,23 @@ def _excerpts(folder: Path, cache: Path) -> Iterator[tuple[Track, bytes]]:
                 f"{selected.source_sha256}; use package version {selected.package_version}."
             )
         yield _make(selected, splits[selected.song_id], source)
+
+
+def _read_source(selected: SelectedTrack, selection: Sequence[SelectedTrack], cache: Path) -> bytes:
+    deb = fetch_version(selected.package, selected.package_version, cache)
+    # All tracks of a package at once, since unpacking reads all of it.
+    folder = take_files(deb, [_path_in(track) for track in selection if track.package == selected.package], cache)
+    path = _path_in(selected)
+    if not (folder / path).is_file():
+        raise ClmrError(
+            f"Package {selected.package} {selected.package_version} has no file {selected.source_path}; correct the "
+            "path in selection.csv."
+        )
+    return (folder / path).read_bytes()
+
+
+def _path_in(track: SelectedTrack) -> str:
+    return track.source_path.replace(ARCHIVE_SEPARATOR, "/")
 
 
 def _make(selected: SelectedTrack, split: str, source: bytes) -> tuple[Track, bytes]:
@@ -138,7 +161,93 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
-def _command(arguments: Sequence[str]) -> None:
+HELD_OUT_FRACTION = 0.2
+MIN_TEST_TRACKS = 2
+MIN_VALID_TRACKS = 1
+
+
+def assign_splits(tracks: Sequence[SelectedTrack]) -> dict[str, str]:
+    """Assigns every song to "train", "valid" or "test".
+
+    Stratified by class. In each class, songs of one track come first, ordered by a hash of the track's path in its
+    package; they fill test, then valid, with about `HELD_OUT_FRACTION` of the tracks each. Songs of several tracks come
+    last and so go to train, where a theme that occurs twice cannot distort a score.
+
+    Args:
+        tracks: The whole selection, in any order.
+
+    Returns:
+        The split of each `song_id`.
+    """
+    songs: dict[str, dict[str, list[SelectedTrack]]] = defaultdict(lambda: defaultdict(list))
+    for track in tracks:
+        songs[track.class_name][track.song_id].append(track)
+    splits = {}
+    for songs_of_class in songs.values():
+        num_tracks = sum(len(song) for song in songs_of_class.values())
+        num_held_out = round(HELD_OUT_FRACTION * num_tracks)
+        num_left = {"test": max(MIN_TEST_TRACKS, num_held_out), "valid": max(MIN_VALID_TRACKS, num_held_out)}
+        for song_id, song in sorted(songs_of_class.items(), key=lambda pair: _order_of(pair[1])):
+            split = next((name for name, number in num_left.items() if number > 0), "train")
+            splits[song_id] = split
+            if split in num_left:
+                num_left[split] -= len(song)
+    return splits
+
+
+def _order_of(song: list[SelectedTrack]) -> tuple[int, str]:
+    first_path = min(f"{track.package}/{track.source_path}" for track in song)
+    return len(song), hashlib.sha256(first_path.encode()).hexdigest()
+
+
+ATTRIBUTION_FILE = "ATTRIBUTION.md"
+
+_PREFACE = """\
+# The music of the demo corpus
+
+<!-- Written by `python -m pipelines.demo_data.build`; change selection.csv, not this page. -->
+
+The files in `audio/` are excerpts of other people's music. **The licence of this repository does not cover
+them: every excerpt stays under the licence of the track it was taken from**, which is named with it below.
+Where that is a ShareAlike licence (CC-BY-SA), the excerpt, and whatever audio is made from it, is offered under
+that licence. None of the authors endorses this project. The tracks come with games that Debian distributes;
+`licence_note` in `tracks.csv` quotes where the package states each licence.
+
+What was changed in every excerpt: {seconds} s were cut out of the track (the loudest {seconds} s on a grid of
+5 s; the list says where they begin), the channels averaged to mono, the audio resampled to {rate:,} Hz, a
+constant offset removed, the level lowered where it would have clipped, and the result encoded again as Ogg
+Vorbis.
+"""
+
+
+def attribution_text(tracks: Sequence[Track]) -> str:
+    """The text of ATTRIBUTION.md: a preface, the licences, and an entry for each track by class."""
+    sections = [_PREFACE.format(seconds=EXCERPT_SECONDS, rate=SAMPLE_RATE_HZ), _licences(tracks)]
+    for class_name in dict.fromkeys(track.class_name for track in tracks):
+        of_class = [track for track in tracks if track.class_name == class_name]
+        entries = "\n".join(_entry(track) for track in of_class)
+        sections.append(f"## {class_name}\n\n{entries}\n")
+    return "\n".join(sections)
+
+
+def _licences(tracks: Sequence[Track]) -> str:
+    used = sorted({track.licence for track in tracks})
+    num_tracks = {name: sum(track.licence == name for track in tracks) for name in used}
+    lines = (f"- {name}: {LICENCE_URLS[name]} ({num_tracks[name]} tracks)" for name in used)
+    return "## Licences\n\n" + "\n".join(lines) + "\n"
+
+
+def _entry(track: Track) -> str:
+    end_seconds = track.start_seconds + EXCERPT_SECONDS
+    return (
+        f"- **{track.title}** by {track.author}, [{track.licence}]({LICENCE_URLS[track.licence]}). "
+        f"Excerpt `{track.file}`: seconds {track.start_seconds} to {end_seconds} of `{track.source_path}` "
+        f"in the Debian package {track.package} {track.package_version}."
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command, without the program's name in `arguments`."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo_data.build", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for Debian packages (1.8 GB, 4 GB unpacked)")
     parser.add_argument(
@@ -157,4 +266,4 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(_command))
+    sys.exit(run_command(main))

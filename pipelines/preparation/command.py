@@ -1,4 +1,4 @@
-"""The command of a corpus: its options, its progress and its last words."""
+"""The command of a corpus: its options, its progress bar and its summary."""
 
 import contextlib
 import dataclasses
@@ -15,8 +15,7 @@ from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import notes, results
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
-from pipelines.preparation.prepare import Progress
-from pipelines.preparation.settings import PrepareSettings, default_destination
+from pipelines.preparation.prepare import PrepareSettings, Progress, default_destination
 from pipelines.preparation.sources import counted_reasons, read_skipped
 
 _SECONDS_BETWEEN_LINES = 60.0
@@ -24,10 +23,10 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @contextlib.contextmanager
 def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Yields what `prepare` takes as `on_progress`. Nothing is shown before its first call.
+    """Shows a progress bar; yields the `on_progress` of `prepare`. Nothing is shown before its first call.
 
     Args:
-        name: What is prepared, in a word.
+        name: Name of the corpus.
     """
     if not notes.is_terminal:
         yield _line_printer(name)
@@ -52,7 +51,7 @@ def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def summarise(corpus: Corpus) -> str:
-    """One sentence about a finished corpus: what it holds and what was left out."""
+    """One sentence about a finished corpus: what it contains and what was left out."""
     manifest = corpus.manifest
     hours = sum(item.num_samples for item in corpus.items) / manifest.sample_rate_hz / 3600
     splits = ", ".join(f"{manifest.num_items[split]:,} {split}" for split in SPLITS if split in manifest.num_items)
@@ -90,21 +89,21 @@ def _amounts(progress: Progress) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusOptions(PrepareSettings):
-    """Where files are, besides how they are prepared."""
+    """Options of a published data set: the folders, and how files are prepared."""
 
     data: Path | None = None
-    """Folder with the published files, laid out as described above; if not given, the one named there."""
+    """Folder with the published files, laid out as described above; by default the folder named there."""
     out: Path | None = None
-    """Folder that becomes the corpus: new, empty, or interrupted; if not given, the one in corpora/ that --corpus
-    and the name of this data set means to other commands."""
+    """Folder for the corpus: new, empty, or interrupted; by default the folder in corpora/ where --corpus with the
+    name of this data set looks for it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadOptions(CorpusOptions):
-    """The same for data sets that anyone may fetch."""
+    """The same for data sets that anyone may download."""
 
     download: bool = False
-    """Fetch what is missing first; you accept the licence that is named above."""
+    """Download missing files first; you accept the licence named above."""
 
 
 Options = TypeVar("Options", bound=CorpusOptions)
@@ -118,14 +117,14 @@ def run_pipeline(
     name: str,
     description: str,
 ) -> None:
-    """Reads the command line, prepares the corpus and says what it holds.
+    """Reads the command line, prepares the corpus and prints its summary.
 
     Args:
         arguments: The command line without the program's name.
         prepare: Makes the corpus from its destination and the options.
-        options_type: What the command line may hold.
+        options_type: Dataclass of the options.
         name: Name of the pipeline.
-        description: What `--help` says.
+        description: Text of `--help`.
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
     corpus = prepare(options.out or default_destination(name, options), options)

@@ -1,4 +1,4 @@
-"""Packages of Debian: which there are, and files out of them."""
+"""Finds and downloads Debian packages, and takes files out of them."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place
 from pipelines.preparation.downloads import UnpackingLimits, unpack_zip
 
-# What `apt-get download --print-uris` prints for a package: 'ADDRESS' FILE SIZE KIND:CHECKSUM.
+# A line of `apt-get download --print-uris`: 'ADDRESS' FILE SIZE KIND:CHECKSUM.
 _ADDRESS_LINE = re.compile(
     r"'(?P<address>[^']+)' (?P<file>[^\s/]+\.deb) (?P<num_bytes>\d+)(?: (?P<kind>\w+):(?P<sum>\w+))?"
 )
@@ -25,14 +25,14 @@ _VERSIONED_NAME = re.compile(r"(?P<before>.+-)(?P<version>\d+(?:\.\d+)+)(?P<afte
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A package as apt knows it.
+    """A package in apt's package lists.
 
     Attributes:
         name: Its name.
-        file: Name of its .deb.
-        num_bytes: Size of that.
-        checksum: In hex digits, of the kind `hash_kind`; None where apt names none.
-        hash_kind: As apt spells it: "SHA256", "MD5Sum".
+        file: File name of its .deb.
+        num_bytes: Size of the .deb.
+        checksum: Hex digest of the .deb; None if apt has none.
+        hash_kind: The hash function in apt's spelling: "SHA256", "MD5Sum".
     """
 
     name: str
@@ -43,24 +43,24 @@ class Package:
 
     @property
     def version(self) -> str:
-        """Its version, without the epoch where the file name leaves it out."""
+        """Its version, without the epoch if the file name has none."""
         return urllib.parse.unquote(self.file.split("_")[1])
 
 
 def find_packages(names: Sequence[str]) -> dict[str, Package]:
     """Looks packages up in the package lists of this machine.
 
-    A package whose name holds a version, such as wesnoth-1.16-music, has another name in another release: where there
-    is none of that name, the one with the newest version in its place is taken.
+    A package with a version in its name, such as wesnoth-1.16-music, has another name in another release: if there is
+    no package of that name, the one with the newest version is used.
 
     Args:
-        names: Of the packages, in any release.
+        names: Names of the packages, in any release.
 
     Returns:
-        The packages by the names that were asked for, in that order; those which apt cannot get are left out.
+        The packages by requested name, in that order, without those that apt cannot download.
 
     Raises:
-        UsageError: If there is no apt-cache or apt-get, or it can get none of them.
+        UsageError: If there is no apt-cache or apt-get, or apt can download none of them.
     """
     known = run_program("apt-cache", ["pkgnames"])
     candidates = {name: _names_of_releases(name, known.stdout.split()) for name in names}
@@ -69,25 +69,31 @@ def find_packages(names: Sequence[str]) -> dict[str, Package]:
     if not chosen:
         raise UsageError(_no_packages(known.stderr, names))
     finished = run_program("apt-get", ["download", "--print-uris", *chosen.values()])
-    packages: dict[str, Package] = {}
-    for match in map(_ADDRESS_LINE.fullmatch, finished.stdout.splitlines()):
-        if match:
-            name = match["file"].split("_")[0]
-            packages[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
+    packages = _parsed(finished.stdout)
     downloadable = {name: packages[there] for name, there in chosen.items() if there in packages}
     if finished.returncode or not downloadable:
         raise UsageError(_no_packages(finished.stderr, names))
     return downloadable
 
 
+def _parsed(uris: str) -> dict[str, Package]:
+    """The packages in what `apt-get download --print-uris` printed, by name."""
+    packages = {}
+    for match in map(_ADDRESS_LINE.fullmatch, uris.splitlines()):
+        if match:
+            name = match["file"].split("_")[0]
+            packages[name] = Package(name, match["file"], int(match["num_bytes"]), match["sum"], match["kind"])
+    return packages
+
+
 def version_in_name(name: str) -> str | None:
-    """The version that is a part of a package's name: 1.16 in wesnoth-1.16-music; None if there is none."""
+    """The version in a package's name: 1.16 in wesnoth-1.16-music; None if there is none."""
     match = _VERSIONED_NAME.fullmatch(name)
     return match["version"] if match else None
 
 
 def _names_of_releases(name: str, known: Iterable[str]) -> list[str]:
-    """Names that a package may have in this release, the best first: its own, then those of newer versions."""
+    """Possible names of a package in this release, the best first: its own, then those with the newest version."""
     wanted = _VERSIONED_NAME.fullmatch(name)
     if not wanted:
         return [name] if name in known else []
@@ -100,7 +106,7 @@ def _names_of_releases(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _offered(names: Sequence[str]) -> set[str]:
-    """Those that an archive has; apt also knows packages that are merely installed."""
+    """Packages that can be downloaded; apt also lists packages that are only installed."""
     if not names:
         return set()
     rows = (line.split("|") for line in run_program("apt-cache", ["madison", *names]).stdout.splitlines())
@@ -116,7 +122,7 @@ def _no_packages(stderr: str, names: Sequence[str]) -> str:
 
 
 def run_program(program: str, arguments: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """Runs a program of Debian, keeping what it prints as text.
+    """Runs a program of Debian and captures its output as text.
 
     Raises:
         UsageError: If this machine does not have it.
@@ -130,43 +136,49 @@ def run_program(program: str, arguments: Sequence[str], cwd: Path | None = None)
 
 
 def program_environment() -> dict[str, str]:
-    """The environment of these programs: their messages are read here, so in English."""
+    """The environment of these programs, with messages in English, since they are parsed here."""
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def absent_program(program: str) -> UsageError:
-    """The error of a machine that does not have one of these programs."""
+    """The error for a missing program."""
     return UsageError(
         f"There is no {program} on this machine; this music comes in Debian packages, so use Debian 12 or 13."
     )
 
 
 def reason_of(stderr: str) -> str:
-    """The first complaint of apt, without its prefix and full stop."""
+    """The first error message of apt, without its prefix and full stop."""
     lines = [line.removeprefix("E: ") for line in stderr.splitlines() if line.startswith("E: ")]
     return " ".join((lines or stderr.splitlines() or ["no message"])[0].split()).rstrip(".")
 
 
 _HASHES = {"SHA512": hashlib.sha512, "SHA256": hashlib.sha256, "SHA1": hashlib.sha1, "MD5Sum": hashlib.md5}
-# Music is compressed already, so that an archive of it cannot be much larger inside than outside.
+# Music is already compressed, so an archive of music does not grow much when it is unpacked.
 _ZIP_LIMIT_FACTOR = 4
 ZIP_SUFFIXES = (".pk3", ".zip", ".love")
 
 
-def fetch_package(package: Package, cache: Path) -> Path:
+def fetch_package(package: Package, cache: Path, version: str | None = None) -> Path:
     """Downloads a package unless its file is in the cache with the right size and checksum. Returns the file.
 
+    Args:
+        package: As the package lists describe it.
+        cache: Folder that keeps packages; made if it does not exist.
+        version: Its version, if it is not the one that apt chooses.
+
     Raises:
-        ClmrError: If apt cannot get it; what was fetched before stays.
+        ClmrError: If apt cannot download it; packages that were downloaded before stay.
     """
     path = cache / package.file
     if _is_whole(path, package):
         return path
     notes.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
-    # In a folder of its own: what bears its name in the cache is whole, and apt takes up a half file where it stopped.
+    # In a folder of its own: every .deb in the cache is complete, and apt resumes an incomplete file where it stopped.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)
-    finished = run_program("apt-get", ["download", package.name], cwd=fetching)
+    wanted = f"{package.name}={version}" if version else package.name
+    finished = run_program("apt-get", ["download", wanted], cwd=fetching)
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
         reason = (
@@ -174,26 +186,46 @@ def fetch_package(package: Package, cache: Path) -> Path:
         )
         if not finished.returncode:
             arrived.unlink(missing_ok=True)
-        raise ClmrError(
-            f"apt-get could not fetch {package.name} ({reason}); see to the network and start again, the rest stays."
-        )
+        raise ClmrError(f"apt-get could not fetch {package.name} ({reason}); check the network and start again.")
     put_in_place(arrived, path)
     return path
 
 
+def fetch_version(name: str, version: str, cache: Path) -> Path:
+    """Downloads one version of a package, unless the cache has a file of that name and version. Returns the file.
+
+    Raises:
+        UsageError: If apt does not have this version.
+        ClmrError: If apt cannot download it.
+    """
+    # apt-get writes the colon of an epoch as %3a in file names.
+    pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
+    cached = next(cache.glob(pattern), None)
+    if cached is not None:
+        return cached
+    finished = run_program("apt-get", ["download", "--print-uris", f"{name}={version}"])
+    packages = _parsed(finished.stdout)
+    if finished.returncode or not packages:
+        raise UsageError(
+            f"apt-get cannot fetch {name} {version} ({reason_of(finished.stderr)}); run `apt-get update` as root, or "
+            f"put {pattern} into {cache}."
+        )
+    return fetch_package(packages[name], cache, version)
+
+
 def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
-    """Takes files out of a package, also out of the zip archives in it; nothing else of it is written.
+    """Takes files out of a package, and out of zip archives in it.
 
     Args:
         deb: The package.
         wanted: Paths in it, "usr/share/games/x/music/1.ogg"; in an archive "usr/share/games/x/music.pk3/1.ogg".
-        cache: Folder for a folder of this package, which is made once.
+        cache: Where a folder for these files is made, once.
 
     Returns:
-        That folder. A path that the package does not hold is missing in it.
+        That folder. Files that the package does not contain are missing there.
 
     Raises:
-        UsageError: If there is no dpkg-deb, or an archive holds what it must not.
+        UsageError: If there is no dpkg-deb, or an archive contains something forbidden.
         ClmrError: If the package cannot be read.
     """
     digest = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8")).hexdigest()[:8]
@@ -216,7 +248,7 @@ def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
 
 
 def archive_of(path: str) -> str | None:
-    """The zip archive that a path leads through, None if it leads through none."""
+    """The zip archive that a path passes through, None if there is none."""
     parts = path.split("/")
     for number, part in enumerate(parts[:-1], start=1):
         if part.endswith(ZIP_SUFFIXES):
@@ -225,7 +257,7 @@ def archive_of(path: str) -> str | None:
 
 
 def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
-    # The paths that are written are our own, whatever the package calls its files.
+    # Only wanted paths are written, so names in the package can do no harm.
     try:
         with (
             subprocess.Popen(
@@ -243,7 +275,7 @@ def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("wb") as file:
                         shutil.copyfileobj(members.extractfile(member), file)
-            # dpkg-deb fills up its last block, and would die of a closed pipe.
+            # Read to the end, since dpkg-deb pads its output and fails if the pipe is closed.
             while unpacker.stdout.read(2**16):
                 pass
     except FileNotFoundError as error:

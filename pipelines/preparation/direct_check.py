@@ -1,9 +1,9 @@
-"""Proves, file by file, that the direct reader delivers what the prepared reader would have delivered.
+"""Checks, file by file, that the direct reader gives the same audio as the prepared reader.
 
-tensorflow-io holds other decoders than FFmpeg. They agree on intact files of common formats; on others tensorflow-io
-refuses, delivers noise (WAV of 32-bit integers), or loops for ever or aborts on damaged files. Where FFmpeg itself
-reads directly, a file of several parts or with wrong time stamps gives other samples than the whole of it.
-So each file is read in both ways, in a worker process with a time limit, before training depends on it.
+tensorflow-io has other decoders than FFmpeg. They agree on intact files of common formats. On other files tensorflow-io
+fails, gives noise (WAV of 32-bit integers), or never returns or aborts (damaged files). Where FFmpeg reads directly, a
+file of several parts or with wrong time stamps gives other samples than when it is decoded whole. So each file is read
+in both ways, in a worker process with a time limit, before training uses it.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ _MAX_WAV_BYTES = 2**31
 def validate(task: TranscodingTask) -> MeasuredAudio:
     """Compares both readers at a file's start, its end and up to ten places between; writes nothing.
 
-    The digest of the result is that of the file, which is what the direct reader reads.
+    The digest of the result is that of the file, since the direct reader reads the file.
 
     Raises:
         UnreadableAudioError: As `transcode`, if tensorflow-io cannot decode the file ("no_direct_decoder"), or
-            if what the readers deliver differs ("decoders_disagree").
+            if the readers give different audio ("decoders_disagree").
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
     _leave_accelerators_alone()
@@ -77,7 +77,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
 
 
 class _Survey:
-    """Length and some excerpts of a stream that flows past, so that a long file needs little memory."""
+    """Length and some excerpts of a stream, so that a long file needs little memory."""
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -86,7 +86,7 @@ class _Survey:
         self._recent = np.zeros(0, np.float32)
 
     def add(self, block: np.ndarray) -> None:
-        """Takes the next samples of the stream, float32 [any number]."""
+        """Adds the next samples of the stream, float32 [any number]."""
         if not len(block):
             return
         self.num_samples += len(block)
@@ -100,7 +100,7 @@ class _Survey:
         self._recent = recent[-_EXCERPT_NUM_SAMPLES:].copy()
 
     def comparisons(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First samples, and what is there: float32 [_EXCERPT_NUM_SAMPLES], zeros where the stream is over."""
+        """Start and samples of each excerpt: float32 [_EXCERPT_NUM_SAMPLES], with zeros after the stream's end."""
         starts = sorted(self._excerpts)
         num_chosen = min(len(starts), _MAX_NUM_COMPARISONS - 1)
         for rank in np.linspace(0, len(starts) - 1, num_chosen).round().astype(int):
@@ -137,8 +137,8 @@ def _excerpt_reader(sample_rate_hz: int) -> Callable[[bytes, int], np.ndarray]:
 
 
 def _leave_accelerators_alone() -> None:
-    # Every worker would otherwise take the memory of all GPUs. Where TensorFlow has started, it is too late,
-    # and not a worker's process.
+    # Every worker would otherwise take the memory of all GPUs. RuntimeError if TensorFlow runs already, which it does
+    # not in a worker.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 

@@ -1,8 +1,7 @@
-"""Downloads that resume, and archives unpacked with care."""
+"""Downloads that resume, and archives unpacked within limits."""
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import http.client
 import io
@@ -25,23 +24,23 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from clmr_tf.console import notes
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import put_in_place, sync
+from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
 _BLOCK_NUM_BYTES = 2**20
 _SILENCE_LIMIT_SECONDS = 60.0
-# Attempts in a row that bring no byte; one that brings some is followed by another as often as need be.
+# Attempts in a row that may receive nothing; attempts that receive something are not limited.
 _NUM_FRUITLESS_ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A file that others publish.
+    """A published file.
 
     Attributes:
-        name: Its place in the folder of the data.
+        name: Its path in the folder of the data.
         url: http or https.
-        checksum: What its bytes must have, as "sha256:..." or, where nothing better was published, "sha1:...".
+        checksum: Its checksum, "sha256:..." or, if nothing better was published, "sha1:...".
     """
 
     name: str
@@ -50,20 +49,19 @@ class RemoteFile:
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """Brings a file into `folder`, unless it is there with the right checksum already.
+    """Downloads a file into `folder`, unless it is there with the right checksum.
 
     Args:
-        remote: What to fetch.
-        folder: Where to; made if it does not exist.
+        remote: The file.
+        folder: Made if it does not exist.
 
     Returns:
         Its path.
 
     Raises:
-        UsageError: If a file of that name with another content is there, or another process fetches it right now.
-        ClmrError: If the server does not deliver, or delivers something else; what came so far is kept in the first
-            case and removed in the second.
-        OSError: If the disk is full; starting again goes on from there.
+        UsageError: If a different file of that name is there, or another process is downloading it.
+        ClmrError: If the download fails, which keeps what has arrived, or has the wrong checksum, which removes it.
+        OSError: If the disk is full; the next start continues from there.
     """
     path = folder / remote.name
     if path.exists():
@@ -71,16 +69,20 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
             raise UsageError(f"{path} is not the file that was published ({remote.checksum}); move it away.")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with _claimed(part) as file:
-        _receive(remote, file)
-        file.flush()
-        if not has_checksum(part, remote.checksum):
-            part.unlink()
-            raise ClmrError(
-                f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
-            )
-        put_in_place(part, path)
+    part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
+    with exclusive_lock(lock, f"Another process is fetching {part} right now; wait until it is done."):
+        # Another process may have finished it between the first look and the lock.
+        if not path.exists():
+            with part.open("ab") as file:
+                _receive(remote, file)
+            if not has_checksum(part, remote.checksum):
+                part.unlink()
+                lock.unlink()
+                raise ClmrError(
+                    f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
+                )
+            put_in_place(part, path)
+        lock.unlink()
     return path
 
 
@@ -91,20 +93,10 @@ def has_checksum(path: Path, checksum: str) -> bool:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected
 
 
-@contextlib.contextmanager
-def _claimed(part: Path) -> Iterator[BinaryIO]:
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"Another process is fetching {part} right now; wait until it is done.") from error
-        yield file
-
-
 def _receive(remote: RemoteFile, file: BinaryIO) -> None:
     """Appends to `file` until it is whole."""
     if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
-        raise UsageError(f"{remote.url} is no address that files are fetched from; use http or https.")
+        raise UsageError(f"{remote.url} cannot be fetched; use http or https.")
     num_fruitless = 0
     with _shown_transfer(remote.name) as bar:
         while True:
@@ -121,18 +113,18 @@ def _receive(remote: RemoteFile, file: BinaryIO) -> None:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             num_fruitless = 0 if file.tell() > num_bytes_before else num_fruitless + 1
             if num_fruitless == _NUM_FRUITLESS_ATTEMPTS:
-                raise ClmrError(f"{remote.url} cannot be fetched: {reason}; start again to go on from here.")
+                raise ClmrError(f"{remote.url} cannot be fetched: {reason}; start again to continue from here.")
             time.sleep(_PAUSE_SECONDS * num_fruitless)
 
 
 def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
-    """One request for what is missing; whether the file is whole after it."""
+    """One request for the missing part; whether the file is complete after it."""
     num_bytes = file.tell()
     headers = {"Range": f"bytes={num_bytes}-"} if num_bytes else {}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SILENCE_LIMIT_SECONDS)
     except urllib.error.HTTPError as error:
-        # Nothing lies behind the last byte: it is whole, or longer than what is published, as its checksum will tell.
+        # There is nothing after the last byte: the file is complete, or too long, which its checksum will show.
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and num_bytes:
             return True
         raise
@@ -146,13 +138,13 @@ def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
         while block := response.read(_BLOCK_NUM_BYTES):
             file.write(block)
             bar.advance(len(block))
-    # A reader with a block size is not told that a connection broke: the last block is only shorter.
+    # Reading in blocks gives no error for a broken connection, only a shorter last block.
     file.flush()
     return whole_num_bytes is None or file.tell() >= whole_num_bytes
 
 
 def _first_byte(response: http.client.HTTPResponse) -> int:
-    """Where in the file the answer begins: 0 unless it is a part (status 206) that says another place."""
+    """The position of the response's first byte in the file: 0 unless it is a partial response (status 206)."""
     described = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(described[1]) if response.status == http.HTTPStatus.PARTIAL_CONTENT and described else 0
 
@@ -184,7 +176,7 @@ def _shown_transfer(name: str) -> Iterator[_Transfer]:
 
 @dataclasses.dataclass(frozen=True)
 class UnpackingLimits:
-    """What an archive may hold at most, so that a small file cannot fill the disk."""
+    """The most that an archive may contain, so that a small file cannot fill the disk."""
 
     num_bytes: int
     num_files: int = 1_000_000
@@ -192,7 +184,7 @@ class UnpackingLimits:
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    """One file of an archive: its name in it, its size as announced, what is wrong with its kind, and its content."""
+    """One file of an archive: its name, its size in the header, an objection to its type or None, and its content."""
 
     name: str
     num_bytes: int
@@ -201,16 +193,15 @@ class _Member:
 
 
 def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLimits) -> None:
-    """Unpacks a zip archive; files that are there already are replaced.
+    """Unpacks a zip archive; existing files are replaced.
 
     Args:
-        archive: Its path, or its bytes in a file that can seek.
+        archive: Its path, or an open file that can seek.
         destination: Folder; made if it does not exist.
-        limits: What it may hold.
+        limits: The most that it may contain.
 
     Raises:
-        UsageError: If it is no sound archive, or holds something that it must not; in the latter case before
-            anything is written.
+        UsageError: If the archive is damaged, or, before anything is written, if it contains something forbidden.
     """
     name = getattr(archive, "name", "the archive") if not isinstance(archive, Path) else archive
     try:
@@ -232,7 +223,7 @@ def unpack_tar(archive: Path, destination: Path, limits: UnpackingLimits) -> Non
 
 
 class JoinedFiles(io.RawIOBase):
-    """Several files one after the other as one that can be read and sought in, as `cat` would write it."""
+    """Several files read as one, in the order of `cat`."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in paths]
@@ -283,7 +274,7 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     mode = entry.external_attr >> 16
     is_odd = mode != 0 and stat.S_IFMT(mode) not in (0, stat.S_IFREG)
     objection = "is a link or a device" if is_odd else None
-    # The name as it stands in the archive: zipfile cuts it at a zero byte and turns other separators round.
+    # The name as it is in the archive: zipfile cuts it at a zero byte and replaces other separators.
     return _Member(entry.orig_filename, entry.file_size, objection, lambda: archive.open(entry))
 
 
@@ -305,18 +296,13 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         )
     destination.mkdir(parents=True, exist_ok=True)
     root = destination.resolve()
-    folders = {root}
     for member in members:
         path = root / PurePosixPath(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Somebody may have put a link into the folder before.
+        # The folder may contain a link from before.
         if not path.parent.resolve().is_relative_to(root):
             raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
         _write(member, path, archive)
-        folders.add(path.parent)
-    # Once for all of their files, of which there may be thousands.
-    for folder in folders:
-        sync(folder)
 
 
 def _objection_to_name(name: str) -> str | None:
@@ -329,19 +315,13 @@ def _objection_to_name(name: str) -> str | None:
 
 
 def _write(member: _Member, path: Path, archive: object) -> None:
-    growing = path.with_name(f".{path.name}.unpacking"[-255:])
-    try:
-        with member.open() as source, growing.open("wb") as target:
-            # Announced sizes were added up above; what is more than announced is not to be believed.
-            remaining = member.num_bytes
-            while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
-                remaining -= len(block)
-                if remaining < 0:
-                    raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
-                target.write(block)
+    with member.open() as source, replaced_file(path) as target:
+        # Only the announced sizes were added up above, so a member may not be larger than announced.
+        remaining = member.num_bytes
+        while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
+            remaining -= len(block)
+            if remaining < 0:
+                raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
+            target.write(block)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        sync(growing)
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)

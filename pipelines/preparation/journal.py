@@ -1,4 +1,4 @@
-"""What a preparation has done so far, so that it resumes."""
+"""The journal of a preparation: which files are done, so that it can be resumed."""
 
 import contextlib
 import hashlib
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import PCM_DTYPE, Item
-from pipelines.preparation.settings import publish
+from clmr_tf.files import write_atomically
 
-# How much audio a power cut may cost: so much may be on its way to the disk, and is read again on opening.
+# At most this much audio is not synced yet, and can be lost by a power cut; it is verified on opening.
 _SYNC_BYTES = 256 * 2**20
 
 
 class GrowingAudio:
-    """Appends the audio of one item after the other."""
+    """The file that the audio of one item after the other is appended to."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -26,7 +26,7 @@ class GrowingAudio:
 
     @property
     def num_samples(self) -> int:
-        """Length so far, which is where the next item begins."""
+        """Its length, which is where the next item begins."""
         return self._file.tell() // PCM_DTYPE.itemsize
 
     def append(self, part: Path) -> None:
@@ -44,15 +44,14 @@ class GrowingAudio:
         self._num_unsynced_bytes = 0
 
     def close(self) -> None:
-        """Closes the file; OSError if the disk is too full for what was appended last."""
+        """Closes the file; OSError if the disk is full."""
         self._file.close()
 
 
 def num_items_with_sound_audio(items: Sequence[Item], path: Path) -> int:
-    """How many items, from the first on, have their audio in the file as the index describes it.
+    """How many items, from the first on, have intact audio in the file.
 
-    Compares the digests of all that may not have been on the disk when the power went; what was synced
-    before is only counted.
+    Compares the digests of audio that may not have been synced before a power cut; of the rest only the length.
     """
     size = path.stat().st_size
     num_complete = sum(_end_bytes(item) <= size for item in items)
@@ -70,7 +69,7 @@ def num_items_with_sound_audio(items: Sequence[Item], path: Path) -> int:
 
 
 def cut_audio(items: Sequence[Item], path: Path) -> None:
-    """Cuts off what does not belong to one of the items."""
+    """Truncates the file after the last of the items."""
     os.truncate(path, _end_bytes(items[-1]) if items else 0)
 
 
@@ -107,11 +106,11 @@ class Journal:
 
     @property
     def num_done(self) -> int:
-        """How many sources have their row."""
+        """Number of files that have a row."""
         return len(self.items) + len(self.skipped)
 
     def add_item(self, item: Item, part: Path) -> None:
-        """Appends an item, and its audio, which is moved out of `part`."""
+        """Appends an item and its audio, and removes `part`."""
         if self.audio is not None:
             self.audio.append(part)
         self._add_line(item.to_json())
@@ -119,13 +118,13 @@ class Journal:
         part.unlink(missing_ok=True)
 
     def add_skipped(self, skipped: SkippedFile, part: Path) -> None:
-        """Appends a file that was left out, and removes what may have been made of it."""
+        """Appends a file that was left out, and removes `part` if it exists."""
         self._add_line(skipped.to_json())
         self.skipped.append(skipped)
         part.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Closes the file; OSError if the disk is too full for the last row."""
+        """Closes the file; OSError if the disk is full."""
         self._file.close()
 
     def _add_line(self, line: str) -> None:
@@ -135,21 +134,21 @@ class Journal:
 
 @contextlib.contextmanager
 def opened_journal(work: Path, audio: Path, state: dict[str, object], *, with_audio: bool) -> Iterator[Journal]:
-    """Opens the journal in a work folder that no other process uses, or starts a new one.
+    """Opens the journal in a work folder, or starts a new one.
 
     Args:
-        work: The work folder.
-        audio: Where the audio of all items grows.
-        state: Everything that decides about the content of the corpus. If it is not what the journal was
-            begun with, that is thrown away.
-        with_audio: Whether audio is kept at all.
+        work: The work folder, which no other process uses.
+        audio: File for the audio of all items.
+        state: Everything that the content of the corpus depends on. If it differs from the journal's, the journal and
+            the audio are deleted.
+        with_audio: Whether the corpus has audio of its own.
     """
     path = work / _JOURNAL_FILE
     _start_afresh_unless_same(work, audio, state)
     rows = _cut_to_whole_rows(path, audio if with_audio else None)
     for left_over in work.glob(f"{_PARTS_PREFIX}*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    # A new name every time: a worker of a killed run may live a moment longer and write into the old one.
+    # A new name every time: a worker of a killed process may live a moment longer and write into the old one.
     parts = Path(tempfile.mkdtemp(dir=work, prefix=_PARTS_PREFIX))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, parts, ignore_errors=True)
@@ -163,9 +162,9 @@ def _start_afresh_unless_same(work: Path, audio: Path, state: dict[str, object])
     if path.is_file() and path.read_bytes() == text:
         return
     (work / _JOURNAL_FILE).unlink(missing_ok=True)
-    # Never truncated in place, for somebody may have mapped the audio of an older corpus into memory.
+    # Not truncated in place, since another process may have mapped the audio of an older corpus into memory.
     audio.unlink(missing_ok=True)
-    publish(text, path, work)
+    write_atomically(path, text)
 
 
 def _cut_to_whole_rows(path: Path, audio: Path | None) -> list[Item | SkippedFile]:

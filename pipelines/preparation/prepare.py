@@ -1,7 +1,7 @@
-"""From a list of audio files to a prepared corpus, whatever the files hold and whenever the process is killed.
+"""From a list of audio files to a prepared corpus; damaged files and kills at any moment do no harm.
 
-Worker processes decode, this one writes: in the order of the list, so that the corpus has the same bytes
-whatever the number of workers and however often its preparation was interrupted.
+Worker processes decode; this one writes, in the order of the list. So the corpus has the same bytes for any number of
+workers, and however often its preparation was interrupted.
 """
 
 import collections
@@ -9,11 +9,15 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
+from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.console import printable
 from clmr_tf.data.corpus import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -25,14 +29,13 @@ from clmr_tf.data.corpus import (
     count_by_split,
     fingerprint_of,
 )
+from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
-from pipelines.preparation.reuse import opened_if_finished
-from pipelines.preparation.settings import PrepareSettings, claimed_destination, clear_work_folder, publish
 from pipelines.preparation.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
 from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, transcode
-from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -41,14 +44,49 @@ _DIRECT_CHECK_SECONDS, _DIRECT_CHECK_BYTES_PER_SECOND = 20.0, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
+class PrepareSettings:
+    """How a corpus is prepared."""
+
+    sample_rate_hz: int = 22050
+    """Sample rate of the corpus, in Hz."""
+    min_num_samples: int = 59049
+    """Shortest recording to keep, in samples at that rate; the default is one crop, 2.68 seconds."""
+    timeout_seconds: float = 300.0
+    """Time limit for one file, in seconds; a healthy song takes less than one."""
+    num_workers: int | None = None
+    """Number of processes that decode; one per core if not given."""
+    max_skipped_share: float = 0.5
+    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk."""
+    reader: Literal["prepared", "direct"] = "prepared"
+    """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "sample_rate_hz": 1000 <= self.sample_rate_hz <= 768_000,
+            "min_num_samples": self.min_num_samples >= 1,
+            "timeout_seconds": self.timeout_seconds > 0,
+            "num_workers": self.num_workers is None or self.num_workers >= 1,
+            "max_skipped_share": 0 <= self.max_skipped_share <= 1,
+        }
+        for name, is_valid in limits.items():
+            if not is_valid:
+                raise UsageError(f"The setting {name} cannot be {getattr(self, name)}; see --help for what it means.")
+
+    @property
+    def storage(self) -> str:
+        """The manifest's word for `reader`."""
+        return "direct" if self.reader == "direct" else "pcm"
+
+
+@dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a preparation is.
+    """Progress of a preparation.
 
     Attributes:
         num_done: Files that are decoded or skipped.
         num_files: All files.
-        num_skipped: Of those done, the ones that were left out.
-        audio_seconds: Audio of the others.
+        num_skipped: Files that were left out so far.
+        audio_seconds: Duration of the audio so far.
     """
 
     num_done: int
@@ -72,32 +110,32 @@ def prepare(
 ) -> Corpus:
     """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
 
-    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; anything else that
-    changes makes it begin again. A finished corpus is never changed: delete its folder to prepare it again.
+    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; after any other change it
+    starts again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
-        sources: The files in the order that the index shall have.
+        sources: The files in the order of the index.
         destination: Folder of the corpus, made if it does not exist.
         settings: How.
         name: Short name of the corpus.
         tag_names: All tags, in the order of the multi-hot vectors.
         source_description: Where the files came from, without a path of this machine.
-        options: What else decided about the list; a finished corpus with other options is refused.
+        options: Other options that the list depends on; a finished corpus with other options is refused.
         rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
-        arrange: Gives the items their final songs and splits, once the audio of all is known.
-        on_progress: Called after every file, and once at the beginning.
+        arrange: Sets the final songs and splits of the items, once all are decoded.
+        on_progress: Called at the beginning and after every file.
 
     Raises:
-        UsageError: If there is nothing to use, the destination cannot be used, or it holds a corpus that was
-            prepared in another way.
+        UsageError: If no file can be used, the destination cannot be used, or it holds a corpus that was prepared
+            with other settings.
         ClmrError: If more than `settings.max_skipped_share` of the sources cannot be used.
-        OSError: If the disk is full; starting again goes on from there.
+        OSError: If the disk is full; the next start continues from there.
     """
     check_sources(sources, tag_names)
     outline = CorpusManifest(
         name=name,
         sample_rate_hz=settings.sample_rate_hz,
-        storage=settings.reader,
+        storage=settings.storage,
         tag_names=tuple(tag_names),
         num_items={},
         num_songs={},
@@ -113,7 +151,7 @@ def prepare(
         raise UsageError(
             f"There is no audio for the corpus {name!r} among {len(rejected)} files ({counted(rejected)})."
         )
-    with claimed_destination(destination) as work:
+    with _claimed_destination(destination) as work:
         # Another process may have finished it between the first look and the lock.
         corpus = opened_if_finished(destination, outline, settings.min_num_samples)
         if corpus is not None:
@@ -123,16 +161,120 @@ def prepare(
             "min_num_samples": settings.min_num_samples,
             "sources": sources_digest(sources),
         }
-        with opened_journal(work, destination / PCM_FILE, state, with_audio=settings.reader == "pcm") as journal:
+        with opened_journal(work, destination / PCM_FILE, state, with_audio=settings.reader == "prepared") as journal:
             _process(sources, journal, settings, on_progress)
             skipped = sorted([*rejected, *journal.skipped], key=lambda file: os.fsencode(file.source))
-            publish(_lines(skipped), destination / SKIPPED_FILE, work)
+            write_atomically(destination / SKIPPED_FILE, _lines(skipped), draft_folder=work)
             _require_enough(journal, destination, settings)
             items = arrange(journal.items)
             _warn_of_empty_splits(sources, items)
             _finish(items, journal, skipped, outline, destination, work)
-        clear_work_folder(destination)
+        _clear_work_folder(destination)
     return Corpus.open(destination)
+
+
+CORPORA = Path("corpora")
+_WORK_FOLDER = "unfinished"
+_LOCK_FILE = "lock"
+
+
+def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
+    """Where a pipeline prepares its corpus by default, which is where `--corpus` of other commands looks for it."""
+    return CORPORA / prepared_name(pipeline, settings.sample_rate_hz, settings.storage)
+
+
+@contextlib.contextmanager
+def _claimed_destination(destination: Path) -> Iterator[Path]:
+    """Makes the folder and its work folder, and locks out every other preparation.
+
+    Yields:
+        The work folder, for what has to survive a kill. It stays until `_clear_work_folder`.
+
+    Raises:
+        UsageError: If the folder cannot be written, holds something else, or is being prepared right now.
+    """
+    work = destination / _WORK_FOLDER
+    with contextlib.ExitStack() as stack:
+        with writable_or_usage_error(destination, "choose another folder for the corpus"):
+            if destination.exists() and not destination.is_dir():
+                raise UsageError(f"{destination} is a file; choose a folder for the corpus.")
+            destination.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign_files(destination)
+            work.mkdir(exist_ok=True)
+            refusal = f"Another process is preparing {destination} right now; wait until it is done."
+            stack.enter_context(exclusive_lock(work / _LOCK_FILE, refusal))
+        yield work
+
+
+def _clear_work_folder(destination: Path) -> None:
+    # Where removing is not allowed, the folder does no harm.
+    shutil.rmtree(destination / _WORK_FOLDER, ignore_errors=True)
+
+
+def _refuse_foreign_files(destination: Path) -> None:
+    names = {entry.name for entry in destination.iterdir() if not entry.name.startswith(".")}
+    if names and names.isdisjoint({_WORK_FOLDER, MANIFEST_FILE}):
+        raise UsageError(f"{destination} holds other files and no corpus; choose an empty folder for the corpus.")
+
+
+_LISTING = "listing_sha256"
+# These say where the music came from, and do not change the corpus.
+_FREE_TEXT = frozenset({"description", _LISTING})
+
+
+def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_samples: int) -> Corpus | None:
+    """Opens the corpus in `destination`; None if there is no finished one.
+
+    Files that were added or removed since are only a warning: music folders change all the time, and a run should
+    continue with what it began with.
+
+    Args:
+        destination: Folder of the corpus.
+        outline: The manifest that it would get now, as far as that is known before decoding.
+        min_num_samples: Shortest item to accept.
+
+    Raises:
+        UsageError: If the corpus was prepared with other settings, or is damaged.
+    """
+    if not (destination / MANIFEST_FILE).is_file():
+        return None
+    corpus = Corpus.open(destination)
+    # The last preparation may have been killed between its last two steps.
+    _clear_work_folder(destination)
+    _require_same_settings(corpus, outline)
+    shortest = min((item.num_samples for item in corpus.items), default=0)
+    if shortest < min_num_samples:
+        raise UsageError(
+            f"{destination} has an item of {shortest} samples, fewer than the {min_num_samples} requested now; "
+            "delete that folder to prepare it again, or choose another one."
+        )
+    if corpus.manifest.storage == "direct" and not Path(corpus.items[0].file).is_file():
+        raise UsageError(
+            f"{destination} points at audio files that are no longer there, such as {printable(corpus.items[0].file)}; "
+            "delete that folder to prepare it again."
+        )
+    if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
+        _logger.warning(
+            "The source files have changed since %s was prepared; it is used as it is (delete it to prepare it again).",
+            destination,
+        )
+    return corpus
+
+
+def _require_same_settings(corpus: Corpus, outline: CorpusManifest) -> None:
+    there, wanted = _settings(corpus.manifest), _settings(outline)
+    for name in sorted(there.keys() | wanted.keys()):
+        if there.get(name) != wanted.get(name):
+            raise UsageError(
+                f"{corpus.folder} was prepared with {name} {there.get(name)}, not {wanted.get(name)}; delete that "
+                "folder to prepare it again, or choose another one."
+            )
+
+
+def _settings(manifest: CorpusManifest) -> dict[str, object]:
+    options = {name: value for name, value in manifest.source.items() if name not in _FREE_TEXT}
+    reader = "direct" if manifest.storage == "direct" else "prepared"
+    return {**options, "sample_rate_hz": manifest.sample_rate_hz, "reader": reader}
 
 
 def _process(
@@ -171,18 +313,18 @@ def _process(
 
 
 def _time_limit_seconds(sources: Sequence[SourceFile], settings: PrepareSettings) -> float:
-    """How long one file may take."""
-    if settings.reader == "pcm":
+    """The time limit for one file."""
+    if settings.reader == "prepared":
         return settings.timeout_seconds
-    # tensorflow-io loops for ever on some wrong headers, and nothing else takes long.
+    # tensorflow-io never returns for some wrong headers; nothing else takes long.
     num_bytes = max((source.path.stat().st_size for source in sources if source.path.is_file()), default=0)
     return min(settings.timeout_seconds, _DIRECT_CHECK_SECONDS + num_bytes / _DIRECT_CHECK_BYTES_PER_SECOND)
 
 
 def _work_of(reader: str) -> Callable[[TranscodingTask], MeasuredAudio]:
-    if reader == "pcm":
+    if reader == "prepared":
         return transcode
-    # It brings TensorFlow with it, which the other workers do without.
+    # It imports TensorFlow, which the other workers do not need.
     from pipelines.preparation.direct_check import validate
 
     return validate
@@ -209,7 +351,7 @@ def _skipped(source: SourceFile, error: Exception) -> SkippedFile:
             return SkippedFile(source.source, TIMED_OUT, str(error))
         case WorkerCrashError() | MemoryError():
             return SkippedFile(source.source, CRASHED, str(error))
-    # A full disk, or a fault in this program: no matter of this one file.
+    # A full disk, or a bug in this program; not the fault of this file.
     raise error
 
 
@@ -220,13 +362,13 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
         raise UsageError(f"{found}; {destination / SKIPPED_FILE} says why, and the corpus would be empty.")
     if num_skipped > settings.max_skipped_share * num_files:
         raise ClmrError(
-            f"{found}; see {destination / SKIPPED_FILE}, and if that is as it should be, start again with "
+            f"{found}; see {destination / SKIPPED_FILE}, and if that is expected, start again with "
             f"--max-skipped-share {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
         )
 
 
 def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
-    # In a handful of songs, the one drawn for validation may be the broken one.
+    # With few songs, the one drawn for validation may be broken.
     for split in sorted({source.split for source in sources} - {item.split for item in items}):
         _logger.warning("None of the files for the split %s can be used; the corpus goes without it.", split)
 
@@ -242,7 +384,7 @@ def _finish(
     if journal.audio is not None:
         journal.audio.sync()
     index = _lines(items)
-    publish(index, destination / INDEX_FILE, work)
+    write_atomically(destination / INDEX_FILE, index, draft_folder=work)
     num_items, num_songs = count_by_split(items)
     manifest = dataclasses.replace(
         outline,
@@ -251,8 +393,8 @@ def _finish(
         num_skipped=dict(collections.Counter(file.reason for file in skipped)),
         fingerprint=fingerprint_of(index),
     )
-    # Last: what has a manifest is a corpus.
-    publish(manifest.to_json().encode("utf-8"), destination / MANIFEST_FILE, work)
+    # Last, since a folder with a manifest is a finished corpus.
+    write_atomically(destination / MANIFEST_FILE, manifest.to_json().encode("utf-8"), draft_folder=work)
 
 
 def _lines(rows: Sequence[Item | SkippedFile]) -> bytes:

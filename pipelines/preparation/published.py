@@ -1,4 +1,4 @@
-"""From the tables of a published data set to a prepared corpus, whatever of its audio is there."""
+"""From the tables of a published data set, and the part of its audio that exists, to a prepared corpus."""
 
 import collections
 import dataclasses
@@ -10,27 +10,26 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import shown_progress
-from pipelines.preparation.prepare import prepare
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile
 
 _logger = logging.getLogger(__name__)
 
 MISSING = "missing"
-# Where the published files of all data sets are looked for, each in a folder of its own.
+# Default folder of the published files, with a folder for each data set.
 DATA = Path("data")
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedCorpus:
-    """What the tables of a data set say.
+    """The content of a data set's tables.
 
     Attributes:
-        name: Name of the corpus; another one for every split in circulation, so that no table mixes them.
+        name: Name of the corpus; a different one for every split in circulation, so that no table mixes them.
         tag_names: All tags in the published order.
-        sources: One for every recording of the split, whether its file is there or not.
+        sources: One for every recording of the split, whether its file exists or not.
         description: Where the music came from.
-        options: What else decided about the list.
+        options: Other options that the list depends on.
     """
 
     name: str
@@ -41,18 +40,18 @@ class PublishedCorpus:
 
 
 def prepare_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Corpus:
-    """Prepares a corpus of the recordings that are there, with a progress bar; see `prepare`.
+    """Prepares a corpus of the recordings whose files exist, with a progress bar; see `prepare`.
 
-    Those whose file is not there are listed in skipped.jsonl as "missing".
+    The others are listed in skipped.jsonl as "missing".
 
     Args:
-        published: What its tables say.
+        published: The content of its tables.
         destination: Folder of the corpus.
-        settings: How files are decoded, and which share of them may be missing.
+        settings: How files are decoded, and which fraction of them may be missing.
 
     Raises:
         UsageError: If more than `settings.max_skipped_share` of the files are missing; and as `prepare`.
-        ClmrError: If more than that share of the others cannot be used.
+        ClmrError: If more than that fraction of the others cannot be used.
     """
     sources = songs_in_one_split(published.sources)
     present = [source for source in sources if source.path.is_file()]
@@ -76,10 +75,9 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
 
 
 def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
-    """Keeps a published split as it is, also where it has one song in two splits.
+    """Makes a song that a published split has in two splits into two songs, with a warning.
 
-    The parts of such a song get ids of their own, and a warning says how many there are: who publishes results on a
-    split cannot move its songs.
+    The published split stays as it is, since results on it could not be compared if songs were moved.
     """
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for source in sources:

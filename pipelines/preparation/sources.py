@@ -1,4 +1,4 @@
-"""What a pipeline finds: recordings with songs, splits and labels, and tables of them."""
+"""The files of a corpus with their songs, splits and labels, and the tables that they are read from."""
 
 import collections
 import csv
@@ -16,15 +16,15 @@ from clmr_tf.errors import UsageError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file that shall become one item.
+    """One audio file, which becomes one item.
 
     Attributes:
         path: Where it is.
         item_id: Unique name of the item, UTF-8.
-        song_id: Items of one song share it, and a split.
-        source: Its path relative to the corpus' source folder; names that are not UTF-8 as Python spells them.
+        song_id: The same for all items of one song, which are in one split.
+        source: Its path relative to the source folder; names that are not UTF-8 as `os.fsdecode` gives them.
         split: "train", "valid" or "test".
-        tags: Names out of the corpus' tag names.
+        tags: Some of the corpus' tag names.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class SourceFile:
 
 
 def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> None:
-    """Sees that a pipeline's list keeps what a corpus promises.
+    """Checks a pipeline's list of files.
 
     Raises:
         UsageError: For an item id that occurs twice, an unknown split or tag, a song in two splits.
@@ -46,7 +46,7 @@ def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> No
     known_tags = set(tag_names)
     for source in sources:
         if source.item_id in item_ids:
-            raise UsageError(f"Two files want to be the item {source.item_id!r}; give every item a name of its own.")
+            raise UsageError(f"Two files have the item id {source.item_id!r}; give every item its own id.")
         item_ids.add(source.item_id)
         if source.split not in SPLITS:
             raise UsageError(f"{source.item_id!r} is in the split {source.split!r}; there are only {list(SPLITS)}.")
@@ -57,12 +57,12 @@ def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> No
 
 
 def listing_digest(sources: Iterable[SourceFile]) -> str:
-    """SHA-256 over relative path and size of every file: whether a folder changed, wherever it lies."""
+    """SHA-256 over the relative path and size of every file, which tells whether a folder has changed."""
     return _digest([source.source, size] for source, size, _ in _with_size_and_time(sources))
 
 
 def sources_digest(sources: Iterable[SourceFile]) -> str:
-    """SHA-256 over everything about the sources, times of change included, to continue an unfinished corpus."""
+    """SHA-256 over everything about the sources, with modification times; decides whether work can be resumed."""
     return _digest(
         [str(source.path), source.item_id, source.song_id, source.source, source.split, source.tags, size, changed_ns]
         for source, size, changed_ns in _with_size_and_time(sources)
@@ -74,7 +74,7 @@ def _with_size_and_time(sources: Iterable[SourceFile]) -> Iterator[tuple[SourceF
         try:
             status = source.path.stat()
         except OSError:
-            # Gone since it was listed; decoding will say so.
+            # Removed since it was listed; decoding reports it.
             yield source, -1, -1
         else:
             yield source, status.st_size, status.st_mtime_ns
@@ -99,22 +99,22 @@ def read_skipped(path: Path, reason: str) -> list[SkippedFile]:
 
 
 def counted_reasons(num_skipped: Mapping[str, int]) -> str:
-    """The same for numbers per reason, as a manifest has them."""
+    """The same from counts per reason, as in a manifest."""
     by_frequency = sorted(num_skipped.items(), key=lambda entry: (-entry[1], entry[0]))
     return ", ".join(f"{count} {reason}" for reason, count in by_frequency) or "none"
 
 
 def split_songs(song_ids: Iterable[str], valid_share: float, test_share: float) -> dict[str, str]:
-    """Puts every song into "train", "valid" or "test", the same way wherever and whenever it is done.
+    """Puts every song into "train", "valid" or "test"; depends on the song ids only, not on their order.
 
-    The songs are ranked by a hash of their ids; the first go to "valid", the next to "test". So the shares
-    are exact to the nearest song, and a split does not depend on the order of the songs. A share above zero
-    gets at least one song once there are two songs for "valid", three for "test"; "train" always keeps one.
+    The songs are ranked by a hash of their ids; the first go to "valid", the next to "test", so that the fractions
+    are exact to the nearest song. A fraction above zero gets at least one song if there are two songs ("valid") or
+    three ("test"); "train" always keeps one.
 
     Args:
         song_ids: Songs; repetitions do not count.
-        valid_share: Share of "valid", from 0 to 1.
-        test_share: Share of "test", from 0 to 1; together at most 1.
+        valid_share: Fraction for "valid", from 0 to 1.
+        test_share: Fraction for "test", from 0 to 1; together at most 1.
 
     Returns:
         The split of every song.
@@ -138,10 +138,10 @@ _MAX_FIELD_NUM_CHARACTERS = 2**24
 
 
 def read_rows(path: Path, delimiter: str) -> Iterator[list[str]]:
-    """The rows of a table in UTF-8 with optional quotes; empty ones are left out.
+    """The rows of a table in UTF-8 with optional quotes, without empty rows.
 
     Raises:
-        UsageError: If the file cannot be read or is no such table.
+        UsageError: If the file cannot be read or is not such a table.
     """
     limit_before = csv.field_size_limit(_MAX_FIELD_NUM_CHARACTERS)
     try:
@@ -159,8 +159,8 @@ def read_records(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator
 
     Args:
         path: The table.
-        delimiter: What separates its columns.
-        columns: Those that it must have.
+        delimiter: Separator of the columns.
+        columns: Columns that it must have.
 
     Raises:
         UsageError: As `read_rows`, if a column is missing, or if a row has another number of fields.
@@ -181,10 +181,10 @@ def _record(path: Path, number: int, header: list[str], row: list[str]) -> dict[
 
 
 def read_pairs(path: Path) -> dict[str, str]:
-    """A table of two columns without a header, tab-separated: from the first column to the second.
+    """A tab-separated table of two columns without a header, as a dictionary from the first to the second.
 
     Raises:
-        UsageError: As `read_rows`, if a row has not two fields, or if a key occurs twice.
+        UsageError: As `read_rows`, if a row does not have two fields, or if a key occurs twice.
     """
     pairs: dict[str, str] = {}
     for number, row in enumerate(read_rows(path, "\t"), start=1):
@@ -196,7 +196,7 @@ def read_pairs(path: Path) -> dict[str, str]:
 
 
 def parse_label_vector(text: str, num_labels: int, where: Path) -> list[bool]:
-    """Reads "[0.0, 1.0, ...]", which is JSON as well as Python, and never evaluates it.
+    """Reads "[0.0, 1.0, ...]" as JSON; nothing is evaluated.
 
     Raises:
         UsageError: If it is anything but `num_labels` zeros and ones.
@@ -211,14 +211,14 @@ def parse_label_vector(text: str, num_labels: int, where: Path) -> list[bool]:
 
 
 def require_count(where: object, noun: str, received: int, *expected: int) -> None:
-    """Raises UsageError unless a table has as many entries as were published."""
+    """Raises UsageError unless a table has the published number of entries."""
     if received not in expected:
         wanted = " or ".join(f"{count:,}" for count in expected)
         raise UsageError(f"{where} has {received:,} {noun} instead of the published {wanted}; fetch it again.")
 
 
 def require_split_counts(where: object, sources: Collection[SourceFile], expected: Mapping[str, int]) -> None:
-    """Raises UsageError unless every split has as many items as were published."""
+    """Raises UsageError unless every split has the published number of items."""
     for split, count in expected.items():
         received = sum(source.split == split for source in sources)
         require_count(where, f"items in the split {split}", received, count)

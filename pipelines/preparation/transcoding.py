@@ -1,4 +1,4 @@
-"""What a worker does with one file: make it mono 16-bit PCM."""
+"""The work on one file: decode it to mono 16-bit PCM."""
 
 import dataclasses
 import hashlib
@@ -15,13 +15,13 @@ SILENT = "silent"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TranscodingTask:
-    """One file and what shall be made of it.
+    """One file to decode.
 
     Attributes:
         path: The file.
-        part: Where its PCM goes; unused where a corpus points at its source files.
-        sample_rate_hz: Rate of the corpus.
-        min_num_samples: Fewer samples than this at that rate are too short.
+        part: File for its PCM; unused if the corpus refers to its source files.
+        sample_rate_hz: Sample rate of the corpus.
+        min_num_samples: Shortest recording to keep, in samples at that rate.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class TranscodingTask:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredAudio:
-    """What the index says about a file and its audio; the attributes are those of `clmr_tf.data.corpus.Item`."""
+    """A file and its audio in numbers; the attributes are those of `clmr_tf.data.corpus.Item`."""
 
     num_samples: int
     digest: str
@@ -46,8 +46,8 @@ def transcode(task: TranscodingTask) -> MeasuredAudio:
     """Writes the file's audio to `task.part` as mono 16-bit PCM.
 
     Raises:
-        UnreadableAudioError: If it cannot be decoded ("unreadable", "not_audio"), or is of no use ("too_short",
-            "silent"). `task.part` may be there or not.
+        UnreadableAudioError: If it cannot be decoded ("unreadable", "not_audio") or used ("too_short", "silent").
+            `task.part` may exist or not.
         OSError: If the part cannot be written.
     """
     digest = hashlib.sha256()
@@ -69,15 +69,15 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
 
 
 def measured(task: TranscodingTask, stream: AudioStream, sha256: str) -> MeasuredAudio:
-    """Sees that a recording can be trained on, and says what the index shall say.
+    """Checks that a recording can be trained on, and returns its numbers for the index.
 
     Args:
-        task: What was asked for.
+        task: The file to decode.
         stream: The file, after its last block.
-        sha256: In hex digits, of what readers of the corpus will read.
+        sha256: Hex digest of the bytes that training will read.
 
     Raises:
-        UnreadableAudioError: "too_short" or "silent"; "unreadable" if the file has gone meanwhile.
+        UnreadableAudioError: "too_short" or "silent"; "unreadable" if the file was removed meanwhile.
     """
     report = stream.report
     if report.num_samples < task.min_num_samples:

@@ -53,7 +53,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["run.json", "ein Ständchen, op. 9 \N{MUSIC SHARP SIGN}.json", "-n", ".hidden"])
-def test_the_content_arrives_and_replaces_the_old(tmp_path, name):
+def test_new_content_replaces_the_old(tmp_path, name):
     path = tmp_path / name
     write_atomically(path, "one \N{MULTIPLICATION SIGN} two\n")
     assert path.read_bytes() == b"one \xc3\x97 two\n"
@@ -64,7 +64,7 @@ def test_the_content_arrives_and_replaces_the_old(tmp_path, name):
     assert names_in(tmp_path) == [name]
 
 
-def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):
+def test_an_open_reader_still_reads_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, "old content")
     with path.open() as file:
@@ -73,7 +73,7 @@ def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_a_folder_in_the_way_stays_and_nothing_is_left_beside_it(tmp_path):
+def test_an_existing_folder_stays_and_no_draft_is_left(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").write_text("kept")
     with pytest.raises(IsADirectoryError):
@@ -82,7 +82,7 @@ def test_a_folder_in_the_way_stays_and_nothing_is_left_beside_it(tmp_path):
     assert (tmp_path / "taken" / "inside").read_text() == "kept"
 
 
-def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", "new")
     assert names_in(tmp_path) == []
@@ -118,7 +118,7 @@ def test_a_kill_leaves_the_old_or_the_new_content_and_readers_never_see_less(tmp
 
 
 @pytest.mark.parametrize("character", "*?[]\\")
-def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, character):
+def test_a_folder_that_tensorflow_reads_as_a_pattern_is_refused(tmp_path, character):
     with pytest.raises(UsageError, match=r"pattern; choose a folder without it\.$") as raised:
         refuse_pattern(tmp_path / f"take{character}1" / "run")
     assert f" takes {character} for" in str(raised.value)
@@ -146,7 +146,7 @@ def test_names_that_are_not_refused_are_found_by_tensorflow(tmp_path):
     assert refused == set("*?[]\\")
 
 
-def test_arrays_arrive_as_they_were_written(tmp_path):
+def test_arrays_are_read_as_they_were_written(tmp_path):
     written = {"audio": np.random.default_rng(0).uniform(-1, 1, (2, 30)), "names": np.array(["one", "zwölf"])}
     np.savez_compressed(tmp_path / "file.npz", **written)
     received = read_arrays(tmp_path / "file.npz", "audio")
@@ -157,7 +157,7 @@ def test_arrays_arrive_as_they_were_written(tmp_path):
         read_arrays(tmp_path / "file.npz", "audio", "logits")
 
 
-def test_what_holds_no_arrays_has_one_error(tmp_path):
+def test_a_file_without_arrays_has_one_error(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "words").write_text("no arrays")

@@ -10,12 +10,11 @@ import pytest
 
 from clmr_tf.files import put_in_place, sync, write_atomically
 from clmr_tf.probe import features as feature_cache
-from pipelines.preparation.settings import publish
 from tests.clmr_tf.probed import tiny_model, write_tiny_model
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
-def test_who_may_read_what_is_written_is_up_to_the_umask(tmp_path, umask):
+def test_permissions_follow_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         for content in ("new", "replaced"):
@@ -46,12 +45,12 @@ def calls(tmp_path, monkeypatch):
     return calls
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_afterwards(tmp_path, calls):
+def test_a_file_is_synced_before_the_rename_and_its_folder_after(tmp_path, calls):
     write_atomically(tmp_path / "file", "new")
     assert calls == ["sync .file.draft", "rename .file.draft to file", "sync ."]
 
 
-def test_a_folder_is_on_the_disk_with_all_that_is_in_it(tmp_path, calls):
+def test_a_folder_is_synced_with_everything_in_it(tmp_path, calls):
     draft, path = tmp_path / ".model.draft", tmp_path / "model"
     (draft / "variables" / "deep").mkdir(parents=True)
     for name in ("a", "variables/b", "variables/deep/c"):
@@ -68,7 +67,7 @@ def test_a_folder_is_on_the_disk_with_all_that_is_in_it(tmp_path, calls):
 
 @pytest.mark.parametrize("is_folder", [True, False])
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
-def test_a_file_system_that_syncs_no_folders_is_taken_as_it_is(tmp_path, monkeypatch, number, is_folder):
+def test_file_systems_that_cannot_sync_folders_are_accepted(tmp_path, monkeypatch, number, is_folder):
     def fail(handle):
         raise OSError(number, os.strerror(number))
 
@@ -81,7 +80,7 @@ def test_a_file_system_that_syncs_no_folders_is_taken_as_it_is(tmp_path, monkeyp
         sync(tmp_path if is_folder else tmp_path / "file")
 
 
-def test_an_export_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+def test_an_export_is_synced_before_the_rename(tmp_path, calls):
     before = os.umask(0o027)
     try:
         folder = write_tiny_model(tiny_model(), tmp_path / "model")
@@ -94,11 +93,11 @@ def test_an_export_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
     assert calls[renamed - 1] == "sync .model.draft" and calls[renamed + 1] == "sync ."
 
 
-def test_what_pipelines_publish_and_evaluations_keep_is_on_the_disk_too(tmp_path, calls):
+def test_drafts_in_another_folder_and_cached_features_are_synced(tmp_path, calls):
     work = tmp_path / "work"
     work.mkdir()
-    publish(b"content", tmp_path / "manifest.json", work)
-    assert calls == ["sync work/new-manifest.json", "rename work/new-manifest.json to manifest.json", "sync ."]
+    write_atomically(tmp_path / "manifest.json", b"content", draft_folder=work)
+    assert calls == ["sync work/.manifest.json.draft", "rename work/.manifest.json.draft to manifest.json", "sync ."]
     calls.clear()
     feature_cache._write(tmp_path / "features.npz", {"vectors": np.zeros((1, 1), np.float32)}, {})
     assert calls == ["sync .features.npz.draft", "rename .features.npz.draft to features.npz", "sync ."]

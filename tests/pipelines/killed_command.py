@@ -1,23 +1,26 @@
-"""Runs pipelines.folder and sends a signal just before its n-th access to a file of the corpus.
+"""Prepares a folder again and again, each time killed before its next access to a file of the corpus.
 
-    python -m tests.pipelines.killed_command SIGNAL N LOG FOLDER --out CORPUS ...
+    python -m tests.pipelines.killed_command MUSIC WORK
 
-SIGKILL hits the process alone, anything else its whole group, as the keys of a terminal do. Every
-access is noted in LOG, which has one line less than N where the process was killed.
+Forks, so that this costs one start of Python. The n-th process is killed by SIGKILL just before its n-th access and
+leaves WORK/n; the last one finishes, and its accesses are printed, a line each.
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
-from clmr_tf.console import run_command
-from pipelines.folder import main
+from pipelines.folder import PrepareSettings, prepare_corpus
+from pipelines.preparation import prepare
+from tests.pipelines.conftest import run_in_this_process
 
 EVENTS = {"open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.scandir", "shutil.rmtree"}
+SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
 
 
-def signal_before_access(sent: signal.Signals, number: int, log: Path, corpus: str) -> None:
+def kill_before_access(number: int, log: Path, corpus: str) -> None:
     num_seen = 0
     log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -26,17 +29,33 @@ def signal_before_access(sent: signal.Signals, number: int, log: Path, corpus: s
         if event not in EVENTS or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
         path = os.fsdecode(arguments[0])
-        if path.startswith(corpus):
+        if path.startswith(corpus + "/") or path == corpus:
             num_seen += 1
             if num_seen == number:
-                send = os.kill if sent == signal.SIGKILL else os.killpg
-                send(os.getpid(), sent)
-            os.write(log_file, f"{event} {path.removeprefix(corpus)}\n".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            name = re.sub(r"\.[0-9a-f]{8}$", ".draft", path.removeprefix(corpus))
+            os.write(log_file, f"{event} {name}\n".encode())
 
     sys.addaudithook(on_event)
 
 
+def run(music: Path, work: Path) -> None:
+    prepare.run_in_workers = run_in_this_process
+    # Everything that is imported only when it is used.
+    prepare_corpus(music, work / "0", SETTINGS)
+    log, number, status = work / "log", 0, -1
+    while status != 0:
+        number += 1
+        process = os.fork()
+        if process == 0:
+            kill_before_access(number, log, str(work / str(number)))
+            prepare_corpus(music, work / str(number), SETTINGS)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if status not in (0, -signal.SIGKILL):
+            sys.exit(f"The process {number} ended with {status}.")
+    sys.stdout.write(log.read_text())
+
+
 if __name__ == "__main__":
-    name, number, log = sys.argv[1:4]
-    signal_before_access(signal.Signals[name], int(number), Path(log), sys.argv[sys.argv.index("--out") + 1])
-    sys.exit(run_command(main, sys.argv[4:]))
+    run(Path(sys.argv[1]), Path(sys.argv[2]))

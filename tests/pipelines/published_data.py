@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings
 from tests.sounds import noise, write_sound
 
 SETTINGS = PrepareSettings(min_num_samples=11025, num_workers=1)

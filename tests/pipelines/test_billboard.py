@@ -4,6 +4,8 @@ from clmr_tf.errors import UsageError
 from pipelines import billboard
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADER = '"id","chart_date","target_rank","actual_rank","title","artist","peak_rank","weeks_on_chart"'
 ROWS = [
     '3,1987-07-11,54,54,"I Don\'t Mind At All","Bourgeois Tagg",38,15',
@@ -52,7 +54,7 @@ def test_a_tenth_of_the_songs_is_for_validation(data, tmp_path, monkeypatch):
         ([HEADER.replace("artist", "singer"), *ROWS], "has no column 'artist'"),
     ],
 )
-def test_other_indices_than_the_published_are_refused(data, tmp_path, lines, sentence):
+def test_an_unpublished_index_is_refused(data, tmp_path, lines, sentence):
     write_lines(data / "billboard-2.0-index.csv", *lines)
     with pytest.raises(UsageError, match=sentence):
         billboard.prepare_corpus(tmp_path / "corpus", SETTINGS, data)

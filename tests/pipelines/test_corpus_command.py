@@ -17,7 +17,7 @@ def pipeline(request):
     return importlib.import_module(f"pipelines.{request.param}")
 
 
-def test_help_says_where_data_come_from_and_what_goes_where(pipeline, capsys):
+def test_help_describes_sources_and_folder_layout(pipeline, capsys):
     with pytest.raises(SystemExit) as stop:
         pipeline.main(["--help"])
     assert stop.value.code == 0
@@ -31,14 +31,14 @@ def test_help_says_where_data_come_from_and_what_goes_where(pipeline, capsys):
     assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)
 
 
-def test_without_data_it_is_one_sentence_that_leads_to_the_help(pipeline, tmp_path, monkeypatch):
+def test_missing_data_is_one_sentence_that_points_to_help(pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=rf" is missing; `python -m pipelines\.{pipeline.NAME} --help` says where"):
         pipeline.main([])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_are_checked_as_everywhere(pipeline):
+def test_wrong_options_are_refused(pipeline):
     with pytest.raises(UsageError, match=r"Unknown option `--sampel-rate-hz`; did you mean `--sample-rate-hz`\?"):
         pipeline.main(["--sampel-rate-hz", "16000"])
     with pytest.raises(UsageError, match="max_skipped_share cannot be 2"):

@@ -11,12 +11,12 @@ from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import debian_games
 from pipelines.debian_games import Options, Track, licences, main, prepare_corpus, read_tracks, split_of_songs
-from pipelines.preparation.settings import PrepareSettings
+from pipelines.preparation.prepare import PrepareSettings
 from tests.pipelines.debian_files import build_package, install_apt_get, needs_dpkg_deb, song, zipped
 
 OPTIONS = Options(min_num_samples=22050, num_workers=1)
 
-pytestmark = needs_dpkg_deb
+pytestmark = [needs_dpkg_deb, pytest.mark.usefixtures("no_workers")]
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_folder_is_the_one_that_other_commands_look_for(debian, tmp_path, mo
     assert [path.name for path in (tmp_path / "corpora").iterdir()] == ["debian_games"]
 
 
-def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
+def test_cached_packages_need_no_network(debian, tmp_path):
     (debian / "unreachable").touch()
     with pytest.raises(ClmrError, match="could not fetch a-music"):
         prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
@@ -129,7 +129,7 @@ def test_without_a_network_what_is_there_is_enough(debian, tmp_path):
     assert len(prepare_corpus(tmp_path / "other", OPTIONS, debian / "table.csv").items) == 9
 
 
-def test_a_finished_corpus_needs_no_apt_get_and_gets_lost_tasks_back(debian, tmp_path, monkeypatch):
+def test_a_finished_corpus_needs_no_apt_get_and_lost_tasks_are_written_again(debian, tmp_path, monkeypatch):
     corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
     task = corpus.folder / "tasks/artist.json"
     before = task.read_bytes()
@@ -140,7 +140,7 @@ def test_a_finished_corpus_needs_no_apt_get_and_gets_lost_tasks_back(debian, tmp
     for changes, complaint in (
         ({"set": "medium"}, "with set small, not medium"),
         ({"sample_rate_hz": 16000}, "with sample_rate_hz 22050, not 16000"),
-        ({"reader": "direct"}, "with reader pcm, not direct"),
+        ({"reader": "direct"}, "with reader prepared, not direct"),
         ({"min_num_samples": 10**6}, "has an item of 66150 samples"),
     ):
         with pytest.raises(UsageError, match=complaint):

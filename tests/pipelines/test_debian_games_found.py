@@ -81,7 +81,7 @@ def test_a_renamed_package_gives_the_same_corpus_to_the_bit(table, release, tmp_
     assert f"; {sentence}; licences" in newer.manifest.source["description"]
 
 
-def test_what_is_gone_missing_or_changed_is_listed_and_said(table, release, tmp_path, capsys):
+def test_missing_and_changed_recordings_are_listed_and_reported(table, release, tmp_path, capsys):
     release("newer", "1.16", {4: 8}, with_e=False)
     corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, table)
     assert [item.id for item in corpus.items] == [
@@ -102,7 +102,7 @@ def test_what_is_gone_missing_or_changed_is_listed_and_said(table, release, tmp_
     assert f"; {sentence}; licences" in corpus.manifest.source["description"]
 
 
-def test_a_package_that_is_only_installed_gives_way_to_one_that_can_be_had(table, release, tmp_path):
+def test_a_downloadable_package_is_preferred_to_an_installed_one(table, release, tmp_path):
     folder = release("upgraded", "1.18", {4: 4, 5: 5}, with_e=False)
     # As after an upgrade of the system: both are still there, and in no archive.
     (folder / "installed").write_text("c-1.16-music e-data")
@@ -111,7 +111,7 @@ def test_a_package_that_is_only_installed_gives_way_to_one_that_can_be_had(table
     assert "c-1.18-music 1:2.0-1 is taken for c-1.16-music" in corpus.manifest.source["description"]
 
 
-def test_too_little_is_refused_with_what_to_do(table, release, tmp_path):
+def test_too_few_recordings_are_refused(table, release, tmp_path):
     folder = release("newer", "1.16", {}, with_e=True)
     next(folder.glob("c-*.deb")).unlink()
     with pytest.raises(UsageError, match=r"Only 2 of the 8 recordings of the set small are .*apt-get update"):

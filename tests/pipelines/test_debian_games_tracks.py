@@ -25,7 +25,7 @@ def game(name, num_songs, artist=""):
     return [track(name, number, artist) for number in range(num_songs)]
 
 
-def test_the_table_is_what_the_notes_say():
+def test_the_table_has_the_documented_counts():
     tracks = read_tracks()
     small, medium = tracks_of_set(tracks, "small"), tracks_of_set(tracks, "medium")
     assert (len(small), len({track.package for track in small})) == (162, 5)
@@ -48,7 +48,7 @@ def test_the_table_is_what_the_notes_say():
     assert len({entry.sha256 for entry in tracks}) == len(tracks)
 
 
-def test_recordings_of_one_song_share_it():
+def test_recordings_of_one_song_have_its_id():
     by_path = {track.path.rsplit("/", 2)[-2] + "/" + track.path.rsplit("/", 1)[1]: track for track in read_tracks()}
     assert by_path["chaos_god/song.ogg"].song == by_path["chaos_god/guitar.ogg"].song
     assert by_path["music/through_space.ogg"].song == by_path["music/Through Space.ogg"].song
@@ -67,7 +67,7 @@ def test_a_table_without_a_column_is_refused(tmp_path):
         read_tracks(tmp_path / "table.csv")
 
 
-def test_splits_are_shares_of_every_game_and_artist():
+def test_splits_are_fractions_of_every_game_and_artist():
     tracks = game("a", 40) + game("b", 10, "ann") + [track("b", n, "bob") for n in range(10, 25)]
     splits = split_of_songs(tracks)
     counts = collections.Counter((track.game, track.artist, splits[track.song]) for track in tracks)
@@ -101,7 +101,7 @@ def test_splits_do_not_depend_on_the_order_or_on_other_games():
 
 
 @pytest.mark.parametrize("name", ["small", "medium"])
-def test_no_song_is_in_two_splits_of_any_labeling(name):
+def test_no_song_is_in_two_splits_of_any_task(name):
     table = read_tracks()
     tracks, splits = tracks_of_set(table, name), split_of_songs(table)
     assert set(splits) == {track.song for track in table}
@@ -129,7 +129,7 @@ def test_soundtracks_of_eight_songs_are_classes():
     assert set(task.items) == {entry.item_id for entry in tracks if entry.game in ("a", "c")}
 
 
-def test_whole_games_of_an_artist_go_to_the_test():
+def test_whole_games_of_an_artist_are_in_the_test_split():
     tracks = game("a", 8, "ann") + game("b", 3, "ann") + game("b2", 20) + game("c", 2, "bob") + game("d", 9, "bob")
     # Cid would have too few left, Dan too few at all.
     for name, artist in (("e", "cid"), ("f", "cid"), ("g", "dan"), ("h", "dan")):
@@ -146,5 +146,5 @@ def test_whole_games_of_an_artist_go_to_the_test():
     assert task.description.endswith("(ann, bob).")
 
 
-def test_of_the_real_artists_one_has_another_game_in_the_test():
+def test_one_real_artist_has_another_game_in_the_test_split():
     assert games_for_test(read_tracks()) == {"ZhayTee": ("wesnoth",)}

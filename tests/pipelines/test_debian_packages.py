@@ -39,7 +39,7 @@ def test_packages_are_fetched_once(debian, tmp_path):
 
 
 @needs_dpkg_deb
-def test_what_is_cut_or_changed_is_fetched_again(debian, tmp_path):
+def test_truncated_or_changed_packages_are_fetched_again(debian, tmp_path):
     package = find_packages(["a-music"])["a-music"]
     path = fetch_package(package, tmp_path)
     content = path.read_bytes()
@@ -50,11 +50,11 @@ def test_what_is_cut_or_changed_is_fetched_again(debian, tmp_path):
 
 
 @needs_dpkg_deb
-def test_a_failed_download_is_one_sentence_and_leaves_nothing_that_looks_whole(debian, tmp_path):
+def test_a_failed_download_is_one_sentence_and_leaves_no_package(debian, tmp_path):
     package = find_packages(["a-music"])["a-music"]
     (debian / "unreachable").touch()
     with pytest.raises(
-        ClmrError, match=r"could not fetch a-music \(Failed to fetch \S+ Could not connect\); see to the network"
+        ClmrError, match=r"could not fetch a-music \(Failed to fetch \S+ Could not connect\); check the network"
     ):
         fetch_package(package, tmp_path / "cache")
     (debian / "unreachable").unlink()
@@ -97,7 +97,7 @@ def test_the_version_in_a_name(name, version):
     assert version_in_name(name) == version
 
 
-def test_machines_without_apt_get_or_dpkg_deb_are_told_so(tmp_path, monkeypatch):
+def test_missing_apt_get_or_dpkg_deb_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="no apt-cache on this machine"):
         find_packages(["a-music"])
@@ -106,7 +106,7 @@ def test_machines_without_apt_get_or_dpkg_deb_are_told_so(tmp_path, monkeypatch)
 
 
 @needs_dpkg_deb
-def test_only_what_is_wanted_is_unpacked(debian, tmp_path):
+def test_only_wanted_files_are_unpacked(debian, tmp_path):
     wanted = ["usr/share/games/a/2.ogg", "usr/share/games/a/9.ogg"]
     folder = take_files(next(debian.glob("a-music*.deb")), wanted, tmp_path)
     assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {"2.ogg": b"two"}
@@ -128,7 +128,7 @@ def test_archives_in_a_package_are_unpacked(debian, tmp_path):
 
 
 @needs_dpkg_deb
-def test_an_archive_that_leaves_its_folder_stops_everything(tmp_path):
+def test_an_archive_that_would_write_outside_its_folder_is_refused(tmp_path):
     packed = zipped({"music/1.ogg": b"one", "../../../../../escaped.ogg": b"two"}, tmp_path)
     deb = build_package(tmp_path, "bad-music", {"usr/data.pk3": packed})
     with pytest.raises(UsageError, match="outside of the folder"):
@@ -146,7 +146,7 @@ def test_links_in_a_package_are_not_followed(tmp_path):
 
 @needs_dpkg_deb
 @pytest.mark.parametrize("num_bytes", [0, 100, -20])
-def test_a_package_that_is_none_is_named(debian, tmp_path, num_bytes):
+def test_a_damaged_package_is_named(debian, tmp_path, num_bytes):
     deb = tmp_path / "cut.deb"
     deb.write_bytes(next(debian.glob("a-music*.deb")).read_bytes()[:num_bytes])
     with pytest.raises(ClmrError, match=r"cut\.deb cannot be unpacked; delete it"):
@@ -162,5 +162,5 @@ def test_a_package_that_is_none_is_named(debian, tmp_path, num_bytes):
         ("x.zip/y.zip/1.ogg", "x.zip"),
     ],
 )
-def test_the_archive_on_the_way_to_a_file(path, archive):
+def test_the_archive_in_a_path(path, archive):
     assert archive_of(path) == archive

@@ -1,8 +1,5 @@
 import csv
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +7,9 @@ import soundfile
 
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.demo import DATA, TRACKS_FILE, PrepareSettings, prepare_corpus
+from pipelines.demo import DATA, TRACKS_FILE, PrepareSettings, main, prepare_corpus
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 def tracks():
@@ -21,14 +18,7 @@ def tracks():
 
 
 def test_the_command_prepares_the_music_of_the_repository(tmp_path):
-    finished = subprocess.run(
-        [sys.executable, "-m", "pipelines.demo", "--out", tmp_path / "demo"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
+    main(["--out", str(tmp_path / "demo")])
     corpus = Corpus.open(tmp_path / "demo")
     by_file = {track["file"]: track for track in tracks()}
     assert [item.source for item in corpus.items] == sorted(by_file)

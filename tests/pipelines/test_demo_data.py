@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.demo_data.attribution import attribution_text
-from pipelines.demo_data.splits import assign_splits
+from pipelines.demo_data.build import assign_splits, attribution_text
 from pipelines.demo_data.tables import FOLDER, read_selection, read_tracks
 
 TRACKS = read_tracks()
@@ -84,7 +83,7 @@ def sounds():
     return {track.file: describe(decode(track.file)) for track in TRACKS}
 
 
-def test_stays_within_its_limits():
+def test_the_demo_data_stay_small():
     num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.suffix != ".pyc" and path.is_file())
     assert num_bytes <= 25_000_000
     assert 96 <= len(TRACKS) <= 112
@@ -108,7 +107,7 @@ def test_every_class_is_in_every_split_and_no_song_in_two():
     assert 0.55 <= shares["train"] / len(TRACKS) <= 0.65
 
 
-def test_table_says_what_the_selection_gives():
+def test_the_table_matches_the_selection():
     selection = read_selection()
     splits = assign_splits(selection[::-1])
     chosen = {track.file: track for track in selection}

@@ -7,8 +7,7 @@ import pytest
 import soundfile
 
 from clmr_tf.errors import ClmrError
-from pipelines.demo_data.excerpts import encode_vorbis
-from pipelines.demo_data.ogg import with_serial_number
+from pipelines.demo_data.excerpts import encode_vorbis, with_serial_number
 
 
 def slow_ogg_checksum(page):

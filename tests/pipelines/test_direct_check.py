@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
+from clmr_tf.audio.isolation import run_in_workers
 from pipelines.preparation.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, validate
 from pipelines.preparation.transcoding import SILENT, TOO_SHORT, TranscodingTask
-from pipelines.preparation.worker_pool import run_in_workers
 from tests.synthetic import melody
 
 LOW_BIT_RATE = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.99}
@@ -69,7 +69,7 @@ def test_files_shorter_than_an_excerpt(tmp_path, seconds):
     assert measure(path, 22050).num_samples == round(22050 * seconds)
 
 
-def test_silence_and_what_is_too_short_are_of_no_use_to_either_reader(tmp_path):
+def test_silent_and_too_short_files_are_refused_for_both_readers(tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(50_000), 44100)
     assert refusal(path).reason == SILENT
@@ -101,7 +101,7 @@ def test_damage_in_the_middle_of_a_long_file_is_found(tmp_path):
         ("song.wav", {"subtype": "PCM_32"}, DECODERS_DISAGREE, "differently when it begins at 0.0 s (.wav)"),
     ],
 )
-def test_what_tensorflow_io_cannot_read_is_refused(tmp_path, name, options, reason, words):
+def test_files_that_tensorflow_io_cannot_read_are_refused(tmp_path, name, options, reason, words):
     path = write_song(tmp_path / name, rate_hz=24000, **options)
     error = refusal(path)
     assert error.reason == reason
@@ -118,7 +118,7 @@ def test_files_that_end_early_are_refused(tmp_path, name):
     assert "about 1.5" in error.detail
 
 
-def test_what_is_no_audio_is_left_to_the_decoder_of_whole_files(tmp_path):
+def test_files_that_are_not_audio_get_the_prepared_readers_reason(tmp_path):
     path = tmp_path / "letter.mp3"
     path.write_text("dear diary " * 500)
     assert refusal(path).reason == "not_audio"
@@ -166,7 +166,7 @@ def test_small_differences_count():
     assert are_same(np.clip(30 * expected, -1, 1), 30 * expected)
 
 
-def test_in_worker_processes(tmp_path):
+def test_validation_in_worker_processes(tmp_path):
     good = write_song(tmp_path / "good.ogg")
     bad = write_song(tmp_path / "bad.opus", rate_hz=24000, format="OGG", subtype="OPUS")
     tasks = [TranscodingTask(path, tmp_path / "unused", 22050, 1) for path in (good, bad, good)]

@@ -26,7 +26,7 @@ def remote(server, content=CONTENT, kind="sha256"):
     return RemoteFile("parts/music.zip", server.url("music.zip"), checksum)
 
 
-def test_a_file_arrives_once(server, tmp_path):
+def test_a_file_is_fetched_once(server, tmp_path):
     path = fetch(remote(server), tmp_path)
     assert path == tmp_path / "parts/music.zip"
     assert path.read_bytes() == CONTENT
@@ -35,63 +35,63 @@ def test_a_file_arrives_once(server, tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["music.zip"]
 
 
-def test_a_broken_connection_goes_on_where_it_broke(server, tmp_path):
+def test_a_broken_download_resumes(server, tmp_path):
     server.num_bytes_before_break = [1_234_567, 1_000_000]
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1234567-", "bytes=2234567-"]
 
 
-def test_what_an_earlier_start_left_is_used(server, tmp_path):
+def test_a_partial_file_of_an_earlier_start_is_continued(server, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/music.zip.part").write_bytes(CONTENT[:2_999_999])
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == ["bytes=2999999-"]
 
 
-def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
+def test_a_complete_part_is_used(server, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/music.zip.part").write_bytes(CONTENT)
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_server_that_knows_no_ranges_sends_it_all_again(server, tmp_path):
+def test_a_server_without_range_requests_sends_everything_again(server, tmp_path):
     server.understands_ranges = False
     server.num_bytes_before_break = [2_000_000]
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=2000000-"]
 
 
-def test_busy_servers_are_asked_again_but_not_for_ever(server, tmp_path):
+def test_busy_servers_are_retried_a_few_times(server, tmp_path):
     server.failures = [503, 500]
     assert fetch(remote(server), tmp_path / "patient").read_bytes() == CONTENT
     server.failures = [503] * 5
     with pytest.raises(
-        ClmrError, match=r"cannot be fetched: the server answers 503; start again to go on from here\.$"
+        ClmrError, match=r"cannot be fetched: the server answers 503; start again to continue from here\.$"
     ):
         fetch(remote(server), tmp_path / "given up")
     assert len(server.ranges) == 3 + 5
 
 
-def test_a_file_that_is_not_there_is_said_at_once(server, tmp_path):
+def test_a_missing_file_is_reported_at_once(server, tmp_path):
     del server.files["music.zip"]
     with pytest.raises(ClmrError, match="the server answers 404"):
         fetch(remote(server), tmp_path)
     assert len(server.ranges) == 1
 
 
-def test_nobody_at_home(server, tmp_path):
+def test_an_unreachable_server_is_reported(server, tmp_path):
     gone = RemoteFile("music.zip", "http://127.0.0.1:9/music.zip", "sha256:0")
     with pytest.raises(ClmrError, match=r"cannot be fetched: .*refused"):
         fetch(gone, tmp_path)
 
 
-def test_another_file_than_was_published_is_not_kept(server, tmp_path):
+def test_a_file_with_a_wrong_checksum_is_removed(server, tmp_path):
     with pytest.raises(ClmrError, match="delivers another file than was published"):
         fetch(remote(server, content=b"music"), tmp_path)
     assert list((tmp_path / "parts").iterdir()) == []
 
 
-def test_a_damaged_part_is_found_out_and_gone_afterwards(server, tmp_path):
+def test_a_damaged_part_is_removed(server, tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/music.zip.part").write_bytes(b"\0" * 1_000_000)
     with pytest.raises(ClmrError, match="it was removed"):
@@ -109,7 +109,7 @@ def test_a_file_of_the_user_is_not_replaced(server, tmp_path):
 
 def test_two_processes_do_not_write_one_file(server, tmp_path):
     (tmp_path / "parts").mkdir()
-    with (tmp_path / "parts/music.zip.part").open("ab") as other:
+    with (tmp_path / "parts/music.zip.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="Another process is fetching"):
             fetch(remote(server), tmp_path)

@@ -11,6 +11,8 @@ from pipelines import fma
 from tests.pipelines.file_server import running_file_server
 from tests.pipelines.published_data import SETTINGS, write_clip
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADERS = [
     ["", "album", "set", "set", "track", "track"],
     ["", "information", "split", "subset", "genre_top", "title"],
@@ -65,7 +67,7 @@ def test_a_subset_holds_the_smaller_ones(data, tmp_path):
         fma.prepare_corpus(tmp_path / "medium", SETTINGS, data, size="large")
 
 
-def test_nothing_of_a_subset_that_is_not_there(data, tmp_path):
+def test_a_missing_subset_is_refused(data, tmp_path):
     with pytest.raises(UsageError, match=r"2 of the 2 audio files of fma-small are missing, such as .*fma_small/000"):
         fma.prepare_corpus(tmp_path / "small", SETTINGS, data, size="small")
 
@@ -81,7 +83,7 @@ def test_nothing_of_a_subset_that_is_not_there(data, tmp_path):
         ("", "does not begin with the three header rows"),
     ],
 )
-def test_other_tables_than_the_published_are_refused(data, tmp_path, text, sentence):
+def test_unpublished_tables_are_refused(data, tmp_path, text, sentence):
     (data / "fma_metadata/tracks.csv").write_text(text, newline="")
     with pytest.raises(UsageError, match=sentence):
         fma.prepare_corpus(tmp_path / "corpus", SETTINGS, data)

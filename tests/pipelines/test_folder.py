@@ -10,12 +10,14 @@ from pipelines.folder import FolderSettings, prepare_corpus, sources_of
 from tests.pipelines.published_data import SETTINGS, write_clip
 from tests.sounds import noise, write_sound
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 def splits_of(names, **settings):
     return {source.source: source.split for source in sources_of(Path(), names, FolderSettings(**settings))}
 
 
-def test_a_corpus_may_grow_inside_its_source(tmp_path):
+def test_a_corpus_may_be_inside_its_source_folder(tmp_path):
     for seed in range(2):
         write_clip(tmp_path / f"{seed}.flac", seed)
     first = prepare_corpus(tmp_path, tmp_path / "corpus", SETTINGS)
@@ -23,7 +25,7 @@ def test_a_corpus_may_grow_inside_its_source(tmp_path):
     assert len(first.items) == len(again.items) == 2
 
 
-def test_who_prepares_through_the_library_is_told_once_what_was_left_out(tmp_path, capfd):
+def test_the_library_function_prints_the_summary_once(tmp_path, capfd):
     for seed in range(2):
         write_clip(tmp_path / f"music/{seed}.flac", seed)
     (tmp_path / "music/page.mp3").write_text("<html>Not found</html>")
@@ -63,14 +65,14 @@ def test_folders_called_train_valid_test_are_the_splits():
         ["valid/a.mp3", "test/b.mp3"],
     ],
 )
-def test_other_folders_are_no_splits(names):
+def test_other_folders_are_not_splits(names):
     splits = splits_of(names, valid_share=0.5)
     assert list(splits.values()).count("valid") == round(len(names) / 2)
     assert splits != {name: name.split("/")[0] for name in names}
 
 
 @pytest.mark.parametrize("wrong", [{"valid_share": -0.1}, {"valid_share": 0.6, "test_share": 0.4}])
-def test_shares_that_leave_nothing_to_train_on_are_refused(wrong):
+def test_fractions_that_leave_nothing_to_train_on_are_refused(wrong):
     with pytest.raises(UsageError, match="leave songs to train on"):
         FolderSettings(**wrong)
 
@@ -102,7 +104,7 @@ def test_copies_of_a_recording_are_one_song_of_one_split(tmp_path, caplog):
     assert all(len(items) == 3 and len({item.digest for item in items}) == 1 for items in by_song.values())
 
 
-def test_a_copy_in_another_split_is_warned_of_and_stays(tmp_path, caplog):
+def test_a_copy_in_another_split_is_kept_with_a_warning(tmp_path, caplog):
     for name in ("train/a", "train/b", "valid/a"):
         write_clip(tmp_path / f"music/{name}.flac", seed=ord(name[-1]))
     corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS)

@@ -1,35 +1,29 @@
 """The command `python -m pipelines.folder`: real collections, what it shows, and what it says of wrong ones."""
 
+import io
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.folder import main
+from pipelines.preparation import command
 from tests.pipelines.published_data import write_clip
 from tests.sounds import noise, write_encoded
 
-ROOT = Path(__file__).parents[2]
+
+def run(capfd, *arguments):
+    """Exit code, standard output and standard error of the command."""
+    exit_code = run_command(main, list(map(str, arguments)))
+    return exit_code, *capfd.readouterr()
 
 
-def run_command(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.folder", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
-
-
-def test_the_command_prepares_a_real_collection(tmp_path):
+def test_the_command_prepares_a_real_collection(tmp_path, capfd):
     music = tmp_path / "Müsic"
     names = ["a/1.flac", "a/2 ♥.wav", "b/3\n.mp3", "b/c/4.ogg", "5.aiff"]
     for seed, name in enumerate(names):
@@ -41,16 +35,17 @@ def test_the_command_prepares_a_real_collection(tmp_path):
     (music / "page.mp3").write_text("<html>Not found</html>")
     (music / "cut.flac").write_bytes((music / "a/1.flac").read_bytes()[:5000])
     os.mkfifo(music / "pipe.wav")
-    finished = run_command(music, "--out", tmp_path / "corpus", "--min-num-samples", 11025, "--tags", "folder")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout == (
+    arguments = [music, "--out", tmp_path / "corpus", "--min-num-samples", 11025, "--tags", "folder"]
+    exit_code, stdout, stderr = run(capfd, *arguments)
+    assert exit_code == 0, stderr
+    assert stdout == (
         f"{tmp_path}/corpus: 7 items (6 train, 1 valid), 0.00 hours of audio; "
         "left out: 3 not_audio, 1 unreadable (see skipped.jsonl there); "
         "no audio: 1 .jpg, 1 .mp3, 1 .wav.\n"
     )
-    # No bar and no colours where nobody looks.
-    assert "\x1b" not in finished.stderr
-    assert finished.stderr.splitlines()[-1] == "Preparing Müsic: 9 of 9 files, 0.0 hours of audio, 2 left out"
+    # No bar and no colours outside a terminal.
+    assert "\x1b" not in stderr
+    assert stderr.splitlines()[-1] == "Preparing Müsic: 9 of 9 files, 0.0 hours of audio, 2 left out"
     corpus = Corpus.open(tmp_path / "corpus")
     assert corpus.manifest.name == "Müsic"
     assert corpus.manifest.tag_names == ("a", "b")
@@ -73,38 +68,18 @@ def test_the_command_prepares_a_real_collection(tmp_path):
         "pipe.wav": "not_audio",
     }
 
-    again = run_command(music, "--out", tmp_path / "corpus", "--min-num-samples", 11025, "--tags", "folder")
-    assert (again.returncode, again.stdout, again.stderr) == (0, finished.stdout, "")
+    assert run(capfd, *arguments) == (0, stdout, "")
 
 
-def test_a_terminal_sees_a_progress_bar(tmp_path):
-    import pty
-
+def test_a_terminal_sees_a_progress_bar(tmp_path, monkeypatch, no_workers):
     for seed in range(3):
         write_clip(tmp_path / f"music/{seed}.flac", seed)
-    ours, theirs = pty.openpty()
-    arguments = [tmp_path / "music", "--out", tmp_path / "corpus", "--min-num-samples", "11025"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.folder", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while chunk := os.read(ours, 4096):
-                shown += chunk
-        except OSError:
-            # How a terminal says that its last user has gone.
-            pass
-        os.close(ours)
-    assert process.returncode == 0
-    text = shown.decode()
-    assert "Preparing music" in text
-    assert "3/3" in text
-    assert "0.0 hours of audio, 0 left out" in text
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(command, "notes", terminal)
+    main([str(tmp_path / "music"), "--out", str(tmp_path / "corpus"), "--min-num-samples", "11025"])
+    shown = terminal.file.getvalue()
+    assert "Preparing music" in shown and "0.0 hours of audio, 0 left out" in shown
+    assert re.search(r"3/3", re.sub(r"\x1b\[[\d;]*m", "", shown))
 
 
 def _no_folder(path):
@@ -140,12 +115,11 @@ def _broken_audio(path):
         (_broken_audio, "1 of 1 audio files cannot be used (1 unreadable)"),
     ],
 )
-def test_a_wrong_source_is_one_sentence(tmp_path, make, sentence):
+def test_a_wrong_source_is_one_sentence(tmp_path, capfd, no_workers, make, sentence):
     make(tmp_path / "music")
-    finished = run_command(tmp_path / "music", "--out", tmp_path / "corpus")
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    errors = [line for line in finished.stderr.splitlines() if not line.startswith("Preparing")]
+    exit_code, stdout, stderr = run(capfd, tmp_path / "music", "--out", tmp_path / "corpus")
+    assert (exit_code, stdout) == (2, "")
+    errors = [line for line in stderr.splitlines() if not line.startswith("Preparing")]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert sentence in errors[0]
@@ -190,7 +164,7 @@ def test_help_names_every_option_with_its_default(capsys):
         ("--timeout-seconds", "300.0"),
         ("--num-workers", "None"),
         ("--max-skipped-share", "0.5"),
-        ("--reader", "pcm"),
+        ("--reader", "prepared"),
     ]:
         assert option in shown
         assert default is None or f"(default: {default})" in shown

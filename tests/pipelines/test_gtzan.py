@@ -8,6 +8,8 @@ from pipelines import gtzan
 from tests.pipelines.file_server import running_file_server
 from tests.pipelines.published_data import SETTINGS, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 LISTS = {
     "train": ["blues/blues.00029.wav", "rock/rock.00001.wav"],
     "valid": ["blues/blues.00000.wav"],
@@ -46,10 +48,10 @@ def test_the_lists_are_the_split(data, tmp_path, suffix):
         (["blues/blues.00000.wav"], "has 1 items in the split train instead of the published 2"),
         (["../blues.00000.wav", "rock/rock.00001.wav"], "instead of a name such as"),
         (["polka/polka.00000.wav", "rock/rock.00001.wav"], "instead of a name such as"),
-        (["blues/blues.00000.wav", "rock/rock.00001.wav"], "Two files want to be the item 'blues/blues.00000'"),
+        (["blues/blues.00000.wav", "rock/rock.00001.wav"], "Two files have the item id 'blues/blues.00000'"),
     ],
 )
-def test_other_lists_than_the_published_are_refused(data, tmp_path, lines, sentence):
+def test_unpublished_lists_are_refused(data, tmp_path, lines, sentence):
     write_lines(data / "train_filtered.txt", *lines)
     write_clip(data / "genres/blues/blues.00000.wav", 0)
     write_clip(data / "genres/rock/rock.00001.wav", 1)

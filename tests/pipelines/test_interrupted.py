@@ -1,5 +1,7 @@
 """Kills and full disks: the corpus is what it would have been without them."""
 
+import errno
+import os
 import random
 import shutil
 import signal
@@ -10,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.folder import PrepareSettings, prepare_corpus
+from clmr_tf.console import run_command
+from pipelines.folder import PrepareSettings, main, prepare_corpus
+from pipelines.preparation.journal import GrowingAudio
 from tests.sounds import noise, write_sound
 
 ROOT = Path(__file__).parents[2]
-SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OPTIONS = ["--min-num-samples", "22050", "--num-workers", "1"]
+SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +38,18 @@ def command(music, corpus):
     return [sys.executable, "-m", "pipelines.folder", str(music), "--out", str(corpus), *OPTIONS]
 
 
+def start(music, corpus, **options):
+    return subprocess.Popen(command(music, corpus), cwd=ROOT, stdout=subprocess.DEVNULL, **options)
+
+
 def bytes_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(music):
-    """The bytes of a corpus whose preparation nobody disturbed."""
-    subprocess.run(command(music, music.parent / "undisturbed"), cwd=ROOT, check=True, capture_output=True)
+    """The bytes of a corpus whose preparation was not interrupted."""
+    prepare_corpus(music, music.parent / "undisturbed", SETTINGS)
     return bytes_of(music.parent / "undisturbed")
 
 
@@ -54,98 +62,66 @@ def test_kills_at_random_moments_change_no_byte(music, undisturbed, tmp_path):
     generator = random.Random(20)
     corpus = tmp_path / "corpus"
     progress = [0]
-    # A machine that holds this process up may let one of them finish; then there is nothing left to kill.
-    while len(progress) <= 6 and not (corpus / "manifest.json").exists():
-        with subprocess.Popen(command(music, corpus), cwd=ROOT, **SILENT) as process:
-            # Wait until it works, however busy the machine is, then kill it some files later.
+    # On a busy machine one of them may finish before it is killed.
+    while len(progress) <= 3 and not (corpus / "manifest.json").exists():
+        with start(music, corpus, stderr=subprocess.DEVNULL) as process:
             goal = progress[-1] + generator.randrange(4)
             while process.poll() is None and num_journalled(corpus) <= goal:
                 time.sleep(0.001)
             time.sleep(generator.random() * 0.03)
-            # The workers are not asked: the next start may find them alive.
-            process.send_signal(signal.SIGKILL)
+            # Its workers may still be alive when the next process starts.
+            process.kill()
         assert process.returncode in (0, -signal.SIGKILL)
         progress.append(num_journalled(corpus) or 31)
-    assert progress == sorted(progress), "each start goes on where the last one was killed"
-    subprocess.run(command(music, corpus), cwd=ROOT, check=True, capture_output=True)
+    assert progress == sorted(progress), "each start continues where the last one was killed"
+    prepare_corpus(music, corpus, SETTINGS)
     assert bytes_of(corpus) == undisturbed
 
 
-def write_small_music(folder):
-    folder.mkdir()
+def test_kills_before_every_file_access_change_no_byte(tmp_path, no_workers):
+    small, work = tmp_path / "music", tmp_path / "work"
+    small.mkdir()
+    work.mkdir()
     for name, kind in [("0.flac", "FLAC"), ("1.flac", "FLAC"), ("2.wav", "WAV")]:
-        write_sound(folder / name, noise(1.2, 44100, seed=int(name[0])), 44100, kind)
-    (folder / "broken.wav").write_bytes(b"\0" * 100)
-    return folder
-
-
-def start_and_signal(sent, music, corpus, number):
-    """Runs the command and signals when it is about to touch the corpus for the n-th time.
-
-    Returns what became of it, and what it touched before.
-    """
-    module, *arguments = command(music, corpus)[2:]
-    assert module == "pipelines.folder"
-    log = corpus.parent / f"log of {corpus.name}"
-    signalled = [sys.executable, "-m", "tests.pipelines.killed_command", sent.name, str(number), log, *arguments]
-    finished = subprocess.run(signalled, cwd=ROOT, check=False, capture_output=True, text=True, start_new_session=True)
-    return finished, log.read_text().splitlines()
-
-
-def start_and_kill(music, corpus, number):
-    """Returns what the command touched before the n-th time."""
-    finished, steps = start_and_signal(signal.SIGKILL, music, corpus, number)
-    assert finished.returncode == (-signal.SIGKILL if number else 0), finished.stderr
-    return steps
-
-
-def test_kills_between_any_two_steps_change_no_byte(tmp_path):
-    small = write_small_music(tmp_path / "music")
-    steps = start_and_kill(small, tmp_path / "undisturbed", 0)
-    expected = bytes_of(tmp_path / "undisturbed")
-    finishing = steps.index("os.rename /unfinished/new-manifest.json")
-    for number in sorted({*range(1, len(steps), 4), finishing + 1, finishing + 2}):
-        corpus = tmp_path / f"corpus-{number}"
-        assert len(start_and_kill(small, corpus, number)) == number - 1
-        assert (corpus / "manifest.json").exists() == (number > finishing + 1)
-        prepare_corpus(small, corpus, PrepareSettings(min_num_samples=22050, num_workers=1))
+        write_sound(small / name, noise(1.2, 44100, seed=int(name[0])), 44100, kind)
+    (small / "broken.wav").write_bytes(b"\0" * 100)
+    script = [sys.executable, "-m", "tests.pipelines.killed_command", small, work]
+    steps = subprocess.run(script, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    expected = bytes_of(work / "0")
+    finishing = steps.index("os.rename /unfinished/.manifest.json.draft") + 1
+    before_index = work / str(steps.index("os.rename /unfinished/.index.jsonl.draft") + 1)
+    assert num_journalled(before_index) == 4
+    shutil.copytree(before_index, tmp_path / "changed")
+    for number in range(1, len(steps) + 2):
+        corpus = work / str(number)
+        assert (corpus / "manifest.json").exists() == (number > finishing), steps[number - 1]
+        prepare_corpus(small, corpus, SETTINGS)
         assert bytes_of(corpus) == expected, f"killed before: {steps[number - 1]}"
 
-
-def test_a_changed_song_makes_an_interrupted_corpus_begin_again(tmp_path):
-    small = write_small_music(tmp_path / "music")
-    settings = PrepareSettings(min_num_samples=22050, num_workers=1)
-    steps = start_and_kill(small, tmp_path / "undisturbed", 0)
-    start_and_kill(small, tmp_path / "corpus", steps.index("os.rename /unfinished/new-index.jsonl"))
-    assert num_journalled(tmp_path / "corpus") == 4
+    # A song that has changed since makes an interrupted preparation start again.
     num_bytes = (small / "2.wav").stat().st_size
     write_sound(small / "2.wav", noise(1.2, 44100, seed=77), 44100, "WAV")
     assert (small / "2.wav").stat().st_size == num_bytes
-    corpus = prepare_corpus(small, tmp_path / "corpus", settings)
-    new = prepare_corpus(small, tmp_path / "new", settings)
-    assert corpus.manifest.fingerprint == new.manifest.fingerprint
-    assert bytes_of(tmp_path / "corpus") == bytes_of(tmp_path / "new") != bytes_of(tmp_path / "undisturbed")
+    prepare_corpus(small, tmp_path / "changed", SETTINGS)
+    prepare_corpus(small, tmp_path / "new", SETTINGS)
+    assert bytes_of(tmp_path / "changed") == bytes_of(tmp_path / "new") != expected
 
 
-def test_ctrl_c_says_so_and_the_next_start_goes_on(music, undisturbed, tmp_path):
+def test_ctrl_c_says_so_and_the_next_start_continues(music, undisturbed, tmp_path):
     corpus = tmp_path / "corpus"
-    # Of its hundred steps the first twenty prepare the ground, and each file takes two.
-    finished, _ = start_and_signal(signal.SIGINT, music, corpus, 40)
-    assert finished.returncode == 130
-    assert "Traceback" not in finished.stderr
-    assert finished.stderr.splitlines()[-1] == "error: Interrupted."
+    with start(music, corpus, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and num_journalled(corpus) < 3:
+            time.sleep(0.001)
+        # A terminal sends Ctrl-C to the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        stderr = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "error: Interrupted."
     assert not (corpus / "manifest.json").exists()
     assert 3 <= num_journalled(corpus) < 31
-    subprocess.run(command(music, corpus), cwd=ROOT, check=True, capture_output=True)
+    prepare_corpus(music, corpus, SETTINGS)
     assert bytes_of(corpus) == undisturbed
-
-
-def assert_one_sentence(finished, sentence):
-    assert finished.returncode == 1
-    assert finished.stdout == ""
-    errors = [line for line in finished.stderr.splitlines() if not line.startswith("Preparing")]
-    assert len(errors) == 1
-    assert sentence in errors[0]
 
 
 # A disk of its own: a small file system in memory, in a mount namespace that ends with the shell.
@@ -153,42 +129,54 @@ FULL_DISK = """
 mount -t tmpfs -o size=4m tmpfs "$1" || exit 99
 "$2" -m pipelines.folder "$3" --out "$1/corpus" --min-num-samples 22050 --num-workers 1 > "$4/out" 2> "$4/err"
 echo $? > "$4/exit_code"
-ls "$1/corpus" > "$4/listing"
-grep -c . "$1/corpus/unfinished/journal.jsonl" > "$4/num_journalled"
-mount -o remount,size=64m "$1"
-"$2" -m pipelines.folder "$3" --out "$1/corpus" --min-num-samples 22050 --num-workers 1 > /dev/null || exit 98
 cp -r "$1/corpus" "$4/corpus"
 """
 
 
-def test_a_full_disk_is_one_sentence_and_the_next_start_goes_on(music, undisturbed, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_next_start_continues(music, undisturbed, tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("mounting is not permitted here; the limit on file sizes stands in below")
+        pytest.skip("mounting is not permitted here; an error that is raised stands in below")
     (tmp_path / "disk").mkdir()
-    (tmp_path / "result").mkdir()
-    script = ["sh", "-c", FULL_DISK, "sh", tmp_path / "disk", sys.executable, music, tmp_path / "result"]
+    result = tmp_path / "result"
+    result.mkdir()
+    script = ["sh", "-c", FULL_DISK, "sh", tmp_path / "disk", sys.executable, music, result]
     finished = subprocess.run(["unshare", "-rm", *script], cwd=ROOT, check=False, capture_output=True)
     if finished.returncode == 99:
-        pytest.skip("mounting is not permitted here; the limit on file sizes stands in below")
+        pytest.skip("mounting is not permitted here; an error that is raised stands in below")
     assert finished.returncode == 0, finished.stderr
-    read = {path.name: path.read_text() for path in (tmp_path / "result").iterdir() if path.is_file()}
-    assert read["exit_code"] == "1\n"
-    errors = [line for line in read["err"].splitlines() if not line.startswith("Preparing")]
+    assert (result / "exit_code").read_text() == "1\n"
+    errors = [line for line in (result / "err").read_text().splitlines() if not line.startswith("Preparing")]
     assert len(errors) == 1
     assert errors[0].startswith("error: The disk is full")
-    assert "manifest.json" not in read["listing"]
-    assert 1 <= int(read["num_journalled"]) < 31
-    assert bytes_of(tmp_path / "result/corpus") == undisturbed
+    assert not (result / "corpus/manifest.json").exists()
+    assert 1 <= num_journalled(result / "corpus") < 31
+    prepare_corpus(music, result / "corpus", SETTINGS)
+    assert bytes_of(result / "corpus") == undisturbed
 
 
-def test_a_file_that_may_not_grow_is_one_sentence_and_the_next_start_goes_on(music, undisturbed, tmp_path):
-    # In blocks of 512 bytes: one song fits, three do not.
-    limited = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", *command(music, tmp_path / "corpus")]
-    finished = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
-    errors = [line for line in finished.stderr.splitlines() if not line.startswith("Preparing")]
-    assert errors == ["error: File too large."]
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "The disk is full; free some space"), (errno.EFBIG, "File too large.")]
+)
+def test_audio_that_cannot_be_written_is_one_sentence(
+    music, undisturbed, tmp_path, monkeypatch, capfd, no_workers, number, message
+):
+    append, num_calls = GrowingAudio.append, 0
+
+    def append_two(audio, part):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 3:
+            # Half of it was written.
+            audio._file.write(part.read_bytes()[:1001])
+            raise OSError(number, os.strerror(number))
+        append(audio, part)
+
+    monkeypatch.setattr(GrowingAudio, "append", append_two)
+    assert run_command(main, [str(music), "--out", str(tmp_path / "corpus"), *OPTIONS]) == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("Preparing")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
     assert not (tmp_path / "corpus/manifest.json").exists()
-    assert 1 <= num_journalled(tmp_path / "corpus") < 31
-    subprocess.run(command(music, tmp_path / "corpus"), cwd=ROOT, check=True, capture_output=True)
+    assert num_journalled(tmp_path / "corpus") == 2
+    monkeypatch.undo()
+    prepare_corpus(music, tmp_path / "corpus", SETTINGS)
     assert bytes_of(tmp_path / "corpus") == undisturbed

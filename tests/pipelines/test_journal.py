@@ -57,14 +57,14 @@ def assert_sound(folder, num_items):
     assert (folder / PCM_FILE).read_bytes() == b"".join(audio_of(number) for number in range(8))
 
 
-def test_what_was_added_is_there_again(tmp_path):
+def test_added_rows_are_read_again(tmp_path):
     items, skipped = write(tmp_path, 5)
     assert reopen(tmp_path) == (items, skipped)
     assert [file.source for file in skipped] == ["bad 1", "bad 3"]
     assert_sound(tmp_path, 5)
 
 
-def test_every_torn_journal_is_cut_to_its_whole_rows(tmp_path):
+def test_a_torn_journal_is_cut_to_its_complete_rows(tmp_path):
     write(tmp_path, 4)
     journal = (tmp_path / "journal.jsonl").read_bytes()
     audio = (tmp_path / PCM_FILE).read_bytes()
@@ -83,7 +83,7 @@ def test_every_torn_journal_is_cut_to_its_whole_rows(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b"\0" * 300, b'{"id": "x"}\n', b"[]\n", b"12\n", b'{"reason": 1}\n', b"\xff\xfe\n"])
-def test_rows_that_are_none_end_the_journal(tmp_path, torn):
+def test_an_invalid_row_ends_the_journal(tmp_path, torn):
     write(tmp_path, 3)
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(torn + b"\n")
@@ -91,7 +91,7 @@ def test_rows_that_are_none_end_the_journal(tmp_path, torn):
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 200, 201, 401, 405])
-def test_audio_behind_the_last_row_is_cut_off_and_missing_audio_costs_its_rows(tmp_path, num_bytes):
+def test_audio_after_the_last_row_and_rows_without_audio_are_removed(tmp_path, num_bytes):
     write(tmp_path, 3)
     with (tmp_path / PCM_FILE).open("ab") as file:
         file.write(b"half an item")
@@ -107,7 +107,7 @@ def test_audio_behind_the_last_row_is_cut_off_and_missing_audio_costs_its_rows(t
 
 
 @pytest.mark.parametrize(("first_bad_byte", "num_left"), [(0, 0), (199, 0), (200, 1), (605, 2)])
-def test_audio_that_a_power_cut_zeroed_is_made_again(tmp_path, first_bad_byte, num_left):
+def test_audio_zeroed_by_a_power_cut_is_decoded_again(tmp_path, first_bad_byte, num_left):
     write(tmp_path, 3)
     with (tmp_path / PCM_FILE).open("rb+") as file:
         file.seek(first_bad_byte)
@@ -126,7 +126,7 @@ def test_only_audio_that_may_not_have_been_synced_is_read_again(tmp_path, monkey
     assert len(reopen(tmp_path)[0]) == 0
 
 
-def test_another_state_begins_again_in_a_new_file(tmp_path):
+def test_another_state_starts_again_in_a_new_file(tmp_path):
     write(tmp_path, 3)
     mapped = np.memmap(tmp_path / PCM_FILE, "<i2", "r")
     before = mapped.tolist()

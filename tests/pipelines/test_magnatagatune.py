@@ -25,6 +25,8 @@ from tests.pipelines.magnatagatune_files import (
 )
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
@@ -67,7 +69,7 @@ def test_the_two_splits_never_share_a_folder(data, tmp_path):
         magnatagatune_clean.prepare_corpus(tmp_path / "one", SETTINGS, data)
 
 
-def test_songs_come_from_the_album_pages_where_these_are_known(data, tmp_path, caplog):
+def test_songs_come_from_clip_info_if_it_exists(data, tmp_path, caplog):
     write_annotations(data)
     rows = [f"{n}\t{n // 2}\thttp://album\t{path}" for n, path in enumerate(CLIPS)]
     write_lines(data / "clip_info_final.csv", "clip_id\ttrack_number\turl\tmp3_path", *rows, "9\t9\thttp://album\t")

@@ -46,7 +46,7 @@ def data(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_other_annotations_than_the_published_are_refused(data, tmp_path, change, sentence):
+def test_unpublished_annotations_are_refused(data, tmp_path, change, sentence):
     clips = dict(CLIPS)
     change(clips)
     write_annotations(data, clips)
@@ -54,7 +54,7 @@ def test_other_annotations_than_the_published_are_refused(data, tmp_path, change
         magnatagatune.prepare_corpus(tmp_path / "one", SETTINGS, data)
 
 
-def test_tables_that_are_something_else_are_one_sentence(data, tmp_path):
+def test_wrong_tables_are_one_sentence(data, tmp_path):
     with pytest.raises(
         UsageError, match=r"annotations_final\.csv is missing; `python -m pipelines\.magnatagatune --help`"
     ):
@@ -90,7 +90,7 @@ def test_a_clip_is_in_one_of_the_sixteen_folders_whatever_the_table_says(path):
         magnatagatune.LabelledClip(path, "train", ())
 
 
-def test_numpy_files_that_are_something_else_are_one_sentence(data, tmp_path):
+def test_wrong_numpy_files_are_one_sentence(data, tmp_path):
     write_numpy_files(data)
     np.save(data / "valid.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UsageError, match=r"valid\.npy cannot be read without running what it holds"):

@@ -9,6 +9,8 @@ from clmr_tf.errors import UsageError
 from pipelines import msd
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 TAGS_OF = {
     "TRAAA": ("rock", "happy"),
     "TRAAB": (),
@@ -51,7 +53,7 @@ def test_the_split_of_the_published_files(data, tmp_path):
     assert skipped_sources(tmp_path / "corpus") == {"audio/8/9/8947471.clip.mp3": "missing"}
 
 
-def test_a_pickle_that_would_run_something_is_refused(data, tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(data, tmp_path):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "it ran"),)
@@ -78,7 +80,7 @@ def test_a_pickle_that_would_run_something_is_refused(data, tmp_path):
         ),
     ],
 )
-def test_other_files_than_the_published_are_refused(data, tmp_path, name, content, sentence):
+def test_unpublished_files_are_refused(data, tmp_path, name, content, sentence):
     dump(data / name, content)
     with pytest.raises(UsageError, match=sentence):
         msd.prepare_corpus(tmp_path / "corpus", SETTINGS, data)

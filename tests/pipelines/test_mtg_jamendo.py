@@ -4,6 +4,8 @@ from clmr_tf.errors import UsageError
 from pipelines import mtg_jamendo
 from tests.pipelines.published_data import SETTINGS, write_clip, write_lines
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 # As in the published table, up to the number of tags.
 TABLES = {
@@ -47,7 +49,7 @@ def test_the_tables_are_the_split(data, tmp_path):
         ([HEADER, TABLES["train"][0].replace("electronic", "house")], "has 2 tags instead of the published 3"),
     ],
 )
-def test_other_tables_than_the_published_are_refused(data, tmp_path, lines, sentence):
+def test_unpublished_tables_are_refused(data, tmp_path, lines, sentence):
     write_lines(data / "autotagging_top50tags-train.tsv", *lines)
     with pytest.raises(UsageError, match=sentence):
         mtg_jamendo.prepare_corpus(tmp_path / "corpus", SETTINGS, data)

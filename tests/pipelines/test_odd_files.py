@@ -8,8 +8,8 @@ import av
 import pytest
 
 from clmr_tf.audio.decoding import load_audio
+from clmr_tf.audio.isolation import Outcome
 from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile, prepare
-from pipelines.preparation.worker_pool import Outcome
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -47,7 +47,7 @@ def write_caf_with_a_chunk_of_negative_size(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("reader", ["pcm", "direct"])
+@pytest.mark.parametrize("reader", ["prepared", "direct"])
 def test_odd_files_do_not_stop_the_others(tmp_path, reader):
     if reader == "direct":
         pytest.importorskip("tensorflow_io", reason="tensorflow-io decodes for this reader", exc_type=ImportError)
@@ -59,7 +59,7 @@ def test_odd_files_do_not_stop_the_others(tmp_path, reader):
     write_sound(music / "4.wav", noise(2.0, 44100, seed=1), 44100, "WAV")
     (music / "5.raw").write_bytes(b"\0odd")
     corpus = prepared(music, tmp_path / "corpus", dataclasses.replace(SETTINGS, reader=reader))
-    if reader == "pcm":
+    if reader == "prepared":
         assert [item.id for item in corpus.items] == ["1.m4a", "2.raw", "4.wav"]
         assert corpus.manifest.num_skipped == {"unreadable": 2}
     else:
@@ -75,7 +75,7 @@ def test_a_title_that_is_not_utf8_changes_no_sample(tmp_path):
     )
 
 
-def test_a_content_that_the_name_denies_is_decoded(tmp_path):
+def test_a_file_with_a_wrong_extension_is_decoded(tmp_path):
     write_sound(tmp_path / "sound.wav", noise(2.0, RATE_HZ, seed=2), RATE_HZ, "WAV")
     (tmp_path / "sound.raw").write_bytes((tmp_path / "sound.wav").read_bytes())
     assert (
@@ -121,7 +121,7 @@ def test_no_flipped_byte_stops_a_preparation(tmp_path):
         assert item.num_samples == len(load_audio(music / name, RATE_HZ))
 
 
-def test_a_file_may_go_away_once_it_is_decoded(tmp_path, monkeypatch):
+def test_a_file_may_be_removed_once_it_is_decoded(tmp_path, monkeypatch):
     def decode_and_delete(function, tasks, **_):
         for task in tasks:
             outcome = Outcome(function(task))

@@ -18,7 +18,7 @@ from tests.sounds import noise, tone, write_sound
 NUM_BYTES_OF_TWO_WEEKS = 14 * 86_400 * 192_000 * 8
 
 
-def test_the_corpus_holds_what_the_files_hold(tmp_path):
+def test_the_corpus_has_the_audio_and_labels_of_the_files(tmp_path):
     names = write_songs(tmp_path / "music", 5)
     sources = [
         dataclasses.replace(source, split=split, tags=tags, song_id="one song" if split == "valid" else source.song_id)
@@ -82,7 +82,7 @@ def test_every_kind_of_bad_file_is_left_out_with_its_reason(tmp_path):
     assert corpus.manifest.num_skipped == {"not_audio": 3, "unreadable": 2, "silent": 2, "too_short": 1}
 
 
-def test_a_file_that_takes_for_ever_costs_its_time_limit_only(tmp_path):
+def test_a_file_over_the_time_limit_is_skipped(tmp_path):
     names = write_songs(tmp_path / "music", 3)
     # Two weeks at 192 kHz, which no machine decodes in its time and, with a hole in the file, take no space.
     long = tmp_path / "music/long.w64"
@@ -110,7 +110,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path, num_workers):
     assert sorted(bytes_of(tmp_path / "one")) == ["audio.pcm", "index.jsonl", "manifest.json", "skipped.jsonl"]
 
 
-def test_the_corpus_does_not_know_where_its_source_was(tmp_path):
+def test_the_corpus_does_not_depend_on_the_path_of_its_source(tmp_path):
     names = write_songs(tmp_path / "here", 2)
     write_songs(tmp_path / "there", 2)
     run(sources_in(tmp_path / "here", *names), tmp_path / "first")
@@ -119,7 +119,7 @@ def test_the_corpus_does_not_know_where_its_source_was(tmp_path):
     assert all(str(tmp_path).encode() not in data for data in bytes_of(tmp_path / "first").values())
 
 
-def test_progress_is_told_from_first_to_last(tmp_path):
+def test_progress_is_reported_for_every_file(tmp_path):
     names = write_songs(tmp_path / "music", 3)
     (tmp_path / "music/bad.wav").write_bytes(b"\0bad")
     seen = []

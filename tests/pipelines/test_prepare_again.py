@@ -11,6 +11,8 @@ from clmr_tf.errors import UsageError
 from pipelines.preparation.prepare import PrepareSettings
 from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 
 def test_a_finished_corpus_is_used_again(tmp_path, caplog):
     names = write_songs(tmp_path / "music", 3)
@@ -31,7 +33,7 @@ def test_a_finished_corpus_is_used_again(tmp_path, caplog):
     ("settings", "options", "message"),
     [
         (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"shares": "a"}, "sample_rate_hz 22050, not 16000"),
-        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader pcm, not direct"),
+        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader prepared, not direct"),
         (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"shares": "a"}, "fewer than the 40000"),
         (SETTINGS, {"shares": "b"}, "shares a, not b"),
         (SETTINGS, {}, "shares a, not None"),
@@ -56,7 +58,7 @@ def test_only_one_process_prepares_a_corpus(tmp_path):
     assert len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items) == 2
 
 
-def test_two_threads_of_control_end_with_one_corpus(tmp_path):
+def test_two_preparations_at_once_make_one_corpus(tmp_path):
     names = write_songs(tmp_path / "music", 4)
     outcomes = []
 
@@ -75,7 +77,7 @@ def test_two_threads_of_control_end_with_one_corpus(tmp_path):
     assert all(outcome == 4 or "Another process" in outcome for outcome in outcomes)
 
 
-def test_folders_that_hold_something_else_stay_as_they_are(tmp_path):
+def test_folders_with_other_files_are_refused_and_unchanged(tmp_path):
     names = write_songs(tmp_path / "music", 1)
     (tmp_path / "file").write_text("mine")
     before = bytes_of(tmp_path)
@@ -87,7 +89,7 @@ def test_folders_that_hold_something_else_stay_as_they_are(tmp_path):
     assert bytes_of(tmp_path) == before
 
 
-def test_lists_that_break_a_promise_are_refused(tmp_path):
+def test_inconsistent_lists_are_refused(tmp_path):
     one, two = sources_in(tmp_path, "one", "two")
     for sources, message in [
         ([one, dataclasses.replace(two, item_id="one")], "Two files"),

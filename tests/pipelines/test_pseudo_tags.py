@@ -10,10 +10,12 @@ from clmr_tf.errors import UsageError
 from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
 from tests.synthetic import write_corpus
 
+pytestmark = pytest.mark.usefixtures("no_workers")
+
 ANY = {"train": 0, "valid": 0, "test": 0}
 
 
-def test_thresholds_against_hand_numbers():
+def test_thresholds_equal_hand_computed_ones():
     # The columns add up to 2.0, 1.0 and 0.2, together 3.2; 1.6 tags for each of 4 recordings are 6.4, so the factor is
     # 2: round(4.0), round(2.0), round(0.4) recordings get them.
     probabilities = np.array([[0.8, 0.1, 0.02], [0.6, 0.5, 0.04], [0.4, 0.1, 0.06], [0.2, 0.3, 0.08]])
@@ -68,7 +70,7 @@ def test_tags_with_too_few_songs_in_a_split_are_dropped_and_named(corpus):
         pseudo_tags_task(corpus.items, **of, min_songs={**ANY, "test": 3})
 
 
-def test_songs_count_and_not_their_recordings(tmp_path):
+def test_songs_are_counted_not_recordings(tmp_path):
     corpus = write_corpus(tmp_path / "pairs", num_songs={"train": 3}, items_per_song=2, num_samples=100)
     probabilities = np.array([[0.9], [0.9], [0.9], [0.1], [0.1], [0.1]])
     _, dropped = pseudo_tags_task(corpus.items, probabilities, ("a",), {"train": 0})
@@ -84,7 +86,7 @@ def test_windows_are_spread_over_the_whole_recording():
     assert window_starts(99, 100, 32).tolist() == [0]
 
 
-def test_the_command_adds_the_task_and_listens_once(corpus, monkeypatch, capsys):
+def test_the_command_adds_the_task_and_predicts_once(corpus, monkeypatch, capsys):
     heard = []
 
     class Tagger:
@@ -99,7 +101,7 @@ def test_the_command_adds_the_task_and_listens_once(corpus, monkeypatch, capsys)
     main(options)
     output = capsys.readouterr()
     assert "2 pseudo-tags (guitar, classical), 1.00 a recording; dropped for too few songs" in output.out
-    assert "Listening: 10 of 10 recordings" in output.err
+    assert "Predicting tags: 10 of 10 recordings" in output.err
     # 3.2 seconds hold one window of 3 seconds.
     assert heard == [(1, 187, 96)] * 10
     content = json.loads((corpus.folder / PROBABILITIES_FILE).read_text())
@@ -115,11 +117,11 @@ def test_the_command_adds_the_task_and_listens_once(corpus, monkeypatch, capsys)
 
 
 def test_wrong_use_is_one_sentence(corpus, tmp_path):
-    with pytest.raises(UsageError, match="Say which corpus"):
+    with pytest.raises(UsageError, match="Name the corpus"):
         main([])
     with pytest.raises(UsageError, match="--num-windows must be at least 1"):
         Options(num_windows=0)
     manifest = dataclasses.replace(corpus.manifest, storage="direct")
     (corpus.folder / "manifest.json").write_text(manifest.to_json())
-    with pytest.raises(UsageError, match="prepare it with --reader pcm"):
+    with pytest.raises(UsageError, match="prepare it with --reader prepared"):
         main(["--corpus", str(corpus.folder)])

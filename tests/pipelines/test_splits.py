@@ -28,16 +28,16 @@ def counts(num_songs, valid_share, test_share):
         (50, 0.0, 0.0, (50, 0, 0)),
     ],
 )
-def test_shares_are_exact(num_songs, valid_share, test_share, expected):
+def test_split_sizes_are_exact(num_songs, valid_share, test_share, expected):
     assert counts(num_songs, valid_share, test_share) == expected
 
 
-def test_a_split_depends_on_the_names_alone():
+def test_a_split_depends_only_on_the_names():
     songs = [f"album {number % 7}/{number}.mp3" for number in range(200)]
     assert split_songs(songs, 0.2, 0.1) == split_songs(reversed(songs * 2), 0.2, 0.1)
 
 
-def test_splits_do_not_follow_the_order_of_names():
+def test_splits_are_unrelated_to_the_order_of_names():
     songs = [f"{number:04d}" for number in range(1000)]
     splits = split_songs(songs, 0.5, 0.0)
     first_half = sum(splits[song] == "valid" for song in songs[:500])

@@ -48,7 +48,7 @@ def kind(request):
     return WRITERS[request.param]
 
 
-def test_sound_archives(kind, tmp_path):
+def test_intact_archives_are_unpacked(kind, tmp_path):
     write, unpack = kind
     archive = write(tmp_path / "archive", SOUND)
     unpack(archive, tmp_path / "out", LIMITS)
@@ -61,7 +61,7 @@ def test_sound_archives(kind, tmp_path):
 @pytest.mark.parametrize(
     "name", ["../out.mp3", "a/../../out.mp3", "/tmp/clmr-out.mp3", "a/..", "..\\out.mp3", "C:/out.mp3"]
 )
-def test_names_that_leave_the_folder_write_nothing(kind, tmp_path, name):
+def test_names_outside_the_folder_write_nothing(kind, tmp_path, name):
     write, unpack = kind
     archive = write(tmp_path / "archive", {"good.mp3": b"good", name: b"evil"})
     with pytest.raises(UsageError, match="would be written outside of the folder"):
@@ -80,7 +80,7 @@ def test_links_and_devices_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_link_that_is_there_already_is_not_followed_out(kind, tmp_path):
+def test_an_existing_link_out_of_the_folder_is_not_followed(kind, tmp_path):
     write, unpack = kind
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
@@ -90,7 +90,7 @@ def test_a_link_that_is_there_already_is_not_followed_out(kind, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_file_that_is_a_link_is_replaced_and_not_written_through(kind, tmp_path):
+def test_a_link_in_place_of_a_file_is_replaced(kind, tmp_path):
     write, unpack = kind
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "out/a").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_limits_hold_before_anything_is_written(kind, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_zip_that_lies_about_its_sizes_is_not_believed(tmp_path):
+def test_a_zip_member_larger_than_announced_is_refused(tmp_path):
     archive = write_zip(tmp_path / "bomb.zip", {"zeros": b"\0" * 1_000_000})
     # The size as announced in the central directory, and in the header of the file.
     raw = archive.read_bytes().replace((1_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little"))
@@ -137,7 +137,7 @@ def test_damaged_archives_are_one_sentence(tmp_path):
     assert files_below(tmp_path / "out") == {}
 
 
-def test_parts_are_one_file(tmp_path):
+def test_joined_files_read_as_one(tmp_path):
     whole = write_zip(tmp_path / "whole.zip", SOUND).read_bytes()
     paths = [tmp_path / f"mp3.zip.00{number}" for number in (1, 2, 3)]
     for path, content in zip(paths, [whole[:100], whole[100:101], whole[101:]], strict=True):

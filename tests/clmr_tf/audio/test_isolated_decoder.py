@@ -28,7 +28,7 @@ def decoded(decoder, path):
         return np.concatenate(list(stream.blocks)), stream
 
 
-def test_it_gives_what_decoding_in_this_process_gives(song):
+def test_it_gives_the_same_audio_as_decoding_in_this_process(song):
     with IsolatedDecoder() as decoder:
         audio, stream = decoded(decoder, song)
     np.testing.assert_array_equal(audio, load_audio(song, RATE_HZ))
@@ -37,7 +37,7 @@ def test_it_gives_what_decoding_in_this_process_gives(song):
     assert not decoder_processes()
 
 
-def test_what_cannot_be_decoded_is_the_same_error(tmp_path):
+def test_an_undecodable_file_raises_the_same_error(tmp_path):
     (tmp_path / "page.mp3").write_text("<html>" * 100)
     with IsolatedDecoder() as decoder, pytest.raises(UnreadableAudioError, match="its content is text") as caught:
         decoded(decoder, tmp_path / "page.mp3")

@@ -10,11 +10,10 @@ import psutil
 import pytest
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
-from clmr_tf.errors import ClmrError
-from pipelines.preparation.worker_pool import WorkerCrashError, WorkerTimeoutError, run_in_workers
-from tests.pipelines import worker_functions
+from clmr_tf.audio.isolation import WorkerCrashError, WorkerStartError, WorkerTimeoutError, run_in_workers
+from tests.clmr_tf.audio import worker_functions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Only a fault makes a test wait this long, so a busy machine may be slow.
 LONG_SECONDS = 300.0
 
@@ -67,7 +66,7 @@ def test_every_failure_stays_with_its_task(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_task_that_takes_too_long_costs_itself_only():
+def test_a_task_over_the_time_limit_does_not_affect_others():
     # The limit is that of the others too, which take a millisecond.
     outcomes = run(worker_functions.misbehave, [("work", 1.0), ("sleep", 3600.0), ("work", 3.0)], timeout_seconds=10.0)
     assert [outcome.result for outcome in outcomes] == [1.0, None, 3.0]
@@ -75,17 +74,17 @@ def test_a_task_that_takes_too_long_costs_itself_only():
     assert "longer than 10 seconds" in str(outcomes[1].error)
 
 
-def test_a_worker_that_dies_once_does_not_cost_its_task(tmp_path):
+def test_a_task_whose_worker_dies_once_is_repeated(tmp_path):
     outcome = run(worker_functions.die_once, [tmp_path / "marker"])[0]
     assert (outcome.result, outcome.error) == ("survived", None)
 
 
-def test_ctrl_c_is_the_parents_matter():
+def test_workers_ignore_ctrl_c():
     outcome = run(worker_functions.misbehave, [("interrupted", 4.0)])[0]
     assert (outcome.result, outcome.error) == (4.0, None)
 
 
-def test_an_error_crosses_between_processes_whole(tmp_path):
+def test_an_error_keeps_its_attributes_between_processes(tmp_path):
     path = tmp_path / "noise.wav"
     path.write_bytes(b"\0" * 100)
     error = run(load_at_22050, [path])[0].error
@@ -97,7 +96,7 @@ def load_at_22050(path):
     return len(load_audio(path, 22050))
 
 
-def test_workers_are_used_again_and_all_of_them(tmp_path):
+def test_all_workers_are_used_repeatedly(tmp_path):
     # Every task waits until its partner has begun, so that no worker can do both.
     tasks = [(tmp_path / str(number), tmp_path / str(number ^ 1)) for number in range(20)]
     processes = [outcome.result for outcome in run(worker_functions.meet_partner, tasks, 2)]
@@ -106,7 +105,7 @@ def test_workers_are_used_again_and_all_of_them(tmp_path):
     assert os.getpid() not in processes
 
 
-def test_tasks_are_taken_only_as_far_as_the_window_reaches():
+def test_only_a_window_of_tasks_is_taken_ahead():
     taken = []
 
     def tasks():
@@ -130,7 +129,7 @@ def worker_children():
     return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_an_abandoned_run_leaves_no_process_behind():
+def test_a_closed_iterator_leaves_no_process():
     outcomes = run_in_workers(
         worker_functions.misbehave, [("work", 0.0), ("sleep", 3600.0)], num_workers=2, timeout_seconds=3600
     )
@@ -144,8 +143,8 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     # A script without the guard that spawned processes need: its workers run it again and fail.
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipelines.preparation.worker_pool import run_in_workers\n"
-        "from tests.pipelines.worker_functions import square\n"
+        "from clmr_tf.audio.isolation import run_in_workers\n"
+        "from tests.clmr_tf.audio.worker_functions import square\n"
         "print(list(run_in_workers(square, [1], num_workers=1, timeout_seconds=300)))\n"
     )
     finished = subprocess.run(
@@ -158,7 +157,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     )
     assert finished.returncode == 1
     last_line = finished.stderr.strip().splitlines()[-1]
-    assert ClmrError.__name__ in last_line
+    assert WorkerStartError.__name__ in last_line
     assert '`if __name__ == "__main__":`' in last_line
 
 
@@ -172,7 +171,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
 )
 def test_no_worker_outlives_its_parent(tmp_path, sent, to_group, exit_code):
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.pipelines.worker_functions", tmp_path],
+        [sys.executable, "-m", "tests.clmr_tf.audio.worker_functions", tmp_path],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

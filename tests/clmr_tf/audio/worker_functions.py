@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.preparation.worker_pool import run_in_workers
+from clmr_tf.audio.isolation import run_in_workers
 
 
 def square(number: int) -> int:
