@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from clmr_tf.console import EXIT_FAILURE
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import writable_or_usage_error, write_atomically
 from clmr_tf.hardware import gpu_names, num_usable_cores
 
 
@@ -126,7 +126,7 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
     start, go = folder / ".workers-start.json", folder / ".workers-go.json"
     members = list(cluster.addresses)
     deadline = time.monotonic() + timeout_seconds
-    try:
+    with writable_or_usage_error(folder, "choose another --workdir"):
         folder.mkdir(parents=True, exist_ok=True)
         if cluster.index == 0:
             write_atomically(start, json.dumps({"number": own, "cluster": members}))
@@ -147,8 +147,6 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
             if time.monotonic() >= deadline:
                 break
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-    except OSError as error:
-        raise UsageError(f"The workdir {folder} cannot be written ({error.strerror}); choose another.") from error
     missing = set(others) - came - {cluster.index} if begun else {0}
     listed = (
         ", ".join(f"{index} ({cluster.addresses[index]})" for index in sorted(missing)) or "the chief's confirmation"
