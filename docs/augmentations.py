@@ -17,8 +17,7 @@ import numpy as np
 
 from clmr_tf.audio.isolation import IsolatedDecoder
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augment.pictures import caption, draw_sound, draw_views
-from clmr_tf.augment.views import make_views
+from clmr_tf.augment.views import caption, draw_sound, draw_views, make_views
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range, augmentation_config
 from clmr_tf.console import results, run_command
 from clmr_tf.quiet_start import start_xla_quietly

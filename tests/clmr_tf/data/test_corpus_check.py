@@ -28,7 +28,7 @@ def flip_a_bit(corpus: Corpus, item: int) -> None:
 def test_a_flipped_bit_in_a_small_corpus_is_found_wherever_it_is_taken(corpus, item):
     require_unchanged_audio(corpus)
     flip_a_bit(corpus, item)
-    words = f"The audio of {corpus.items[item].id} in .*songs is not what was prepared; prepare the music again"
+    words = f"The audio of {corpus.items[item].id} in .*songs has changed since it was prepared; prepare the music"
     with pytest.raises(UsageError, match=words):
         resolve_corpus(str(corpus.folder), corpora=corpus.folder, sample_rate_hz=22_050, clip_num_samples=59_049)
 
@@ -36,11 +36,11 @@ def test_a_flipped_bit_in_a_small_corpus_is_found_wherever_it_is_taken(corpus, i
 def test_of_a_large_corpus_a_part_from_both_ends_and_between_is_looked_at(corpus):
     three_items = 3 * 2 * (NUM_SAMPLES + 8)
     flip_a_bit(corpus, 1)
-    require_unchanged_audio(corpus, looked_at_bytes=three_items)
+    require_unchanged_audio(corpus, num_bytes=three_items)
     for item in (0, 4, 7):
         flip_a_bit(corpus, item)
         with pytest.raises(UsageError, match=f"The audio of {corpus.items[item].id} "):
-            require_unchanged_audio(corpus, looked_at_bytes=three_items)
+            require_unchanged_audio(corpus, num_bytes=three_items)
         flip_a_bit(corpus, item)
 
 
@@ -53,8 +53,8 @@ def test_the_files_of_a_direct_corpus_are_looked_at_too(corpus, tmp_path):
     direct = Corpus(corpus.folder, manifest, (item,))
     require_unchanged_audio(direct)
     file.write_bytes(os.urandom(1000))
-    with pytest.raises(UsageError, match="is not what was prepared"):
+    with pytest.raises(UsageError, match="has changed since it was prepared"):
         require_unchanged_audio(direct)
     file.unlink()
-    with pytest.raises(UsageError, match="is not what was prepared"):
+    with pytest.raises(UsageError, match="has changed since it was prepared"):
         require_unchanged_audio(direct)

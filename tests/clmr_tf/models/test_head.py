@@ -27,7 +27,7 @@ def test_logits_are_those_of_the_formula_and_survive_the_file(sizes, tmp_path):
     assert (again.num_features, again.num_outputs) == (3, 2)
     np.testing.assert_array_equal(again.logits(features), head.logits(features))
     for vector, logits in zip(features, head.logits(features), strict=True):
-        hidden = [(vector[k] - head.mean[k]) / head.deviation[k] for k in range(3)]
+        hidden = [(vector[k] - head.mean[k]) / head.standard_deviation[k] for k in range(3)]
         for layer in range(len(sizes) - 1):
             matrix, offset = head.weights[2 * layer : 2 * layer + 2]
             hidden = [max(value, 0.0) for value in hidden] if layer else hidden
@@ -40,7 +40,7 @@ def test_logits_are_those_of_the_formula_and_survive_the_file(sizes, tmp_path):
 
 def test_layers_that_do_not_fit_together_are_refused(tmp_path):
     head = head_of(3, 4, 2)
-    Head(head.mean, head.deviation, (*head.weights[:2], *head_of(3, 2).weights)).save(tmp_path / "head.npz")
+    Head(head.mean, head.standard_deviation, (*head.weights[:2], *head_of(3, 2).weights)).save(tmp_path / "head.npz")
     with pytest.raises(UnreadableArraysError, match="do not fit together"):
         Head.load(tmp_path / "head.npz")
 

@@ -154,7 +154,7 @@ def test_standardising_is_that_of_scikit_learn_and_survives_a_constant_feature()
     head = fit_head(features, labels, features, labels, settings, single_label=True, seed=0).head
     expected = StandardScaler().fit_transform(features.astype(np.float64))
     # As scikit-learn has it, a feature that never changes becomes 0.
-    np.testing.assert_allclose((features - head.mean) / head.deviation, expected, atol=2e-4)
+    np.testing.assert_allclose((features - head.mean) / head.standard_deviation, expected, atol=2e-4)
 
 
 def test_dropout_leaves_out_half_and_keeps_the_expectation():

@@ -1,4 +1,4 @@
-"""The same views here and in a process with another number of threads and two replicas."""
+"""The chain gives the same views here and in a process with another number of threads and two replicas."""
 
 import dataclasses
 import hashlib
@@ -16,12 +16,12 @@ from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 
 
 def digest_of_views(num_replicas):
-    """Makes eight views, shared out among the replicas, and returns the SHA-256 of their bits.
+    """Makes eight views, distributed over the replicas, and returns the SHA-256 of their bits.
 
-    The clips are long enough for sums over them to be shared out among threads.
+    The clips are long enough for sums over them to be split between threads.
     """
     generator = np.random.default_rng(5)
-    clips = generator.standard_normal([8, 100_000]).astype(np.float32)
+    clips = generator.standard_normal([8, 59_049]).astype(np.float32)
     seeds = generator.integers(-(2**31), 2**31, [8, 2]).astype(np.int32)
     released = AugmentationConfig()
     often = (dataclasses.replace(getattr(released, name), probability=0.5) for name in AUGMENTATION_NAMES)
