@@ -1,4 +1,4 @@
-"""The random numbers of a view: uniform, independent, and its own whatever the batch."""
+"""The random numbers of a view: uniform, independent, and a function of its seeds alone."""
 
 import itertools
 
@@ -66,7 +66,7 @@ def test_uniforms_of_augmentations_and_of_neighbouring_views_are_uncorrelated(se
         assert np.abs(between_views[: numbers.shape[1], numbers.shape[1] :]).max() < bound
 
 
-def test_uniforms_depend_on_the_own_seeds_only(make_seeds):
+def test_uniforms_depend_on_their_own_seeds_only(make_seeds):
     seeds = make_seeds(7)
     together = all_uniforms(seeds).numpy()
     np.testing.assert_array_equal(all_uniforms(seeds[::-1]).numpy()[::-1], together)
@@ -74,8 +74,8 @@ def test_uniforms_depend_on_the_own_seeds_only(make_seeds):
         np.testing.assert_array_equal(all_uniforms(seeds[row : row + 1]).numpy()[0], together[row])
 
 
-def test_uniforms_stay_what_they_were_when_the_first_runs_were_made():
-    """A resumed run of an older version must see the same views; these numbers are never to be renewed."""
+def test_uniforms_never_change_between_versions():
+    """A run of an older version that is resumed must get the same views: never update these numbers."""
     randomness = ViewRandomness(np.array([[20_210_717, -5]], np.int32))
     assert {name: float(randomness.uniforms(name)[0, 0]) for name in AUGMENTATION_NAMES} == pytest.approx(
         PINNED_UNIFORMS, abs=1e-7
@@ -87,7 +87,7 @@ def test_there_is_room_for_every_augmentation():
     assert len(AUGMENTATION_NAMES) <= NUM_ROWS
 
 
-def test_folded_seeds_differ_for_every_purpose_and_keep_the_views_apart(make_seeds):
+def test_folded_seeds_differ_between_purposes_and_views(make_seeds):
     seeds = make_seeds(500)
     purposes = ("parameters", *AUGMENTATION_NAMES)
     folded = {purpose: fold_in(seeds, purpose).numpy() for purpose in purposes}

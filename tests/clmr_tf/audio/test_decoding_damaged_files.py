@@ -1,7 +1,6 @@
-"""Every file is decoded whole, whatever its header claims, and what is lost of damaged ones is said.
+"""Concatenated, mislabelled and damaged files are decoded whole, and losses are reported.
 
-The reference is libsndfile on each healthy part by itself; FFmpeg's own program gives the same lengths to 0.1 s for
-files of these kinds.
+The reference is libsndfile on each healthy part; the ffmpeg program gives the same lengths to 0.1 s for such files.
 """
 
 import collections
@@ -23,7 +22,7 @@ SECONDS = 4.0
 
 
 def encoded(kind: str, seed: int, rate_hz: int = 44_100, num_channels: int = 2, **options) -> bytes:
-    """A healthy file with a melody of its own."""
+    """A healthy file; each seed has another melody."""
     song = melody(seed, round(SECONDS * rate_hz), rate_hz)
     content = io.BytesIO()
     samples = song if num_channels == 1 else np.stack([song, 0.5 * song], axis=1)
@@ -39,18 +38,18 @@ def reference(content: bytes) -> np.ndarray:
     return soxr.resample(samples.mean(axis=1), rate_hz, RATE_HZ, "VHQ")
 
 
-def assert_heard(path: Path, *parts: bytes, lost_seconds: float = 0.0) -> None:
-    """The file is these parts, one after the other: length to 0.1 s, correlation above 0.99."""
+def assert_decoded(path: Path, *parts: bytes, lost_seconds: float = 0.0) -> None:
+    """The file consists of these parts in this order: length to 0.1 s, correlation above 0.99."""
     with open_audio(path, RATE_HZ) as stream:
         audio = np.concatenate(list(stream.blocks))
     expected = [reference(part) for part in parts]
-    # Every MP3 after the first brings its encoder's delay and padding with it.
+    # Every MP3 after the first includes its encoder's delay and padding.
     assert abs(len(audio) - sum(map(len, expected))) < 0.1 * RATE_HZ * len(parts)
     begin = 0
     for part in expected:
         inner = part[RATE_HZ // 10 : -RATE_HZ // 10]
         place = begin + place_of(inner, audio[begin : begin + len(part) + RATE_HZ // 2])
-        # An encoder's delay is no whole number of samples at this rate: at best between two of them.
+        # An encoder's delay is not a whole number of samples at this rate.
         shifted = np.stack([audio[place + shift : place + shift + len(inner)] for shift in range(-3, 4)], axis=1)
         heard = shifted @ np.linalg.lstsq(shifted, inner, rcond=None)[0]
         assert np.corrcoef(heard, inner)[0, 1] > 0.99
@@ -62,7 +61,7 @@ def assert_heard(path: Path, *parts: bytes, lost_seconds: float = 0.0) -> None:
 
 
 def place_of(sound: np.ndarray, audio: np.ndarray) -> int:
-    """Where `sound` begins in `audio`, by their correlation."""
+    """Offset of `sound` in `audio`, by cross-correlation."""
     size = 2 ** int(np.ceil(np.log2(len(audio) + len(sound))))
     products = np.fft.irfft(np.fft.rfft(audio, size) * np.conj(np.fft.rfft(sound, size)), size)
     return int(np.argmax(products[: len(audio) - len(sound) + 1]))
@@ -114,7 +113,7 @@ MP3_KINDS = {
 def test_mp3(tmp_path, kind):
     write, seeds = MP3_KINDS[kind]
     (tmp_path / "song.mp3").write_bytes(write(mp3(1)))
-    assert_heard(tmp_path / "song.mp3", *(mp3(seed) for seed in seeds))
+    assert_decoded(tmp_path / "song.mp3", *(mp3(seed) for seed in seeds))
 
 
 @pytest.mark.parametrize("nums_channels", [(1, 2, 2), (2, 1, 2), (2, 1, 1)])
@@ -122,7 +121,7 @@ def test_mp3(tmp_path, kind):
 def test_mp3_of_several_rates_and_channels(tmp_path, rates_hz, nums_channels):
     parts = [mp3(seed, *form) for seed, form in enumerate(zip(rates_hz, nums_channels, strict=True))]
     (tmp_path / "song.mp3").write_bytes(b"".join(parts))
-    assert_heard(tmp_path / "song.mp3", *parts)
+    assert_decoded(tmp_path / "song.mp3", *parts)
 
 
 @pytest.mark.parametrize(("kind", "extension"), [("OGG", "ogg"), ("FLAC", "flac")])
@@ -130,13 +129,13 @@ def test_mp3_of_several_rates_and_channels(tmp_path, rates_hz, nums_channels):
 def test_chained_ogg_and_joined_flac(tmp_path, kind, extension, rates_hz):
     parts = [encoded(kind, seed, rate_hz) for seed, rate_hz in enumerate(rates_hz)]
     (tmp_path / f"song.{extension}").write_bytes(b"".join(parts))
-    assert_heard(tmp_path / f"song.{extension}", *parts)
+    assert_decoded(tmp_path / f"song.{extension}", *parts)
 
 
 def test_chained_opus(tmp_path):
     parts = [encoded("OGG", 1, 48_000, 2, subtype="OPUS"), encoded("OGG", 2, 48_000, 1, subtype="OPUS")]
     (tmp_path / "song.opus").write_bytes(b"".join(parts))
-    assert_heard(tmp_path / "song.opus", *parts)
+    assert_decoded(tmp_path / "song.opus", *parts)
 
 
 JUNK = {
@@ -151,45 +150,45 @@ def test_junk_behind_flac_and_before_ogg(tmp_path, junk):
     flac, ogg = encoded("FLAC", 1), encoded("OGG", 2)
     (tmp_path / "song.flac").write_bytes(flac + JUNK[junk])
     (tmp_path / "song.ogg").write_bytes(JUNK[junk] + ogg)
-    assert_heard(tmp_path / "song.flac", flac)
-    assert_heard(tmp_path / "song.ogg", ogg)
+    assert_decoded(tmp_path / "song.flac", flac)
+    assert_decoded(tmp_path / "song.ogg", ogg)
 
 
 @pytest.mark.parametrize("kind", ["OGG", "MP3", "FLAC", "W64", "CAF"])
-def test_zeros_behind_the_audio_are_nothing_that_was_lost(tmp_path, kind):
+def test_zeros_behind_the_audio_do_not_count_as_lost(tmp_path, kind):
     content = encoded(kind, 1)
     (tmp_path / "song").write_bytes(content + bytes(100_000))
-    assert_heard(tmp_path / "song", content)
+    assert_decoded(tmp_path / "song", content)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF"])
-def test_a_tag_in_front_of_any_format(tmp_path, kind):
+def test_a_tag_before_the_audio(tmp_path, kind):
     content = encoded(kind, 1)
     (tmp_path / "song").write_bytes(id3v2(1000, 1000) + content)
-    assert_heard(tmp_path / "song", content)
+    assert_decoded(tmp_path / "song", content)
 
 
-def test_an_au_file_that_does_not_say_how_long_it_is(tmp_path):
+def test_an_au_file_of_unspecified_length(tmp_path):
     content = encoded("AU", 1)
     (tmp_path / "song.au").write_bytes(content[:8] + bytes(4) + content[12:])
-    assert_heard(tmp_path / "song.au", content)
+    assert_decoded(tmp_path / "song.au", content)
 
 
-def test_a_header_that_claims_far_too_much_is_no_loss(tmp_path):
+def test_an_excessive_length_in_a_header_does_not_count_as_lost(tmp_path):
     flac, whole_mp3 = bytearray(encoded("FLAC", 1)), encoded("MP3", 2)
     # The upper bits of the number of samples in STREAMINFO.
     flac[21] |= 0x0F
     (tmp_path / "song.flac").write_bytes(flac)
-    assert_heard(tmp_path / "song.flac", encoded("FLAC", 1))
+    assert_decoded(tmp_path / "song.flac", encoded("FLAC", 1))
     claimed = bytearray(whole_mp3)
     place = max(claimed.find(b"Xing"), claimed.find(b"Info")) + 8
     claimed[place : place + 4] = (2 * int.from_bytes(claimed[place : place + 4], "big")).to_bytes(4, "big")
     (tmp_path / "song.mp3").write_bytes(claimed)
-    assert_heard(tmp_path / "song.mp3", whole_mp3)
+    assert_decoded(tmp_path / "song.mp3", whole_mp3)
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "MP3", "WAV", "AIFF", "RF64", "W64", "CAF"])
-def test_what_was_cut_off_is_kept_as_far_as_it_goes(tmp_path, kind):
+def test_truncated_files_are_decoded_up_to_their_end(tmp_path, kind):
     content = encoded(kind, 1)
     whole = reference(content)
     (tmp_path / "song").write_bytes(content[: len(content) * 2 // 3])
@@ -209,13 +208,13 @@ class CountedFile(io.BytesIO):
 
 
 @pytest.mark.parametrize("head", [b"RIFF\xff\xff\xff\x7fWAVE", b"caff" + bytes(4), b"riff" + bytes(36)])
-def test_a_header_of_endless_empty_chunks_is_not_followed(head):
+def test_endless_empty_chunks_are_not_followed(head):
     file = CountedFile(head + bytes(200_000))
     assert missing_num_bytes(file) == 0
     assert file.num_reads < 2000
 
 
-def test_what_was_cut_off_a_wav_with_much_before_its_audio(tmp_path):
+def test_a_truncated_wav_with_a_large_chunk_before_its_audio(tmp_path):
     content = encoded("WAV", 1)
     place = content.index(b"data")
     content = content[:place] + b"LIST" + (200_000).to_bytes(4, "little") + bytes(200_000) + content[place:]
@@ -225,7 +224,7 @@ def test_what_was_cut_off_a_wav_with_much_before_its_audio(tmp_path):
     assert stream.report.lost_seconds == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_damaged_ogg_lacks_the_time_between_its_pages(tmp_path):
+def test_the_loss_in_a_damaged_ogg_is_the_gap_between_its_pages(tmp_path):
     content = bytearray(encoded("OGG", 1))
     middle = len(content) // 2
     content[middle : middle + 4096] = JUNK["noise"][:4096]
@@ -237,7 +236,7 @@ def test_a_damaged_ogg_lacks_the_time_between_its_pages(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "MP3"])
-def test_a_damaged_middle_costs_the_middle(tmp_path, kind):
+def test_only_a_damaged_section_is_lost(tmp_path, kind):
     content = bytearray(encoded(kind, 1))
     middle = len(content) // 2
     content[middle : middle + 4096] = JUNK["noise"][:4096]
@@ -257,7 +256,7 @@ def assert_begins_and_ends_like(audio: np.ndarray, whole: np.ndarray) -> None:
         assert np.corrcoef(audio[place : place + len(sound)], sound)[0, 1] > 0.99
 
 
-def test_a_xing_header_of_too_few_frames_ends_nothing(tmp_path):
+def test_a_xing_header_with_too_few_frames_does_not_end_the_file(tmp_path):
     # As FFmpeg does, the encoder's padding is cut out where the header says that the end is.
     (tmp_path / "song.mp3").write_bytes(with_xing_frames(mp3(1), 50))
     audio, whole = load_audio(tmp_path / "song.mp3", RATE_HZ), reference(mp3(1))
@@ -266,17 +265,17 @@ def test_a_xing_header_of_too_few_frames_ends_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("claimed_num_bytes", [0, 0xFFFFFFFF, 0xFFFFFFFE])
-def test_a_wav_that_a_recorder_left_unfinished_is_heard_to_its_end(tmp_path, claimed_num_bytes):
+def test_a_wav_of_unspecified_length_is_decoded_to_its_end(tmp_path, claimed_num_bytes):
     content = bytearray(encoded("WAV", 1))
     data = content.find(b"data")
     for place in (4, data + 4):
         content[place : place + 4] = claimed_num_bytes.to_bytes(4, "little")
     (tmp_path / "song.wav").write_bytes(content)
-    assert_heard(tmp_path / "song.wav", encoded("WAV", 1))
+    assert_decoded(tmp_path / "song.wav", encoded("WAV", 1))
 
 
 @pytest.mark.soak
-def test_a_wav_of_more_than_4_gib_is_heard_to_its_end(tmp_path):
+def test_a_wav_of_more_than_4_gib_is_decoded_to_its_end(tmp_path):
     # Eight channels of 64-bit floats at the wanted rate: fewest samples for the bytes; a hole, so no disk is filled.
     num_frames, frame_bytes = 2**32 // 64 + RATE_HZ, 64
     path = tmp_path / "long.wav"
@@ -301,7 +300,7 @@ def test_a_wav_of_more_than_4_gib_is_heard_to_its_end(tmp_path):
     [(b"<!DOCTYPE html><html>" + b"<p>Not found</p>" * 4000, "not_audio"), (JUNK["noise"] * 10, "unreadable")],
     ids=["page", "bytes"],
 )
-def test_content_that_is_no_audio_is_refused_whatever_its_name(tmp_path, name, content, reason):
+def test_other_content_is_rejected_whatever_the_extension(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableAudioError) as caught:
         load_audio(tmp_path / name, RATE_HZ)
@@ -310,7 +309,7 @@ def test_content_that_is_no_audio_is_refused_whatever_its_name(tmp_path, name, c
 
 
 @pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:4,\n{0}\n", "ffconcat version 1.0\nfile '{0}'\n"])
-def test_a_list_of_other_files_opens_none_of_them(tmp_path, text):
+def test_playlists_open_no_other_file(tmp_path, text):
     write_sound(tmp_path / "other.wav", tone(440.0, 2.0, 44100), 44100, "WAV")
     (tmp_path / "song.mp3").write_text(text.format(tmp_path / "other.wav"))
     with pytest.raises(UnreadableAudioError, match="its content is text"):
@@ -326,7 +325,7 @@ def test_the_sound_of_films(tmp_path, container, codec):
     assert abs(level_db(audio[RATE_HZ:-RATE_HZ]) - level_db(samples)) < 0.2
 
 
-def test_surround_sound_is_mixed_as_itu_r_bs_775_says(tmp_path):
+def test_surround_sound_is_mixed_by_itu_r_bs_775(tmp_path):
     # Left, right, centre, low frequencies, left and right surround, each a tone of its own.
     frequencies_hz = [400.0, 700.0, 1100.0, 60.0, 1700.0, 2300.0]
     samples = np.stack([tone(f, 2.0, 48_000, 0.2) for f in frequencies_hz], axis=1)
@@ -348,7 +347,7 @@ def test_the_mix_is_that_of_ffmpeg(layout):
     np.testing.assert_allclose(mixed_to_mono(channels, names), stereo.to_ndarray().mean(axis=0), atol=1e-6)
 
 
-def test_eight_channels_in_planes(tmp_path):
+def test_eight_planar_channels(tmp_path):
     # FFmpeg's Vorbis decoder gives each channel in an array of its own.
     channels = np.stack([tone(300.0 * (number + 1), 2.0, 44_100, 0.1) for number in range(8)], axis=1)
     write_sound(tmp_path / "eight.ogg", channels, 44_100, "OGG", "VORBIS")
@@ -364,7 +363,7 @@ def test_channels_without_positions():
     np.testing.assert_allclose(weights_of_channels(("FL", "FR", "NONE")), [0.5, 0.5, 0])
 
 
-def test_channels_that_cancel_are_told_from_silence(tmp_path):
+def test_cancelling_channels_are_distinguished_from_silence(tmp_path):
     samples = tone(440.0, 1.0, 44_100)
     write_sound(tmp_path / "opposite.wav", np.stack([samples, -samples], axis=1), 44_100, "WAV", "FLOAT")
     write_sound(tmp_path / "silent.wav", 1e-5 * samples, 44_100, "WAV", "FLOAT")

@@ -1,4 +1,4 @@
-"""Crops of real files through tensorflow-io against whole files through libsndfile and soxr."""
+"""Crops of files against whole files decoded by libsndfile and resampled by soxr."""
 
 import os
 from pathlib import Path
@@ -32,14 +32,14 @@ def music(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_crops_equal_the_prepared_reader(music, name):
+def test_crops_equal_those_of_the_prepared_reader(music, name):
     expected = prepared(music / name)
     for offset in (0, 1, 30_003, len(expected) // 2, len(expected) - CROP):
         assert_same(crop_of(music / name, offset), expected[offset : offset + CROP])
 
 
 @pytest.mark.parametrize("name", ["low-22k.mp3", "22k.ogg", "8-bit.flac", "float.wav", "six-channels.wav"])
-def test_every_seek_is_exact_to_the_sample(music, name):
+def test_seeking_is_exact_to_the_sample(music, name):
     samples, rate_hz = soundfile.read(music / name, always_2d=True)
     assert rate_hz == 22050
     expected = samples @ mono_weights(samples.shape[1])
@@ -47,7 +47,7 @@ def test_every_seek_is_exact_to_the_sample(music, name):
         np.testing.assert_allclose(crop_of(music / name, offset), expected[offset : offset + CROP], atol=2e-6)
 
 
-def test_mp3_without_and_behind_what_encoders_and_taggers_add(music, tmp_path):
+def test_mp3_with_and_without_headers_and_tags(music, tmp_path):
     encoded = (music / "constant.mp3").read_bytes()
     assert encoded[:2] == b"\xff\xfb"
     gapless_header_ends = encoded.index(encoded[:3], 100)
@@ -79,7 +79,7 @@ def test_beyond_the_end_there_is_silence(music):
     assert np.abs(crop[5200:]).max() < 1e-6
 
 
-def test_overshoot_is_clipped_as_16_bits_would(tmp_path):
+def test_overshoot_is_clipped_as_in_16_bit_pcm(tmp_path):
     path = tmp_path / "loud.wav"
     soundfile.write(path, 10 * melody(1, 60_000), 22050, subtype="FLOAT")
     crop = crop_of(path, 0)

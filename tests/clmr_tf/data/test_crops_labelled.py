@@ -24,13 +24,13 @@ def batches_of(corpus, count: int, **arguments) -> list[dict]:
     return list(dataset.take(count).as_numpy_iterator())
 
 
-def test_an_epoch_has_every_clip_once_and_may_end_within_a_batch(corpus):
+def test_an_epoch_has_every_item_once_and_may_end_within_a_batch(corpus):
     rows = np.concatenate([batch["item"] for batch in batches_of(corpus, 15)])
     assert [Counter(epoch) for epoch in rows.reshape(6, 10)] == [Counter(range(10))] * 6
     assert len({tuple(epoch) for epoch in rows.reshape(6, 10)}) == 6
 
 
-def test_a_crop_is_a_piece_of_its_clip_and_has_its_tags(corpus):
+def test_a_crop_is_from_its_item_and_has_its_tags(corpus):
     items = corpus.items_of("train")
     (batch,) = batches_of(corpus, 1, batch_size=12)
     for crop, row, labels in zip(batch["clips"], batch["item"], batch["labels"], strict=True):
@@ -48,7 +48,7 @@ def test_a_batch_may_be_larger_than_an_epoch(corpus):
     assert len({crop.tobytes() for crop in batch["clips"]}) == 25
 
 
-def test_a_run_that_resumes_and_replicas_that_share_see_the_same(corpus):
+def test_resumed_runs_and_replicas_read_the_same_batches(corpus):
     whole = batches_of(corpus, 6)
     resumed = batches_of(corpus, 2, first_step=4)
     shares = [batches_of(corpus, 6, share=BatchShare(num_replicas=2, first_replica=replica)) for replica in range(2)]
@@ -59,6 +59,6 @@ def test_a_run_that_resumes_and_replicas_that_share_see_the_same(corpus):
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
 
 
-def test_an_empty_split_is_said(corpus):
+def test_an_empty_split_is_rejected(corpus):
     with pytest.raises(UsageError, match="The test split of melodies is empty"):
         labelled_dataset(corpus, "test", batch_size=4, **SHAPE)

@@ -1,7 +1,9 @@
-"""What --corpus may be: names, prepared folders, folders of music, and what is refused with which mend."""
+"""What --corpus accepts: names, prepared folders, folders of music; and that changed audio is detected."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -12,8 +14,8 @@ import pytest
 import soundfile
 
 import pipelines
-from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
-from clmr_tf.data.resolution import is_pipeline, resolve_corpus
+from clmr_tf.data.corpus import MANIFEST_FILE, PCM_FILE, Corpus
+from clmr_tf.data.resolution import is_pipeline, require_unchanged_audio, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from tests.synthetic import melody, write_corpus
 
@@ -49,14 +51,14 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
-def test_a_prepared_folder_is_opened_where_it_is(tmp_path):
+def test_a_prepared_folder_is_opened_in_place(tmp_path):
     prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 2}, num_samples=CLIP)
     before = state_of(tmp_path)
     assert resolve(prepared.folder, tmp_path / "corpora") == prepared
     assert state_of(tmp_path) == before and not (tmp_path / "corpora").exists()
 
 
-def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+def test_a_tilde_is_expanded(tmp_path, monkeypatch):
     prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 1}, num_samples=CLIP)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/prepared", tmp_path / "corpora").folder == prepared.folder
@@ -79,14 +81,14 @@ def test_music_is_prepared_once(tmp_path, monkeypatch):
     assert resolve(first.folder, tmp_path / "other") == first
 
 
-def test_music_with_a_manifest_of_another_program_is_music(tmp_path):
+def test_a_manifest_of_another_program_is_ignored(tmp_path):
     music = write_song(tmp_path / "player")
     (music / "manifest.json").write_text(json.dumps({"short_name": "player", "icons": []}))
     corpus = resolve(music, tmp_path / "corpora")
     assert corpus.folder.parent == tmp_path / "corpora" and len(corpus.items) == 1
 
 
-def test_folders_of_one_name_or_odd_names_keep_apart(tmp_path):
+def test_folders_of_equal_or_unusual_names_have_separate_corpora(tmp_path):
     # Two of one name, two that differ in what cannot be in a name, two without a letter.
     places = ["a/album", "b/album", "live: 1999", "live? 1999", "…", "-"]
     opened = []
@@ -101,7 +103,7 @@ def test_folders_of_one_name_or_odd_names_keep_apart(tmp_path):
     assert [name.rpartition("-")[0] for name in folders] == ["album"] * 2 + ["live-1999"] * 2 + ["music"] * 2
 
 
-def test_other_rates_and_readers_have_folders_of_their_own(tmp_path):
+def test_other_rates_and_readers_have_separate_folders(tmp_path):
     music, corpora = write_song(tmp_path / "music"), tmp_path / "corpora"
     plain = resolve(music, corpora)
     slow = resolve(music, corpora, sample_rate_hz=8000, clip_num_samples=20736)
@@ -121,7 +123,7 @@ def test_other_rates_and_readers_have_folders_of_their_own(tmp_path):
     assert state_of(corpora) == before
 
 
-def test_the_share_of_broken_files_is_passed_on(tmp_path):
+def test_the_fraction_of_skipped_files_is_limited(tmp_path):
     music = write_song(tmp_path / "music")
     (music / "broken.wav").write_bytes(b"RIFF nothing of the kind")
     (music / "short.wav").write_bytes(b"RIFF nothing either")
@@ -147,7 +149,7 @@ def tiny_pipeline(tmp_path, monkeypatch):
     return "tiny_songs"
 
 
-def test_a_name_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):
+def test_a_named_corpus_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):
     corpora = tmp_path / "corpora"
     first = resolve(tiny_pipeline, corpora)
     assert first.folder == corpora / "tiny_songs" and len(first.items) == 1
@@ -157,7 +159,7 @@ def test_a_name_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):
     assert slow.folder == corpora / "tiny_songs-16000hz" and slow.manifest.sample_rate_hz == 16000
 
 
-def test_a_prepared_folder_goes_before_a_name(tmp_path, tiny_pipeline, monkeypatch, caplog):
+def test_a_prepared_folder_takes_precedence_over_a_name(tmp_path, tiny_pipeline, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     here = write_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
     assert resolve(tiny_pipeline, tmp_path / "corpora").manifest == here.manifest
@@ -175,7 +177,7 @@ def test_a_prepared_folder_goes_before_a_name(tmp_path, tiny_pipeline, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["package", "folder", "module"])
-def test_another_package_called_pipelines_is_not_taken_for_ours(tmp_path, monkeypatch, kind):
+def test_another_package_called_pipelines_is_rejected(tmp_path, monkeypatch, kind):
     music = write_song(tmp_path / "music")
     others = tmp_path / "others" / "pipelines"
     if kind == "module":
@@ -201,11 +203,11 @@ def test_another_package_called_pipelines_is_not_taken_for_ours(tmp_path, monkey
 @pytest.mark.parametrize(
     "name", ["folder", "prepare", "audio_listing", "Demo", "demo/", "pipelines.demo", "../demo", ""]
 )
-def test_only_pipelines_with_a_corpus_of_their_own_have_names(name):
+def test_names_are_those_of_pipelines_with_a_corpus(name):
     assert is_pipeline("demo") and not is_pipeline(name)
 
 
-def test_a_prepared_folder_that_does_not_fit_is_refused_with_the_mend(tmp_path):
+def test_an_incompatible_prepared_folder_is_rejected_with_a_remedy(tmp_path):
     folder = write_corpus(tmp_path / "prepared", num_songs={"train": 3}, num_samples=CLIP).folder
     direct = write_corpus(tmp_path / "direct", num_songs={"train": 1}, num_samples=CLIP)
     manifest = dataclasses.replace(direct.manifest, storage="direct")
@@ -229,7 +231,7 @@ def test_a_prepared_folder_that_does_not_fit_is_refused_with_the_mend(tmp_path):
         resolve(direct.folder, tmp_path / "corpora")
 
 
-def test_what_is_no_corpus_is_refused_and_nothing_is_made(tmp_path):
+def test_other_values_are_rejected_and_nothing_is_written(tmp_path):
     song = write_song(tmp_path / "music") / "song.wav"
     (tmp_path / "empty").mkdir()
     for corpus, sentence in (
@@ -244,3 +246,53 @@ def test_what_is_no_corpus_is_refused_and_nothing_is_made(tmp_path):
         with pytest.raises(UsageError, match=sentence):
             resolve(corpus, tmp_path / "corpora")
     assert not (tmp_path / "corpora").exists()
+
+
+NUM_SAMPLES = 60_000
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Corpus:
+    return write_corpus(tmp_path / "songs", num_songs={"train": 6, "test": 2}, num_samples=NUM_SAMPLES)
+
+
+def flip_a_bit(corpus: Corpus, item: int) -> None:
+    pcm = np.memmap(corpus.folder / PCM_FILE, np.uint8, "r+")
+    pcm[2 * (corpus.items[item].offset_samples + NUM_SAMPLES // 2)] ^= 1
+    pcm.flush()
+
+
+@pytest.mark.parametrize("item", range(8))
+def test_any_flipped_bit_in_a_small_corpus_is_detected(corpus, item):
+    require_unchanged_audio(corpus)
+    flip_a_bit(corpus, item)
+    words = f"The audio of {corpus.items[item].id} in .*songs has changed since it was prepared; prepare the music"
+    with pytest.raises(UsageError, match=words):
+        resolve_corpus(str(corpus.folder), corpora=corpus.folder, sample_rate_hz=22_050, clip_num_samples=59_049)
+
+
+def test_a_large_corpus_is_checked_at_evenly_spaced_items(corpus):
+    three_items = 3 * 2 * (NUM_SAMPLES + 8)
+    flip_a_bit(corpus, 1)
+    require_unchanged_audio(corpus, num_bytes=three_items)
+    for item in (0, 4, 7):
+        flip_a_bit(corpus, item)
+        with pytest.raises(UsageError, match=f"The audio of {corpus.items[item].id} "):
+            require_unchanged_audio(corpus, num_bytes=three_items)
+        flip_a_bit(corpus, item)
+
+
+def test_the_files_of_a_direct_corpus_are_checked(corpus, tmp_path):
+    file = tmp_path / "song.ogg"
+    file.write_bytes(os.urandom(1000))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    manifest = dataclasses.replace(corpus.manifest, storage="direct")
+    item = dataclasses.replace(corpus.items[0], file=str(file), digest=digest, source_num_bytes=1000)
+    direct = Corpus(corpus.folder, manifest, (item,))
+    require_unchanged_audio(direct)
+    file.write_bytes(os.urandom(1000))
+    with pytest.raises(UsageError, match="has changed since it was prepared"):
+        require_unchanged_audio(direct)
+    file.unlink()
+    with pytest.raises(UsageError, match="has changed since it was prepared"):
+        require_unchanged_audio(direct)

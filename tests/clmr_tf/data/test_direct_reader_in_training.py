@@ -1,4 +1,4 @@
-"""The direct reader as training meets it: in parallel, batched, with files missing, without tensorflow-io."""
+"""The direct reader in training: in parallel, in batches, with missing files, without tensorflow-io."""
 
 import dataclasses
 import subprocess
@@ -115,7 +115,7 @@ def as_pcm(corpus: Corpus, folder: Path) -> Corpus:
     return Corpus(folder, dataclasses.replace(corpus.manifest, storage="pcm"), items)
 
 
-def test_training_sees_the_same_batches_as_from_prepared_audio(music, tmp_path):
+def test_batches_equal_those_from_prepared_audio(music, tmp_path):
     direct = direct_corpus([music / name for name in FILES])
     pcm = as_pcm(direct, tmp_path)
     options = {"batch_size": 5, "clip_num_samples": CROP, "seed": 11}
@@ -133,14 +133,14 @@ def test_training_sees_the_same_batches_as_from_prepared_audio(music, tmp_path):
             assert_same(crop, expected)
 
 
-def test_a_file_that_is_gone_is_noticed_before_training(music, tmp_path):
+def test_a_missing_file_is_reported_before_training(music, tmp_path):
     corpus = direct_corpus([music / "22k.ogg"])
     gone = dataclasses.replace(corpus.items[0], file=str(tmp_path / "gone.ogg"))
     with pytest.raises(UsageError, match=r"1 of 2 files .* gone or have changed, the first is '.*gone\.ogg'"):
         direct_crop_reader(corpus, [corpus.items[0], gone], CROP)
 
 
-def test_a_file_of_another_size_is_noticed_before_training(music, tmp_path):
+def test_a_file_of_another_size_is_reported_before_training(music, tmp_path):
     path = tmp_path / "song.ogg"
     path.write_bytes((music / "22k.ogg").read_bytes())
     corpus = direct_corpus([path])
@@ -149,7 +149,7 @@ def test_a_file_of_another_size_is_noticed_before_training(music, tmp_path):
         direct_crop_reader(corpus, corpus.items, CROP)
 
 
-# What users have: no tensorflow-io at all, or one whose library does not fit the installed TensorFlow.
+# Users may have no tensorflow-io, or one whose library does not match the installed TensorFlow.
 _WITHOUT_TENSORFLOW_IO = """
 import sys
 import numpy as np

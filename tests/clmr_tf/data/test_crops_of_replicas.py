@@ -1,4 +1,4 @@
-"""What each replica reads of a batch: together, part for part, the same examples as one device."""
+"""Replicas together read the same examples as one device, part by part of a batch."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def read(corpus, share: BatchShare, first_step: int = 0) -> list[list[dict[str, 
 
 
 def in_order(of_replicas: list[dict[str, np.ndarray]], num_parts: int) -> dict[str, np.ndarray]:
-    """Part after part of a batch, each put together from the replicas' shares of it."""
+    """The parts of a batch in order, each concatenated from those of the replicas."""
     names = of_replicas[0]
     parts = {name: [np.split(batch[name], num_parts) for batch in of_replicas] for name in names}
     return {
@@ -37,7 +37,7 @@ def in_order(of_replicas: list[dict[str, np.ndarray]], num_parts: int) -> dict[s
 
 
 @pytest.mark.parametrize(("num_replicas", "num_parts"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2)])
-def test_a_part_of_a_batch_is_the_same_however_many_share_it(corpus, num_replicas, num_parts):
+def test_parts_of_a_batch_do_not_depend_on_the_number_of_replicas(corpus, num_replicas, num_parts):
     whole = [step[0] for step in read(corpus, BatchShare())]
     share = BatchShare(num_replicas, num_local_replicas=num_replicas, num_micro_batches=num_parts)
     for expected, of_replicas in zip(whole, read(corpus, share), strict=True):
@@ -49,7 +49,7 @@ def test_a_part_of_a_batch_is_the_same_however_many_share_it(corpus, num_replica
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])
-def test_each_worker_reads_what_its_replicas_would_of_one_machine(corpus, num_parts):
+def test_workers_read_the_same_as_replicas_of_one_machine(corpus, num_parts):
     machine = read(corpus, BatchShare(4, num_local_replicas=4, num_micro_batches=num_parts))
     workers = [read(corpus, BatchShare(4, first, 2, num_parts)) for first in (0, 2)]
     for expected, *shares in zip(machine, *workers, strict=True):
@@ -59,7 +59,7 @@ def test_each_worker_reads_what_its_replicas_would_of_one_machine(corpus, num_pa
 
 
 @pytest.mark.parametrize("first_step", [1, 3])
-def test_two_replicas_that_resume_read_what_they_would_have(corpus, first_step):
+def test_replicas_that_resume_continue_the_same_stream(corpus, first_step):
     share = BatchShare(2, num_local_replicas=2, num_micro_batches=2)
     whole, late = read(corpus, share), read(corpus, share, first_step)
     for expected, received in zip(whole[first_step:], late, strict=True):

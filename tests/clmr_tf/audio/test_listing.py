@@ -24,7 +24,7 @@ def reasons(listing):
     return {file.source: file.reason for file in listing.rejected}
 
 
-def test_names_are_sorted_by_their_bytes_whatever_the_locale(tmp_path):
+def test_names_are_sorted_by_their_bytes_in_any_locale(tmp_path):
     names = ["b.wav", "a/z.wav", "a.wav", "Z.wav", "ä.wav", "a b.wav", "a/B.wav", "10.wav", "9.wav"]
     touch(tmp_path, *names)
     listing = list_audio(tmp_path)
@@ -32,7 +32,7 @@ def test_names_are_sorted_by_their_bytes_whatever_the_locale(tmp_path):
     assert listing.rejected == ()
 
 
-def test_names_that_are_not_utf8_or_hold_line_ends_open_again(tmp_path):
+def test_names_that_are_not_utf8_or_contain_newlines_can_be_opened(tmp_path):
     names = [b"\xff\xfe/\xe9t\xe9.mp3", b"line\nend.mp3", "♥.mp3".encode()]
     touch(tmp_path, *names)
     listing = list_audio(tmp_path)
@@ -41,7 +41,7 @@ def test_names_that_are_not_utf8_or_hold_line_ends_open_again(tmp_path):
         assert (tmp_path / name).read_bytes() == os.fsencode(name) * 10
 
 
-def test_audio_is_known_by_its_extension_or_its_first_bytes(tmp_path):
+def test_audio_is_recognised_by_its_extension_or_its_first_bytes(tmp_path):
     touch(tmp_path, "loud.MP3", "x.flac", "cover.jpg", "notes.txt", "no_extension", "list.m3u")
     write_sound(tmp_path / "restored from disk", tone(440, 0.1, 8000), 8000, "FLAC", "PCM_16")
     write_sound(tmp_path / "track.dat", tone(440, 0.1, 8000), 8000, "WAV", "PCM_16")
@@ -50,14 +50,14 @@ def test_audio_is_known_by_its_extension_or_its_first_bytes(tmp_path):
     assert reasons(listing) == dict.fromkeys(("cover.jpg", "list.m3u", "no_extension", "notes.txt"), "not_audio")
 
 
-def test_hidden_files_and_folders_are_counted_but_not_entered(tmp_path):
+def test_hidden_files_and_folders_are_rejected(tmp_path):
     touch(tmp_path, "._song.mp3", ".Trash/old.mp3", ".Trash/older.mp3", "song.mp3", "album/.hidden.flac")
     listing = list_audio(tmp_path)
     assert listing.audio == ("song.mp3",)
     assert reasons(listing) == dict.fromkeys(("._song.mp3", ".Trash", "album/.hidden.flac"), "not_audio")
 
 
-def test_links_are_followed_and_circles_end(tmp_path):
+def test_links_are_followed_and_cycles_end(tmp_path):
     music, elsewhere = tmp_path / "music", tmp_path / "elsewhere"
     touch(music, "album/one.mp3", "album/deep/two.mp3")
     touch(elsewhere, "three.mp3", "more/four.mp3")
@@ -76,7 +76,7 @@ def test_links_are_followed_and_circles_end(tmp_path):
     }
 
 
-def test_a_file_of_two_names_counts_once_under_the_real_one(tmp_path):
+def test_a_linked_file_is_listed_once_under_its_real_name(tmp_path):
     touch(tmp_path, "b/song.mp3", "z/real.mp3")
     os.link(tmp_path / "b/song.mp3", tmp_path / "b/the same.mp3")
     (tmp_path / "a").symlink_to("z")
@@ -95,13 +95,13 @@ def test_a_named_pipe_is_not_opened(tmp_path):
     assert reasons(list_audio(tmp_path)) == {"pipe": "not_audio", "pipe.mp3": "not_audio"}
 
 
-def test_a_corpus_inside_its_own_source_is_passed_over(tmp_path):
+def test_a_corpus_inside_its_own_source_is_ignored(tmp_path):
     touch(tmp_path, "song.mp3", "corpus/audio.mp3", "other/corpus/song.mp3")
     assert list_audio(tmp_path, leave_out=tmp_path / "corpus").audio == ("other/corpus/song.mp3", "song.mp3")
     assert list_audio(tmp_path, leave_out=tmp_path / "not there").audio[0] == "corpus/audio.mp3"
 
 
-def test_a_folder_without_permission_costs_only_itself():
+def test_a_folder_without_permission_is_rejected_alone():
     # Permissions do not bind root, who therefore becomes nobody, in a place that nobody can reach.
     script = (
         "import os, sys; from pathlib import Path; from clmr_tf.audio.listing import list_audio\n"

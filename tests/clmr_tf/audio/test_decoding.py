@@ -1,6 +1,8 @@
-"""Audio of every format comes out as what was written: tones, levels, channels, lengths, in little memory."""
+"""Decoding healthy files of every format, and the errors for files that cannot be used."""
 
+import errno
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clmr_tf.audio.decoding import decoder_versions, load_audio, open_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, decoder_versions, load_audio, open_audio
 from tests.sounds import frequency_of, level_db, noise, tone, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -92,13 +94,13 @@ def test_opposite_channels_cancel(tmp_path):
     assert np.abs(load_audio(path, RATE_HZ)).max() == 0.0
 
 
-def test_resampling_lets_nothing_fold_back(tmp_path):
+def test_resampling_does_not_alias(tmp_path):
     path = tmp_path / "high.wav"
     write_sound(path, tone(15_000.0, 2.0, 96000), 96000, "WAV", "FLOAT")
     assert level_db(load_audio(path, RATE_HZ)[2000:-2000]) < -100
 
 
-def test_resampling_up_adds_no_images(tmp_path):
+def test_upsampling_adds_no_images(tmp_path):
     path = tmp_path / "telephone.wav"
     write_sound(path, noise(2.0, 8000, seed=1), 8000, "WAV", "FLOAT")
     audio = load_audio(path, RATE_HZ)
@@ -109,7 +111,7 @@ def test_resampling_up_adds_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 44100, 48000, 96000])
-def test_resampling_does_not_move_sound(tmp_path, rate_hz):
+def test_resampling_does_not_shift_sound_in_time(tmp_path, rate_hz):
     samples = np.zeros(2 * rate_hz, np.float32)
     # A pulse one second in, wide enough for the lowest rate.
     samples += 0.5 * np.exp(-(((np.arange(2 * rate_hz) / rate_hz - 1.0) / 0.001) ** 2)).astype(np.float32)
@@ -120,7 +122,7 @@ def test_resampling_does_not_move_sound(tmp_path, rate_hz):
     assert abs(centre - RATE_HZ) < 0.05
 
 
-def test_blocks_are_the_whole_file_in_pieces(tmp_path):
+def test_blocks_add_up_to_the_whole_file(tmp_path):
     path = tmp_path / "long.ogg"
     samples = np.stack([noise(30.0, 44100, seed=2), noise(30.0, 44100, seed=3)], axis=1)
     write_sound(path, samples, 44100, "OGG", "VORBIS")
@@ -150,7 +152,7 @@ def test_a_long_file_is_decoded_in_little_memory(tmp_path):
     assert more_kib < 40 * 1024
 
 
-def test_an_mp3_that_was_cut_off_gives_what_is_there(tmp_path):
+def test_a_truncated_mp3_is_decoded_up_to_its_end(tmp_path):
     path = tmp_path / "cut.mp3"
     write_sound(path, tone(440.0, 10.0, 44100), 44100, "MP3", "MPEG_LAYER_III")
     data = path.read_bytes()
@@ -161,7 +163,7 @@ def test_an_mp3_that_was_cut_off_gives_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe song", b"line\nbreak", "Motörhead ♥".encode(), b"-n 'quoted' \"$HOME\""])
-def test_odd_names(tmp_path, name):
+def test_unusual_file_names(tmp_path, name):
     decoded, encoded = tmp_path / os.fsdecode(name + b".flac"), tmp_path / os.fsdecode(name + b".m4a")
     samples = tone(440.0, 1.0, 44100)
     write_sound(decoded, samples, 44100, "FLAC", "PCM_16")
@@ -182,7 +184,7 @@ def test_versions_of_all_decoders_are_known():
     assert all(version[0].isdigit() for version in versions.values())
 
 
-def test_a_low_bit_rate_mp3_is_decoded_as_in_one_piece(tmp_path):
+def test_a_low_bit_rate_mp3_is_decoded_without_gaps_between_blocks(tmp_path):
     # Its frames borrow bits from those before; a seek between two blocks makes the decoder forget them.
     path = tmp_path / "song.mp3"
     music = np.random.default_rng(0).standard_normal(16_000 * 60).astype(np.float32) * 0.1
@@ -191,3 +193,91 @@ def test_a_low_bit_rate_mp3_is_decoded_as_in_one_piece(tmp_path):
     in_one_piece, rate_hz = soundfile.read(path, dtype="float32")
     assert path.stat().st_size * 8 / 60 < 50_000
     np.testing.assert_allclose(load_audio(path, rate_hz), in_one_piece, rtol=0, atol=1e-5)
+
+
+def _garbage(path):
+    path.write_bytes(np.random.default_rng(5).integers(0, 256, 100_000, np.uint8).tobytes())
+
+
+def _with_sample(value):
+    def write(path):
+        samples = tone(440.0, 1.0, 44100)
+        samples[30_000] = value
+        write_sound(path, np.stack([samples, samples], axis=1), 44100, "WAV", "FLOAT")
+
+    return write
+
+
+def _opposite_infinities(path):
+    samples = np.stack([tone(440.0, 1.0, 44100)] * 2, axis=1)
+    samples[100] = [np.inf, -np.inf]
+    write_sound(path, samples, 44100, "WAV", "FLOAT")
+
+
+def _integers_as_floats(path):
+    write_sound(path, 32767 * tone(440.0, 1.0, 44100), 44100, "WAV", "FLOAT")
+
+
+def _film_without_sound(path):
+    # A picture in a container that PyAV opens: the one stream is video.
+    import av
+
+    with path.open("wb") as file, av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("mpeg4", rate=25, width=64, height=64)
+        for _ in range(5):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("write", "reason", "detail"),
+    [
+        (_garbage, "unreadable", "no audio was found"),
+        (lambda path: path.write_bytes(b""), "unreadable", "empty"),
+        (lambda path: path.write_text("Not found\n" * 100), "not_audio", "text"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))), "not_audio", "image"),
+        (_film_without_sound, "not_audio", "it has no sound"),
+        (_with_sample(np.nan), "unreadable", "NaN"),
+        (_with_sample(-np.inf), "unreadable", "infinite"),
+        (_opposite_infinities, "unreadable", "infinite"),
+        (_integers_as_floats, "unreadable", "full scale"),
+        (os.mkfifo, "not_audio", "regular file"),
+        (Path.mkdir, "not_audio", "regular file"),
+        (lambda path: path.symlink_to(path.name), "unreadable", "symbolic links"),
+        (lambda path: None, "unreadable", "No such file"),
+    ],
+)
+def test_unusable_files_raise_an_error_with_a_reason(tmp_path, write, reason, detail):
+    path = tmp_path / "sound.wav"
+    write(path)
+    with pytest.raises(UnreadableAudioError) as caught:
+        load_audio(path, RATE_HZ)
+    assert caught.value.reason == reason
+    assert detail in caught.value.detail
+    assert str(caught.value).startswith(f"{path} cannot be used as audio: ")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.reason, str(copy)) == (reason, str(caught.value))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("sound.flac", None), ("sound.m4a", "alac")])
+def test_errors_of_the_caller_are_not_errors_of_the_file(tmp_path, name, codec):
+    samples = tone(440.0, 1.0, 44100)
+    if codec is None:
+        write_sound(tmp_path / name, samples, 44100, "FLAC")
+    else:
+        write_encoded(tmp_path / name, samples[None], 44100, codec, "ipod")
+    with pytest.raises(OSError, match="No space left"), open_audio(tmp_path / name, RATE_HZ) as stream:
+        next(stream.blocks)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("claimed_rate_hz", [1, 2**31 - 1])
+def test_an_implausible_sample_rate_is_rejected(tmp_path, claimed_rate_hz):
+    path = tmp_path / "sound.wav"
+    write_sound(path, tone(440.0, 1.0, 44100), 44100, "WAV", "PCM_16")
+    data = bytearray(path.read_bytes())
+    assert data[24:28] == (44100).to_bytes(4, "little")
+    data[24:28] = claimed_rate_hz.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(UnreadableAudioError, match="sample rate"):
+        load_audio(path, RATE_HZ)

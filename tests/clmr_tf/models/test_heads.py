@@ -1,4 +1,4 @@
-"""What a head computes, and that its file comes back as it was or is refused."""
+"""The projector, and trained heads and their files."""
 
 import itertools
 
@@ -6,7 +6,26 @@ import numpy as np
 import pytest
 
 from clmr_tf.files import UnreadableArraysError
-from clmr_tf.models.heads import Head, probabilities
+from clmr_tf.models.heads import Head, build_projector, probabilities
+
+
+def test_projector_is_linear_relu_linear_without_biases():
+    projector = build_projector(seed=1)
+    hidden, projection = (layer.kernel.numpy().astype(np.float64) for layer in projector.layers)
+    assert hidden.shape == (512, 512)
+    assert projection.shape == (512, 64)
+    assert len(projector.variables) == 2
+    h = np.random.default_rng(0).standard_normal((5, 512)).astype(np.float32)
+    expected = np.maximum(h @ hidden, 0) @ projection
+    np.testing.assert_allclose(projector(h).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_of_the_projector_are_those_of_pytorch():
+    for layer in build_projector(seed=1).layers:
+        kernel = layer.kernel.numpy()
+        limit = 1 / np.sqrt(512)
+        assert 0.99 * limit < np.abs(kernel).max() <= limit
+        assert abs(np.std(kernel) / (limit / np.sqrt(3)) - 1) < 0.02
 
 
 def head_of(*sizes: int) -> Head:
@@ -19,7 +38,7 @@ def head_of(*sizes: int) -> Head:
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 4, 2)])
-def test_logits_are_those_of_the_formula_and_survive_the_file(sizes, tmp_path):
+def test_logits_equal_the_formula_and_files_are_read_back(sizes, tmp_path):
     head = head_of(*sizes)
     features = np.random.default_rng(6).normal(size=(7, 3)).astype(np.float32)
     head.save(tmp_path / "head.npz")
@@ -38,7 +57,7 @@ def test_logits_are_those_of_the_formula_and_survive_the_file(sizes, tmp_path):
         np.testing.assert_allclose(logits, hidden, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_that_do_not_fit_together_are_refused(tmp_path):
+def test_inconsistent_layers_are_rejected(tmp_path):
     head = head_of(3, 4, 2)
     Head(head.mean, head.standard_deviation, (*head.weights[:2], *head_of(3, 2).weights)).save(tmp_path / "head.npz")
     with pytest.raises(UnreadableArraysError, match="do not fit together"):

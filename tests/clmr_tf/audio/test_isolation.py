@@ -1,4 +1,4 @@
-"""A decoder that crashes or hangs costs its file, and the next one is decoded as if nothing had been."""
+"""A decoder process that crashes or hangs fails its file only; the next one is decoded normally."""
 
 import signal
 
@@ -28,7 +28,7 @@ def decoded(decoder, path):
         return np.concatenate(list(stream.blocks)), stream
 
 
-def test_it_gives_what_decoding_in_this_process_gives(song):
+def test_it_returns_the_same_audio_as_decoding_in_this_process(song):
     with IsolatedDecoder() as decoder:
         audio, stream = decoded(decoder, song)
     np.testing.assert_array_equal(audio, load_audio(song, RATE_HZ))
@@ -37,7 +37,7 @@ def test_it_gives_what_decoding_in_this_process_gives(song):
     assert not decoder_processes()
 
 
-def test_what_cannot_be_decoded_is_the_same_error(tmp_path):
+def test_it_raises_the_same_errors_as_decoding_in_this_process(tmp_path):
     (tmp_path / "page.mp3").write_text("<html>" * 100)
     with IsolatedDecoder() as decoder, pytest.raises(UnreadableAudioError, match="its content is text") as caught:
         decoded(decoder, tmp_path / "page.mp3")
@@ -48,7 +48,7 @@ def test_what_cannot_be_decoded_is_the_same_error(tmp_path):
     ("number", "reason", "detail"),
     [(signal.SIGSEGV, "crashed", "exit code -11"), (signal.SIGSTOP, "timed_out", "for 2 s")],
 )
-def test_a_decoder_that_crashes_or_hangs(song, number, reason, detail):
+def test_a_decoder_that_crashes_or_hangs_is_restarted_for_the_next_file(song, number, reason, detail):
     with IsolatedDecoder(reply_limit_seconds=2) as decoder:
         with pytest.raises(UnreadableAudioError) as caught, decoder.open(song, RATE_HZ) as stream:
             next(stream.blocks)

@@ -1,4 +1,4 @@
-"""Which crops a position means, and that nothing but the position decides it."""
+"""Crops depend on the seed and the global position alone."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def batches(corpus, count, **arguments):
 
 
 def offset_of(clip: np.ndarray, item: int) -> int:
-    """Reads item and place back out of the samples of a ramp."""
+    """Decodes the offset from the samples of a ramp."""
     values = np.round(clip[:6] * 32768).astype(int)
     shift = next(s for s in range(3) if (values[s], values[s + 3]) == (item, item))
     place = values[(s1 := shift) + 1] + 30011 * values[s1 + 2]
@@ -54,7 +54,7 @@ def test_an_epoch_visits_every_song_at_most_once_and_drops_the_remainder(corpus)
     assert len({tuple(songs) for songs in songs_of_epoch}) == 4
 
 
-def test_every_item_of_a_song_gets_its_turn(corpus):
+def test_all_items_of_a_song_are_drawn(corpus):
     rows = np.concatenate([batch["item"] for batch in batches(corpus, 30)])
     assert set(rows) == set(range(80))
     assert 0.4 < np.mean(rows % 2) < 0.6
@@ -65,7 +65,7 @@ def test_sampling_by_clip_visits_every_item_once(corpus):
     assert sorted(rows) == list(range(80))
 
 
-def test_starting_at_a_step_gives_what_the_whole_stream_gives_there(corpus):
+def test_starting_at_a_later_step_continues_the_same_stream(corpus):
     whole, late = batches(corpus, 7), batches(corpus, 2, first_step=5)
     for one, other in zip(whole[5:], late, strict=True):
         for name in one:
@@ -101,14 +101,14 @@ def orders(corpus, seed: int, epochs: list[int]) -> list[tuple[int, ...]]:
     return [tuple(next(stream.as_numpy_iterator())["item"]) for stream in streams]
 
 
-def test_no_order_comes_back_after_256_epochs_or_for_a_seed_256_further(tmp_path):
+def test_orders_do_not_repeat_after_256_epochs_or_seeds(tmp_path):
     # The shuffle op looks at the low byte of its seeds only.
     corpus = write_corpus(tmp_path / "some", num_songs={"train": 50}, num_samples=16)
     found = [*orders(corpus, 1, [0, 5, 256, 261, 65536, 2**20]), *orders(corpus, 257, [0, 5])]
     assert len(set(found)) == len(found)
 
 
-def test_over_many_epochs_every_song_is_left_out_equally_often(tmp_path):
+def test_all_songs_are_left_out_equally_often(tmp_path):
     corpus = write_corpus(tmp_path / "some", num_songs={"train": 60}, num_samples=16)
     stream = pair_dataset(corpus, "train", batch_size=48, clip_num_samples=8, seed=3).take(1000)
     counts = np.bincount(np.concatenate([batch["item"] for batch in stream.as_numpy_iterator()]), minlength=60)
@@ -136,7 +136,7 @@ def test_offsets_are_uniform_over_the_item_and_independent_between_the_crops(tmp
     assert abs(np.corrcoef(first, second)[0, 1]) < 3 / np.sqrt(len(first))
 
 
-def test_an_item_as_long_as_a_clip_gives_it_whole(tmp_path):
+def test_an_item_as_long_as_a_clip_is_returned_whole(tmp_path):
     corpus = write_corpus(tmp_path / "exact", num_songs={"train": 2}, num_samples=CLIP)
     batch = batches(corpus, 1, batch_size=2)[0]
     row = int(np.flatnonzero(batch["item"] == 0)[0])
@@ -144,7 +144,7 @@ def test_an_item_as_long_as_a_clip_gives_it_whole(tmp_path):
     np.testing.assert_array_equal(batch["clips"][row], [samples, samples])
 
 
-def test_full_scale_pcm_is_read_as_minus_one_to_just_below_one(tmp_path):
+def test_full_scale_pcm_is_scaled_to_one(tmp_path):
     corpus = write_corpus(tmp_path / "loud", num_songs={"train": 1}, num_samples=8)
     pcm = np.array([-32768, 32767, 0, 1, -1, 16384, 0, 0], "<i2")
     (corpus.folder / "audio.pcm").write_bytes(pcm.tobytes())
@@ -152,7 +152,7 @@ def test_full_scale_pcm_is_read_as_minus_one_to_just_below_one(tmp_path):
     np.testing.assert_array_equal(crop.numpy(), np.array([-1, 32767 / 32768, 0, 1 / 32768, -1 / 32768, 0.5]))
 
 
-def test_a_split_smaller_than_a_batch_is_refused_with_the_size_that_fits(corpus):
+def test_a_split_smaller_than_a_batch_is_rejected_with_the_largest_size(corpus):
     with pytest.raises(UsageError, match="at most 9"):
         pair_dataset(corpus, "valid", batch_size=10, clip_num_samples=CLIP, seed=0)
 
@@ -166,7 +166,7 @@ def test_windows_are_whole_and_in_order(num_samples, hop, expected):
 
 
 @pytest.mark.parametrize("num_songs", [0, 1])
-def test_music_that_no_batch_size_fits_asks_for_more_music_alone(tmp_path, num_songs):
+def test_too_few_songs_for_any_batch_are_rejected(tmp_path, num_songs):
     songs = {"train": num_songs, "valid": 3}
     corpus = write_corpus(tmp_path / "few", num_songs=songs, items_per_song=2, num_samples=CLIP)
     with pytest.raises(UsageError, match=f"at least 2 songs, and .* few has {num_songs}; add more music") as refused:
