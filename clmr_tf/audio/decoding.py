@@ -257,7 +257,7 @@ _FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "flac", "mov", "tta", "vo
 _FORMATS_WITH_TIMES = frozenset(["ogg", "matroska", "asf"])
 # Encoders round lengths up to whole frames; less than this does not count as lost.
 _LEAST_LOSS_SECONDS = 0.1
-# A header that claims more than this has a wrong length.
+# A header that claims more than this many times the decoded length is wrong.
 _MOST_LOSS_RATIO = 100.0
 _TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
 _XING_FRAME_BYTES = 2048

@@ -30,11 +30,11 @@ def test_it_writes_sounds_parameters_and_a_picture(tmp_path):
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(
-        [*command, "--num-views", "3"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [*command, "--num-views", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "deep" / "views"
-    assert done.stdout.startswith("Wrote 3 crops and their views")
+    assert done.stdout.startswith("Wrote 2 crops and their views")
     assert (out / "views.png").read_bytes().startswith(b"\x89PNG")
     song, _ = soundfile.read(SONG, dtype="float32")
     record = json.loads((out / "views.json").read_text())
@@ -75,6 +75,7 @@ def test_a_view_depends_on_the_seed_and_not_on_the_number_of_views(tmp_path, cap
         ((), 2, "No recording was given"),
         (("nowhere.mp3",), 1, "nowhere.mp3"),
         ((SONG, "--num-views", "0"), 2, "--num-views must be from 1 to 100; received 0."),
+        ((SONG, "--seed", "-1"), 2, "--seed must be between 0 and 2147483647; received -1."),
         ((SONG, "--augmentation", "relased"), 2, "did you mean `released`?"),
         ((SONG, "--augmentation-changes", "pitch.cent=1"), 2, "did you mean `pitch.cents`?"),
         ((SONG, "--out", "file"), 2, "file is a file; choose another --out."),
@@ -134,3 +135,20 @@ def test_a_cutoff_above_half_the_sample_rate_is_rejected(tmp_path, capsys):
     assert run(SONG, "--out", tmp_path / "out", "--sample-rate-hz", 8000, *changes) == 2
     assert "at most half the sample rate, 4000 Hz; received 4001 Hz" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_silent_recording_is_reported(tmp_path, capsys):
+    write_sound(tmp_path / "silent.wav", np.zeros(3 * RATE_HZ, np.float32), RATE_HZ, "WAV")
+    arguments = [
+        tmp_path / "silent.wav",
+        "--out",
+        tmp_path / "out",
+        "--num-views",
+        1,
+        "--augmentation",
+        "only-polarity",
+    ]
+    assert run(*arguments) == 0
+    assert "silent.wav is silent." in capsys.readouterr().err.replace("\n", " ")
+    record = json.loads((tmp_path / "out" / "views.json").read_text())
+    assert record["is_silent"] and record["views"][0]["applied"] == {"polarity": {}}

@@ -42,7 +42,7 @@ def test_parallel_maps_never_mix_up_files(music):
 
     def compare():
         received = np.stack(list(crops.as_numpy_iterator()))
-        # Without the first samples, where soxr is not quite itself.
+        # Without the first samples, where soxr deviates from band-limited interpolation.
         worst.append(np.abs(received - np.stack(expected))[:, 8:].max())
 
     # Training and validation read at the same time, each with threads of its own.

@@ -73,11 +73,11 @@ def test_music_is_prepared_once(tmp_path, monkeypatch):
     np.testing.assert_allclose(first.read_samples(first.items[0]), right, atol=2 / 32768)
     before = state_of(corpora)
     monkeypatch.chdir(tmp_path)
-    # The same folder, however it is called.
+    # The same folder under different names.
     for name in (str(music), "Music", "./Music/", str(tmp_path / "Music" / ".." / "Music")):
         assert resolve(name, corpora) == first
     assert state_of(corpora) == before
-    # What was prepared can be called by its own folder, too.
+    # The prepared corpus can also be given by its own folder.
     assert resolve(first.folder, tmp_path / "other") == first
 
 
@@ -89,7 +89,7 @@ def test_a_manifest_of_another_program_is_ignored(tmp_path):
 
 
 def test_folders_of_equal_or_unusual_names_have_separate_corpora(tmp_path):
-    # Two of one name, two that differ in what cannot be in a name, two without a letter.
+    # Two equal names, two that differ in characters that names cannot have, two without a letter.
     places = ["a/album", "b/album", "live: 1999", "live? 1999", "…", "-"]
     opened = []
     for seed, place in enumerate(places):
@@ -140,7 +140,7 @@ def test_recordings_shorter_than_a_clip_are_left_out(tmp_path):
 
 @pytest.fixture
 def tiny_pipeline(tmp_path, monkeypatch):
-    """A pipeline of the name "tiny_songs", found beside those of the project."""
+    """A pipeline "tiny_songs", found along with those of the project."""
     modules = tmp_path / "modules"
     modules.mkdir()
     music = write_song(tmp_path / "music of the pipeline")
@@ -164,11 +164,11 @@ def test_a_prepared_folder_takes_precedence_over_a_name(tmp_path, tiny_pipeline,
     here = write_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
     assert resolve(tiny_pipeline, tmp_path / "corpora").manifest == here.manifest
     shutil.rmtree(here.folder)
-    # A folder of music does not: the name says more than what happens to lie here.
+    # A folder of music does not.
     write_song(Path(tiny_pipeline), seed=3)
     assert not caplog.records
     assert resolve(tiny_pipeline, tmp_path / "corpora").folder == tmp_path / "corpora" / "tiny_songs"
-    # And this is said, with the way to name the folder.
+    # The warning says how to refer to the folder.
     (record,) = caplog.records
     assert record.levelname == "WARNING" and f"not for the folder {tmp_path / 'tiny_songs'}" in record.getMessage()
     (way,) = re.findall(r"give (\S+)\.$", record.getMessage())
@@ -192,7 +192,7 @@ def test_another_package_called_pipelines_is_rejected(tmp_path, monkeypatch, kin
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(others.parent))
     if kind == "folder":
-        # Not a package, so Python goes on to ours.
+        # Not a package, so Python finds ours.
         assert is_pipeline("demo") and len(resolve(music, tmp_path / "corpora").items) == 1
         return
     for corpus in ("demo", str(music)):
@@ -237,7 +237,7 @@ def test_other_values_are_rejected_and_nothing_is_written(tmp_path):
     for corpus, sentence in (
         ("no_such_corpus", "There is no corpus named 'no_such_corpus' and no such folder; give --corpus a folder"),
         ("folder", "There is no corpus named 'folder'"),
-        # The empty path is that of the current folder, which nobody who gives an empty name means.
+        # The empty path would be the current folder.
         ("", "The name of the corpus is empty; give --corpus a name"),
         (tmp_path / "nowhere", "There is no corpus named '.*nowhere'"),
         (song, f"{song} is a file; give --corpus the folder that holds the music"),

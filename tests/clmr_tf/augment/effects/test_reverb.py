@@ -68,9 +68,9 @@ def freeverb(samples, reverberance, damping, room_scale, sample_rate):
     return samples + 0.015 * wet / 2
 
 
-@pytest.mark.parametrize(("sample_rate", "num_samples"), [(8_000, 20_736), (16_000, 43_470), (22_050, 7_001)])
+@pytest.mark.parametrize(("sample_rate", "num_samples"), [(8_000, 20_736), (16_000, 10_001), (22_050, 7_001)])
 def test_equal_to_its_difference_equations_at_other_rates_and_lengths(sample_rate, num_samples):
-    audio = 0.1 * np.random.default_rng(4).standard_normal([3, num_samples]).astype(np.float32)
+    audio = 0.1 * np.random.default_rng(4).standard_normal([1, num_samples]).astype(np.float32)
     for percents in ((0, 0, 0), (33, 66, 99), (100, 0, 100)):
         received = with_reverb(audio, *percents, sample_rate=sample_rate)
         expected = np.array([freeverb(clip.astype(np.float64), *percents, sample_rate) for clip in audio])
