@@ -4,7 +4,9 @@ The reference is libsndfile on each healthy part; the ffmpeg program gives the s
 """
 
 import collections
+import errno
 import io
+import os
 from pathlib import Path
 
 import av
@@ -233,6 +235,30 @@ def test_the_loss_in_a_damaged_ogg_is_the_gap_between_its_pages(tmp_path):
         audio = np.concatenate(list(stream.blocks))
     lost_seconds = SECONDS - len(audio) / RATE_HZ
     assert 0.1 < lost_seconds < 3 and stream.report.lost_seconds == pytest.approx(lost_seconds, abs=0.1)
+
+
+def test_a_link_without_audio_is_lost_and_the_others_are_decoded(tmp_path):
+    whole = encoded("OGG", 1)
+    (tmp_path / "song.ogg").write_bytes(whole + whole.replace(b"vorbis", b"nobody") + whole)
+    assert_decoded(tmp_path / "song.ogg", whole, whole, lost_seconds=SECONDS)
+
+
+def test_an_error_of_the_disk_is_reported(tmp_path, monkeypatch):
+    class FailingFile(io.FileIO):
+        def read(self, num_bytes=-1):
+            if self.tell() >= 1 << 16:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(num_bytes)
+
+    (tmp_path / "song.flac").write_bytes(encoded("FLAC", 1))
+    open_path = Path.open
+
+    def open_failing(path, mode="r", buffering=-1, **options):
+        return FailingFile(path) if buffering == 0 else open_path(path, mode, buffering, **options)
+
+    monkeypatch.setattr(Path, "open", open_failing)
+    with pytest.raises(UnreadableAudioError, match="Input/output error"):
+        load_audio(tmp_path / "song.flac", RATE_HZ)
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "MP3"])

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+from clmr_tf.data import direct_reader
 from clmr_tf.data.corpus import PCM_FILE, Corpus, CorpusManifest, Item
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.direct_reader import direct_crop_reader, read_crop
@@ -149,50 +150,40 @@ def test_a_file_of_another_size_is_reported_before_training(music, tmp_path):
         direct_crop_reader(corpus, corpus.items, CROP)
 
 
-# Users may have no tensorflow-io, or one whose library does not match the installed TensorFlow.
-_WITHOUT_TENSORFLOW_IO = """
-import sys
-import numpy as np
-import clmr_tf.data.direct_reader
-assert not any(name.startswith("tensorflow_io") for name in sys.modules), "imported too early"
-if sys.argv[2]:
-    sys.path.insert(0, sys.argv[2])
-else:
-    sys.modules["tensorflow_io"] = None
-assert clmr_tf.data.direct_reader.tensorflow_io_decoders() is None
-sys.path.insert(0, "")
-from tests.clmr_tf.inference.song_files import (FILES, assert_same, prepared)
-from pathlib import (Path)
-for name in FILES:
-    path, expected = Path(sys.argv[1], name), prepared(Path(sys.argv[1], name))
-    for offset in (0, 1, 12_345, 40_001):
-        crop = clmr_tf.data.direct_reader.read_crop(str(path), offset, num_samples=20_000, sample_rate_hz=22050)
-        assert_same(crop.numpy()[64:], expected[offset + 64 : offset + 20_000])
-"""
+def test_without_tensorflow_io_the_crops_are_the_same(music, monkeypatch):
+    monkeypatch.setattr(direct_reader, "tensorflow_io_decoders", lambda: None)
+    for name in FILES:
+        expected = prepared(music / name)
+        for offset in (0, 1, 12_345, 40_001):
+            crop = read_crop(str(music / name), offset, num_samples=CROP, sample_rate_hz=22050)
+            assert_same(crop.numpy()[64:], expected[offset + 64 : offset + CROP])
 
 
-@pytest.mark.parametrize("library", ["none", "of another TensorFlow"])
-def test_without_tensorflow_io_the_crops_are_the_same(music, tmp_path, library):
-    copy = ""
-    if library != "none":
-        tensorflow_io = pytest.importorskip(
-            "tensorflow_io", reason="there is none for this Python", exc_type=ImportError
-        )
-        # A copy of the installed package, but for the library, which here cannot be loaded.
-        copy, installed = str(tmp_path), Path(tensorflow_io.__file__).parent
-        for path in installed.rglob("*"):
-            copied = tmp_path / "tensorflow_io" / path.relative_to(installed)
-            if path.suffix in (".so", ".py"):
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                if path.suffix == ".so":
-                    copied.write_bytes(b"built for another TensorFlow")
-                else:
-                    copied.symlink_to(path)
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _WITHOUT_TENSORFLOW_IO, str(music), copy],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
+def test_without_tensorflow_io_there_are_no_decoders(monkeypatch):
+    for name in ("tensorflow_io", "tensorflow_io.python", "tensorflow_io.python.ops"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert direct_reader.tensorflow_io_decoders.__wrapped__() is None
+
+
+def test_a_library_for_another_tensorflow_is_not_used(tmp_path):
+    tensorflow_io = pytest.importorskip("tensorflow_io", reason="there is none for this Python", exc_type=ImportError)
+    # A copy of the installed package with a library that cannot be loaded.
+    installed = Path(tensorflow_io.__file__).parent
+    for path in installed.rglob("*"):
+        copied = tmp_path / "tensorflow_io" / path.relative_to(installed)
+        if path.suffix in (".so", ".py"):
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".so":
+                copied.write_bytes(b"built for another TensorFlow")
+            else:
+                copied.symlink_to(path)
+    script = (
+        "import sys\n"
+        "from clmr_tf.data.direct_reader import tensorflow_io_decoders\n"
+        "assert not any(name.startswith('tensorflow_io') for name in sys.modules), 'imported too early'\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "assert tensorflow_io_decoders() is None"
     )
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

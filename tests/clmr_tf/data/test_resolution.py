@@ -170,7 +170,7 @@ def test_a_prepared_folder_takes_precedence_over_a_name(tmp_path, tiny_pipeline,
     assert resolve(tiny_pipeline, tmp_path / "corpora").folder == tmp_path / "corpora" / "tiny_songs"
     # The warning says how to refer to the folder.
     (record,) = caplog.records
-    assert record.levelname == "WARNING" and f"not for the folder {tmp_path / 'tiny_songs'}" in record.getMessage()
+    assert record.levelname == "WARNING" and f"not as the folder {tmp_path / 'tiny_songs'}" in record.getMessage()
     (way,) = re.findall(r"give (\S+)\.$", record.getMessage())
     assert [item.source for item in resolve(way, tmp_path / "corpora").items] == ["song.wav"]
     assert resolve(way, tmp_path / "corpora").folder.name.startswith("tiny_songs-")

@@ -1,4 +1,6 @@
+import collections
 import functools
+import io
 import os
 import pickle
 import sys
@@ -6,7 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
+from clmr_tf.data.restricted_pickle import (
+    NUMPY_SCALARS,
+    PlainMapping,
+    RestrictedUnpickler,
+    StoredArray,
+    load_plain_pickle,
+)
 from clmr_tf.errors import UsageError
 
 # What Python 2.7 and NumPy 1.12 write for {'TRA': np.array([[True], [False], [True]])}, protocol 0.
@@ -107,6 +115,9 @@ def test_no_code_of_a_malicious_pickle_runs(load, tmp_path, protocol):
         b"(ios\nsystem\n.",
         # Attributes set on a stand-in must not affect others.
         b"cnumpy\ndtype\n(N(dS'__setstate__'\nNstb0" + b"cnumpy\ndtype\n(S'O'\ntR.",
+        # A buffer, and another encoding than that of Python 3's bytes.
+        pickle.dumps(bytearray(b"x"), 5),
+        b"c_codecs\nencode\n(Vx\nVutf8\ntR.",
         # Damaged in other ways.
         b"",
         b"no pickle",
@@ -134,3 +145,31 @@ def test_a_pickle_cannot_change_the_stand_ins_of_the_next(load):
 def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.pkl cannot be read"):
         load_plain_pickle(tmp_path / "gone.pkl")
+
+
+def test_an_array_without_content_is_rejected(load):
+    with pytest.raises(ValueError, match="without content"):
+        load(b"cnumpy.core.multiarray\n_reconstruct\n)R.").to_array()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_numeric_scalars_become_numbers_and_others_none(protocol):
+    scalars = {"float": np.float64(1.5), "int": np.int32(-3), "date": np.datetime64("2021-11-08")}
+    content = io.BytesIO(pickle.dumps(scalars, protocol))
+    assert RestrictedUnpickler(content, NUMPY_SCALARS).load() == {"float": 1.5, "int": -3, "date": None}
+
+
+def test_stand_ins_of_the_caller():
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return "outside" if value is os else None
+
+    content = io.BytesIO()
+    Pickler(content).dump([os, collections.OrderedDict(a=1), os.path.join])
+    content.seek(0)
+    stand_ins = {("collections", "OrderedDict"): PlainMapping, ("posixpath", "join"): "joined"}
+    assert RestrictedUnpickler(content, stand_ins, lambda pid: f"from {pid}").load() == [
+        "from outside",
+        {"a": 1},
+        "joined",
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.files import UnreadableArraysError
-from clmr_tf.models.heads import Head, build_projector, probabilities
+from clmr_tf.models.heads import Head, build_classifier, build_projector, probabilities
 
 
 def test_projector_is_linear_relu_linear_without_biases():
@@ -68,3 +68,21 @@ def test_probabilities_of_large_logits_do_not_overflow():
     logits = np.array([[-1e4, 0.0, 1e4]])
     np.testing.assert_array_equal(probabilities(logits, False), [[0, 0.5, 1]])
     np.testing.assert_array_equal(probabilities(logits, True), [[0, 0, 1]])
+
+
+def test_classifier_is_linear_with_initial_weights_of_pytorch():
+    classifier = build_classifier(50, embedding_dim=256, seed=1)
+    kernel, bias = (variable.numpy().astype(np.float64) for variable in classifier.variables)
+    for values in (kernel, bias):
+        assert 0.9 / 16 < np.abs(values).max() <= 1 / 16
+    h = np.random.default_rng(0).standard_normal((5, 256)).astype(np.float32)
+    np.testing.assert_allclose(classifier(h).numpy(), h @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_other_dtypes_are_rejected(tmp_path):
+    head = head_of(3, 2)
+    Head(head.mean, head.standard_deviation, tuple(w.astype(np.int32) for w in head.weights)).save(
+        tmp_path / "head.npz"
+    )
+    with pytest.raises(UnreadableArraysError, match="not floats"):
+        Head.load(tmp_path / "head.npz")
