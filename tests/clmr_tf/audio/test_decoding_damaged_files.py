@@ -240,7 +240,12 @@ def test_the_loss_in_a_damaged_ogg_is_the_gap_between_its_pages(tmp_path):
 def test_a_link_without_audio_is_lost_and_the_others_are_decoded(tmp_path):
     whole = encoded("OGG", 1)
     (tmp_path / "song.ogg").write_bytes(whole + whole.replace(b"vorbis", b"nobody") + whole)
-    assert_decoded(tmp_path / "song.ogg", whole, whole, lost_seconds=SECONDS)
+    with open_audio(tmp_path / "song.ogg", RATE_HZ) as stream:
+        audio = np.concatenate(list(stream.blocks))
+    # The resampler runs across the boundary of the links.
+    np.testing.assert_allclose(audio, np.tile(reference(whole), 2), atol=5e-3)
+    # Estimated from bytes, those of headers included.
+    assert stream.report.lost_seconds == pytest.approx(SECONDS, rel=0.15)
 
 
 def test_an_error_of_the_disk_is_reported(tmp_path, monkeypatch):
