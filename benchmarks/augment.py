@@ -24,7 +24,7 @@ import tensorflow as tf
 from benchmarks.original_augmentations import install_julius, install_sox, julius_cpu_seconds, sox_cpu_seconds
 from benchmarks.peak_memory import peak_memory_mb
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augment.spectra import fast_fft_length
+from clmr_tf.augment.effects.fourier import fast_fft_length
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import results, run_command

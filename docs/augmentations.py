@@ -17,8 +17,7 @@ import numpy as np
 
 from clmr_tf.audio.isolation import IsolatedDecoder
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augment.pictures import caption, draw_sound, draw_views
-from clmr_tf.augment.views import make_views
+from clmr_tf.augment.views import caption, draw_sound, draw_views, make_views
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range, augmentation_config
 from clmr_tf.console import results, run_command
 from clmr_tf.quiet_start import start_xla_quietly
@@ -61,7 +60,7 @@ What was tried; milliseconds are the root mean square distance of the energy fro
 | attacks removed before the vocoder, shifted separately, and added | \
 0.1 ms up to 36 a second, 3 at 45 (sox 4 to 7); with that noise 0.9 ms at 13 a second | 0.2 cents off | yes |
 
-`tests/clmr_tf/augment/test_pitch_attacks.py` checks the last one. It costs the chain of preset `released` 5.5 % more
+`tests/clmr_tf/augment/effects/test_pitch.py` checks the last one. It costs the chain of preset `released` 5.5 % more
 CPU time (both versions alternating on one core, 40 times). Not solved: long drums and loud mixes, which go through the
 vocoder, come out with peaks of 0.7 to 1.4 times the original (sox, which copies waveforms: 1.0), because their phases
 change."""

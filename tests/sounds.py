@@ -1,4 +1,4 @@
-"""Sounds for tests, and real files of them."""
+"""Sounds for tests, and files of them."""
 
 import os
 from pathlib import Path

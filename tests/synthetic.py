@@ -1,4 +1,4 @@
-"""Small music made by the tests: prepared corpora and folders of audio files."""
+"""Small synthetic music: prepared corpora and folders of audio files."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ from clmr_tf.data.corpus import (
 
 
 def melody(seed: int, num_samples: int, sample_rate_hz: int = 22050) -> np.ndarray:
-    """A few decaying tones over soft noise, float32 in [-1, 1]; each seed has a register of its own."""
+    """Decaying tones over soft noise, float32 in [-1, 1]; the register depends on the seed."""
     generator = np.random.default_rng(seed)
     seconds = np.arange(num_samples) / sample_rate_hz
     audio = 0.01 * generator.standard_normal(num_samples)
@@ -92,7 +92,7 @@ def write_corpus(
 
 
 def ramp(item: int, num_samples: int) -> np.ndarray:
-    """int16 samples of which any three in a row tell the item and the place."""
+    """int16 samples, any three of which in a row encode the item and the position."""
     position = np.arange(num_samples)
     values = np.where(position % 3 == 0, item, np.where(position % 3 == 1, position // 3 % 30011, position // 90033))
     return values.astype("<i2")

@@ -1,4 +1,7 @@
-"""Audio files to samples: what a file is, and FFmpeg's decoding of all of it."""
+"""Audio files to samples: recognising audio, and decoding whole files, damaged ones included, with FFmpeg.
+
+The public functions are at the end: `load_audio` and `open_audio`.
+"""
 
 import contextlib
 import dataclasses
@@ -28,7 +31,7 @@ _EXTENSIONS = (
 )
 AUDIO_EXTENSIONS = frozenset(_EXTENSIONS.split())
 
-# (offset, bytes): how containers of audio begin. An "ftyp" box alone would also let films in.
+# (offset, bytes): how audio containers begin. An "ftyp" box alone would admit films as well.
 _AUDIO_SIGNATURES = (
     (0, b"fLaC"),
     (0, b"OggS"),
@@ -60,23 +63,23 @@ _CONTROL_BYTES = frozenset(range(32)) - {9, 10, 12, 13, 27}
 
 
 def is_named_like_audio(name: str) -> bool:
-    """Whether the extension is one of audio files, in any case."""
+    """Whether the extension, in upper or lower case, is one of audio files."""
     return PurePath(name).suffix.lower() in AUDIO_EXTENSIONS
 
 
 def read_head(path: Path) -> bytes:
-    """The first `NUM_HEAD_BYTES` bytes of a file, fewer where it has no more; OSError if it cannot be read."""
+    """The first `NUM_HEAD_BYTES` bytes of a file, or all if it has fewer; OSError if it cannot be read."""
     with path.open("rb") as file:
         return file.read(NUM_HEAD_BYTES)
 
 
 def starts_like_audio(head: bytes) -> bool:
-    """Whether the first `NUM_HEAD_BYTES` bytes of a file are those of an audio container."""
+    """Whether the first `NUM_HEAD_BYTES` bytes of a file are the start of an audio container."""
     return any(head[at : at + len(signature)] == signature for at, signature in _AUDIO_SIGNATURES)
 
 
 def describe_other_content(head: bytes) -> str | None:
-    """What a file that no decoder takes seems to be: "text", "an image", ...; None if that is unknown.
+    """What a file that is not audio seems to be: "text", "an image", ...; None if unknown.
 
     Args:
         head: Its first `NUM_HEAD_BYTES` bytes.
@@ -84,7 +87,7 @@ def describe_other_content(head: bytes) -> str | None:
     for signature, description in _OTHER_SIGNATURES:
         if head.startswith(signature):
             return description
-    # Compressed audio is as good as random and meets one of these 27 bytes within a few dozen.
+    # Compressed audio looks random and contains one of these 27 bytes within a few dozen.
     if head and _CONTROL_BYTES.isdisjoint(head):
         return "text"
     return None
@@ -93,43 +96,43 @@ def describe_other_content(head: bytes) -> str | None:
 _OGG_PAGE = b"OggS"
 _OGG_HEADER_BYTES = 27
 _OGG_FIRST_PAGE = 2
-# Junk before the first page is looked through as far as this.
+# How far the first page is searched for behind junk.
 _OGG_SEARCH_BYTES = 1 << 20
 
 
 def ogg_links(file: BinaryIO, *, starts_with_page: bool) -> list[int]:
-    """Where the links of a chained Ogg file begin, in bytes: one for a plain file, none if it is no Ogg file.
+    """Offsets in bytes of the links of a chained Ogg file: one for a plain file, none if it is not an Ogg file.
 
-    A link begins with the first pages of its streams, so one that follows any other page begins a new link.
+    A link starts with the first pages of its streams, so a first page after any other page starts a new link.
 
     Args:
-        file: Any file, of more than 0 bytes.
-        starts_with_page: Whether the file must begin with a page, or may have junk before it.
+        file: Any file that is not empty.
+        starts_with_page: Whether the file must start with a page; otherwise it may have junk before it.
     """
     num_bytes = file.seek(0, 2)
     place = _find_page(file, 0, 0 if starts_with_page else _OGG_SEARCH_BYTES)
     links: list[int] = []
-    is_at_beginning = False
+    is_after_first_page = False
     while place is not None:
         file.seek(place)
         header = file.read(_OGG_HEADER_BYTES + 255)
         if len(header) < _OGG_HEADER_BYTES:
             break
         is_first_page = bool(header[5] & _OGG_FIRST_PAGE)
-        if is_first_page and not is_at_beginning:
+        if is_first_page and not is_after_first_page:
             links.append(place)
-        is_at_beginning = is_first_page
+        is_after_first_page = is_first_page
         body = _OGG_HEADER_BYTES + header[26]
         place = _find_page(file, place + body + sum(header[_OGG_HEADER_BYTES:body]), num_bytes)
     return links
 
 
 def _find_page(file: BinaryIO, start: int, search_num_bytes: int) -> int | None:
-    """Where the first Ogg page begins at `start` or up to `search_num_bytes` behind it."""
+    """Offset of the first Ogg page from `start` to `start + search_num_bytes`; None if there is none."""
     place, end = start, start + search_num_bytes
     while place <= end:
         file.seek(place)
-        # A page's signature may lie across two reads.
+        # A page's signature may span two reads.
         content = file.read(len(_OGG_PAGE) if place == start else _OGG_SEARCH_BYTES)
         found = content.find(_OGG_PAGE)
         if found >= 0:
@@ -140,7 +143,7 @@ def _find_page(file: BinaryIO, start: int, search_num_bytes: int) -> int | None:
     return None
 
 
-# What begins a file of audio, with what follows four bytes later where that belongs to it.
+# How audio files begin, with what follows four bytes later where it is part of the signature.
 _BEGINNINGS = (
     (b"fLaC", b""),
     (b"RIFF", b"WAVE"),
@@ -155,7 +158,7 @@ _BEGINNINGS = (
 
 
 def late_start(file: BinaryIO) -> int | None:
-    """Where audio begins behind a tag or junk in the first MiB of a file, in bytes; None if it does not."""
+    """Offset in bytes of audio behind a tag or junk in the first MiB of a file; None if there is none."""
     file.seek(0)
     head = file.read(_OGG_SEARCH_BYTES)
     places = []
@@ -168,24 +171,25 @@ def late_start(file: BinaryIO) -> int | None:
     return min(places, default=None)
 
 
-# A header that leads through more chunks than this, such as empty ones, is not followed to its end.
+# A file with more chunks than this, such as endless empty ones, is not followed to its end.
 _MOST_CHUNKS = 1000
 _UNKNOWN_SIZE = 0xFFFFFF00
 _LARGEST_SIGNED = 0x7FFFF000
 
 
 def starts_like_wav(file: BinaryIO) -> bool:
-    """Whether a file is a WAV file."""
+    """Whether a file starts with a WAV header."""
     file.seek(0)
     head = file.read(12)
     return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE"
 
 
 def missing_num_bytes(file: BinaryIO) -> int | None:
-    """How much audio a WAV, W64 or CAF file claims beyond its end, 0 for any other; None if it does not know.
+    """How many bytes of audio a WAV, W64 or CAF file claims beyond its end; None if its length is not specified.
 
-    A program that writes the header before the audio puts about the largest number of 32 bits there, with a sign or
-    without, or 0: the audio then ends with the file. RF64 has its length in a chunk of its own.
+    0 for all other formats. A program that writes the header before the audio sets the length to 0, or close to the
+    largest signed or unsigned number of 32 bits: the audio then ends with the file. RF64 has its length in a separate
+    chunk.
     """
     num_bytes = file.seek(0, 2)
     file.seek(0)
@@ -194,7 +198,7 @@ def missing_num_bytes(file: BinaryIO) -> int | None:
         size = _size_of_chunk(file, b"data", 8, 12, lambda field: int.from_bytes(field[4:12], "big", signed=True))
         return max(0, size - num_bytes)
     if head[:4] == b"riff":
-        # Sizes hold those of their own headers, and the chunks begin at multiples of 8.
+        # Sizes include the chunk's own header, and chunks start at multiples of 8.
         size = _size_of_chunk(
             file, b"data", 40, 24, lambda field: (int.from_bytes(field[16:], "little") - 24 + 7) // 8 * 8
         )
@@ -222,14 +226,14 @@ def missing_num_bytes(file: BinaryIO) -> int | None:
 def _size_of_chunk(
     file: BinaryIO, name: bytes, start: int, header_num_bytes: int, size_in: Callable[[bytes], int]
 ) -> int:
-    """Where the chunk of this name claims to end, in bytes from the start of the file; 0 if there is none."""
+    """Where the chunk of this name claims to end, in bytes from the start of the file; 0 if there is no such chunk."""
     place, num_bytes = start, file.seek(0, 2)
     for _ in range(_MOST_CHUNKS):
         if place + header_num_bytes > num_bytes:
             break
         file.seek(place)
         header = file.read(header_num_bytes)
-        # A size below zero is one that is not known.
+        # A negative size means unknown.
         end = place + header_num_bytes + max(0, size_in(header))
         if header.startswith(name):
             return end
@@ -242,26 +246,26 @@ NOT_AUDIO = "not_audio"
 TIMED_OUT = "timed_out"
 CRASHED = "crashed"
 
-# No playlists and no formats that refer to other files: an untrusted file makes FFmpeg read itself and nothing else.
+# No playlists and no formats that refer to other files, so that FFmpeg reads nothing but the untrusted file itself.
 _FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,ircam,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,"
     "tak,tta,voc,w64,wav,wv"
 )
-# In these the length in the header is that of the audio, so what is missing of it was cut off.
+# Formats whose header has the exact length of the audio: whatever is missing was cut off.
 _FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "flac", "mov", "tta", "voc", "wv"])
-# In these every packet has its time, so what is missing in between was lost.
+# Formats whose packets have timestamps: gaps between them were lost.
 _FORMATS_WITH_TIMES = frozenset(["ogg", "matroska", "asf"])
-# Encoders round lengths up to whole frames; less than this is not missing.
+# Encoders round lengths up to whole frames; less than this does not count as lost.
 _LEAST_LOSS_SECONDS = 0.1
-# What claims to be longer by more than this has a wrong header: nobody misses 99 % of a recording.
+# A header that claims more than this many times the decoded length is wrong.
 _MOST_LOSS_RATIO = 100.0
 _TAG_SIGNATURES = (b"ID3", b"TAG", b"APETAGEX")
 _XING_FRAME_BYTES = 2048
 _NUM_SAMPLES_PER_BLOCK = 1 << 15
 _BUFFER_BYTES = 1 << 16
-# From this many on, PyAV takes what lies behind a frame's list of channels for channels.
+# With this many channels or more, PyAV reads beyond a planar frame's list of channels.
 _MOST_PLANES = 8
-# Frames of MP3 borrow bits from those before them, at low bit rates from several.
+# MP3 frames borrow bits from previous frames, at low bit rates from several.
 _NUM_PRE_ROLL_SAMPLES = 8192
 _NO_AUDIO = "no audio was found in it"
 
@@ -270,13 +274,13 @@ class UnreadableAudioError(ClmrError):
     """A file cannot be used as audio.
 
     Attributes:
-        reason: One word for programs, such as "unreadable" or "not_audio".
-        detail: The same for people, without the file's path.
+        reason: A code for programs, such as "unreadable" or "not_audio".
+        detail: An explanation for people, without the file's path.
         path: The file, where known.
     """
 
     def __init__(self, reason: str, detail: str, path: Path | None = None) -> None:
-        # All arguments go to the base class, so that the error survives the way between two processes.
+        # All arguments go to the base class, so that the error can be pickled between processes.
         super().__init__(reason, detail, path)
         self.reason = reason
         self.detail = detail
@@ -288,13 +292,13 @@ class UnreadableAudioError(ClmrError):
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path) -> Iterator[None]:
-    """Turns every error inside into an error of the file at `path`, for code that only reads it.
+def reported_as_unreadable(path: Path) -> Iterator[None]:
+    """Turns every error in a `with` block that only reads the file at `path` into UnreadableAudioError.
 
-    Damaged files reach places in decoders that their authors never saw, so there is no list of what they raise.
+    Damaged files raise unforeseen errors in decoders, so there is no list of their types.
 
     Raises:
-        UnreadableAudioError: Instead of every error but those of a missing package and of missing memory.
+        UnreadableAudioError: Instead of every error except ImportError and MemoryError.
     """
     try:
         yield
@@ -311,8 +315,8 @@ class Block(NamedTuple):
     """Consecutive samples of a file.
 
     Attributes:
-        rate_hz: Their sample rate.
-        channel_names: The position of each channel as FFmpeg names it, such as "FL".
+        rate_hz: Sample rate.
+        channel_names: The position of each channel in FFmpeg's notation, such as "FL".
         samples: float32 [num_channels, num_samples], full scale is 1.
     """
 
@@ -321,30 +325,16 @@ class Block(NamedTuple):
     samples: np.ndarray
 
 
-@dataclasses.dataclass
-class Decoder:
-    """An open file.
+def _open_decoding(path: Path, stack: contextlib.ExitStack) -> tuple["_Decoding", Block, Iterator[Block]]:
+    """Opens a file, which `stack` closes.
 
-    Attributes:
-        blocks: Its samples in order; can be iterated once.
-        lost_seconds: After the last block: how much of the file could not be decoded, estimated.
-    """
-
-    blocks: Iterator[Block]
-    lost_seconds: float = 0.0
-
-
-def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
-    """Opens a file.
-
-    Args:
-        path: Any regular file.
-        stack: Closes it.
+    Returns:
+        The decoding with its counts, the first block, and an iterator over the other blocks.
 
     Raises:
-        UnreadableAudioError: Here or on taking a block, if no audio is found or most of it cannot be decoded.
+        UnreadableAudioError: Here or from the iterator, if no audio is found or most of it cannot be decoded.
     """
-    # Opening a named pipe would wait for a writer, perhaps for ever.
+    # Opening a named pipe would wait for a writer, perhaps forever.
     if not stat.S_ISREG(path.stat().st_mode):
         raise UnreadableAudioError(NOT_AUDIO, "it is not a regular file")
     head = read_head(path)
@@ -352,15 +342,9 @@ def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
         raise UnreadableAudioError(UNREADABLE, "it is empty")
     file = stack.enter_context(path.open("rb", buffering=0))
     decoding = _Decoding(file)
-    decoder = Decoder(iter(()))
-
-    def blocks() -> Iterator[Block]:
-        yield from decoding.blocks()
-        decoder.lost_seconds = decoding.lost_seconds()
-
-    decoder.blocks = stack.enter_context(contextlib.closing(blocks()))
+    blocks = stack.enter_context(contextlib.closing(decoding.blocks()))
     try:
-        first = next(decoder.blocks, None)
+        first = next(blocks, None)
     except UnreadableAudioError as error:
         other = describe_other_content(head)
         if error.detail == _NO_AUDIO and other is not None:
@@ -368,19 +352,13 @@ def open_decoder(path: Path, stack: contextlib.ExitStack) -> Decoder:
         raise
     if first is None:
         raise UnreadableAudioError(UNREADABLE, "none of its audio can be decoded")
-    decoder.blocks = _chained(first, decoder.blocks)
-    return decoder
-
-
-def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
-    yield first
-    yield from others
+    return decoding, first, blocks
 
 
 class _Section:
-    """A part of a file as FFmpeg reads it.
+    """A part of a file, as a file object for FFmpeg.
 
-    Nothing here raises: PyAV keeps an exception of the object that it reads for whatever it decodes next.
+    Nothing here raises: PyAV would raise an exception of this object later, while decoding something else.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
@@ -401,7 +379,7 @@ class _Section:
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        # Damaged headers make FFmpeg seek to places that do not exist.
+        # Damaged headers make FFmpeg seek to places outside of the file.
         place = offset + {0: self._start, 1: self._place}.get(whence, self._end)
         if place < self._start:
             return -1
@@ -416,7 +394,7 @@ class _Section:
         return self._end - self._start
 
     def num_bytes_without_last_zeros(self) -> int:
-        """Its length up to the last byte that is not 0; what recorders and downloads reserve is no audio."""
+        """Its length up to the last byte that is not 0: space reserved by recorders and downloads is not audio."""
         end = self.num_bytes
         while end > 0:
             begin = max(0, end - _BUFFER_BYTES)
@@ -428,7 +406,7 @@ class _Section:
         return 0
 
     def num_frames_claimed_before(self, position: int) -> int:
-        """How many frames a Xing header in front of an MP3's first frame claims, if the file may be cut off; else 0."""
+        """Number of frames claimed by a Xing header before an MP3's first frame, if the file may be cut off; else 0."""
         self.seek(max(0, position - _XING_FRAME_BYTES))
         content = self.read(min(position, _XING_FRAME_BYTES))
         tag = max(content.rfind(b"Xing"), content.rfind(b"Info"))
@@ -441,25 +419,25 @@ class _Section:
 
 
 def _open_container(section: _Section) -> "InputContainer":
-    """Raises UnreadableAudioError if it has no audio."""
+    """Opens a section with FFmpeg; raises UnreadableAudioError if it has no audio."""
     import av
 
     av.logging.set_level(None)
     options = {"format_whitelist": _FORMATS}
     if starts_like_wav(section.file):
-        # By default packets are 4 KiB, and a fifth of the time goes into looking at 5 MB of them for other codecs.
+        # By default packets are 4 KiB, and a fifth of the time is spent on probing 5 MB for other codecs.
         options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
         if missing_num_bytes(section.file) is None:
             options["ignore_length"] = "1"
-    # Without the name of the file, FFmpeg finds no AU in one whose header does not say how long it is.
+    # FFmpeg does not recognise AU files of unspecified length by their content.
     section.seek(0)
     format_name = "au" if section.read(4) == b".snd" else None
     section.seek(0)
-    # A title that is not UTF-8 is an error by default before PyAV 19, which has no such option.
-    for_titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    # Before PyAV 19, a title that is not UTF-8 is an error by default; PyAV 19 has no such option.
+    title_options = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         container = av.open(
-            section, format=format_name, container_options=options, buffer_size=_BUFFER_BYTES, **for_titles
+            section, format=format_name, container_options=options, buffer_size=_BUFFER_BYTES, **title_options
         )
     except (av.FFmpegError, ValueError) as error:
         if section.error is not None:
@@ -469,13 +447,13 @@ def _open_container(section: _Section) -> "InputContainer":
         is_film = bool(container.streams.video)
         container.close()
         raise UnreadableAudioError(NOT_AUDIO if is_film else UNREADABLE, "it has no sound")
-    # One core for one file: other files are decoded on the others.
+    # One core per file: other files are decoded on the others.
     container.streams.audio[0].codec_context.thread_type = "NONE"
     return container
 
 
 def source_rate_hz(path: Path) -> int:
-    """The sample rate that a file's header says; raises UnreadableAudioError if it has no audio."""
+    """The sample rate in a file's header; raises UnreadableAudioError if it has no audio."""
     with path.open("rb", buffering=0) as file:
         section = _Section(file, 0, file.seek(0, 2))
         with _open_container(section) as container:
@@ -483,17 +461,17 @@ def source_rate_hz(path: Path) -> int:
 
 
 def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
-    """Decodes a part of a file without what is before it, mixed to mono.
+    """Decodes a part of a file to mono, without decoding what comes before.
 
-    Equal to that part of the whole file for files of one part with sound time stamps; others have to be checked.
+    Equal to that part of the whole file if the file has a single link and correct timestamps, which the caller checks.
 
     Args:
         path: The file.
-        first_sample: Where the part begins, at the file's own rate.
+        first_sample: Start of the part, at the file's own rate.
         num_samples: Its length.
 
     Returns:
-        float32 [num_samples], fewer at the end of the file.
+        float32 [num_samples], or fewer at the end of the file.
 
     Raises:
         UnreadableAudioError: If it has no audio.
@@ -526,7 +504,7 @@ def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
 
 
 class _Decoding:
-    """Decodes the sections of one file, and counts what was decoded and what was not."""
+    """Decodes the sections of one file, and counts what could and could not be decoded."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -536,48 +514,49 @@ class _Decoding:
         self._decoded_seconds = self._missing_seconds = 0.0
 
     def lost_seconds(self) -> float:
+        """After the last block: the estimated duration of what could not be decoded."""
         seconds_per_byte = self._decoded_seconds / max(1, self._num_decoded_bytes)
         return self._missing_seconds + self._num_failed_bytes * seconds_per_byte
 
     def blocks(self) -> Iterator[Block]:
-        """Raises UnreadableAudioError if there is no audio, or less than could not be decoded."""
+        """Decodes the file; raises UnreadableAudioError if there is no audio, or most of it cannot be decoded."""
         links = ogg_links(self._file, starts_with_page=True)
         if links:
-            yield from self._of_links(links)
+            yield from self._decode_links(links)
         else:
             try:
-                yield from self._of_section(0, self._num_bytes)
+                yield from self._decode_section(0, self._num_bytes)
             except UnreadableAudioError as error:
                 links = ogg_links(self._file, starts_with_page=False) if error.detail == _NO_AUDIO else []
                 start = None if links else late_start(self._file)
                 if error.detail != _NO_AUDIO or (not links and start is None):
                     raise
-                yield from self._of_links(links) if links else self._of_section(start, self._num_bytes)
+                yield from self._decode_links(links) if links else self._decode_section(start, self._num_bytes)
         if self._num_failed_packets > self._num_decoded_packets:
             raise UnreadableAudioError(UNREADABLE, "most of it cannot be decoded")
 
-    def _of_links(self, links: list[int]) -> Iterator[Block]:
+    def _decode_links(self, links: list[int]) -> Iterator[Block]:
         for start, end in zip(links, [*links[1:], self._num_bytes], strict=True):
             try:
-                yield from self._of_section(start, end)
+                yield from self._decode_section(start, end)
             except UnreadableAudioError:
                 if len(links) == 1:
                     raise
                 self._num_failed_bytes += end - start
 
-    def _of_section(self, start: int, end: int) -> Iterator[Block]:
+    def _decode_section(self, start: int, end: int) -> Iterator[Block]:
         section = _Section(self._file, start, end)
         with _open_container(section) as container:
-            yield from self._of_stream(container, section)
+            yield from self._decode_stream(container, section)
         if section.error is not None:
             raise section.error
         self._num_failed_bytes += missing_num_bytes(self._file) or 0
 
-    def _of_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
+    def _decode_stream(self, container: "InputContainer", section: _Section) -> Iterator[Block]:
         import av
 
         stream = container.streams.audio[0]
-        blocks = _Blocks()
+        blocks = _BlockQueue()
         first_packet = last_packet = None
         num_failed_bytes = 0
         has_times = not _FORMATS_WITH_TIMES.isdisjoint(container.format.name.split(","))
@@ -587,7 +566,7 @@ class _Decoding:
             try:
                 packet = next(packets, None)
             except av.FFmpegError:
-                # The container is broken from here on.
+                # The container is damaged from here on.
                 position = (last_packet.pos or 0) + last_packet.size if last_packet else 0
                 if not has_times:
                     self._num_failed_bytes += max(0, section.num_bytes_without_last_zeros() - position)
@@ -605,7 +584,7 @@ class _Decoding:
                 continue
             if not frames:
                 continue
-            # Data that fails before the first and after the last frame is a tag or junk, not audio.
+            # What fails before the first or after the last frame is a tag or junk, not audio.
             if num_failed_bytes and blocks.decoded_seconds > 0 and not has_times:
                 self._num_failed_bytes += num_failed_bytes
             num_failed_bytes = 0
@@ -621,15 +600,15 @@ class _Decoding:
         yield from blocks.rest()
         self._decoded_seconds += blocks.decoded_seconds
         claimed_seconds = _claimed_seconds(container, section, first_packet)
-        lack_seconds = (claimed_seconds or 0.0) - blocks.decoded_seconds
-        if _LEAST_LOSS_SECONDS < lack_seconds < _MOST_LOSS_RATIO * blocks.decoded_seconds:
-            # What failed inside is a part of what is missing.
-            self._missing_seconds += lack_seconds
+        shortfall_seconds = (claimed_seconds or 0.0) - blocks.decoded_seconds
+        if _LEAST_LOSS_SECONDS < shortfall_seconds < _MOST_LOSS_RATIO * blocks.decoded_seconds:
+            # This includes what failed in between.
+            self._missing_seconds += shortfall_seconds
             self._num_failed_bytes = 0
 
 
 def _claimed_seconds(container: "InputContainer", section: _Section, first_packet: "Packet | None") -> float | None:
-    """The length of a stream, where the format says it and does not only let it be estimated."""
+    """The length of a stream, where its format specifies it exactly; else None."""
     stream = container.streams.audio[0]
     if container.format.name == "mp3" and first_packet is not None and first_packet.pos is not None:
         num_frames = section.num_frames_claimed_before(first_packet.pos)
@@ -638,8 +617,8 @@ def _claimed_seconds(container: "InputContainer", section: _Section, first_packe
     return float(stream.duration * stream.time_base) if has_length and stream.duration is not None else None
 
 
-class _Blocks:
-    """Joins the frames of a decoder, of some 20 ms each, to blocks."""
+class _BlockQueue:
+    """Joins the frames of a decoder, of about 20 ms each, to blocks."""
 
     def __init__(self) -> None:
         import av
@@ -651,7 +630,7 @@ class _Blocks:
 
     def add(self, frame: "AudioFrame") -> Iterator[Block]:
         frame.pts = None
-        # The queue takes frames of other layouts, and then reads channels that are not there.
+        # The FIFO accepts frames of other layouts, and then reads channels that do not exist.
         form = (frame.sample_rate, frame.format.name, frame.layout.name, frame.layout.nb_channels)
         if form != self._form:
             yield from self.rest()
@@ -684,24 +663,24 @@ def _block(frame: "AudioFrame") -> Block:
 
 
 RESAMPLING_QUALITY = "VHQ"
-# -80 dB: three steps of 16 bits, where a recording holds nothing but the dither of its making.
+# -80 dB: three steps of 16-bit audio, below which there is nothing but dither.
 SILENCE_PEAK = 1e-4
 
-# A header that claims less or more is damaged, and resampling from it could blow one file up to a whole disk.
+# A header with another rate is damaged, and resampling from it could make one file fill the disk.
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 2_000, 1_000_000
-# Float files hold overshoots, but thirty times full scale means 16-bit integers stored as floats.
+# Float files may exceed full scale, but not thirty-fold: those are 16-bit integers stored as floats.
 _HIGHEST_PLAUSIBLE_PEAK = 32.0
 
 
 @dataclasses.dataclass
 class AudioReport:
-    """What is known of a recording once all of it is decoded.
+    """Properties of a recording, complete once all of it is decoded.
 
     Attributes:
-        num_samples: Its length at the wanted rate.
-        peak: Its largest magnitude.
-        lost_seconds: How much of the file could not be decoded, estimated.
-        channels_cancel: Whether its channels hold sound where their mix is silent.
+        num_samples: Length at the requested rate.
+        peak: Largest magnitude.
+        lost_seconds: Estimated duration of what could not be decoded.
+        channels_cancel: Whether channels with sound cancel each other to silence in the mono mix.
     """
 
     num_samples: int = 0
@@ -711,20 +690,20 @@ class AudioReport:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the mono mix holds nothing above -80 dB."""
+        """Whether nothing in the mono mix exceeds -80 dB."""
         return self.peak <= SILENCE_PEAK
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioStream:
-    """An open file: what it is, and its audio as an iterator that can be used once.
+    """An open file.
 
     Attributes:
         source_rate_hz: Sample rate of the file, or of its first part.
         source_num_channels: Channels of the file, or of its first part.
         report: Complete after the last block.
-        blocks: Mono float32 [num_samples] pieces of any length at the wanted rate, nominally in [-1, 1]:
-            lossy codecs and float files may overshoot.
+        blocks: The audio in mono float32 [num_samples] blocks of any length at the requested rate, nominally in
+            [-1, 1]: lossy codecs and float files may overshoot. Can be iterated once.
     """
 
     source_rate_hz: int
@@ -738,55 +717,54 @@ def load_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
 
     Args:
         path: Any regular file that FFmpeg reads.
-        sample_rate_hz: Wanted rate; the result has round(num_frames * sample_rate_hz / source rate) samples.
+        sample_rate_hz: Requested rate; the result has round(num_frames * sample_rate_hz / source rate) samples.
 
     Returns:
         float32 [num_samples], nominally in [-1, 1].
 
     Raises:
-        UnreadableAudioError: If the file cannot be decoded to its end or holds NaN or infinite samples.
+        UnreadableAudioError: If no audio is found, most of it cannot be decoded, or it holds NaN or infinite samples.
     """
     with open_audio(path, sample_rate_hz) as stream:
         return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
 
 
 def flaws_of(*, is_silent: bool, lost_seconds: float) -> list[str]:
-    """What a user should know of a recording that can be used, each as the end of a sentence about it."""
+    """Warnings about a usable recording, each as the end of a sentence about it."""
     flaws = ["is silent"] if is_silent else []
     return [*flaws, f"is damaged: about {lost_seconds:.2f} s cannot be decoded"] if lost_seconds > 0 else flaws
 
 
 @contextlib.contextmanager
 def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
-    """Opens a file for decoding in blocks; the concatenated blocks are what `load_audio` returns.
+    """Opens a file for decoding in blocks, which concatenated are what `load_audio` returns.
 
-    A file that was cut off or is damaged gives what can be decoded; the report says how much cannot.
+    Of a truncated or damaged file, what can be decoded is; the report says how much cannot.
 
     Args:
         path: Any regular file that FFmpeg reads.
         sample_rate_hz: Rate of the blocks.
 
     Raises:
-        UnreadableAudioError: On opening or on taking a block, see `load_audio`.
+        UnreadableAudioError: On opening or from the iterator, see `load_audio`.
     """
     path = Path(path)
     report = AudioReport()
     with contextlib.ExitStack() as stack:
-        with blamed_on(path):
-            decoder = open_decoder(path, stack)
-            first = next(decoder.blocks)
+        with reported_as_unreadable(path):
+            decoding, first, others = _open_decoding(path, stack)
             _require_plausible_rate(first.rate_hz)
 
         def blocks() -> Iterator[np.ndarray]:
-            mono = _mixed_to_mono(itertools.chain([first], decoder.blocks), report)
-            for block in _resampled(mono, sample_rate_hz):
+            mono = _mix_to_mono(itertools.chain([first], others), report)
+            for block in _resample(mono, sample_rate_hz):
                 report.num_samples += len(block)
                 report.peak = max(report.peak, float(np.abs(block).max(initial=0.0)))
                 yield block
-            report.lost_seconds = decoder.lost_seconds
+            report.lost_seconds = decoding.lost_seconds()
 
-        # Around the blocks and not around the yield: what the caller does with them is not the file's fault.
-        yield AudioStream(first.rate_hz, len(first.samples), report, _all_blamed_on(path, blocks()))
+        # Around the blocks, not around the yield: an error of the caller is not an error of the file.
+        yield AudioStream(first.rate_hz, len(first.samples), report, _reporting_errors(path, blocks()))
 
 
 def _require_plausible_rate(rate_hz: int) -> None:
@@ -794,27 +772,27 @@ def _require_plausible_rate(rate_hz: int) -> None:
         raise UnreadableAudioError(UNREADABLE, f"it claims a sample rate of {rate_hz} Hz")
 
 
-def _all_blamed_on(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    with blamed_on(path):
+def _reporting_errors(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with reported_as_unreadable(path):
         yield from blocks
 
 
 def decoder_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a file sounds like."""
+    """Versions of the libraries that decode and resample."""
     import av
 
     libraries = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavformat", "libavcodec")}
     return {"av": av.__version__, **libraries, "soxr": metadata.version("soxr")}
 
 
-def _mixed_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple[int, np.ndarray]]:
+def _mix_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple[int, np.ndarray]]:
     """Rate and mono samples of each block."""
     for block in blocks:
         if not block.samples.size:
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             mono = mixed_to_mono(block.samples, block.channel_names)
-        # NaN and infinity both end up in the largest magnitude.
+        # NaN and infinity both propagate to the maximum.
         peak = float(np.abs(mono).max())
         if not np.isfinite(peak):
             raise UnreadableAudioError(UNREADABLE, "it holds samples that are NaN or infinite")
@@ -825,8 +803,8 @@ def _mixed_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tup
         yield block.rate_hz, mono
 
 
-def _resampled(blocks: Iterator[tuple[int, np.ndarray]], sample_rate_hz: int) -> Iterator[np.ndarray]:
-    # The rate of joined files may change on the way.
+def _resample(blocks: Iterator[tuple[int, np.ndarray]], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    # The rate may change within a concatenated file.
     for source_rate_hz, part in itertools.groupby(blocks, key=lambda block: block[0]):
         _require_plausible_rate(source_rate_hz)
         if source_rate_hz == sample_rate_hz:

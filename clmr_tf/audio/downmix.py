@@ -1,12 +1,12 @@
-"""Mixing channels to mono: the mean of mono and stereo, and of surround sound the stereo mix of ITU-R BS.775."""
+"""Mixing to mono: the mean of two channels; for surround sound the mean of the stereo mix of ITU-R BS.775."""
 
 import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-# Weights of the two channels of the mix (ITU-R BS.775-3, annex 4, table 2), averaged. The low-frequency effects are
-# left out, as FFmpeg does.
+# Weights of the stereo mix (ITU-R BS.775-3, annex 4, table 2), averaged over its two channels. The low-frequency
+# effects are left out, as in FFmpeg.
 _WEIGHTS = {
     "FL": 0.5,
     "FR": 0.5,
@@ -20,7 +20,7 @@ _WEIGHTS = {
     "SR": 0.5 * np.sqrt(0.5),
     "LFE": 0.0,
 }
-# What FFmpeg takes a number of channels for where a file does not say.
+# FFmpeg's default layouts by the number of channels.
 _DEFAULT_LAYOUTS = {
     3: "FL FR LFE",
     4: "FL FR FC BC",
@@ -32,9 +32,9 @@ _DEFAULT_LAYOUTS = {
 
 
 def mono_weights(num_channels: int) -> np.ndarray:
-    """The weight of each channel of audio that does not say where its channels belong, float32 [num_channels].
+    """The weight of each channel in a mono mix when the layout is unknown, float32 [num_channels].
 
-    Three to eight channels are taken to be in FFmpeg's default order; of more than eight, the mean is taken.
+    Three to eight channels are assumed to be in FFmpeg's default order; more than eight are averaged.
     """
     return weights_of_channels(("?",) * num_channels)
 
@@ -44,8 +44,7 @@ def weights_of_channels(names: Sequence[str]) -> np.ndarray:
     """The weight of each channel in a mono mix, float32 [len(names)].
 
     Args:
-        names: Positions as FFmpeg names them ("FL", "LFE"). If the position of one of more than two is not known, all
-            are taken to be in the default order.
+        names: Positions in FFmpeg's notation ("FL", "LFE"). If any is unknown, the default order is assumed.
     """
     if not set(names) <= _WEIGHTS.keys():
         names = _DEFAULT_LAYOUTS.get(len(names), "").split() or names
@@ -59,12 +58,12 @@ def mixed_to_mono(channels: np.ndarray, names: Sequence[str] | None = None) -> n
 
     Args:
         channels: The audio.
-        names: As of `weights_of_channels`; the default order if None.
+        names: See `weights_of_channels`; None for the default order.
     """
     if len(channels) == 1:
         return channels[0].copy()
     if len(channels) == 2:
-        # Faster than a product, and exact.
+        # Faster than a matrix product, and exact.
         return (channels[0] + channels[1]) * np.float32(0.5)
     weights = mono_weights(len(channels)) if names is None else weights_of_channels(tuple(names))
     return weights @ channels

@@ -23,8 +23,8 @@ from clmr_tf.audio.decoding import (
     AudioReport,
     AudioStream,
     UnreadableAudioError,
-    blamed_on,
     open_audio,
+    reported_as_unreadable,
 )
 from clmr_tf.errors import ClmrError
 
@@ -326,14 +326,14 @@ class IsolatedDecoder:
         Raises:
             UnreadableAudioError: Also if the decoder crashes ("crashed") or stops answering ("timed_out").
         """
-        with blamed_on(path):
+        with reported_as_unreadable(path):
             opened = self._ask(_Request(path, sample_rate_hz))
         report = AudioReport()
 
         def blocks() -> Iterator[np.ndarray]:
             at_end = None
             while at_end is None:
-                with blamed_on(path):
+                with reported_as_unreadable(path):
                     block, at_end = self._ask(None)
                 if at_end is not None:
                     vars(report).update(dataclasses.asdict(at_end))

@@ -1,12 +1,12 @@
-"""Band-limited resampling of a crop by Fourier transform, inside a graph.
+"""Band-limited resampling of a crop by Fourier transform, in a graph.
 
-A rate change by out/in = p/q (in lowest terms) maps every q-th source sample exactly onto every p-th output
-sample. A block of k * q source samples that starts at a multiple of q is therefore transformed, cut or
-extended to the spectrum of k * p output samples, and transformed back: no filter bank, any pair of whole rates,
-and the output falls on the same instants whatever the position of the crop. The block reaches further than the
-crop on both sides, so the circular wrap of the transform stays outside it.
+A rate change by out/in = p/q (in lowest terms) maps every q-th source sample exactly to every p-th output sample. So a
+block of k * q source samples that starts at a multiple of q is transformed, its spectrum truncated or zero-padded to
+that of k * p output samples, and transformed back. This needs no filter bank, works for any pair of integer rates, and
+the output samples have the same times whatever the position of the crop. The block extends beyond the crop on both
+sides, so that the circular wrap-around of the transform stays outside it.
 
-The roll-off is the one of soxr's quality VHQ, which prepares corpora: half amplitude at 0.9557 of the lower
+The roll-off is that of soxr's quality VHQ, with which corpora are prepared: half amplitude at 0.9557 of the lower
 Nyquist frequency, flat to 1e-4 up to 0.918 of it.
 """
 
@@ -17,24 +17,24 @@ import tensorflow as tf
 
 from clmr_tf.audio.downmix import mono_weights
 
-# The response of soxr 1.1.0, quality VHQ, measured with impulses for seven pairs of rates: an integrated Gauss
-# curve with this centre and deviation (in Nyquist frequencies of the lower rate) deviates by at most 0.003 from it.
-_ROLL_OFF_CENTRE, _ROLL_OFF_DEVIATION = 0.9557, 0.0101
+# The response of soxr 1.1.0, quality VHQ, measured with impulses for seven pairs of rates. An integrated Gaussian
+# with this centre and standard deviation (in Nyquist frequencies of the lower rate) differs by at most 0.003 from it.
+_ROLL_OFF_CENTRE, _ROLL_OFF_WIDTH = 0.9557, 0.0101
 
-# At the lower of the two rates. The filter's impulse response is below 1e-9 of its peak from there on.
+# At the lower of the two rates. Beyond it, the filter's impulse response is below 1e-9 of its peak.
 _MARGIN_SAMPLES = 220
 
 _LOWEST_SOURCE_RATE_HZ = 1000
 
 
 class SourceBlock(NamedTuple):
-    """The stretch of a source that one crop is computed from. All are int64 scalars.
+    """The part of a source that a crop is computed from. All are int64 scalars.
 
     Attributes:
-        first_sample: Where it starts in the source; negative where the margin reaches before the file.
-        num_samples: Its length at the source's rate.
-        num_output_samples: Its length at the output rate.
-        crop_offset_samples: Where the crop starts in it, at the output rate.
+        first_sample: Start of the block in the source; negative if the margin starts before the file.
+        num_samples: Length of the block at the source's rate.
+        num_output_samples: Length of the block at the output rate.
+        crop_offset_samples: Start of the crop in the block, at the output rate.
     """
 
     first_sample: tf.Tensor
@@ -44,7 +44,7 @@ class SourceBlock(NamedTuple):
 
 
 def mono_weights_of(num_channels: tf.Tensor) -> tf.Tensor:
-    """The same as `clmr_tf.audio.downmix.mono_weights` of an int32 scalar that only the graph knows."""
+    """`clmr_tf.audio.downmix.mono_weights` of an int32 scalar tensor."""
     most = 8
     table = np.zeros([most + 1, most], np.float32)
     for count in range(1, most + 1):
@@ -57,7 +57,7 @@ def mono_weights_of(num_channels: tf.Tensor) -> tf.Tensor:
 def plan_block(
     offset_samples: tf.Tensor, num_samples: int, source_rate_hz: tf.Tensor, sample_rate_hz: int
 ) -> SourceBlock:
-    """Which source samples a crop needs.
+    """Plans which source samples a crop needs.
 
     Args:
         offset_samples: First sample of the crop at `sample_rate_hz`, int64 scalar.
@@ -66,7 +66,7 @@ def plan_block(
         sample_rate_hz: Rate of the crop.
 
     Returns:
-        A block that holds the crop and the filter's margins, of a length that transforms fast.
+        A block with the crop and the filter's margins, of a length with a fast transform.
     """
     source_rate_hz = tf.cast(source_rate_hz, tf.int64)
     divisors = tf.constant([d for d in range(1, sample_rate_hz + 1) if sample_rate_hz % d == 0], tf.int64)
@@ -83,15 +83,15 @@ def plan_block(
 
 
 def resample_block(samples: tf.Tensor, block: SourceBlock, num_samples: int) -> tf.Tensor:
-    """The crop out of the samples of its block.
+    """Computes a crop from the samples of its block.
 
     Args:
-        samples: float32 [block.num_samples] at the source's rate; zero where the block exceeds the file.
+        samples: float32 [block.num_samples] at the source's rate; zero outside the file.
         block: From `plan_block`.
         num_samples: Length of the crop, as given to `plan_block`.
 
     Returns:
-        float32 [num_samples]. Where both rates are equal, the very samples of the source.
+        float32 [num_samples]; if the rates are equal, the samples of the source.
     """
     same_rate = tf.equal(block.num_samples, block.num_output_samples)
     output = tf.cond(same_rate, lambda: samples, lambda: _resample(samples, block))
@@ -103,7 +103,7 @@ def _resample(samples: tf.Tensor, block: SourceBlock) -> tf.Tensor:
     num_output_bins = block.num_output_samples // 2 + 1
     spectrum = tf.signal.rfft(samples)[:num_shared_bins]
     frequency = tf.cast(tf.range(num_shared_bins), tf.float32) / tf.cast(num_shared_bins - 1, tf.float32)
-    response = 0.5 * tf.math.erfc((frequency - _ROLL_OFF_CENTRE) / (_ROLL_OFF_DEVIATION * np.sqrt(2.0)))
+    response = 0.5 * tf.math.erfc((frequency - _ROLL_OFF_CENTRE) / (_ROLL_OFF_WIDTH * np.sqrt(2.0)))
     scale = tf.cast(block.num_output_samples / block.num_samples, tf.float32)
     spectrum *= tf.cast(response * scale, tf.complex64)
     spectrum = tf.pad(spectrum, [[0, num_output_bins - num_shared_bins]])
@@ -115,7 +115,7 @@ def _ceil_div(dividend: tf.Tensor | int, divisor: tf.Tensor) -> tf.Tensor:
 
 
 def _smooth_numbers(longest: int) -> np.ndarray:
-    """int64, ascending: the numbers up to `longest` that have no prime factor above 5."""
+    """The numbers up to `longest` without a prime factor above 5, ascending: int64."""
     powers = [np.array([base**n for n in range(64) if base**n <= longest], object) for base in (2, 3, 5)]
     products = np.multiply.outer(np.multiply.outer(powers[0], powers[1]), powers[2]).ravel()
     return np.array(sorted(product for product in products if product <= longest), np.int64)

@@ -1,4 +1,4 @@
-"""Windows of many files, decoded ahead in a thread while others are encoded, in memory that no file makes grow."""
+"""Windows of many files, decoded in a background thread, in memory that does not depend on the length of a file."""
 
 import dataclasses
 import queue
@@ -11,9 +11,9 @@ import numpy as np
 from clmr_tf.audio.decoding import UNREADABLE, AudioReport, UnreadableAudioError
 from clmr_tf.audio.isolation import IsolatedDecoder
 
-_NUM_WAITING_WINDOWS = 256
-# How long the thread waits for room before it looks whether anyone still wants windows.
-_SECONDS_BETWEEN_LOOKS = 0.2
+_MAX_QUEUED_WINDOWS = 256
+# How often a thread that waits for room in the queue checks whether it should stop.
+_STOP_CHECK_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Window:
     """A window of a file.
 
     Attributes:
-        file: Which, by its place in the list.
-        first_sample: Where it begins, at the rate of the windows.
+        file: Index of the file.
+        first_sample: Start of the window, at the rate of the windows.
         audio: float32 [clip_num_samples].
     """
 
@@ -36,9 +36,9 @@ class FileEnd:
     """Follows the windows of a file.
 
     Attributes:
-        file: Which.
-        report: What is known of its audio.
-        error: Why it cannot be used, if it cannot; the windows before it then do not count.
+        file: Index of the file.
+        report: Properties of its audio.
+        error: Set if the file cannot be used; its windows must then be discarded.
     """
 
     file: int
@@ -53,25 +53,24 @@ def stream_windows(
     hop_num_samples: int,
     decoder: IsolatedDecoder,
 ) -> Iterator[Window | FileEnd]:
-    """The windows of each file in order, and its end.
+    """Yields the windows of each file in order, followed by its end.
 
-    A file that is shorter than a window gives one that is filled up with zeros; what is left over at the end of a
-    longer one, less than a window, is dropped.
+    A file shorter than a window gives one window that is padded with zeros; the remainder of a longer file is dropped.
 
     Args:
-        files: Audio files of any format, rate and length.
+        files: Audio files.
         clip_num_samples: Length of a window.
         sample_rate_hz: Rate of the windows.
-        hop_num_samples: Distance between their beginnings, at least 1.
-        decoder: Decodes them.
+        hop_num_samples: Distance between the starts of windows, at least 1.
+        decoder: Decodes the files.
     """
-    waiting: queue.Queue = queue.Queue(_NUM_WAITING_WINDOWS)
-    is_over = threading.Event()
+    items: queue.Queue = queue.Queue(_MAX_QUEUED_WINDOWS)
+    is_stopped = threading.Event()
 
-    def put(one: object) -> bool:
-        while not is_over.is_set():
+    def put(item: object) -> bool:
+        while not is_stopped.is_set():
             try:
-                waiting.put(one, timeout=_SECONDS_BETWEEN_LOOKS)
+                items.put(item, timeout=_STOP_CHECK_SECONDS)
             except queue.Full:
                 continue
             return True
@@ -80,23 +79,22 @@ def stream_windows(
     def decode() -> None:
         try:
             for file, path in enumerate(files):
-                for one in _windows_of(file, path, clip_num_samples, sample_rate_hz, hop_num_samples, decoder):
-                    if not put(one):
+                for item in _windows_of(file, path, clip_num_samples, sample_rate_hz, hop_num_samples, decoder):
+                    if not put(item):
                         return
             put(None)
-        # Of a thread nobody hears: raised where the windows are taken.
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:  # noqa: BLE001 - raised again where the windows are consumed
             put(error)
 
     thread = threading.Thread(target=decode, name="decoder", daemon=True)
     thread.start()
     try:
-        while (one := waiting.get()) is not None:
-            if isinstance(one, Exception):
-                raise one
-            yield one
+        while (item := items.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
     finally:
-        is_over.set()
+        is_stopped.set()
         thread.join()
 
 
@@ -109,7 +107,7 @@ def _windows_of(
     decoder: IsolatedDecoder,
 ) -> Iterator[Window | FileEnd]:
     num_samples, next_start = 0, 0
-    # From `next_start` on, or less where the next window begins behind what has been decoded.
+    # Samples from `next_start` on; empty if that has not been decoded yet.
     kept = np.zeros(0, np.float32)
     try:
         with decoder.open(path, sample_rate_hz) as stream:

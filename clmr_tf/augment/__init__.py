@@ -1,30 +1,30 @@
-"""Augmentations of audio in the graph: pure functions, and the chain that draws their parameters.
+"""Audio effects as pure functions, and the chain that draws their parameters at random and applies them in the graph.
 
-Everywhere `audio` is float32 [batch, samples] and a parameter float32 [batch], one value per example. NaN stays in its
-own clip; the functions hand it on, the chain reports it. The names are loaded when they are first used, so that
-`python -m clmr_tf.augment --help` does not wait for TensorFlow.
+Everywhere `audio` is float32 [batch, samples] and a parameter is float32 [batch], one value per example. A NaN never
+spreads to another clip: the effects pass it through, the chain reports it. Names are imported on first use, so that
+`python -m clmr_tf.augment --help` does not load TensorFlow.
 """
 
 import importlib
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "AugmentationChain": "chain",
-    "add_noise": "noise",
-    "delay": "delays",
-    "gain": "gain_polarity",
-    "highpass": "filters",
-    "lowpass": "filters",
-    "pitch_shift": "pitch",
-    "polarity": "gain_polarity",
-    "reverb": "reverberation",
+    "add_noise": "effects.noise",
+    "delay": "effects.delay",
+    "gain": "effects.gain",
+    "highpass": "effects.filter",
+    "lowpass": "effects.filter",
+    "pitch_shift": "effects.pitch",
+    "polarity": "effects.polarity",
+    "reverb": "effects.reverb",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'clmr_tf.augment' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"clmr_tf.augment.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"clmr_tf.augment.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

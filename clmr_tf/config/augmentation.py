@@ -1,4 +1,4 @@
-"""The settings of the augmentation chain: presets, ranges and changes to them."""
+"""Settings of the augmentation chain: presets, ranges, and changes to them."""
 
 import contextlib
 import dataclasses
@@ -11,12 +11,12 @@ import yaml
 
 from clmr_tf.errors import UsageError, suggestion
 
-# A name's place chooses which of a view's random numbers are its own: append, never insert or sort.
+# The position of a name decides which random numbers of a view it gets: append, never insert or sort.
 AUGMENTATION_NAMES = ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")
 
 
 class Limits(typing.NamedTuple):
-    """Annotates a field: its number, or its whole range, must lie between these."""
+    """Annotates a field with the limits of its number or range."""
 
     lowest: float
     highest: float
@@ -39,12 +39,12 @@ def _check_number(name: str, value: Any, limits: Limits) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers to draw from, each with the same chance.
+    """Numbers to draw from, each with the same probability.
 
     Attributes:
         minimum: Smallest number.
         maximum: Largest number.
-        step: 0 draws any number between the two; otherwise minimum, minimum + step, ... up to maximum.
+        step: 0 for any number in between; otherwise minimum, minimum + step, ... up to maximum.
     """
 
     minimum: float
@@ -52,11 +52,11 @@ class Range:
     step: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises UsageError if this is no range."""
+        """Raises UsageError if this is not a range."""
         for field in dataclasses.fields(self):
             _check_number(field.name, getattr(self, field.name), Limits(-math.inf, math.inf))
         if self.minimum > self.maximum:
-            raise UsageError(f"minimum {self.minimum} is above maximum {self.maximum}; exchange them.")
+            raise UsageError(f"minimum {self.minimum} is above maximum {self.maximum}; swap them.")
         if self.step < 0:
             raise UsageError(f"step must not be negative; received {self.step}, use 0 for any number.")
 
@@ -64,7 +64,7 @@ class Range:
 @dataclasses.dataclass(frozen=True)
 class _Settings:
     def __post_init__(self) -> None:
-        """Raises UsageError for a wrong type or a value out of its limits."""
+        """Raises UsageError for a wrong type or a value outside its limits."""
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             kind, limits = typing.get_args(hint)
             value = getattr(self, name)
@@ -78,14 +78,14 @@ class _Settings:
 
 @dataclasses.dataclass(frozen=True)
 class PolarityConfig(_Settings):
-    """The sign of every sample changes."""
+    """Inverts the sign of every sample."""
 
     probability: Probability = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig(_Settings):
-    """White Gaussian noise; `noise_to_signal` is its standard deviation over the clip's (0.01 is 40 dB)."""
+    """White Gaussian noise; `noise_to_signal` is the ratio of its standard deviation to the clip's (0.01: -40 dB)."""
 
     probability: Probability = 0.01
     noise_to_signal: Annotated[Range, Limits(0, math.inf)] = Range(1e-4, 1e-2)
@@ -93,7 +93,7 @@ class NoiseConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class GainConfig(_Settings):
-    """Louder or softer by `gain_db`."""
+    """Changes the level by `gain_db`."""
 
     probability: Probability = 0.3
     gain_db: Annotated[Range, Limits(-120, 120)] = Range(-20, -1)
@@ -103,7 +103,7 @@ class GainConfig(_Settings):
 class FilterConfig(_Settings):
     """A low-pass with probability `lowpass_chance`, otherwise a high-pass.
 
-    Cutoffs below 1 Hz are refused here, those above half the sample rate by the chain, which knows the rate.
+    Cutoffs below 1 Hz are rejected here, those above half the sample rate by the chain.
     """
 
     probability: Probability = 0.8
@@ -114,7 +114,7 @@ class FilterConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class DelayConfig(_Settings):
-    """One echo after `delay_ms`, `volume` times as loud; the sum is halved."""
+    """One echo after `delay_ms` with the amplitude `volume`; the sum is halved."""
 
     probability: Probability = 0.3
     delay_ms: Annotated[Range, Limits(0, math.inf)] = Range(200, 450, step=50)
@@ -123,7 +123,7 @@ class DelayConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class PitchConfig(_Settings):
-    """Higher or lower by `cents`, hundredths of a semitone; length and speed stay."""
+    """Shifts the pitch by `cents`, hundredths of a semitone; length and tempo stay the same."""
 
     probability: Probability = 0.6
     cents: Annotated[Range, Limits(-1200, 1200)] = Range(-700, 700, step=1)
@@ -131,7 +131,7 @@ class PitchConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ReverbConfig(_Settings):
-    """A room; its three parameters are those of sox, in percent."""
+    """Reverb with sox's three parameters, in percent."""
 
     probability: Probability = 0.6
     reverberance: Annotated[Range, Limits(0, 100)] = Range(0, 99, step=1)
@@ -145,8 +145,8 @@ class AugmentationConfig:
 
     Attributes:
         order: All of AUGMENTATION_NAMES, in the order in which they are applied.
-        asymmetric: Of the two views of a recording only the first is augmented, the second is the crop
-            alone (the published ablation). The chain has to be told which rows those are.
+        asymmetric: Only the first of the two views of a recording is augmented, the second is the crop itself (the
+            published ablation). The caller of the chain says which rows those are.
     """
 
     polarity: PolarityConfig = PolarityConfig()
@@ -160,7 +160,7 @@ class AugmentationConfig:
     asymmetric: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UsageError if a part is of a wrong type or the order is not one of all augmentations."""
+        """Raises UsageError for a wrong type, or an order that does not name every augmentation once."""
         for name, hint in typing.get_type_hints(type(self)).items():
             _check_type(name, getattr(self, name), typing.get_origin(hint) or hint)
         if sorted(map(str, self.order)) != sorted(AUGMENTATION_NAMES):
@@ -173,11 +173,11 @@ class AugmentationConfig:
 def augmentation_preset(name: str) -> AugmentationConfig:
     """Returns a preset: `released`, `thesis`, `none`, or `only-NAME` for each of AUGMENTATION_NAMES.
 
-    `none` is the crop alone. `only-NAME` is a row of the published ablation: this augmentation on every first
-    view (probability 1), the crop alone as the second.
+    `none` is the crop itself. `only-NAME` is a row of the published ablation: this augmentation with probability 1 on
+    every first view, the crop itself as the second.
 
     Raises:
-        UsageError: If there is no such preset; names the nearest.
+        UsageError: If there is no such preset; suggests the nearest.
     """
     presets = {"released": AugmentationConfig(), "thesis": _thesis(), "none": _only(None)}
     presets |= {f"only-{augmentation}": _only(augmentation) for augmentation in AUGMENTATION_NAMES}
@@ -210,22 +210,22 @@ def _only(name: str | None) -> AugmentationConfig:
 
 
 def augmentation_config(preset: str, changes: Sequence[str] = ()) -> AugmentationConfig:
-    """Returns a preset with some of its settings changed.
+    """Returns a preset with changed settings.
 
     Args:
         preset: A name that `augmentation_preset` knows.
-        changes: Each `AUGMENTATION.SETTING=VALUE`, `order=[...]` or `asymmetric=true`. A value is written as in
-            YAML; that of a range is `[minimum, maximum]` or `[minimum, maximum, step]`.
+        changes: Each `AUGMENTATION.SETTING=VALUE`, `order=[...]` or `asymmetric=true`. Values are YAML; a range is
+            `[minimum, maximum]` or `[minimum, maximum, step]`.
 
     Raises:
-        UsageError: If there is no such preset or setting (naming the nearest), or a value cannot be.
+        UsageError: If there is no such preset or setting (suggesting the nearest), or a value is invalid.
     """
     config = augmentation_preset(preset)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
             raise UsageError(
-                f"A change of the augmentation is NAME=VALUE, such as pitch.probability=0.5; received {change!r}."
+                f"An augmentation change must be NAME=VALUE, such as pitch.probability=0.5; received {change!r}."
             )
         try:
             value = yaml.safe_load(text)
@@ -234,7 +234,7 @@ def augmentation_config(preset: str, changes: Sequence[str] = ()) -> Augmentatio
         try:
             config = _changed(config, name.strip(), _with_numbers(value))
         except (UsageError, OverflowError) as error:
-            raise UsageError(f"{change!r} cannot be: {error}") from error
+            raise UsageError(f"{change!r} is invalid: {error}") from error
     return config
 
 
@@ -258,7 +258,7 @@ def _changed(config: AugmentationConfig, name: str, value: Any) -> AugmentationC
 
 
 def _with_numbers(value: Any) -> Any:
-    """The value with text that is a number made one: YAML 1.1 reads 1e-4 as text, for want of a point."""
+    """Converts text that is a number: YAML 1.1 reads 1e-4, which has no decimal point, as text."""
     if isinstance(value, list):
         return [_with_numbers(one) for one in value]
     if isinstance(value, str):

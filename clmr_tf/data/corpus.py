@@ -20,11 +20,11 @@ TASKS_FOLDER = "tasks"
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What a task says about one item.
+    """The label of one item in a task.
 
     Attributes:
-        split: "train", "valid" or "test"; it may be another one than the corpus has for the item.
-        tags: Names out of the task's `tag_names`.
+        split: "train", "valid" or "test"; may differ from the item's split in the corpus.
+        tags: Names from the task's `tag_names`.
     """
 
     split: str
@@ -33,12 +33,12 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusTask:
-    """What one file of the folder `tasks` holds.
+    """The contents of a file in the folder `tasks`: labels for some items of a corpus.
 
     Attributes:
-        name: Lower-case letters, digits and hyphens; the file is called like it.
-        description: Where the labels come from, in a sentence or two.
-        tag_names: The tags in the order of every multi-hot vector.
+        name: Lower-case letters, digits and hyphens; also the name of the file.
+        description: Origin of the labels, in a sentence or two.
+        tag_names: The tags, in the order of multi-hot vectors.
         single_label: Whether every item has exactly one tag, its class.
         items: The labelled items by id.
     """
@@ -66,13 +66,13 @@ class CorpusTask:
                 raise ValueError(f"{item_id!r} has {len(label.tags)} tags instead of one class")
 
     def to_json(self) -> str:
-        """The text of the file; items in the order of their ids."""
+        """The text of the file, with items sorted by id."""
         fields = {"format": TASK_FORMAT, **dataclasses.asdict(self)}
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "CorpusTask":
-        """Reads the text of a file; raises ValueError where it is of another format or contradicts itself."""
+        """Reads the text of a file; raises ValueError if its format is unknown or it contradicts itself."""
         fields = json.loads(text)
         received = fields.pop("format", None) if isinstance(fields, dict) else type(fields).__name__
         if received != TASK_FORMAT:
@@ -95,21 +95,21 @@ ItemType = TypeVar("ItemType", bound=_Item)
 
 
 def labelled(items: Sequence[ItemType], task: CorpusTask) -> tuple[ItemType, ...]:
-    """The items of a corpus that a task names, with its splits and tags.
+    """The items of a corpus that a task labels, with the task's splits and tags.
 
     Raises:
-        UsageError: If the task names an item that the corpus does not have, or separates a song.
+        UsageError: If the task labels an item that the corpus does not have, or puts a song in two splits.
     """
-    chosen = [item for item in items if item.id in task.items]
-    if len(chosen) < len(task.items):
-        unknown = min(task.items.keys() - {item.id for item in chosen})
+    selected = [item for item in items if item.id in task.items]
+    if len(selected) < len(task.items):
+        unknown = min(task.items.keys() - {item.id for item in selected})
         raise UsageError(f"The task {task.name!r} labels {unknown!r}, which the corpus does not hold; make it again.")
     split_of: dict[str, str] = {}
-    for item in chosen:
+    for item in selected:
         if split_of.setdefault(item.song_id, task.items[item.id].split) != task.items[item.id].split:
             raise UsageError(f"The task {task.name!r} has the song {item.song_id!r} in two splits; make it again.")
     return tuple(
-        dataclasses.replace(item, split=task.items[item.id].split, tags=task.items[item.id].tags) for item in chosen
+        dataclasses.replace(item, split=task.items[item.id].split, tags=task.items[item.id].tags) for item in selected
     )
 
 
@@ -119,7 +119,7 @@ def task_names_in(corpus_folder: Path) -> tuple[str, ...]:
 
 
 def write_task(task: CorpusTask, corpus_folder: Path) -> Path:
-    """Puts a task beside a prepared corpus, in place of one of the same name. Returns the file."""
+    """Adds a task to a prepared corpus, or replaces the one of the same name. Returns the file."""
     path = corpus_folder / TASKS_FOLDER / f"{task.name}.json"
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, task.to_json())
@@ -168,19 +168,19 @@ class Item:
     """One recording of a corpus.
 
     Attributes:
-        id: Unique name of the item, stable between preparations.
-        song_id: Items of one song share it. Splits and negatives never separate or mix them wrongly.
-        source: Path of the file it was made from, relative to the corpus' source folder.
+        id: Unique name of the item, the same in every preparation.
+        song_id: Shared by the items of a song, which are never in two splits nor negatives of each other.
+        source: Path of the source file, relative to the corpus' source folder.
         split: "train", "valid" or "test".
-        tags: Names out of the manifest's `tag_names`; empty where the corpus has no labels.
-        file: Where the samples are: "audio.pcm" relative to the corpus folder, or an absolute source path.
+        tags: Names from the manifest's `tag_names`; empty if the corpus has no labels.
+        file: File of the samples: "audio.pcm" relative to the corpus folder, or an absolute source path.
         offset_samples: First sample of the item in `file` (0 with storage "direct").
         num_samples: Length at the corpus' sample rate.
-        digest: Start of the SHA-256 of the PCM bytes ("direct": of the source file), 16 hex digits.
+        digest: First 16 hex digits of the SHA-256 of the PCM bytes ("direct": of the source file).
         source_rate_hz: Sample rate of the source file.
         source_num_channels: Channels of the source file.
         source_num_bytes: Size of the source file.
-        lost_seconds: How much of the source file could not be decoded, estimated.
+        lost_seconds: Estimated duration of what could not be decoded of the source file.
     """
 
     id: str
@@ -198,12 +198,12 @@ class Item:
     lost_seconds: float = 0.0
 
     def to_json(self) -> str:
-        """One line of index.jsonl, without the line end."""
+        """One line of index.jsonl, without the newline."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "Item":
-        """Reads one line of index.jsonl; raises ValueError where a field is missing or unknown."""
+        """Reads one line of index.jsonl; raises ValueError if a field is missing or unknown."""
         fields = json.loads(line)
         try:
             return cls(**{**fields, "tags": tuple(fields["tags"])})
@@ -213,20 +213,20 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusManifest:
-    """What manifest.json holds.
+    """The contents of manifest.json.
 
     Attributes:
         name: Short name of the corpus.
-        sample_rate_hz: Rate of the PCM (or of what the direct reader delivers).
+        sample_rate_hz: Sample rate of the PCM (or of the direct reader's output).
         storage: "pcm" or "direct".
-        tag_names: The tags in the order of every multi-hot vector.
+        tag_names: The tags, in the order of multi-hot vectors.
         num_items: Items per split.
         num_songs: Songs per split.
-        num_skipped: Files left out, per reason.
-        source: Free description: where the files came from and what identifies them.
+        num_skipped: Skipped files per reason.
+        source: Free-form description of the origin of the files.
         tool_versions: Versions of the libraries that decoded and resampled.
-        fingerprint: SHA-256 of index.jsonl, which holds a digest of every item's audio.
-        format_version: Version of this layout.
+        fingerprint: SHA-256 of index.jsonl, which includes a digest of every item's audio.
+        format_version: Version of this format.
     """
 
     name: str
@@ -247,7 +247,7 @@ class CorpusManifest:
 
     @classmethod
     def from_json(cls, text: str) -> "CorpusManifest":
-        """Reads manifest.json; raises ValueError where it is of another format."""
+        """Reads manifest.json; raises ValueError if its format is unknown."""
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.get("format_version") != FORMAT_VERSION:
             received = fields.get("format_version") if isinstance(fields, dict) else type(fields).__name__
@@ -263,10 +263,10 @@ class Corpus:
     """A prepared corpus on disk, with its index in memory.
 
     Attributes:
-        folder: Where it is.
-        manifest: Of these items.
-        items: In the order of the index.
-        task: What `for_task` was asked for; None for the corpus as it was prepared.
+        folder: Folder of the corpus.
+        manifest: Manifest of these items.
+        items: Items in the order of the index.
+        task: The task selected by `for_task`; None for the corpus as it was prepared.
     """
 
     folder: Path
@@ -276,10 +276,10 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Corpus":
-        """Opens a prepared corpus and checks that its parts belong together.
+        """Opens a prepared corpus and checks that its files are consistent.
 
         Raises:
-            UsageError: If the folder is no finished corpus, or index, manifest and audio disagree.
+            UsageError: If the folder is not a finished corpus, or index, manifest and audio disagree.
         """
         folder = Path(folder)
         manifest_path = folder / MANIFEST_FILE
@@ -300,19 +300,19 @@ class Corpus:
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """What `for_task` can be asked for, sorted."""
+        """Names of the tasks, sorted."""
         return task_names_in(self.folder)
 
     def for_task(self, name: str) -> "Corpus":
-        """The same audio with the labels and splits of a task; items without a label are left out.
+        """The same audio with the labels and splits of a task, without items that the task does not label.
 
-        The fingerprint is one of both, the index and the task.
+        The fingerprint is that of the index and the task together.
 
         Args:
             name: One of `task_names`.
 
         Raises:
-            UsageError: If there is no such task, or it does not fit this corpus.
+            UsageError: If there is no such task, or it does not match this corpus.
         """
         if self.task is not None:
             return Corpus.open(self.folder).for_task(name)
@@ -341,7 +341,7 @@ class Corpus:
         return tuple(item for item in self.items if item.split == split)
 
     def multi_hot(self, items: Sequence[Item]) -> np.ndarray:
-        """Tags of `items` as float32 [len(items), len(tag_names)], 1 where the item carries the tag."""
+        """Tags of `items` as float32 [len(items), len(tag_names)], 1 where the item has the tag."""
         column = {name: index for index, name in enumerate(self.manifest.tag_names)}
         tags = np.zeros((len(items), len(column)), np.float32)
         for row, item in enumerate(items):
@@ -350,12 +350,12 @@ class Corpus:
         return tags
 
     def read_samples(self, item: Item, offset_samples: int = 0, num_samples: int | None = None) -> np.ndarray:
-        """Reads float32 samples in [-1, 1) of an item of a "pcm" corpus, outside any graph.
+        """Reads float32 samples in [-1, 1) of an item of a "pcm" corpus, outside of any graph.
 
         Args:
             item: An item of this corpus.
-            offset_samples: Where to start in the item.
-            num_samples: How many; to the end of the item if None.
+            offset_samples: First sample, counted from the start of the item.
+            num_samples: Number of samples; None reads to the end of the item.
         """
         num_samples = item.num_samples - offset_samples if num_samples is None else num_samples
         start = (item.offset_samples + offset_samples) * PCM_DTYPE.itemsize
@@ -364,12 +364,12 @@ class Corpus:
 
 
 def fingerprint_of(index: bytes) -> str:
-    """The identity of a corpus: SHA-256 of its index, which names a digest of every item's audio."""
+    """The fingerprint of a corpus: SHA-256 of its index, which includes a digest of every item's audio."""
     return hashlib.sha256(index).hexdigest()
 
 
 def count_by_split(items: Iterable[Item]) -> tuple[dict[str, int], dict[str, int]]:
-    """Number of items and number of songs for each split that occurs."""
+    """Number of items and of songs in each split that is not empty."""
     songs: dict[str, list[str]] = {}
     for item in items:
         songs.setdefault(item.split, []).append(item.song_id)

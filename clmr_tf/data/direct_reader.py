@@ -1,11 +1,12 @@
-"""Training straight from compressed files: a crop is decoded, mixed to mono and resampled inside tf.data.
+"""Training directly from compressed files: a crop is decoded, mixed to mono and resampled inside tf.data.
 
-tensorflow-io 0.37.1 seeks and decodes mp3, Ogg Vorbis, FLAC and WAV inside the graph. Compared with whole files it
-is equal to 1e-6 wherever a crop begins: for mp3 of constant and variable bit rate, with and without LAME's
-gapless header and down to the lowest bit rates, Ogg Vorbis, FLAC of 8 to 24 bits, WAV of 8, 16 and 24 bits and
-32-bit float. What it cannot read or reads wrongly (Opus, AAC, WAV of 32-bit integers, files that end early) is
-found by `pipelines.preparation.direct_check` when a corpus is prepared, and left out. Its decoders are compiled without
-optimisation, which is where the time goes: `benchmarks.direct_reader`.
+tensorflow-io 0.37.1 seeks and decodes MP3, Ogg Vorbis, FLAC and WAV inside the graph. A crop equals that part of the
+decoded whole file to 1e-6 wherever it starts: for MP3 of constant and variable bit rate, with and without LAME's
+gapless header and down to the lowest bit rates, Ogg Vorbis, FLAC of 8 to 24 bits, WAV of 8, 16 and 24 bits and 32-bit
+float.
+Files that it cannot read or reads wrongly (Opus, AAC, WAV of 32-bit integers, truncated files) are detected by
+`pipelines.preparation.direct_check` when a corpus is prepared, and skipped. Its decoders are compiled without
+optimisation and take most of the time: `benchmarks.direct_reader`.
 
 Where tensorflow-io cannot be loaded (Python 3.13, TensorFlow above 2.17), FFmpeg decodes the same part of the file in a
 `tf.numpy_function`: the same crops to 1e-6.
@@ -26,12 +27,12 @@ from clmr_tf.audio.resampling import SourceBlock, mono_weights_of, plan_block, r
 from clmr_tf.data.corpus import Corpus, Item
 from clmr_tf.errors import UsageError
 
-# A reader of tensorflow-io belongs to its node in the graph, not to the call: two calls of one function at the
-# same time (Dataset.map with num_parallel_calls) read each other's files or crash the process
+# A reader of tensorflow-io belongs to its node in the graph, not to the call: two simultaneous calls of a function
+# (Dataset.map with num_parallel_calls) read each other's files or crash the process
 # (https://github.com/tensorflow/io/issues/1764). So there are several named readers, each with a lock.
 _NUM_READERS = min(64, max(8, 4 * (os.cpu_count() or 1)))
 
-# How the decoders deliver samples: offset and scale that bring each type to [-1, 1).
+# Sample types of the decoders, each with the offset and scale that map it to [-1, 1).
 _SAMPLE_FORMATS = (
     (tf.float32, 0.0, 1.0),
     (tf.int16, 0.0, 2.0**-15),
@@ -43,25 +44,25 @@ _SAMPLE_FORMATS = (
 def direct_crop_reader(
     corpus: Corpus, items: Sequence[Item], clip_num_samples: int
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Makes the graph function that reads a crop of one of `items` from its compressed file.
+    """Makes a graph function that reads a crop of one of `items` from its compressed file.
 
     Args:
         corpus: A corpus with storage "direct".
-        items: What the rows stand for.
+        items: Items that the function's rows refer to.
         clip_num_samples: Length of a crop at the corpus' rate.
 
     Returns:
-        A function of an item's row in `items` and an offset in samples at the corpus' rate (int64 scalars)
-        that gives float32 [clip_num_samples] in [-1, 1]. It may be called from parallel maps.
+        A function of an item's row in `items` and an offset in samples at the corpus' rate (int64 scalars) that returns
+        float32 [clip_num_samples] in [-1, 1]. It may be called from parallel maps.
 
     Raises:
-        UsageError: If a file of the corpus is gone or has another size.
+        UsageError: If a file of the corpus is missing or has another size.
     """
     changed = [item.file for item in items if _num_bytes(item.file) != item.source_num_bytes]
     if changed:
         raise UsageError(
             f"{len(changed)} of {len(items)} files of the corpus {corpus.manifest.name} are gone or have changed, the "
-            f"first is {changed[0]!r}; bring them back as they were or prepare the corpus again."
+            f"first is {changed[0]!r}; restore them or prepare the corpus again."
         )
     paths = tf.constant([os.fsencode(item.file) for item in items])
 
@@ -86,21 +87,21 @@ def _num_bytes(path: str) -> int | None:
 def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, sample_rate_hz: int) -> tf.Tensor:
     """Reads a crop of a compressed file, eagerly or inside any graph.
 
-    The crop equals the one of the prepared corpus, which decodes the whole file, mixes it to mono and resamples with
-    soxr: same samples where no resampling is needed, otherwise within 1e-3.
+    The crop equals that of a prepared corpus, where the whole file is decoded, mixed to mono and resampled with soxr:
+    the same samples if no resampling is needed, otherwise within 1e-3.
 
     Args:
         path: File to read, string scalar.
         offset_samples: First sample of the crop at `sample_rate_hz`, int64 scalar, not negative.
-        num_samples: Length of the crop at `sample_rate_hz`. Beyond the end of the file there are zeros.
-        sample_rate_hz: Rate of the crop; the file may have any rate from 1000 Hz.
+        num_samples: Length of the crop at `sample_rate_hz`, zero-padded beyond the end of the file.
+        sample_rate_hz: Sample rate of the crop; the file may have any rate from 1000 Hz.
 
     Returns:
         float32 [num_samples] in [-1, 1].
 
     Raises:
-        tf.errors.OpError: When it runs, if the file is missing or cannot be decoded. Some damaged FLAC files
-            make tensorflow-io loop for ever, so only files that were checked should get here.
+        tf.errors.OpError: At run time, if the file is missing or cannot be decoded. Some damaged FLAC files make
+            tensorflow-io loop forever, so use it for checked files only.
     """
     offset_samples = tf.convert_to_tensor(offset_samples, tf.int64)
     decoders = tensorflow_io_decoders()
@@ -112,7 +113,7 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
 def _read_with_ffmpeg(
     path: tf.Tensor, offset_samples: tf.Tensor, num_samples: int, sample_rate_hz: int
 ) -> tuple[tf.Tensor, SourceBlock]:
-    # In a graph the name is of type bytes, eagerly an array of no dimension.
+    # In a graph the name is bytes, eagerly a zero-dimensional array.
     def path_of(name: bytes | np.ndarray) -> Path:
         return Path(os.fsdecode(np.asarray(name, object).item()))
 
@@ -159,7 +160,7 @@ def _read_with_tensorflow_io(
 
 
 def _mono_samples(read: Callable[..., tf.Tensor], data_type: tf.Tensor) -> tf.Tensor:
-    # The type of what a reader delivers is an attribute of the operation, so every type has a branch.
+    # The sample type is an attribute of the op, so every type has its own branch.
     def branch(dtype: tf.DType, offset: float, scale: float) -> tf.Tensor:
         samples = tf.cast(read(dtype=dtype), tf.float32)
         weights = mono_weights_of(tf.shape(samples)[1])
@@ -178,14 +179,14 @@ def _for_each_reader(make: Callable[..., tf.Tensor]) -> list[Callable[[], tf.Ten
 
 @functools.cache
 def tensorflow_io_decoders() -> ModuleType | None:
-    """The operations of tensorflow-io, since its public classes do not let a reader be named; None without it.
+    """The ops of tensorflow-io, since its public classes cannot name a reader; None if it cannot be loaded.
 
     Nothing else loads tensorflow-io.
     """
     try:
         from tensorflow_io.python.ops import core_ops
 
-        core_ops.io_audio_readable_init  # noqa: B018  (the library is loaded by the first look at a name)
+        core_ops.io_audio_readable_init  # noqa: B018  (the first attribute access loads the library)
     except (ImportError, NotImplementedError, tf.errors.OpError):
         return None
     return core_ops

@@ -1,4 +1,4 @@
-"""From what --corpus names to a prepared corpus whose files are whole."""
+"""From the value of --corpus to a prepared corpus, which is prepared if necessary and checked for changes."""
 
 import hashlib
 import importlib
@@ -15,33 +15,33 @@ from clmr_tf.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-# Read in less than a tenth of a second; the whole of a large corpus would take minutes at every start.
-_LOOKED_AT_BYTES = 32 * 2**20
+# Takes less than a tenth of a second; all of a large corpus would take minutes at every start.
+_CHECKED_NUM_BYTES = 32 * 2**20
 
 
-def require_unchanged_audio(corpus: Corpus, looked_at_bytes: int = _LOOKED_AT_BYTES) -> None:
+def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES) -> None:
     """Compares items, evenly spread over the corpus, with their digests in the index.
 
-    The fingerprint of a corpus is that of its index; this is what ties the audio to it. A small corpus is looked at
-    whole. Of a larger one a replaced file is found, and a single flipped bit may not be.
+    The fingerprint of a corpus covers its index only; this check covers the audio. A small corpus is checked
+    completely. In a larger one a replaced file is detected, but possibly not a single flipped bit.
 
     Args:
-        corpus: Of either storage.
-        looked_at_bytes: About how much to read.
+        corpus: A corpus with storage "pcm" or "direct".
+        num_bytes: Approximate number of bytes to read.
 
     Raises:
-        UsageError: If an item has changed, or its file is gone.
+        UsageError: If an item has changed, or its file is missing.
     """
     sizes = [_num_bytes(corpus, item) for item in corpus.items]
     if not sizes:
         return
-    num_items = min(len(sizes), max(1, int(looked_at_bytes / np.mean(sizes))))
+    num_items = min(len(sizes), max(1, int(num_bytes / np.mean(sizes))))
     for row in np.linspace(0, len(sizes) - 1, num_items).round().astype(int):
         item = corpus.items[row]
         if _digest(corpus, item) != item.digest:
             raise UsageError(
-                f"The audio of {item.id} in {corpus.folder} is not what was prepared; prepare the music again, or "
-                "bring back a copy."
+                f"The audio of {item.id} in {corpus.folder} has changed since it was prepared; prepare the music "
+                "again, or restore a copy."
             )
 
 
@@ -70,19 +70,19 @@ def resolve_corpus(
     reader: str | None = "prepared",
     max_skipped_share: float = 0.5,
 ) -> Corpus:
-    """Opens the corpus that `corpus` means, preparing it under `corpora` if that was not done before.
+    """Opens the corpus that `corpus` refers to; prepares it under `corpora` if it is not prepared yet.
 
     Args:
         corpus: The name of a pipeline ("demo"), the folder of a prepared corpus, or a folder of audio files.
-        corpora: Folder that keeps prepared corpora.
-        sample_rate_hz: Rate that the corpus must have.
-        clip_num_samples: Shortest recording that is of use, in samples at that rate.
-        reader: "prepared" for PCM, "direct" for an index over the compressed files; None for PCM, but for
-            whatever a prepared corpus has.
-        max_skipped_share: Share of a folder's audio files that may turn out unusable.
+        corpora: Folder of prepared corpora.
+        sample_rate_hz: Sample rate that the corpus must have.
+        clip_num_samples: Shortest usable recording, in samples at that rate.
+        reader: "prepared" for PCM, "direct" for an index of the compressed files; None accepts what a prepared corpus
+            has, and otherwise prepares PCM.
+        max_skipped_share: Fraction of a folder's audio files that may be unusable.
 
     Raises:
-        UsageError: If it is none of these, a prepared corpus of another rate or kind, or one whose audio has changed.
+        UsageError: If it is none of these, or a prepared corpus of another rate or storage, or its audio has changed.
     """
     resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_share)
     require_unchanged_audio(resolved)
@@ -98,7 +98,7 @@ def _open_or_prepare(
     max_skipped_share: float,
 ) -> Corpus:
     if not corpus:
-        # Its path would be that of the current folder.
+        # The empty path would be the current folder.
         raise UsageError("The name of the corpus is empty; give --corpus a name, such as demo, or a folder of music.")
     folder = Path(corpus).expanduser()
     storage = "direct" if reader == "direct" else "pcm"
@@ -124,7 +124,7 @@ def _open_or_prepare(
     if pipeline is not None:
         if folder.is_dir():
             logger.warning(
-                "%r is taken for the corpus of that name, not for the folder %s; for that one give ./%s.",
+                "%r is used as the name of a corpus, not as the folder %s; for the folder give ./%s.",
                 corpus,
                 folder.resolve(),
                 corpus,
@@ -139,17 +139,17 @@ def _open_or_prepare(
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds a prepared corpus."""
-    # Other programs have files called manifest.json, too.
+    # Other programs also write files called manifest.json.
     return (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
 
 
 def is_pipeline(name: str) -> bool:
-    """Whether `name` is that of a corpus with a pipeline of its own."""
+    """Whether there is a pipeline for the corpus `name`."""
     return _find_pipeline(name) is not None
 
 
 def prepared_name(name: str, sample_rate_hz: int, storage: str = "pcm") -> str:
-    """What the folder of a prepared corpus is called under `corpora`."""
+    """Name of the folder of a prepared corpus under `corpora`."""
     return name + ("" if sample_rate_hz == 22050 else f"-{sample_rate_hz}hz") + ("" if storage == "pcm" else "-direct")
 
 
@@ -164,13 +164,13 @@ def _find_pipeline(name: str) -> ModuleType | None:
 
 
 def _require_own_pipelines() -> None:
-    """Refuses to work with another package of the name, which lies before ours where Python looks for it."""
+    """Raises UsageError if Python finds another package of this name first."""
     import pipelines
 
     found = Path(pipelines.__file__ or next(iter(pipelines.__path__))).resolve()
     if found.parent != Path(__file__).resolve().parents[2] / "pipelines":
         raise UsageError(
-            f"Python finds another package called `pipelines`, {found}, before the one that comes with clmr_tf; "
+            f"Python finds another package called `pipelines`, {found}, before that of clmr_tf; "
             "rename it, or start in another folder."
         )
 
@@ -179,7 +179,7 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     manifest = corpus.manifest
     if manifest.sample_rate_hz != sample_rate_hz:
         raise UsageError(
-            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run wants {sample_rate_hz} Hz; "
+            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run needs {sample_rate_hz} Hz; "
             f"use --sample-rate-hz {manifest.sample_rate_hz} or prepare the music again."
         )
     if manifest.storage != storage:

@@ -1,9 +1,8 @@
-"""Reads pickles that hold nothing but plain data, such as the split files of the Million Song Dataset.
+"""Reads pickles of plain data, such as the split files of the Million Song Dataset, without running their code.
 
-A pickle is a program: it may name any function of any module and have it called. This reader knows the handful of
-names that its caller expects, such as those that NumPy writes for an array, and puts stand-ins in their place that only
-keep what they are given; every other name is refused before anything is imported or called. So the worst that a file
-can do is to be refused.
+A pickle is a program: it may name any function of any module and have it called. This reader accepts only the names
+that its caller expects, such as those that NumPy writes for an array, and replaces them by stand-ins that only store
+their arguments. Every other name is rejected before anything is imported or called.
 """
 
 import pickle
@@ -17,7 +16,7 @@ import numpy as np
 
 from clmr_tf.errors import UsageError
 
-# Kinds of numbers that a stored array may have, as NumPy spells them.
+# NumPy's names of the dtypes that a stored array may have.
 _NUMBER_TYPES = frozenset({"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"})
 
 
@@ -27,30 +26,30 @@ def load_plain_pickle(path: Path) -> Any:
     Byte strings of Python 2 become text, read as Latin-1; arrays become `StoredArray`.
 
     Raises:
-        UsageError: If the file cannot be read, is no pickle, or holds anything else.
+        UsageError: If the file cannot be read, is not a pickle, or holds anything else.
     """
     try:
         with path.open("rb") as file:
             return RestrictedUnpickler(file, _NUMPY_STAND_INS).load()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); see --help for where it comes from.") from error
-    # A damaged pickle fails in every way there is; nothing of it was called.
+    # A damaged pickle may raise any error; none of its code was run.
     except Exception as error:
-        raise UsageError(f"{path} is no pickle of plain data ({error}); fetch it again.") from error
+        raise UsageError(f"{path} is not a pickle of plain data ({error}); fetch it again.") from error
 
 
 class PlainMapping(dict):
-    """Stands in for dictionaries with attributes and for objects that nobody asks about; keeps the items alone."""
+    """Stands in for dictionary subclasses and for objects that are not needed; keeps only dictionary items."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Throws the attributes away."""
+        """Discards the attributes."""
 
 
 class StoredArray:
-    """What a pickle says about a NumPy array; it becomes one when it is asked to."""
+    """The contents of a pickled NumPy array, see `to_array`."""
 
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()
@@ -61,15 +60,15 @@ class StoredArray:
     def __setstate__(self, state: tuple[int, tuple[int, ...], "_StoredType", bool, bytes | str]) -> None:
         _, self._shape, stored_type, self._fortran_order, raw = state
         if not isinstance(stored_type, _StoredType) or not isinstance(raw, bytes | str):
-            raise TypeError("an array that is not of numbers")
+            raise TypeError("an array of other than numbers")
         self._dtype = stored_type.dtype()
         self._bytes = raw.encode("latin1") if isinstance(raw, str) else raw
 
     def to_array(self) -> np.ndarray:
-        """The array, which cannot be written to.
+        """The array, which is read-only.
 
         Raises:
-            ValueError: If its parts do not fit together.
+            ValueError: If shape, dtype and bytes do not match.
         """
         if self._dtype is None:
             raise ValueError("an array without content")
@@ -94,21 +93,21 @@ class _StoredType:
 
 
 def _stored_type(name: str, *arguments: object) -> _StoredType | PlainMapping:
-    """Stands in for numpy.dtype where nobody asks about what is no number."""
+    """Stands in for numpy.dtype where other dtypes are ignored."""
     return _StoredType(name, *arguments) if name in _NUMBER_TYPES else PlainMapping()
 
 
 class _ArrayClass:
-    """Stands in for numpy.ndarray, which is only ever an argument."""
+    """Stands in for numpy.ndarray, which only occurs as an argument."""
 
 
 def _reconstruct(*_: object) -> StoredArray:
-    """Stands in for the function of that name, which makes the empty array that is filled afterwards."""
+    """Stands in for NumPy's function that creates the empty array to be filled afterwards."""
     return StoredArray()
 
 
 def _scalar(stored_type: _StoredType | PlainMapping, raw: bytes | str | None = None) -> int | float | None:
-    """Stands in for how NumPy writes one number, which becomes one of Python; what is no number becomes None."""
+    """Stands in for NumPy's function that creates a scalar; numbers become Python's, all else becomes None."""
     if not isinstance(stored_type, _StoredType):
         return None
     data = raw.encode("latin1") if isinstance(raw, str) else raw
@@ -116,7 +115,7 @@ def _scalar(stored_type: _StoredType | PlainMapping, raw: bytes | str | None = N
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for codecs.encode: how Python 3 writes bytes in the protocols of Python 2."""
+    """Stands in for codecs.encode, with which Python 3 writes bytes in the protocols of Python 2."""
     if encoding != "latin1":
         raise TypeError(f"the encoding {encoding!r}")
     return text.encode("latin1")
@@ -128,7 +127,7 @@ NUMPY_SCALARS: Mapping[tuple[str, str], Any] = {
     ("numpy", "dtype"): _stored_type,
     ("_codecs", "encode"): _encode,
 }
-"""Stand-ins that make plain numbers of NumPy's scalars, and nothing of others."""
+"""Stand-ins that turn NumPy's numeric scalars into Python numbers, and all other scalars into None."""
 _NUMPY_STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -139,31 +138,31 @@ _NUMPY_STAND_INS = {
 
 
 class UnknownNameError(pickle.UnpicklingError):
-    """A pickle asks for a name that its reader does not know.
+    """A pickle refers to a name that is not allowed.
 
     Args:
-        name: What it asks for.
-        keys: The texts that lead there: keys of the dictionaries that were being read.
+        name: The name.
+        keys: The strings on the stack, among them the keys of the dictionaries being read.
     """
 
     def __init__(self, name: str, keys: Sequence[str] = ()) -> None:
-        super().__init__(f"it asks for {name}")
+        super().__init__(f"it refers to {name}")
         self.keys = tuple(keys)
 
 
-# The one of pickle that is written in Python: a damaged index makes the other reserve all memory there is.
+# Python's implementation: a damaged index would make the one in C allocate all memory.
 class RestrictedUnpickler(pickle._Unpickler):
-    """Unpickles by stand-ins alone.
+    """Unpickles with stand-ins only.
 
     Args:
-        file: Where the pickle begins; afterwards where it ends.
-        stand_ins: By module and name, what a pickle gets for it: text, a function that may be called with whatever the
-            pickle says, or `PlainMapping`.
-        load_persistent: Gets what the pickle says about something outside of it; by default that is refused.
+        file: Positioned at the start of the pickle; afterwards at its end.
+        stand_ins: Replacements by module and name: a string, `PlainMapping`, or a function, which the pickle may call
+            with any arguments.
+        load_persistent: Loads an object outside of the pickle from its persistent id; None rejects these.
 
     Raises:
-        UnknownNameError: On `load`, for another name; nothing was called.
-        Exception: Of any kind, on `load`, for a damaged pickle.
+        UnknownNameError: From `load`, for any other name; nothing was called.
+        Exception: Of any type from `load`, for a damaged pickle.
     """
 
     def __init__(
@@ -179,11 +178,11 @@ class RestrictedUnpickler(pickle._Unpickler):
     def _refuse_buffer(self) -> None:
         raise pickle.UnpicklingError("it holds a buffer, which plain data does not need")
 
-    # This opcode alone takes as much memory as it says before it looks at what there is.
+    # The only opcode that allocates the memory that it claims before reading.
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
 
     def load(self) -> Any:
-        """What the pickle holds."""
+        """Returns the contents of the pickle."""
         try:
             return super().load()
         except (LookupError, EOFError, AttributeError, struct.error) as error:
@@ -196,7 +195,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             unpickler: Any = self
             pending = (one for level in (*unpickler.metastack, unpickler.stack) for one in level)
             raise UnknownNameError(f"{module_name}.{global_name}", [one for one in pending if type(one) is str])
-        # A pickle may set attributes of what it is handed, so it gets a class or function of its own every time.
+        # A pickle may set attributes of what it receives, so it gets a new class or function every time.
         if stand_in is PlainMapping:
             return type("PlainMapping", (PlainMapping,), {})
         if isinstance(stand_in, str):
@@ -208,7 +207,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         return call
 
     def persistent_load(self, pid: Any) -> Any:
-        """What the caller has for something outside of the pickle."""
+        """Loads an object outside of the pickle."""
         if self._load_persistent is None:
-            raise pickle.UnpicklingError(f"it asks for something outside of it, {reprlib.repr(pid)}")
+            raise pickle.UnpicklingError(f"it refers to an object outside of it, {reprlib.repr(pid)}")
         return self._load_persistent(pid)

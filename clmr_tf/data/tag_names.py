@@ -1,8 +1,8 @@
-"""The tags of published data sets, in the order that their label vectors and the tables of the field have them."""
+"""The tags of published data sets, in the order of their label vectors and published tables."""
 
 # fmt: off
 # As in the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and in tags.npy of Won et al.:
-# the 50 most frequent tags, the most frequent one first, and tags of one frequency as they happen to stand there.
+# the 50 most frequent tags in descending order, ties in the order of these files.
 MAGNATAGATUNE_TAGS = (
     "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
     "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
@@ -11,7 +11,7 @@ MAGNATAGATUNE_TAGS = (
     "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 
-# As in 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the most frequent 50 tags of
+# As in 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags of
 # Last.fm, in this spelling.
 MSD_TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s", "alternative rock",

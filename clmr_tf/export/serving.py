@@ -177,7 +177,9 @@ class ServedModel:
             lambda audio: encoder(audio, training=False),
             input_signature=[tf.TensorSpec([None, encoder.clip_num_samples], tf.float32)],
         )
-        self._head = head and [tf.constant(array, tf.float32) for array in (head.mean, head.deviation, *head.weights)]
+        self._head = head and [
+            tf.constant(array, tf.float32) for array in (head.mean, head.standard_deviation, *head.weights)
+        ]
         self._tag_names = tf.constant(list(tag_names), tf.string)
         self._single_label = single_label
 

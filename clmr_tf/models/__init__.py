@@ -1,1 +1,1 @@
-"""Networks: the SampleCNN encoder, its batch normalisation, and the projector that training throws away."""
+"""Networks and the loss: the SampleCNN encoder, the projector and classifier, and NT-Xent."""

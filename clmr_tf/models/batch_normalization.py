@@ -1,4 +1,4 @@
-"""Batch normalisation over time and batch, equal to PyTorch's and fused into one kernel."""
+"""Batch normalisation over batch and time, equal to PyTorch's and synchronised between replicas."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,14 @@ from clmr_tf.models.replicas import moments_over_replicas, num_replicas_in_sync,
 class BatchNormalization1D(keras.layers.Layer):
     """Normalises [batch, time, channels] over batch and time.
 
-    Equal to `torch.nn.BatchNorm1d`: epsilon 1e-5, running statistics that move by one tenth per step, and a
-    running variance with Bessel's correction (Keras' own layer has 1e-3, one hundredth, and none). On one replica
-    the batch statistics come from the fused kernel, which is about a fifth of a CPU training step faster than the
-    separate moments that Keras computes; with several they are those of all replicas' inputs together. Statistics
-    and parameters are float32 under the mixed policies too. A batch whose statistics are not finite leaves the
-    running ones as they were.
+    Equal to `torch.nn.BatchNorm1d`: epsilon 1e-5, running statistics that move by a tenth per step, and a running
+    variance with Bessel's correction (Keras' layer: 1e-3, a hundredth, and none). On one replica the batch statistics
+    come from the fused kernel, which makes a CPU training step about a fifth faster than the separate moments of
+    Keras' layer. With several replicas they are the statistics of all inputs together. Statistics and parameters are
+    float32 under mixed precision as well. A batch whose statistics are not finite does not change the running ones.
 
     Args:
-        momentum: Share of the running statistics that a step keeps.
+        momentum: Fraction of the running statistics that a step keeps.
         epsilon: Added to the variance.
     """
 
@@ -30,18 +29,18 @@ class BatchNormalization1D(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes scale, offset and the two running statistics, [channels] each."""
+        """Creates scale, offset and the two running statistics, [channels] each."""
         shape = (input_shape[-1],)
 
         def variable(name: str, initializer: str, trainable: bool = True) -> keras.Variable:
-            # Without autocast, or a mixed precision policy would hand the kernel bfloat16 statistics.
+            # Without autocast, or mixed precision would pass bfloat16 statistics to the kernel.
             return self.add_weight(
                 name=name,
                 shape=shape,
                 initializer=initializer,
                 trainable=trainable,
                 autocast=False,
-                # The running statistics, which alone change within a step, are the same on all replicas.
+                # Only the running statistics change within a step, and they are the same on all replicas.
                 aggregation="none" if trainable else "only_first_replica",
             )
 
@@ -51,7 +50,7 @@ class BatchNormalization1D(keras.layers.Layer):
         self.moving_variance = variable("moving_variance", "ones", trainable=False)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the normalised inputs; in training also moves the running statistics."""
+        """Returns the normalised inputs; in training also updates the running statistics."""
         if not training:
             scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
             offset = self.beta - self.moving_mean * scale
@@ -67,7 +66,7 @@ class BatchNormalization1D(keras.layers.Layer):
         return outputs
 
     def _normalize_fused(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # The kernel wants images; one row of `time` pixels is the same memory.
+        # The kernel takes images; one row of `time` pixels is the same memory.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.expand_dims(inputs, 1),
             scale=tf.convert_to_tensor(self.gamma),
@@ -80,10 +79,10 @@ class BatchNormalization1D(keras.layers.Layer):
         return tf.squeeze(outputs, 1), mean, variance
 
     def _normalize_synchronized(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # What the statistics do to the gradient is in `_normalized`, whose backward pass needs no float32 copies.
+        # `_normalized` has the gradient through the statistics, without float32 copies for the backward pass.
         frames = tf.cast(tf.stop_gradient(inputs), self.variable_dtype)
         mean, variance = moments_over_replicas(frames, [0, 1])
-        # In 64 bits: a thousand views have more values in the first layer than 32 bits count.
+        # In 64 bits: a thousand views have more than 2^31 values in the first layer.
         num_values = tf.size(frames, out_type=tf.int64) // frames.shape[-1] * num_replicas_in_sync()
         count = tf.cast(num_values, frames.dtype)
         scale_and_offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
@@ -91,7 +90,7 @@ class BatchNormalization1D(keras.layers.Layer):
         return outputs, mean, variance * count / (count - 1.0)
 
     def get_config(self) -> dict:
-        """The arguments that make this layer again."""
+        """The arguments of the layer."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
 
@@ -101,31 +100,33 @@ def _normalized(
     gamma: tf.Tensor,
     beta: tf.Tensor,
     mean: tf.Tensor,
-    inverse_deviation: tf.Tensor,
+    inverse_standard_deviation: tf.Tensor,
     count: tf.Tensor,
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
-    """Normalises by statistics of all replicas' inputs, and differentiates as if it had computed them itself.
+    """Normalises by the statistics of all replicas' inputs; the gradient includes that through the statistics.
 
-    Only the inputs are kept for the backward pass, in their own dtype. The gradient of the inputs is of the losses of
-    all replicas, that of gamma and beta of this one's, which the update adds up.
+    Only the inputs are kept for the backward pass, in their own dtype. The gradient of the inputs is that of the losses
+    of all replicas, that of gamma and beta of this replica's loss; the update sums the latter over replicas.
 
     Args:
-        inputs: [batch, time, channels] of this replica.
-        gamma: [channels], as all the following.
-        beta: Offset.
-        mean: Over all replicas, as the next.
-        inverse_deviation: One by the square root of variance and epsilon.
-        count: Values of a channel on all replicas, scalar.
+        inputs: Inputs of this replica, [batch, time, channels].
+        gamma: Scale, [channels].
+        beta: Offset, [channels].
+        mean: Mean over all replicas, [channels].
+        inverse_standard_deviation: 1 / sqrt(variance over all replicas + epsilon), [channels].
+        count: Number of values of a channel on all replicas, scalar.
     """
 
-    def standardised() -> tf.Tensor:
-        return (tf.cast(inputs, mean.dtype) - mean) * inverse_deviation
+    def standardized() -> tf.Tensor:
+        return (tf.cast(inputs, mean.dtype) - mean) * inverse_standard_deviation
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        upstream, values = tf.cast(upstream, mean.dtype), standardised()
-        of_beta, of_gamma = tf.reduce_sum(upstream, [0, 1]), tf.reduce_sum(upstream * values, [0, 1])
-        by_mean, by_deviation = tf.unstack(sum_over_replicas(tf.stack([of_beta, of_gamma])) / count)
-        of_inputs = gamma * inverse_deviation * (upstream - by_mean - values * by_deviation)
-        return tf.cast(of_inputs, inputs.dtype), of_gamma, of_beta, None, None, None
+        upstream, values = tf.cast(upstream, mean.dtype), standardized()
+        beta_gradient, gamma_gradient = tf.reduce_sum(upstream, [0, 1]), tf.reduce_sum(upstream * values, [0, 1])
+        through_mean, through_deviation = tf.unstack(
+            sum_over_replicas(tf.stack([beta_gradient, gamma_gradient])) / count
+        )
+        input_gradient = gamma * inverse_standard_deviation * (upstream - through_mean - values * through_deviation)
+        return tf.cast(input_gradient, inputs.dtype), gamma_gradient, beta_gradient, None, None, None
 
-    return tf.cast(standardised() * gamma + beta, inputs.dtype), gradient
+    return tf.cast(standardized() * gamma + beta, inputs.dtype), gradient

@@ -1,4 +1,4 @@
-"""What stands on an embedding: the projector, the classifier, and the head of a probe."""
+"""Networks on top of an embedding: the projector, the classifier, and the head of a probe."""
 
 import dataclasses
 from pathlib import Path
@@ -14,11 +14,11 @@ PROJECTION_DIM = 64
 def build_projector(
     embedding_dim: int = 512, projection_dim: int = PROJECTION_DIM, seed: int | None = None
 ) -> keras.Model:
-    """Makes the two-layer projector: linear, ReLU, linear, without biases (512-512-64 in the released code).
+    """Builds the two-layer projector: linear, ReLU, linear, without biases (512-512-64 in the released code).
 
-    Input float [batch, embedding_dim], output [batch, projection_dim] in float32 under the mixed policies too, since
-    the loss is computed in it. Weights start as PyTorch's linear layers do, uniform within
-    1/sqrt(inputs). The thesis' code has a projection of 128.
+    Input float [batch, embedding_dim], output float32 [batch, projection_dim], under mixed precision as well, since the
+    loss is computed in float32. Initial weights are those of PyTorch's linear layers, uniform within 1/sqrt(inputs).
+    The code of the thesis has a projection of 128.
     """
 
     def linear(units: int, name: str, offset: int, **kwargs) -> keras.layers.Dense:
@@ -38,10 +38,11 @@ def build_projector(
 
 
 def build_classifier(num_tags: int, embedding_dim: int = 512, seed: int | None = None) -> keras.Model:
-    """Makes the last layer of the supervised SampleCNN, `fc` in the released code.
+    """Builds the last layer of the supervised SampleCNN, `fc` in the released code.
 
-    Input float [batch, embedding_dim], output logits [batch, num_tags] in float32 under the mixed policies too, since
-    the loss is computed in it. Weights and biases start as PyTorch's linear layers do, uniform within 1/sqrt(inputs).
+    Input float [batch, embedding_dim], output logits float32 [batch, num_tags], under mixed precision as well, since
+    the loss is computed in float32. Initial weights and biases are those of PyTorch's linear layers, uniform within
+    1/sqrt(inputs).
     """
     bound = embedding_dim**-0.5
 
@@ -65,21 +66,21 @@ def build_classifier(num_tags: int, embedding_dim: int = 512, seed: int | None =
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A trained head.
+    """A trained linear or MLP classifier on embeddings.
 
     Attributes:
         mean: Subtracted from the features, float32 [dimensions].
-        deviation: Then divides them, float32 [dimensions].
-        weights: Of each layer a matrix [in, out] and a bias [out], float32.
+        standard_deviation: Then divides them, float32 [dimensions].
+        weights: A matrix [in, out] and a bias [out] for each layer, float32.
     """
 
     mean: np.ndarray
-    deviation: np.ndarray
+    standard_deviation: np.ndarray
     weights: tuple[np.ndarray, ...]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Scores before sigmoid or softmax: float32 [examples, dimensions] -> float32 [examples, tags]."""
-        hidden = (features - self.mean) / self.deviation
+        hidden = (features - self.mean) / self.standard_deviation
         for layer in range(0, len(self.weights), 2):
             hidden = np.maximum(hidden, 0) if layer else hidden
             hidden = hidden @ self.weights[layer] + self.weights[layer + 1]
@@ -88,14 +89,14 @@ class Head:
     def save(self, path: Path) -> None:
         """Writes the head as an .npz file."""
         layers = {f"weights_{number}": weights for number, weights in enumerate(self.weights)}
-        np.savez(path, mean=self.mean, deviation=self.deviation, **layers)
+        np.savez(path, mean=self.mean, deviation=self.standard_deviation, **layers)
 
     @classmethod
     def load(cls, path: Path) -> "Head":
         """Reads a file that `save` wrote.
 
         Raises:
-            UnreadableArraysError: If it is none, or its arrays do not fit together.
+            UnreadableArraysError: If it is another file, or its arrays do not fit together.
         """
         arrays = read_arrays(path, "mean", "deviation", "weights_0", "weights_1")
         names = [f"weights_{number}" for number in range(len(arrays) - 2)]
@@ -108,17 +109,17 @@ class Head:
 
     @property
     def num_features(self) -> int:
-        """Dimensions of what it takes."""
+        """Number of dimensions of the features."""
         return len(self.mean)
 
     @property
     def num_outputs(self) -> int:
-        """How many logits it gives."""
+        """Number of logits."""
         return len(self.weights[-1])
 
     def _fits_together(self) -> bool:
         size = self.mean.shape
-        fits = len(size) == 1 and self.deviation.shape == size and len(self.weights) % 2 == 0
+        fits = len(size) == 1 and self.standard_deviation.shape == size and len(self.weights) % 2 == 0
         for matrix, offset in zip(self.weights[::2], self.weights[1::2], strict=False):
             fits = fits and matrix.ndim == 2 and matrix.shape == size + offset.shape
             size = offset.shape
@@ -126,7 +127,7 @@ class Head:
 
 
 def head_file_of(result_file: Path) -> Path:
-    """Where the head of a result is kept: beside it."""
+    """The file of the head of a result, next to the result."""
     return result_file.with_suffix(".npz")
 
 
@@ -135,5 +136,5 @@ def probabilities(logits: np.ndarray, single_label: bool) -> np.ndarray:
     if single_label:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
-    # Without an overflow for large negative logits.
+    # Does not overflow for large negative logits.
     return np.exp(-np.logaddexp(0, -logits))

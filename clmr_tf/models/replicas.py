@@ -1,4 +1,4 @@
-"""What replicas tell each other inside a step."""
+"""Communication between replicas within a step."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ import tensorflow as tf
 
 
 def num_replicas_in_sync() -> int:
-    """Replicas whose batches are one batch together, seen from the replica that asks; 1 outside of all."""
+    """The number of replicas that share a batch, when called in a replica; 1 outside of one."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
 def gather_rows(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Collects the rows of all replicas, in the order of the global batch.
+    """Gathers the rows of all replicas, in the order of the global batch.
 
-    Every replica must hold the same number of rows. With one replica nothing is copied. The gradient of the
-    gathered rows comes back to the replica that each is from, summed over the replicas.
+    Every replica must hold the same number of rows. With one replica nothing is copied. The gradient of a gathered row
+    goes to the replica that it came from, summed over the replicas.
 
     Args:
-        rows: [n, ...] of this replica.
+        rows: Rows of this replica, [n, ...].
 
     Returns:
         The rows of all replicas, [replicas * n, ...], and the index of this replica's first row, int32 scalar.
@@ -31,7 +31,7 @@ def gather_rows(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The mean of each tensor over all replicas, the same on all of them; one exchange for all tensors."""
+    """The mean of each tensor over all replicas, on all of them; one all-reduce for all tensors."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return list(tensors)
@@ -39,7 +39,7 @@ def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
-    """The sum of a tensor over all replicas, the same on all of them."""
+    """The sum of a tensor over all replicas, on all of them."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return tensor
@@ -47,10 +47,10 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def moments_over_replicas(values: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and variance over `axes` and over all replicas; as many values on each.
+    """Mean and variance over `axes` and all replicas, which must hold the same number of values.
 
-    The variance of all is put together from each replica's around its own mean, in one exchange; the mean of squares
-    less the square of the mean would lose digits where the mean is large.
+    Combines the variance of each replica around its own mean, in one all-gather. The mean of squares minus the square
+    of the mean would lose digits where the mean is large.
     """
     own_moments = tf.stack(tf.nn.moments(values, axes))
     moments, _ = gather_rows(own_moments[tf.newaxis])

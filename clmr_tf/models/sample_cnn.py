@@ -12,7 +12,7 @@ from clmr_tf.models.convolution import Convolution1D
 
 EMBEDDING_DIM = 512
 
-# Pooling factors of the nine blocks for each sample rate, and the input length that they reduce to one frame.
+# Pooling factors of the nine blocks by sample rate, and the input length that they reduce to one frame.
 POOL_SIZES = {
     22050: (3, 3, 3, 3, 3, 3, 3, 3, 3),
     16000: (3, 3, 3, 3, 3, 3, 5, 2, 2),
@@ -29,22 +29,22 @@ class SampleCNN(keras.Model):
     """SampleCNN 3^9 (Lee et al. 2017) as CLMR's released code builds it.
 
     A strided convolution, nine blocks of convolution, batch normalisation, max-pooling and ReLU, and one more
-    convolution. Two things are written otherwise than in the original and give the same outputs: the
-    convolutions have no bias, since the batch normalisation after each subtracts it again, and the pooling
-    comes before the ReLU, which is a third of the work.
+    convolution. Two differences from the original do not change the outputs: the convolutions have no bias, since the
+    batch normalisation after each subtracts it again, and the pooling comes before the ReLU, which then has a third of
+    the work.
 
     Call: float [batch, samples] or [batch, samples, 1] in [-1, 1] -> float [batch, 512]. The default input is
     59,049 samples (2.678 s) at 22,050 Hz.
 
     Args:
-        width: Scales the channels of all layers but the last two, so that the output is always 512.
+        width: Scales the channels of all layers except the last two; the output always has 512.
         sample_rate_hz: 22050, 16000 (43,470 samples) or 8000 (20,736 samples): the variants of the thesis.
-        pooling: None takes exactly one clip; "average" takes any length of at least a clip and averages the
-            frames that are left over time.
-        seed: Makes the initial weights (He uniform, as the original's experiments) repeatable.
+        pooling: None takes exactly one clip; "average" takes any length of at least a clip and averages the remaining
+            frames over time.
+        seed: Makes the initial weights reproducible (He uniform, as in the original's experiments).
 
     Raises:
-        ValueError: For arguments outside of these, and on call for a length that `pooling=None` cannot take.
+        ValueError: For other arguments, and on call for a length that is not accepted.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SampleCNN(keras.Model):
         stem_channels, *block_channels, last_channels = layer_channels(width)
         self.convolutions.append(convolution(stem_channels, 3, "stem_convolution", strides=3))
         for index, (channels, size) in enumerate(zip(block_channels, pool_sizes, strict=True)):
-            # PyTorch pads one sample on either side whatever the kernel, which is "same" for size 3 only.
+            # PyTorch pads one sample on each side for every kernel size, which is "same" for size 3 only.
             padding = "same" if size == 3 else "valid"
             self.convolutions.append(convolution(channels, size, f"block_{index}_convolution", padding=padding))
             self.pools.append(keras.layers.MaxPooling1D(size, name=f"block_{index}_pool"))
@@ -98,7 +98,7 @@ class SampleCNN(keras.Model):
         self.clip_num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
 
     def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
-        """Makes all weights; no input is needed, their shapes do not depend on it."""
+        """Creates all weights; their shapes do not depend on the input."""
         channels = 1
         for convolution, normalization in zip(self.convolutions, self.normalizations, strict=True):
             convolution.build((None, None, channels))
@@ -127,14 +127,14 @@ class SampleCNN(keras.Model):
             return
         if self.pooling is None and num_samples != self.clip_num_samples:
             raise ValueError(
-                f"SampleCNN at {self.sample_rate_hz} Hz reads clips of {self.clip_num_samples} samples; "
+                f"SampleCNN at {self.sample_rate_hz} Hz takes clips of {self.clip_num_samples} samples; "
                 f"pooling='average' takes longer ones. Received: {num_samples} samples"
             )
         if num_samples < self.clip_num_samples:
             raise ValueError(f"SampleCNN needs {self.clip_num_samples} samples. Received: {num_samples} samples")
 
     def get_config(self) -> dict:
-        """The arguments that make this model again."""
+        """The arguments of the model."""
         return {
             **super().get_config(),
             "width": self.width,
@@ -145,19 +145,19 @@ class SampleCNN(keras.Model):
 
 
 def layer_channels(width: float) -> tuple[int, ...]:
-    """Outputs of the eleven convolutions: the stem, the nine blocks and the last one."""
+    """Output channels of the eleven convolutions: the stem, the nine blocks and the last one."""
     scaled = (_scale(channels, width) for channels in (_STEM_CHANNELS, *_BLOCK_CHANNELS))
     return (*scaled, EMBEDDING_DIM, EMBEDDING_DIM)
 
 
 def _scale(channels: int, width: float) -> int:
-    """Channels times width, to the next multiple of 8, which vector units and tensor cores want."""
+    """Channels times width, rounded to a multiple of 8, which suits vector units and tensor cores."""
     return max(8, 8 * round(channels * width / 8))
 
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Lets Keras make layers of a dtype policy, such as "float32", and brings back the one of the process."""
+    """Sets Keras' global dtype policy, such as "float32", within a `with` block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -167,8 +167,8 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def build_encoder(**arguments: Any) -> SampleCNN:
-    """A built SampleCNN that computes in float32 whatever the dtype policy of the process is; arguments as its."""
-    # By the policy, since the layers of a model do not ask for the model's dtype.
+    """Builds a SampleCNN that computes in float32, whatever the global dtype policy is; takes the same arguments."""
+    # Through the policy, since layers do not inherit the dtype of their model.
     with dtype_policy("float32"):
         encoder = SampleCNN(**arguments)
         encoder.build()

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from clmr_tf.augment import AugmentationChain
-from clmr_tf.augment.augmentation import fold, uniform_rows
+from clmr_tf.augment.randomness import fold_in, uniform_rows
 from clmr_tf.models.nt_xent import nt_xent_with_accuracy
 from clmr_tf.models.replicas import mean_over_replicas
 
@@ -261,7 +261,7 @@ def drop(vectors: tf.Tensor, seeds: tf.Tensor, fraction: float) -> tf.Tensor:
         seeds: int32 [batch, 2].
         fraction: Expected fraction that becomes 0, in [0, 1); the rest is divided by 1 - fraction.
     """
-    uniforms = uniform_rows(fold(seeds, "dropout"), vectors.shape[1:])
+    uniforms = uniform_rows(fold_in(seeds, "dropout"), vectors.shape[1:])
     return tf.where(uniforms >= fraction, vectors / tf.cast(1 - fraction, vectors.dtype), tf.zeros_like(vectors))
 
 

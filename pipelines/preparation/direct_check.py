@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.audio.decoding import UnreadableAudioError, blamed_on, open_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, open_audio, reported_as_unreadable
 from clmr_tf.data.direct_reader import read_crop, tensorflow_io_decoders
 from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, measured
 
@@ -50,7 +50,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
     _leave_accelerators_alone()
-    with blamed_on(path), open_audio(path, sample_rate_hz) as stream:
+    with reported_as_unreadable(path), open_audio(path, sample_rate_hz) as stream:
         if tensorflow_io_decoders() is not None:
             _refuse_large_wav(path)
         survey = _Survey()
@@ -71,7 +71,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
         if not are_same(received, expected):
             detail = f"{decoder} decodes it differently when it begins at {seconds:.1f} s ({_format_of(path)})"
             raise UnreadableAudioError(DECODERS_DISAGREE, detail, path)
-    with blamed_on(path), path.open("rb") as file:
+    with reported_as_unreadable(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return measured(task, stream, digest)
 

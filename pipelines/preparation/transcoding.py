@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.audio.decoding import AudioStream, UnreadableAudioError, blamed_on, open_audio
+from clmr_tf.audio.decoding import AudioStream, UnreadableAudioError, open_audio, reported_as_unreadable
 from clmr_tf.data.corpus import PCM_DTYPE
 
 TOO_SHORT = "too_short"
@@ -86,7 +86,7 @@ def measured(task: TranscodingTask, stream: AudioStream, sha256: str) -> Measure
     if report.is_silent:
         why = "its channels cancel each other when they are mixed" if report.channels_cancel else "from start to end"
         raise UnreadableAudioError(SILENT, f"it is silent: {why}", task.path)
-    with blamed_on(task.path):
+    with reported_as_unreadable(task.path):
         num_bytes = task.path.stat().st_size
     return MeasuredAudio(
         report.num_samples,

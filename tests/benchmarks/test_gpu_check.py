@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.gpu_check import main
-from clmr_tf.augment.gain_polarity import Gain
+from clmr_tf.augment.effects.gain import Gain
 from clmr_tf.console import run_command
 
 SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1", "--augmentation", "only-gain"]

@@ -59,7 +59,7 @@ def test_a_pickle_that_would_run_code_is_refused(data, tmp_path):
             return os.mkdir, (str(tmp_path / "it ran"),)
 
     dump(data / "msd_id_to_tag_vector.cP", {"TRAAA": Attack()})
-    with pytest.raises(UsageError, match=r"msd_id_to_tag_vector\.cP is no pickle of plain data \(it asks for .*mkdir"):
+    with pytest.raises(UsageError, match=r"tag_vector\.cP is not a pickle of plain data \(it refers to .*mkdir"):
         msd.prepare_corpus(tmp_path / "corpus", SETTINGS, data)
     assert not (tmp_path / "it ran").exists()
 

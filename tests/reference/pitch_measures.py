@@ -1,4 +1,4 @@
-"""What a pitch shift is judged by: how many cents, how loud, how sharp attacks stay. NumPy only."""
+"""Measures of pitch shifts: the interval in cents, and the spread of clicks. NumPy only."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def sines(frequencies_hz, peak=0.2, num_harmonics=1):
 
 
 def click_samples(clicks_per_second=5):
-    """Where the clicks of a train are: int [clicks]."""
+    """Positions of the clicks of a train: int [clicks]."""
     return np.arange(FIRST_CLICK_SAMPLE, NUM_SAMPLES, round(RATE_HZ / clicks_per_second))
 
 
@@ -30,7 +30,7 @@ def click_train(peak=0.8, clicks_per_second=5):
 
 
 def cents_off(samples, frequency_hz, reach_cents=80):
-    """By how many cents the strongest partial near a frequency is away from it."""
+    """Distance in cents of the strongest partial near a frequency from it."""
     length = 2**18
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), length))
     bins = np.fft.rfftfreq(length, 1 / RATE_HZ)
@@ -42,10 +42,9 @@ def cents_off(samples, frequency_hz, reach_cents=80):
 
 
 def music_cents_off(original, shifted, cents, reach_cents=60):
-    """By how many cents the whole spectrum of music is away from where it should be, by correlation.
+    """Error in cents of a shift of music, by correlation of the spectra.
 
-    The average spectra on a scale of cents, less their envelopes, are laid over each other at every shift near the
-    one that was asked for.
+    Average spectra on a scale of cents, minus their envelopes, are correlated at every shift near the requested one.
     """
     scale = np.arange(np.log2(100), np.log2(3000), 1 / 1200)
 
@@ -57,17 +56,17 @@ def music_cents_off(original, shifted, cents, reach_cents=60):
         return levels - np.convolve(levels, np.ones(401) / 401, "same")
 
     before, after = fine_structure(original), fine_structure(shifted)
-    likeness = []
+    correlations = []
     for shift in range(cents - reach_cents, cents + reach_cents + 1):
         low, high = (before[: len(before) - shift], after[shift:]) if shift >= 0 else (before[-shift:], after[:shift])
-        likeness.append(np.corrcoef(low[300:-300], high[300:-300])[0, 1])
-    peak = int(np.clip(np.argmax(likeness), 1, len(likeness) - 2))
-    left, middle, right = likeness[peak - 1 : peak + 2]
+        correlations.append(np.corrcoef(low[300:-300], high[300:-300])[0, 1])
+    peak = int(np.clip(np.argmax(correlations), 1, len(correlations) - 2))
+    left, middle, right = correlations[peak - 1 : peak + 2]
     return peak + (left - right) / (2 * (left - 2 * middle + right)) - reach_cents
 
 
 def click_spread_ms(samples, clicks_per_second=5):
-    """How far the energy of a shifted click train is from the clicks: root mean square, in milliseconds."""
+    """Root mean square distance in milliseconds of the energy of a shifted click train from the clicks."""
     clicks = click_samples(clicks_per_second)
     distance = np.min(np.abs(np.arange(NUM_SAMPLES)[:, None] - clicks), axis=1) / RATE_HZ * 1000
     energy = np.square(samples, dtype=np.float64)
@@ -75,7 +74,7 @@ def click_spread_ms(samples, clicks_per_second=5):
 
 
 def click_width_ms(samples, clicks_per_second=5):
-    """How wide the clicks that are left are: the spread around their own middle, in milliseconds, averaged."""
+    """Root mean square width in milliseconds of the clicks of a shifted click train, averaged."""
     half = round(RATE_HZ / clicks_per_second) // 2
     times = np.arange(2 * half) / RATE_HZ * 1000
     widths = []

@@ -1,4 +1,4 @@
-"""Weights of channels, typed from ITU-R BS.775 and heard as levels."""
+"""Weights of channels against ITU-R BS.775."""
 
 import numpy as np
 import pytest
@@ -24,13 +24,13 @@ CENTRE, SURROUND = 0.70710678, 0.35355339
     ],
     ids=len,
 )
-def test_every_channel_has_its_weight(expected):
+def test_weights_of_channels(expected):
     weights = mono_weights(len(expected))
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights, expected, atol=1e-7)
 
 
-def test_music_in_the_front_pair_is_as_loud_as_in_stereo():
+def test_a_front_pair_is_as_loud_as_stereo():
     pair = np.random.default_rng(1).standard_normal((1000, 2)).astype(np.float32)
     surround = np.concatenate([pair, np.zeros((1000, 4), np.float32)], axis=1)
     np.testing.assert_allclose(surround @ mono_weights(6), pair.mean(axis=1), atol=1e-6)

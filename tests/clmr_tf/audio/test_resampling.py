@@ -1,4 +1,4 @@
-"""The resampler against formulas and against soxr, which prepares corpora."""
+"""The resampler against formulas and against soxr, with which corpora are prepared."""
 
 import math
 
@@ -14,7 +14,7 @@ RATES_HZ = [8000, 11025, 16000, 22051, 24000, 32000, 44100, 48000, 96000]
 
 
 def crop_of(source: np.ndarray, source_rate_hz: int, offset_samples: int, sample_rate_hz: int = 22050) -> np.ndarray:
-    """Plays the reader: takes the block out of a source that lies in memory."""
+    """Resamples a crop of a source in memory, like the reader."""
     source = tf.constant(source, tf.float32)
     offset = tf.constant(offset_samples, tf.int64)
     return _crop(source, tf.constant(source_rate_hz), offset, sample_rate_hz=sample_rate_hz).numpy()
@@ -88,7 +88,7 @@ def test_tone_keeps_frequency_level_and_phase(source_rate_hz):
 
 
 @pytest.mark.parametrize("tone_hz", [11_100, 12_345, 16_000, 20_000])
-def test_what_is_above_the_new_nyquist_frequency_does_not_fold_back(tone_hz):
+def test_frequencies_above_the_new_nyquist_frequency_do_not_alias(tone_hz):
     source = np.sin(2 * np.pi * tone_hz * np.arange(3 * 44100) / 44100)
     crop = crop_of(source, 44100, 20_000)
     assert decibels(np.abs(crop).max()) < -80
@@ -107,7 +107,7 @@ def test_upsampling_makes_no_images(source_rate_hz):
 @pytest.mark.parametrize(
     ("source_rate_hz", "source_place", "place"), [(44100, 30_000, 15_000), (48000, 32_000, 14_700)]
 )
-def test_impulse_stays_at_its_instant(source_rate_hz, source_place, place):
+def test_impulse_keeps_its_time(source_rate_hz, source_place, place):
     source = np.zeros(3 * source_rate_hz)
     source[source_place] = 1.0
     crop = crop_of(source, source_rate_hz, 5000)
@@ -139,7 +139,7 @@ def test_beyond_the_end_there_is_silence():
 
 
 @pytest.mark.parametrize("source_rate_hz", RATES_HZ)
-def test_blocks_transform_fast(source_rate_hz):
+def test_blocks_have_fast_transform_lengths(source_rate_hz):
     block = plan_block(tf.constant(98_765, tf.int64), 59_049, tf.constant(source_rate_hz), 22050)
     first_sample, num_samples, num_output_samples, crop_offset_samples = (int(value) for value in block)
     assert num_samples * 22050 == num_output_samples * source_rate_hz

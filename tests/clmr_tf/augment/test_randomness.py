@@ -1,4 +1,4 @@
-"""The random numbers of a view: uniform, independent, and its own whatever the batch."""
+"""The random numbers of a view: uniform, independent, and a function of its seeds alone."""
 
 import itertools
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import NUM_ROWS, NUM_UNIFORMS, ViewRandomness, choose, fold
+from clmr_tf.augment.randomness import NUM_ROWS, NUM_UNIFORMS, ViewRandomness, fold_in, sample_range
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range
-from clmr_tf.errors import UsageError
 
 NUM_VIEWS = 4_000
 PINNED_UNIFORMS = {
@@ -67,7 +66,7 @@ def test_uniforms_of_augmentations_and_of_neighbouring_views_are_uncorrelated(se
         assert np.abs(between_views[: numbers.shape[1], numbers.shape[1] :]).max() < bound
 
 
-def test_uniforms_depend_on_the_own_seeds_only(make_seeds):
+def test_uniforms_depend_on_their_own_seeds_only(make_seeds):
     seeds = make_seeds(7)
     together = all_uniforms(seeds).numpy()
     np.testing.assert_array_equal(all_uniforms(seeds[::-1]).numpy()[::-1], together)
@@ -75,8 +74,8 @@ def test_uniforms_depend_on_the_own_seeds_only(make_seeds):
         np.testing.assert_array_equal(all_uniforms(seeds[row : row + 1]).numpy()[0], together[row])
 
 
-def test_uniforms_stay_what_they_were_when_the_first_runs_were_made():
-    """A resumed run of an older version must see the same views; these numbers are never to be renewed."""
+def test_uniforms_never_change_between_versions():
+    """A run of an older version that is resumed must get the same views: never update these numbers."""
     randomness = ViewRandomness(np.array([[20_210_717, -5]], np.int32))
     assert {name: float(randomness.uniforms(name)[0, 0]) for name in AUGMENTATION_NAMES} == pytest.approx(
         PINNED_UNIFORMS, abs=1e-7
@@ -88,22 +87,22 @@ def test_there_is_room_for_every_augmentation():
     assert len(AUGMENTATION_NAMES) <= NUM_ROWS
 
 
-def test_folded_seeds_differ_for_every_purpose_and_keep_the_views_apart(make_seeds):
+def test_folded_seeds_differ_between_purposes_and_views(make_seeds):
     seeds = make_seeds(500)
     purposes = ("parameters", *AUGMENTATION_NAMES)
-    folded = {purpose: fold(seeds, purpose).numpy() for purpose in purposes}
+    folded = {purpose: fold_in(seeds, purpose).numpy() for purpose in purposes}
     pairs = {tuple(pair) for purpose in purposes for pair in folded[purpose].tolist()}
     assert len(pairs) == 500 * len(purposes)
     for one, other in itertools.combinations(purposes, 2):
         assert np.all(folded[one] != folded[other])
 
 
-def test_choose_covers_a_continuous_range_evenly():
+def test_a_continuous_range_is_covered_evenly():
     uniforms = np.random.default_rng(1).random(NUM_VIEWS).astype(np.float32)
-    chosen = choose(Range(-20, -1), uniforms).numpy()
+    chosen = sample_range(Range(-20, -1), uniforms).numpy()
     assert chosen.dtype == np.float32
     assert kolmogorov_smirnov(chosen, -20, -1) < 2.2
-    ends = choose(Range(-20, -1), np.array([0, 1 - 2**-24], np.float32)).numpy()
+    ends = sample_range(Range(-20, -1), np.array([0, 1 - 2**-24], np.float32)).numpy()
     np.testing.assert_allclose(ends, [-20, -1], atol=1e-5)
     assert ends.max() <= -1
 
@@ -119,21 +118,16 @@ def test_choose_covers_a_continuous_range_evenly():
         (Range(5, 5), [5]),
     ],
 )
-def test_choose_takes_every_step_equally_often(numbers, values):
+def test_every_step_of_a_range_is_equally_frequent(numbers, values):
     uniforms = np.random.default_rng(2).random(NUM_VIEWS).astype(np.float32)
     uniforms[:2] = 0, 1 - 2**-24
-    chosen, counts = np.unique(choose(numbers, uniforms).numpy(), return_counts=True)
+    chosen, counts = np.unique(sample_range(numbers, uniforms).numpy(), return_counts=True)
     np.testing.assert_allclose(chosen, values, rtol=1e-6)
-    share = 1 / len(values)
-    sigma = np.sqrt(NUM_VIEWS * share * (1 - share))
-    assert np.abs(counts - NUM_VIEWS * share).max() <= 3.5 * sigma
+    fraction = 1 / len(values)
+    sigma = np.sqrt(NUM_VIEWS * fraction * (1 - fraction))
+    assert np.abs(counts - NUM_VIEWS * fraction).max() <= 3.5 * sigma
 
 
-def test_choose_reaches_both_ends_of_the_cents():
+def test_both_ends_of_a_range_are_reached():
     uniforms = np.array([0, 1 - 2**-24], np.float32)
-    np.testing.assert_array_equal(choose(Range(-700, 700, step=1), uniforms), [-700, 700])
-
-
-def test_seeds_of_another_type_are_refused():
-    with pytest.raises(UsageError, match="received int64"):
-        ViewRandomness(np.zeros([3, 2], np.int64))
+    np.testing.assert_array_equal(sample_range(Range(-700, 700, step=1), uniforms), [-700, 700])

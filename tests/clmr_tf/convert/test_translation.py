@@ -78,7 +78,7 @@ def test_the_standardisation_of_a_probe_goes_into_its_first_layer():
     features = generator.normal(size=(5, 512)).astype(np.float32)
     received = to_original(to_encoder(network_of()), None, head).classify(features)
     assert relative_error(received, head.logits(features)) < 1e-5
-    assert relative_error(received, Head(0 * head.mean, head.deviation, weights).logits(features)) > 1e-2
+    assert relative_error(received, Head(0 * head.mean, head.standard_deviation, weights).logits(features)) > 1e-2
 
 
 def test_pytorch_computes_the_same_from_a_written_state_dict(expected, tmp_path):

@@ -65,7 +65,7 @@ def small(folder):
     return items, write(folder, items, [0, 1, -1, 32767, -32768, 5, 6, 7, 8, 9])
 
 
-def test_what_was_written_is_read(tmp_path):
+def test_a_corpus_is_read_as_it_was_written(tmp_path):
     items, manifest = small(tmp_path / "corpus")
     corpus = Corpus.open(str(tmp_path / "corpus"))
     assert corpus.items == tuple(items)
@@ -78,13 +78,13 @@ def test_what_was_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_names_of_any_kind_come_back(tmp_path, name):
+def test_unusual_names_are_preserved(tmp_path, name):
     written = [item(number, name) for number in range(3)]
     write(tmp_path / "corpus", written, np.zeros(30))
     assert Corpus.open(tmp_path / "corpus").items == tuple(written)
 
 
-def test_samples_are_read_where_the_index_says(tmp_path):
+def test_samples_are_read_at_the_offsets_of_the_index(tmp_path):
     small(tmp_path / "corpus")
     corpus = Corpus.open(tmp_path / "corpus")
     first, second = corpus.items
@@ -95,7 +95,7 @@ def test_samples_are_read_where_the_index_says(tmp_path):
     assert corpus.read_samples(first).dtype == np.float32
 
 
-def test_a_corpus_without_audio_of_its_own_opens(tmp_path):
+def test_a_direct_corpus_can_be_opened(tmp_path):
     elsewhere = [dataclasses.replace(item(0), file="/music/song.mp3")]
     write(tmp_path / "corpus", elsewhere, None, storage="direct")
     assert Corpus.open(tmp_path / "corpus").items == tuple(elsewhere)
@@ -173,7 +173,7 @@ def _binary_manifest(folder):
         (_binary_manifest, "cannot be read"),
     ],
 )
-def test_a_damaged_corpus_is_one_sentence(tmp_path, damage, sentence):
+def test_damaged_corpora_are_rejected(tmp_path, damage, sentence):
     small(tmp_path / "corpus")
     damage(tmp_path / "corpus")
     with pytest.raises(UsageError) as caught:
@@ -183,13 +183,13 @@ def test_a_damaged_corpus_is_one_sentence(tmp_path, damage, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_folder_is_no_corpus(tmp_path):
+def test_a_missing_folder_is_rejected(tmp_path):
     with pytest.raises(UsageError, match="is not a prepared corpus"):
         Corpus.open(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("line", ["{}", '{"id": 1}', "[]", "12", "{", '{"tags": [], "colour": 1}'])
-def test_a_line_that_is_no_item_is_a_value_error(line):
+def test_invalid_index_rows_raise_value_error(line):
     with pytest.raises(ValueError):
         Item.from_json(line)
 

@@ -27,7 +27,7 @@ def corpus(tmp_path):
     return write_corpus(tmp_path / "corpus", num_songs={"train": 2, "valid": 1, "test": 2}, num_samples=100)
 
 
-def test_a_task_replaces_splits_and_tags_of_the_items_that_it_names(corpus):
+def test_a_task_replaces_splits_and_tags_of_its_items(corpus):
     write_task(task(), corpus.folder)
     assert corpus.task_names == ("genre",)
     tagged = corpus.for_task("genre")
@@ -46,7 +46,7 @@ def test_a_task_replaces_splits_and_tags_of_the_items_that_it_names(corpus):
     assert Corpus.open(corpus.folder).items == corpus.items
 
 
-def test_the_fingerprint_is_one_of_index_and_task(corpus):
+def test_the_fingerprint_covers_index_and_task(corpus):
     path = write_task(task(), corpus.folder)
     first = corpus.for_task("genre").manifest.fingerprint
     file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -56,13 +56,13 @@ def test_the_fingerprint_is_one_of_index_and_task(corpus):
     assert corpus.for_task("genre").manifest.fingerprint != first
 
 
-def test_from_one_task_to_another(corpus):
+def test_switching_from_one_task_to_another(corpus):
     write_task(task(), corpus.folder)
     write_task(task(name="other", items={"item-4": Label("train", ())}), corpus.folder)
     assert [item.id for item in corpus.for_task("genre").for_task("other").items] == ["item-4"]
 
 
-def test_an_unknown_task_is_answered_with_those_there_are(corpus):
+def test_an_unknown_task_is_rejected_with_a_list_of_tasks(corpus):
     with pytest.raises(UsageError, match="has no task 'genre'; it has none"):
         corpus.for_task("genre")
     write_task(task(), corpus.folder)
@@ -71,7 +71,7 @@ def test_an_unknown_task_is_answered_with_those_there_are(corpus):
         corpus.for_task("../genre")
 
 
-def test_a_task_of_another_corpus_and_a_song_in_two_splits_are_refused(tmp_path):
+def test_a_task_with_unknown_items_or_a_song_in_two_splits_is_rejected(tmp_path):
     corpus = write_corpus(tmp_path / "pairs", num_songs={"train": 2}, items_per_song=2, num_samples=100)
     write_task(task(), corpus.folder)
     with pytest.raises(UsageError, match="has the song 'train-song-1' in two splits"):
@@ -93,12 +93,12 @@ def test_a_task_of_another_corpus_and_a_song_in_two_splits_are_refused(tmp_path)
         ({"items": {"item-0": Label("dev", ())}}, "in the split 'dev'"),
     ],
 )
-def test_a_task_that_contradicts_itself_is_none(changes, complaint):
+def test_inconsistent_tasks_are_rejected(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         task(**changes)
 
 
-def test_a_file_that_is_no_task_is_named(corpus):
+def test_invalid_task_files_are_rejected(corpus):
     path = write_task(task(), corpus.folder)
     assert read_task("genre", corpus.folder)[0] == task()
     good = json.loads(path.read_text())

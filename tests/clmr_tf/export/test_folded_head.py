@@ -35,7 +35,7 @@ def head_of(num_hidden: int) -> Head:
 
 def features_of(head: Head, num_rows: int) -> np.ndarray:
     normal = np.random.default_rng(4).standard_normal((num_rows, NUM_FEATURES))
-    return np.maximum(head.mean + head.deviation * normal, 0).astype(np.float32)
+    return np.maximum(head.mean + head.standard_deviation * normal, 0).astype(np.float32)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_model_with_a_head_tags_every_window(model_folder, head, tmp_path):
     song = melody(3, 4 * RATE_HZ)
     tagging = encoder.tag(song, hop_seconds=0.5)
     vectors = encoder.embed(song, hop_seconds=0.5).vectors.astype(np.float64)
-    exponentials = np.exp(((vectors - head.mean) / head.deviation) @ head.weights[0] + head.weights[1])
+    exponentials = np.exp(((vectors - head.mean) / head.standard_deviation) @ head.weights[0] + head.weights[1])
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(tagging.probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(tagging.times_seconds, [0, 0.5, 1])

@@ -1,4 +1,4 @@
-"""Batch normalisation over two replicas is that of the joined batch, to the gradients and the running statistics."""
+"""Batch normalisation over two replicas equals that of the whole batch, with gradients and running statistics."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def start_values() -> dict[str, np.ndarray]:
 
 
 def batch(seed: int) -> np.ndarray:
-    """Channels of different means and widths, and shares of the replicas that differ as well."""
+    """Channels with different means and standard deviations, which also differ between the replicas."""
     generator = np.random.default_rng(seed)
     inputs = generator.standard_normal(SHAPE) * [0.1, 1, 2, 3, 4] + [-3, 0, 1, 2, 10]
     return (inputs + np.linspace(0, 1, SHAPE[0])[:, None, None]).astype(np.float32)
@@ -60,14 +60,14 @@ def run(strategy, inputs: np.ndarray, cotangent: np.ndarray) -> dict[str, np.nda
     return found
 
 
-def test_two_replicas_are_the_fused_layer_on_the_joined_batch():
+def test_two_replicas_equal_the_fused_layer_on_the_whole_batch():
     inputs, cotangent = batch(0), np.random.default_rng(9).standard_normal(SHAPE).astype(np.float32)
     fused = run(build_strategy("single"), inputs, cotangent)
     both = run(build_strategy("mirrored", 2), inputs, cotangent)
     assert fused.keys() == both.keys() and len(both) == 6
     for name, expected in fused.items():
         np.testing.assert_allclose(both[name], expected, rtol=2e-4, atol=2e-4, err_msg=name)
-    # And both are the definition, in float64.
+    # Both equal the definition in float64.
     exact = inputs.astype(np.float64)
     mean, variance = exact.mean((0, 1)), exact.var((0, 1))
     start = start_values()
@@ -78,7 +78,7 @@ def test_two_replicas_are_the_fused_layer_on_the_joined_batch():
     np.testing.assert_allclose(both["moving_variance"], 0.9 * start["moving_variance"] + 0.1 * unbiased, rtol=1e-5)
 
 
-def test_each_replica_by_itself_would_be_something_else():
+def test_statistics_of_each_replica_alone_would_give_other_outputs():
     inputs = batch(0)
     halves = [
         run(build_strategy("single"), np.concatenate([half, half]), inputs)["outputs"][:4]
@@ -90,7 +90,7 @@ def test_each_replica_by_itself_would_be_something_else():
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("strategy", ["single", "mirrored"])
-def test_a_batch_that_is_not_finite_leaves_the_running_statistics(strategy, number):
+def test_a_batch_that_is_not_finite_does_not_change_the_running_statistics(strategy, number):
     inputs = batch(0)
     # On the second replica only.
     inputs[6, 3] = number

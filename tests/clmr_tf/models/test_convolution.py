@@ -1,4 +1,4 @@
-"""The convolution of the encoder against TensorFlow's own and its gradients."""
+"""The convolution layer against that of Keras, outputs and gradients."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def make_layers(dtype: str, channels: int, **arguments) -> tuple[Convolution1D, 
 
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (4, 1), (1, 9), (3, 2), (4, 27)])
 @pytest.mark.parametrize("is_graph", [False, True])
-def test_the_gradients_are_those_of_the_plain_convolution(batch, time, is_graph):
+def test_gradients_equal_those_of_the_plain_convolution(batch, time, is_graph):
     generator = np.random.default_rng(batch * 100 + time)
     ours, plain = make_layers("float64", 7)
     inputs, slopes = generator.standard_normal((batch, time, 7)), generator.standard_normal((batch, time, 5))
@@ -45,7 +45,7 @@ def test_the_gradients_are_those_of_the_plain_convolution(batch, time, is_graph)
     "arguments",
     [{"use_bias": True, "activation": "relu"}, {"strides": 2}, {"kernel_size": 5}, {"padding": "valid"}],
 )
-def test_every_other_convolution_is_that_of_keras(arguments):
+def test_other_settings_use_the_layer_of_keras(arguments):
     generator = np.random.default_rng(0)
     ours, plain = make_layers("float32", 4, **arguments)
     inputs = generator.standard_normal((2, 20, 4)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_every_other_convolution_is_that_of_keras(arguments):
         np.testing.assert_allclose(received.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_in_low_precision_the_kernels_gradient_is_right_to_its_rounding():
+def test_the_gradient_in_bfloat16_is_exact_to_rounding():
     generator = np.random.default_rng(0)
     with dtype_policy("mixed_bfloat16"):
         ours = Convolution1D(16, 3, padding="same", use_bias=False)
@@ -73,7 +73,7 @@ def test_in_low_precision_the_kernels_gradient_is_right_to_its_rounding():
     assert np.linalg.norm(received - expected) < 0.01 * np.linalg.norm(expected)
 
 
-def test_an_exported_encoder_holds_the_plain_convolution_only():
+def test_inference_uses_the_plain_convolution():
     ours, _ = make_layers("float32", 4)
     graph = tf.function(lambda inputs: ours(inputs, training=False)).get_concrete_function(
         tf.TensorSpec([None, 9, 4], tf.float32)

@@ -1,4 +1,4 @@
-"""The loss against the original's numbers, the paper's formula, closed forms, and itself on two replicas."""
+"""The loss against the original's numbers, the paper's formula and closed forms, on one and on two replicas."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_equals_the_formula_of_the_paper(num_pairs, dimensions, temperature):
 
 
 @pytest.mark.parametrize("num_pairs", [2, 7, 48])
-def test_parallel_projections_give_the_log_of_the_number_of_others(num_pairs):
+def test_parallel_projections_have_a_closed_form(num_pairs):
     z = np.tile(np.float32([[3.0, 4.0]]), (num_pairs, 1))
     assert nt_xent(z, 2 * z, 0.5).numpy() == pytest.approx(np.log(2 * num_pairs - 1), rel=1e-6)
 
@@ -60,7 +60,7 @@ def test_orthogonal_pairs_have_a_closed_form():
     assert accuracy.numpy() == 1.0
 
 
-def test_symmetric_in_the_views_blind_to_order_and_length():
+def test_loss_is_invariant_to_swapped_views_order_and_length():
     z_i, z_j = random_pairs(9, 8)
     order = np.random.default_rng(1).permutation(9)
     lengths = np.random.default_rng(2).uniform(0.1, 10, (9, 1)).astype(np.float32)
@@ -96,8 +96,8 @@ def test_a_projection_of_zeros_gives_finite_numbers():
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-12, 1e-30])
-def test_no_temperature_makes_an_anchor_its_own_positive(temperature):
-    """So cold, the nearest other projection alone counts: the loss is how much nearer than the positive it is."""
+def test_low_temperatures_do_not_make_an_anchor_its_own_positive(temperature):
+    """In this limit the loss is the similarity of the nearest other projection minus that of the positive."""
     z_i, z_j = random_pairs(4, 8)
     vectors = np.stack([z_i, z_j], axis=1).reshape(8, 8).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -110,7 +110,7 @@ def test_no_temperature_makes_an_anchor_its_own_positive(temperature):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_two_replicas_see_each_others_negatives_and_give_the_gradient_of_one():
+def test_two_replicas_give_the_loss_and_gradient_of_one():
     z_i, z_j = random_pairs(8, 16)
     expected_loss, expected_gradient, _ = value_and_gradients(z_i, z_j, 0.5)
     strategy = build_strategy("mirrored", 2)

@@ -1,4 +1,4 @@
-"""The encoder against a NumPy transcription of the original, and what its arguments promise."""
+"""The encoder against a NumPy transcription of the original, and its arguments."""
 
 import keras
 import numpy as np
@@ -62,7 +62,7 @@ def test_equals_the_transcription_of_the_original(rate, training):
         np.testing.assert_allclose(normalization.moving_variance.numpy(), variance, rtol=1e-3, atol=1e-4)
 
 
-def test_has_the_parameters_of_the_original_but_the_biases_that_batch_norm_cancels():
+def test_has_the_parameters_of_the_original_except_redundant_biases():
     model = SampleCNN(seed=0)
     model.build()
     num_parameters = sum(np.prod(variable.shape) for variable in model.trainable_variables)
@@ -70,7 +70,7 @@ def test_has_the_parameters_of_the_original_but_the_biases_that_batch_norm_cance
     assert num_parameters + biases == 2_368_512
 
 
-def test_initial_weights_are_he_uniform_and_repeatable():
+def test_initial_weights_are_he_uniform_and_reproducible():
     first, again, other = built(width=0.5), built(width=0.5), built(width=0.5, seed=4)
     for convolution, same, different in zip(first.convolutions, again.convolutions, other.convolutions, strict=True):
         kernel = convolution.kernel.numpy()
@@ -122,12 +122,12 @@ def test_mixed_precision_keeps_statistics_in_float32_and_stays_close():
     ("arguments", "message"),
     [({"width": 0}, "width"), ({"sample_rate_hz": 44100}, "sample_rate_hz"), ({"pooling": "max"}, "pooling")],
 )
-def test_refuses_arguments_it_cannot_honour(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         SampleCNN(**arguments)
 
 
-def test_refuses_other_lengths_and_says_which_it_takes():
+def test_other_lengths_are_rejected():
     with pytest.raises(ValueError, match="59049"):
         built()(noise(59050))
     with pytest.raises(ValueError, match="59049"):

@@ -153,7 +153,7 @@ def test_standardising_equals_scikit_learn_also_for_a_constant_feature():
     settings = HeadSettings(standardise=True, max_epochs=1)
     head = fit_head(features, labels, features, labels, settings, single_label=True, seed=0).head
     expected = StandardScaler().fit_transform(features.astype(np.float64))
-    np.testing.assert_allclose((features - head.mean) / head.deviation, expected, atol=2e-4)
+    np.testing.assert_allclose((features - head.mean) / head.standard_deviation, expected, atol=2e-4)
 
 
 def test_dropout_drops_half_and_keeps_the_expectation():
