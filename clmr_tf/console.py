@@ -21,8 +21,8 @@ SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
 # A file called ":guitar: solo.wav" is no picture of a guitar.
-results = Console(highlight=False, soft_wrap=True, emoji=False)
-notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -55,7 +55,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
             traceback.print_exc()
         # Whatever a library made of the interrupt on its way here.
         sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
-        notes.print(f"error: {sentence}", style="red", markup=False)
+        stderr.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
     return 0
 
@@ -130,6 +130,6 @@ class _NotesHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING:
-            notes.print(record.getMessage(), markup=False)
+            stderr.print(record.getMessage(), markup=False)
             return
-        notes.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)
+        stderr.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 
 # A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     files, unlisted = find_audio(config.paths)
     encoder = load_encoder(config.model)
     columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task("embedding", total=len(files))
         embedded, skipped = embed_files(
             encoder,
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     num_embedded = sum(1 for _ in usable([*skipped, *embedded]))
     num_named = len(files) + len(unlisted)
-    results.print(f"Embedded {num_embedded} of {num_named} files to {printable(str(out))}.", markup=False)
+    stdout.print(f"Embedded {num_embedded} of {num_named} files to {printable(str(out))}.", markup=False)
 
 
 if __name__ == "__main__":

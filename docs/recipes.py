@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.files import write_atomically
 from clmr_tf.recipes.recipe import Recipe, read_recipes
 
@@ -31,7 +31,7 @@ def _table(recipes: Mapping[str, Recipe]) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command, which takes no arguments."""
     write_atomically(PAGE, page_with(read_recipes(), PAGE.read_text(encoding="utf-8")))
-    results.print(f"Written: {PAGE.name}")
+    stdout.print(f"Written: {PAGE.name}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tyro
 
 from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
             sample_rate_hz=config.sample_rate_hz,
         )
     for flaw in flaws_of(is_silent=views.is_silent, lost_seconds=views.lost_seconds):
-        notes.print(f"warning: {printable(str(config.recording))} {flaw}.", style="yellow", markup=False)
+        stderr.print(f"warning: {printable(str(config.recording))} {flaw}.", style="yellow", markup=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     write_atomically(folder / _PARAMETERS_FILE, json.dumps(record, indent=2) + "\n")
     draw_views(views, folder / _PICTURE_FILE)
-    results.print(
+    stdout.print(
         f"Wrote {config.num_views} crops and their views, {_PICTURE_FILE} and {_PARAMETERS_FILE} to {folder}.",
         markup=False,
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import require_model
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
     config = dataclasses.replace(config, model=require_model(config.model))
-    notes.print(f"Probing {config.model} on {config.corpus} ...", markup=False)
+    stderr.print(f"Probing {config.model} on {config.corpus} ...", markup=False)
     # TensorFlow takes seconds to import, so mistakes in the options are reported first.
     from clmr_tf.export.model_folder import record_score
     from clmr_tf.models.heads import head_file_of
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         # Written before the result, which refers to it; `clmr_tf.export --head` reads both.
         head.save(head_file_of(out))
     write_atomically(out, json.dumps(result, indent=2) + "\n")
-    results.print(f"Written to {out}", markup=False)
+    stdout.print(f"Written to {out}", markup=False)
     if config.features == "model" and out.parent.resolve() == config.model.resolve():
         record_score(config.model, name, main_score(result))
 
@@ -65,7 +65,7 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Yields a callback that takes a description, the amount done and the total; shows a bar in a terminal only."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(what: str, done: int, total: int) -> None:
@@ -78,15 +78,15 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 def _show(result: dict) -> None:
     if "rows" in result:
-        results.print(_quick_table(result))
+        stdout.print(_quick_table(result))
         by_seed = result["rows"][1]["by_seed"]
         each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
-        results.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
+        stdout.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
         difference = result["trained_minus_untrained"]
         low, high = difference["interval"]
-        results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
+        stdout.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
         return
-    results.print(_head_table(result))
+    stdout.print(_head_table(result))
     test = result["scores"]["test"]
     for what, names in (
         ("Not scored, since no test clip has them", test["tags_without_positives"]),
@@ -94,9 +94,9 @@ def _show(result: dict) -> None:
         ("Without a training example", result["labels"]["tags_without_positives"]),
     ):
         if names:
-            results.print(f"{what}: {', '.join(names)}", markup=False)
+            stdout.print(f"{what}: {', '.join(names)}", markup=False)
     if test["num_clips_of_one_window"]:
-        results.print(
+        stdout.print(
             f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
             "they are scored by it."
         )

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 
 _ACTIONS = ("list", "show", "run")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.action == "list":
         rows = [recipe.summary() for recipe in read_recipes(folder).values()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        results.print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows), markup=False)
+        stdout.print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows), markup=False)
         return
     recipe = read_recipe(folder, config.name)
     folders = [path.expanduser() for path in (config.corpora, config.runs, config.savedmodels, config.features_cache)]
@@ -71,13 +71,13 @@ def main(arguments: Sequence[str]) -> None:
     lines = list(map(line_of, run.commands()))
     if config.action == "show":
         base = "" if recipe.base == recipe.name else f"\n--- {recipe.base} ---\n{read_recipe(folder, recipe.base).text}"
-        results.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)
+        stdout.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)
     else:
         # Before a training of days.
         run.require_corpora()
         run.require_no_longer_run()
         if config.dry_run:
-            results.print("\n".join([*lines, "The data are there; nothing was run."]), markup=False)
+            stdout.print("\n".join([*lines, "The data are there; nothing was run."]), markup=False)
             return
         run.execute()
         rows, remarks = run.compare()
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str]) -> None:
             table.add_column(heading, no_wrap=heading != "probe")
         for row in rows:
             table.add_row(*row)
-        results.print(table, *remarks, sep="\n", markup=False)
+        stdout.print(table, *remarks, sep="\n", markup=False)
     if changes := [*config.train_changes, *config.probe_changes]:
-        results.print(f"Changed: {', '.join(changes)}; the published scores are of other settings.", markup=False)
+        stdout.print(f"Changed: {', '.join(changes)}; the published scores are of other settings.", markup=False)
 
 
 if __name__ == "__main__":

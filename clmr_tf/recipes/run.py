@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.console import EXIT_TERMINATED, notes, restore_signal_handler
+from clmr_tf.console import EXIT_TERMINATED, restore_signal_handler, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.resolution import is_prepared, prepared_name
 from clmr_tf.errors import ClmrError, UsageError
@@ -200,7 +200,7 @@ class CommandFailedError(ClmrError):
 
 def _execute(command: Sequence[str]) -> None:
     """Runs a command in a process of its own and stops it if this process is stopped."""
-    notes.print(f"$ {line_of(command)}", markup=False)
+    stderr.print(f"$ {line_of(command)}", markup=False)
     stops = []
     # Standard output is for the comparison alone.
     with subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr) as process:

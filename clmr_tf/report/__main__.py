@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.report",
         description="Puts a folder of evaluations into tables and pictures, beside the published numbers.",
     )
-    results.print(f"Written to {report(config)}", markup=False)
+    stdout.print(f"Written to {report(config)}", markup=False)
 
 
 if __name__ == "__main__":

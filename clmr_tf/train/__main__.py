@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 
 if TYPE_CHECKING:
     from clmr_tf.train import callbacks
@@ -31,7 +31,7 @@ class ProgressReport:
     def __init__(self) -> None:
         self._last_line = -_SECONDS_BETWEEN_LINES
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self._bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
         self._task = self._bar.add_task("training", total=None)
 
     def __enter__(self) -> "ProgressReport":
@@ -54,8 +54,8 @@ class ProgressReport:
         if progress.clips_per_second is not None:
             words += f", {progress.clips_per_second:.1f} clips/s"
         self._bar.update(self._task, description=words)
-        if not notes.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            notes.print(f"step {progress.step} of {progress.num_steps}: {words}")
+        if not stderr.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            stderr.print(f"step {progress.step} of {progress.num_steps}: {words}")
             self._last_line = time.monotonic()
 
 
@@ -84,11 +84,11 @@ def main(arguments: Sequence[str]) -> None:
         else:
             longer = "--epochs" if config.epochs else "--steps"
             advice = f"use more {longer} to continue it, or another --workdir to start a new run"
-        results.print(f"The run in {outcome.workdir} already has {outcome.num_steps} steps; {advice}.", markup=False)
+        stdout.print(f"The run in {outcome.workdir} already has {outcome.num_steps} steps; {advice}.", markup=False)
         return
     early = ", where --early-stopping ended it," if outcome.ended_early else ""
     best = " --checkpoint best" if config.has_labels else ""
-    results.print(
+    stdout.print(
         f"Trained to step {outcome.num_steps}{early} in {outcome.workdir}. Next:\n"
         f"  tensorboard --logdir {shlex.quote(str(outcome.workdir))}\n"
         f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}{best}",

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from rich.progress import track as progress_of
 
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from pipelines.demo_data.excerpts import (
@@ -104,7 +104,7 @@ def check(folder: Path, cache: Path) -> tuple[int, int]:
 def _excerpts(folder: Path, cache: Path) -> Iterator[tuple[Track, bytes]]:
     selection = read_selection(folder)
     splits = assign_splits(selection)
-    for selected in progress_of(selection, "Excerpts", console=notes):
+    for selected in progress_of(selection, "Excerpts", console=stderr):
         source = _read_source(selected, selection, cache)
         received = hashlib.sha256(source).hexdigest()
         if received != selected.source_sha256:
@@ -257,12 +257,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.check:
         num_excerpts, num_other_bytes = check(FOLDER, options.cache)
-        results.print(f"{num_excerpts} excerpts are the selected ones; {num_other_bytes} differ in bytes only.")
+        stdout.print(f"{num_excerpts} excerpts are the selected ones; {num_other_bytes} differ in bytes only.")
         return
     tracks = build(FOLDER, options.cache)
     num_bytes = sum((FOLDER / track.file).stat().st_size for track in tracks)
     num_classes = len({track.class_name for track in tracks})
-    results.print(f"{len(tracks)} excerpts of {num_classes} classes, {num_bytes / 1e6:.1f} MB, in {FOLDER}.")
+    stdout.print(f"{len(tracks)} excerpts of {num_classes} classes, {num_bytes / 1e6:.1f} MB, in {FOLDER}.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, results
+from clmr_tf.console import stderr, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
 from pipelines.preparation.prepare import PrepareSettings, Progress, default_destination
 from pipelines.preparation.sources import counted_reasons, read_skipped
@@ -28,7 +28,7 @@ def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     Args:
         name: Name of the corpus.
     """
-    if not notes.is_terminal:
+    if not stderr.is_terminal:
         yield _line_printer(name)
         return
     columns = [
@@ -38,7 +38,7 @@ def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("files, {task.fields[amounts]}"),
         TimeRemainingColumn(),
     ]
-    bar = Bar(*columns, console=notes)
+    bar = Bar(*columns, console=stderr)
     with contextlib.ExitStack() as stack:
         task = bar.add_task(f"Preparing {name}", amounts="")
 
@@ -75,7 +75,7 @@ def _line_printer(name: str) -> Callable[[Progress], None]:
         now = time.monotonic()
         if now - last_line_at >= _SECONDS_BETWEEN_LINES or progress.num_done == progress.num_files:
             last_line_at = now
-            notes.print(
+            stderr.print(
                 f"Preparing {name}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
                 markup=False,
             )
@@ -128,4 +128,4 @@ def run_pipeline(
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
     corpus = prepare(options.out or default_destination(name, options), options)
-    results.print(summarise(corpus), markup=False)
+    stdout.print(summarise(corpus), markup=False)

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from clmr_tf.console import notes
+from clmr_tf.console import stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place
 from pipelines.preparation.downloads import UnpackingLimits, unpack_zip
@@ -173,7 +173,7 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
     path = cache / package.file
     if _is_whole(path, package):
         return path
-    notes.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
+    stderr.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
     # In a folder of its own: every .deb in the cache is complete, and apt resumes an incomplete file where it stopped.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)

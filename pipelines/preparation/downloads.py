@@ -22,7 +22,7 @@ from typing import IO, BinaryIO
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from clmr_tf.console import notes
+from clmr_tf.console import stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
@@ -165,12 +165,12 @@ class _Transfer:
 
 @contextlib.contextmanager
 def _shown_transfer(name: str) -> Iterator[_Transfer]:
-    if not notes.is_terminal:
-        notes.print(f"Fetching {name} ...", markup=False)
+    if not stderr.is_terminal:
+        stderr.print(f"Fetching {name} ...", markup=False)
         yield _Transfer(None, name)
         return
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
-    with Progress(*columns, console=notes) as bar:
+    with Progress(*columns, console=stderr) as bar:
         yield _Transfer(bar, name)
 
 
