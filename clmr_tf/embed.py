@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.console import printable, progress_bar, results, run_command
 from clmr_tf.errors import UsageError
 
 # A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     require_table_name(out)
     files, unlisted = find_audio(config.paths)
     encoder = load_encoder(config.model)
-    columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("embedding", total=len(files))
         embedded, skipped = embed_files(
             encoder,

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import require_model
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import notes, progress_bar, results, run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
@@ -118,8 +118,7 @@ def _write(path: Path, result: dict) -> None:
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Yields a function that shows what is done, how much, and of how much: a bar in a terminal, nothing elsewhere."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, of: int) -> None:

@@ -12,11 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import notes, progress_bar, results, run_command
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -26,8 +24,7 @@ class ProgressReport:
 
     def __init__(self) -> None:
         self._last_line = -_SECONDS_BETWEEN_LINES
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self._bar = progress_bar()
         self._task = self._bar.add_task("training", total=None)
 
     def __enter__(self) -> "ProgressReport":

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from rich.progress import track as progress_of
 
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import progress_bar, results, run_command
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from pipelines.demo_data.attribution import ATTRIBUTION_FILE, attribution_text
@@ -98,15 +97,16 @@ def _excerpts(folder: Path, cache: Path) -> Iterator[tuple[Track, bytes]]:
     selection = read_selection(folder)
     splits = assign_splits(selection)
     packages = PackageCache(cache)
-    for selected in progress_of(selection, "Excerpts", console=notes):
-        source = packages.read(selected.package, selected.package_version, selected.source_path)
-        received = hashlib.sha256(source).hexdigest()
-        if received != selected.source_sha256:
-            raise ClmrError(
-                f"{selected.source_path} of {selected.package} has SHA-256 {received} instead of "
-                f"{selected.source_sha256}; use package version {selected.package_version}."
-            )
-        yield _make(selected, splits[selected.song_id], source)
+    with progress_bar() as bar:
+        for selected in bar.track(selection, description="Excerpts"):
+            source = packages.read(selected.package, selected.package_version, selected.source_path)
+            received = hashlib.sha256(source).hexdigest()
+            if received != selected.source_sha256:
+                raise ClmrError(
+                    f"{selected.source_path} of {selected.package} has SHA-256 {received} instead of "
+                    f"{selected.source_sha256}; use package version {selected.package_version}."
+                )
+            yield _make(selected, splits[selected.song_id], source)
 
 
 def _make(selected: SelectedTrack, split: str, source: bytes) -> tuple[Track, bytes]:
