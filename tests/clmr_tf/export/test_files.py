@@ -18,8 +18,14 @@ from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.export.model_folder import read_manifest, record_score
 from clmr_tf.export.runtime_process import load
 from clmr_tf.export.runtimes import FORMATS, require_converters
-from tests.clmr_tf.export import tagged
-from tests.clmr_tf.export.tagged import embedding_of_music, music, write_probe
+from tests.clmr_tf.exported import (
+    NUM_PROBE_HEAD_WEIGHTS,
+    PROBE_TAGS,
+    embedding_of_music,
+    music,
+    tags_by_definition,
+    write_probe,
+)
 from tests.clmr_tf.probed import CLIP
 from tests.synthetic import melody
 
@@ -30,7 +36,7 @@ needs_onnx = pytest.mark.skipif(
 
 
 def tags_of(folder: Path, embedding: np.ndarray) -> np.ndarray:
-    return tagged.tags_by_definition(folder / "head.npz", True, embedding)
+    return tags_by_definition(folder / "head.npz", True, embedding)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +48,12 @@ def tags_of(folder: Path, embedding: np.ndarray) -> np.ndarray:
         pytest.param("onnx", 1e-4, 0.99999, 1e-5, marks=needs_onnx),
     ],
 )
-def test_a_file_gives_what_encoder_and_head_give_for_music_in_any_batch(
-    exported, kind, largest_error, least_cosine, largest_tag_error
+def test_a_file_gives_the_outputs_of_encoder_and_head_for_any_batch(
+    with_runtimes, kind, largest_error, least_cosine, largest_tag_error
 ):
-    run = load(exported / FORMATS[kind].file, num_threads=1)
+    run = load(with_runtimes / FORMATS[kind].file, num_threads=1)
     audio, expected = music(), embedding_of_music()
-    expected_tags = tags_of(exported, expected)
+    expected_tags = tags_of(with_runtimes, expected)
     assert expected_tags.std() > 0.1
     for rows in (slice(0, 3), slice(1, 2), slice(0, 2)):
         outputs = run(audio[rows])
@@ -58,35 +64,35 @@ def test_a_file_gives_what_encoder_and_head_give_for_music_in_any_batch(
         np.testing.assert_allclose(outputs["tags"], expected_tags[rows], rtol=0, atol=largest_tag_error)
         # The head itself loses nothing but where its weights are shorter.
         own_error = 2e-3 if kind == "fp16" else 1e-5
-        np.testing.assert_allclose(outputs["tags"], tags_of(exported, outputs["embedding"]), atol=own_error)
+        np.testing.assert_allclose(outputs["tags"], tags_of(with_runtimes, outputs["embedding"]), atol=own_error)
 
 
-def test_the_manifest_describes_every_file_and_the_weights_are_in_it(exported):
-    described = read_manifest(exported)["runtimes"]
+def test_the_manifest_describes_every_file_and_files_hold_all_weights(with_runtimes):
+    described = read_manifest(with_runtimes)["runtimes"]
     assert {"model.tflite", "model-fp16.tflite", "model-int8.tflite"} <= set(described)
-    assert set(described) == {path.name for path in exported.glob("model*")}
+    assert set(described) == {path.name for path in with_runtimes.glob("model*")}
     for kind, wanted in FORMATS.items():
         if wanted.file not in described:
             assert kind == "onnx"
             continue
-        content, facts = (exported / wanted.file).read_bytes(), described[wanted.file]
+        content, facts = (with_runtimes / wanted.file).read_bytes(), described[wanted.file]
         assert facts["num_bytes"] == len(content) and facts["sha256"] == hashlib.sha256(content).hexdigest()
-        num_bytes = wanted.bytes_per_weight * 816_784 + wanted.bytes_per_head_weight * tagged.NUM_HEAD_WEIGHTS
+        num_bytes = wanted.bytes_per_weight * 816_784 + wanted.bytes_per_head_weight * NUM_PROBE_HEAD_WEIGHTS
         assert 1 <= len(content) / num_bytes < 1.1
         assert facts["outputs"] == ["embedding", "tags"]
         assert 0 <= facts["largest_tag_error"] <= {"fp16": 5e-3, "int8": 0.05}.get(kind, 1e-5)
         assert 0 <= facts["largest_head_error"] <= (2e-3 if kind == "fp16" else 1e-5)
         version = module.version_of(wanted.runtime)
         assert facts["checked_with"] == (version and f"{wanted.runtime} {version}")
-    assert not list(exported.glob(".*")), "the export has left a draft"
+    assert not list(with_runtimes.glob(".*")), "the export has left a draft"
 
 
-def test_the_code_of_the_model_card_runs_and_gives_the_tags(exported, monkeypatch):
-    card = (exported / "README.md").read_text(encoding="utf-8")
+def test_the_code_of_the_model_card_runs_and_gives_the_tags(with_runtimes, monkeypatch):
+    card = (with_runtimes / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     present = [name for name in ("ai_edge_litert", "onnxruntime") if f"{name}" in card]
     assert len(blocks) == 2 + len(present)
-    monkeypatch.chdir(exported)
+    monkeypatch.chdir(with_runtimes)
     soundfile.write("song.mp3", melody(3, 3 * CLIP), 22050)
     with_tags = 0
     try:
@@ -97,36 +103,36 @@ def test_the_code_of_the_model_card_runs_and_gives_the_tags(exported, monkeypatc
             assert getattr(embedding, "vectors", embedding).shape[1:] == (512,)
             if "serve" in names:
                 tags = names["serve"](audio=tf.constant(music()))["tags"].numpy()
-                np.testing.assert_allclose(tags, tags_of(exported, embedding_of_music()), atol=1e-5)
+                np.testing.assert_allclose(tags, tags_of(with_runtimes, embedding_of_music()), atol=1e-5)
             if "tags" in names:
-                of_clips = tags_of(exported, np.load("golden.npz")["embedding"])
+                of_clips = tags_of(with_runtimes, np.load("golden.npz")["embedding"])
                 np.testing.assert_allclose(names["tags"], of_clips, atol=0.05)
-                assert names["likeliest"] == [tagged.TAGS[column] for column in of_clips.argmax(axis=1)]
+                assert names["likeliest"] == [PROBE_TAGS[column] for column in of_clips.argmax(axis=1)]
                 with_tags += 1
     finally:
         Path("song.mp3").unlink()
     assert with_tags == len(present)
 
 
-def test_a_score_comes_into_the_card_beside_what_was_there(exported, tmp_path):
-    folder = Path(shutil.copytree(exported, tmp_path / "model"))
+def test_a_score_is_added_to_the_card(with_runtimes, tmp_path):
+    folder = Path(shutil.copytree(with_runtimes, tmp_path / "model"))
     before = (folder / "README.md").read_text(encoding="utf-8")
     record_score(folder, "demo", {"metric": "accuracy", "split": "test", "score": 0.625, "interval": [0.4, 0.8]})
     after = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| demo | test | accuracy | 0.625 | 0.400 to 0.800 |" in after and "None is recorded yet" in before
+    assert "| demo | test | accuracy | 0.625 | 0.400 to 0.800 |" in after and "None yet; " in before
     assert before.partition("## Limits")[2] == after.partition("## Limits")[2]
 
 
-def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, monkeypatch, capsys, caplog):
+def test_a_new_head_replaces_all_files_of_the_old_one(without_runtimes, tmp_path, monkeypatch, capsys, caplog):
     for name in ("model-int8.tflite", "model.onnx"):
-        (folder / name).write_bytes(b"with the tags of the old head")
-    config, made = ExportConfig(model=folder, head=write_probe(tmp_path), tflite="fp16"), []
+        (without_runtimes / name).write_bytes(b"with the tags of the old head")
+    config, made = ExportConfig(model=without_runtimes, head=write_probe(tmp_path), tflite="fp16"), []
     monkeypatch.setattr("clmr_tf.export.__main__._add_to_folder", lambda folder, config: (folder, ["model.onnx"]))
     monkeypatch.setattr(module, "add_runtime_files", lambda folder, kinds: made.extend(kinds))
     monkeypatch.setattr(module, "version_of", lambda package: "1.0")
     export(config)
     assert made == ["fp16", "int8", "onnx"]
-    expected = "Making model-int8.tflite and model.onnx anew, with the tags of the new head."
+    expected = "Making model-int8.tflite and model.onnx again, with the tags of the new head."
     assert expected in " ".join(capsys.readouterr().err.split()) and "no longer holds" not in caplog.text
     monkeypatch.setattr(module, "version_of", lambda package: None)
     with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx"):
@@ -134,20 +140,27 @@ def test_a_new_head_leaves_no_file_of_the_old_one(exported, folder, tmp_path, mo
     assert made == ["fp16", "int8", "onnx"]
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is(folder, monkeypatch):
+def test_missing_converters_and_wrong_usage_are_refused_first(without_runtimes, monkeypatch):
     monkeypatch.setattr(module, "version_of", lambda package: None)
     with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx, which are not installed"):
         require_converters(["fp32", "onnx"])
     with pytest.raises(UsageError, match=r"fp32, fp16 and int8 .* received 'fp64'"):
         ExportConfig(tflite="fp64")
-    with pytest.raises(UsageError, match="is exported already"):
-        export(ExportConfig(model=folder))
+    with pytest.raises(UsageError, match="is already exported"):
+        export(ExportConfig(model=without_runtimes))
 
 
 @needs_litert
-def test_the_check_runs_without_tensorflow(exported, tmp_path):
+def test_the_check_runs_without_tensorflow(with_runtimes, tmp_path):
     code = "import sys; from clmr_tf.export.runtime_process import main; main(sys.argv[1:]); print(*sys.modules)"
-    command = [sys.executable, "-c", code, exported / "model.tflite", exported / "golden.npz", tmp_path / "out.npz"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        with_runtimes / "model.tflite",
+        with_runtimes / "golden.npz",
+        tmp_path / "out.npz",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ai_edge_litert.interpreter" in done.stdout.split() and "tensorflow" not in done.stdout.split()
     with np.load(tmp_path / "out.npz") as outputs:

@@ -23,42 +23,42 @@ def stand_in(folder: Path, script: str, monkeypatch) -> None:
 
 
 @needs_litert
-def test_a_converter_that_aborts_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
+def test_a_converter_that_aborts_loses_only_its_own_file(with_runtimes, without_runtimes, tmp_path, monkeypatch):
     script = f"""
 if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 for kind in "$@"; do
     case $kind in
-        fp32) cp {exported}/model.tflite $out ;;
+        fp32) cp {with_runtimes}/model.tflite $out ;;
         fp16) echo LLVM ERROR: no such type >&2; kill -ABRT $$ ;;
-        int8) cp {exported}/model-int8.tflite $out ;;
+        int8) cp {with_runtimes}/model-int8.tflite $out ;;
     esac
 done
 exit 0"""
     stand_in(tmp_path, script, monkeypatch)
-    expected = r"model-fp16\.tflite could not be made: its process was ended by SIGABRT: LLVM ERROR: no such type"
+    expected = r"model-fp16\.tflite could not be made: its process was killed by SIGABRT: LLVM ERROR: no such type"
     with pytest.raises(ClmrError, match=expected) as error:
-        add_runtime_files(folder, ["fp32", "fp16", "int8"])
+        add_runtime_files(without_runtimes, ["fp32", "fp16", "int8"])
     assert "model.tflite" not in str(error.value) and "int8" not in str(error.value)
-    assert {path.name for path in folder.glob("model*")} == {"model.tflite", "model-int8.tflite"}
-    assert set(read_manifest(folder)["runtimes"]) == {"model.tflite", "model-int8.tflite"}
+    assert {path.name for path in without_runtimes.glob("model*")} == {"model.tflite", "model-int8.tflite"}
+    assert set(read_manifest(without_runtimes)["runtimes"]) == {"model.tflite", "model-int8.tflite"}
 
 
 @needs_litert
-def test_a_converter_that_hangs_takes_only_its_own_file_along(exported, folder, tmp_path, monkeypatch):
+def test_a_converter_that_hangs_loses_only_its_own_file(with_runtimes, without_runtimes, tmp_path, monkeypatch):
     script = f"""
 if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 if [ $1 = fp16 ]; then exec sleep 600; fi
-cp {exported}/model.tflite $out
+cp {with_runtimes}/model.tflite $out
 if [ "$2" = fp16 ]; then exec sleep 600; fi
 exit 0"""
     stand_in(tmp_path, script, monkeypatch)
     # Enough for the runtime, which reads the file in a second.
     monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 30)
-    expected = r"model-fp16\.tflite could not be made: its process was ended after 30 seconds"
+    expected = r"model-fp16\.tflite could not be made: its process was stopped after 30 seconds"
     with pytest.raises(ClmrError, match=expected) as error:
-        add_runtime_files(folder, ["fp32", "fp16"])
+        add_runtime_files(without_runtimes, ["fp32", "fp16"])
     assert "model.tflite" not in str(error.value)
-    assert {path.name for path in folder.glob("model*")} == {"model.tflite"}
+    assert {path.name for path in without_runtimes.glob("model*")} == {"model.tflite"}
 
 
 @needs_litert
@@ -74,20 +74,20 @@ exit 0"""
     ],
     ids=["truncated", "empty", "not-finite", "other-weights"],
 )
-def test_a_wrong_file_is_not_kept(exported, folder, tmp_path, monkeypatch, damage, complaint):
-    (tmp_path / "wrong.tflite").write_bytes(damage((exported / "model.tflite").read_bytes()))
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def test_a_wrong_file_is_not_kept(with_runtimes, without_runtimes, tmp_path, monkeypatch, damage, complaint):
+    (tmp_path / "wrong.tflite").write_bytes(damage((with_runtimes / "model.tflite").read_bytes()))
+    before = {path.name: path.read_bytes() for path in without_runtimes.iterdir() if path.is_file()}
     script = f"""
 if [ $module = clmr_tf.export.runtime_process ]; then exec {sys.executable} -m $module $model $out "$@"; fi
 cp {tmp_path}/wrong.tflite $out/model.tflite; exit 0"""
     stand_in(tmp_path, script, monkeypatch)
     with pytest.raises(ClmrError, match=complaint):
-        add_runtime_files(folder, ["fp32"])
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+        add_runtime_files(without_runtimes, ["fp32"])
+    assert {path.name: path.read_bytes() for path in without_runtimes.iterdir() if path.is_file()} == before
 
 
-def test_a_file_whose_runtime_is_absent_is_kept_and_said_not_to_be_checked(
-    exported, folder, tmp_path, monkeypatch, caplog
+def test_a_file_without_its_runtime_is_kept_with_a_warning(
+    with_runtimes, without_runtimes, tmp_path, monkeypatch, caplog
 ):
     def version(package: str) -> str:
         if package == "ai-edge-litert":
@@ -95,8 +95,8 @@ def test_a_file_whose_runtime_is_absent_is_kept_and_said_not_to_be_checked(
         return "1.0"
 
     monkeypatch.setattr(module.metadata, "version", version)
-    stand_in(tmp_path, f"cp {exported}/model.tflite $out; exit 0", monkeypatch)
-    add_runtime_files(folder, ["fp32"])
-    assert "model.tflite is not checked, since ai-edge-litert is not installed" in caplog.text
-    assert read_manifest(folder)["runtimes"]["model.tflite"]["checked_with"] is None
-    assert "`model.tflite` has not been run" in (folder / "README.md").read_text(encoding="utf-8")
+    stand_in(tmp_path, f"cp {with_runtimes}/model.tflite $out; exit 0", monkeypatch)
+    add_runtime_files(without_runtimes, ["fp32"])
+    assert "model.tflite was not checked, because ai-edge-litert is not installed" in caplog.text
+    assert read_manifest(without_runtimes)["runtimes"]["model.tflite"]["checked_with"] is None
+    assert "`model.tflite` has not been checked" in (without_runtimes / "README.md").read_text(encoding="utf-8")
