@@ -45,7 +45,7 @@ _LITERT = """\
 With LiteRT (`pip install ai-edge-litert`), without TensorFlow and on phones{others}:
 ```python
 {imports}import numpy as np
-from ai_edge_litert.interpreter import (Interpreter)
+from ai_edge_litert.interpreter import Interpreter
 
 golden = np.load("golden.npz")
 run = Interpreter("{file}").get_signature_runner()
@@ -327,7 +327,8 @@ def _settings_sentence(config: dict[str, Any], objective: str) -> str:
     changed = [
         f"`--{name.replace('_', '-')} {_option(value)}`"
         for name, value in config.items()
-        if name not in told_elsewhere and value is not None and value != defaults.get(name)
+        # Runs of earlier versions may have settings that no longer exist.
+        if name in defaults.keys() - told_elsewhere and value is not None and value != defaults[name]
     ]
     if not changed:
         return "Every other setting is the default of `python -m clmr_tf.train`."

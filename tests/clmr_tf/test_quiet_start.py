@@ -22,7 +22,7 @@ def test_messages_of_the_import_are_shown_only_if_it_fails(tmp_path, then):
     (tmp_path / "tensorflow.py").write_text(NOISY.format(then=then))
     code = """
 import os, sys
-from clmr_tf.console import (run_command)
+from clmr_tf.console import run_command
 
 def command(_arguments):
     import tensorflow
@@ -46,10 +46,10 @@ sys.exit(run_command(command, []))
 def test_a_command_starts_tensorflow_and_xla_quietly():
     code = """
 import sys
-from clmr_tf.console import (run_command)
+from clmr_tf.console import run_command
 
 def command(_arguments):
-    from clmr_tf.quiet_start import (start_xla_quietly)
+    from clmr_tf.quiet_start import start_xla_quietly
     start_xla_quietly()
     import tensorflow as tf
     print(float(tf.function(lambda: tf.ones([]) + 1, jit_compile=True)()))

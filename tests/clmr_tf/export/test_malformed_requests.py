@@ -22,7 +22,7 @@ CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 APART = """
 import json, resource, sys, time
 import numpy as np, tensorflow as tf
-from tests.clmr_tf.export.malformed import (CLIP, INPUT_OF, REQUESTS, wav_bytes)
+from tests.clmr_tf.export.malformed import CLIP, INPUT_OF, REQUESTS, wav_bytes
 
 saved = tf.saved_model.load(sys.argv[1])
 

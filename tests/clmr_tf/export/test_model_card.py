@@ -78,6 +78,9 @@ def test_it_names_the_settings_that_are_not_the_defaults_and_no_folder():
     assert "revision 0123456789ab" in card and "2 CPUs and no GPU" in card
     assert "Every other setting is the default" in card_of(training=trained(batch_size=TrainConfig().batch_size))
     assert "--dropout" not in card_of(training=trained(objective="supervised"))
+    of_earlier_version = trained()
+    of_earlier_version["config"]["on_failed_save"] = "stop"
+    assert "on-failed-save" not in card_of(training=of_earlier_version)
 
 
 def test_a_converted_model_names_its_checkpoint():

@@ -18,7 +18,7 @@ CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 # One process for all, since starting TensorFlow takes longer than what is asked of it.
 SAVED_MODEL_CLI = """
 import json, sys
-from tensorflow.python.tools.saved_model_cli import (main)
+from tensorflow.python.tools.saved_model_cli import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
