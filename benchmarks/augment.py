@@ -27,7 +27,7 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.augment.spectra import fast_fft_length
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
         result = measure(
             options.corpora, options.original, options.width, options.repetitions, options.step_repetitions
         )
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     if min(options.batch_size, options.num_batches) < 1:
         parser.error("--batch-size and --num-batches must be at least 1")
     result = measure(options.corpus, options.corpora, options.batch_size, options.num_batches)
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import soundfile
 import soxr
 
 from clmr_tf.audio.decoding import decoder_versions
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from pipelines.preparation.transcoding import TranscodingTask, to_pcm16, transcode
 
 SOURCE_RATE_HZ, SAMPLE_RATE_HZ = 44_100, 22_050
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement; the least counts")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     options = parser.parse_args(arguments)
-    results.print_json(json.dumps(measure(options.seconds, options.repetitions)))
+    stdout.print_json(json.dumps(measure(options.seconds, options.repetitions)))
 
 
 if __name__ == "__main__":

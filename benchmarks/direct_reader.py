@@ -29,7 +29,7 @@ import soxr
 import tensorflow as tf
 
 from clmr_tf.audio.resampling import plan_block, resample_block
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import CropReader, crop_reader
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     songs = {name: SONGS[name].shortened(options.max_seconds) for name in options.songs}
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), songs, options.num_crops)
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
 
 
 def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, object]:

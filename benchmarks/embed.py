@@ -23,7 +23,7 @@ from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
 from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
 from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.audio.decoding import load_audio
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.hardware import num_usable_cores
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str]) -> None:
             result = measure(options, Path(folder))
     except WorkerFailedError as error:
         raise ClmrError(f"A part of the benchmark failed: {error}.") from error
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import gpu_names
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
@@ -156,7 +156,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     start_xla_quietly()
     gpus = gpu_names()
     if not gpus:
-        notes.print("TensorFlow finds no GPU: all of this runs on the CPU alone and shows nothing about a GPU.")
+        stderr.print("TensorFlow finds no GPU: all of this runs on the CPU alone and shows nothing about a GPU.")
     single = tf.distribute.get_strategy()
     found: dict[str, dict[str, Any]] = {}
     seconds = {}
@@ -247,13 +247,13 @@ def main(arguments: Sequence[str]) -> None:
         np.savez(options.write_numbers, **Check(tf.distribute.get_strategy(), _config(options, "float32")).numbers())
         return
     result = check(options)
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
     for promise in result["promises"].values():
         verb = "holds" if promise["holds"] else "DOES NOT HOLD"
         size = f"error {promise['error']:.2g}, at most {promise['largest_error']:g}"
-        notes.print(f"{verb}: {promise['sentence']} ({size}).")
+        stderr.print(f"{verb}: {promise['sentence']} ({size}).")
     if result["num_devices"] < 2:
-        notes.print(f"Not checked: {TWO_DEVICES_PROMISE.sentence} (there is one).")
+        stderr.print(f"Not checked: {TWO_DEVICES_PROMISE.sentence} (there is one).")
     broken = [name for name, promise in result["promises"].items() if not promise["holds"]]
     if broken:
         raise ClmrError(f"{len(broken)} of {len(result['promises'])} promises do not hold: {', '.join(broken)}.")

@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from benchmarks.peak_memory import peak_memory_mb
-from clmr_tf.console import results
+from clmr_tf.console import stdout
 from clmr_tf.models.heads import PROJECTION_DIM
 from clmr_tf.models.nt_xent import nt_xent
 
@@ -60,7 +60,7 @@ def main() -> None:
         parser.error("the peak of a process can be measured anew on Linux only; this system is another")
     if options.num_pairs < 2:
         parser.error("--num-pairs must be at least 2")
-    results.out(json.dumps(measure(options.num_pairs), indent=2))
+    stdout.out(json.dumps(measure(options.num_pairs), indent=2))
 
 
 if __name__ == "__main__":

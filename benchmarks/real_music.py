@@ -21,7 +21,7 @@ from pathlib import Path
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES
 from clmr_tf.config.command_line import parse_command, to_plain
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import notes, run_command
+from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import read_manifest
@@ -179,7 +179,7 @@ def _require_same_training(folder: Path, model: Model, corpus: str) -> None:
 
 
 def _run(module: str, *arguments: str) -> None:
-    notes.print(f"$ python -m {module} {shlex.join(arguments)}", markup=False)
+    stderr.print(f"$ python -m {module} {shlex.join(arguments)}", markup=False)
     ended = subprocess.run([sys.executable, "-m", module, *arguments], stdout=sys.stderr, check=False)
     if ended.returncode:
         raise ClmrError(

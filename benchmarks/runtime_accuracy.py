@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.runtime_process import load
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if not any((options.model / wanted.file).is_file() for wanted in FORMATS.values()):
         raise UsageError(f"{options.model} has no file for another runtime; export it with --tflite fp32,fp16,int8.")
-    results.out(json.dumps(measure(options.model, options.corpus, options.corpora), indent=2))
+    stdout.out(json.dumps(measure(options.model, options.corpus, options.corpora), indent=2))
 
 
 if __name__ == "__main__":

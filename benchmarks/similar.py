@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.inference.embeddings import FORMAT_VERSION, FileEmbedding, read_songs, write_table
 from clmr_tf.inference.similarity import SongIndex
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.num_songs < NUM_NEIGHBOURS or options.num_queries < 1:
         parser.error(f"--num-songs must be at least {NUM_NEIGHBOURS} and --num-queries at least 1")
-    results.out(json.dumps(measure(options.num_songs, options.num_queries), indent=2))
+    stdout.out(json.dumps(measure(options.num_songs, options.num_queries), indent=2))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
 from benchmarks.worker import ROOT, Worker, WorkerFailedError
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import num_usable_cores
 
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
         result = measure(options)
     except WorkerFailedError as error:
         raise ClmrError(f"A part of the benchmark failed: {error}.") from error
-    results.out(json.dumps(result, indent=2))
+    stdout.out(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from clmr_tf import __version__
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError, suggestion
 
 COMMANDS = {
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> None:
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
-        results.print(_listing(), markup=False)
+        stdout.print(_listing(), markup=False)
     elif name == "--version":
-        results.print(f"clmr_tf {__version__}", markup=False)
+        stdout.print(f"clmr_tf {__version__}", markup=False)
     elif name in COMMANDS:
         command = importlib.import_module(f"clmr_tf.{name}")
         if hasattr(command, "__path__"):
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
 def _prepare(arguments: Sequence[str]) -> None:
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
-        results.print(_listing(), markup=False)
+        stdout.print(_listing(), markup=False)
         return
     if name not in CORPORA:
         advice = suggestion(

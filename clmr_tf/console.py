@@ -23,8 +23,8 @@ SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
 # Without emoji, a file called ":guitar: solo.wav" keeps its name.
-results = Console(highlight=False, soft_wrap=True, emoji=False)
-notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -39,7 +39,7 @@ def progress_bar(*amounts: ProgressColumn) -> Progress:
     """
     amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
     description = TextColumn("{task.description}", markup=False)
-    return Progress(description, BarColumn(), *amounts, console=notes, transient=True, disable=not notes.is_terminal)
+    return Progress(description, BarColumn(), *amounts, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     hide_tensorflow_start()
-    logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
+    logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()])
     # Only ours: the information that other libraries log is of no use to users.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
@@ -68,7 +68,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
             traceback.print_exc()
         # A library may have turned the interrupt into an exception of its own.
         sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
-        notes.print(f"error: {sentence}", style="red", markup=False)
+        stderr.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
     return 0
 
@@ -139,11 +139,11 @@ def printable(name: str) -> str:
     return name
 
 
-class _NotesHandler(logging.Handler):
+class _LogHandler(logging.Handler):
     """Writes log records through the console, so that they do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING:
-            notes.print(record.getMessage(), markup=False)
+            stderr.print(record.getMessage(), markup=False)
             return
-        notes.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)
+        stderr.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)

@@ -12,7 +12,7 @@ import tyro
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import printable, progress_bar, results, run_command
+from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
 # 250 MB of audio. An interruption loses the batch in progress.
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     num_embedded = sum(1 for _ in usable([*skipped, *embedded]))
     num_given = len(files) + len(unlisted)
-    results.print(f"Embedded {num_embedded} of {num_given} files to {printable(str(out))}.", markup=False)
+    stdout.print(f"Embedded {num_embedded} of {num_given} files to {printable(str(out))}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tyro
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import printable, results, run_command
+from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
 
@@ -71,11 +71,11 @@ def main(arguments: Sequence[str]) -> None:
         hop_seconds = songs.metadata["hop_num_samples"] / encoder.sample_rate_hz
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):
-            results.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)
+            stdout.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)
             nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
             for neighbour in without(nearest, one.path, config.top):
                 silent = " (is silent)" * (neighbour.path in songs.silent_paths)
-                results.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
+                stdout.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tyro
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import printable, results, run_command
+from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
 
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str]) -> None:
             tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors, one.is_padded))
             details = [minutes_and_seconds(one.duration_seconds), *["shorter than a window"][: one.is_padded]]
             details += flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds)
-            results.print(f"{printable(str(one.path))} ({', '.join(details)})", markup=False)
+            stdout.print(f"{printable(str(one.path))} ({', '.join(details)})", markup=False)
             for name, probability in tagging.top(config.top):
-                results.print(f"  {probability:.3f}  {name}", markup=False)
+                stdout.print(f"  {probability:.3f}  {name}", markup=False)
             if plot:
                 window_seconds = encoder.clip_num_samples / encoder.sample_rate_hz
                 write_atomically(plot, draw_taggram(tagging, window_seconds, config.top, printable(one.path.stem)))
-                results.print(f"Tags over time: {printable(str(plot))}", markup=False)
+                stdout.print(f"Tags over time: {printable(str(plot))}", markup=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.augment.pictures import caption, draw_sound, draw_views
 from clmr_tf.augment.views import make_views
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, Range, augmentation_config
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.quiet_start import start_xla_quietly
 from docs import augmentation_errors as errors
 from tests.clmr_tf.augment.golden import AUDIO, RATE_HZ, read_clip
@@ -177,7 +177,7 @@ def main(_: Sequence[str]) -> None:
     sections = [section(name, EFFECTS[name], clip) for name in AUGMENTATION_NAMES]
     page = "\n".join([HEAD.format(order=", ".join(AUGMENTATION_NAMES)), *sections])
     (DOCS / "augmentations.md").write_text(page, encoding="utf-8")
-    results.print(f"Wrote {DOCS / 'augmentations.md'} and {len(EFFECTS) + 1} pictures", markup=False)
+    stdout.print(f"Wrote {DOCS / 'augmentations.md'} and {len(EFFECTS) + 1} pictures", markup=False)
 
 
 if __name__ == "__main__":

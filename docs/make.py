@@ -25,7 +25,7 @@ import numpy as np
 
 from clmr_tf.config.command_line import to_plain
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 from docs import real_music
 
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str]) -> None:
     head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
     sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
-    results.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
+    stdout.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.files import write_atomically
 from clmr_tf.recipes.recipe import RECIPES, Recipe, read_recipes
 from clmr_tf.recipes.run import corpora_in_words, expected_in_words
@@ -46,7 +46,7 @@ def _steps(recipe: Recipe) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command, which takes no arguments."""
     write_atomically(PAGE, page_with(read_recipes(RECIPES), PAGE.read_text(encoding="utf-8")))
-    results.print(f"Written: {PAGE.name}")
+    stdout.print(f"Written: {PAGE.name}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
@@ -349,7 +349,7 @@ def _fetch_and_prepare(
     found = find_tracks(tracks, options.cache or destination.parent / CACHE)
     differences = found.differences()
     if differences:
-        notes.print(f"warning: {differences}.", style="yellow", markup=False)
+        stderr.print(f"warning: {differences}.", style="yellow", markup=False)
     _require_enough(found, options)
     sources = [
         SourceFile(path, track.item_id, track.song, track.item_id, splits[track.song])
@@ -429,7 +429,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.debian_games", description=__doc__)
     corpus = prepare_corpus((options.out or _default_out(options)).expanduser(), options)
-    results.print(summarise(corpus), markup=False)
+    stdout.print(summarise(corpus), markup=False)
 
 
 if __name__ == "__main__":

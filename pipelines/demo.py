@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.preparation.command import shown_progress, summarise
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_command(Options, arguments, program="python -m pipelines.demo", description=__doc__)
     out = options.out or default_destination(NAME, options)
     corpus = prepare_corpus(out.expanduser(), options)
-    results.print(summarise(corpus), markup=False)
+    stdout.print(summarise(corpus), markup=False)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from clmr_tf.console import notes, run_command
+from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
@@ -142,7 +142,7 @@ def _download(name: str, data: Path) -> None:
     if complete.is_file():
         return
     archive = fetch(RemoteFile(f"{name}.zip", f"{_HOST}{name}.zip", f"sha1:{_SHA1[name]}"), data)
-    notes.print(f"Unpacking {archive} ...", markup=False)
+    stderr.print(f"Unpacking {archive} ...", markup=False)
     unpack_zip(archive, data, _LIMITS)
     complete.touch()
 

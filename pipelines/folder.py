@@ -23,7 +23,7 @@ import tyro
 
 from clmr_tf.audio.listing import Listing, list_audio
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import shown_progress, summarise
@@ -90,7 +90,7 @@ def prepare_corpus(
     is_new = not (destination / MANIFEST_FILE).is_file()
     corpus = _prepare(folder, destination, settings, folder_settings)
     if is_new:
-        notes.print(summarise(corpus), markup=False)
+        stderr.print(summarise(corpus), markup=False)
     return corpus
 
 
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.folder is None or options.out is None:
         raise UsageError("Name a folder of music, and with --out the one for the corpus: `MUSIC --out corpora/mine`.")
     corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options, options)
-    results.print(summarise(corpus), markup=False)
+    stdout.print(summarise(corpus), markup=False)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.console import notes, run_command
+from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
@@ -294,11 +294,11 @@ def download(data: Path) -> None:
     if (data / _UNPACKED).is_file():
         return
     parts = [fetch(part, data) for part in PARTS]
-    notes.print(f"Unpacking the music into {data / AUDIO} ...", markup=False)
+    stderr.print(f"Unpacking the music into {data / AUDIO} ...", markup=False)
     with io.BufferedReader(JoinedFiles(parts), 2**20) as archive:
         unpack_zip(archive, data / AUDIO, _LIMITS)
     (data / _UNPACKED).touch()
-    notes.print(f"{data}/mp3.zip.001 to 003 are not needed any more.", markup=False)
+    stderr.print(f"{data}/mp3.zip.001 to 003 are not needed any more.", markup=False)
 
 
 NAME = "magnatagatune"

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 import tensorflow as tf
 
-from clmr_tf.console import notes
+from clmr_tf.console import stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place
 
@@ -40,7 +40,7 @@ def fetch_wheel(folder: Path) -> Path:
     """
     path = folder / WHEEL
     if not path.is_file():
-        notes.print("Fetching musicnn 0.1.0 with pip, 29 MB", markup=False)
+        stderr.print("Fetching musicnn 0.1.0 with pip, 29 MB", markup=False)
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         with tempfile.TemporaryDirectory(dir=folder) as arriving:

@@ -21,7 +21,7 @@ import numpy as np
 import soxr
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import SPLITS, Corpus, CorpusTask, Item, Label, write_task
 from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
@@ -164,7 +164,7 @@ def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int
         windows = np.stack([audio[start : start + musicnn.WINDOW_NUM_SAMPLES] for start in starts])
         rows.append(np.mean(tagger.predict_on_batch(musicnn.log_mel(windows)), axis=0).round(6).tolist())
         if number % 20 == 0 or number == len(corpus.items):
-            notes.print(f"Listening: {number} of {len(corpus.items)} recordings", markup=False)
+            stderr.print(f"Listening: {number} of {len(corpus.items)} recordings", markup=False)
     content = {
         "description": "Pseudo-tags: mean probabilities of the model MTT_musicnn (musicnn 0.1.0) for each recording.",
         **made_from,
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str]) -> None:
     path = write_task(task, corpus.folder)
     tags = corpus.for_task(TASK_NAME)
     carried = tags.multi_hot(tags.items).sum() / len(tags.items)
-    results.print(
+    stdout.print(
         f"{path}: {len(task.tag_names)} pseudo-tags ({', '.join(task.tag_names)}), {carried:.2f} a recording; dropped "
         f"for too few songs in train, valid and test: {_listed(dropped)}.",
         markup=False,

@@ -22,7 +22,7 @@ from clmr_tf.augment.view_folder import (
 )
 from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, printable, results, run_command
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
             sample_rate_hz=config.sample_rate_hz,
         )
     for flaw in flaws_of(is_silent=views.is_silent, lost_seconds=views.lost_seconds):
-        notes.print(f"warning: {printable(str(config.recording))} {flaw}.", style="yellow", markup=False)
+        stderr.print(f"warning: {printable(str(config.recording))} {flaw}.", style="yellow", markup=False)
     make_folder(folder)
     views.write_sounds(folder)
     remove_sounds_beyond(folder, config.num_views)
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     write_atomically(folder / PARAMETERS_FILE, json.dumps(record, indent=2) + "\n")
     draw_views(views, folder / PICTURE_FILE)
-    results.print(
+    stdout.print(
         f"Wrote {config.num_views} crops and their views, {PICTURE_FILE} and {PARAMETERS_FILE} to {folder}.",
         markup=False,
     )

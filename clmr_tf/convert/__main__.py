@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     if out.is_relative_to(Path.cwd()):
         out = out.relative_to(Path.cwd())
     measured = ", ".join(f"{name} within {error:.0e}" for name, error in errors.items())
-    results.print(f"Converted to {out}; equal to the original network: {measured}.", markup=False)
+    stdout.print(f"Converted to {out}; equal to the original network: {measured}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clmr_tf.config.command_line import parse_command, to_plain
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def export(config: ExportConfig) -> Path:
         )
     if outdated:
         files = " and ".join(FORMATS[kind].file for kind in outdated)
-        notes.print(f"Making {files} again, with the tags of the new head.", markup=False)
+        stderr.print(f"Making {files} again, with the tags of the new head.", markup=False)
     if kinds:
         add_runtime_files(folder, kinds)
     return folder
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = export(config)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    results.print(f"Exported to {folder}; loaded again, its embeddings are the same.", markup=False)
+    stdout.print(f"Exported to {folder}; loaded again, its embeddings are the same.", markup=False)
 
 
 if __name__ == "__main__":

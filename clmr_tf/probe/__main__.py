@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import require_model
-from clmr_tf.console import notes, progress_bar, results, run_command
+from clmr_tf.console import progress_bar, run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
     model = require_model(config.model)
-    notes.print(f"Probing {model} on {config.corpus} ...", markup=False)
+    stderr.print(f"Probing {model} on {config.corpus} ...", markup=False)
     (_quick if config.preset == "quick" else _with_head)(config, model)
 
 
@@ -45,13 +45,13 @@ def _quick(config: ProbeConfig, model: Path) -> None:
     from clmr_tf.probe.quick import probe
 
     result = probe(model, config.corpus, config.corpora.expanduser(), config.seed, config.task)
-    results.print(_table(result))
+    stdout.print(_table(result))
     by_seed = result["rows"][1]["by_seed"]
     each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
-    results.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
+    stdout.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
     difference = result["trained_minus_untrained"]
     low, high = difference["interval"]
-    results.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
+    stdout.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
     name = "-".join([result["corpus"]["name"], *([config.task] if config.task else []), *_seed_of(config)])
     out = (config.out or model / f"probe-{name}.json").expanduser()
     _write(out, result)
@@ -68,7 +68,7 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
     heads = []
     with shown_progress() as show:
         result = probe_with_head(request_of(config), show, heads.append)
-    results.print(_head_table(result))
+    stdout.print(_head_table(result))
     test = result["scores"]["test"]
     for what, names in (
         ("Not scored, since no test clip has them", test["tags_without_positives"]),
@@ -76,9 +76,9 @@ def _with_head(config: ProbeConfig, model: Path) -> None:
         ("No training example has", result["labels"]["tags_without_positives"]),
     ):
         if names:
-            results.print(f"{what}: {', '.join(names)}", markup=False)
+            stdout.print(f"{what}: {', '.join(names)}", markup=False)
     if test["num_clips_of_one_window"]:
-        results.print(
+        stdout.print(
             f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
             "they are scored by it."
         )
@@ -112,7 +112,7 @@ def _lies_in(model: Path, out: Path) -> bool:
 
 def _write(path: Path, result: dict) -> None:
     write_atomically(path, json.dumps(result, indent=2) + "\n")
-    results.print(f"Written to {path}", markup=False)
+    stdout.print(f"Written to {path}", markup=False)
 
 
 @contextlib.contextmanager

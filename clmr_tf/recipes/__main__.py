@@ -20,7 +20,7 @@ from rich import box
 from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import results, run_command
+from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.action == "list":
         if config.name is not None:
             raise UsageError(f"`list` names all recipes and takes no name; `show {config.name}` shows one.")
-        results.print("\n".join(_lines_of(read_recipes(folder))), markup=False)
+        stdout.print("\n".join(_lines_of(read_recipes(folder))), markup=False)
         return
     if config.name is None:
         raise UsageError(
@@ -99,12 +99,12 @@ def _chain(recipe: "Recipe", base: "Recipe", config: RecipesConfig) -> "Chain":
 
 
 def _show(chain: "Chain", config: RecipesConfig) -> None:
-    results.print(chain.recipe.text.rstrip(), markup=False)
+    stdout.print(chain.recipe.text.rstrip(), markup=False)
     if chain.recipe.model_of is not None:
-        results.print(f"\n--- {chain.base.name}, whose model it is ---\n{chain.base.text.rstrip()}", markup=False)
-    results.print("\n--- commands ---", markup=False)
+        stdout.print(f"\n--- {chain.base.name}, whose model it is ---\n{chain.base.text.rstrip()}", markup=False)
+    stdout.print("\n--- commands ---", markup=False)
     for command in chain.commands():
-        results.print(command.line, markup=False)
+        stdout.print(command.line, markup=False)
     _note_changes(config)
 
 
@@ -117,21 +117,21 @@ def _run(chain: "Chain", config: RecipesConfig) -> None:
     chain.require_own_model()
     if config.dry_run:
         for place, command in enumerate(chain.commands()):
-            results.print(command.line + ("  # done already" if chain.is_done(place) else ""), markup=False)
-        results.print("The data are there; nothing was run.")
+            stdout.print(command.line + ("  # done already" if chain.is_done(place) else ""), markup=False)
+        stdout.print("The data are there; nothing was run.")
         return
     run_chain(chain)
     comparisons = compare(chain)
-    results.print(_comparison_table(chain.recipe, comparisons))
+    stdout.print(_comparison_table(chain.recipe, comparisons))
     for remark in dict.fromkeys(one.remark for one in comparisons if one.remark):
-        results.print(remark, markup=False)
+        stdout.print(remark, markup=False)
     _note_changes(config)
 
 
 def _note_changes(config: RecipesConfig) -> None:
     changes = [*config.train_changes, *config.probe_changes]
     if changes:
-        results.print(f"Changed: {', '.join(changes)}; what was published is of other settings.", markup=False)
+        stdout.print(f"Changed: {', '.join(changes)}; what was published is of other settings.", markup=False)
 
 
 def _lines_of(recipes: Mapping[str, "Recipe"]) -> list[str]:

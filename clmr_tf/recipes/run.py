@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.console import notes
+from clmr_tf.console import stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.resolution import is_prepared, prepared_name
 from clmr_tf.errors import ClmrError, UsageError
@@ -345,13 +345,13 @@ def run_chain(chain: Chain) -> None:
     """
     for place, command in enumerate(chain.commands()):
         if chain.is_done(place):
-            notes.print(f"Done already: {command.line}", markup=False)
+            stderr.print(f"Done already: {command.line}", markup=False)
         else:
             _run(command)
 
 
 def _run(command: Command) -> None:
-    notes.print(f"$ {command.line}", markup=False)
+    stderr.print(f"$ {command.line}", markup=False)
     line = [sys.executable, "-m", command.module, *command.arguments]
     # What it prints is on the way to the result, which alone goes to standard output.
     with noted_signals() as noted, subprocess.Popen(line, stdout=sys.stderr) as process:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, results, run_command
+from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -38,7 +38,7 @@ def report(config: ReportConfig) -> Path:
     out = Path("reports") / folder.resolve().name if config.out is None else config.out.expanduser()
     found, skipped = read_results(folder)
     for one in skipped:
-        notes.print(f"warning: {one.file} is skipped: it {one.reason}.", style="yellow", markup=False)
+        stderr.print(f"warning: {one.file} is skipped: it {one.reason}.", style="yellow", markup=False)
     page, pictures = make_report(found, skipped)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.report",
         description="Puts a folder of evaluations into tables and pictures, beside the published numbers.",
     )
-    results.print(f"Written to {report(config)}", markup=False)
+    stdout.print(f"Written to {report(config)}", markup=False)
 
 
 if __name__ == "__main__":

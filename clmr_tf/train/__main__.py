@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import notes, progress_bar, results, run_command
+from clmr_tf.console import progress_bar, run_command, stderr, stdout
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -46,8 +46,8 @@ class ProgressReport:
         if "clips_per_second" in scalars:
             words += f", {scalars['clips_per_second']:.1f} clips/s"
         self._bar.update(self._task, description=words)
-        if not notes.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            notes.print(f"step {step} of {num_steps}: {words}")
+        if not stderr.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            stderr.print(f"step {step} of {num_steps}: {words}")
             self._last_line = time.monotonic()
 
 
@@ -76,11 +76,11 @@ def main(arguments: Sequence[str]) -> None:
         else:
             longer = "--epochs" if config.epochs else "--steps"
             advice = f"give more {longer} to go on, or another --workdir to begin anew"
-        results.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
+        stdout.print(f"The run in {outcome.workdir} has {outcome.num_steps} steps already; {advice}.", markup=False)
         return
     early = ", where its validation loss had not fallen for long," if outcome.ended_early else ""
     best = " --checkpoint best" if config.has_labels else ""
-    results.print(
+    stdout.print(
         f"Trained to step {outcome.num_steps}{early} in {outcome.workdir}. Next:\n"
         f"  tensorboard --logdir {shlex.quote(str(outcome.workdir))}\n"
         f"  python -m clmr_tf.export --model {shlex.quote(str(outcome.workdir))}{best}",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from clmr_tf.console import progress_bar, results, run_command
+from clmr_tf.console import progress_bar, run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from pipelines.demo_data.attribution import ATTRIBUTION_FILE, attribution_text
@@ -148,12 +148,12 @@ def _command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.check:
         num_excerpts, num_other_bytes = check(FOLDER, options.cache)
-        results.print(f"{num_excerpts} excerpts are the selected ones; {num_other_bytes} differ in bytes only.")
+        stdout.print(f"{num_excerpts} excerpts are the selected ones; {num_other_bytes} differ in bytes only.")
         return
     tracks = build(FOLDER, options.cache)
     num_bytes = sum((FOLDER / track.file).stat().st_size for track in tracks)
     num_classes = len({track.class_name for track in tracks})
-    results.print(f"{len(tracks)} excerpts of {num_classes} classes, {num_bytes / 1e6:.1f} MB, in {FOLDER}.")
+    stdout.print(f"{len(tracks)} excerpts of {num_classes} classes, {num_bytes / 1e6:.1f} MB, in {FOLDER}.")
 
 
 if __name__ == "__main__":

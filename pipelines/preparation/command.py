@@ -10,7 +10,7 @@ from typing import TypeVar
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import notes, progress_bar, results
+from clmr_tf.console import progress_bar, stderr, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
 from pipelines.preparation.prepare import Progress
 from pipelines.preparation.settings import PrepareSettings, default_destination
@@ -26,7 +26,7 @@ def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     Args:
         name: What is prepared, in a word.
     """
-    if not notes.is_terminal:
+    if not stderr.is_terminal:
         yield _line_printer(name)
         return
     bar = progress_bar()
@@ -67,7 +67,7 @@ def _line_printer(name: str) -> Callable[[Progress], None]:
         now = time.monotonic()
         if now - last_line_at >= _SECONDS_BETWEEN_LINES or progress.num_done == progress.num_files:
             last_line_at = now
-            notes.print(
+            stderr.print(
                 f"Preparing {name}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
                 markup=False,
             )
@@ -120,4 +120,4 @@ def run_pipeline(
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
     corpus = prepare(options.out or default_destination(name, options), options)
-    results.print(summarise(corpus), markup=False)
+    stdout.print(summarise(corpus), markup=False)

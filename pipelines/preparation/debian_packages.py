@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from clmr_tf.console import notes
+from clmr_tf.console import stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place
 from pipelines.preparation.downloads import UnpackingLimits, unpack_zip
@@ -162,7 +162,7 @@ def fetch_package(package: Package, cache: Path) -> Path:
     path = cache / package.file
     if _is_whole(path, package):
         return path
-    notes.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
+    stderr.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
     # In a folder of its own: what bears its name in the cache is whole, and apt takes up a half file where it stopped.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from typing import IO, BinaryIO
 
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from clmr_tf.console import notes, progress_bar
+from clmr_tf.console import progress_bar, stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import put_in_place, sync
 
@@ -173,8 +173,8 @@ class _Transfer:
 
 @contextlib.contextmanager
 def _shown_transfer(name: str) -> Iterator[_Transfer]:
-    if not notes.is_terminal:
-        notes.print(f"Fetching {name} ...", markup=False)
+    if not stderr.is_terminal:
+        stderr.print(f"Fetching {name} ...", markup=False)
         yield _Transfer(None, name)
         return
     with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:

@@ -117,7 +117,7 @@ def test_warnings_and_information_of_the_package_are_shown(capsys):
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_shown_on_terminals_only(monkeypatch, is_terminal):
     written = io.StringIO()
-    monkeypatch.setattr(console, "notes", Console(file=written, force_terminal=is_terminal, width=100))
+    monkeypatch.setattr(console, "stderr", Console(file=written, force_terminal=is_terminal, width=100))
     with progress_bar() as bar:
         bar.update(bar.add_task("[embedding] files", total=4), completed=3)
     assert ("[embedding] files" in written.getvalue() and "3/4" in written.getvalue()) == is_terminal
