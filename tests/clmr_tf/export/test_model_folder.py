@@ -138,7 +138,7 @@ def test_an_architecture_that_cannot_be_built_is_refused(exported_folder, tmp_pa
     manifest = read_manifest(exported_folder)
     manifest["architecture"]["arguments"] = arguments
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="no architecture that this program can build"):
+    with pytest.raises(UsageError, match="has an architecture that cannot be built"):
         load_encoder(tmp_path)
 
 
