@@ -53,6 +53,7 @@ setup(
         "tyro>=1.0.10",
         "PyYAML>=6",
         "filelock>=3.16",
+        "safetensors>=0.5",
     ],
     extras_require={
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.

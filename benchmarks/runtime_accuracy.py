@@ -70,7 +70,7 @@ def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
     """The encoder in 8-bit integers throughout, scaled by windows from all over `recordings`."""
     import tensorflow as tf
 
-    from clmr_tf.export.folded_network import FoldedNetwork
+    from clmr_tf.export.converter import FoldedNetwork
 
     windows = np.concatenate(recordings)
     chosen = windows[np.linspace(0, len(windows) - 1, NUM_CALIBRATION_WINDOWS).astype(int)]

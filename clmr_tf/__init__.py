@@ -1,12 +1,12 @@
 """CLMR (Contrastive Learning of Musical Representations) in Keras and TensorFlow.
 
-The public names, loaded when they are first used, so that importing the package costs nothing:
+The public names, imported on first use:
 
     SampleCNN        the encoder, a Keras model
     nt_xent          the contrastive loss
     load_encoder     a trained encoder from a model folder or a run folder
     augment          the augmentations and their chain
-    metrics          ROC-AUC and average precision as the paper reports them
+    metrics          ROC-AUC and average precision as in the paper
 """
 
 import importlib
@@ -17,8 +17,8 @@ from clmr_tf._import_path import leave_out_current_folder
 
 leave_out_current_folder()
 
-# TensorFlow reads this when it is first imported. Its C++ side reports harmless things as errors at start; what fails
-# arrives as an exception all the same.
+# TensorFlow reads this when it is imported. Its C++ side logs harmless start-up messages as errors; real errors are
+# raised as exceptions anyway.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow's default only for CPUs with AVX-512; with AVX2 alone, training takes half the time with it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

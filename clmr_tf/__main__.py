@@ -1,6 +1,6 @@
-"""clmr-tf, or python -m clmr_tf: lists the commands and starts them.
+"""clmr-tf, or python -m clmr_tf: lists and runs the commands.
 
-clmr-tf                              what there is
+clmr-tf                              lists the commands
 clmr-tf train --corpus ~/Music       the same as `python -m clmr_tf.train --corpus ~/Music`
 clmr-tf prepare gtzan --help         the same as `python -m pipelines.gtzan --help`
 """
@@ -16,38 +16,38 @@ from clmr_tf.errors import UsageError, suggestion
 COMMANDS = {
     "train": "learn a representation of music from a folder of audio",
     "export": "write a trained encoder as a model folder that other programs load",
-    "probe": "measure a model with a classifier on its embeddings",
+    "probe": "evaluate a model with a classifier on its embeddings",
     "embed": "write embeddings of files and folders",
-    "tag": "name the tags of songs, by a model that has a head",
-    "similar": "find the songs that sound like others",
-    "augment": "write crops of a recording and their views as WAV",
-    "convert": "make a model folder of a PyTorch checkpoint, or the other way round",
-    "report": "put results into tables and pictures",
-    "recipes": "list, show and run published rows",
+    "tag": "tag songs with a model that has a head",
+    "similar": "find similar songs",
+    "augment": "write augmented views of a recording as WAV",
+    "convert": "convert PyTorch checkpoints to model folders and back",
+    "report": "make tables and plots of results",
+    "recipes": "list, show and run published experiments",
 }
 """Modules of this package, each with a `main`."""
 
 CORPORA = {
-    "demo": "the music that comes with clmr_tf",
+    "demo": "the music included in clmr_tf",
     "folder": "a folder of audio files",
     "magnatagatune": "MagnaTagATune",
     "magnatagatune_clean": "MagnaTagATune with the split of its clean version",
     "msd": "the Million Song Dataset",
     "gtzan": "GTZAN",
-    "fma": "the Free Music Archive's data set",
+    "fma": "the Free Music Archive data set",
     "mtg_jamendo": "MTG-Jamendo",
     "billboard": "McGill Billboard",
     "debian_games": "music of games in Debian",
-    "pseudo_tags": "tags of another model for a prepared corpus",
+    "pseudo_tags": "tags predicted by another model, for a prepared corpus",
 }
 """Modules of `pipelines`, each with a `main`."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Starts the command that the first argument names, or lists all.
+    """Runs the command named by the first argument, or lists all commands.
 
     Raises:
-        UsageError: If there is no such command; and whatever it raises.
+        UsageError: If there is no such command.
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     elif name == "prepare":
         _prepare(rest)
     else:
-        advice = suggestion(name, [*COMMANDS, "prepare"], "`clmr-tf` alone lists them all.")
+        advice = suggestion(name, [*COMMANDS, "prepare"], "`clmr-tf` lists all commands.")
         raise UsageError(f"There is no command {name!r}; {advice}")
 
 
@@ -73,19 +73,19 @@ def _prepare(arguments: Sequence[str]) -> None:
         return
     if name not in CORPORA:
         advice = suggestion(
-            name, CORPORA, f"there are {', '.join(CORPORA)}; of your own files, `prepare folder MUSIC`."
+            name, CORPORA, f"choose from {', '.join(CORPORA)}; for your own files, use `prepare folder MUSIC`."
         )
-        raise UsageError(f"There is no corpus {name!r} to prepare; {advice}")
+        raise UsageError(f"There is no corpus {name!r}; {advice}")
     importlib.import_module(f"pipelines.{name}").main(rest)
 
 
 def _listing() -> str:
     width = max(map(len, [*COMMANDS, *CORPORA]))
-    lines = [f"clmr_tf {__version__}: musical representations learned from audio, without labels.", "", "Commands:"]
+    lines = [f"clmr_tf {__version__}: self-supervised music representations from raw audio.", "", "Commands:"]
     lines += [f"  clmr-tf {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    lines += ["", "Corpora, prepared for training:"]
+    lines += ["", "Corpora to prepare for training:"]
     lines += [f"  clmr-tf prepare {name:<{width}}  {what}" for name, what in CORPORA.items()]
-    return "\n".join([*lines, "", "Each explains its options with --help."])
+    return "\n".join([*lines, "", "--help after a command shows its options."])
 
 
 def run() -> int:

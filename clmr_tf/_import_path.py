@@ -1,22 +1,22 @@
-"""Which folders Python imports from when one of the commands is started."""
+"""Removes the current folder from the import path of commands."""
 
 import sys
 from pathlib import Path
 
 
 def leave_out_current_folder() -> None:
-    """Takes the current folder off the import path where `python -m` put it there and it is not the one we are in.
+    """Removes the current folder from the import path if `python -m` added it and it does not hold this package.
 
-    Otherwise whatever lies in it and is called `pipelines`, `rich` or `yaml.py` is imported in place of what was
-    installed. To be called by a package's `__init__`, which `python -m PACKAGE.COMMAND` imports first.
+    Otherwise a folder `pipelines` or a file `yaml.py` in it would shadow installed packages. Called by the package's
+    `__init__`, which `python -m PACKAGE.COMMAND` imports first.
     """
-    # As long as Python looks for the module to run.
+    # sys.argv[0] is "-m" while Python locates the module to run.
     if sys.argv[:1] != ["-m"] or sys.flags.safe_path or not sys.path:
         return
     try:
         current = Path.cwd()
     except OSError:
-        # It was removed.
+        # The current folder no longer exists.
         return
     if Path(sys.path[0]) == current != Path(__file__).resolve().parents[1]:
         del sys.path[0]

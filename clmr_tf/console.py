@@ -1,4 +1,4 @@
-"""The one console of all commands: results on standard output, progress and notes on standard error."""
+"""What all commands share: two consoles, the progress bar, errors as sentences, exit codes."""
 
 import contextlib
 import hashlib
@@ -13,14 +13,15 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from clmr_tf.errors import ClmrError, is_disk_full
-from clmr_tf.quiet_start import hold_back_tensorflow_start
+from clmr_tf.quiet_start import hide_tensorflow_start
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
-# A file called ":guitar: solo.wav" is no picture of a guitar.
+# Without emoji, a file called ":guitar: solo.wav" keeps its name.
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -29,31 +30,42 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
-def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and turns what it raises into one sentence and an exit code.
-
-    Exit codes: 0 done, 2 asked for something impossible (UsageError), 1 failed, 130 interrupted, 143 terminated;
-    a command may choose another through SystemExit. `--debug` among the arguments shows the traceback as well.
+def progress_bar(*amounts: ProgressColumn) -> Progress:
+    """A progress bar on standard error, removed when it ends; shows nothing if standard error is not a terminal.
 
     Args:
-        command: Takes the command line's arguments without the program's name.
-        arguments: Those arguments; `sys.argv[1:]` if None.
+        amounts: What to show behind the bar. Default: how many of how many are done, and the time left.
+    """
+    amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
+    description = TextColumn("{task.description}", markup=False)
+    return Progress(description, BarColumn(), *amounts, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns its exceptions into one sentence and an exit code.
+
+    Exit codes: 0 success, 1 failure, 2 wrong usage (UsageError), 130 interrupted, 143 terminated; SystemExit passes
+    through. With `--debug` among the arguments, the traceback is printed as well.
+
+    Args:
+        command: Takes the command line's arguments, without the program's name.
+        arguments: Default: `sys.argv[1:]`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    hold_back_tensorflow_start()
-    logging.basicConfig(level=logging.WARNING, handlers=[_NotesHandler()])
-    # Ours alone: other libraries tell what nobody needs to know.
+    hide_tensorflow_start()
+    logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()])
+    # Only ours: the information that other libraries log is of no use to users.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
     try:
         with _interrupted_by_sigterm(terminations):
             command(arguments)
-    # Everything, because this is the last place where an error can still become a sentence.
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - see above
+    # The last place where an error can become a sentence.
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         if debug:
             traceback.print_exc()
-        # Whatever a library made of the interrupt on its way here.
+        # A library may have turned the interrupt into an exception of its own.
         sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
         stderr.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
@@ -61,14 +73,14 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm(noted: list[int]) -> Iterator[None]:
-    """Makes SIGTERM interrupt like Ctrl-C, so that it cleans up, and notes it; what has something to save handles it.
+def _interrupted_by_sigterm(received: list[int]) -> Iterator[None]:
+    """Makes SIGTERM raise KeyboardInterrupt, so that cleanup runs, and appends it to `received`.
 
-    No error of our own: AutoGraph and others catch every Exception of the code they run and raise their own.
+    Not an Exception of our own: AutoGraph catches each Exception of the code that it runs and raises another one.
     """
 
     def interrupt(number: int, _frame: object) -> None:
-        noted.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -79,10 +91,10 @@ def _interrupted_by_sigterm(noted: list[int]) -> Iterator[None]:
 
 
 def restore_signal_handler(number: int, before: SignalHandler) -> None:
-    """Lets a signal be handled as it was before `signal.signal` returned `before`.
+    """Restores the handler that `signal.signal` returned.
 
-    A handler that was not installed from Python, for which that is None, cannot be brought back from there; the signal
-    then acts as it does by default, which for SIGTERM and SIGINT is to end the process.
+    None is a handler that was not installed from Python. It cannot be restored, so the signal gets its default action,
+    which for SIGTERM and SIGINT is to end the process.
     """
     signal.signal(number, signal.SIG_DFL if before is None else before)
 
@@ -94,7 +106,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return "Interrupted.", EXIT_INTERRUPTED
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     if is_disk_full(error):
-        return f"The disk is full{where}; free some space and start the same command again.", EXIT_FAILURE
+        return f"The disk is full{where}; free some space and rerun the command.", EXIT_FAILURE
     if isinstance(error, OSError):
         return f"{error.strerror or error}{where}.", EXIT_FAILURE
     if isinstance(error, MemoryError):
@@ -103,19 +115,19 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of a message that says why: the first, unless a library puts the place before it."""
-    # Keras makes the reason bold, and has the arguments of the call behind it.
+    """The line of a message that gives the reason: the first, unless a library puts the location before it."""
+    # Keras prints the reason in bold and the arguments of the call after it.
     text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
-    # Such as "in user code:" of AutoGraph, with the traceback behind it, and "Graph execution error:".
-    is_place = lines[0].endswith(":") or lines[0].startswith("Exception encountered when calling")
-    return lines[-1].removeprefix(f"{type(error).__name__}: ") if is_place else lines[0]
+    # Such as AutoGraph's "in user code:", followed by the traceback, and "Graph execution error:".
+    is_location = lines[0].endswith(":") or lines[0].startswith("Exception encountered when calling")
+    return lines[-1].removeprefix(f"{type(error).__name__}: ") if is_location else lines[0]
 
 
 def printable(name: str) -> str:
-    """A file name as text that every terminal and every encoder takes.
+    """A file name as valid UTF-8.
 
-    Bytes that are not UTF-8 become `\\xff`, and a mark at the end keeps two such names apart.
+    Other bytes become `\\xff`, and a hash at the end keeps two such names apart.
     """
     try:
         name.encode("utf-8")
@@ -125,8 +137,8 @@ def printable(name: str) -> str:
     return name
 
 
-class _NotesHandler(logging.Handler):
-    """Writes log records through the console, so that they do not tear a progress bar apart."""
+class _LogHandler(logging.Handler):
+    """Writes log records through the console, so that they do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING:

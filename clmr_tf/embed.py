@@ -1,4 +1,4 @@
-"""python -m clmr_tf.embed: embeddings of files and folders of music, in one file.
+"""python -m clmr_tf.embed: writes embeddings of audio files and folders to one file.
 
 python -m clmr_tf.embed ~/Music song.mp3 --model savedmodels/mine --out embeddings.npz
 """
@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import DEMO_MODEL, require_model
-from clmr_tf.console import printable, run_command, stderr, stdout
+from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
-# A quarter of a gigabyte of audio; what is not encoded yet is lost where a list is interrupted.
-_LARGEST_BATCH_SIZE = 1024
+# 250 MB of audio. An interruption loses the batch in progress.
+_MAX_BATCH_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +35,9 @@ class EmbedConfig:
     """Windows per call of the encoder."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError, one sentence, for values that cannot be."""
-        if not 1 <= self.batch_size <= _LARGEST_BATCH_SIZE:
-            raise UsageError(f"--batch-size must be 1 to {_LARGEST_BATCH_SIZE}; received {self.batch_size}.")
+        """Raises UsageError for invalid values."""
+        if not 1 <= self.batch_size <= _MAX_BATCH_SIZE:
+            raise UsageError(f"--batch-size must be 1 to {_MAX_BATCH_SIZE}; received {self.batch_size}.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,9 +50,9 @@ def main(arguments: Sequence[str]) -> None:
         EmbedConfig, arguments, program="python -m clmr_tf.embed", description="Embeds files and folders of music."
     )
     if not config.paths:
-        raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.embed song.mp3`.")
+        raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     require_model(config.model)
-    # After the command line is known to be right: TensorFlow takes seconds to load.
+    # After the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import embed_files, require_table_name, usable
     from clmr_tf.inference.encoder import load_encoder
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     require_table_name(out)
     files, unlisted = find_audio(config.paths)
     encoder = load_encoder(config.model)
-    columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("embedding", total=len(files))
         embedded, skipped = embed_files(
             encoder,
@@ -75,8 +73,8 @@ def main(arguments: Sequence[str]) -> None:
             on_file=lambda done, of: bar.update(task, completed=done, total=of),
         )
     num_embedded = sum(1 for _ in usable([*skipped, *embedded]))
-    num_named = len(files) + len(unlisted)
-    stdout.print(f"Embedded {num_embedded} of {num_named} files to {printable(str(out))}.", markup=False)
+    num_given = len(files) + len(unlisted)
+    stdout.print(f"Embedded {num_embedded} of {num_given} files to {printable(str(out))}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Starts TensorFlow without its start-up messages."""
+"""Hides the start-up messages of TensorFlow, which no setting turns off.
+
+TF_CPP_MIN_LOG_LEVEL does not apply to the lines on CUDA that TensorFlow 2.21 writes while it is imported, nor to those
+on XLA that 2.17 writes when it first compiles (tensorflow/tensorflow#100442). Native code writes both straight to file
+descriptor 2, so for these two moments it is redirected.
+"""
 
 import contextlib
 import functools
-import importlib.abc
 import importlib.machinery
 import os
 import sys
@@ -12,22 +16,18 @@ from types import ModuleType
 
 
 @contextlib.contextmanager
-def native_errors_held_back() -> Iterator[None]:
-    """Keeps what is written to standard error meanwhile from the user, unless an error ends the block.
-
-    All threads of the process are affected, so it is for what is short and done before anything else is.
-    """
+def hidden_standard_error() -> Iterator[None]:
+    """Hides what the process, with all its threads, writes to standard error; shows it if the block raises."""
     sys.stderr.flush()
     standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
             sys.stderr.flush()
-            written.seek(0)
-            while block := written.read(1 << 16):
-                os.write(standard_error, block)
+            hidden.seek(0)
+            os.write(standard_error, hidden.read())
             raise
         finally:
             sys.stderr.flush()
@@ -35,44 +35,34 @@ def native_errors_held_back() -> Iterator[None]:
             os.close(standard_error)
 
 
-def hold_back_tensorflow_start() -> None:
-    """Makes the first import of TensorFlow in this process a quiet one.
+class _TensorFlowFinder(importlib.machinery.PathFinder):
+    """Finds TensorFlow, with a loader that hides its messages."""
 
-    Before its log level counts, TensorFlow 2.21 writes to standard error whether it found CUDA, on which a user could
-    not act (`clmr_tf.hardware` says what is). Commands call this before they import anything.
-    """
-    if "tensorflow" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow, with a loader that holds back its messages."""
-
+    @classmethod
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != "tensorflow":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        spec = super().find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_quietly(module: ModuleType) -> None:
-                with native_errors_held_back():
-                    load(module)
-
-            spec.loader.exec_module = load_quietly
+            spec.loader.exec_module = hidden_standard_error()(spec.loader.exec_module)
         return spec
+
+
+def hide_tensorflow_start() -> None:
+    """Makes the first import of TensorFlow quiet, wherever it is.
+
+    An import hook, because commands import TensorFlow in many places and only when they need it: it takes seconds.
+    """
+    if _TensorFlowFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _TensorFlowFinder)
 
 
 @functools.cache
 def start_xla_quietly() -> None:
-    """Compiles something small while standard error is held back.
-
-    When it compiles for the first time in a process, XLA writes four lines of no consequence to standard error past
-    every setting of TensorFlow's log level. Commands call this before they show anything of their own.
-    """
+    """Compiles a small function with hidden messages; for commands that compile, before they print anything."""
     import tensorflow as tf
 
-    with native_errors_held_back():
+    with hidden_standard_error():
         tf.function(lambda: tf.zeros([]) + 1, jit_compile=True)()

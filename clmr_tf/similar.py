@@ -1,4 +1,4 @@
-"""python -m clmr_tf.similar: the songs of a table of embeddings that sound most like a song.
+"""python -m clmr_tf.similar: finds the songs in a table of embeddings that are most similar to a song.
 
 python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music.npz
 python -m clmr_tf.similar song.mp3 --index music.npz --model savedmodels/mine
@@ -33,7 +33,7 @@ class SimilarConfig:
     """Number of songs to show."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError, one sentence, for values that cannot be."""
+        """Raises UsageError for invalid values."""
         if self.top < 1:
             raise UsageError(f"--top must be at least 1; received {self.top}.")
 
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str]) -> None:
         SimilarConfig, arguments, program="python -m clmr_tf.similar", description="Finds songs that sound alike."
     )
     if not config.paths:
-        raise UsageError("No song was given; name a file, as in `python -m clmr_tf.similar song.mp3`.")
+        raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
     require_model(config.model)
-    # After the command line is known to be right: TensorFlow takes seconds to load.
+    # After the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.export.model_folder import weights_hash
@@ -62,13 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     songs = read_songs(config.index.expanduser())
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
-        if weights_hash(encoder.model) != songs.facts["model_hash"]:
+        if weights_hash(encoder.model) != songs.metadata["model_hash"]:
             raise UsageError(
-                f"{config.index} was made with another model than {config.model}; give that one with --model, or embed "
-                "the files again."
+                f"{config.index} was made with another model than {config.model}; give that model with --model, or "
+                "embed the files again."
             )
         index = SongIndex(songs.paths, songs.means)
-        hop_seconds = songs.facts["hop_num_samples"] / encoder.sample_rate_hz
+        hop_seconds = songs.metadata["hop_num_samples"] / encoder.sample_rate_hz
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):
             stdout.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)

@@ -1,4 +1,4 @@
-"""python -m clmr_tf.tag: the tags of songs, and when they hold.
+"""python -m clmr_tf.tag: prints the tags of recordings, and plots them over time.
 
 python -m clmr_tf.tag song.mp3 --model savedmodels/mine --plot taggram.png
 """
@@ -29,12 +29,12 @@ class TagConfig:
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
-    """PNG file for a picture of the tags over time, for a single song."""
+    """PNG file to write, a plot of the tags over time; for a single song."""
     hop_seconds: float | None = None
     """Time between the starts of two windows. Default: the length of a window, so that they do not overlap."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError, one sentence, for values that cannot be."""
+        """Raises UsageError for invalid values."""
         if self.top < 1:
             raise UsageError(f"--top must be at least 1; received {self.top}.")
         if self.plot and self.plot.suffix != ".png":
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> None:
         TagConfig, arguments, program="python -m clmr_tf.tag", description="Tags songs, and shows tags over time."
     )
     if not config.paths:
-        raise UsageError("No music was given; name files or folders, as in `python -m clmr_tf.tag song.mp3`.")
+        raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
-    # After the command line is known to be right: TensorFlow takes seconds to load.
+    # After the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
@@ -67,16 +67,16 @@ def main(arguments: Sequence[str]) -> None:
         require_writable(plot, "--plot")
     files, skipped = find_audio(config.paths)
     if plot and len(files) > 1:
-        raise UsageError(f"--plot makes a picture of one song; {len(files)} files were given.")
+        raise UsageError(f"--plot needs a single song; received {len(files)} files.")
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
         encoder.require_tags()
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):
             tagging = encoder.tagging_of(Embedding(one.times_seconds, one.vectors, one.is_padded))
-            notes = [minutes_and_seconds(one.duration_seconds), *["shorter than a window"][: one.is_padded]]
-            notes += flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds)
-            stdout.print(f"{printable(str(one.path))} ({', '.join(notes)})", markup=False)
+            details = [minutes_and_seconds(one.duration_seconds), *["shorter than a window"][: one.is_padded]]
+            details += flaws_of(is_silent=one.is_silent, lost_seconds=one.lost_seconds)
+            stdout.print(f"{printable(str(one.path))} ({', '.join(details)})", markup=False)
             for name, probability in tagging.top(config.top):
                 stdout.print(f"  {probability:.3f}  {name}", markup=False)
             if plot:

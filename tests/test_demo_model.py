@@ -1,4 +1,4 @@
-"""The pretrained model that comes with the code: small, whole, and better at its music than a guess."""
+"""The included pretrained model is small, complete, and better than chance on unseen music of its composers."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ def encoder():
     return clmr_tf.load_encoder(FOLDER, check=True)
 
 
-def test_it_is_small_and_says_where_it_comes_from():
+def test_it_is_small_and_documents_its_origin():
     num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     assert num_bytes <= 12e6
     manifest, card = read_manifest(FOLDER), (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -38,14 +38,14 @@ def test_it_was_made_by_the_documented_command():
         assert type(config[option.replace("-", "_")])(value) == config[option.replace("-", "_")], option
 
 
-def test_it_tells_the_composers_of_its_music_apart(encoder):
+def test_it_recognises_composers_better_than_chance(encoder):
     with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
         tracks = list(csv.DictReader(file))
-    # Two songs of each of the eleven composers that it has never heard.
+    # Two songs of each of the eleven composers, not used for training.
     unheard = [track for track in tracks if track["split"] == "test"]
     assert len(unheard) == 22 and {track["class"] for track in unheard} == set(encoder.tagger.tag_names)
     guesses = [encoder.tag(AUDIO / track["file"]) for track in unheard]
     np.testing.assert_allclose(guesses[0].probabilities.sum(axis=1), 1, rtol=1e-5)
-    num_right = sum(guess.top(1)[0][0] == track["class"] for guess, track in zip(guesses, unheard, strict=True))
-    # A guess is right for two of them.
-    assert num_right >= 10
+    num_correct = sum(guess.top(1)[0][0] == track["class"] for guess, track in zip(guesses, unheard, strict=True))
+    # By chance, two would be right.
+    assert num_correct >= 10

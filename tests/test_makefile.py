@@ -1,4 +1,4 @@
-"""What the Makefile tells a user to do next, and which Python it takes."""
+"""The next steps that the Makefile prints, the Python that it chooses, and pinned requirements."""
 
 import re
 import shutil
@@ -14,8 +14,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 
 
-def test_what_to_do_after_make_train_can_be_done_as_it_stands_there():
-    # What would be run, the echoes of the next commands at its end.
+def test_the_next_steps_after_make_train_work():
     planned = subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True)
     (recording,) = re.findall(r"\.embed\('([^']+)'\)", planned.stdout)
     (model,) = re.findall(r"load_encoder\('([^']+)'\)", planned.stdout)
@@ -36,10 +35,10 @@ esac
 
 @pytest.fixture
 def make_environment(tmp_path):
-    """Runs the rule that makes .venv, with the Pythons that the test names and no other.
+    """Runs the rule that makes .venv, with only the given Pythons.
 
-    Each is a name with its version, None if it does not run, as where pyenv has a command and no Python behind it; a
-    version with "-" behind it has no venv module.
+    Each has a name and a version; None is a command that fails, as some of pyenv do. A version that ends in "-" has no
+    venv module.
     """
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -80,8 +79,7 @@ def make_environment(tmp_path):
         ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "3.13", "python3": "3.11"}, "python3.13"),
         ({"python3.11": "3.11", "python3.12": "3.12", "python3.14": "3.14", "python3": "3.14"}, "python3.12"),
         ({"python3": "3.11"}, "python3"),
-        ({"python3": "3.13"}, "python3"),
-        # A command of pyenv that leads nowhere, and one without the venv module.
+        # One that fails, and one without the venv module.
         ({"python3.13": None, "python3.12": "3.12-", "python3.11": "3.11"}, "python3.11"),
     ],
 )
@@ -97,12 +95,11 @@ def test_the_newest_usable_python_is_taken(make_environment, pythons, taken):
             {"python3": "3.14", "python3.14": "3.14"},
             ["3.11, 3.12 or 3.13 is needed", "Python 3.14 was found", "uv"],
         ),
-        ({"python3": "3.10"}, ["Python 3.11, 3.12 or 3.13 is needed", "Python 3.10 was found", "PYTHON="]),
         ({}, ["Python 3.11, 3.12 or 3.13 is needed", "no Python was found"]),
         ({"python3": "3.13-", "python3.13": "3.13-"}, ["no venv module", "apt-get install python3.13-venv"]),
     ],
 )
-def test_without_one_a_sentence_says_which_would_do_and_how_to_get_one(make_environment, pythons, words):
+def test_without_a_usable_python_the_error_says_how_to_get_one(make_environment, pythons, words):
     made = make_environment(pythons)
     sentence, *of_make = made.stderr.splitlines()
     assert made.returncode == 2 and made.stdout == ""
@@ -110,7 +107,7 @@ def test_without_one_a_sentence_says_which_would_do_and_how_to_get_one(make_envi
     assert all(line.startswith("make: ***") for line in of_make)
 
 
-def test_a_python_that_is_named_is_the_one(make_environment, tmp_path):
+def test_a_given_python_is_used(make_environment, tmp_path):
     pythons = {"python3.13": "3.13", "mine": "3.12", "old": "3.10"}
     assert make_environment(pythons, "PYTHON=mine").stdout == "made by mine\n"
     shutil.rmtree(tmp_path / ".venv")
@@ -119,7 +116,7 @@ def test_a_python_that_is_named_is_the_one(make_environment, tmp_path):
 
 
 def pins_in(name: str) -> dict[str, list[tuple[str, str]]]:
-    """Package → its (version, marker) in a file of requirements."""
+    """The (version, marker) of each package in a requirements file."""
     found = {}
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         pin = re.fullmatch(r"([\w.-]+)==([^;\s]+)(?:; (.+))?", line)
@@ -130,7 +127,7 @@ def pins_in(name: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_every_requirement_has_one_version_for_every_python_and_the_constraints_have_the_same():
+def test_requirements_and_constraints_agree_for_every_python():
     constraints = pins_in("constraints.txt")
     for name in ("requirements.txt", "requirements-test.txt"):
         for package, pins in pins_in(name).items():
@@ -149,8 +146,8 @@ def test_the_newest_tensorflow_is_that_of_the_newest_python():
         for version, marker in pins
         if marker == 'python_version >= "3.13"'
     }
-    # What has two versions is left out of the constraints there, so it must be pinned; NumPy's and PyAV's newest want
-    # a newer Python than 3.11.
+    # Packages with two versions are not constrained there, so they must be pinned. The newest NumPy and PyAV need a
+    # newer Python than 3.11.
     assert set(newest) <= set(latest)
     assert {package for package in newest if latest[package] != [(newest[package], "")]} == {"numpy", "av"}
     lines = (ROOT / "requirements-latest.txt").read_text(encoding="utf-8").lower().splitlines()

@@ -1,4 +1,4 @@
-"""What is installed is all there is, and works in a folder that is no checkout."""
+"""The installed package is complete and works outside of a checkout."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FOLDERS = ("clmr_tf", "pipelines", "recipes")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A build elsewhere, so that what an earlier one left behind is not taken for new."""
+    """A build in a new folder, so that files of an earlier build do not count."""
     folder = tmp_path_factory.mktemp("built")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
     command += ["build", "--build-base", str(folder / "base"), "--build-lib", str(folder / "lib")]
@@ -38,7 +38,7 @@ def test_every_file_of_the_packages_is_installed(built):
     assert there - installed == set()
 
 
-def test_what_the_package_says_of_itself(built):
+def test_the_metadata_of_the_package(built):
     (facts,) = built.glob("*.egg-info")
     metadata = message_from_string((facts / "PKG-INFO").read_text(encoding="utf-8"))
     assert metadata["Version"] == __version__
@@ -51,13 +51,13 @@ def test_what_the_package_says_of_itself(built):
 
 @pytest.fixture(scope="module")
 def anywhere(built, tmp_path_factory):
-    """Starts Python in a folder of somebody else, who has packages of their own that are called like ours."""
+    """Runs Python in a folder that has other packages with our names."""
     folder = tmp_path_factory.mktemp("anywhere")
     for name in ("pipelines", "recipes", "rich"):
         (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise SystemExit('code of somebody else')\n")
+        (folder / name / "__init__.py").write_text("raise SystemExit('another package')\n")
     (folder / "recipes" / "cake.yaml").write_text("flour: 500 g\n")
-    (folder / "yaml.py").write_text("raise SystemExit('code of somebody else')\n")
+    (folder / "yaml.py").write_text("raise SystemExit('another package')\n")
     (folder / "demo").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(built / "lib")}
 
@@ -69,7 +69,7 @@ def anywhere(built, tmp_path_factory):
 
 
 SCRIPT = ("-P", "-c", "import sys; from clmr_tf.__main__ import run; sys.exit(run())")
-"""What pip makes of the entry point: a script in a folder of its own."""
+"""Like the script that pip installs for the entry point."""
 
 
 def test_the_script_and_the_modules_import_what_is_installed(anywhere, built):
@@ -91,33 +91,34 @@ def test_the_script_and_the_modules_import_what_is_installed(anywhere, built):
     assert (module.returncode, module.stdout) == (0, listed.stdout)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["export"],
-        ["probe"],
-        ["embed"],
-        ["tag"],
-        ["similar"],
-        ["augment"],
-        ["convert"],
-        ["report"],
-        ["train", "--corpus", "nowhere"],
-        ["recipes", "run", "mtt-epochs-1000"],
-        ["prepare", "magnatagatune"],
-        ["prepare", "folder"],
-        ["prepare", "pseudo_tags"],
-    ],
-    ids=" ".join,
-)
-def test_a_command_that_lacks_something_says_what_in_one_sentence(anywhere, arguments):
-    done = anywhere(*SCRIPT, *arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    *before, last = done.stderr.splitlines()
-    assert last.startswith("error: ") and before == [] and "Traceback" not in done.stderr, done.stderr
+INCOMPLETE = """
+export; probe; embed; tag; similar; augment; convert; report; train --corpus nowhere; recipes run mtt-epochs-1000;
+prepare magnatagatune; prepare folder; prepare pseudo_tags
+"""
+# All in one process, since each start takes a second.
+RUN_ALL = """
+import contextlib, io, json, sys
+from clmr_tf.__main__ import main
+from clmr_tf.console import run_command
+
+ended = []
+for command in sys.argv[1].split(";"):
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        ended.append([command.strip(), run_command(main, command.split()), written.getvalue()])
+print(json.dumps(ended))
+"""
 
 
-def test_the_demo_is_prepared_and_the_folder_of_that_name_is_said_not_to_be(anywhere, tmp_path):
+def test_incomplete_commands_fail_with_one_sentence(anywhere):
+    done = anywhere("-P", "-c", RUN_ALL, INCOMPLETE)
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout)
+    assert len(ended) == 13
+    for command, exit_code, written in ended:
+        assert exit_code == 2 and written.startswith("error: ") and written.count("\n") == 1, (command, written)
+
+
+def test_the_corpus_demo_takes_precedence_over_a_folder_demo(anywhere, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""python -m clmr_tf.convert: from a checkpoint of the released PyTorch code to a model folder, and back."""
+"""python -m clmr_tf.convert: converts checkpoints of the released PyTorch code to model folders and back."""
 
 import dataclasses
 import sys
@@ -12,15 +12,16 @@ from clmr_tf.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Settings of the conversion."""
+    """Settings of the translation."""
 
     from_pytorch: Path | None = None
-    """Checkpoint of the released code (.pt, .ckpt, or one inside a .zip) to convert to a model folder."""
+    """Checkpoint of the released code (.pt, .ckpt, .safetensors, or one inside a .zip) to convert to a model folder."""
     to_pytorch: Path | None = None
-    """Model folder to convert to such a checkpoint, a plain state dict."""
+    """Model folder to convert to a checkpoint, a plain state dict."""
     out: Path | None = None
-    """Model folder or checkpoint to write. An existing checkpoint is replaced; an existing model only if it was
-    converted from the same checkpoint."""
+    """Model folder or checkpoint to write. A checkpoint that ends in .safetensors is written in that format, any other
+    for torch.load. An existing checkpoint is replaced; an existing model only if it was converted from the same
+    checkpoint."""
     overwrite: bool = False
     """With --from-pytorch: also replace a model of a run or of another checkpoint."""
     head: Path | None = None
@@ -36,24 +37,24 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> tuple[Path, dict[str, float]]:
-    """Converts in one direction or the other.
+    """Converts in either direction.
 
     Returns:
-        What was written, and the errors that were found on the way, see `clmr_tf.convert.translation`.
+        The path written, and the relative error of each output, see `clmr_tf.convert.translation`.
     """
     if (config.from_pytorch is None) == (config.to_pytorch is None):
         raise UsageError("Give either --from-pytorch CHECKPOINT or --to-pytorch MODEL-FOLDER.")
     if config.out is None:
         raise UsageError("Give --out: the model folder or the checkpoint to write.")
     out = config.out.expanduser().absolute()
-    from clmr_tf.convert import translation as conversion
+    from clmr_tf.convert import translation
 
     if config.to_pytorch is not None:
         for option in ("head", "tags", "golden", "licence", "overwrite"):
             if getattr(config, option) not in (None, False):
-                raise UsageError(f"--{option} is of no effect with --to-pytorch; leave it out.")
-        return out, conversion.to_pytorch(config.to_pytorch.expanduser(), out)
-    errors = conversion.from_pytorch(
+                raise UsageError(f"--{option} has no effect with --to-pytorch; leave it out.")
+        return out, translation.to_pytorch(config.to_pytorch.expanduser(), out)
+    errors = translation.from_pytorch(
         config.from_pytorch.expanduser(),
         out,
         head_checkpoint=config.head and config.head.expanduser(),

@@ -1,4 +1,4 @@
-"""The original's networks: their names, shapes and order of weights."""
+"""The original network in NumPy, and the key layouts of its state dicts."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clmr_tf.convert.state_dict_keys import some_keys, unwrapped
+from clmr_tf.convert.reader import some_keys
 from clmr_tf.errors import UsageError
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, POOL_SIZES, layer_channels
 
@@ -37,12 +37,12 @@ class OriginalLayer:
 
 @dataclasses.dataclass(frozen=True)
 class OriginalNetwork:
-    """Encoder and heads, float64 as they lie in PyTorch: matrices are [out, in].
+    """Encoder, projector and head in float64, laid out as in PyTorch: matrices are [out, in].
 
     Attributes:
         layers: The stem, the nine blocks and the last convolution.
-        projector: The two matrices of the projector, [512, 512] and [n, 512], or nothing.
-        head: Of each layer of the head for tags a matrix and a bias, or nothing.
+        projector: Its two matrices, [512, 512] and [n, 512]; may be empty.
+        head: Matrix and bias of each layer; may be empty.
     """
 
     layers: tuple[OriginalLayer, ...]
@@ -50,14 +50,14 @@ class OriginalNetwork:
     head: tuple[np.ndarray, ...] = ()
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
-        """Clips [batch, samples], of the length that leaves one frame -> h, float64 [batch, 512]."""
+        """Clips [batch, clip_num_samples] -> h, float64 [batch, 512]."""
         frames = audio[:, np.newaxis].astype(np.float64)
         for index, layer in enumerate(self.layers):
             is_stem, is_block = index == 0, 0 < index < len(self.layers) - 1
             frames = _convolve(frames, layer, stride=3 if is_stem else 1, padding=0 if is_stem else 1)
             frames = np.maximum(_normalize(frames, layer), 0)
             if is_block:
-                # Kernel, and size and stride of the pooling, are one number in the original.
+                # In the original, kernel size, pool size and pool stride are equal.
                 frames = _pool(frames, layer.kernel.shape[2])
         return frames.reshape(len(frames), -1)
 
@@ -75,11 +75,11 @@ class OriginalNetwork:
 
 
 def _convolve(frames: np.ndarray, layer: OriginalLayer, stride: int, padding: int) -> np.ndarray:
-    """[batch, in, time] -> [batch, out, frames], zeros beyond both ends."""
+    """[batch, in, time] -> [batch, out, frames], padded with zeros."""
     frames = np.pad(frames, ((0, 0), (0, 0), (padding, padding)))
     size = layer.kernel.shape[2]
     num_frames = (frames.shape[2] - size) // stride + 1
-    # Where the channels of a matrix do not lie side by side, NumPy multiplies without its fast library.
+    # NumPy multiplies contiguous matrices with BLAS, others without.
     taps = np.ascontiguousarray(layer.kernel.transpose(2, 0, 1))
     shifts = (frames[:, :, tap : tap + stride * (num_frames - 1) + 1 : stride] for tap in range(size))
     return sum(map(np.matmul, taps, map(np.ascontiguousarray, shifts))) + layer.bias[:, np.newaxis]
@@ -95,6 +95,8 @@ def _pool(frames: np.ndarray, size: int) -> np.ndarray:
     return frames[:, :, : num_frames * size].reshape(*frames.shape[:2], num_frames, size).max(axis=3)
 
 
+# Prefixes of keys: of DataParallel and DistributedDataParallel, and of torch.compile.
+_WRAPPERS = frozenset({"module", "_orig_mod"})
 _NUM_LAYERS = 11
 _LAYER_PARTS = {
     "kernel": "0.weight",
@@ -108,15 +110,15 @@ _LAYER_PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class KeyLayout:
-    """A way to name the weights.
+    """Key names of a state dict.
 
     Attributes:
-        name: What it is called in manifests and messages.
-        layer: Beginning of the keys of a layer, by `index` from 0 or `number` from 1.
-        encoder_head: Beginning of the keys of a linear head inside the encoder.
-        projector: Beginning of the keys of the projector.
-        head: Beginning of the keys of a head behind the encoder; None if there is no such thing.
-        repeated: Beginnings of keys of weights that the file names a second time.
+        name: For manifests and messages.
+        layer: Prefix of a layer's keys, with its `index` from 0 or `number` from 1.
+        encoder_head: Prefix of a linear head inside the encoder.
+        projector: Prefix of the projector.
+        head: Prefix of a head after the encoder, if the layout has one.
+        repeated: Prefixes of duplicate weights, which are ignored.
     """
 
     name: str
@@ -154,18 +156,18 @@ LAYOUTS = (
 
 
 class _Weights:
-    """The tensors of a state dict, taken one after the other."""
+    """The tensors of a state dict that have not been used yet."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], path: Path) -> None:
-        self._left = dict(tensors)
+        self._unused = dict(tensors)
         self._path = path
 
     def take(self, key: str, *shape: int | None) -> np.ndarray:
         """A tensor as float64; None in a shape is any length."""
-        tensor = self._left.pop(key, None)
+        tensor = self._unused.pop(key, None)
         if tensor is None:
             raise UsageError(
-                f"{self._path} lacks `{key}`; what it has and is not used is {some_keys(self._left)}, so give a whole "
+                f"{self._path} lacks `{key}` and has the unused keys {some_keys(self._unused)}; give a complete "
                 "checkpoint of the released code."
             )
         fits = len(tensor.shape) == len(shape) and all(
@@ -174,12 +176,12 @@ class _Weights:
         if not fits:
             wanted = ", ".join("n" if length is None else str(length) for length in shape)
             raise UsageError(
-                f"{self._path}: `{key}` has the shape {list(tensor.shape)} instead of [{wanted}]; only SampleCNN of "
-                "the released code can be converted, of any width."
+                f"{self._path}: `{key}` has the shape {list(tensor.shape)} instead of [{wanted}]; only the released "
+                "SampleCNN can be converted, of any width."
             )
         numbers = tensor.astype(np.float64)
         if not np.isfinite(numbers).all():
-            raise UsageError(f"{self._path}: `{key}` holds numbers that are not finite; give another checkpoint.")
+            raise UsageError(f"{self._path}: `{key}` has values that are not finite; give another checkpoint.")
         return numbers
 
     def take_linear(self, prefix: str, num_outputs: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -187,20 +189,40 @@ class _Weights:
         return weight, self.take(f"{prefix}bias", len(weight))
 
     def take_head(self, prefix: str) -> tuple[np.ndarray, ...]:
-        """The one or two linear layers that the original puts behind the encoder."""
-        if f"{prefix}2.weight" not in self._left:
+        """The one or two linear layers of the original's head."""
+        if f"{prefix}2.weight" not in self._unused:
             return self.take_linear(f"{prefix}0.", None)
         return *self.take_linear(f"{prefix}0.", EMBEDDING_DIM), *self.take_linear(f"{prefix}2.", None)
 
     def require_used(self, repeated: tuple[str, ...]) -> None:
         unexpected = [
-            key for key in self._left if not key.startswith(repeated) and not key.endswith(".num_batches_tracked")
+            key for key in self._unused if not key.startswith(repeated) and not key.endswith(".num_batches_tracked")
         ]
         if unexpected:
             raise UsageError(
-                f"{self._path} has the unexpected keys {some_keys(unexpected)}; only SampleCNN of the released code, "
-                "with its projector or its head, can be converted."
+                f"{self._path} has the unexpected keys {some_keys(unexpected)}; only the released SampleCNN, with its "
+                "projector or its head, can be converted."
             )
+
+
+def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """A state dict without the wrappers of the network in its keys.
+
+    Args:
+        tensors: A state dict.
+        path: Named in errors.
+
+    Raises:
+        UsageError: If two keys become equal.
+    """
+    names = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in tensors}
+    repeated = [key for key, name in names.items() if name != key and name in tensors]
+    if repeated or len(set(names.values())) < len(names):
+        raise UsageError(
+            f"{path} has the same weights with and without a wrapper, such as {some_keys(repeated or names)}; give a "
+            "checkpoint of one network."
+        )
+    return {names[key]: tensor for key, tensor in tensors.items()}
 
 
 def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetwork, KeyLayout]:
@@ -208,18 +230,18 @@ def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetw
 
     Args:
         tensors: The state dict.
-        path: What to call it in errors.
+        path: Named in errors.
 
     Raises:
-        UsageError: If the layout is unknown, a key is missing or too many, or a shape does not fit.
+        UsageError: If the layout is unknown, a key is missing or unexpected, or a shape does not fit.
     """
     tensors = unwrapped(tensors, path)
     layout = next((one for one in LAYOUTS if one.layer_key(0, "kernel") in tensors), None)
     if layout is None:
         expected = ", ".join(f"`{one.layer_key(0, 'kernel')}`" for one in LAYOUTS)
         raise UsageError(
-            f"{path} is in no layout of the released code: it has none of the keys {expected}, but "
-            f"{some_keys(tensors)}; give a checkpoint of an encoder."
+            f"{path} has an unknown layout: it has none of the keys {expected}, but {some_keys(tensors)}; give a "
+            "checkpoint of an encoder of the released code."
         )
     weights = _Weights(tensors, path)
     kernel_shapes = [tensors.get(layout.layer_key(index, "kernel"), np.zeros(())).shape for index in range(_NUM_LAYERS)]
@@ -239,15 +261,15 @@ def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetw
     if f"{layout.encoder_head}weight" in tensors:
         head = weights.take_linear(layout.encoder_head, None)
     if layout.head is not None and f"{layout.head}0.weight" in tensors:
-        # A head that was trained afterwards; the one inside the encoder was then never used.
+        # Trained afterwards; then the one inside the encoder was never used.
         head = weights.take_head(layout.head)
     weights.require_used(layout.repeated)
-    # The released code fills up a checkpoint without a head by zeros.
+    # The released code writes zeros if there is no head.
     return OriginalNetwork(tuple(layers), projector, head if any(part.any() for part in head) else ()), layout
 
 
 def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndarray, ...]:
-    """Finds the head in a state dict that holds one by itself, or one behind an encoder.
+    """Finds the head in a state dict of a head, or of an encoder with a head.
 
     Raises:
         UsageError: If there is none, or a shape does not fit.
@@ -256,7 +278,7 @@ def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndar
     prefix = next((one for one in ("", "model.") if f"{one}0.weight" in tensors), None)
     if prefix is None:
         raise UsageError(
-            f"{path} holds no head: it has neither the key `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
+            f"{path} holds no head: it has neither `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
             "give a finetuner checkpoint of the released code."
         )
     return _Weights(tensors, path).take_head(prefix)
@@ -283,15 +305,15 @@ def state_dict_of(network: OriginalNetwork, num_batches: int) -> dict[str, np.nd
 
 
 def width_of(kernel_shapes: list[tuple[int, ...]]) -> float:
-    """The width of a SampleCNN with these kernels, [out, in, size] each; of another network, any.
+    """The width of a SampleCNN with these kernels, [out, in, size] each; arbitrary for another network.
 
-    Channels are rounded to multiples of 8, so a range of widths gives the same ones; the middle of it is 1 for the
-    original's.
+    Channels are rounded to multiples of 8, so a range of widths has the same channels. Its middle is returned, which
+    is 1 for the original.
     """
     ranges = []
     for shape, channels in ((kernel_shapes[0], layer_channels(1)[0]), (kernel_shapes[3], layer_channels(1)[3])):
         num_eighths = shape[0] / 8 if shape else channels / 8
-        # Eight channels are the fewest there are, however narrow the network.
+        # A network has at least 8 channels, however narrow.
         narrowest = num_eighths - 0.5 if num_eighths > 1 else 0
         ranges.append((narrowest * 8 / channels, (num_eighths + 0.5) * 8 / channels))
     lows, highs = zip(*ranges, strict=True)
@@ -299,6 +321,6 @@ def width_of(kernel_shapes: list[tuple[int, ...]]) -> float:
 
 
 def sample_rate_of(kernel_shapes: list[tuple[int, ...]]) -> int:
-    """The rate in Hz whose SampleCNN has kernels of these sizes; of another network, the first."""
+    """Sample rate in Hz of the SampleCNN with these kernel sizes; the first known rate for another network."""
     sizes = tuple(shape[-1] if shape else 0 for shape in kernel_shapes[1:-1])
     return next((rate for rate, pool_sizes in POOL_SIZES.items() if pool_sizes == sizes), next(iter(POOL_SIZES)))

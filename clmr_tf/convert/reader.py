@@ -1,23 +1,24 @@
-"""PyTorch checkpoints read without PyTorch, and without running what they ask for."""
+"""Reads PyTorch checkpoints and safetensors files without PyTorch and without running code from the file."""
 
 import dataclasses
 import io
+import json
 import math
 import os
 import pickle
 import reprlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from safetensors import deserialize
 
-from clmr_tf.convert.state_dict_keys import some_keys
 from clmr_tf.data.restricted_pickle import NUMPY_SCALARS, PlainMapping, RestrictedUnpickler, UnknownNameError
 from clmr_tf.errors import UsageError
 
-# Kinds of numbers by the names of PyTorch's storages; there is no bfloat16 in NumPy, so its bits are read.
+# By the names of PyTorch's storages. NumPy has no bfloat16, so its bits are read.
 STORAGE_DTYPES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
@@ -31,18 +32,31 @@ STORAGE_DTYPES = {
     "BoolStorage": "b1",
 }
 
-# As many as PyTorch has.
-_MOST_DIMENSIONS = 64
+_SAFETENSORS_STORAGES = {
+    "F64": "DoubleStorage",
+    "F32": "FloatStorage",
+    "F16": "HalfStorage",
+    "BF16": "BFloat16Storage",
+    "I64": "LongStorage",
+    "I32": "IntStorage",
+    "I16": "ShortStorage",
+    "I8": "CharStorage",
+    "U8": "ByteStorage",
+    "BOOL": "BoolStorage",
+}
+
+# PyTorch's own limit.
+_MAX_DIMENSIONS = 64
 
 
 class StoredTensor(NamedTuple):
-    """What a file says about a tensor.
+    """A tensor as described by a file.
 
     Attributes:
-        storage: Key of its numbers.
-        first: Where in the storage it begins, in elements.
-        shape: Of each dimension the length.
-        strides: Of each dimension the distance of its elements in the storage.
+        storage: Key of its storage.
+        first: Index of its first element in the storage.
+        shape: Length of each dimension.
+        strides: Distance of neighbouring elements in each dimension, in elements.
     """
 
     storage: str
@@ -53,12 +67,12 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass
 class Storages:
-    """The storages of one file: first what the pickle says about them, then their numbers.
+    """The storages of one file: first declared by the pickle, then filled.
 
     Attributes:
-        types: By key, the name of the storage's type and its number of elements.
+        types: By key, type name and number of elements.
         contents: By key, the elements; bfloat16 as its bits.
-        byte_order: "<" or ">", of the elements.
+        byte_order: Of the elements, "<" or ">".
     """
 
     types: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
@@ -66,10 +80,10 @@ class Storages:
     byte_order: str = "<"
 
     def declare(self, identity: Any) -> str:
-        """Takes a pickle's words for a storage, ("storage", type, key, device, elements), and returns its key.
+        """Declares a storage from its persistent id, ("storage", type, key, device, elements), and returns its key.
 
         Raises:
-            ValueError, TypeError: If they are none.
+            ValueError, TypeError: If the id is malformed.
         """
         kind, type_name, key, _, num_elements, *view = (*identity, *5 * [None])[: max(len(identity), 5)]
         if kind != "storage" or type_name not in STORAGE_DTYPES or not isinstance(key, str):
@@ -77,7 +91,7 @@ class Storages:
         if not isinstance(num_elements, int) or num_elements < 0 or any(part is not None for part in view):
             raise ValueError(f"the storage {key} is a view or has no length")
         if self.types.setdefault(key, (type_name, num_elements)) != (type_name, num_elements):
-            raise ValueError(f"the storage {key} is there as two types")
+            raise ValueError(f"the storage {key} is declared with two types")
         return key
 
     def num_bytes(self, key: str) -> int:
@@ -86,10 +100,10 @@ class Storages:
         return num_elements * np.dtype(STORAGE_DTYPES[type_name]).itemsize
 
     def fill(self, key: str, raw: bytes) -> None:
-        """Takes the bytes of a declared storage.
+        """Sets the bytes of a declared storage.
 
         Raises:
-            ValueError: If they are too few or too many.
+            ValueError: If their number is wrong.
         """
         if len(raw) != self.num_bytes(key):
             raise ValueError(f"the storage {key} has {len(raw)} bytes instead of {self.num_bytes(key)}")
@@ -97,11 +111,11 @@ class Storages:
         self.contents[key] = np.frombuffer(raw, dtype)
 
     def arrays_of(self, tensors: Mapping[str, StoredTensor], max_bytes: int) -> dict[str, np.ndarray]:
-        """The numbers of tensors, read-only; bfloat16 becomes float32, and all else is a view of its storage.
+        """The tensors as read-only views of their storages; bfloat16 is converted to float32.
 
         Raises:
-            ValueError: If a tensor reaches out of its storage, or if all of them together would have more than
-                `max_bytes`: a few bytes become any number of them by strides of 0 or by many tensors of one storage.
+            ValueError: If a tensor exceeds its storage, or all tensors together exceed `max_bytes`, which small files
+                can claim with strides of 0 or with many tensors of one storage.
         """
         num_bytes = 0
         for tensor in tensors.values():
@@ -110,8 +124,8 @@ class Storages:
             if min((tensor.first, *tensor.shape, *tensor.strides)) < 0 or (
                 num_numbers > 0 and tensor.first + reach >= self.types[tensor.storage][1]
             ):
-                raise ValueError(f"a tensor reaches out of the storage {tensor.storage}")
-            # In float64, in which they are computed with.
+                raise ValueError(f"a tensor exceeds the storage {tensor.storage}")
+            # They are converted to float64 later.
             num_bytes += 8 * num_numbers
         if num_bytes > max_bytes:
             raise ValueError(f"its tensors would have {num_bytes} bytes, and a checkpoint may have {max_bytes}")
@@ -125,35 +139,34 @@ class Storages:
         strides = [stride * elements.itemsize for stride in tensor.strides]
         array = np.lib.stride_tricks.as_strided(elements[tensor.first :], tensor.shape, strides, writeable=False)
         if is_bfloat16:
-            # The upper half of a float32.
+            # bfloat16 is the upper half of a float32.
             array = np.asarray(array.astype(np.uint32) << 16).view(np.float32)
             array.flags.writeable = False
         return array
 
 
 def rebuild_tensor(storage: str, first: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> StoredTensor:
-    """Stands in for the function that PyTorch's pickles call for every tensor."""
+    """Replaces the function of this name, which PyTorch's pickles call for every tensor."""
     numbers = (first, *shape, *strides)
-    is_shape = len(shape) == len(strides) <= _MOST_DIMENSIONS and all(type(one) is int for one in numbers)
-    # Of larger numbers, products alone would take forever.
+    is_shape = len(shape) == len(strides) <= _MAX_DIMENSIONS and all(type(one) is int for one in numbers)
+    # Arithmetic on huge integers would take forever.
     if not isinstance(storage, str) or not is_shape or any(abs(one) >= 2**63 for one in numbers):
-        raise TypeError("a tensor without a shape that makes sense")
+        raise TypeError("a tensor has an invalid shape")
     return StoredTensor(storage, first, tuple(shape), tuple(strides))
 
 
 _LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 _MAX_BYTES = 2**31
-"""Of a file, of all together that is read out of a zip archive, where a few bytes may inflate to any number, and of all
-tensors. The released checkpoints have 30 MB."""
+"""Limit of a file, of everything read from a zip archive, and of all tensors. Released checkpoints have 30 MB."""
 _MAX_PICKLE_BYTES = 2**24
-"""Of a pickle, which has the names of the weights and not their numbers; with optimizers, some 100 KB."""
+"""Limit of a pickle, which holds no numbers; with optimizers, it has about 100 KB."""
 _STATE_DICT_NAMES = ("state_dict", "model_state_dict", "model", "net")
-"""Under which of its keys a checkpoint has the state dict, if it is not one itself; also one in another."""
-_DEEPEST_STATE_DICT = 3
-"""How far in; a pickle can hold a dictionary that holds itself."""
+"""Keys under which a checkpoint can hold its state dict, also nested."""
+_MAX_NESTING = 3
+"""Of state dicts; a pickle can hold a dictionary that contains itself."""
 
-# What training code saves beside the weights is let through: numbers as they are, everything else empty.
+# What training code saves beside the weights: numbers are kept, everything else becomes empty.
 _FACTORIES = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 _TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -178,23 +191,23 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was found.
+    """The content of a checkpoint.
 
     Attributes:
         tensors: The state dict, in its order.
-        facts: What Lightning says about the training, of "epoch", "global_step" and "pytorch-lightning_version".
+        metadata: Those of "epoch", "global_step" and "pytorch-lightning_version" that it has.
     """
 
     tensors: dict[str, np.ndarray]
-    facts: dict[str, int | str]
+    metadata: dict[str, int | str]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads the state dict of a `.pt` or `.ckpt` file, which may be the one checkpoint in a zip archive.
+    """Reads the state dict of a `.pt`, `.ckpt` or `.safetensors` file, which may be the only one in a zip archive.
 
     Raises:
-        UsageError: If the file cannot be read, is no checkpoint, is damaged, or holds anything but tensors and plain
-            data; nothing of it was called.
+        UsageError: If the file cannot be read, is not a checkpoint, is damaged, or holds anything but tensors and plain
+            data. No code from the file is run.
     """
     try:
         with path.open("rb") as file:
@@ -204,37 +217,37 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give a checkpoint of PyTorch.") from error
     if num_bytes > _MAX_BYTES:
         raise UsageError(
-            f"{path} has {num_bytes} bytes, and a checkpoint may have {_MAX_BYTES}; save the state dict of its encoder "
-            "by itself."
+            f"{path} has {num_bytes} bytes, and a checkpoint may have {_MAX_BYTES}; save only the state dict of its "
+            "encoder."
         )
     try:
         return _read(content, _Budget(_MAX_BYTES))
     except UnknownNameError as error:
         where = f" behind the keys {some_keys(error.keys)}" if error.keys else ""
         raise UsageError(
-            f"{path} is refused, since {_in_one_line(error)}, which weights do not need,{where}; nothing of it was "
-            "run, and if you trust it, save its state dict by itself."
+            f"{path} was refused because {_in_one_line(error)}, which weights do not need,{where}; no code from it was "
+            "run. If you trust the file, save only its state dict."
         ) from error
     except _UnclearError as error:
-        raise UsageError(f"{path} holds {error}; unpack it and give one checkpoint.") from error
-    # A damaged file fails in every way there is.
+        raise UsageError(f"{path} holds {error}; extract it and give one checkpoint.") from error
+    # A damaged file can raise anything.
     except Exception as error:
         reason = _in_one_line(error) or type(error).__name__
-        raise UsageError(f"{path} is no checkpoint of PyTorch that can be read ({reason}); fetch it again.") from error
+        raise UsageError(f"{path} is not a readable PyTorch checkpoint ({reason}); download it again.") from error
 
 
 class _UnclearError(Exception):
-    """A zip archive does not hold exactly one checkpoint, but what this says."""
+    """A zip archive does not hold exactly one checkpoint; the message says what it holds."""
 
 
 class _Budget:
-    """How many bytes may still be read out of archives."""
+    """How many more bytes may be read from archives."""
 
     def __init__(self, num_bytes: int) -> None:
         self._num_left = num_bytes
 
     def read(self, archive: zipfile.ZipFile, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-        """A file of an archive; zipfile reads no more of it than the archive says."""
+        """The content of a file in an archive; zipfile reads no more than the size that the archive declares."""
         num_bytes = archive.getinfo(name).file_size
         self._num_left -= num_bytes
         if self._num_left < 0 or num_bytes > max_bytes:
@@ -243,7 +256,7 @@ class _Budget:
 
 
 class _Limited:
-    """The part of a file that a pickle may have."""
+    """Limits how much of a file a pickle can read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -262,7 +275,8 @@ class _Limited:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    # Control characters in a file must not reach the terminal.
+    return "".join(one if one.isprintable() else "?" for one in " ".join(str(error).split()))[:200]
 
 
 def _unpickle(file: BinaryIO, storages: Storages) -> Any:
@@ -270,10 +284,13 @@ def _unpickle(file: BinaryIO, storages: Storages) -> Any:
 
 
 def _read(content: bytes, budget: _Budget, *, is_inside: bool = False) -> Checkpoint:
+    # A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON.
+    if content[8:9] == b"{":
+        return _read_safetensors(content)
     if not content.startswith(b"PK"):
         return _read_legacy(io.BytesIO(content))
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise ValueError("it is a zip archive that is cut short")
+        raise ValueError("it is a truncated zip archive")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.endswith("/data.pkl")]
@@ -286,30 +303,51 @@ def _read(content: bytes, budget: _Budget, *, is_inside: bool = False) -> Checkp
         return _read(budget.read(archive, found[0]), budget, is_inside=True)
 
 
+def _read_safetensors(content: bytes) -> Checkpoint:
+    storages, tensors = Storages(), {}
+    for name, stored in deserialize(content):
+        if stored["dtype"] not in _SAFETENSORS_STORAGES:
+            raise ValueError(f"{some_keys([name])} is of the unknown type {stored['dtype']}")
+        shape = tuple(stored["shape"])
+        storages.declare(("storage", _SAFETENSORS_STORAGES[stored["dtype"]], name, "cpu", math.prod(shape)))
+        storages.fill(name, bytes(stored["data"]))
+        tensors[name] = StoredTensor(name, 0, shape, contiguous_strides(shape))
+    if not tensors:
+        raise ValueError("it holds no tensor")
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    step = header.get("__metadata__", {}).get("global_step", "")
+    return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), {"global_step": int(step)} if step.isdecimal() else {})
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a row-major tensor, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
 def _read_archive(archive: zipfile.ZipFile, root: str, budget: _Budget) -> Checkpoint:
     storages = Storages()
     content = _unpickle(io.BytesIO(budget.read(archive, f"{root}data.pkl", _MAX_PICKLE_BYTES)), storages)
-    # The file of that name came with PyTorch 2.1; before, the order was that of the machine, which was little.
+    # Before PyTorch 2.1 there was no such file, and machines were little-endian.
     if f"{root}byteorder" in archive.namelist() and budget.read(archive, f"{root}byteorder") == b"big":
         storages.byte_order = ">"
-    tensors, facts = _state_dict_in(content)
-    # Of no others, such as those of an optimizer.
+    tensors, metadata = _state_dict_in(content)
+    # Only these: an optimizer has storages of its own.
     for key in {tensor.storage: None for tensor in tensors.values()}:
         storages.fill(key, budget.read(archive, f"{root}data/{key}", storages.num_bytes(key)))
-    return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), facts)
+    return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), metadata)
 
 
 def _read_legacy(file: BinaryIO) -> Checkpoint:
     storages = Storages()
     if file.read(1) != pickle.PROTO:
-        raise ValueError("it is neither a zip archive nor what PyTorch wrote before version 1.6")
+        raise ValueError("it is neither a zip archive, nor a safetensors file, nor a file of PyTorch before 1.6")
     file.seek(0)
     if _unpickle(file, storages) != _LEGACY_MAGIC_NUMBER:
-        raise ValueError("it is a pickle, but not of PyTorch")
+        raise ValueError("it is a pickle that PyTorch did not write")
     _unpickle(file, storages)
     machine = _unpickle(file, storages)
     content, keys = _unpickle(file, storages), _unpickle(file, storages)
-    tensors, facts = _state_dict_in(content)
+    tensors, metadata = _state_dict_in(content)
     is_little = machine["little_endian"]
     storages.byte_order = "<" if is_little else ">"
     for key in keys:
@@ -317,25 +355,40 @@ def _read_legacy(file: BinaryIO) -> Checkpoint:
         if num_elements != storages.types[key][1]:
             raise ValueError(f"the storage {key} has {num_elements} elements instead of {storages.types[key][1]}")
         storages.fill(key, file.read(storages.num_bytes(key)))
-    return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), facts)
+    return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), metadata)
 
 
 def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int | str]]:
-    """The tensors of a state dict, and the facts that are beside it."""
+    """The tensors of a state dict, and the metadata beside it."""
     outside = _items(content)
     state = outside
-    for _ in range(_DEEPEST_STATE_DICT):
+    for _ in range(_MAX_NESTING):
         inside = next((state[name] for name in _STATE_DICT_NAMES if isinstance(state.get(name), dict)), None)
         state = state if inside is None else _items(inside)
     tensors = {name: one for name, one in state.items() if isinstance(one, StoredTensor)}
     if not tensors or any(not isinstance(name, str) for name in tensors):
-        raise ValueError(f"there is no state dict in it, but {some_keys(state)}")
+        raise ValueError(f"it holds no state dict, but {some_keys(state)}")
     names = ("epoch", "global_step", "pytorch-lightning_version")
     return tensors, {name: outside[name] for name in names if type(outside.get(name)) in (int, str)}
 
 
 def _items(content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"there is no state dict in it, but an object of the type {type(content).__name__}")
-    # By the method of dict itself, since a pickle may have given the stand-ins another.
+        raise ValueError(f"it holds no state dict, but an object of the type {type(content).__name__}")
+    # The method of dict itself, since a pickle may have replaced that of the object.
     return dict(dict.items(content))
+
+
+_NUM_LISTED_KEYS, _LONGEST_KEY = 3, 80
+
+
+def some_keys(keys: Iterable[Any]) -> str:
+    """A few keys of a file for an error message, such as "`a`, `b`, `c` and 40 more"; "no key" if there are none."""
+    found = list(keys)
+    # Text from a file must not reach the terminal as it is.
+    listed = ", ".join(
+        f"`{key}`" if isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_KEY else reprlib.repr(key)
+        for key in found[:_NUM_LISTED_KEYS]
+    )
+    more = f" and {len(found) - _NUM_LISTED_KEYS} more" if len(found) > _NUM_LISTED_KEYS else ""
+    return f"{listed}{more}" if found else "no key"

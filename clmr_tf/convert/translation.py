@@ -1,4 +1,4 @@
-"""Models from and to PyTorch checkpoints."""
+"""Converts PyTorch checkpoints to model folders and back."""
 
 import dataclasses
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from safetensors.numpy import save
 
 from clmr_tf.convert.layouts import (
     OriginalLayer,
@@ -23,7 +24,7 @@ from clmr_tf.convert.layouts import (
     state_dict_of,
     width_of,
 )
-from clmr_tf.convert.reader import read_checkpoint
+from clmr_tf.convert.reader import contiguous_strides, read_checkpoint
 from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import (
@@ -42,6 +43,7 @@ from clmr_tf.export.writing import golden_audio, require_same_origin, write_mode
 from clmr_tf.files import put_in_place, read_arrays, require_writable, write_atomically
 from clmr_tf.models.heads import Head, build_projector
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
+from clmr_tf.train.run_folder import versions
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +76,13 @@ def to_head(network: OriginalNetwork) -> Head | None:
     """The head of a network, if it has one."""
     if not network.head:
         return None
-    # A copy of the transposed, or every use of a matrix would have to walk through it column by column.
+    # Contiguous, since transposed views are slow to multiply.
     weights = tuple(np.ascontiguousarray(part.T, np.float32) for part in network.head)
     return Head(np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32), weights)
 
 
 def to_original(encoder: SampleCNN, projector: keras.Model | None, head: Head | None) -> OriginalNetwork:
-    """The original network that computes the same, its biases zero; in float64, so that nothing is rounded."""
+    """The equivalent original network, with zero biases, in float64, so that nothing is rounded."""
 
     def layer(convolution: keras.layers.Layer, normalization: keras.layers.Layer) -> OriginalLayer:
         return OriginalLayer(
@@ -99,7 +101,7 @@ def to_original(encoder: SampleCNN, projector: keras.Model | None, head: Head | 
 
 def _original_head(head: Head) -> tuple[np.ndarray, ...]:
     first, bias, *others = (part.astype(np.float64) for part in head.weights)
-    # The original has no standardisation of its features, but the first layer can do it.
+    # The original does not standardise its features, so this goes into the first layer.
     first = first / head.standard_deviation.astype(np.float64)[:, np.newaxis]
     bias = bias - head.mean.astype(np.float64) @ first
     return tuple(part.T for part in (first, bias, *others))
@@ -115,7 +117,7 @@ _ROOT = "archive"
 
 
 def state_dict_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a file that `torch.load(weights_only=True)` reads; the same tensors give the same bytes.
+    """A state dict as a file for `torch.load(weights_only=True)`; equal tensors give equal bytes.
 
     Args:
         tensors: By name, float32, float64 or int64 of any shape.
@@ -124,10 +126,10 @@ def state_dict_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
 
         def add(name: str, content: bytes) -> None:
-            # Without the date, which ZipInfo sets to 1980, files would differ from one second to the next.
+            # ZipInfo has a fixed date, so that equal tensors give equal bytes.
             archive.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content)
 
-        # Older versions of PyTorch take the name of the archive from the first file.
+        # Older versions of PyTorch take the archive's name from the first file.
         add("data.pkl", _pickle(tensors))
         add("byteorder", b"little")
         for number, tensor in enumerate(tensors.values()):
@@ -137,7 +139,7 @@ def state_dict_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of a dict of tensors, opcode by opcode: the pickler would want to import what it names."""
+    """The pickle of a dict of tensors, opcode by opcode: `pickle.dumps` would have to import torch."""
     entries = [
         _text(name)
         + _global("torch._utils", "_rebuild_tensor_v2")
@@ -152,7 +154,7 @@ def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
             + pickle.BINPERSID,
             _integer(0),
             _tuple(*map(_integer, tensor.shape)),
-            _tuple(*map(_integer, _strides(tensor.shape))),
+            _tuple(*map(_integer, contiguous_strides(tensor.shape))),
             pickle.NEWFALSE,
             _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE,
         )
@@ -161,10 +163,6 @@ def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
     ]
     content = pickle.EMPTY_DICT + pickle.MARK + b"".join(entries) + pickle.SETITEMS
     return pickle.PROTO + b"\x02" + content + pickle.STOP
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    return [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
 
 
 def _text(text: str) -> bytes:
@@ -184,9 +182,21 @@ def _tuple(*parts: bytes) -> bytes:
     return pickle.MARK + b"".join(parts) + pickle.TUPLE
 
 
+def safetensors_bytes(tensors: Mapping[str, np.ndarray], num_batches: int) -> bytes:
+    """A state dict as a .safetensors file.
+
+    Args:
+        tensors: As for `state_dict_bytes`.
+        num_batches: Number of training steps, "global_step" of the metadata, which also holds versions.
+    """
+    # safetensors copies memory as it is, so tensors must be contiguous.
+    contiguous = {name: tensor.copy(order="C") for name, tensor in tensors.items()}
+    return save(contiguous, {"format": "pt", "global_step": str(num_batches), **versions()})
+
+
 _TAG_LISTS = {"magnatagatune": MAGNATAGATUNE_TAGS, "msd": MSD_TAGS}
-# The original's words for the embedding, the projection and the scores of the tags.
 Outputs = Mapping[str, np.ndarray]
+"""Under the original's names: h, z and logits."""
 
 
 def from_pytorch(
@@ -199,23 +209,23 @@ def from_pytorch(
     licence: str,
     overwrite: bool = False,
 ) -> dict[str, float]:
-    """Writes the model folder of a checkpoint.
+    """Converts a checkpoint to a model folder.
 
     Args:
-        checkpoint: Of the encoder, in any of the known layouts.
-        folder: Where the model goes, as of `write_model_folder`.
-        head_checkpoint: Of a head that was saved by itself.
-        tags: "magnatagatune", "msd", or a file of one name a line; None takes the first for a head of 50.
-        golden: Outputs of the original code to compare with, see `_golden_outputs`.
+        checkpoint: Of the encoder, in any known layout.
+        folder: Model folder to write, as for `write_model_folder`.
+        head_checkpoint: Of the head, if saved separately.
+        tags: "magnatagatune", "msd", or a file with one name per line. Default: "magnatagatune" for a head of 50.
+        golden: .npz file with `audio` and outputs of the original code to compare with.
         licence: For the manifest.
         overwrite: Also replace the model of a run or of another checkpoint.
 
     Returns:
-        Of "h", and of "z" and "logits" if there are any, the largest error relative to the largest value.
+        For "h", and for "z" and "logits" if present, the largest error relative to the largest value.
 
     Raises:
-        UsageError: If a file cannot be read or holds something else, or the folder cannot be written.
-        ClmrError: If the converted model gives other outputs than the original network, or than `golden`.
+        UsageError: If a file cannot be read or has unexpected content, or the folder cannot be written.
+        ClmrError: If the outputs of the converted model differ from the original network's or from `golden`.
     """
     found = read_checkpoint(checkpoint)
     if not overwrite:
@@ -241,11 +251,11 @@ def from_pytorch(
         recorded = _golden_outputs(golden, encoder.clip_num_samples)
         again = _require_equal(converted(recorded["audio"]), recorded, str(golden))
         errors = {name: max(error, again.get(name, 0)) for name, error in errors.items()}
-    provenance = {"checkpoint": _provenance(checkpoint), "layout": layout.name, **found.facts}
+    provenance = {"checkpoint": _provenance(checkpoint), "layout": layout.name, **found.metadata}
     if head_checkpoint is not None:
         provenance["head"] = _provenance(head_checkpoint)
-    step = found.facts.get("global_step", 0)
-    facts = {
+    step = found.metadata.get("global_step", 0)
+    manifest_entries = {
         "name": folder.name,
         "licence": licence,
         "tag_names": list(tag_names),
@@ -253,25 +263,25 @@ def from_pytorch(
         "scores": {},
         "training": {"step": step if isinstance(step, int) else 0, "converted_from": provenance},
     }
-    lost = write_model_folder(encoder, folder, facts, head, projector)
+    lost = write_model_folder(encoder, folder, manifest_entries, head, projector)
     if lost:
-        logger.warning("%s no longer holds %s, which were of the model before.", folder, ", ".join(lost))
+        logger.warning("%s no longer holds %s, which belonged to the previous model.", folder, ", ".join(lost))
     return errors
 
 
 def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
-    """Writes the checkpoint of a model folder: a state dict as the released code loads it.
+    """Converts a model folder to a state dict of the released code: encoder, and projector and head if present.
 
     Args:
-        folder: A model folder; what it has of projector and head goes with the encoder.
-        checkpoint: File to write or replace.
+        folder: Model folder.
+        checkpoint: File to write or replace: safetensors if it ends in .safetensors, else for `torch.load`.
 
     Returns:
-        As of `from_pytorch`, between the model's golden numbers and the original network with the written weights.
+        As for `from_pytorch`, between the golden numbers and the original network with the written weights.
 
     Raises:
-        UsageError: If there is no such model, or the file cannot be written.
-        ClmrError: If the golden numbers are not met; nothing is written then.
+        UsageError: If the model cannot be read or the file cannot be written.
+        ClmrError: If the outputs differ from the golden numbers; then nothing is written.
     """
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
@@ -279,11 +289,14 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     require_writable(checkpoint, "--out")
     if encoder.width != 1:
         logger.warning(
-            "The released code builds SampleCNN of width 1 only, and this one has %g; give its class these channels.",
+            "The released code builds only SampleCNN of width 1, and this has %g; change the channels of its class.",
             encoder.width,
         )
     network = to_original(encoder, read_projector(folder), head)
-    content = state_dict_bytes(state_dict_of(network, manifest["training"]["step"]))
+    step = manifest["training"]["step"]
+    tensors = state_dict_of(network, step)
+    is_safetensors = checkpoint.suffix == ".safetensors"
+    content = safetensors_bytes(tensors, step) if is_safetensors else state_dict_bytes(tensors)
     check_golden_of(folder, encoder)
     golden = read_golden(folder)
     draft = checkpoint.with_name(f".{checkpoint.name}.draft")
@@ -299,12 +312,12 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
 
 
 def _require_original_head(folder: Path, head: Head | None) -> None:
-    """Raises UsageError for a head that the released code does not build."""
+    """Raises UsageError for a head that the released code cannot build."""
     hidden_units = [len(bias) for bias in head.weights[1:-1:2]] if head else []
     if hidden_units not in ([], [EMBEDDING_DIM]):
         raise UsageError(
-            f"The head of the model in {folder} has hidden layers of {hidden_units} units, and that of the released "
-            f"code none, or one of {EMBEDDING_DIM}; convert a model with such a head, or without one."
+            f"The head of the model in {folder} has hidden layers of {hidden_units} units, and the released code has "
+            f"none or one of {EMBEDDING_DIM}; convert a model with such a head, or without a head."
         )
 
 
@@ -322,17 +335,15 @@ def _original_outputs(network: OriginalNetwork, audio: np.ndarray) -> dict[str, 
 
 
 def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str, float]:
-    """The errors of all outputs that both have."""
+    """The relative errors of the outputs that both have."""
     names = [name for name in received if name in expected]
     if not names:
-        raise UsageError(
-            f"{whose} has nothing that the model gives, which is {', '.join(received)}; give other numbers."
-        )
+        raise UsageError(f"{whose} has none of the model's outputs {', '.join(received)}; give other numbers.")
     for name in names:
         if received[name].shape != expected[name].shape:
             raise UsageError(
-                f"{whose} gives `{name}` of the shape {list(expected[name].shape)}, and the model has "
-                f"{list(received[name].shape)}; they are not of one model."
+                f"{whose} has `{name}` of shape {list(expected[name].shape)}, and the model "
+                f"{list(received[name].shape)}; give numbers of this model."
             )
         if not (np.isfinite(received[name]).all() and np.isfinite(expected[name]).all()):
             raise ClmrError(
@@ -344,13 +355,13 @@ def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str
         if not error <= GOLDEN_TOLERANCE:
             raise ClmrError(
                 f"The model differs in `{name}` from {whose} by {error:.1e} of its largest value (allowed "
-                f"{GOLDEN_TOLERANCE:.0e}), so nothing was written; give what belongs together."
+                f"{GOLDEN_TOLERANCE:.0e}), so nothing was written; give files that belong together."
             )
     return errors
 
 
 def _golden_outputs(path: Path, clip_num_samples: int) -> dict[str, np.ndarray]:
-    """`audio` [n, samples] of an .npz file, and what it has of `h`, `z` and `logits` of the original code."""
+    """`audio` [n, samples] of an .npz file, and those of `h`, `z` and `logits` that it has."""
     advice = f"give an .npz file with `audio` [n, {clip_num_samples}] and `h`, `z` or `logits`"
     try:
         found = read_arrays(path)
@@ -359,14 +370,14 @@ def _golden_outputs(path: Path, clip_num_samples: int) -> dict[str, np.ndarray]:
         raise UsageError(f"--golden {path} cannot be read ({error}); {advice}.") from error
     audio = outputs.get("audio", np.zeros(0))
     if audio.ndim != 2 or audio.shape[1] != clip_num_samples or not len(audio) or len(outputs) < 2:
-        raise UsageError(f"--golden {path} has {', '.join(outputs) or 'nothing'} of another kind or shape; {advice}.")
+        raise UsageError(f"--golden {path} has {', '.join(outputs) or 'nothing'}, of a wrong kind or shape; {advice}.")
     return outputs
 
 
 def _tag_names(tags: str | None, num_tags: int) -> tuple[str, ...]:
-    advice = "give --tags magnatagatune, msd, or a file with one name a line"
+    advice = "give --tags magnatagatune, msd, or a file with one name per line"
     if tags is None and num_tags != len(MAGNATAGATUNE_TAGS):
-        raise UsageError(f"The head has {num_tags} outputs, whose names are not known; {advice}.")
+        raise UsageError(f"The head has {num_tags} outputs with unknown names; {advice}.")
     names = _TAG_LISTS.get(tags or "magnatagatune")
     if names is None:
         try:
@@ -379,8 +390,8 @@ def _tag_names(tags: str | None, num_tags: int) -> tuple[str, ...]:
             raise UsageError(f"--tags {tags} cannot be read ({error}); {advice}.") from error
     if len(names) != num_tags or len(set(names)) != num_tags:
         raise UsageError(
-            f"--tags {tags} has {len(names)} names, {len(set(names))} different ones, and the head {num_tags} outputs; "
-            f"{advice}."
+            f"--tags {tags} has {len(names)} names, {len(set(names))} of them different, and the head has {num_tags} "
+            f"outputs; {advice}."
         )
     return names
 

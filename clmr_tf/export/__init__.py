@@ -1,1 +1,1 @@
-"""Model folders: SavedModel, weights, golden numbers, model card, LiteRT and ONNX."""
+"""Model folders: SavedModel, weights, golden numbers, model card, LiteRT and ONNX files."""

@@ -1,4 +1,4 @@
-"""python -m clmr_tf.export: from a run to a folder that other programs load."""
+"""python -m clmr_tf.export: exports a run as a model folder that other programs load."""
 
 import dataclasses
 import logging
@@ -39,7 +39,7 @@ class ExportConfig:
     """Also write a file for ONNX Runtime."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a kind of file that there is not."""
+        """Raises UsageError for an unknown kind of file."""
         if not set(self._tflite_kinds) <= {"fp32", "fp16", "int8"}:
             raise UsageError(f"--tflite takes fp32, fp16 and int8 with commas between them; received {self.tflite!r}.")
 
@@ -49,18 +49,18 @@ class ExportConfig:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The kinds of files for other runtimes, each once."""
+        """The requested kinds of files for other runtimes, each once."""
         return tuple(dict.fromkeys([*self._tflite_kinds, *(["onnx"] if self.onnx else [])]))
 
 
 def export(config: ExportConfig) -> Path:
-    """Exports the encoder of a run, and its classifier if it was trained with labels; or adds files to an export.
+    """Exports the encoder of a run, and its head if it was trained with labels; or adds files to an export.
 
     Returns:
-        The model folder, whose golden numbers have been checked.
+        The model folder, after a check of its golden numbers.
 
     Raises:
-        ClmrError: If a file for another runtime could not be made; the rest of the model folder is there then.
+        ClmrError: If a file for another runtime could not be made; the rest of the model folder has been written.
     """
     from clmr_tf.export.model_folder import MANIFEST_FILE
     from clmr_tf.export.runtimes import FORMATS, add_runtime_files, kinds_in, require_converters
@@ -69,9 +69,9 @@ def export(config: ExportConfig) -> Path:
     is_exported = (source / MANIFEST_FILE).is_file()
     if is_exported and (config.out or not (config.runtimes or config.head)):
         raise UsageError(
-            f"{source} is exported already; give --head, --tflite or --onnx to add to it and no --out, or the run."
+            f"{source} is already exported; give --head, --tflite or --onnx without --out to add files, or a run."
         )
-    # Those that are there give no tags, or the tags of another head.
+    # Existing files have no tags, or those of another head.
     outdated = kinds_in(source) if is_exported and config.head else ()
     kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
     require_converters(kinds)
@@ -79,21 +79,21 @@ def export(config: ExportConfig) -> Path:
     lost = [name for name in lost if name not in {FORMATS[kind].file for kind in kinds}]
     if lost:
         logger.warning(
-            "%s no longer holds %s, which were made of other weights or another head; make them again with --head, "
+            "%s no longer holds %s, which belonged to other weights or another head; make them again with --head, "
             "--tflite, --onnx or clmr_tf.probe.",
             folder,
             ", ".join(lost),
         )
     if outdated:
         files = " and ".join(FORMATS[kind].file for kind in outdated)
-        stderr.print(f"Making {files} anew, with the tags of the new head.", markup=False)
+        stderr.print(f"Making {files} again, with the tags of the new head.", markup=False)
     if kinds:
         add_runtime_files(folder, kinds)
     return folder
 
 
 def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
-    """Exports a run; returns the model folder, and the files that a model before it had and it has not."""
+    """Exports a run; returns the model folder, and the files that only the previous model had."""
     from clmr_tf.export.writing import read_probe_head, require_same_origin, write_model_folder
     from clmr_tf.train.run_folder import read_config, read_record
     from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
@@ -111,7 +111,7 @@ def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[
         encoder, head, step = read_run_with_head(run_folder, len(tag_names), best=best)
     else:
         encoder, step = read_run_encoder(run_folder, best=best)
-    facts = {
+    manifest_entries = {
         "name": folder.name,
         "licence": config.licence,
         "tag_names": tag_names,
@@ -121,23 +121,24 @@ def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[
     }
     if config.head:
         probed = read_probe_head(config.head.expanduser(), encoder)
-        head, facts = probed.head, facts | probed.manifest_entries
-    return folder, write_model_folder(encoder, folder, facts, head)
+        head, manifest_entries = probed.head, manifest_entries | probed.manifest_entries
+    return folder, write_model_folder(encoder, folder, manifest_entries, head)
 
 
 def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
-    """Checks a model folder, and writes it anew with the head of a probe, if there is one to add; as `_export_run`."""
+    """Checks a model folder and, if there is a head to add, writes it again with the head; returns as `_export_run`."""
     from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, read_projector
     from clmr_tf.export.writing import read_probe_head, write_model_folder
 
-    # What is made of a damaged model would meet the golden numbers of a damaged model.
+    # New golden numbers of a damaged model would hide the damage.
     check_golden(folder)
     if config.head is None:
         return folder, ()
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     probed = read_probe_head(config.head.expanduser(), encoder)
-    facts = {name: manifest[name] for name in ("name", "licence", "training", "scores")} | probed.manifest_entries
-    return folder, write_model_folder(encoder, folder, facts, probed.head, read_projector(folder))
+    kept = {name: manifest[name] for name in ("name", "licence", "training", "scores")}
+    manifest_entries = kept | probed.manifest_entries
+    return folder, write_model_folder(encoder, folder, manifest_entries, probed.head, read_projector(folder))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,32 +1,37 @@
-"""Converts the encoder of a model folder, and its head, in a process of its own: the converters can abort it.
+"""Converts the encoder of a model folder, and its head, to LiteRT and ONNX, with batch normalisation folded in.
 
     python -m clmr_tf.export.converter FOLDER OUT KIND...
 
-KIND is a key of `FORMATS` in `clmr_tf.export.runtimes`. Files are written to the folder OUT one after the other, each
-complete or not at all.
+`clmr_tf.export.runtimes` runs this in a process of its own, because the converters can abort it. KIND is a key of
+`FORMATS` there. The files are written to the folder OUT, each atomically.
 """
 
+import dataclasses
 import io
 import json
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-from clmr_tf.export.folded_network import FoldedNetwork, read_folded_head
-from clmr_tf.export.model_folder import read_encoder
+from clmr_tf.export.model_folder import gives_tags, read_encoder, read_head, read_manifest
 from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.files import write_atomically
+from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.heads import Head
+from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
-# Of 2021, which runtimes of today and of long ago read.
+# Of 2021, so that old and new runtimes read it.
 _ONNX_OPSET = 15
 _TAG_NAMES = "tag_names"
 
 Function: TypeAlias = Any
-"""A `tf.function`, which has no type that a checker knows."""
+"""A `tf.function`, which has no type that type checkers know."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,26 +40,26 @@ def main(arguments: Sequence[str]) -> None:
     network, head = FoldedNetwork(read_encoder(Path(folder))), read_folded_head(Path(folder))
     for kind in kinds:
         file = Path(out) / FORMATS[kind].file
-        # In 8 bits a head can lose far more than the encoder does, see docs/runtimes.md.
+        # 8 bits can cost a head far more accuracy than the encoder, see docs/runtimes.md.
         function = network.function(head, head_as_sums=kind == "int8")
         write_atomically(file, convert(function, kind, head.tag_names if head else ()))
 
 
 def convert(function: Function, kind: str, tag_names: Sequence[str] = ()) -> bytes:
-    """The content of a file.
+    """Converts a function to the content of a file.
 
     Args:
-        function: Of constants, with an input signature.
-        kind: Word of `FORMATS`.
-        tag_names: If any, a JSON list in the file: in ONNX `tag_names` of the metadata, in a .tflite file
-            `tag_names.json` of the zip archive that it is as well.
+        function: Holds only constants, no variables; has an input signature.
+        kind: Key of `FORMATS`.
+        tag_names: Stored as a JSON list: in the ONNX metadata as `tag_names`, or in the zip archive that is appended to
+            a .tflite file as `tag_names.json`.
     """
     names = json.dumps(tag_names, ensure_ascii=False) if tag_names else None
     return _onnx(function, names) if kind == "onnx" else _tflite(function, kind, names)
 
 
 def _tflite(function: Function, kind: str, names: str | None) -> bytes:
-    # Safe here, and wrong for a function that holds a Keras model: its weights would be missing or the process abort.
+    # Only safe without variables: those of a Keras model would be missing, or the process would abort.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
     if kind != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -63,8 +68,7 @@ def _tflite(function: Function, kind: str, names: str | None) -> bytes:
     content = converter.convert()
     if names is None:
         return content
-    # An archive behind the model, as TensorFlow Lite has the files of its metadata; a date of its own would make every
-    # file another one.
+    # TensorFlow Lite's metadata files are stored like this. ZipInfo has a fixed date, so equal models give equal files.
     file = io.BytesIO(content)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(zipfile.ZipInfo(f"{_TAG_NAMES}.json"), names)
@@ -79,6 +83,146 @@ def _onnx(function: Function, names: str | None) -> bytes:
     if names is not None:
         onnx.helper.set_model_props(model, {_TAG_NAMES: names})
     return model.SerializeToString()
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedHead:
+    """Dense layers with ReLU between them and sigmoid or softmax after the last.
+
+    Attributes:
+        layers: Matrix float32 [in, out] and bias float32 [out] of each.
+        single_label: Softmax instead of sigmoids.
+        tag_names: Of the outputs.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    single_label: bool
+    tag_names: tuple[str, ...]
+
+    @classmethod
+    def fold(cls, head: Head, single_label: bool, tag_names: tuple[str, ...]) -> Self:
+        """Folds the standardisation of a head into its first layer."""
+        weights = [weight.astype(np.float64) for weight in head.weights]
+        weights[0] = weights[0] / head.standard_deviation.astype(np.float64)[:, np.newaxis]
+        weights[1] = weights[1] - head.mean.astype(np.float64) @ weights[0]
+        in_float32 = [weight.astype(np.float32) for weight in weights]
+        return cls(tuple(zip(in_float32[::2], in_float32[1::2], strict=True)), single_label, tag_names)
+
+    def __call__(self, embedding: tf.Tensor, *, as_sums: bool = False) -> tf.Tensor:
+        """Embeddings float32 [n, 512] -> probabilities float32 [n, tags].
+
+        Args:
+            embedding: Output of the encoder.
+            as_sums: Multiply and sum instead of a matrix product, which converters would quantize to 8 bits.
+        """
+        hidden = embedding
+        for number, (matrix, bias) in enumerate(self.layers):
+            hidden = tf.nn.relu(hidden) if number else hidden
+            product = tf.reduce_sum(hidden[:, :, tf.newaxis] * matrix, axis=1) if as_sums else hidden @ matrix
+            hidden = product + bias
+        return tf.nn.softmax(hidden) if self.single_label else tf.sigmoid(hidden)
+
+
+def read_folded_head(folder: Path) -> FoldedHead | None:
+    """The head of a model folder; None if the model has no tags.
+
+    Raises:
+        UsageError: If manifest or head cannot be read.
+    """
+    if not gives_tags(folder):
+        return None
+    manifest = read_manifest(folder)
+    return FoldedHead.fold(read_head(folder), manifest["single_label"], tuple(manifest["tag_names"]))
+
+
+# PyTorch pads one frame on each side, whatever the kernel size.
+_ONE_FRAME_PER_SIDE = [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedLayer:
+    """A convolution with folded batch normalisation, ReLU and max pooling.
+
+    Attributes:
+        kernel: float32 [1, size, in, out].
+        bias: float32 [out].
+        stride: Of the convolution, in frames.
+        padding: As for `tf.nn.conv2d`.
+        pool_size: In frames; 1 for no pooling.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    stride: int
+    padding: str | list[list[int]]
+    pool_size: int
+
+
+class FoldedNetwork:
+    """An encoder with batch normalisation folded into its convolutions.
+
+    Two more differences to `SampleCNN` leave the numbers unchanged. Clips are images with one row, because converters
+    wrap each one-dimensional operation in reshapes. ReLU comes before pooling, so that every runtime fuses it into the
+    convolution and 8-bit integers need no negative half.
+
+    Args:
+        encoder: Built, float32, for clips of exactly `clip_num_samples`.
+    """
+
+    def __init__(self, encoder: SampleCNN) -> None:
+        self._clip_num_samples = encoder.clip_num_samples
+        pools = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
+        self.layers = tuple(
+            FoldedLayer(*_fold(convolution, normalization), convolution.strides[0], _padding(convolution, index), pool)
+            for index, (convolution, normalization, pool) in enumerate(
+                zip(encoder.convolutions, encoder.normalizations, pools, strict=True)
+            )
+        )
+
+    def function(
+        self, head: FoldedHead | None = None, *, head_as_sums: bool = False
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """A function from `audio` float32 [n, clip_num_samples] to {"embedding": float32 [n, 512]}.
+
+        Args:
+            head: Adds the output "tags", float32 [n, tags].
+            head_as_sums: `as_sums` of the head.
+        """
+        signature = [tf.TensorSpec([None, self._clip_num_samples], tf.float32, name="audio")]
+
+        def network(audio: tf.Tensor) -> dict[str, tf.Tensor]:
+            frames = tf.reshape(audio, [-1, 1, self._clip_num_samples, 1])
+            for layer in self.layers:
+                strides = [1, 1, layer.stride, 1]
+                frames = tf.nn.relu(tf.nn.conv2d(frames, layer.kernel, strides, layer.padding) + layer.bias)
+                if layer.pool_size > 1:
+                    frames = tf.nn.max_pool2d(frames, [1, layer.pool_size], [1, layer.pool_size], "VALID")
+            embedding = tf.reshape(frames, [-1, EMBEDDING_DIM])
+            return {"embedding": embedding} | ({"tags": head(embedding, as_sums=head_as_sums)} if head else {})
+
+        return tf.function(network, input_signature=signature)
+
+
+def _fold(convolution: keras.layers.Conv1D, normalization: BatchNormalization1D) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel float32 [1, size, in, out] and bias float32 [out] of both together."""
+    gamma, beta, mean, variance = (
+        variable.numpy().astype(np.float64)
+        for variable in (
+            normalization.gamma,
+            normalization.beta,
+            normalization.moving_mean,
+            normalization.moving_variance,
+        )
+    )
+    scale = gamma / np.sqrt(variance + normalization.epsilon)
+    kernel = convolution.kernel.numpy()[np.newaxis] * scale
+    return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def _padding(convolution: keras.layers.Conv1D, index: int) -> str | list[list[int]]:
+    if convolution.padding == "same":
+        return "SAME"
+    return _ONE_FRAME_PER_SIDE if index else "VALID"
 
 
 if __name__ == "__main__":

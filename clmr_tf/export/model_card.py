@@ -1,19 +1,18 @@
-"""The model card: the manifest in words, with code that loads the model."""
+"""The model card: describes the manifest, and shows code that loads the model."""
 
 import json
 from typing import Any
 
 import numpy as np
 
-from clmr_tf.config.command_line import to_json
-from clmr_tf.config.train import CHANGEABLE_ON_RESUME, OBJECTIVE_DEFAULTS, TrainConfig
+from clmr_tf.config.train import CHANGEABLE_ON_RESUME, changed_settings
 
 _PACKAGE = """\
-With this package, any file of any rate and length:
+With this package, for audio files of any format, rate and length:
 ```python
 import clmr_tf
 
-encoder = clmr_tf.load_encoder(".", check=True)  # also holds the SavedModel to the golden numbers
+encoder = clmr_tf.load_encoder(".", check=True)  # also checks the SavedModel against the golden numbers
 embedding = encoder.embed("song.mp3", hop_seconds=1.0)
 embedding.times_seconds, embedding.vectors  # [n], [n, {dimensions}]
 ```
@@ -42,10 +41,10 @@ docker run --rm -p 8501:8501 -e MODEL_NAME={name} \\
 """
 
 _LITERT = """\
-With LiteRT (`pip install ai-edge-litert`), on telephones and without TensorFlow{others}:
+With LiteRT (`pip install ai-edge-litert`), without TensorFlow and on phones{others}:
 ```python
 {imports}import numpy as np
-from ai_edge_litert.interpreter import (Interpreter)
+from ai_edge_litert.interpreter import Interpreter
 
 golden = np.load("golden.npz")
 run = Interpreter("{file}").get_signature_runner()
@@ -84,13 +83,13 @@ assert ((embedding * golden["embedding"]).sum(axis=1) / lengths).min() >= 0.995"
 
 
 def loading_section(manifest: dict[str, Any]) -> str:
-    """The section of a model card that says how to load the model; its Python runs in the model folder.
+    """The section on how to load the model; its Python code runs in the model folder.
 
     Args:
         manifest: Of the model folder.
     """
     parts = [
-        "## How to load it\nAll of this in this folder. `golden.npz` stands for audio of your own.\n",
+        "## How to load it\nRun this code in this folder. `golden.npz` stands for your own audio.\n",
         _PACKAGE.format(dimensions=manifest["output"]["dimensions"]),
         _TENSORFLOW,
         _SERVING.format(name=manifest["name"], clip=manifest["input"]["clip_num_samples"]),
@@ -129,12 +128,12 @@ def _onnx_section(manifest: dict[str, Any]) -> str:
 
 
 def _outputs_of(file: str, manifest: dict[str, Any]) -> list[str]:
-    # Older files had one, and their description says nothing of it.
+    # Older files have only this one, and their description does not name it.
     return manifest["runtimes"][file].get("outputs", ["embedding"])
 
 
 def head_section(head: dict[str, Any] | None) -> str:
-    """Where the head is from that was trained by a probe and added; nothing for a model without such a head.
+    """The section on a head that a probe trained; empty for other models.
 
     Args:
         head: "head" of the manifest.
@@ -144,11 +143,11 @@ def head_section(head: dict[str, Any] | None) -> str:
     corpus, test = head["corpus"], head["test"]
     labels, protocol = head.get("labels", {}), head.get("protocol", {}).get("head") or {}
     kind = f"one hidden layer of {protocol['hidden_units']}" if protocol.get("hidden_units") else "linear"
-    learnt = f"{labels['num_clips']} clips of {labels['num_songs']} songs" if labels else "its train split"
+    learned_from = f"{labels['num_clips']} clips of {labels['num_songs']} songs" if labels else "its train split"
     lines = [
-        "## The head of the tags",
+        "## Tag head",
         f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head.get('preset', 'unknown')}`, "
-        f"{kind}, seed {head.get('seed', 'unknown')}, with the labels of {learnt} of the corpus {corpus['name']} "
+        f"{kind}, seed {head.get('seed', 'unknown')}, with the labels of {learned_from} of the corpus {corpus['name']} "
         f"(fingerprint `{corpus['fingerprint']}`)"
         + (f", task {head['task']['name']}" if "task" in head else "")
         + f". On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
@@ -168,16 +167,13 @@ def head_section(head: dict[str, Any] | None) -> str:
 
 
 def scores_section(scores: dict[str, Any]) -> str:
-    """What classifiers on the embedding have scored.
+    """The scores of probes.
 
     Args:
         scores: Of the manifest.
     """
     if not scores:
-        return (
-            "## Scores\nNone is recorded yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` measures one and "
-            "writes it here.\n"
-        )
+        return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
     lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
     lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
     for name, score in sorted(scores.items()):
@@ -193,8 +189,8 @@ def _interval(low_high: list[float] | None) -> str:
 
 
 _NUM_GOLDEN_NUMBERS = 5
-# Of a probability; less is rounding.
-_LEAST_ERROR_OF_TAGS = 1e-4
+# Of a probability; below this it is rounding.
+_MIN_TAG_ERROR = 1e-4
 _RELEASED_CODE = "[the code of the paper](https://github.com/Spijkervet/CLMR)"
 _PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
 
@@ -203,11 +199,11 @@ def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
     """Writes the card.
 
     Args:
-        manifest: Of the model folder; what its training does not tell is left out.
+        manifest: Of the model folder; sections without data are left out.
         golden_embedding: Of the golden clips, float32 [clips, dimensions].
 
     Returns:
-        Markdown with metadata before it. The Python in it runs in the model folder.
+        Markdown with a metadata header. Its Python code runs in the model folder.
     """
     sections = (
         _metadata(manifest),
@@ -248,11 +244,11 @@ def _introduction(manifest: dict[str, Any]) -> str:
     tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
     lines = [
         f"# {manifest['name']}",
-        f"Turns {clip / rate:.2f} s of music into {dimensions} numbers from which a linear classifier can tell what it "
-        f"is like. An encoder as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
+        f"Encodes {clip / rate:.2f} s of music as {dimensions} numbers, the input of linear classifiers. An encoder "
+        f"as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
         f"{architecture['class']} of width {width:g}.",
         "",
-        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again with every new score.",
+        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again for every score.",
         "",
         "| | |",
         "|---|---|",
@@ -270,7 +266,7 @@ def _data_section(manifest: dict[str, Any]) -> str:
         return ""
     lines = ["## Data", f"Trained on the train split of the corpus {corpus['name']}."]
     if corpus.get("description"):
-        lines[-1] += f" As it describes itself: {corpus['description']}."
+        lines[-1] += f" Its description: {corpus['description']}."
     hours = corpus.get("hours", {})
     lines += ["", "| split | recordings | songs | hours |", "|---|---|---|---|"]
     for split, num_items in corpus.get("num_items", {}).items():
@@ -286,11 +282,11 @@ def _training_section(training: dict[str, Any]) -> str:
     if "converted_from" in training:
         return "\n".join([*lines, *_conversion_lines(training["converted_from"])]) + "\n"
     if config is None:
-        return "\n".join([*lines, f"{training['step']:,} steps; nothing else is recorded of it."]) + "\n"
+        return "\n".join([*lines, f"{training['step']:,} steps; nothing else is recorded."]) + "\n"
     objective = config["objective"]
     lines.append(
         f"{training['step']:,} steps of {config['batch_size']} examples with the objective `{objective}`, seed "
-        f"{config['seed']}. {_settings_sentence(config, objective)}"
+        f"{config['seed']}. {_settings_sentence(config)}"
     )
     for start in training.get("run", {}).get("starts", [])[-1:]:
         versions = start["versions"]
@@ -304,15 +300,15 @@ def _training_section(training: dict[str, Any]) -> str:
 
 
 def _conversion_lines(origin: dict[str, Any]) -> list[str]:
-    said = ", ".join(
+    recorded = ", ".join(
         f"{words} {origin[name]}"
         for name, words in (("epoch", "epoch"), ("global_step", "step"), ("pytorch-lightning_version", "Lightning"))
         if name in origin
     )
     return [
-        f"By {_RELEASED_CODE} or other that writes such checkpoints; `python -m clmr_tf.convert` has made the model of "
-        f"these. The keys are `{origin['layout']}`. "
-        + (f"Of the training the checkpoint says: {said}." if said else "Of the training the checkpoint says nothing."),
+        f"Trained by {_RELEASED_CODE} or code that writes such checkpoints, and converted by "
+        f"`python -m clmr_tf.convert`. The keys are `{origin['layout']}`. "
+        + (f"The checkpoint records: {recorded}." if recorded else "The checkpoint records nothing about training."),
         "",
         "| part | file | SHA-256 |",
         "|---|---|---|",
@@ -324,17 +320,16 @@ def _conversion_lines(origin: dict[str, Any]) -> list[str]:
     ]
 
 
-def _settings_sentence(config: dict[str, Any], objective: str) -> str:
-    defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS.get(objective, {})}
-    said_already = CHANGEABLE_ON_RESUME | {"seed", "objective"}
+def _settings_sentence(config: dict[str, Any]) -> str:
+    told_elsewhere = CHANGEABLE_ON_RESUME | {"seed", "objective"}
     changed = [
         f"`--{name.replace('_', '-')} {_option(value)}`"
-        for name, value in config.items()
-        if name not in said_already and value is not None and value != defaults.get(name)
+        for name, value in changed_settings(config).items()
+        if name not in told_elsewhere and value is not None
     ]
     if not changed:
         return "Every other setting is the default of `python -m clmr_tf.train`."
-    return f"What differs from the defaults of `python -m clmr_tf.train`: {', '.join(changed)}."
+    return f"Differences from the defaults of `python -m clmr_tf.train`: {', '.join(changed)}."
 
 
 def _option(value: Any) -> str:
@@ -344,32 +339,32 @@ def _option(value: Any) -> str:
 def _limits_section(manifest: dict[str, Any]) -> str:
     clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
     limits = [
-        f"Hears {clip / rate:.2f} s at a time, in mono, and nothing above {rate / 2000:g} kHz. A song is the mean of "
-        "the embeddings of its windows.",
-        "Audio of another rate has to be resampled first; the network cannot tell and gives other embeddings.",
+        f"Takes mono windows of {clip / rate:.2f} s with frequencies up to {rate / 2000:g} kHz. The embedding of a "
+        "recording is the mean over its windows.",
+        "Audio at another rate must be resampled first; otherwise the embeddings are wrong without an error.",
     ]
     corpus = manifest["training"].get("run", {}).get("corpus")
     if corpus and "train" in corpus.get("num_songs", {}):
         limits.append(
-            f"Has learnt from {corpus['num_songs']['train']} songs of one corpus. How well it does on other music is "
-            "known only as far as the scores above say."
+            f"Trained on {corpus['num_songs']['train']} songs of one corpus. For other music, see only the "
+            "scores above."
         )
     limits += [
-        f"`{name}` is an approximation: the cosine of its embeddings to the encoder's is {facts['least_cosine']:.4f} "
-        "or more on the golden clips, and less on some music."
-        for name, facts in manifest.get("runtimes", {}).items()
-        if facts.get("least_cosine", 1) < 0.9999
+        f"`{name}` is an approximation: the cosine of its embeddings with the encoder's is at least "
+        f"{runtime['least_cosine']:.4f} on the golden clips, and can be lower on music."
+        for name, runtime in manifest.get("runtimes", {}).items()
+        if runtime.get("least_cosine", 1) < 0.9999
     ]
     limits += [
-        f"The tags of `{name}` are off by up to {facts['largest_tag_error']:.2g} from those of encoder and head on the "
-        "golden clips."
-        for name, facts in manifest.get("runtimes", {}).items()
-        if facts.get("largest_tag_error", 0) >= _LEAST_ERROR_OF_TAGS
+        f"The tag probabilities of `{name}` differ from the encoder's by up to {runtime['largest_tag_error']:.2g} on "
+        "the golden clips."
+        for name, runtime in manifest.get("runtimes", {}).items()
+        if runtime.get("largest_tag_error", 0) >= _MIN_TAG_ERROR
     ]
     limits += [
-        f"`{name}` has not been run: its runtime was not installed where it was written."
-        for name, facts in manifest.get("runtimes", {}).items()
-        if facts["checked_with"] is None
+        f"`{name}` has not been checked: its runtime was not installed."
+        for name, runtime in manifest.get("runtimes", {}).items()
+        if runtime["checked_with"] is None
     ]
     return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"
 
@@ -378,8 +373,8 @@ def _golden_section(golden_embedding: np.ndarray) -> str:
     greatest = np.argsort(-golden_embedding[0], kind="stable")[:_NUM_GOLDEN_NUMBERS]
     lines = [
         "## Golden numbers",
-        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The greatest of the "
-        "first one's:",
+        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The largest numbers of "
+        "the first embedding:",
         "",
         "| dimension | value |",
         "|---|---|",

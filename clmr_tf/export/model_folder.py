@@ -1,16 +1,14 @@
-"""The folder of an exported model, read and checked against its own golden numbers.
+"""Reads model folders and checks them against their golden numbers.
 
 saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
 encoder.weights.h5    the same weights for `SampleCNN`
-manifest.json         architecture, input, training, where an added head is from, scores, licence
-head.npz              of a model that was trained with labels, or got the head of a probe: from the embedding to the
-                      logits of its tags
-projector.npz         of a model that brought one: from the embedding to what the contrastive loss saw
-README.md             the model card: the manifest in words, and how to load the model
-model*.tflite         of an export that was asked for them: for LiteRT, in float32, float16 and 8-bit integers
-model.onnx            the same for ONNX Runtime
-golden.npz            an input and the embedding that every loader and runtime must give for it, and logits and
-                      projection if any
+manifest.json         architecture, input, training, origin of an added head, scores, licence
+head.npz              optional: from the embedding to the logits of the tags
+projector.npz         optional, of converted models: from the embedding to the projection
+README.md             model card: the manifest in words, and how to load the model
+model*.tflite         optional, for LiteRT: float32, float16 and 8-bit integers
+model.onnx            optional, for ONNX Runtime
+golden.npz            audio, and the embedding, logits and projection that every loader and runtime must give for it
 """
 
 import hashlib
@@ -32,20 +30,20 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 _ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
-# Prepared corpora have a manifest.json of a format version, too.
+# Prepared corpora have a manifest.json with a format version too.
 _PARTS_OF_MODELS = {"architecture.arguments": dict, "training.step": int, "scores": dict, "tag_names": list}
 PARTS_OF_CARDS = {
     **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
     **{"input.clip_num_samples": int, "input.sample_rate_hz": int},
 }
-"""What else the model card tells."""
+"""Needed by the model card in addition."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder, with at least architecture, training step, scores and `tag_names` in it.
+    """The manifest of a model folder, with at least architecture, training step, scores and `tag_names`.
 
     Raises:
-        UsageError: If there is none that this program can read.
+        UsageError: If it is missing, damaged or of another format version.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -60,7 +58,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]) -> None:
-    """Raises UsageError if a manifest lacks one of `parts`, such as "training.step", or it is of another type."""
+    """Raises UsageError if one of `parts`, such as "training.step", is missing or of the wrong type."""
 
     def part(names: str) -> Any:
         found = manifest
@@ -82,22 +80,21 @@ HEAD_FILE = "head.npz"
 PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
 GOLDEN_TOLERANCE = 1e-4
-"""Largest error of an embedding, relative to the largest golden value, that another runtime may have."""
+"""Largest allowed error of an output, relative to the largest golden value."""
 
 
 def read_encoder(folder: Path) -> SampleCNN:
     """The encoder of a model folder, with its weights.
 
     Raises:
-        UsageError: If manifest or weights cannot be read, or do not belong together.
+        UsageError: If manifest or weights cannot be read or do not match.
     """
     arguments = read_manifest(folder)["architecture"]["arguments"]
     try:
         encoder = build_encoder(**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{folder / MANIFEST_FILE} has no architecture that this program can build; received {arguments}, so "
-            "export the model again."
+            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments}; export the model again."
         ) from error
     path = folder / WEIGHTS_FILE
     try:
@@ -109,15 +106,15 @@ def read_encoder(folder: Path) -> SampleCNN:
 
 
 def gives_tags(folder: Path) -> bool:
-    """Whether a model folder has tags: the first exports with a head did not say of what kind, and give none."""
+    """Whether a model has tags; early exports with a head do not say of which kind, and have none."""
     return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
 
 
 def read_head(folder: Path) -> Head:
-    """The head of a model, its own or one that was added; whether its outputs are tags is for `gives_tags` to say.
+    """The head of a model; see `gives_tags` for whether its outputs are tags.
 
     Raises:
-        UsageError: If the model has none, or it cannot be read, or does not belong to the embedding or the tag names.
+        UsageError: If there is none, it cannot be read, or it does not match the embedding or the tag names.
     """
     path = folder / HEAD_FILE
     if not path.is_file():
@@ -132,8 +129,8 @@ def read_head(folder: Path) -> Head:
     names = read_manifest(folder)["tag_names"]
     if (head.num_features, head.num_outputs) != (EMBEDDING_DIM, len(names)):
         raise UsageError(
-            f"The head {path} takes {head.num_features} numbers and gives {head.num_outputs}, where an embedding has "
-            f"{EMBEDDING_DIM} and {MANIFEST_FILE} names {len(names)} tags; export the model again."
+            f"The head {path} has {head.num_features} inputs and {head.num_outputs} outputs, but an embedding has "
+            f"{EMBEDDING_DIM} numbers and {MANIFEST_FILE} {len(names)} tags; export the model again."
         )
     return head
 
@@ -152,7 +149,7 @@ def read_projector(folder: Path) -> keras.Model | None:
         matrices = arrays["hidden"], arrays["projection"]
         shapes = [matrix.shape for matrix in matrices]
         if any(len(shape) != 2 or shape[0] != EMBEDDING_DIM for shape in shapes):
-            raise UnreadableArraysError(f"its matrices of the shapes {shapes} take no embedding")
+            raise UnreadableArraysError(f"its matrices have the shapes {shapes}, which do not fit an embedding")
         with dtype_policy("float32"):
             projector = build_projector(*matrices[1].shape)
         projector.set_weights(list(matrices))
@@ -162,10 +159,10 @@ def read_projector(folder: Path) -> keras.Model | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replaces the manifest of a model folder, and the model card, which says the same in words.
+    """Replaces the manifest and the model card of a model folder.
 
     Raises:
-        UsageError: If the card cannot be written of it; the manifest is not replaced then.
+        UsageError: If the manifest lacks what the card needs; then nothing is replaced.
     """
     require_parts(folder, manifest, PARTS_OF_CARDS)
     card = model_card(manifest, read_golden(folder)["embedding"])
@@ -174,18 +171,18 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
-    """Writes what a model scored on a corpus into its manifest and its card."""
+    """Adds a model's score on a corpus to its manifest and card."""
     manifest = read_manifest(folder)
     manifest["scores"][corpus] = score
     write_manifest(folder, manifest)
 
 
 def check_golden(folder: Path) -> None:
-    """Runs the golden input through all that a model folder holds: SavedModel, weights, head and projector.
+    """Checks the outputs of SavedModel, weights, head and projector against the golden numbers.
 
     Raises:
-        UsageError: If a part cannot be read, or the manifest does not describe the model.
-        ClmrError: If a part gives other numbers than golden.npz holds, or none that are finite.
+        UsageError: If a part cannot be read, or the manifest is incomplete.
+        ClmrError: If outputs differ from the golden numbers or are not finite.
     """
     require_parts(folder, read_manifest(folder), PARTS_OF_CARDS)
     check_golden_of(folder, read_encoder(folder))
@@ -204,16 +201,16 @@ def check_golden(folder: Path) -> None:
 
 
 def check_golden_of(folder: Path, encoder: SampleCNN) -> None:
-    """Runs the golden input through the encoder that was read from a model folder, and through its head.
+    """Checks the outputs of an encoder and of the head in its model folder against the golden numbers.
 
     Raises:
         UsageError: If head or golden numbers cannot be read.
-        ClmrError: If they give other numbers than golden.npz holds, or none that are finite.
+        ClmrError: If outputs differ from the golden numbers or are not finite.
     """
     golden = read_golden(folder)
     if golden["audio"].shape[1] != encoder.clip_num_samples:
         raise UsageError(
-            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder takes "
+            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder needs "
             f"{encoder.clip_num_samples}; export the model again."
         )
     received = encoder(tf.constant(golden["audio"]), training=False).numpy()
@@ -226,11 +223,11 @@ def read_golden(folder: Path) -> dict[str, np.ndarray]:
     """The golden numbers of a model folder.
 
     Returns:
-        float32 "audio" [clips, samples] and "embedding" [clips, 512]; of a model with a head "logits" [clips, tags], of
-        one with a projector "projection" [clips, projection].
+        float32 "audio" [clips, samples] and "embedding" [clips, 512]; with a head "logits" [clips, tags]; with a
+        projector "projection" [clips, projection].
 
     Raises:
-        UsageError: If they cannot be read, or are not all of these.
+        UsageError: If they cannot be read or are incomplete.
     """
     of_parts = {"logits": HEAD_FILE, "projection": PROJECTOR_FILE}
     names = ["audio", "embedding", *(name for name, file in of_parts.items() if (folder / file).is_file())]
@@ -238,11 +235,11 @@ def read_golden(folder: Path) -> dict[str, np.ndarray]:
         arrays = read_arrays(folder / GOLDEN_FILE, *names)
         golden = {name: arrays[name] for name in names}
         if not all(array.dtype.kind == "f" and array.ndim == 2 and array.size for array in golden.values()):
-            raise UnreadableArraysError("it has something else than rows of floats")
+            raise UnreadableArraysError("an array is not two-dimensional, not of floats, or empty")
         num_rows = {len(array) for array in golden.values()}
         if len(num_rows) > 1 or golden["embedding"].shape[1] != EMBEDDING_DIM:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in golden.items())
-            raise UnreadableArraysError(f"it has {shapes}, which do not belong together")
+            raise UnreadableArraysError(f"its shapes {shapes} do not match")
     except UnreadableArraysError as error:
         path = folder / GOLDEN_FILE
         raise UsageError(f"The golden numbers {path} cannot be read ({error}); export the model again.") from error
@@ -250,12 +247,12 @@ def read_golden(folder: Path) -> dict[str, np.ndarray]:
 
 
 def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest expected value; NaN if anything received is."""
+    """The largest difference, relative to the largest expected value; NaN if a received value is."""
     return float(np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12))
 
 
 def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
-    """Raises ClmrError if a file of a model folder gives or holds numbers that are NaN or infinite."""
+    """Raises ClmrError if outputs or golden numbers are NaN or infinite."""
     if not np.isfinite(received).all():
         raise ClmrError(
             f"{path} has {what} that are not finite (NaN or infinite); export a checkpoint of a run whose loss stayed "
@@ -266,7 +263,7 @@ def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
 def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
     if received.shape != expected.shape:
         raise UsageError(
-            f"{path} gives {what} of the shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
+            f"{path} gives {what} of shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
             "export the model again."
         )
     _require_finite(path, what, received)
@@ -280,7 +277,7 @@ def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.nda
 
 
 def weights_hash(encoder: SampleCNN) -> str:
-    """SHA-256 of a built encoder: names, shapes and values of its variables in order, clip length and rate."""
+    """SHA-256 of a built encoder: names, shapes and values of its variables, clip length and sample rate."""
     digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
     for variable in encoder.variables:
         digest.update(f"{variable.name} {tuple(variable.shape)}".encode())

@@ -1,9 +1,9 @@
-"""Runs a file for another runtime, in a process of its own that TensorFlow is not loaded into.
+"""Runs a LiteRT or ONNX file in a process without TensorFlow, as users will.
 
     python -m clmr_tf.export.runtime_process FILE AUDIO OUTPUTS
 
-AUDIO is an .npz file with `audio`, such as a model folder's golden.npz; OUTPUTS the .npz file to write, with an array
-for every output of the model: the rows of all clips at once, and after them that of the first clip alone.
+AUDIO is an .npz file with `audio`, such as golden.npz of a model folder. OUTPUTS is the .npz file to write, with an
+array for each output of the model: the rows of all clips in one batch, then the row of the first clip alone.
 """
 
 import sys
@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Takes audio float32 [n, clip_num_samples], any n; gives the outputs by name, each with n rows."""
+"""From audio float32 [n, clip_num_samples] to the outputs by name, each with n rows."""
 
 
 def load(file: Path, num_threads: int | None = None) -> Run:
     """Loads a .tflite or .onnx file.
 
     Args:
-        file: As `python -m clmr_tf.export` writes it.
-        num_threads: The runtime's own choice if None.
+        file: Written by `python -m clmr_tf.export`.
+        num_threads: Default: chosen by the runtime.
 
     Raises:
         ImportError: If its runtime is not installed.

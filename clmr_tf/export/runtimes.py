@@ -1,4 +1,4 @@
-"""Models for LiteRT and ONNX Runtime: made, run and compared."""
+"""Files for LiteRT and ONNX Runtime: converts, runs and compares them."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export.folded_network import read_folded_head
 from clmr_tf.export.model_folder import (
     GOLDEN_FILE,
     gives_tags,
@@ -35,18 +34,18 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeFormat:
-    """One kind of file.
+    """A kind of file, and how much its outputs may differ from the golden numbers.
 
     Attributes:
-        file: Its name in the model folder.
-        title: What it is, for the manifest and the model card.
-        bytes_per_weight: Size of a weight of the encoder in it.
+        file: Name in the model folder.
+        title: Description for the manifest and the model card.
+        bytes_per_weight: Size of a weight of the encoder.
         bytes_per_head_weight: Size of a weight of the head.
-        converters: Packages that write it, beside TensorFlow.
+        converters: Packages that write it, besides TensorFlow.
         runtime: Package that runs it.
-        largest_error: Of its embedding, relative to the largest golden value; None where only the cosine counts.
-        least_cosine: Of the embedding of every golden clip to the golden one.
-        largest_head_error: Of the probability of any tag, to what the head gives for the embedding of the same file.
+        max_error: Of an embedding, relative to the largest golden value; None if only the cosine is limited.
+        min_cosine: Of the embedding of each golden clip to the golden embedding.
+        max_head_error: Of a tag's probability, compared with the head on the file's own embedding.
     """
 
     file: str
@@ -55,16 +54,16 @@ class RuntimeFormat:
     bytes_per_head_weight: int
     converters: tuple[str, ...]
     runtime: str
-    largest_error: float | None
-    least_cosine: float
-    largest_head_error: float
+    max_error: float | None
+    min_cosine: float
+    max_head_error: float
 
 
 LITERT, ONNX_RUNTIME = "ai-edge-litert", "onnxruntime"
 
 TFLITE_FORMATS = {
     "fp32": RuntimeFormat("model.tflite", "LiteRT, float32", 4, 4, (), LITERT, 1e-3, 0.9999, 1e-3),
-    # Every weight is off by up to 2^-11; in the encoder of 300 steps on the demo corpus that came to 1.3e-3 together.
+    # Weights are rounded by up to 2^-11. For an encoder after 300 steps on the demo corpus the error was 1.3e-3.
     "fp16": RuntimeFormat("model-fp16.tflite", "LiteRT, weights in float16", 2, 2, (), LITERT, 5e-3, 0.9999, 5e-3),
     "int8": RuntimeFormat(
         "model-int8.tflite", "LiteRT, convolutions in 8-bit integers", 1, 4, (), LITERT, None, 0.995, 1e-3
@@ -72,7 +71,7 @@ TFLITE_FORMATS = {
 }
 ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", 4, 4, ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
 FORMATS = {**TFLITE_FORMATS, "onnx": ONNX_FORMAT}
-"""Every kind of file by the word that asks for it."""
+"""By the name of the kind."""
 
 
 Outputs = dict[str, np.ndarray]
@@ -80,11 +79,11 @@ Outputs = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """What a file has to give for the golden clips.
+    """Expected outputs for the golden clips.
 
     Attributes:
-        embedding: float32 [rows, dimensions], as `execution` orders the rows.
-        tags_of: From embeddings to probabilities, float64 [rows, tags]; None for a model without a head.
+        embedding: float32 [rows, 512], in the order of `clmr_tf.export.runtime_process`.
+        tags_of: From embeddings to probabilities, float64 [rows, tags]; None for a model without tags.
     """
 
     embedding: np.ndarray
@@ -92,12 +91,12 @@ class Golden:
 
     @property
     def outputs(self) -> Outputs:
-        """The outputs by their names."""
+        """The outputs by name."""
         return {"embedding": self.embedding} | ({"tags": self.tags_of(self.embedding)} if self.tags_of else {})
 
 
 def golden_outputs(folder: Path) -> Golden:
-    """The golden outputs of a model folder: of all clips, and of the first one again.
+    """The expected outputs of a model folder: for all clips, then for the first clip alone.
 
     Raises:
         UsageError: If head or golden numbers cannot be read.
@@ -113,18 +112,18 @@ def golden_outputs(folder: Path) -> Golden:
 
 
 def compare(wanted: RuntimeFormat, received: Outputs, golden: Golden) -> dict[str, float]:
-    """How far the outputs of a file are from the golden ones, for the manifest.
+    """The errors of a file's outputs, for the manifest.
 
-    Embeddings and head are judged apart, since a steep head makes much of a small difference between embeddings: what
-    is limited is the error of the head for the embeddings of the file itself.
+    Embeddings and head are compared separately, because a steep head amplifies small differences of the embeddings. The
+    head is therefore compared on the file's own embeddings.
 
     Args:
-        wanted: What is allowed.
-        received: Of the file.
-        golden: Of the model.
+        wanted: The limits.
+        received: Outputs of the file.
+        golden: Expected outputs.
 
     Raises:
-        ClmrError: If an output is missing or has another shape, or they differ by more than is allowed or are NaN.
+        ClmrError: If an output is missing, has the wrong shape, is not finite or exceeds its limit.
     """
     expected = golden.outputs
     shapes, expected_shapes = ({name: rows.shape for name, rows in side.items()} for side in (received, expected))
@@ -135,19 +134,19 @@ def compare(wanted: RuntimeFormat, received: Outputs, golden: Golden) -> dict[st
             raise ClmrError(
                 f"The `{name}` that {wanted.file} gives for the golden clips is not finite; it was not kept."
             )
-    facts = _compare_embeddings(wanted, received["embedding"], golden.embedding)
+    errors = _compare_embeddings(wanted, received["embedding"], golden.embedding)
     if golden.tags_of:
-        facts["largest_head_error"] = _head_error(wanted, received["tags"], golden.tags_of(received["embedding"]))
-        facts["largest_tag_error"] = float(np.max(np.abs(received["tags"] - expected["tags"])))
-    return facts
+        errors["largest_head_error"] = _head_error(wanted, received["tags"], golden.tags_of(received["embedding"]))
+        errors["largest_tag_error"] = float(np.max(np.abs(received["tags"] - expected["tags"])))
+    return errors
 
 
 def _compare_embeddings(wanted: RuntimeFormat, embedding: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     error = relative_error(embedding, expected)
     norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
     cosine = float(np.min(np.sum(embedding * expected, axis=1) / norms)) if norms.all() else 0.0
-    is_near = wanted.largest_error is None or error <= wanted.largest_error
-    if not (is_near and cosine >= wanted.least_cosine):
+    is_near = wanted.max_error is None or error <= wanted.max_error
+    if not (is_near and cosine >= wanted.min_cosine):
         raise ClmrError(
             f"{wanted.file} gives embeddings of the golden clips that differ by {error:.1e} of their largest value, "
             f"with a cosine of {cosine:.5f}; it was not kept."
@@ -157,54 +156,53 @@ def _compare_embeddings(wanted: RuntimeFormat, embedding: np.ndarray, expected: 
 
 def _head_error(wanted: RuntimeFormat, tags: np.ndarray, expected: np.ndarray) -> float:
     error = float(np.max(np.abs(tags - expected)))
-    if not error <= wanted.largest_head_error:
+    if not error <= wanted.max_head_error:
         raise ClmrError(
             f"{wanted.file} gives probabilities of tags for the golden clips that differ by {error:.1e} (allowed "
-            f"{wanted.largest_head_error:.0e}) from those of the head; it was not kept."
+            f"{wanted.max_head_error:.0e}) from those of the head; it was not kept."
         )
     return error
 
 
-# Of one process. Converting the widest model to all formats takes some minutes on a slow machine.
+# Per process. Converting the widest model to all formats takes some minutes on a slow machine.
 _TIMEOUT_SECONDS = 1800
 _ROOT = Path(__file__).parents[2]
-# Beside the weights: the graph, and for 8-bit integers the scales of every channel.
-_LARGEST_SURPLUS, _LARGEST_SURPLUS_BYTES = 1.15, 2**17
+# Besides the weights: the graph, and for 8-bit integers a scale per channel.
+_MAX_SURPLUS_RATIO, _MAX_SURPLUS_BYTES = 1.15, 2**17
 
 
 def require_converters(kinds: Sequence[str]) -> None:
-    """Raises UsageError if a package is absent that writing one of `kinds` needs."""
+    """Raises UsageError if a package that is needed to write one of `kinds` is not installed."""
     for kind in kinds:
         absent = [package for package in FORMATS[kind].converters if version_of(package) is None]
         if absent:
             raise UsageError(
                 f"{FORMATS[kind].file} needs {' and '.join(absent)}, which are not installed; run "
-                f"`pip install {' '.join(absent)} -c constraints.txt`, or leave that file out."
+                f"`pip install {' '.join(absent)} -c constraints.txt`, or leave the file out."
             )
 
 
 def kinds_in(folder: Path) -> tuple[str, ...]:
-    """The words of `FORMATS` whose files a model folder holds."""
+    """The keys of `FORMATS` whose files a model folder has."""
     return tuple(kind for kind, wanted in FORMATS.items() if (folder / wanted.file).is_file())
 
 
 def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
-    """Converts the encoder of a model folder, runs the golden clips through every file, and keeps those that agree.
+    """Converts the encoder of a model folder, with its head if it has one, and keeps the files that pass the check.
 
-    With the encoder goes the head, if the model has one.
-
-    What is kept is described in the manifest under "runtimes". A file whose runtime is not installed is kept as well,
-    with a warning, and described as not checked.
+    The check runs the golden clips. Files are described in the manifest under "runtimes". If a runtime is not
+    installed, its file is kept with a warning and described as not checked.
 
     Args:
-        folder: A model folder; where a conversion fails, the rest of it stays as it is.
-        kinds: Words of `FORMATS`.
+        folder: Model folder; nothing else in it changes.
+        kinds: Keys of `FORMATS`.
 
     Raises:
-        ClmrError: If a conversion failed or a file did not agree, after all others have been dealt with.
+        ClmrError: If a conversion or a check failed; the other files have been written.
     """
     failures = []
-    num_weights, head = read_encoder(folder).count_params(), read_folded_head(folder)
+    num_weights = read_encoder(folder).count_params()
+    num_head_weights = sum(part.size for part in read_head(folder).weights) if gives_tags(folder) else 0
     with tempfile.TemporaryDirectory(prefix=".runtimes.", dir=folder) as draft:
         reasons = _convert(folder, Path(draft), kinds)
         for kind in kinds:
@@ -212,18 +210,16 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             try:
                 if kind in reasons:
                     raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
-                least = num_weights * wanted.bytes_per_weight
-                if head:
-                    least += head.num_weights * wanted.bytes_per_head_weight
-                facts = _checked(Path(draft) / wanted.file, wanted, folder, least)
+                min_num_bytes = num_weights * wanted.bytes_per_weight + num_head_weights * wanted.bytes_per_head_weight
+                description = _checked(Path(draft) / wanted.file, wanted, folder, min_num_bytes)
             except ClmrError as error:
                 failures.append(str(error))
                 continue
-            if facts["checked_with"] is None:
-                logger.warning("%s is not checked, since %s is not installed.", wanted.file, wanted.runtime)
+            if description["checked_with"] is None:
+                logger.warning("%s was not checked, because %s is not installed.", wanted.file, wanted.runtime)
             put_in_place(Path(draft) / wanted.file, folder / wanted.file)
             manifest = read_manifest(folder)
-            manifest.setdefault("runtimes", {})[wanted.file] = facts
+            manifest.setdefault("runtimes", {})[wanted.file] = description
             write_manifest(folder, manifest)
     if failures:
         raise ClmrError(f"{' '.join(failures)} Everything else is in {folder}.")
@@ -238,25 +234,27 @@ def version_of(package: str) -> str | None:
 
 
 def _convert(folder: Path, draft: Path, kinds: Sequence[str]) -> dict[str, str]:
-    """Writes the files into `draft`; returns why, of those that could not be."""
+    """Writes the files to the folder `draft`; returns the reason for each that could not be made."""
     reasons, left = {}, list(kinds)
-    # One process does all of them unless it dies on one; the next one goes on behind that.
+    # One process converts all; if it dies on one, another process converts the rest.
     while left:
-        reason = _run_apart("converter", folder, draft, *left)
+        reason = _run_in_process("converter", folder, draft, *left)
         left = [kind for kind in left if not (draft / FORMATS[kind].file).is_file()]
         if left:
             reasons[left.pop(0)] = reason or "the converter wrote nothing"
     return reasons
 
 
-def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dict[str, Any]:
-    """What is known of a file whose weights take `least` bytes, for the manifest; ClmrError if it is not right."""
+def _checked(file: Path, wanted: RuntimeFormat, folder: Path, min_num_bytes: int) -> dict[str, Any]:
+    """The description of a file for the manifest; raises ClmrError if its size or its outputs are wrong."""
     num_bytes = file.stat().st_size
-    # Some failed conversions leave the weights out.
-    if not 0.9 * least <= num_bytes <= _LARGEST_SURPLUS * least + _LARGEST_SURPLUS_BYTES:
-        raise ClmrError(f"{wanted.file} has {num_bytes} bytes, and its weights take about {least}; it was not kept.")
+    # Some failed conversions omit the weights.
+    if not 0.9 * min_num_bytes <= num_bytes <= _MAX_SURPLUS_RATIO * min_num_bytes + _MAX_SURPLUS_BYTES:
+        raise ClmrError(
+            f"{wanted.file} has {num_bytes} bytes, and its weights need about {min_num_bytes}; it was not kept."
+        )
     golden = golden_outputs(folder)
-    facts: dict[str, Any] = {
+    description: dict[str, Any] = {
         "title": wanted.title,
         "num_bytes": num_bytes,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -265,27 +263,27 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, least: int) -> dic
     }
     version = version_of(wanted.runtime)
     if version is None:
-        return facts
+        return description
     outputs = file.with_suffix(".npz")
-    reason = _run_apart("runtime_process", file, folder / GOLDEN_FILE, outputs)
+    reason = _run_in_process("runtime_process", file, folder / GOLDEN_FILE, outputs)
     if reason:
         raise ClmrError(f"{wanted.file} cannot be run by {wanted.runtime} ({reason}); it was not kept.")
     with np.load(outputs) as received:
-        return {**facts, "checked_with": f"{wanted.runtime} {version}", **compare(wanted, dict(received), golden)}
+        return {**description, "checked_with": f"{wanted.runtime} {version}", **compare(wanted, dict(received), golden)}
 
 
-def _run_apart(module: str, *arguments: object) -> str | None:
-    """Runs a module of this folder in a process of its own; returns why it failed, if it did."""
+def _run_in_process(module: str, *arguments: object) -> str | None:
+    """Runs a module of this package in a process of its own; returns the reason if it failed."""
     command = [sys.executable, "-m", f"clmr_tf.export.{module}", *map(str, arguments)]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True, "errors": "replace"}
     try:
         done = subprocess.run(command, **options, check=False, timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"its process was ended after {_TIMEOUT_SECONDS:g} seconds"
+        return f"its process was stopped after {_TIMEOUT_SECONDS:g} seconds"
     if done.returncode == 0:
         return None
     last_words = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
     if done.returncode < 0:
-        return f"its process was ended by {signal.Signals(-done.returncode).name}: {last_words}"
+        return f"its process was killed by {signal.Signals(-done.returncode).name}: {last_words}"
     return last_words

@@ -1,4 +1,4 @@
-"""The served model: signatures for waveforms and WAV files, checks of requests, warm-up requests."""
+"""Serving: signatures for clips, waveforms and WAV files, validation of requests, warm-up requests."""
 
 import io
 import wave
@@ -18,23 +18,23 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 # "RIFF", size, "WAVE".
 _FIRST_CHUNK_BYTE = 12
 _CHUNK_HEAD_BYTES = 8
-# Of the format chunk: the plain one, and the extensible one, which names the kind of samples further behind.
+# Of the plain and of the extensible format chunk, which has the kind of samples further on.
 _FORMAT_BYTES, _EXTENSIBLE_FORMAT_BYTES = 16, 26
-# A file of empty chunks alone would keep the loop over them busy for minutes; real files have a handful.
-_MOST_CHUNKS = 100
+# Real files have a handful; looping over a file full of empty chunks would take minutes.
+_MAX_CHUNKS = 100
 _LOWEST_RATE_HZ = 1000
-# The highest that hardware records at; resampling a window takes memory in proportion to the rate.
+# Above it no hardware records; the memory for resampling a window grows with the rate.
 _HIGHEST_RATE_HZ = 768_000
 _FULL_SCALE = 32768.0
-_MOST_WEIGHTED_CHANNELS = 8
+_MAX_WEIGHTED_CHANNELS = 8
 
 
 class WavHeader(NamedTuple):
-    """What has been checked of a file; int64 scalars.
+    """A validated WAV header; int64 scalars.
 
     Attributes:
-        data_byte: Where the first sample is.
-        num_frames: Samples of each channel, at least 1; those that are there.
+        data_byte: Offset of the first sample.
+        num_frames: Samples per channel that the file really has, at least 1.
         num_channels: At least 1.
         rate_hz: 1000 to 768,000.
     """
@@ -46,28 +46,28 @@ class WavHeader(NamedTuple):
 
 
 def read_wav_header(content: tf.Tensor) -> WavHeader:
-    """Finds and checks the samples of a file.
+    """Validates the header of a WAV file.
 
     Args:
         content: The bytes of a RIFF WAVE file with 16-bit PCM, plain or extensible, of any number of channels and any
             rate from 1000 to 768,000 Hz; string scalar.
 
     Returns:
-        The header. A file that was cut short, or says that it has more than it has, has what is there; one that says
-        it has nothing, as a recorder leaves it that stopped before its end, has everything up to the end of the file.
+        The header. If the declared size exceeds the file, or is 0, as interrupted recorders leave it, the samples
+        extend to the end of the file.
 
     Raises:
-        tf.errors.InvalidArgumentError: If it is something else, or has no sample.
+        tf.errors.InvalidArgumentError: If it is another format, or has no samples.
     """
     num_bytes = tf.cast(tf.strings.length(content), tf.int64)
-    # Whatever it is, it has as many bytes then.
+    # Padded, since the file may be shorter.
     head = tf.strings.join([tf.strings.substr(content, 0, _FIRST_CHUNK_BYTE), bytes(_FIRST_CHUNK_BYTE)])
     is_wav = tf.equal(tf.strings.substr(head, 0, 4), "RIFF") & tf.equal(tf.strings.substr(head, 8, 4), "WAVE")
-    with tf.control_dependencies([tf.debugging.Assert(is_wav, ["A file is no WAV file; send 16-bit PCM WAV."])]):
+    with tf.control_dependencies([tf.debugging.Assert(is_wav, ["A file is not a WAV file; send 16-bit PCM WAV."])]):
         start = tf.constant(_FIRST_CHUNK_BYTE, tf.int64)
 
     def is_before_end(position: tf.Tensor, num_chunks: tf.Tensor, _format: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
-        return (position + _CHUNK_HEAD_BYTES <= num_bytes) & (data < 0) & (num_chunks < _MOST_CHUNKS)
+        return (position + _CHUNK_HEAD_BYTES <= num_bytes) & (data < 0) & (num_chunks < _MAX_CHUNKS)
 
     def next_chunk(
         position: tf.Tensor, num_chunks: tf.Tensor, format_byte: tf.Tensor, data_byte: tf.Tensor
@@ -77,16 +77,16 @@ def read_wav_header(content: tf.Tensor) -> WavHeader:
         format_byte = tf.where(tf.equal(name, "fmt "), body, format_byte)
         data_byte = tf.where(tf.equal(name, "data"), body, data_byte)
         size = _integer(content, position + 4, 4)
-        # Chunks begin at even bytes.
+        # Chunks start at even offsets.
         return body + size + size % 2, num_chunks + 1, format_byte, data_byte
 
     nowhere = tf.constant(-1, tf.int64)
     loop = (start, tf.constant(0), nowhere, nowhere)
-    # One chunk after the other: the place of each depends on the one before.
+    # Sequential, since the offset of a chunk depends on the previous one.
     _, _, format_byte, data_byte = tf.while_loop(is_before_end, next_chunk, loop, parallel_iterations=1)
     found = tf.debugging.Assert(
         (format_byte >= 0) & (data_byte >= 0) & (format_byte + _FORMAT_BYTES <= num_bytes),
-        [f"A WAV file has no format, or no data in its first {_MOST_CHUNKS} chunks; send 16-bit PCM WAV."],
+        [f"A WAV file has no format, or no data in its first {_MAX_CHUNKS} chunks; send 16-bit PCM WAV."],
     )
     with tf.control_dependencies([found]):
         kind, num_channels = _integer(content, format_byte, 2), _integer(content, format_byte + 2, 2)
@@ -126,11 +126,11 @@ def read_wav(content: tf.Tensor, header: WavHeader) -> tf.Tensor:
 
 def _weights_of(num_channels: tf.Tensor) -> tf.Tensor:
     """`mono_weights` in a graph, float32 [num_channels]."""
-    table = np.zeros((_MOST_WEIGHTED_CHANNELS + 1, _MOST_WEIGHTED_CHANNELS), np.float32)
-    for count in range(1, _MOST_WEIGHTED_CHANNELS + 1):
+    table = np.zeros((_MAX_WEIGHTED_CHANNELS + 1, _MAX_WEIGHTED_CHANNELS), np.float32)
+    for count in range(1, _MAX_WEIGHTED_CHANNELS + 1):
         table[count, :count] = mono_weights(count)
-    is_weighted = num_channels <= _MOST_WEIGHTED_CHANNELS
-    row = tf.constant(table)[tf.minimum(num_channels, _MOST_WEIGHTED_CHANNELS)]
+    is_weighted = num_channels <= _MAX_WEIGHTED_CHANNELS
+    row = tf.constant(table)[tf.minimum(num_channels, _MAX_WEIGHTED_CHANNELS)]
     shape = tf.reshape(tf.cast(num_channels, tf.int32), [1])
     return tf.cond(
         is_weighted, lambda: tf.slice(row, [0], shape), lambda: tf.fill(shape, 1 / tf.cast(num_channels, tf.float32))
@@ -138,7 +138,7 @@ def _weights_of(num_channels: tf.Tensor) -> tf.Tensor:
 
 
 def _integer(content: tf.Tensor, byte: tf.Tensor, num_bytes: int) -> tf.Tensor:
-    """An unsigned little-endian number, int64; bytes behind the end of the file are zeros."""
+    """An unsigned little-endian integer, int64; bytes after the end of the file are zeros."""
     byte = tf.minimum(byte, tf.cast(tf.strings.length(content), tf.int64))
     padded = tf.strings.join([tf.strings.substr(content, tf.cast(byte, tf.int32), num_bytes), bytes(num_bytes)])
     digits = tf.io.decode_raw(tf.strings.substr(padded, 0, num_bytes), tf.uint8)
@@ -148,31 +148,30 @@ def _integer(content: tf.Tensor, byte: tf.Tensor, num_bytes: int) -> tf.Tensor:
 Outputs = dict[str, tf.Tensor]
 
 _MUST_BE_FINITE = "Audio must be finite, and some samples are not; send numbers in [-1, 1]"
-# A longer recording is encoded in parts, or its activations would fill the memory.
+# Longer recordings are encoded in parts to limit memory.
 _WINDOWS_PER_PART = 16
-# Their headers are all read before anything else, in less than a second.
-_MOST_FILES = 1024
-# 24 hours of audio. Without a limit, one long file among many short ones would make the answer fill the memory.
-_MOST_WINDOWS = 2**15
+# All headers are read first, in less than a second.
+_MAX_FILES = 1024
+# 24 hours of audio. Answers are padded to the longest file, so one long file among many could fill the memory.
+_MAX_WINDOWS = 2**15
 
 
 class ServedModel:
-    """An encoder and a head as functions of tensors, with everything that they need inside.
+    """An encoder and a head as self-contained functions of tensors.
 
-    A recording is cut into windows that follow each other, as `clmr_tf.load_encoder` does; what is left over at the end
-    is dropped, and a recording that is shorter than a window is filled up with zeros. Tags are probabilities, sigmoids
-    or with one label a clip a softmax; the tags of a recording are the mean of those of its windows.
+    A recording is cut into adjacent windows, as by `clmr_tf.load_encoder`: a remainder is dropped, and a recording
+    shorter than a window is padded with zeros. The tags of a recording are the mean over its windows.
 
     Args:
         encoder: Built, float32.
-        head: From embeddings to logits, if there is one.
-        tag_names: Of the logits; an output of the signature "tag_names".
-        single_label: Whether exactly one tag holds.
+        head: From embeddings to logits; optional.
+        tag_names: Of the logits; output of the signature "tag_names".
+        single_label: Softmax instead of sigmoids.
     """
 
     def __init__(self, encoder: SampleCNN, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
         self._encoder = encoder
-        # A function of its own, or every signature would trace the network again.
+        # One function, so that the network is traced once for all signatures.
         self._encode = tf.function(
             lambda audio: encoder(audio, training=False),
             input_signature=[tf.TensorSpec([None, encoder.clip_num_samples], tf.float32)],
@@ -184,7 +183,7 @@ class ServedModel:
         self._single_label = single_label
 
     def signatures(self) -> dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]]:
-        """Functions by their names, with what they take."""
+        """Functions and their input signatures, by name."""
         clip = self._encoder.clip_num_samples
         made: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
             "serving_default": (self._of_clips, [tf.TensorSpec([None, clip], tf.float32, "audio")]),
@@ -204,7 +203,7 @@ class ServedModel:
         return {"embedding": embedding, **self._tags_of(embedding)}
 
     def _of_waveform(self, audio: tf.Tensor) -> Outputs:
-        """One recording, float32 [samples] at the model's rate -> what its windows give, and the means."""
+        """One recording, float32 [samples] at the model's sample rate -> outputs of its windows, and their means."""
         clip = self._encoder.clip_num_samples
         audio = _of_shape(audio, r"\[[1-9]\d*\]", "A waveform must be [samples], at least one")
         audio = tf.debugging.check_numerics(audio, _MUST_BE_FINITE)
@@ -217,23 +216,23 @@ class ServedModel:
         return self._of_windows(window, num_windows)
 
     def _of_wav_bytes(self, wav: tf.Tensor) -> Outputs:
-        """Files, string [n] -> as of one recording with a dimension more, filled up with zeros to the longest file."""
+        """Files, string [n] -> outputs as for a waveform, with a batch dimension, padded with zeros to the longest."""
         wav = _of_shape(wav, r"\[[1-9]\d*\]", "Files must be [n], at least one")
         num_files = tf.size(wav, tf.int64)
-        advice = f"A request may have {_MOST_FILES} files; received {{}}, so send fewer at a time."
-        wav = _checked(wav, num_files <= _MOST_FILES, tf.strings.format(advice, num_files))
-        # All headers before the first window: a request is refused before it has cost anything.
+        advice = f"A request may have {_MAX_FILES} files; received {{}}; send fewer at a time."
+        wav = _checked(wav, num_files <= _MAX_FILES, tf.strings.format(advice, num_files))
+        # All headers first, so that a request is refused before anything expensive.
         headers = WavHeader(*tf.map_fn(read_wav_header, wav, fn_output_signature=WavHeader(*4 * [tf.int64])))
         own_rate_hz, clip = self._encoder.sample_rate_hz, self._encoder.clip_num_samples
-        # Rounded as soxr does, or a file could have a window more here than in `load_encoder`.
+        # Rounded as by soxr, so that the number of windows equals that of `load_encoder`.
         num_samples = (2 * headers.num_frames * own_rate_hz + headers.rate_hz) // (2 * headers.rate_hz)
         num_windows = tf.maximum(num_samples // clip, 1)
         num_answered = num_files * tf.reduce_max(num_windows)
         advice = (
-            f"The answer to a request may have {_MOST_WINDOWS} windows, all files filled up to the longest; this one "
-            "would have {}, so send fewer or shorter files at a time."
+            f"The answer to a request may have {_MAX_WINDOWS} windows, with all files padded to the longest; this one "
+            "would have {}; send fewer or shorter files at a time."
         )
-        wav = _checked(wav, num_answered <= _MOST_WINDOWS, tf.strings.format(advice, num_answered))
+        wav = _checked(wav, num_answered <= _MAX_WINDOWS, tf.strings.format(advice, num_answered))
         spec = {
             "num_windows": tf.TensorSpec([], tf.int32),
             "times_seconds": tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0),
@@ -271,7 +270,7 @@ class ServedModel:
 
         def windows(indices: tf.Tensor) -> tf.Tensor:
             spec = tf.TensorSpec([clip], tf.float32)
-            # One window after the other: resampling from a high rate takes up to 100 MB for each.
+            # Sequential: resampling from a high rate takes up to 100 MB per window.
             return tf.map_fn(window, indices, fn_output_signature=spec, parallel_iterations=1)
 
         embeddings = self._encode_in_parts(windows, num_windows)
@@ -284,11 +283,11 @@ class ServedModel:
         return outputs
 
     def _encode_in_parts(self, windows: Callable[[tf.Tensor], tf.Tensor], num_windows: tf.Tensor) -> tf.Tensor:
-        """float32 [num_windows, 512] of what `windows` gives for indices, int32 [n] -> float32 [n, clip]."""
+        """Embeddings float32 [num_windows, 512] of `windows`, a function int32 [n] -> float32 [n, clip]."""
         windows_per_part = tf.minimum(num_windows, _WINDOWS_PER_PART)
 
         def part(first: tf.Tensor) -> tf.Tensor:
-            # Those beyond the end are the last one again, which is cut off below.
+            # The last part repeats the last window, which is cut off below.
             return self._encode(windows(tf.minimum(first + tf.range(windows_per_part), num_windows - 1)))
 
         starts = tf.range(0, num_windows, windows_per_part)
@@ -308,55 +307,54 @@ class ServedModel:
 
 
 def _of_shape(tensor: tf.Tensor, pattern: str, rule: str) -> tf.Tensor:
-    """The tensor, once its shape matches a pattern; otherwise the request ends with a sentence.
+    """Returns a tensor if its shape matches a pattern; otherwise the request fails with a sentence.
 
-    A server does not compare what it receives with the shapes of the signature, and some kernels end the process when
-    they get another one (convolutions of oneDNN). TensorFlow trusts the signature as well and would remove a comparison
-    of numbers from the graph as always true; it does not look into text.
+    A server does not compare inputs with the shapes of the signature, and some kernels crash the process on other
+    shapes (convolutions of oneDNN). TensorFlow trusts the signature too, and removes a numeric comparison from the
+    graph as always true, but not a comparison of text.
 
     Args:
-        tensor: Of a signature.
-        pattern: Regular expression of the shape as TensorFlow prints it, such as "[2 59049]".
-        rule: Begins the sentence.
+        tensor: Input of a signature.
+        pattern: Regular expression for the shape as TensorFlow prints it, such as "[2 59049]".
+        rule: Start of the sentence.
     """
     received = tf.strings.format("{}", tf.shape(tensor))
-    sentence = tf.strings.join([f"{rule}; received the shape ", received, ", so send another."])
+    sentence = tf.strings.join([f"{rule}; received the shape ", received, "."])
     return _checked(tensor, tf.strings.regex_full_match(received, pattern), sentence)
 
 
 def _checked(tensor: tf.Tensor, is_right: tf.Tensor, sentence: tf.Tensor) -> tf.Tensor:
-    """The tensor, once `is_right` holds; otherwise the request ends with a sentence (InvalidArgument)."""
+    """Returns a tensor if `is_right`; otherwise the request fails with a sentence (InvalidArgument)."""
     with tf.control_dependencies([tf.debugging.Assert(is_right, [sentence])]):
         return tf.ensure_shape(tensor, tensor.shape)
 
 
 _FILE = Path("assets.extra", "tf_serving_warmup_requests")
-# Of which every message here is made: a field that says how long it is.
+# Wire type of every field here.
 _LENGTH_DELIMITED = 2
 
 
 def write_warm_up_requests(saved_model: Path, model_name: str, clip_num_samples: int) -> None:
-    """Adds a request for every signature that takes audio to a SavedModel.
+    """Adds warm-up requests to a SavedModel, one for each signature that takes audio.
 
-    One clip, one recording as long as a clip, and one file at 44.1 kHz in stereo, which goes through mixing and
-    resampling; all of them silent.
+    They are silent: a clip, a recording as long as a clip, and a stereo file at 44.1 kHz, which is mixed and resampled.
 
     Args:
         saved_model: Folder of the SavedModel with the signatures of `ServedModel`.
-        model_name: What requests call the model.
+        model_name: Name of the model in requests.
         clip_num_samples: Length of its window.
 
     Raises:
         tf.errors.OpError: If the file cannot be written.
     """
-    # A number that is given once stands for all of the shape.
+    # A single value fills the whole shape.
     clip = tf.make_tensor_proto(0.0, tf.float32, [1, clip_num_samples])
     recording = tf.make_tensor_proto(0.0, tf.float32, [clip_num_samples])
     file = tf.make_tensor_proto([_silent_file()], tf.string)
     requests = (
         _predict_request(model_name, "serving_default", "audio", clip.SerializeToString()),
-        # A server that batches joins whole requests along their first axis, which for a recording is time, and a model
-        # whose warm-up fails is not loaded. Requests for some of the outputs are not joined.
+        # A server with batching joins requests along the first axis, which is time for a recording, and does not load a
+        # model whose warm-up fails. Requests for only some outputs are not joined.
         _predict_request(model_name, "waveform", "audio", recording.SerializeToString(), outputs=["embedding"]),
         _predict_request(model_name, "wav_bytes", "wav", file.SerializeToString()),
     )
@@ -371,19 +369,19 @@ def write_warm_up_requests(saved_model: Path, model_name: str, clip_num_samples:
 def _predict_request(
     model_name: str, signature: str, input_name: str, tensor: bytes, outputs: Sequence[str] = ()
 ) -> bytes:
-    """A `PredictRequest` with one input; with `outputs`, for these alone."""
+    """A `PredictRequest` with one input, for all outputs or for those in `outputs`."""
     model_spec = _field(1, model_name.encode()) + _field(3, signature.encode())
     inputs = _field(1, input_name.encode()) + _field(2, tensor)
     return _field(1, model_spec) + _field(2, inputs) + b"".join(_field(3, name.encode()) for name in outputs)
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A string or a message as a field of the message around it."""
+    """A string or message as a field of another message."""
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
-    """A number in groups of 7 bits, the lowest first; all but the last have the eighth bit set."""
+    """Base-128 varint: groups of 7 bits, lowest first; all but the last have the eighth bit set."""
     groups = []
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)

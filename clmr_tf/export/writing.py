@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 _RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
 _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
-# What an export may replace; the last are what writing them left when killed.
+# What an export may replace; the last ones are left by a killed write.
 _OWN_FILES = (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -60,16 +60,16 @@ _OWN_FILES = (
 
 
 def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
-    """Refuses to replace the model of another run or checkpoint; to be asked before anything is computed.
+    """Refuses to replace the model of another run or checkpoint; call it before anything is computed.
 
     Args:
-        folder: Where the model shall go.
-        training: Of the new model, as in the manifest: with the record of its run, or with what it is converted from.
+        folder: Where the model will be written.
+        training: "training" of the new model's manifest.
 
     Raises:
-        UsageError: If there is a model of another origin, or of one that cannot be read, or what is no model folder.
+        UsageError: If the folder holds a model of another or unknown origin, or is not a model folder.
     """
-    take_up_previous(folder)
+    restore_previous(folder)
     require_replaceable(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -77,8 +77,7 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
         origin = _origin(read_manifest(folder)["training"])
     except UsageError as error:
         raise UsageError(
-            f"{folder} holds a model whose origin cannot be told ({error}); give another --out, or --overwrite to "
-            "replace it."
+            f"{folder} holds a model of unknown origin ({error}); give another --out, or --overwrite to replace it."
         ) from error
     if origin is None or origin != _origin(training):
         raise UsageError(
@@ -87,39 +86,39 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
 
 
 def _origin(training: dict[str, Any]) -> Any:
-    """What tells one run or checkpoint from others; None where nothing does."""
+    """Identifies a run or checkpoint; None if unknown."""
     with contextlib.suppress(KeyError, IndexError, TypeError):
         return training["converted_from"]["checkpoint"]["sha256"]
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        # Two may be started in one second, to learn the same with other seeds.
+        # The time alone does not: two runs with other seeds may start in the same second.
         run, settings = training["run"], training["config"]
         return run["starts"][0], settings["seed"], settings["width"]
     return None
 
 
 def beside(folder: Path, state: str) -> Path:
-    """Where a model that is written, or replaced, lies for a moment; `state` is "draft" or "previous"."""
+    """Temporary path of a model while it is written or replaced; `state` is "draft" or "previous"."""
     return folder.with_name(f".{folder.name}.{state}")
 
 
-def take_up_previous(folder: Path) -> None:
-    """Brings back the model before, where an export was killed between its last two steps."""
+def restore_previous(folder: Path) -> None:
+    """Restores the previous model after an export was killed between its last two steps."""
     previous = beside(folder, "previous")
     if previous.is_dir() and not folder.exists():
         previous.rename(folder)
 
 
 def names_in(folder: Path) -> set[str]:
-    """The files of a model folder, if there is one, without what a kill has left."""
+    """The files of a model folder, if it exists, without temporary files."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raises UsageError if a folder is there that is no model folder, or holds files of others."""
+    """Raises UsageError if a folder exists and is not a model folder, or holds other files."""
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    # A manifest.json alone is no proof, since prepared corpora have one, too; but a damaged model may have lost a file.
+    # Prepared corpora have a manifest.json too, and a damaged model may lack a file.
     if names is None or (names and len(_MADE_BY_EVERY_EXPORT.difference(names)) > 1):
         raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
@@ -131,29 +130,29 @@ def require_replaceable(folder: Path) -> None:
 
 
 def keep_files(folder: Path, draft: Path) -> None:
-    """Takes over what a model that is replaced has beside its weights, where it belongs to the new one as well.
+    """Copies files of the previous model that are still valid.
 
-    Of the same weights these are the probes with what they scored, and with the same head the files for other runtimes.
+    With equal weights these are probe results and their scores; with an equal head also the files for other runtimes.
 
     Args:
-        folder: Of the model before, if there is one.
-        draft: Of the new one.
+        folder: Previous model, if any.
+        draft: New model.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
         old, before = read_golden(folder), read_manifest(folder)
     except UsageError as error:
-        logger.warning("Nothing is taken over from the model that is replaced: %s", error)
+        logger.warning("No files of the previous model are kept: %s", error)
         return
     new, manifest = read_golden(draft), read_manifest(draft)
     if not np.array_equal(old["embedding"], new["embedding"]):
         return
     is_same = old.keys() == new.keys() and all(np.array_equal(old[name], new[name]) for name in new)
-    # What makes tags of the logits.
+    # These decide how logits become tags.
     is_same = is_same and all(before.get(name) == manifest.get(name) for name in ("tag_names", "single_label"))
     runtimes = before.get("runtimes", {}) if is_same else {}
-    runtimes = {name: facts for name, facts in runtimes.items() if (folder / name).is_file()}
+    runtimes = {name: one for name, one in runtimes.items() if (folder / name).is_file()}
     for path in folder.iterdir():
         if path.name in runtimes or any(fnmatch(path.name, pattern) for pattern in _RESULTS):
             shutil.copyfile(path, draft / path.name)
@@ -164,40 +163,39 @@ def keep_files(folder: Path, draft: Path) -> None:
 def write_model_folder(
     encoder: SampleCNN,
     folder: Path,
-    facts: dict[str, Any],
+    manifest_entries: dict[str, Any],
     head: Head | None = None,
     projector: keras.Model | None = None,
 ) -> tuple[str, ...]:
-    """Exports an encoder, reads it back in both forms, compares, and only then puts it in place.
+    """Exports a model to a draft folder, checks its golden numbers, and only then puts it in place.
 
     Args:
         encoder: Built, float32.
-        folder: Where the model goes. A model folder that is there is replaced (`require_same_origin` says of which
-            run it is); of the same weights its probes stay, and with the same head its files for other runtimes.
-            Anything else is left alone.
-        facts: For the manifest: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" of one
-            that was added.
-        head: What was trained on labels, with the encoder or on its embeddings.
-        projector: As `build_projector` makes it, float32; only conversions have one to hand on.
+        folder: Where the model is written. An existing model folder is replaced, see `require_same_origin` and
+            `keep_files`.
+        manifest_entries: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" if a probe
+            trained it.
+        head: Trained on labels, with the encoder or on its embeddings.
+        projector: From `build_projector`, float32; only converted models have one.
 
     Returns:
-        The names of files that the model before had and this one has not.
+        Names of the files that only the previous model had.
 
     Raises:
-        UsageError: If `folder` exists and is no model folder or holds files of others, or cannot be written.
+        UsageError: If `folder` exists and is not a model folder, holds other files, or cannot be written.
         OSError: If the disk is full.
-        ClmrError: If the model gives numbers that are not finite, or what was written gives others.
+        ClmrError: If weights or outputs are not finite, or the written model gives other outputs.
     """
     refuse_pattern(folder)
     draft, previous = beside(folder, "draft"), beside(folder, "previous")
-    take_up_previous(folder)
+    restore_previous(folder)
     require_replaceable(folder)
     shutil.rmtree(draft, ignore_errors=True)
     with writable_or_usage_error(folder, "choose another --out"):
         draft.mkdir(parents=True)
     try:
         _require_space(draft, encoder)
-        _write(encoder, draft, facts, head, projector)
+        _write(encoder, draft, manifest_entries, head, projector)
         check_golden(draft)
         keep_files(folder, draft)
         lost = names_in(folder) - names_in(draft)
@@ -210,7 +208,7 @@ def write_model_folder(
 
 
 def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Two fixed clips that reach every frequency: a rising sweep and decaying bursts of noise.
+    """Two fixed clips that cover all frequencies: a rising sweep and decaying bursts of noise.
 
     Returns:
         float32 [2, clip_num_samples] in [-1, 1], exact in 16 bits.
@@ -225,14 +223,14 @@ def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
 
 
 def _require_space(folder: Path, encoder: SampleCNN) -> None:
-    # The HDF5 library crashes the process when the disk fills up under it.
+    # HDF5 crashes the process if the disk fills up.
     needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
 
 
 def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
-    # The weights by themselves, since a ReLU makes zeros of NaN, and the embedding is finite again.
+    # The weights too, because ReLU turns NaN into 0, and embeddings can be finite again.
     numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
     found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
     if found is not None:
@@ -244,17 +242,13 @@ def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
 
 
 def _write(
-    encoder: SampleCNN, folder: Path, facts: dict[str, Any], head: Head | None, projector: keras.Model | None
+    encoder: SampleCNN,
+    folder: Path,
+    manifest_entries: dict[str, Any],
+    head: Head | None,
+    projector: keras.Model | None,
 ) -> None:
     clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
-    encoder.save_weights(folder / WEIGHTS_FILE)
-    archive = keras.export.ExportArchive()
-    # Not told to track the encoder: the endpoints bring its variables, and each would be written twice.
-    served = ServedModel(encoder, head, facts["tag_names"], facts["single_label"])
-    for name, (function, specification) in served.signatures().items():
-        archive.add_endpoint(name=name, fn=function, input_signature=specification)
-    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
-    write_warm_up_requests(folder / SAVED_MODEL, facts["name"], clip_num_samples)
     audio = golden_audio(clip_num_samples, rate)
     embedding = encoder(tf.constant(audio), training=False).numpy()
     golden = {"audio": audio, "embedding": embedding}
@@ -266,52 +260,60 @@ def _write(
         golden["projection"] = projector(tf.constant(embedding)).numpy()
     _require_finite(encoder, golden)
     np.savez_compressed(folder / GOLDEN_FILE, **golden)
+    encoder.save_weights(folder / WEIGHTS_FILE)
+    archive = keras.export.ExportArchive()
+    # The endpoints track the variables; if the archive did too, each would be written twice.
+    served = ServedModel(encoder, head, manifest_entries["tag_names"], manifest_entries["single_label"])
+    for name, (function, specification) in served.signatures().items():
+        archive.add_endpoint(name=name, fn=function, input_signature=specification)
+    archive.write_out(str(folder / SAVED_MODEL), verbose=False)
+    write_warm_up_requests(folder / SAVED_MODEL, manifest_entries["name"], clip_num_samples)
     arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {
         "format_version": FORMAT_VERSION,
         "architecture": {"class": "SampleCNN", "arguments": arguments},
         "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
         "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
-        **facts,
+        **manifest_entries,
     }
     write_manifest(folder, manifest)
 
 
-# Of a result, what tells a reader of the manifest how the head came about; some are not in every result.
-_FACTS = ("preset", "task", "protocol", "labels", "seed", "fit")
+# Entries of a probe's result that say how the head was trained; not every result has all.
+_RESULT_ENTRIES = ("preset", "task", "protocol", "labels", "seed", "fit")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeHead:
-    """A head that a probe has trained.
+    """A head that a probe trained.
 
     Attributes:
         head: From embeddings to logits.
         tag_names: Of the logits.
-        single_label: Whether exactly one tag holds (softmax, not sigmoids).
-        facts: For the manifest: file of the result, corpus, how the head was trained, and its scores of the test split.
+        single_label: Softmax instead of sigmoids.
+        origin: For the manifest: result file, corpus, how the head was trained, and its test scores.
     """
 
     head: Head
     tag_names: list[str]
     single_label: bool
-    facts: dict[str, Any]
+    origin: dict[str, Any]
 
     @property
     def manifest_entries(self) -> dict[str, Any]:
-        """What the manifest of a model with this head says of it."""
-        return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.facts}
+        """Entries for the manifest of a model with this head."""
+        return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.origin}
 
 
 def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
-    """The head that a probe has trained on the features of an encoder.
+    """Reads the head that a probe trained on the embeddings of an encoder.
 
     Args:
         result_file: evaluation-....json of `python -m clmr_tf.probe`, with its .npz beside it.
-        encoder: What the head is to be put on.
+        encoder: The encoder.
 
     Raises:
-        UsageError: If it is no such result, of no head or of another encoder, or the head cannot be read.
+        UsageError: If it is not such a result, belongs to another encoder, or the head cannot be read.
     """
     advice = "give the evaluation-....json of `python -m clmr_tf.probe --preset released --model` this model"
     try:
@@ -319,10 +321,10 @@ def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
         kind, single_label = result["features"]["kind"], result["single_label"]
         corpus = {name: result["corpus"][name] for name in ("name", "fingerprint", "tag_names")}
         tag_names, hash_of_features = corpus.pop("tag_names"), result["features"].get("model_hash")
-        facts = {"result": result_file.name, "corpus": corpus, "test": result["scores"]["test"]}
-        facts |= {name: result[name] for name in _FACTS if name in result}
+        origin = {"result": result_file.name, "corpus": corpus, "test": result["scores"]["test"]}
+        origin |= {name: result[name] for name in _RESULT_ENTRIES if name in result}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{result_file} is no result of a probe; {advice}.") from error
+        raise UsageError(f"{result_file} is not the result of a probe; {advice}.") from error
     if kind != "model" or hash_of_features != weights_hash(encoder):
         raise UsageError(f"The head of {result_file} was trained on features of {kind} with other weights; {advice}.")
     path = head_file_of(result_file)
@@ -331,5 +333,5 @@ def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
     except UnreadableArraysError as error:
         raise UsageError(f"The head {path} cannot be read ({error}); run the probe again.") from error
     if (head.num_features, head.num_outputs) != (EMBEDDING_DIM, len(tag_names)):
-        raise UsageError(f"The head {path} is not the one of {result_file}; run the probe again.")
-    return ProbeHead(head, tag_names, single_label, facts)
+        raise UsageError(f"The head {path} does not belong to {result_file}; run the probe again.")
+    return ProbeHead(head, tag_names, single_label, origin)

@@ -1,4 +1,4 @@
-"""Embeddings of many files: computed file by file, written as a table, read again."""
+"""Embeddings of many files: computes them, writes them as a table, and reads it."""
 
 import dataclasses
 import hashlib
@@ -34,12 +34,12 @@ class FileEmbedding:
 
     Attributes:
         path: The file.
-        vectors: Of its windows, float32 [n, 512], at least one.
-        times_seconds: Where each begins, float64 [n].
-        duration_seconds: Length of the file.
-        is_padded: Whether it is shorter than a window, and was filled up with zeros.
-        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
-        lost_seconds: How much of the file could not be decoded, estimated.
+        vectors: Embeddings of its windows, float32 [n, 512], n >= 1.
+        times_seconds: Start of each window, float64 [n].
+        duration_seconds: Length of the recording.
+        is_padded: Whether it is shorter than a window and was padded with zeros.
+        is_silent: Whether its peak is below -80 dB, so that its embedding is meaningless.
+        lost_seconds: Estimated length of what could not be decoded.
     """
 
     path: Path
@@ -59,17 +59,17 @@ def stream_embeddings(
     hop_seconds: float | None = None,
     batch_size: int = 32,
 ) -> Iterator[FileEmbedding | SkippedFile]:
-    """Embeds each file, in order; they are decoded ahead, and windows of several files share a batch.
+    """Embeds files in order; decodes ahead, and fills batches with windows of several files.
 
     Args:
         encoder: From `load_encoder`.
-        files: Audio files of any format, rate and length.
-        decoder: Decodes them.
-        hop_seconds: Distance between windows; the length of a window if None.
-        batch_size: Windows in one call of the encoder.
+        files: Audio files of any format, sample rate and length.
+        decoder: Decodes the files.
+        hop_seconds: Time between the starts of two windows. Default: the length of a window.
+        batch_size: Windows per call of the encoder.
 
     Raises:
-        UsageError: If the hop is less than a sample.
+        UsageError: If the hop is shorter than a sample.
     """
     hop = encoder.hop_num_samples(hop_seconds)
     waiting: list[Window] = []
@@ -111,10 +111,10 @@ def stream_embeddings(
 
 
 def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEmbedding]:
-    """Those of files that could be used; the others, and those that are silent or damaged, are warned of.
+    """Yields the embeddings, and warns of skipped, silent and damaged files.
 
     Raises:
-        ClmrError: At the end, if there was none.
+        ClmrError: At the end, if there was no embedding.
     """
     num_used = num_skipped = 0
     for one in embeddings:
@@ -127,7 +127,7 @@ def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEm
                 _LOG.warning("%s %s.", printable(str(one.path)), flaw)
             yield one
     if not num_used:
-        raise ClmrError(f"None of the {num_skipped} files could be used as audio; the warnings say why.")
+        raise ClmrError(f"None of the {num_skipped} files could be used as audio; see the warnings.")
 
 
 FORMAT_VERSION = 1
@@ -137,23 +137,23 @@ _METADATA_KEY = b"clmr_tf"
 
 @dataclasses.dataclass(frozen=True)
 class SongEmbeddings:
-    """One vector for each file of a table.
+    """The mean embedding of each file of a table.
 
     Attributes:
         paths: The files.
-        means: The mean of the windows of each, float32 [files, 512].
-        silent_paths: Those of the files that are silent.
-        facts: Format version, SHA-256 of the weights (`model_hash`), rate, window and hop in samples.
+        means: Mean over the windows of each file, float32 [files, 512].
+        silent_paths: Files that are silent.
+        metadata: Format version, SHA-256 of the weights (`model_hash`), sample rate, window and hop in samples.
     """
 
     paths: tuple[str, ...]
     means: np.ndarray
     silent_paths: frozenset[str]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def require_table_name(out: Path) -> None:
-    """Raises UsageError for a file that is no table, or that could not be written, before hours of embedding."""
+    """Raises UsageError if a table cannot be written to this file, before hours of embedding."""
     if out.suffix not in SUFFIXES:
         raise UsageError(f"--out must be a file that ends in .npz or .parquet; received {out}.")
     require_writable(out, "--out")
@@ -162,25 +162,25 @@ def require_table_name(out: Path) -> None:
 
 
 def write_table(
-    out: Path, embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]
+    out: Path, embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]
 ) -> None:
-    """Writes all that came of a list of files, in one step; docs/embedding.md says what is where.
+    """Writes a table atomically; docs/embedding.md describes its format.
 
     Args:
         out: Ends in .npz or .parquet.
         embeddings: Of the files that could be used.
-        skipped: The others.
-        facts: As of `SongEmbeddings`.
+        skipped: The other files.
+        metadata: As in `SongEmbeddings`.
     """
     write = _parquet if out.suffix == ".parquet" else _npz
-    write_atomically(out, write(embeddings, skipped, facts))
+    write_atomically(out, write(embeddings, skipped, metadata))
 
 
 def read_songs(path: Path) -> SongEmbeddings:
-    """One vector for each file of a table; of an .npz file, without reading those of the windows.
+    """Reads the mean embeddings of a table; from an .npz file without those of the windows.
 
     Raises:
-        UsageError: If it is no such table.
+        UsageError: If it is not a table of embeddings, or is damaged.
     """
     if path.suffix == ".parquet":
         _require_pyarrow()
@@ -190,21 +190,21 @@ def read_songs(path: Path) -> SongEmbeddings:
             songs.means.shape == (len(songs.paths), EMBEDDING_DIM)
             and bool(np.isfinite(songs.means).all())
             and all(isinstance(name, str) for name in songs.paths)
-            and isinstance(songs.facts["model_hash"], str)
-            and songs.facts["hop_num_samples"] >= 1
+            and isinstance(songs.metadata["model_hash"], str)
+            and songs.metadata["hop_num_samples"] >= 1
         )
-        version = songs.facts["format_version"]
-    # Of pyarrow, the errors are ValueErrors, KeyErrors and OSErrors.
+        version = songs.metadata["format_version"]
+    # pyarrow raises ValueError, KeyError and OSError.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is no table of embeddings that can be read; give the file that `python -m clmr_tf.embed` wrote."
+            f"{path} is not a readable table of embeddings; give a file written by `python -m clmr_tf.embed`."
         ) from error
     if version != FORMAT_VERSION or not is_table:
-        raise UsageError(f"{path} is damaged, or a table of another version; embed the files again.")
+        raise UsageError(f"{path} is damaged or of another version; embed the files again.")
     return songs
 
 
-def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]) -> bytes:
     empty = np.zeros((0, EMBEDDING_DIM), np.float32)
     content = io.BytesIO()
     np.savez(
@@ -220,22 +220,22 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], fa
         lost_seconds=np.array([one.lost_seconds for one in embeddings]),
         skipped_paths=np.array([one.source for one in skipped], np.str_),
         skipped_reasons=np.array([one.detail for one in skipped], np.str_),
-        facts=np.array(json.dumps(facts)),
+        facts=np.array(json.dumps(metadata)),
     )
     return content.getvalue()
 
 
 def _songs_of_npz(path: Path) -> SongEmbeddings:
-    # NumPy leaves a file open that it cannot read.
+    # NumPy does not close a file that it cannot read.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         paths = arrays["paths"]
-        # Tables of version 0.1 do not say which files are silent.
+        # Tables of version 0.1 have no `is_silent`.
         is_silent = arrays["is_silent"] if "is_silent" in arrays else np.zeros(len(paths), bool)
         silent_paths = frozenset(paths[is_silent].tolist())
         return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
 
 
-def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], facts: dict[str, Any]) -> bytes:
+def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
@@ -250,8 +250,8 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
         "lost_seconds": np.repeat(np.array([one.lost_seconds for one in embeddings]), counts),
         "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
     }
-    metadata = json.dumps({"facts": facts, "skipped": [[printable(one.source), one.detail] for one in skipped]})
-    table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: metadata})
+    encoded = json.dumps({"facts": metadata, "skipped": [[printable(one.source), one.detail] for one in skipped]})
+    table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: encoded})
     content = io.BytesIO()
     parquet.write_table(table, content, write_page_checksum=True)
     return content.getvalue()
@@ -260,13 +260,13 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
 def _songs_of_parquet(path: Path) -> SongEmbeddings:
     from pyarrow import parquet
 
-    # Tables of version 0.1 do not say which files are silent; a column that is not there is not read.
+    # Tables of version 0.1 have no `is_silent`; missing columns are ignored.
     columns = ["path", "embedding", "is_silent"]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     paths = table["path"].to_pylist()
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(paths), EMBEDDING_DIM)
-    # The windows of a file follow each other.
+    # The windows of a file are adjacent rows.
     starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
     means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
     stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
@@ -278,7 +278,7 @@ def _songs_of_parquet(path: Path) -> SongEmbeddings:
 def _require_pyarrow() -> None:
     try:
         importlib.import_module("pyarrow.parquet")
-    # Also where it is there and wants a newer NumPy than TensorFlow has.
+    # Also if the installed version needs a newer NumPy than TensorFlow has.
     except ImportError as error:
         raise UsageError(
             f"Parquet files need the package pyarrow ({error}); run `pip install 'pyarrow<23'`, or choose an .npz file."
@@ -286,7 +286,7 @@ def _require_pyarrow() -> None:
 
 
 OnFile = Callable[[int, int], None]
-"""Is told how many files are done, and of how many."""
+"""Called with the number of finished files and the total."""
 
 
 def embed_files(
@@ -299,27 +299,27 @@ def embed_files(
     batch_size: int = 32,
     on_file: OnFile = lambda done, of: None,
 ) -> tuple[list[FileEmbedding], list[SkippedFile]]:
-    """Embeds files and writes all that came of it to one file; `clmr_tf.inference.embeddings` says which.
+    """Embeds files and writes a table.
 
-    What is finished of a list that was interrupted lies in a folder beside it, and is not computed again.
+    Finished files are kept in a folder beside the table until it is written, so an interrupted command resumes.
 
     Args:
         encoder: From `load_encoder`.
         files: At least one.
-        out: The file to write, .npz or .parquet, replaced in one step at the end; left alone if no file could be used.
-        unlisted: What could not even be listed, for the table.
-        hop_seconds: Distance between windows; the length of a window if None.
-        batch_size: Windows in one call of the encoder.
-        on_file: Told after each file.
+        out: Table, .npz or .parquet, replaced atomically at the end; unchanged if no file could be used.
+        unlisted: Files that were skipped before, for the table.
+        hop_seconds: Time between the starts of two windows. Default: the length of a window.
+        batch_size: Windows per call of the encoder.
+        on_file: Called after each file.
 
     Returns:
-        What was embedded, in the order of the files, and what was skipped.
+        The embeddings, in the order of the files, and the skipped files.
 
     Raises:
-        UsageError: If the hop is less than a sample.
-        ClmrError: If another process embeds to the same file.
+        UsageError: If the hop is shorter than a sample.
+        ClmrError: If another process writes the same table.
     """
-    facts = {
+    metadata = {
         "format_version": FORMAT_VERSION,
         "model_hash": weights_hash(encoder.model),
         "sample_rate_hz": encoder.sample_rate_hz,
@@ -330,7 +330,7 @@ def embed_files(
     parts.mkdir(parents=True, exist_ok=True)
     refusal = f"Another process embeds to {out}; wait for it, or choose another --out."
     with exclusive_lock(parts / ".lock", refusal):
-        part_of, gone = _parts_of(files, parts, facts)
+        part_of, gone = _parts_of(files, parts, metadata)
         skipped = [*unlisted, *gone]
         missing = [path for path, part in part_of.items() if _read_part(path, part) is None]
         num_done = len(files) - len(missing)
@@ -346,15 +346,15 @@ def embed_files(
         not_used = {one.source for one in skipped}
         embedded = [_read_part(path, part_of[path]) for path in files if str(path) not in not_used]
         if embedded:
-            write_table(out, embedded, skipped, facts)
+            write_table(out, embedded, skipped, metadata)
         shutil.rmtree(parts)
     return embedded, skipped
 
 
 def _parts_of(
-    files: Sequence[Path], parts: Path, facts: dict[str, object]
+    files: Sequence[Path], parts: Path, metadata: dict[str, object]
 ) -> tuple[dict[Path, Path], list[SkippedFile]]:
-    """Where the embeddings of each file wait; and those that are gone since they were listed."""
+    """The path of the part of each file, and files that no longer exist."""
     part_of, gone = {}, []
     for path in files:
         try:
@@ -362,7 +362,7 @@ def _parts_of(
         except OSError as error:
             gone.append(SkippedFile(str(path), UNREADABLE, error.strerror or str(error)))
             continue
-        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, facts])
+        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, metadata])
         part_of[path] = parts / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
     return part_of, gone
 

@@ -1,4 +1,4 @@
-"""A trained encoder as other programs use it: audio in, embeddings and tags out."""
+"""The API for trained encoders: from audio to embeddings and tags."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record
 from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
 
-# With more of them, someone has put the channels first.
-_MOST_CHANNELS = 64
+# More means that the axes are swapped.
+_MAX_CHANNELS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Embedding:
     """Embeddings of the windows of one recording.
 
     Attributes:
-        times_seconds: Where each window begins, float64 [n].
+        times_seconds: Start of each window, float64 [n].
         vectors: float32 [n, 512].
-        is_padded: Whether the recording is shorter than a window, and was filled up with zeros.
-        is_silent: Whether it holds nothing above -80 dB, so that its embedding says nothing of music.
-        lost_seconds: How much of the file could not be decoded, estimated.
+        is_padded: Whether the recording is shorter than a window and was padded with zeros.
+        is_silent: Whether its peak is below -80 dB, so that its embedding is meaningless.
+        lost_seconds: Estimated length of what could not be decoded.
     """
 
     times_seconds: np.ndarray
@@ -45,10 +45,10 @@ class Embedding:
 
 @dataclasses.dataclass(frozen=True)
 class Tagger:
-    """What makes tags of embeddings.
+    """Computes tags from embeddings.
 
     Attributes:
-        tag_names: In the order of the columns.
+        tag_names: Of the columns.
         probabilities: float32 [n, 512] -> [n, tags] in [0, 1].
     """
 
@@ -61,11 +61,11 @@ class Tagging:
     """Tags of the windows of one recording.
 
     Attributes:
-        times_seconds: Where each window begins, float64 [n].
-        tag_names: In the order of the columns.
+        times_seconds: Start of each window, float64 [n].
+        tag_names: Of the columns.
         probabilities: float32 [n, tags].
-        is_silent: As of `Embedding`.
-        lost_seconds: As of `Embedding`.
+        is_silent: See `Embedding`.
+        lost_seconds: See `Embedding`.
     """
 
     times_seconds: np.ndarray
@@ -75,20 +75,20 @@ class Tagging:
     lost_seconds: float = 0.0
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """The likeliest tags of the recording, likeliest first, each with the mean of its probabilities."""
+        """The most likely tags of the recording with their mean probabilities, most likely first."""
         means = self.probabilities.mean(axis=0, dtype=np.float64)
         return [(self.tag_names[column], float(means[column])) for column in np.argsort(-means, kind="stable")[:count]]
 
 
 class Encoder:
-    """Turns audio into embeddings with a frozen SampleCNN.
+    """Computes embeddings, and tags if the model has them.
 
     Args:
-        model: Takes float32 [batch, clip_num_samples], gives [batch, 512].
+        model: From float32 [batch, clip_num_samples] to [batch, 512].
         clip_num_samples: Length of a window.
-        sample_rate_hz: Rate of the audio that the model was trained on.
+        sample_rate_hz: Sample rate of the model.
         batch_size: Windows per call of the model.
-        tagger: From embeddings to tags, if the model has any.
+        tagger: From embeddings to tags, if the model has tags.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Encoder:
 
         Args:
             audio: The clips.
-            batch_size: Of each call of the model, if not the encoder's own.
+            batch_size: Clips per call of the model. Default: that of the encoder.
 
         Raises:
-            UsageError: For another shape, or samples that are not finite.
+            UsageError: If the shape is wrong or samples are not finite.
         """
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 2 or audio.shape[1] != self.clip_num_samples:
@@ -137,16 +137,16 @@ class Encoder:
         sample_rate: int | None = None,
         hop_seconds: float | None = None,
     ) -> Embedding:
-        """Embeds a whole recording, window by window; one that is shorter than a window is filled up with zeros.
+        """Embeds the windows of a recording; one that is shorter than a window is padded with zeros.
 
         Args:
-            recording: A file of any format and rate that can be decoded, or a waveform [samples] or
-                [samples, channels] in [-1, 1], of which more than two are mixed as `clmr_tf.audio.downmix` says.
-            sample_rate: Rate of a waveform in Hz; the model's own if None. A file knows its rate.
-            hop_seconds: Distance between windows; the length of a window if None.
+            recording: An audio file, or a waveform [samples] or [samples, channels] in [-1, 1], which is mixed to mono
+                by `clmr_tf.audio.downmix`.
+            sample_rate: Of a waveform, in Hz. Default: that of the model.
+            hop_seconds: Time between the starts of two windows. Default: the length of a window.
 
         Raises:
-            UsageError: If the recording has no samples, or an argument makes no sense.
+            UsageError: If the recording has no samples, or an argument is invalid.
         """
         if isinstance(recording, str | Path):
             with open_audio(Path(recording).expanduser(), self.sample_rate_hz) as stream:
@@ -170,7 +170,7 @@ class Encoder:
         sample_rate: int | None = None,
         hop_seconds: float | None = None,
     ) -> Tagging:
-        """Tags a whole recording, window by window; arguments and errors as of `embed`.
+        """Tags the windows of a recording; arguments and errors as for `embed`.
 
         Raises:
             UsageError: Also if the model has no tags.
@@ -181,12 +181,12 @@ class Encoder:
         """Raises UsageError if the model has no tags."""
         if self.tagger is None:
             raise UsageError(
-                "The model has no tags; export it with `--head evaluation-....json` of a probe, or take one that was "
-                "trained with labels."
+                "The model has no tags; export it with `--head evaluation-....json` of a probe, or use a model trained "
+                "with labels."
             )
 
     def tagging_of(self, embedding: Embedding) -> Tagging:
-        """The tags of what is embedded already.
+        """Computes the tags of embeddings.
 
         Raises:
             UsageError: If the model has no tags.
@@ -202,10 +202,10 @@ class Encoder:
         )
 
     def hop_num_samples(self, hop_seconds: float | None) -> int:
-        """The distance between windows in samples; None is the length of a window.
+        """The hop in samples; None means the length of a window.
 
         Raises:
-            UsageError: If it is less than a sample.
+            UsageError: If it is shorter than a sample.
         """
         if hop_seconds is None:
             return self.clip_num_samples
@@ -214,18 +214,18 @@ class Encoder:
         return round(hop_seconds * self.sample_rate_hz)
 
     def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Encodes the windows of one waveform [samples] that begin at `starts`: float32 [n, 512]."""
+        """Encodes the windows of a waveform [samples] that start at `starts`: float32 [n, 512]."""
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
-        # A batch at a time: with a short hop, all windows together are many times the recording.
+        # In batches, since overlapping windows can be many times as large as the recording.
         rows = range(0, len(starts), self._batch_size)
         vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
         return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
 
     def _mono_at_own_rate(self, waveform: np.ndarray, sample_rate: int | None) -> np.ndarray:
-        is_shape = waveform.ndim == 1 or (waveform.ndim == 2 and 1 <= waveform.shape[1] <= _MOST_CHANNELS)
+        is_shape = waveform.ndim == 1 or (waveform.ndim == 2 and 1 <= waveform.shape[1] <= _MAX_CHANNELS)
         if not np.issubdtype(waveform.dtype, np.floating) or not is_shape:
             raise UsageError(
-                f"A waveform must be float, [samples] or [samples, channels] of 1 to {_MOST_CHANNELS} channels, in "
+                f"A waveform must be float, [samples] or [samples, channels] of 1 to {_MAX_CHANNELS} channels, in "
                 f"[-1, 1]; received {waveform.dtype} {list(waveform.shape)}."
             )
         if not np.isfinite(waveform).all():
@@ -243,13 +243,13 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
     """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
 
     Args:
-        folder: As `python -m clmr_tf.export` or `python -m clmr_tf.train` leaves it.
-        check: Also run the golden numbers of a model folder through its SavedModel and projector; through weights and
-            head they are run in any case.
+        folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`.
+        check: Also check SavedModel and projector of a model folder against its golden numbers. Weights and head are
+            always checked.
 
     Raises:
-        UsageError: If the folder holds neither, or a part of it cannot be read.
-        ClmrError: If the golden numbers are not met.
+        UsageError: If the folder is neither, or cannot be read.
+        ClmrError: If outputs differ from the golden numbers.
     """
     folder = Path(folder).expanduser()
     if (folder / MANIFEST_FILE).is_file():
@@ -261,8 +261,8 @@ def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
         model, tagger = _encoder_of_run(folder)
     else:
         raise UsageError(
-            f"{folder} is neither an exported model nor the folder of a run; give what `python -m clmr_tf.export` or "
-            "`python -m clmr_tf.train` wrote."
+            f"{folder} is neither a model folder nor a run folder; give one written by `python -m clmr_tf.export` or "
+            "`python -m clmr_tf.train`."
         )
     return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
 
@@ -290,21 +290,21 @@ def _tagger(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
 
 
 def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
-    """Gives a built encoder the weights and running statistics of a trained one.
+    """Copies the weights and running statistics of a trained encoder to a built one.
 
     Args:
         encoder: Of any precision, on any number of replicas.
-        folder: As of `load_encoder`.
+        folder: As for `load_encoder`.
 
     Raises:
-        UsageError: If the folder holds no encoder, or one of another width or rate.
+        UsageError: If the folder holds no encoder, or one of another width or sample rate.
     """
     pretrained = load_encoder(folder).model
     shape, expected = ((one.width, one.sample_rate_hz) for one in (pretrained, encoder))
     if shape != expected:
         raise UsageError(
-            f"The encoder in {folder} has --width {shape[0]:g} and --sample-rate-hz {shape[1]}, and the run has "
-            f"{expected[0]:g} and {expected[1]}; give those of the encoder."
+            f"The encoder in {folder} has --width {shape[0]:g} and --sample-rate-hz {shape[1]}, but the run has "
+            f"{expected[0]:g} and {expected[1]}; use the values of the encoder."
         )
     for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
         variable.assign(value)

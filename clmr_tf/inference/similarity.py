@@ -1,4 +1,4 @@
-"""The songs that are nearest to a song: exact, by the cosine of the angle between their embeddings."""
+"""Exact nearest neighbours by cosine similarity of embeddings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-# Below it a vector has no direction.
-_LEAST_LENGTH = 1e-12
+# Below it a vector counts as zero.
+_MIN_NORM = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """A song that was found.
+    """A song with its similarity.
 
     Attributes:
         path: Its file.
-        cosine: 1 for the same direction, 0 for none in common.
+        cosine: Cosine similarity, in [-1, 1].
     """
 
     path: str
@@ -24,29 +24,29 @@ class Neighbour:
 
 
 class SongIndex:
-    """Songs by their embeddings, brought to length 1 once.
+    """An index of songs by their normalised embeddings.
 
     Args:
         paths: The files.
-        means: One vector of each, float32 [songs, dimensions], finite.
+        means: Mean embedding of each, float32 [songs, dimensions], finite.
     """
 
     def __init__(self, paths: Sequence[str], means: np.ndarray) -> None:
         self._paths = tuple(paths)
-        self._directions = _direction_of(np.asarray(means, np.float32))
+        self._unit_vectors = _normalized(np.asarray(means, np.float32))
 
     def nearest(self, vector: np.ndarray, count: int) -> list[Neighbour]:
-        """The nearest songs, nearest first; of equally near ones the first in the index.
+        """The nearest songs, nearest first; ties in the order of the index.
 
         Args:
-            vector: Of the song that is asked about, float [dimensions], of any length.
-            count: How many, at most.
+            vector: Embedding of the query, float [dimensions], of any norm.
+            count: Maximal number of songs.
         """
-        cosines = self._directions @ _direction_of(np.asarray(vector, np.float32))
+        cosines = self._unit_vectors @ _normalized(np.asarray(vector, np.float32))
         count = min(count, len(cosines))
         if count < 1:
             return []
-        # Sorting all of a large index takes longer than the product.
+        # Sorting a whole large index would take longer than the product.
         least = np.partition(cosines, -count)[-count]
         rows = np.flatnonzero(cosines >= least)
         ranked = rows[np.argsort(-cosines[rows], kind="stable")][:count]
@@ -54,17 +54,17 @@ class SongIndex:
 
 
 def without(neighbours: Sequence[Neighbour], path: Path, count: int) -> list[Neighbour]:
-    """The first `count` neighbours of a song that are other files than itself."""
+    """The first `count` neighbours that are not the file `path` itself."""
     return [one for one in neighbours if not _is_same_file(Path(one.path), path)][:count]
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    # One of them is gone.
+    # One of the files no longer exists.
     except OSError:
         return False
 
 
-def _direction_of(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _LEAST_LENGTH)
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _MIN_NORM)

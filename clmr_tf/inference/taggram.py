@@ -1,4 +1,4 @@
-"""The taggram: tags over time as a picture, brighter where a tag is likelier."""
+"""The taggram: a plot of tag probabilities over time."""
 
 import io
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ matplotlib.use("Agg")
 
 
 _INCHES_PER_TAG = 0.26
-# No warning for letters that no font has, as in titles of music, and a name with dollar signs is no formula.
+# Dollar signs in names are not formulas.
 _PLAIN_TEXT: Any = plt.rc_context({"text.parse_math": False})
 
 
 @_PLAIN_TEXT
 def draw_taggram(tagging: Tagging, window_seconds: float, num_tags: int, title: str) -> bytes:
-    """A PNG with the likeliest tags of a recording from top to bottom, likeliest first, and time from left to right.
+    """A PNG with one row per tag, the most likely first, and time from left to right.
 
     Args:
         tagging: Of at least one window.
         window_seconds: Length of a window.
-        num_tags: How many tags to show.
-        title: Above it.
+        num_tags: Number of tags to show.
+        title: Title of the plot.
     """
     figure = taggram_figure(tagging, window_seconds, num_tags, title)
     content = io.BytesIO()
@@ -38,13 +38,13 @@ def draw_taggram(tagging: Tagging, window_seconds: float, num_tags: int, title: 
 
 
 def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title: str) -> Figure:
-    """The picture of `draw_taggram`; whoever asks for it closes it."""
+    """The figure of `draw_taggram`; the caller closes it."""
     shown = [name for name, _ in tagging.top(num_tags)]
     columns = [tagging.tag_names.index(name) for name in shown]
     rows = tagging.probabilities[:, columns].T
     figure, axes = plt.subplots(figsize=(9, 1.4 + _INCHES_PER_TAG * len(shown)), layout="constrained")
     edges = _edges_of(tagging.times_seconds, window_seconds)
-    # Up to the likeliest and not up to 1, which many models come nowhere near.
+    # Not up to 1, which many models never come near.
     mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1), rows, cmap="magma", vmin=0, vmax=rows.max())
     axes.set_yticks(np.arange(len(shown)) + 0.5, shown)
     axes.invert_yaxis()
@@ -62,7 +62,7 @@ def minutes_and_seconds(seconds: float) -> str:
 
 
 def _edges_of(times_seconds: Sequence[float], window_seconds: float) -> np.ndarray:
-    """Where the columns begin and end: each has the middle of its window in its own middle, where windows overlap."""
+    """Edges of the columns; each column is centred on the middle of its window, also if windows overlap."""
     middles = np.asarray(times_seconds) + window_seconds / 2
     half_hop = (middles[1] - middles[0]) / 2 if len(middles) > 1 else window_seconds / 2
     return np.append(middles - half_hop, middles[-1] + half_hop)

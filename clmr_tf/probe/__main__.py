@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 from rich.table import Table
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.model_option import require_model
-from clmr_tf.console import run_command, stderr, stdout
+from clmr_tf.console import progress_bar, run_command, stderr, stdout
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.models.heads import head_file_of
     from clmr_tf.probe.evaluation import main_score, probe_model
 
-    with progress_bar() as on_progress:
+    with shown_progress() as on_progress:
         result, head = probe_model(config, on_progress)
     _show(result)
     name = _name_of(config, result)
@@ -62,10 +62,9 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Yields a callback that takes a description, the amount done and the total; shows a bar in a terminal only."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    with progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(what: str, done: int, total: int) -> None:

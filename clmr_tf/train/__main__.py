@@ -13,11 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import run_command, stderr, stdout
+from clmr_tf.console import progress_bar, run_command, stderr, stdout
 
 if TYPE_CHECKING:
     from clmr_tf.train import callbacks
@@ -30,8 +28,7 @@ class ProgressReport:
 
     def __init__(self) -> None:
         self._last_line = -_SECONDS_BETWEEN_LINES
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+        self._bar = progress_bar()
         self._task = self._bar.add_task("training", total=None)
 
     def __enter__(self) -> "ProgressReport":

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from rich.progress import track as progress_of
 
-from clmr_tf.console import run_command, stderr, stdout
+from clmr_tf.console import progress_bar, run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from pipelines.demo_data.excerpts import (
@@ -104,15 +103,16 @@ def check(folder: Path, cache: Path) -> tuple[int, int]:
 def _excerpts(folder: Path, cache: Path) -> Iterator[tuple[Track, bytes]]:
     selection = read_selection(folder)
     splits = assign_splits(selection)
-    for selected in progress_of(selection, "Excerpts", console=stderr):
-        source = _read_source(selected, selection, cache)
-        received = hashlib.sha256(source).hexdigest()
-        if received != selected.source_sha256:
-            raise ClmrError(
-                f"{selected.source_path} of {selected.package} has SHA-256 {received} instead of "
-                f"{selected.source_sha256}; use package version {selected.package_version}."
-            )
-        yield _make(selected, splits[selected.song_id], source)
+    with progress_bar() as bar:
+        for selected in bar.track(selection, description="Excerpts"):
+            source = _read_source(selected, selection, cache)
+            received = hashlib.sha256(source).hexdigest()
+            if received != selected.source_sha256:
+                raise ClmrError(
+                    f"{selected.source_path} of {selected.package} has SHA-256 {received} instead of "
+                    f"{selected.source_sha256}; use package version {selected.package_version}."
+                )
+            yield _make(selected, splits[selected.song_id], source)
 
 
 def _read_source(selected: SelectedTrack, selection: Sequence[SelectedTrack], cache: Path) -> bytes:

@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import stderr, stdout
+from clmr_tf.console import progress_bar, stderr, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
 from pipelines.preparation.prepare import PrepareSettings, Progress, default_destination
 from pipelines.preparation.sources import counted_reasons, read_skipped
@@ -31,21 +28,15 @@ def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     if not stderr.is_terminal:
         yield _line_printer(name)
         return
-    columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files, {task.fields[amounts]}"),
-        TimeRemainingColumn(),
-    ]
-    bar = Bar(*columns, console=stderr)
+    bar = progress_bar()
     with contextlib.ExitStack() as stack:
-        task = bar.add_task(f"Preparing {name}", amounts="")
+        task = bar.add_task(f"Preparing {name}")
 
         def show(progress: Progress) -> None:
             if not bar.live.is_started:
                 stack.enter_context(bar)
-            bar.update(task, completed=progress.num_done, total=progress.num_files, amounts=_amounts(progress))
+            words = f"Preparing {name}: {_amounts(progress)}"
+            bar.update(task, completed=progress.num_done, total=progress.num_files, description=words)
 
         yield show
 

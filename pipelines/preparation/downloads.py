@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from clmr_tf.console import stderr
+from clmr_tf.console import progress_bar, stderr
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
@@ -169,8 +169,7 @@ def _shown_transfer(name: str) -> Iterator[_Transfer]:
         stderr.print(f"Fetching {name} ...", markup=False)
         yield _Transfer(None, name)
         return
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
-    with Progress(*columns, console=stderr) as bar:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         yield _Transfer(bar, name)
 
 

@@ -1,4 +1,4 @@
-"""`clmr-tf`: the list of commands, what it starts, and what it does not know."""
+"""`clmr-tf`: lists and runs commands, and refuses unknown ones."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,7 @@ def has_main(path: Path) -> bool:
 
 
 def test_it_lists_every_command_and_every_corpus(capsys):
-    # Commands end like this; others are run by our own code alone.
+    # Other modules with a `main` are run only by our own code.
     commands = {
         path.stem for path in (ROOT / "clmr_tf").glob("*.py") if "sys.exit(run_command(main))" in path.read_text()
     }
@@ -42,7 +42,7 @@ def test_it_lists_every_command_and_every_corpus(capsys):
         (["prepare", "gtzan", "--help"], "python -m pipelines.gtzan"),
     ],
 )
-def test_the_arguments_behind_the_name_are_those_of_the_command(capsys, arguments, program):
+def test_arguments_after_the_name_go_to_the_command(capsys, arguments, program):
     with pytest.raises(SystemExit) as stopped:
         run_command(command_list.main, arguments)
     assert stopped.value.code == 0 and program in capsys.readouterr().out
@@ -52,16 +52,16 @@ def test_the_arguments_behind_the_name_are_those_of_the_command(capsys, argument
     ("arguments", "sentence"),
     [
         (["trian"], "There is no command 'trian'; did you mean `train`?"),
-        (["xyz"], "There is no command 'xyz'; `clmr-tf` alone lists them all."),
-        (["prepare", "gtzen"], "There is no corpus 'gtzen' to prepare; did you mean `gtzan`?"),
+        (["xyz"], "There is no command 'xyz'; `clmr-tf` lists all commands."),
+        (["prepare", "gtzen"], "There is no corpus 'gtzen'; did you mean `gtzan`?"),
         (["similar", "--top", "0"], "--top must be at least 1; received 0."),
     ],
 )
-def test_what_is_wrong_is_one_sentence(capsys, arguments, sentence):
+def test_wrong_usage_is_one_sentence(capsys, arguments, sentence):
     assert run_command(command_list.main, arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
-def test_its_version_is_that_of_the_package(capsys):
+def test_the_version_is_that_of_the_package(capsys):
     assert run_command(command_list.main, ["--version"]) == 0
     assert capsys.readouterr().out == f"clmr_tf {__version__}\n"

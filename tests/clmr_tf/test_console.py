@@ -1,6 +1,7 @@
-"""What a command's errors become."""
+"""How commands report errors and log messages."""
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -9,8 +10,10 @@ import time
 import keras
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
-from clmr_tf.console import run_command
+from clmr_tf import console
+from clmr_tf.console import progress_bar, run_command
 from clmr_tf.errors import ClmrError, UsageError
 
 
@@ -42,26 +45,24 @@ def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, wor
     assert "Traceback" not in captured.err and captured.out == ""
 
 
-class Stubborn(keras.layers.Layer):
-    """A layer that never works."""
+class FailingLayer(keras.layers.Layer):
+    """A layer whose call fails."""
 
     def call(self, inputs):
-        raise TypeError("The inputs are unwelcome.")
+        raise TypeError("The inputs are wrong.")
 
 
 @pytest.mark.parametrize("wrap", [lambda call: call, tf.function], ids=["eager", "AutoGraph"])
-def test_the_reason_is_shown_wherever_the_library_puts_it(capsys, wrap):
-    """Keras has the arguments after it, AutoGraph the place in the code before it."""
-    layer = Stubborn()
+def test_the_reason_is_found_in_messages_of_libraries(capsys, wrap):
+    """Keras puts the arguments after it, AutoGraph the location before it."""
+    layer = FailingLayer()
     assert run_command(lambda _: wrap(lambda inputs: 2 * layer(inputs))(tf.zeros([2])), []) == 1
-    assert capsys.readouterr().err == (
-        "error: Unexpected TypeError: The inputs are unwelcome. (--debug shows where).\n"
-    )
+    assert capsys.readouterr().err == ("error: Unexpected TypeError: The inputs are wrong. (--debug shows where).\n")
 
 
 @pytest.mark.parametrize("caught", [Exception, BaseException])
-def test_sigterm_is_said_whatever_a_library_makes_of_it(capsys, caught):
-    """AutoGraph raises errors of its own instead of those of the function that it converts."""
+def test_sigterm_is_reported_whatever_a_library_raises(capsys, caught):
+    """AutoGraph replaces exceptions of the function that it converts."""
 
     def command(_arguments):
         try:
@@ -80,13 +81,13 @@ def test_debug_shows_the_traceback_too(capsys):
     assert "Traceback" in captured and "Broken." in captured
 
 
-def test_a_command_that_ends_well_returns_0_and_got_its_arguments():
+def test_a_successful_command_returns_0_and_receives_its_arguments():
     received = []
     assert run_command(received.extend, ["--steps", "3"]) == 0
     assert received == ["--steps", "3"]
 
 
-def test_a_chosen_exit_code_is_kept():
+def test_the_exit_code_of_system_exit_is_kept():
     with pytest.raises(SystemExit) as caught:
         run_command(raising(SystemExit(2)), [])
     assert caught.value.code == 2
@@ -97,12 +98,12 @@ def test_an_error_may_contain_what_looks_like_markup(capsys):
     assert "Bad file [red]a[/b].wav" in capsys.readouterr().err
 
 
-def test_warnings_and_notes_of_the_library_are_shown(capsys):
+def test_warnings_and_information_of_the_package_are_shown(capsys):
     def command(_arguments):
         logging.getLogger("clmr_tf.anything").warning("Only %d parts", 3)
         logging.getLogger("clmr_tf.anything").info("Training on [2] cores")
-        logging.getLogger("clmr_tf.anything").debug("Nobody wants to know")
-        logging.getLogger("another").info("Nor this")
+        logging.getLogger("clmr_tf.anything").debug("Details")
+        logging.getLogger("another").info("Other details")
 
     root = logging.getLogger()
     before, root.handlers = root.handlers, []
@@ -111,3 +112,13 @@ def test_warnings_and_notes_of_the_library_are_shown(capsys):
     finally:
         root.handlers = before
     assert capsys.readouterr().err == "warning: Only 3 parts\nTraining on [2] cores\n"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_on_terminals_only(monkeypatch, is_terminal):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=written, force_terminal=is_terminal, width=100))
+    with progress_bar() as bar:
+        bar.update(bar.add_task("[embedding] files", total=4), completed=3)
+    assert ("[embedding] files" in written.getvalue() and "3/4" in written.getvalue()) == is_terminal
+    assert is_terminal or written.getvalue() == ""

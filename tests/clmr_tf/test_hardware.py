@@ -1,4 +1,4 @@
-"""What a training says that it runs on, and a GPU that TensorFlow cannot use."""
+"""The hardware that a training reports, and GPUs that TensorFlow cannot use."""
 
 import os
 import types
@@ -59,7 +59,7 @@ def test_one_core_is_one_core(monkeypatch, gpus):
     assert devices_in_words(tf.distribute.get_strategy()) == "1 CPU core"
 
 
-def test_the_cores_of_this_process_count_and_where_that_is_unknown_those_of_the_machine(monkeypatch):
+def test_cores_of_the_process_or_else_of_the_machine_are_counted(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert num_usable_cores() == 3
@@ -82,7 +82,7 @@ def machine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("sign", ["proc", "dev/nvidia0", "dev/nvidia3"])
-def test_a_gpu_that_tensorflow_cannot_use_is_said_with_what_to_do(machine, gpus, monkeypatch, sign):
+def test_a_gpu_that_tensorflow_cannot_use_is_reported_with_advice(machine, gpus, monkeypatch, sign):
     gpus()
     assert unusable_gpu() is None
     (machine / sign).mkdir()

@@ -1,4 +1,4 @@
-"""Commands start TensorFlow without a word, unless it fails."""
+"""Commands hide the start-up messages of TensorFlow, unless it fails."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ os.write(2, b"I0000 cudart_stub.cc: Could not find cuda drivers on your machine\
 
 
 @pytest.mark.parametrize("then", ["version = 7", "raise ImportError('libcudart is broken')"])
-def test_what_tensorflow_writes_while_it_is_imported_is_shown_only_if_that_fails(tmp_path, then):
+def test_messages_of_the_import_are_shown_only_if_it_fails(tmp_path, then):
     """A TensorFlow that writes to standard error from below Python, as 2.21 does."""
     (tmp_path / "tensorflow.py").write_text(NOISY.format(then=then))
     code = """
 import os, sys
-from clmr_tf.console import (run_command)
+from clmr_tf.console import run_command
 
 def command(_arguments):
     import tensorflow
@@ -43,20 +43,20 @@ sys.exit(run_command(command, []))
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "afterwards\n")
 
 
-def test_a_command_starts_tensorflow_and_xla_without_a_word():
+def test_a_command_starts_tensorflow_and_xla_quietly():
     code = """
 import sys
-from clmr_tf.console import (run_command)
+from clmr_tf.console import run_command
 
 def command(_arguments):
-    from clmr_tf.quiet_start import (start_xla_quietly)
+    from clmr_tf.quiet_start import start_xla_quietly
     start_xla_quietly()
     import tensorflow as tf
     print(float(tf.function(lambda: tf.ones([]) + 1, jit_compile=True)()))
 
 sys.exit(run_command(command, []))
 """
-    # Not what the tests set for themselves.
+    # The tests set this themselves.
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""The key layouts in circulation, and what is in none of them."""
+"""The known key layouts, and what does not match any of them."""
 
 from pathlib import Path
 
@@ -124,16 +124,16 @@ KERNEL = "encoder.sequential.4.0.weight"
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"layer1.0.weight": np.zeros(3)}, "in no layout .* but `layer1.0.weight`; give"),
+        ({"layer1.0.weight": np.zeros(3)}, "unknown layout: .* but `layer1.0.weight`; give"),
         (
             prefixed("backbone.", PLAIN),
-            "in no layout .* but `backbone.encoder.sequential.0.0.weight`, `[^`]*bias`, `[^`]*weight` and 76 more;",
+            "unknown layout: .* but `backbone.encoder.sequential.0.0.weight`, `[^`]*bias`, `[^`]*weight` and 76 more;",
         ),
-        (LINEAR, "in no layout .* but `0.weight`, `0.bias`; give a checkpoint of an encoder"),
+        (LINEAR, "unknown layout: .* but `0.weight`, `0.bias`; give a checkpoint of an encoder of"),
         ({"\x1b[2J": np.zeros(3), "a" * 999: np.zeros(3)}, r"but '\\x1b\[2J', 'a{12}\.{3}a{13}'; give"),
         (
             PLAIN | prefixed("module.", PLAIN),
-            "wrapped and not wrapped, such as `module.encoder.sequential.0.0.weight`,",
+            "with and without a wrapper, such as `module.encoder.sequential.0.0.weight`,",
         ),
         (without("encoder.sequential.4.1.running_var"), "lacks `encoder.sequential.4.1.running_var`"),
         (without(KERNEL), f"lacks `{KERNEL}`"),
@@ -147,7 +147,7 @@ KERNEL = "encoder.sequential.4.0.weight"
         (PLAIN | {"encoder.fc.weight": np.zeros((50, 512))}, "lacks `encoder.fc.bias`"),
         (
             PLAIN | {"encoder.sequential.0.1.weight": np.full(8, np.nan)},
-            r"0\.1\.weight` holds numbers that are not finite",
+            r"0\.1\.weight` has values that are not finite",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a file of a few bytes says about itself takes no more memory than a checkpoint may have."""
+"""Small files that claim large sizes take no more memory than a checkpoint may have."""
 
 import pickle
 import zipfile
@@ -19,7 +19,7 @@ from tests.clmr_tf.convert.checkpoint_files import (
 )
 
 
-def test_what_inflates_without_end_is_refused(read, monkeypatch):
+def test_a_decompression_bomb_is_refused(read, monkeypatch):
     monkeypatch.setattr(reading, "_MAX_BYTES", 10_000)
     with pytest.raises(UsageError, match=r"clmr\.pt of 20000 bytes is more than a checkpoint needs"):
         read(archive_of({"clmr.pt": bytes(20_000)}, zipfile.ZIP_DEFLATED))
@@ -39,7 +39,7 @@ def test_what_inflates_without_end_is_refused(read, monkeypatch):
         {"shape": (2**62, 2**62), "strides": (0, 0), "num_elements": 1},
     ],
 )
-def test_strides_make_no_more_of_a_storage_than_there_is_memory(read, changed):
+def test_tensors_that_repeat_a_storage_by_strides_are_bounded(read, changed):
     with pytest.raises(UsageError, match=r"its tensors would have \d+ bytes, and a checkpoint may have 2147483648"):
         read(tensor_file(**changed))
 
@@ -63,8 +63,8 @@ def test_many_tensors_of_one_storage_are_bounded_together(read):
         {"shape": (2**62,), "num_elements": 2**62},
     ],
 )
-def test_numbers_that_make_no_sense_are_one_sentence(read, changed):
-    with pytest.raises(UsageError, match=r"is no checkpoint of PyTorch that can be read \([^\n]*\); fetch it again\.$"):
+def test_impossible_shapes_are_one_sentence(read, changed):
+    with pytest.raises(UsageError, match=r"is not a readable PyTorch checkpoint \([^\n]*\); download it again\.$"):
         read(tensor_file(**changed))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints as other training code saves them: names, wrappers and objects beside the weights."""
+"""Checkpoints of other training code: names, wrappers and objects beside the weights."""
 
 import pickle
 from collections import Counter, OrderedDict, defaultdict
@@ -12,17 +12,17 @@ from tests.clmr_tf.convert.checkpoint_files import GOLDEN, archive_of, pickled_d
 
 
 @pytest.mark.parametrize("keys", [["net"], ["model"], ["model_state_dict"], ["model", "state_dict"], ["net", "model"]])
-def test_a_state_dict_under_the_names_that_people_give_it(read, keys):
+def test_a_state_dict_under_common_keys_is_found(read, keys):
     content = pickled_dict({"weight": pickled_tensor((4,), (1,), 4)})
     for key in reversed(keys):
         content = pickled_dict({"epoch": pickle.dumps(5, 2)[2:-1], key: content[2:-1]})
     numbers = np.arange(4, dtype=np.float32)
     checkpoint = read(archive_of({"a/data.pkl": content, "a/data/0": numbers.tobytes()}))
     np.testing.assert_array_equal(checkpoint.tensors["weight"], numbers)
-    assert checkpoint.facts == {"epoch": 5}
+    assert checkpoint.metadata == {"epoch": 5}
 
 
-def test_what_training_code_saves_beside_the_weights_is_let_through(read):
+def test_common_objects_beside_the_weights_are_accepted(read):
     beside = {
         "epoch": np.int64(7),
         "global_step": np.int32(12),
@@ -40,18 +40,18 @@ def test_what_training_code_saves_beside_the_weights_is_let_through(read):
     numbers = np.arange(4, dtype=np.float32)
     checkpoint = read(archive_of({"a/data.pkl": content, "a/data/0": numbers.tobytes()}))
     np.testing.assert_array_equal(checkpoint.tensors["weight"], numbers)
-    assert checkpoint.facts == {"epoch": 7, "global_step": 12}
+    assert checkpoint.metadata == {"epoch": 7, "global_step": 12}
 
 
-def test_a_refusal_says_behind_which_keys_it_is(read):
+def test_a_refusal_names_the_keys_of_the_object(read):
     content = pickled_dict({"hyper_parameters": pickled_dict({"optimizer": b"ctorch.optim\nAdam\n"})[2:-1]})
     with pytest.raises(
-        UsageError, match=r"torch\.optim\.Adam, .*, behind the keys `hyper_parameters`, `optimizer`; noth"
+        UsageError, match=r"torch\.optim\.Adam, .*, behind the keys `hyper_parameters`, `optimizer`; no code"
     ):
         read(with_pickle(content))
 
 
-def test_a_list_is_no_state_dict():
+def test_a_list_is_not_a_state_dict():
     # What torch.save([1, 2]) of PyTorch 2.13 wrote.
-    with pytest.raises(UsageError, match=r"list\.pt is no checkpoint .* but an object of the type list\); fetch"):
+    with pytest.raises(UsageError, match=r"list\.pt is not a readable .* but an object of the type list\); download"):
         read_checkpoint(GOLDEN / "list.pt")

@@ -9,7 +9,6 @@ from clmr_tf.convert.layouts import arrange, state_dict_of
 from clmr_tf.convert.translation import to_encoder, to_head, to_original, to_projector
 from clmr_tf.export.model_folder import relative_error
 from clmr_tf.models.heads import Head
-from tests.clmr_tf.convert.checkpoint_files import GOLDEN
 from tests.clmr_tf.convert.state_dicts import SIZES, audio, encoder, linear_head, mlp_head, prefixed, projector
 
 PATH = Path("clmr.ckpt")
@@ -18,12 +17,6 @@ PATH = Path("clmr.ckpt")
 def network_of(rate: int = 22050, head: dict[str, np.ndarray] | None = None):
     tensors = prefixed("encoder.", encoder(rate)) | prefixed("projector.", projector()) | prefixed("model.", head or {})
     return arrange(tensors, PATH)[0]
-
-
-@pytest.fixture(scope="module")
-def expected():
-    with np.load(GOLDEN / "reference_pytorch.npz") as file:
-        return dict(file)
 
 
 @pytest.mark.parametrize("rate", SIZES)

@@ -1,4 +1,4 @@
-"""State dicts as `torch.load` wants them."""
+"""State dicts as `torch.load` reads them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is written for the original code is loaded into its network, with no key too many or too few, and run there."""
+"""The original network loads what is written for it, strictly, and gives the same outputs."""
 
 import numpy as np
 import pytest

@@ -1,40 +1,50 @@
-"""One model with all its files and one served model for the tests of this folder, and a copy to change."""
+"""The exported model in all forms."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 import clmr_tf.export.runtimes as module
 from clmr_tf.export.__main__ import ExportConfig, export
-from clmr_tf.export.model_folder import read_manifest, write_manifest
-from tests.clmr_tf.export import tagged
-from tests.clmr_tf.export.tagged import write_probe
-from tests.clmr_tf.export.tagger import Tagger, write_tagger
-from tests.clmr_tf.probed import write_tiny_model
+from clmr_tf.export.model_folder import SAVED_MODEL, read_manifest, write_manifest
+from clmr_tf.inference.encoder import load_encoder
+from tests.clmr_tf.exported import ExportedModel, only_default_signature, write_probe
+from tests.tiny_network import tiny_network  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A model folder that had a file for another runtime, with a head since then and every file that can be written."""
-    folder = write_tiny_model(tagged.model(), tmp_path_factory.mktemp("exported") / "tiny")
-    (folder / "model.tflite").write_bytes(b"of the model without a head")
-    kinds = "fp16,int8"
-    has_onnx = module.version_of("tf2onnx") is not None
-    export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite=kinds, onnx=has_onnx))
-    return folder
+def exported(exported_folder) -> ExportedModel:
+    saved = tf.saved_model.load(str(exported_folder / SAVED_MODEL))
+    return ExportedModel(exported_folder, load_encoder(exported_folder), saved)
+
+
+@pytest.fixture(scope="session")
+def with_runtimes(exported_folder, shared_folder) -> Path:
+    """A model folder with the head of a probe and all files for other runtimes, one of which had another head."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(exported_folder, folder)
+        (folder / "model.tflite").write_bytes(b"with the tags of another head")
+        has_onnx = module.version_of("tf2onnx") is not None
+        export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite="fp16,int8", onnx=has_onnx))
+
+    return shared_folder("with-runtimes", make)
 
 
 @pytest.fixture
-def folder(exported, tmp_path):
-    """A copy of it without any such file, to change."""
-    copy = Path(shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("model*")))
+def without_runtimes(with_runtimes, tmp_path) -> Path:
+    """A copy of it without these files, to change."""
+    copy = Path(shutil.copytree(with_runtimes, tmp_path / "model", ignore=shutil.ignore_patterns("model*")))
     manifest = read_manifest(copy)
     del manifest["runtimes"]
     write_manifest(copy, manifest)
     return copy
 
 
-@pytest.fixture(scope="session")
-def tagger(tmp_path_factory) -> Tagger:
-    return write_tagger(tmp_path_factory.mktemp("savedmodels") / "tagger")
+@pytest.fixture(scope="module")
+def quick_export(exported_folder):
+    """Exports have one signature; the shared model, which comes first, has all."""
+    with only_default_signature():
+        yield

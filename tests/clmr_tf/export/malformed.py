@@ -76,8 +76,8 @@ REQUESTS = (
         Request("wav_bytes", np.full(shape, b"RIFF", object), "Files must be [n], at least one; received the shape")
         for shape in ((0,), (), (1, 1), (0, 1))
     ),
-    Request("wav_bytes", _files(b""), "is no WAV file"),
-    Request("wav_bytes", _files(wav_bytes(), b"OggS"), "is no WAV file"),
+    Request("wav_bytes", _files(b""), "is not a WAV file"),
+    Request("wav_bytes", _files(wav_bytes(), b"OggS"), "is not a WAV file"),
     Request("wav_bytes", _files(SIXTY_MHZ), "60000000 Hz"),
     *(Request("wav_bytes", _files(SIXTY_MHZ[:length]), "WAV file") for length in (4, 11, 12, 20, 30, 40, 43, 44)),
     Request("wav_bytes", _files(wav_bytes(rate_hz=0)), "and 0 Hz"),

@@ -26,7 +26,7 @@ def with_tag(value: float) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [("fp32", 1e-3), ("fp16", 5e-3), ("int8", 1e-3), ("onnx", 1e-3)])
-def test_tags_are_kept_as_long_as_they_are_near(kind, allowed):
+def test_tags_within_the_limit_are_accepted(kind, allowed):
     probability = OUTPUTS["tags"][1, 1]
     facts = compare(FORMATS[kind], with_tag(probability + 0.9 * allowed), GOLDEN)
     assert facts["largest_head_error"] == facts["largest_tag_error"] == pytest.approx(0.9 * allowed)
@@ -35,7 +35,7 @@ def test_tags_are_kept_as_long_as_they_are_near(kind, allowed):
         compare(FORMATS[kind], with_tag(probability - 1.1 * allowed), GOLDEN)
 
 
-def test_the_head_is_judged_by_the_embedding_that_it_had():
+def test_the_head_is_compared_on_the_embedding_of_the_file():
     embedding = EMBEDDING.copy()
     embedding[0, 0] += 0.3
     facts = compare(FORMATS["int8"], {"embedding": embedding, "tags": tags_of(embedding)}, GOLDEN)
@@ -45,7 +45,7 @@ def test_the_head_is_judged_by_the_embedding_that_it_had():
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_is_not_a_number_is_refused(kind):
+def test_nan_is_refused(kind):
     with pytest.raises(ClmrError, match=r"The `tags` that .* gives for the golden clips is not finite"):
         compare(FORMATS[kind], with_tag(np.nan), GOLDEN)
     with pytest.raises(ClmrError, match=r"The `embedding` that .* gives for the golden clips is not finite"):

@@ -1,4 +1,4 @@
-"""What an export replaces and what it takes over: never the model of another run, and nothing is lost in silence."""
+"""An export never replaces the model of another run, and names every file that it removes."""
 
 import json
 import logging
@@ -18,8 +18,10 @@ from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.train.run import train
 from tests.synthetic import write_corpus
 
+pytestmark = pytest.mark.usefixtures("quick_export", "tiny_network")
+
 ROOT = Path(__file__).parents[3]
-RUNTIME_FACTS = {"title": "for LiteRT", "num_bytes": 3, "sha256": "0", "outputs": ["embedding"], "checked_with": None}
+RUNTIME_ENTRY = {"title": "for LiteRT", "num_bytes": 3, "sha256": "0", "outputs": ["embedding"], "checked_with": None}
 
 
 def config_of(folder: Path, name: str, **settings) -> TrainConfig:
@@ -29,10 +31,10 @@ def config_of(folder: Path, name: str, **settings) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, quick_export, tiny_network):
     """A folder with two runs that differ by their seeds, and the export of the first."""
     folder = tmp_path_factory.mktemp("place")
-    write_corpus(folder / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
+    write_corpus(folder / "melodies", num_songs={"train": 4}, num_samples=2_000, tag_names=("a", "b"))
     train(config_of(folder, "one"))
     train(config_of(folder, "two", seed=7))
     export(ExportConfig(model=folder / "runs" / "one", out=folder / "model"))
@@ -52,14 +54,14 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def add_files(model: Path) -> None:
     """Files for other runtimes and a probe, as `--tflite fp32 --onnx` and `clmr_tf.probe` leave them."""
     manifest = read_manifest(model)
-    manifest["runtimes"] = dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_FACTS)
+    manifest["runtimes"] = dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
     manifest["scores"] = {"demo": {"metric": "accuracy", "score": 0.5}}
     (model / "manifest.json").write_text(json.dumps(manifest))
     for name in ("model.tflite", "model.onnx", "probe-demo.json"):
         (model / name).write_bytes(name.encode())
 
 
-def test_the_model_of_another_run_is_replaced_only_if_told_so(home, capsys):
+def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     model, other = home / "model", home / "runs" / "two"
     before = content_of(model)
     arguments = ["--model", str(other), "--out", str(model)]
@@ -75,7 +77,7 @@ def test_the_model_of_another_run_is_replaced_only_if_told_so(home, capsys):
     assert run_command(command.main, arguments) == 0
 
 
-def test_train_and_export_with_their_defaults_leave_the_demo_model_of_the_project_alone(home, monkeypatch, capsys):
+def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
     shutil.copytree(ROOT / "savedmodels" / "demo", "savedmodels/demo")
     # As `clmr_tf.train` calls the run of the demo corpus.
@@ -86,10 +88,10 @@ def test_train_and_export_with_their_defaults_leave_the_demo_model_of_the_projec
     assert content_of(Path("savedmodels/demo")) == before
 
 
-def test_a_model_whose_origin_nobody_can_tell_is_replaced_only_if_told_so(home):
+def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
     config = ExportConfig(model=home / "runs" / "one", out=home / "model")
     (home / "model" / "manifest.json").write_text("{")
-    with pytest.raises(UsageError, match=r"whose origin cannot be told .*; give another --out, or --overwrite"):
+    with pytest.raises(UsageError, match=r"of unknown origin .*; give another --out, or --overwrite"):
         export(config)
     export(ExportConfig(model=config.model, out=config.out, overwrite=True))
     load_encoder(config.out, check=True)
@@ -99,14 +101,14 @@ def test_a_model_whose_origin_nobody_can_tell_is_replaced_only_if_told_so(home):
     load_encoder(config.out, check=True)
 
 
-def test_a_model_that_a_killed_export_left_aside_counts_as_well(home):
+def test_a_model_left_by_a_killed_export_is_restored_first(home):
     (home / "model").rename(home / ".model.previous")
     with pytest.raises(UsageError, match="holds the model of another run"):
         export(ExportConfig(model=home / "runs" / "two", out=home / "model"))
     assert read_manifest(home / "model")["training"]["config"]["seed"] == 42
 
 
-def test_checkpoints_are_told_apart_by_their_content(tmp_path, home):
+def test_checkpoints_are_identified_by_their_content(tmp_path, home):
     of_file = {"converted_from": {"checkpoint": {"file": "clmr.ckpt", "sha256": "a"}}}
     with pytest.raises(UsageError, match="of another run or checkpoint"):
         require_same_origin(home / "model", of_file)
@@ -122,7 +124,7 @@ def test_checkpoints_are_told_apart_by_their_content(tmp_path, home):
     require_same_origin(tmp_path / "new", other)
 
 
-def test_of_the_same_weights_everything_stays(home, caplog):
+def test_files_for_the_same_weights_are_kept(home, caplog):
     model = home / "model"
     add_files(model)
     caplog.clear()
@@ -131,13 +133,13 @@ def test_of_the_same_weights_everything_stays(home, caplog):
     assert caplog.messages == []
     manifest = read_manifest(model)
     assert manifest["licence"] == "CC0-1.0" and manifest["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
-    assert manifest["runtimes"] == dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_FACTS)
+    assert manifest["runtimes"] == dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
     for name in ("model.tflite", "model.onnx", "probe-demo.json"):
         assert (model / name).read_bytes() == name.encode()
     assert "model.tflite" in (model / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_belongs_to_other_weights_goes_and_is_named(home, caplog):
+def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     model = home / "model"
     add_files(model)
     train(config_of(home, "one", steps=2))
@@ -145,7 +147,7 @@ def test_what_belongs_to_other_weights_goes_and_is_named(home, caplog):
     with caplog.at_level(logging.WARNING):
         export(ExportConfig(model=home / "runs" / "one", out=model))
     assert caplog.messages == [
-        f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, which were made of other weights or "
+        f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, which belonged to other weights or "
         "another head; make them again with --head, --tflite, --onnx or clmr_tf.probe."
     ]
     assert not {"model.onnx", "model.tflite", "probe-demo.json"} & {path.name for path in model.iterdir()}

@@ -1,4 +1,4 @@
-"""Malformed requests are refused by a sentence, at once, and the server goes on with right numbers."""
+"""Malformed requests are refused at once in a sentence, and afterwards the server gives correct outputs."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from clmr_tf.export.model_folder import SAVED_MODEL
 from tests.clmr_tf.export.malformed import INPUT_OF, REQUESTS, Request, random_request
-from tests.clmr_tf.export.tagger import SONG, assert_same
+from tests.clmr_tf.exported import SONG, assert_same
 from tests.clmr_tf.probed import CLIP
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +22,7 @@ CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 APART = """
 import json, resource, sys, time
 import numpy as np, tensorflow as tf
-from tests.clmr_tf.export.malformed import (CLIP, INPUT_OF, REQUESTS, wav_bytes)
+from tests.clmr_tf.export.malformed import CLIP, INPUT_OF, REQUESTS, wav_bytes
 
 saved = tf.saved_model.load(sys.argv[1])
 
@@ -51,10 +51,10 @@ print(json.dumps({"answers": answers, "taken_bytes": taken}))
 """
 
 
-def test_every_malformed_request_is_refused_at_once_by_a_process_that_goes_on(tagger, tmp_path):
+def test_every_malformed_request_is_refused_at_once_by_a_process_that_survives(exported, tmp_path):
     np.save(tmp_path / "clips.npy", CLIPS)
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", APART, str(tagger.folder / SAVED_MODEL)]
+    command = [sys.executable, "-c", APART, str(exported.folder / SAVED_MODEL)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
@@ -63,15 +63,15 @@ def test_every_malformed_request_is_refused_at_once_by_a_process_that_goes_on(ta
         assert request.words in answer and len(answer) < 1000, request
         assert seconds < 1, request
     assert found["taken_bytes"] < 2**30
-    assert_same(np.load(tmp_path / "embedding.npy"), tagger.encoder.encode_clips(CLIPS))
+    assert_same(np.load(tmp_path / "embedding.npy"), exported.encoder.encode_clips(CLIPS))
 
 
 @pytest.fixture(scope="module")
-def server(tagger):
+def server(exported):
     pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
     from tests.clmr_tf.export.protocol_server import ProtocolServer
 
-    with ProtocolServer(tagger.folder / SAVED_MODEL, "tagger") as server:
+    with ProtocolServer(exported.folder / SAVED_MODEL, "tiny") as server:
         yield server
 
 
@@ -91,7 +91,7 @@ def over_grpc(stub, request: Request) -> dict[str, np.ndarray] | str:
     from tensorflow_serving.apis import predict_pb2
 
     message = predict_pb2.PredictRequest()
-    message.model_spec.name, message.model_spec.signature_name = "tagger", request.signature
+    message.model_spec.name, message.model_spec.signature_name = "tiny", request.signature
     dtype = tf.string if request.value.dtype == object else tf.float32
     tensor = tf.make_tensor_proto(request.value, dtype, request.value.shape)
     message.inputs[INPUT_OF[request.signature]].CopyFrom(tensor)
@@ -111,7 +111,7 @@ def over_rest(server, request: Request) -> dict[str, np.ndarray] | str:
         return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else list(map(encoded, value))
 
     body = {"signature_name": request.signature, "inputs": {"wav": encoded(request.value.tolist())}}
-    address = f"http://{server.rest_address}/v1/models/tagger:predict"
+    address = f"http://{server.rest_address}/v1/models/tiny:predict"
     response = requests.post(address, data=json.dumps(body), timeout=60)
     if response.status_code == 400:
         return response.json()["error"]
@@ -121,8 +121,8 @@ def over_rest(server, request: Request) -> dict[str, np.ndarray] | str:
 
 # 15,000 are a few minutes.
 @pytest.mark.parametrize("num_requests", [80, pytest.param(15_000, marks=pytest.mark.soak)])
-def test_the_protocol_server_survives_malformed_requests(tagger, server, stub, num_requests):
-    expected = tagger.encoder.encode_clips(CLIPS)
+def test_the_protocol_server_survives_malformed_requests(exported, server, stub, num_requests):
+    expected = exported.encoder.encode_clips(CLIPS)
     generator = np.random.default_rng(num_requests)
     num_refused = 0
     for number in range(num_requests):

@@ -55,7 +55,7 @@ def metadata_of(card: str) -> dict:
     return yaml.safe_load(metadata)
 
 
-def test_the_metadata_are_what_model_hubs_read():
+def test_the_metadata_header_for_model_hubs():
     metadata = metadata_of(card_of(training=trained()))
     assert metadata["license"] == "cc-by-4.0" and metadata["library_name"] == "clmr_tf"
     assert {"music", "contrastive-learning"} <= set(metadata["tags"])
@@ -68,7 +68,7 @@ def test_it_names_the_music_and_its_licences():
     card = card_of(training=trained())
     assert "train split of the corpus songs" in card and "licences: 3 CC-BY-4.0" in card
     assert "| train | 40 | 20 | 1.50 |" in card and "| test | 9 | 9 | 0.25 |" in card
-    assert "Has learnt from 20 songs" in card
+    assert "Trained on 20 songs of one corpus" in card
 
 
 def test_it_names_the_settings_that_are_not_the_defaults_and_no_folder():
@@ -78,22 +78,25 @@ def test_it_names_the_settings_that_are_not_the_defaults_and_no_folder():
     assert "revision 0123456789ab" in card and "2 CPUs and no GPU" in card
     assert "Every other setting is the default" in card_of(training=trained(batch_size=TrainConfig().batch_size))
     assert "--dropout" not in card_of(training=trained(objective="supervised"))
+    of_earlier_version = trained()
+    of_earlier_version["config"]["on_failed_save"] = "stop"
+    assert "on-failed-save" not in card_of(training=of_earlier_version)
 
 
-def test_a_model_of_other_code_says_what_it_was_converted_from():
+def test_a_converted_model_names_its_checkpoint():
     origin = {"checkpoint": {"file": "clmr.ckpt", "sha256": "f0"}, "layout": "encoder.sequential.*"}
     card = card_of(training={"step": 0, "converted_from": origin}, tag_names=["guitar", "slow"])
     assert "| checkpoint | clmr.ckpt | `f0` |" in card and "## Data" not in card and "| tags | guitar, slow |" in card
     assert "[the code of the paper](https://github.com/Spijkervet/CLMR)" in card and "see there" not in card
-    assert "The keys are `encoder.sequential.*`. Of the training the checkpoint says nothing." in card
+    assert "The keys are `encoder.sequential.*`. The checkpoint records nothing about training." in card
     assert "written by `python -m clmr_tf.convert`" in card and "clmr_tf.export" not in card
     origin |= {"head": {"file": "finetuner.pt", "sha256": "a1"}, "epoch": 3, "global_step": 12}
     card = card_of(training={"step": 12, "converted_from": origin})
-    assert "| head | finetuner.pt | `a1` |" in card and "the checkpoint says: epoch 3, step 12." in card
+    assert "| head | finetuner.pt | `a1` |" in card and "The checkpoint records: epoch 3, step 12." in card
     assert "written by `python -m clmr_tf.export`" in card_of(training=trained())
 
 
-def test_an_added_head_says_where_it_is_from_and_what_it_scored():
+def test_an_added_head_has_its_origin_and_scores():
     of_tags = {"over_tags": {"mean": 0.8126, "interval": [0.7, 0.9]}}
     head = {
         "corpus": {"name": "songs", "fingerprint": "abc123"},
@@ -104,23 +107,23 @@ def test_an_added_head_says_where_it_is_from_and_what_it_scored():
         "seed": 42,
         "test": {"num_songs": 10, "num_clips": 20, "accuracy": {"mean": 0.75, "interval": None}, "roc_auc": of_tags},
     }
-    section = card_of(head=head).partition("## The head of the tags\n")[2].partition("##")[0]
+    section = card_of(head=head).partition("## Tag head\n")[2].partition("##")[0]
     assert "preset `thesis`, one hidden layer of 512, seed 42, with the labels of 28 clips of 14 songs" in section
     assert "of the corpus songs (fingerprint `abc123`), task moods. On the 20 clips of 10 songs" in section
     assert "| accuracy | 0.750 |  |" in section and "| ROC-AUC over tags | 0.813 | 0.700 to 0.900 |" in section
     linear = card_of(head={**head, "protocol": {"head": {"hidden_units": 0}}})
     assert "preset `thesis`, linear, seed 42" in linear
-    assert "The head of the tags" not in card_of()
+    assert "Tag head" not in card_of()
 
 
-def test_limits_say_how_far_the_tags_of_a_file_are_off():
+def test_limits_have_the_tag_error_of_a_file():
     facts = {"checked_with": "ai-edge-litert 2.3.0", "outputs": ["embedding", "tags"], "least_cosine": 0.99999}
     runtimes = {
         "model.tflite": {**facts, "largest_tag_error": 2e-7},
         "model-int8.tflite": {**facts, "largest_tag_error": 0.00951},
     }
     limits = card_of(tag_names=["slow"], runtimes=runtimes).partition("## Limits")[2].partition("##")[0]
-    assert "The tags of `model-int8.tflite` are off by up to 0.0095 from those of encoder and head" in limits
+    assert "The tag probabilities of `model-int8.tflite` differ from the encoder's by up to 0.0095" in limits
     assert "model.tflite" not in limits
 
 
@@ -132,7 +135,7 @@ def test_scores_of_both_probes_are_in_one_table():
     assert "| songs-released-linear | test | macro average precision | 0.341 | 0.300 to 0.380 |" in card
 
 
-def test_it_shows_the_greatest_golden_numbers_first():
+def test_it_shows_the_largest_golden_numbers_first():
     rows = card_of().partition("## Golden numbers")[2].splitlines()
     assert rows[5:7] == ["| 7 | 1.25 |", "| 300 | 0.5 |"]
 

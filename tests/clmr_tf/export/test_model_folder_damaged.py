@@ -1,4 +1,4 @@
-"""A model folder of which something is damaged: one sentence, nothing is added to it, and an export makes it whole."""
+"""Damaged model folders are refused in one sentence, nothing is added to them, and an export repairs them."""
 
 import json
 import shutil
@@ -18,27 +18,11 @@ from clmr_tf.export.__main__ import ExportConfig
 from clmr_tf.export.model_folder import read_head, read_manifest, record_score
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import load_encoder
-from clmr_tf.models.heads import build_projector
-from tests.clmr_tf.export.tagger import TAGS, head_of
-from tests.clmr_tf.probed import CLIP, tiny_model
+from tests.clmr_tf.exported import HEAD, MANIFEST_ENTRIES, TAGS, model
+from tests.clmr_tf.probed import CLIP
 
-FACTS = {"name": "damaged", "licence": "CC0-1.0", "tag_names": TAGS, "single_label": False, "scores": {"a": {}}}
-FACTS["training"] = {"step": 3}
 SCORES = {"demo": {"metric": "accuracy", "score": 0.5}}
 Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("savedmodels") / "damaged"
-    write_model_folder(tiny_model(), folder, FACTS, head_of(0), build_projector(projection_dim=64))
-    return folder
-
-
-@pytest.fixture
-def folder(whole, tmp_path) -> Path:
-    """A copy, to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
 def cut(name: str, share: float = 0.5) -> Damage:
@@ -92,45 +76,48 @@ DAMAGES = {
     "head-cut": (cut("head.npz"), HEADS.format("it is damaged")),
     "head-words": (lambda folder: (folder / "head.npz").write_text("a head"), HEADS.format("it is damaged")),
     "head-fewer-outputs": (
-        of_head(fewer, "weights_0", "weights_1"),
-        "gives 2, where .* names 3 tags; export the model",
+        of_head(fewer, "weights_2", "weights_3"),
+        "and 2 outputs, but an embedding has 512 numbers and .* 3 tags; export the model",
     ),
     "head-offset-short": (of_head(fewer, "weights_1"), HEADS.format("its layers do not fit")),
     "head-of-other-features": (
         of_head(lambda array: array[:500], "mean", "deviation", "weights_0"),
-        r"head\.npz takes 500 numbers .* where an embedding has 512",
+        r"head\.npz has 500 inputs .* but an embedding has 512 numbers",
     ),
     "head-text": (of_head(lambda array: array.astype(str), "weights_1"), HEADS.format("it holds mean, deviation")),
     "projector-cut": (cut("projector.npz"), r"projector\.npz cannot be read .*; convert the checkpoint again"),
     "projector-of-other-features": (
         with_arrays("projector.npz", lambda arrays: {name: array[:500, :500] for name, array in arrays.items()}),
-        r"projector\.npz cannot be read \(its matrices .* take no embedding\)",
+        r"projector\.npz cannot be read \(its matrices .* which do not fit an embedding\)",
     ),
     "golden-cut": (cut("golden.npz"), UNREADABLE.format("it is damaged")),
     "golden-empty": (cut("golden.npz", 0), UNREADABLE.format("it is damaged")),
     "golden-gone": (lambda folder: (folder / "golden.npz").unlink(), UNREADABLE.format("No such file")),
-    "golden-other-length": (of_golden(lambda array: array[:, :-1], "audio"), "has clips of 59048 samples, and the enc"),
+    "golden-other-length": (
+        of_golden(lambda array: array[:, :-1], "audio"),
+        "has clips of 59048 samples, and the encoder needs",
+    ),
     "golden-no-rows": (
         of_golden(lambda array: array[:0], "audio", "embedding", "logits", "projection"),
-        UNREADABLE.format("it has something else than rows of floats"),
+        UNREADABLE.format("an array is not two-dimensional"),
     ),
-    "golden-other-rows": (of_golden(lambda array: array[:1], "embedding"), UNREADABLE.format("it has audio")),
-    "golden-other-width": (of_golden(lambda array: array[:, :500], "embedding"), UNREADABLE.format("it has audio")),
-    "golden-text": (of_golden(lambda array: array.astype(str), "embedding"), UNREADABLE.format("it has something")),
+    "golden-other-rows": (of_golden(lambda array: array[:1], "embedding"), UNREADABLE.format("its shapes audio")),
+    "golden-other-width": (of_golden(lambda array: array[:, :500], "embedding"), UNREADABLE.format("its shapes audio")),
+    "golden-text": (of_golden(lambda array: array.astype(str), "embedding"), UNREADABLE.format("an array is not")),
     "golden-no-logits": (
         with_arrays("golden.npz", lambda golden: {name: golden[name] for name in golden if name != "logits"}),
         UNREADABLE.format("it has no array `logits`"),
     ),
-    "golden-fewer-logits": (of_golden(fewer, "logits"), r"gives logits of the shape \[2, 3\], and golden\.npz has"),
-    "manifest-no-names": (with_manifest(tag_names=None), "names 0 tags; export the model again"),
-    "manifest-few-names": (with_manifest(tag_names=TAGS[:2]), "names 2 tags; export the model again"),
+    "golden-fewer-logits": (of_golden(fewer, "logits"), r"gives logits of shape \[2, 3\], and golden\.npz has"),
+    "manifest-no-names": (with_manifest(tag_names=None), "and manifest.json 0 tags; export the model again"),
+    "manifest-few-names": (with_manifest(tag_names=TAGS[:2]), "and manifest.json 2 tags; export the model again"),
     "manifest-names-of-another-kind": (with_manifest(tag_names="low"), "lacks `tag_names`"),
     "manifest-cut": (cut("manifest.json"), r"manifest\.json cannot be read"),
 }
 
 
 @pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES)
-def test_is_refused_in_one_sentence_whatever_is_made_of_it(folder, tmp_path, damage, sentence):
+def test_a_damaged_part_is_refused_in_one_sentence_by_every_use(folder, tmp_path, damage, sentence):
     damage(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     for use in (
@@ -152,14 +139,14 @@ def test_commands_end_with_2(folder, tmp_path, capfd):
     assert capfd.readouterr().err.count("cannot be read (it is damaged, or no .npz file)") == 2
 
 
-def test_a_head_of_fewer_tags_is_found_whatever_the_names_say(folder):
-    both(of_head(fewer, "weights_0", "weights_1"), with_manifest(tag_names=TAGS[:2]))(folder)
-    with pytest.raises(UsageError, match=r"head\.npz gives logits of the shape \[2, 2\], and golden\.npz has \[2, 3\]"):
+def test_a_head_with_fewer_tags_is_found_by_the_golden_numbers(folder):
+    both(of_head(fewer, "weights_2", "weights_3"), with_manifest(tag_names=TAGS[:2]))(folder)
+    with pytest.raises(UsageError, match=r"head\.npz gives logits of shape \[2, 2\], and golden\.npz has \[2, 3\]"):
         load_encoder(folder)
 
 
 @pytest.mark.parametrize("part", ["input", "output", "name", "licence"])
-def test_nothing_is_added_to_a_model_that_is_not_described(folder, part):
+def test_nothing_is_added_to_a_model_with_an_incomplete_manifest(folder, part):
     with_manifest(**{part: None})(folder)
     before = (folder / "manifest.json").read_bytes()
     for use in (
@@ -171,7 +158,7 @@ def test_nothing_is_added_to_a_model_that_is_not_described(folder, part):
     assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_nothing_is_added_to_a_model_that_misses_its_golden_numbers(folder):
+def test_nothing_is_added_to_a_model_with_other_outputs(folder):
     of_head(lambda array: 1.01 * array, "weights_0")(folder)
     with pytest.raises(ClmrError, match=r"head\.npz gives logits that differ"):
         export.export(ExportConfig(model=folder, tflite="fp32"))
@@ -187,7 +174,7 @@ def test_a_saved_model_that_cannot_be_run_is_one_sentence(folder):
         load_encoder(folder, check=True)
 
 
-def test_a_head_of_the_first_exports_gives_no_tags(folder):
+def test_a_head_of_early_exports_gives_no_tags(folder):
     with_manifest(single_label=None)(folder)
     encoder = load_encoder(folder, check=True)
     with pytest.raises(UsageError, match="The model has no tags"):
@@ -196,9 +183,11 @@ def test_a_head_of_the_first_exports_gives_no_tags(folder):
 
 
 @pytest.fixture
-def quick_write(whole, monkeypatch):
-    """In the place of half a minute of writing, a copy."""
-    monkeypatch.setattr(writing, "_write", lambda encoder, draft, *_: shutil.copytree(whole, draft, dirs_exist_ok=True))
+def quick_write(exported_folder, monkeypatch):
+    """Copies the shared model instead of writing one."""
+    monkeypatch.setattr(
+        writing, "_write", lambda encoder, draft, *_: shutil.copytree(exported_folder, draft, dirs_exist_ok=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,29 +203,29 @@ def quick_write(whole, monkeypatch):
     ids=["golden-cut", "golden-empty", "golden-gone", "manifest-cut", "manifest-gone", "saved-model-gone"],
 )
 @pytest.mark.usefixtures("quick_write")
-def test_an_export_makes_a_damaged_model_whole(folder, tmp_path, damage, request, caplog):
+def test_an_export_repairs_a_damaged_model(folder, tmp_path, damage, request, caplog):
     record_score(folder, "demo", SCORES["demo"])
     (folder / "probe-demo.json").write_text("{}")
     damage(folder)
-    write_model_folder(tiny_model(), folder, FACTS, head_of(0))
+    write_model_folder(model(), folder, MANIFEST_ENTRIES, HEAD)
     load_encoder(folder, check=True)
     # The probes go along only where it is sure of which weights they are.
     is_sure = "saved-model" in request.node.callspec.id
-    assert read_manifest(folder)["scores"] == {"a": {}} | (SCORES if is_sure else {})
+    assert read_manifest(folder)["scores"] == (SCORES if is_sure else {})
     assert (folder / "probe-demo.json").exists() == is_sure
-    assert ("Nothing is taken over from the model that is replaced: " in caplog.text) != is_sure
+    assert ("No files of the previous model are kept: " in caplog.text) != is_sure
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.usefixtures("quick_write")
-def test_what_others_have_in_a_damaged_model_is_left_alone(folder):
+def test_other_files_in_a_damaged_model_are_left_alone(folder):
     (folder / "golden.npz").unlink()
     (folder / "notes.txt").write_text("precious")
     before = {path.name for path in folder.iterdir()}
     with pytest.raises(UsageError, match=r"holds notes\.txt, which an export would delete"):
-        write_model_folder(tiny_model(), folder, FACTS)
+        write_model_folder(model(), folder, MANIFEST_ENTRIES)
     (folder / "notes.txt").unlink()
     (folder / "manifest.json").unlink()
     with pytest.raises(UsageError, match="exists and is not a model folder"):
-        write_model_folder(tiny_model(), folder, FACTS)
+        write_model_folder(model(), folder, MANIFEST_ENTRIES)
     assert {path.name for path in folder.iterdir()} == before - {"notes.txt", "manifest.json"}

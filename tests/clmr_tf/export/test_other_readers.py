@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from clmr_tf.export.model_folder import SAVED_MODEL
-from tests.clmr_tf.export.tagger import RATE_HZ, SONG, assert_same, tags_of, wav
+from tests.clmr_tf.exported import RATE_HZ, SONG, assert_same, tags_of, wav
 from tests.clmr_tf.probed import CLIP
 
 CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
 # One process for all, since starting TensorFlow takes longer than what is asked of it.
 SAVED_MODEL_CLI = """
 import json, sys
-from tensorflow.python.tools.saved_model_cli import (main)
+from tensorflow.python.tools.saved_model_cli import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
@@ -55,11 +55,11 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def saved_model(tagger) -> Path:
-    return tagger.folder / SAVED_MODEL
+def saved_model(exported) -> Path:
+    return exported.folder / SAVED_MODEL
 
 
-def test_tensorflows_own_command_shows_and_runs_the_model(tagger, saved_model, run, tmp_path):
+def test_tensorflows_own_command_shows_and_runs_the_model(exported, saved_model, run, tmp_path):
     np.save(tmp_path / "audio.npy", CLIPS)
     # An array of bytes would lose the zeros at their end.
     np.save(tmp_path / "wav.npy", np.array([wav(SONG, RATE_HZ)], object), allow_pickle=True)
@@ -72,7 +72,7 @@ def test_tensorflows_own_command_shows_and_runs_the_model(tagger, saved_model, r
     for signature in ("serving_default", "waveform", "wav_bytes", "tag_names"):
         assert f'SignatureDef key: "{signature}"' in printed
     assert "inputs['wav']" in printed and "outputs['tags_of_windows']" in printed and "shape: (-1, -1, 512)" in printed
-    expected = tagger.encoder.encode_clips(CLIPS)
+    expected = exported.encoder.encode_clips(CLIPS)
     assert_same(np.load(tmp_path / "serving_default/embedding.npy"), expected)
     assert_same(np.load(tmp_path / "serving_default/tags.npy"), tags_of(expected))
     # 16 bits are 1.5e-5 of rounding.
@@ -80,10 +80,10 @@ def test_tensorflows_own_command_shows_and_runs_the_model(tagger, saved_model, r
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino")
-def test_openvino_reads_the_saved_model(tagger, saved_model, run, tmp_path):
+def test_openvino_reads_the_saved_model(exported, saved_model, run, tmp_path):
     np.save(tmp_path / "audio.npy", CLIPS)
     run(OPENVINO, str(saved_model))
-    expected = tagger.encoder.encode_clips(CLIPS)
+    expected = exported.encoder.encode_clips(CLIPS)
     with np.load(tmp_path / "outputs.npz") as outputs:
         assert_same(outputs["embedding"], expected)
         assert_same(outputs["tags"], tags_of(expected))

@@ -15,14 +15,14 @@ from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.heads import Head
 from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe import __main__ as probe
-from tests.clmr_tf.probed import TAGS, tiny_model, write_corpus_with_tasks, write_tiny_model
+from tests.clmr_tf.probed import TAGS, write_corpus_with_tasks
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory):
+def probed(tmp_path_factory, exported_folder):
     """A model folder with the result of a probe and its head."""
     folder = tmp_path_factory.mktemp("probed")
-    model, corpus = write_tiny_model(tiny_model(), folder / "tiny"), write_corpus_with_tasks(folder / "songs")
+    model, corpus = shutil.copytree(exported_folder, folder / "tiny"), write_corpus_with_tasks(folder / "songs")
     options = ["--model", model, "--corpus", corpus.folder, "--preset", "thesis", "--features-cache", folder / "cache"]
     probe.main([str(option) for option in options])
     return model
@@ -49,7 +49,7 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "preset `thesis`, linear, seed 42, with the labels of 14 clips of 14 songs of the corpus songs" in card
     accuracy = head["test"]["accuracy"]["mean"]
-    assert f"| accuracy | {accuracy:.3f} | " in card.partition("## The head of the tags")[2].partition("##")[0]
+    assert f"| accuracy | {accuracy:.3f} | " in card.partition("## Tag head")[2].partition("##")[0]
     clips = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 59_049)).astype(np.float32)
     saved = tf.saved_model.load(str(model / "saved_model"))
     tags = saved.signatures["serving_default"](audio=tf.constant(clips))["tags"].numpy()
@@ -63,12 +63,12 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
         probe.main(own)
 
 
-def test_a_head_of_something_else_is_refused(probed, tmp_path):
+def test_other_heads_are_refused(probed, tmp_path):
     result_file = probed / "evaluation-songs-thesis-linear.json"
     with pytest.raises(UsageError, match="was trained on features of model with other weights; give the evaluation"):
         read_probe_head(result_file, build_encoder(width=0.0625, seed=9))
     model = load_encoder(probed).model
-    with pytest.raises(UsageError, match="is no result of a probe"):
+    with pytest.raises(UsageError, match="is not the result of a probe"):
         read_probe_head(probed / "manifest.json", model)
     copied = tmp_path / result_file.name
     shutil.copyfile(result_file, copied)
@@ -77,7 +77,7 @@ def test_a_head_of_something_else_is_refused(probed, tmp_path):
     for features, tags in ((512, 2), (13, 3)):
         weights = np.zeros((features, tags)), np.zeros(tags)
         Head(np.zeros(features), np.ones(features), weights).save(copied.with_suffix(".npz"))
-        with pytest.raises(UsageError, match="is not the one of"):
+        with pytest.raises(UsageError, match="does not belong to"):
             read_probe_head(copied, model)
     copied.with_suffix(".npz").write_bytes(b"")
     with pytest.raises(UsageError, match=r"The head .*\.npz cannot be read .*; run the probe again"):

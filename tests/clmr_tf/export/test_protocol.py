@@ -11,22 +11,22 @@ import requests
 import soxr
 
 from clmr_tf.export.model_folder import SAVED_MODEL
-from tests.clmr_tf.export.tagger import RATE_HZ, SONG, TAGS, assert_same, tags_of, wav
+from tests.clmr_tf.exported import RATE_HZ, SONG, TAGS, assert_same, tags_of, wav
 from tests.clmr_tf.probed import CLIP
 
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
 ovmsclient = pytest.importorskip("ovmsclient", reason="needs ovmsclient")
 
 CLIPS = SONG[: 2 * CLIP].reshape(2, CLIP)
-# A 16-bit stereo file at another rate, and what the model should hear of it.
+# A 16-bit stereo file at another rate, and its mono mix.
 STEREO = wav(np.stack([both := soxr.resample(SONG, RATE_HZ, 44_100, "VHQ"), 0.5 * both], 1), 44_100)
 
 
 @pytest.fixture(scope="module")
-def server(tagger):
+def server(exported):
     from tests.clmr_tf.export.protocol_server import ProtocolServer
 
-    with ProtocolServer(tagger.folder / SAVED_MODEL, "tagger") as server:
+    with ProtocolServer(exported.folder / SAVED_MODEL, "tiny") as server:
         yield server
 
 
@@ -56,7 +56,7 @@ def ask(grpc_client):
     from ovmsclient.tfs_compat.grpc.responses import GrpcPredictResponse
 
     def ask(signature: str, inputs: dict, outputs: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        message = make_predict_request(inputs, "tagger").raw_request
+        message = make_predict_request(inputs, "tiny").raw_request
         message.model_spec.signature_name = signature
         message.output_filter.extend(outputs)
         return GrpcPredictResponse(grpc_client.prediction_service_stub.Predict(message, 60)).to_dict()["outputs"]
@@ -68,7 +68,7 @@ def ask(grpc_client):
 def post(server):
     def post(body: dict | bytes) -> requests.Response:
         data = body if isinstance(body, bytes) else json.dumps(body)
-        return requests.post(f"http://{server.rest_address}/v1/models/tagger:predict", data=data, timeout=60)
+        return requests.post(f"http://{server.rest_address}/v1/models/tiny:predict", data=data, timeout=60)
 
     return post
 
@@ -77,27 +77,27 @@ def b64(content: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(content).decode()}
 
 
-def test_clips_give_the_encoders_numbers_by_their_names(tagger, client):
-    outputs = client.predict({"audio": CLIPS}, "tagger")
-    expected = tagger.encoder.encode_clips(CLIPS)
+def test_clips_give_the_encoders_outputs_by_name(exported, client):
+    outputs = client.predict({"audio": CLIPS}, "tiny")
+    expected = exported.encoder.encode_clips(CLIPS)
     assert set(outputs) == {"embedding", "tags"}
     assert_same(outputs["embedding"], expected)
     assert_same(outputs["tags"], tags_of(expected))
 
 
-def test_the_model_tells_its_state(client):
-    (status,) = client.get_model_status("tagger").values()
+def test_the_status_is_available(client):
+    (status,) = client.get_model_status("tiny").values()
     assert status["state"] == "AVAILABLE" and status["error_code"] == 0
 
 
-def test_the_model_tells_its_signatures(server, grpc_client):
-    metadata = grpc_client.get_model_metadata("tagger")
+def test_the_metadata_have_all_signatures(server, grpc_client):
+    metadata = grpc_client.get_model_metadata("tiny")
     assert metadata["inputs"] == {"audio": {"shape": [-1, CLIP], "dtype": "DT_FLOAT"}}
     assert metadata["outputs"] == {
         "embedding": {"shape": [-1, 512], "dtype": "DT_FLOAT"},
         "tags": {"shape": [-1, 3], "dtype": "DT_FLOAT"},
     }
-    metadata = requests.get(f"http://{server.rest_address}/v1/models/tagger/metadata", timeout=60).json()["metadata"]
+    metadata = requests.get(f"http://{server.rest_address}/v1/models/tiny/metadata", timeout=60).json()["metadata"]
     signatures = metadata["signature_def"]["signature_def"]
     assert {name: list(one["inputs"]) for name, one in signatures.items() if not name.startswith("__")} == {
         "serving_default": ["audio"],
@@ -107,8 +107,8 @@ def test_the_model_tells_its_signatures(server, grpc_client):
     }
 
 
-def test_a_recording_and_files_give_the_encoders_numbers_over_grpc(tagger, ask):
-    expected = tagger.encoder.embed(SONG)
+def test_a_recording_and_files_give_the_encoders_numbers_over_grpc(exported, ask):
+    expected = exported.encoder.embed(SONG)
     found = ask("waveform", {"audio": SONG})
     assert_same(found["embeddings"], expected.vectors)
     assert_same(found["tags"], tags_of(expected.vectors).mean(axis=0))
@@ -116,13 +116,13 @@ def test_a_recording_and_files_give_the_encoders_numbers_over_grpc(tagger, ask):
     # Of one output, the client gives the array by itself.
     assert_same(ask("waveform", {"audio": SONG}, ("embedding",)), expected.vectors.mean(axis=0))
     of_file = ask("wav_bytes", {"wav": np.array([STEREO], object).astype("S")})
-    heard = tagger.encoder.embed(0.75 * both, sample_rate=44_100).vectors
+    heard = exported.encoder.embed(0.75 * both, sample_rate=44_100).vectors
     assert_same(of_file["embeddings"][0], heard, tolerance=5e-3)
     assert ask("tag_names", {}).astype(str).tolist() == TAGS
 
 
-def test_rows_and_columns_of_files_give_the_encoders_numbers_over_rest(tagger, post):
-    heard = tagger.encoder.embed(0.75 * both, sample_rate=44_100).vectors
+def test_rows_and_columns_of_files_give_the_encoders_numbers_over_rest(exported, post):
+    heard = exported.encoder.embed(0.75 * both, sample_rate=44_100).vectors
     for inputs in ([b64(STEREO)], {"wav": [b64(STEREO)]}):
         outputs = post({"signature_name": "wav_bytes", "inputs": inputs}).json()["outputs"]
         assert outputs["num_windows"] == [2]
@@ -134,28 +134,28 @@ def test_rows_and_columns_of_files_give_the_encoders_numbers_over_rest(tagger, p
         for row in predictions:
             assert_same(row["embedding"], heard.mean(axis=0), tolerance=5e-3)
     by_rows = post({"instances": CLIPS.tolist()}).json()["predictions"]
-    assert_same([row["embedding"] for row in by_rows], tagger.encoder.encode_clips(CLIPS))
+    assert_same([row["embedding"] for row in by_rows], exported.encoder.encode_clips(CLIPS))
 
 
-def test_bad_input_gets_an_error_and_the_server_goes_on(tagger, client):
+def test_bad_input_gets_an_error_and_the_server_goes_on(exported, client):
     for inputs in (
         {"audio": np.zeros((1, CLIP - 1), np.float32)},
         {"sound": CLIPS},
         {"audio": np.zeros(3, np.float32)},
     ):
         with pytest.raises(ovmsclient.InvalidInputError):
-            client.predict(inputs, "tagger")
-    for model, version in (("unknown", 0), ("tagger", 7)):
+            client.predict(inputs, "tiny")
+    for model, version in (("unknown", 0), ("tiny", 7)):
         with pytest.raises(ovmsclient.ModelNotFoundError):
             client.predict({"audio": CLIPS}, model, version)
-    assert_same(client.predict({"audio": CLIPS}, "tagger")["embedding"], tagger.encoder.encode_clips(CLIPS))
+    assert_same(client.predict({"audio": CLIPS}, "tiny")["embedding"], exported.encoder.encode_clips(CLIPS))
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"signature_name": "wav_bytes", "inputs": [b64(b"ID3 is no WAV")]}, "is no WAV file; send 16-bit PCM WAV"),
-        ({"signature_name": "wav_bytes", "inputs": ["no base64"]}, "is no WAV file"),
+        ({"signature_name": "wav_bytes", "inputs": [b64(b"ID3 is no WAV")]}, "is not a WAV file; send 16-bit PCM WAV"),
+        ({"signature_name": "wav_bytes", "inputs": ["no base64"]}, "is not a WAV file"),
         ({"signature_name": "unknown", "inputs": []}, '"unknown" not found'),
         ({"instances": [], "inputs": []}, "one of"),
         ({"signature_name": "waveform", "instances": [0.0] * CLIP}, "use 'inputs'"),
@@ -169,16 +169,16 @@ def test_a_bad_body_gets_status_400_and_a_sentence(post, body, words):
 
 
 def test_a_bad_file_is_refused_over_grpc(ask):
-    with pytest.raises(grpc.RpcError, match="is no WAV file") as error:
+    with pytest.raises(grpc.RpcError, match="is not a WAV file") as error:
         ask("wav_bytes", {"wav": np.array([b"OggS"])})
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_requests_at_the_same_time_get_each_its_own_answer(tagger, client):
+def test_concurrent_requests_get_their_own_answers(exported, client):
     clips = np.stack([np.roll(CLIPS[0], 997 * shift) for shift in range(8)])
-    expected = tagger.encoder.encode_clips(clips)
+    expected = exported.encoder.encode_clips(clips)
     assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda clip: client.predict({"audio": clip[None]}, "tagger", timeout=60), clips))
+        found = list(pool.map(lambda clip: client.predict({"audio": clip[None]}, "tiny", timeout=60), clips))
     for row, outputs in enumerate(found):
         assert_same(outputs["embedding"], expected[row : row + 1])

@@ -12,7 +12,7 @@ import soundfile
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
 from clmr_tf.export.model_folder import SAVED_MODEL
-from tests.clmr_tf.export.tagger import RATE_HZ, SONG, assert_same
+from tests.clmr_tf.exported import RATE_HZ, SONG, assert_same
 from tests.clmr_tf.probed import CLIP
 
 ROOT = Path(__file__).parents[3]
@@ -69,11 +69,11 @@ def test_the_models_are_where_the_command_mounts_them():
 
 
 @pytest.fixture(scope="module")
-def server(tagger):
+def server(exported):
     pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
     from tests.clmr_tf.export.protocol_server import ProtocolServer
 
-    with ProtocolServer(tagger.folder / SAVED_MODEL, "demo") as server:
+    with ProtocolServer(exported.folder / SAVED_MODEL, "demo") as server:
         yield server
 
 
@@ -83,19 +83,19 @@ def block(language: str, word: str) -> str:
 
 
 @pytest.mark.skipif(None in map(shutil.which, ("curl", "base64", "bash")), reason="needs curl and base64")
-def test_the_request_of_the_document_gives_the_embedding_of_a_file(tagger, server, tmp_path):
+def test_the_request_of_the_document_gives_the_embedding_of_a_file(exported, server, tmp_path):
     soundfile.write(tmp_path / "song.wav", SONG, RATE_HZ, subtype="PCM_16")
     command = block("sh", "curl").replace("localhost:8501", server.rest_address)
     done = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     outputs = json.loads(done.stdout)["outputs"]
-    assert_same(outputs["embeddings"], tagger.encoder.embed(SONG).vectors[None], tolerance=1e-3)
+    assert_same(outputs["embeddings"], exported.encoder.embed(SONG).vectors[None], tolerance=1e-3)
 
 
-def test_the_client_of_the_document_gives_the_embeddings_of_clips(tagger, server, tmp_path, monkeypatch):
+def test_the_client_of_the_document_gives_the_embeddings_of_clips(exported, server, tmp_path, monkeypatch):
     pytest.importorskip("ovmsclient", reason="needs ovmsclient")
     clips = SONG[: 2 * CLIP].reshape(2, CLIP)
     names = {"clips": clips}
     exec(block("python", "ovmsclient").replace("localhost:8500", server.grpc_address), names)
-    assert_same(names["embedding"], tagger.encoder.encode_clips(clips))
+    assert_same(names["embedding"], exported.encoder.encode_clips(clips))
     names["client"].channel.close()
     assert np.isfinite(names["outputs"]["tags"]).all()

@@ -1,4 +1,4 @@
-"""Warm-up requests, read with the messages of TensorFlow Serving, and asked of the model."""
+"""Warm-up requests, read with the messages of TensorFlow Serving, and run by the model."""
 
 import numpy as np
 import pytest
@@ -18,36 +18,36 @@ def requests_of(saved_model):
 
 
 @pytest.fixture(scope="module")
-def requests(tagger):
-    return requests_of(tagger.folder / SAVED_MODEL)
+def requests(exported):
+    return requests_of(exported.folder / SAVED_MODEL)
 
 
-def answer(tagger, request) -> dict[str, np.ndarray]:
+def answer(exported, request) -> dict[str, np.ndarray]:
     inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-    return tagger.call(request.model_spec.signature_name, **inputs)
+    return exported.call(request.model_spec.signature_name, **inputs)
 
 
-def test_every_signature_that_takes_audio_is_asked_once(tagger, requests):
-    assert set(requests) == set(tagger.saved.signatures) - {"tag_names"}
-    assert {request.model_spec.name for request in requests.values()} == {"tagger"}
+def test_every_signature_with_audio_has_one_request(exported, requests):
+    assert set(requests) == set(exported.saved.signatures) - {"tag_names"}
+    assert {request.model_spec.name for request in requests.values()} == {"tiny"}
 
 
-def test_the_model_answers_every_request(tagger, requests):
+def test_the_model_answers_every_request(exported, requests):
     num_windows = {}
     for signature, request in requests.items():
-        outputs = answer(tagger, request)
+        outputs = answer(exported, request)
         assert set(request.output_filter) <= set(outputs) and {"embedding", "tags"} <= set(outputs)
         assert all(np.isfinite(output).all() for output in outputs.values())
         num_windows[signature] = outputs.get("num_windows")
     assert num_windows == {"serving_default": None, "waveform": 1, "wav_bytes": [1]}
-    silence = tagger.call("serving_default", audio=np.zeros((1, 59049), np.float32))["embedding"]
-    np.testing.assert_array_equal(answer(tagger, requests["serving_default"])["embedding"], silence)
+    silence = exported.call("serving_default", audio=np.zeros((1, 59049), np.float32))["embedding"]
+    np.testing.assert_array_equal(answer(exported, requests["serving_default"])["embedding"], silence)
 
 
-def test_a_server_that_batches_can_answer_every_request(tagger, requests):
+def test_a_server_that_batches_can_answer_every_request(exported, requests):
     # It joins what asks for all outputs along the first axis, and cuts the outputs there again.
     for request in requests.values():
-        outputs = answer(tagger, request)
+        outputs = answer(exported, request)
         if request.output_filter:
             assert set(request.output_filter) < set(outputs)
         else:
@@ -55,8 +55,8 @@ def test_a_server_that_batches_can_answer_every_request(tagger, requests):
             assert all(tensor.tensor_shape.dim[0].size == 1 for tensor in request.inputs.values())
 
 
-def test_silence_takes_no_space(tagger):
-    assert (tagger.folder / SAVED_MODEL / "assets.extra" / "tf_serving_warmup_requests").stat().st_size < 1000
+def test_silence_takes_no_space(exported):
+    assert (exported.folder / SAVED_MODEL / "assets.extra" / "tf_serving_warmup_requests").stat().st_size < 1000
 
 
 def test_names_and_clips_of_any_length_are_encoded(tmp_path):

@@ -44,7 +44,7 @@ def read(path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def test_every_file_has_the_embeddings_it_has_by_itself(encoder, music, tmp_path):
+def test_a_file_has_the_same_embeddings_in_a_list_and_alone(encoder, music, tmp_path):
     files, _ = find_audio([music])
     assert [path.suffix for path in files] == [".wav", ".flac", ".ogg", ".mp3"]
     # Batches that end within files.
@@ -68,7 +68,7 @@ def test_every_file_has_the_embeddings_it_has_by_itself(encoder, music, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_odd_files_are_embedded_or_listed_and_harm_no_other(encoder, music, tmp_path):
+def test_odd_files_are_embedded_or_listed_and_do_not_affect_others(encoder, music, tmp_path):
     eight = np.stack([melody(number, 3 * 192_000, 192_000) for number in range(8)], 1)
     soundfile.write(tmp_path / "a eight.wav", eight, 192_000)
     soundfile.write(tmp_path / "b short.wav", melody(1, 8_000, 8_000), 8_000)
@@ -96,7 +96,7 @@ def test_odd_files_are_embedded_or_listed_and_harm_no_other(encoder, music, tmp_
     np.testing.assert_allclose(found["vectors"][0], expected, atol=5e-3 * np.abs(expected).max())
 
 
-def test_a_list_that_was_interrupted_goes_on_and_ends_the_same(encoder, music, tmp_path, monkeypatch):
+def test_an_interrupted_list_resumes_with_the_same_result(encoder, music, tmp_path, monkeypatch):
     files, _ = find_audio([music])
     embed_files(encoder, files, tmp_path / "through.npz", batch_size=1)
 
@@ -135,20 +135,20 @@ def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
     assert metadata["facts"] == json.loads(str(expected["facts"]))
     assert metadata["skipped"] == [[str(files[-1]), expected["skipped_reasons"][0]]]
     npz, same = read_songs(tmp_path / "x.npz"), read_songs(tmp_path / "x.parquet")
-    assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.facts == same.facts
+    assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.metadata == same.metadata
     assert npz.silent_paths == same.silent_paths
     np.testing.assert_allclose(same.means, npz.means, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["text.npz", "text.parquet", "other.npz", "missing.npz"])
-def test_what_is_no_table_is_one_sentence(tmp_path, name):
+def test_a_file_that_is_not_a_table_is_one_sentence(tmp_path, name):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     if name.startswith("text"):
         (tmp_path / name).write_text("words")
     if name.startswith("other"):
         np.savez(tmp_path / name, paths=np.zeros(3))
-    with pytest.raises(UsageError, match=f"{name} is no table of embeddings that can be read; give the file that"):
+    with pytest.raises(UsageError, match=f"{name} is not a readable table of embeddings; give a file written by"):
         read_songs(tmp_path / name)
 
 
@@ -160,18 +160,18 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     middle = len(content) // 3
     content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
     table.write_bytes(content)
-    with pytest.raises(UsageError, match="no table of embeddings that can be read"):
+    with pytest.raises(UsageError, match="not a readable table of embeddings"):
         read_songs(table)
     means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
     facts = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in ({}, {"means": np.zeros((1, 3))}, {"facts": np.array(json.dumps({**facts, "hop_num_samples": 0}))}):
         arrays = {**means, "facts": np.array(json.dumps(facts)), **changed}
         np.savez(tmp_path / "y.npz", **arrays)
-        with pytest.raises(UsageError, match=r"y\.npz is damaged, or a table of another version"):
+        with pytest.raises(UsageError, match=r"y\.npz is damaged or of another version"):
             read_songs(tmp_path / "y.npz")
 
 
-def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encoder, music, tmp_path, monkeypatch):
+def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path, monkeypatch):
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -194,18 +194,18 @@ def test_names_that_are_no_text_and_paths_that_are_no_files_harm_no_other(encode
     assert read_songs(tmp_path / "x.npz").paths == (str(odd),)
 
 
-def test_two_processes_do_not_embed_to_one_table(encoder, music, tmp_path):
+def test_two_processes_cannot_write_one_table(encoder, music, tmp_path):
     parts = tmp_path / ".x.npz.parts"
     parts.mkdir()
     with (parts / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ClmrError, match=r"Another process embeds to .*x\.npz; wait for it, or choose another"):
+        with pytest.raises(ClmrError, match=r"Another process is writing .*x\.npz; wait for it, or choose another"):
             embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_a_table_stays_where_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):
+def test_a_table_is_kept_if_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     out = ["--out", str(tmp_path / "x.npz")]
     assert run_command(embed.main, [str(music / "song 0.wav"), *out]) == 0
@@ -233,7 +233,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "No music was given; name files or folders"),
+        ([], "No music was given; give files or folders"),
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
         (["."], "; name audio files, or folders of them"),
         ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
@@ -241,7 +241,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
         ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+def test_wrong_usage_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(embed.main, arguments) == 2

@@ -83,19 +83,19 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     other = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: other)
     assert run_command(similar.main, [str(songs / "song 0.wav"), "--index", str(songs / "index.npz")]) == 2
-    assert "was made with another model than savedmodels/demo; give that one" in capsys.readouterr().err
+    assert "was made with another model than savedmodels/demo; give that model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "No song was given; name a file"),
+        ([], "No song was given; give a file"),
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
-        (["song 0.wav", "--index", "no.npz"], "no.npz is no table of embeddings that can be read"),
+        (["song 0.wav", "--index", "no.npz"], "no.npz is not a readable table of embeddings"),
         (["song 0.wav", "--top", "0"], "--top must be at least 1; received 0"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_and_exit_code_2(songs, monkeypatch, capsys, arguments, words):
+def test_wrong_usage_is_one_sentence_and_exit_code_2(songs, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(songs)
     DEMO_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(similar.main, arguments) == 2

@@ -9,10 +9,9 @@ from clmr_tf import tag
 from clmr_tf.config.model_option import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder
 from clmr_tf.inference.taggram import draw_taggram, minutes_and_seconds, taggram_figure
-from clmr_tf.models.heads import Head
+from tests.clmr_tf.exported import TAGS, tags_by_definition
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -20,32 +19,15 @@ RATE_HZ = 22_050
 NAMES = ("rock", "slow $4$", "harp")
 
 
-@pytest.fixture(scope="module")
-def head() -> Head:
-    generator = np.random.default_rng(1)
-    weights = generator.normal(size=(512, 3)).astype(np.float32), np.array([0.5, -0.5, 0], np.float32)
-    mean, deviation = generator.normal(size=512).astype(np.float32), generator.uniform(1, 2, 512).astype(np.float32)
-    return Head(mean, deviation, weights)
-
-
-@pytest.fixture(scope="module")
-def model_folder(head, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tagging"
-    facts = {"name": "tagging", "licence": "CC0-1.0", "tag_names": list(NAMES), "scores": {}, "training": {"step": 3}}
-    write_model_folder(tiny_model(), folder, {**facts, "single_label": True}, head)
-    return folder
-
-
-def test_a_model_with_a_head_tags_every_window(model_folder, head, tmp_path):
-    encoder = load_encoder(model_folder)
+def test_a_model_with_a_head_tags_every_window(exported_folder):
+    encoder = load_encoder(exported_folder)
     song = melody(3, 4 * RATE_HZ)
     tagging = encoder.tag(song, hop_seconds=0.5)
-    vectors = encoder.embed(song, hop_seconds=0.5).vectors.astype(np.float64)
-    exponentials = np.exp(((vectors - head.mean) / head.standard_deviation) @ head.weights[0] + head.weights[1])
-    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    vectors = encoder.embed(song, hop_seconds=0.5).vectors
+    expected = tags_by_definition(exported_folder / "head.npz", False, vectors)
     np.testing.assert_allclose(tagging.probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(tagging.times_seconds, [0, 0.5, 1])
-    means = dict(zip(NAMES, expected.mean(axis=0), strict=True))
+    means = dict(zip(TAGS, expected.mean(axis=0), strict=True))
     assert tagging.top(2) == [
         (name, pytest.approx(means[name], abs=1e-5)) for name in sorted(means, key=means.get, reverse=True)[:2]
     ]
@@ -110,18 +92,16 @@ def test_the_command(tagging_encoder, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "No music was given; name files or folders"),
+        ([], "No music was given; give files or folders"),
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
         (["x.wav", "--top", "0"], "--top must be at least 1; received 0"),
         (["x.wav", "--plot", "x.jpg"], "--plot must be a file that ends in .png; received x.jpg"),
         (["x.wav", "--plot", "no/x.png"], "no/x.png cannot be written; choose a file in a folder that exists"),
-        ([".", "--plot", "x.png"], "--plot makes a picture of one song; 2 files were given"),
+        ([".", "--plot", "x.png"], "--plot needs a single song; received 2 files"),
         (["x.wav", "--hop-seconds", "0"], "The hop must be at least one sample, and finite; received 0.0 seconds"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_and_exit_code_2(
-    tagging_encoder, tmp_path, monkeypatch, capsys, arguments, words
-):
+def test_wrong_usage_is_one_sentence_and_exit_code_2(tagging_encoder, tmp_path, monkeypatch, capsys, arguments, words):
     for name in ("x.wav", "y.wav"):
         soundfile.write(tmp_path / name, melody(1, RATE_HZ), RATE_HZ)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A head gives in every runtime the tags that its definition gives, with its names inside the file."""
+"""The folded network equals the encoder, and every runtime gives the tags of a head's definition, with their names."""
 
 import itertools
 import json
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.export.converter import convert
-from clmr_tf.export.folded_network import FoldedHead, read_folded_head
+from clmr_tf.export.converter import FoldedHead, FoldedNetwork, convert, read_folded_head
 from clmr_tf.export.runtime_process import load
 from clmr_tf.export.runtimes import FORMATS, version_of
+from clmr_tf.export.writing import golden_audio
 from clmr_tf.models.heads import Head
-from tests.clmr_tf.export.tagged import tags_by_definition
+from clmr_tf.models.sample_cnn import build_encoder
+from tests.clmr_tf.exported import tags_by_definition
 
 NUM_FEATURES, NUM_HIDDEN = 512, 40
 TAGS = ("Größe", "quiet", 'the "last"', "4", "5")
@@ -42,7 +43,7 @@ def features_of(head: Head, num_rows: int) -> np.ndarray:
     ("num_hidden", "single_label"), [(0, False), (NUM_HIDDEN, True)], ids=["linear-sigmoid", "mlp-softmax"]
 )
 @pytest.mark.parametrize(("kind", "largest_error"), [("fp32", 2e-6), ("fp16", 2e-3), ("int8", 2e-6), ("onnx", 2e-6)])
-def test_every_runtime_gives_the_tags_and_has_their_names(tmp_path, kind, largest_error, num_hidden, single_label):
+def test_every_runtime_gives_the_tags_and_their_names(tmp_path, kind, largest_error, num_hidden, single_label):
     for package in NEEDED.get(kind, ("ai-edge-litert",)):
         if version_of(package) is None:
             pytest.skip(f"needs {package}")
@@ -86,6 +87,20 @@ def test_a_model_whose_saved_model_gives_no_tags_has_none(tmp_path):
     assert read_folded_head(tmp_path) is None
 
 
-def test_counts_its_weights():
-    folded = FoldedHead.fold(head_of(NUM_HIDDEN), False, TAGS)
-    assert folded.num_weights == (NUM_FEATURES + 1) * NUM_HIDDEN + (NUM_HIDDEN + 1) * len(TAGS)
+@pytest.mark.parametrize("sample_rate_hz", [22050, 16000, 8000])
+def test_the_folded_network_gives_the_encoders_embeddings(sample_rate_hz):
+    encoder = build_encoder(width=0.0625, sample_rate_hz=sample_rate_hz, seed=1)
+    generator = np.random.default_rng(0)
+    for normalization in encoder.normalizations:
+        shape = normalization.gamma.shape
+        # Negative scales as well: behind them the greatest frame of a pooling was the least one.
+        normalization.gamma.assign(generator.uniform(-1.5, 1.5, shape))
+        normalization.beta.assign(generator.uniform(-0.3, 0.5, shape))
+        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, shape))
+        normalization.moving_variance.assign(generator.uniform(0.5, 2.0, shape))
+    audio = golden_audio(encoder.clip_num_samples, sample_rate_hz)
+    expected = encoder(audio).numpy()
+    network = FoldedNetwork(encoder)
+    received = network.function()(audio)["embedding"].numpy()
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5 * expected.max())

@@ -1,0 +1,44 @@
+"""Exported models, made once for all tests and all processes of tests."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that returns the folder of a name, and makes it if no other process of pytest-xdist has."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def get(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / "shared" / name
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                draft = folder.with_suffix(".draft") / name
+                make(draft)
+                draft.rename(folder)
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def exported_folder(shared_folder) -> Path:
+    """The model folder of `tests.clmr_tf.exported`; tests that change it take a copy."""
+    # Not for tests that need no model: it imports TensorFlow and most of the package.
+    from tests.clmr_tf.exported import write_exported
+
+    return shared_folder("tiny", write_exported)
+
+
+@pytest.fixture
+def folder(exported_folder, tmp_path) -> Path:
+    """A copy of the model folder, to change."""
+    return Path(shutil.copytree(exported_folder, tmp_path / "model"))
