@@ -23,6 +23,11 @@ def test_the_next_steps_after_make_train_work():
     assert len(load_audio(ROOT / recording, 22_050)) >= 59_049
 
 
+def test_the_tests_that_make_and_ci_name_exist():
+    named = re.findall(r"tests/[\w/.]+", (ROOT / "Makefile").read_text() + (ROOT / ".ci" / "run").read_text())
+    assert len(named) > 10 and [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
+
+
 PYTHON = """#!/bin/sh
 case "$2" in
     *version_info*) {version} ;;

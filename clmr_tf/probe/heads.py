@@ -174,7 +174,7 @@ def fit_head(
         num_since_best += 1
         if value > best_value:
             best_head, best_value, best_step, num_since_best = head, value, step, 0
-        if plateau.is_reached_by(value):
+        if plateau.update(value):
             learning_rate *= settings.plateau_factor
     return Fit(best_head, abs(float(best_value)), best_step, step)
 

@@ -1,4 +1,4 @@
-"""The model of a run with its optimizer and schedule, and which of its variables a checkpoint holds."""
+"""The model of a run with its optimizer and plan, and which of its variables a checkpoint holds."""
 
 import dataclasses
 import math
@@ -75,8 +75,8 @@ def learning_rate_schedule(
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The length and the learning rate of a run, as far as its configuration leaves them to the corpus and optimizer.
+class RunPlan:
+    """Length and learning rate of a run, resolved from its configuration and the size of its corpus.
 
     Attributes:
         num_steps: Length of the run.
@@ -91,15 +91,15 @@ class Schedule:
     peak_learning_rate: float
 
 
-def schedule_of(config: TrainConfig, num_examples: int = 0) -> Schedule:
-    """The schedule of a run.
+def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
+    """The plan of a run.
 
     Args:
         config: The run.
         num_examples: Songs or clips of an epoch; needed for lengths in epochs.
     """
     num_steps = steps_of_epochs(config.epochs, config, num_examples) or config.steps
-    return Schedule(
+    return RunPlan(
         num_steps,
         warmup_steps=steps_of_epochs(config.warmup_epochs, config, num_examples) or config.warmup_steps,
         decay_steps=config.decay_steps or num_steps,
@@ -109,7 +109,7 @@ def schedule_of(config: TrainConfig, num_examples: int = 0) -> Schedule:
 
 
 def steps_of_epochs(num_epochs: int, config: TrainConfig, num_examples: int) -> int:
-    """Steps of so many epochs; an epoch of pairs drops what does not fill a batch."""
+    """Number of steps in N epochs; an epoch of pairs drops what does not fill a batch."""
     if config.has_labels:
         return math.ceil(num_epochs * num_examples / config.batch_size)
     # The dataset refuses a split with too few songs for a batch.
@@ -129,19 +129,17 @@ class LabelSpec:
     single_label: bool
 
 
-def build_model(
-    config: TrainConfig, schedule: Schedule | None = None, label_spec: LabelSpec | None = None
-) -> TrainingModel:
+def build_model(config: TrainConfig, plan: RunPlan | None = None, label_spec: LabelSpec | None = None) -> TrainingModel:
     """The model that a configuration describes: built, with its optimizer, ready to train or to restore.
 
     Call it inside the scope of the strategy.
 
     Args:
         config: The run.
-        schedule: Its schedule; `schedule_of(config)` if None.
+        plan: Its plan; `plan_of(config)` if None.
         label_spec: For the objectives with labels.
     """
-    config, schedule = config.resolved(), schedule or schedule_of(config)
+    config, plan = config.resolved(), plan or plan_of(config)
     augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
     chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     with dtype_policy(config.precision):
@@ -161,9 +159,9 @@ def build_model(
         model.build()
     learning_rate = learning_rate_schedule(
         config.schedule,
-        schedule.peak_learning_rate,
-        warmup_steps=schedule.warmup_steps,
-        decay_steps=schedule.decay_steps,
+        plan.peak_learning_rate,
+        warmup_steps=plan.warmup_steps,
+        decay_steps=plan.decay_steps,
     )
     optimizer = build_optimizer(config.optimizer, learning_rate, weight_decay=config.weight_decay)
     optimizer.build(model.trainable_variables)

@@ -45,7 +45,9 @@ class Progress:
 class Callback:
     """Something that is done between training steps.
 
-    The loop calls every callback after every execution of steps, which ends at the latest where one is due.
+    The loop calls every callback, in the order of its list, after every execution of steps; an execution never runs
+    past a step where a callback is due. All workers must have callbacks that are due at the same steps, or they wait
+    for each other for ever.
 
     Args:
         every: Steps between the times that it is due; it is also due at the end of the run. 0 for never.
@@ -61,7 +63,7 @@ class Callback:
         """Whether it has something to do after this step."""
         return self.every > 0 and (progress.step % self.every == 0 or progress.step == progress.num_steps)
 
-    def next_step(self, step: int) -> float:
+    def next_due_step(self, step: int) -> float:
         """The next step at which it is due."""
         return (step // self.every + 1) * self.every if self.every else math.inf
 
@@ -71,9 +73,12 @@ class Callback:
     def __call__(self, progress: Progress) -> None:
         """Called after every execution of steps."""
 
+    def close(self) -> None:
+        """Called at the end, also after an error."""
+
 
 class SaveCheckpoints(Callback):
-    """Saves every so many steps, at the end, and when a signal stops the run.
+    """Saves every N steps, at the end, and when a signal stops the run.
 
     Args:
         every: Steps between checkpoints.
@@ -118,8 +123,6 @@ class SaveCheckpoints(Callback):
 
     def save_on_all_workers(self, step: int, metrics: Mapping[str, float] | None) -> None:
         """Saves, and tells the other workers whether the chief could: only then is the step saved for them too."""
-        if self.saved_step == step:
-            return
         try:
             self.save(step, metrics)
         finally:
@@ -168,7 +171,7 @@ class Measure(Callback):
         measure: Returns metrics by name; calls its argument now and then.
         weight_update: Has the averaged weights.
         strategy: Every worker measures, so that none waits long for another.
-        report_alive: Called now and then.
+        heartbeat: Called now and then.
     """
 
     def __init__(
@@ -177,19 +180,19 @@ class Measure(Callback):
         measure: Callable[[Callable[[], None]], Mapping[str, float]],
         weight_update: WeightUpdate,
         strategy: tf.distribute.Strategy,
-        report_alive: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         super().__init__(every)
         self._measure = measure
         self._weight_update = weight_update
         self._is_alone = num_workers(strategy) == 1
-        self._report_alive = report_alive
+        self._heartbeat = heartbeat
 
     def __call__(self, progress: Progress) -> None:
         """Measures if it is due; raises MeasurementInterruptedError if a signal comes meanwhile."""
 
         def check_signals() -> None:
-            self._report_alive()
+            self._heartbeat()
             # Several workers stop together, after the next step.
             if progress.signals and self._is_alone:
                 raise MeasurementInterruptedError
@@ -205,7 +208,7 @@ class KeepBestCheckpoint(Callback):
     Args:
         saver: Saves the checkpoint of a step that is the best.
         folder: Where the best is kept.
-        metric: "validation_loss", of which less is better, or another, of which more is.
+        metric: "validation_loss", where lower is better, or another, where higher is better.
         measured_on: What else its value depends on, as JSON data. An earlier best checkpoint that was measured
             otherwise is not compared, and is replaced after the next measurement.
     """
@@ -259,18 +262,18 @@ class WriteLog(Callback):
 
     Args:
         every: Steps between rows.
-        log: Of the run.
+        log: Of the run; None on a worker that is not the chief.
         saver: A row of a step that is saved reaches the disk at once.
     """
 
-    def __init__(self, every: int, log: RunLog, saver: SaveCheckpoints) -> None:
+    def __init__(self, every: int, log: RunLog | None, saver: SaveCheckpoints) -> None:
         super().__init__(every)
         self._log = log
         self._saver = saver
 
     def __call__(self, progress: Progress) -> None:
         """Writes a row."""
-        if progress.metrics is None:
+        if progress.metrics is None or self._log is None:
             return
         self._log.scalars(progress.step, progress.metrics)
         if progress.clips_per_second is not None:
@@ -287,15 +290,15 @@ class Plateau:
     """`torch.optim.lr_scheduler.ReduceLROnPlateau` with its relative threshold and no cooldown; greater is better.
 
     Args:
-        patience: Values in a row without an improvement before the plateau is reached.
+        patience: Values in a row without an improvement that are tolerated.
     """
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
         self._best, self._num_bad = -math.inf, 0
 
-    def is_reached_by(self, value: float) -> bool:
-        """Takes the next value; True if it is one too many without an improvement, and then counting restarts."""
+    def update(self, value: float) -> bool:
+        """Takes the next value; True, and the count resets, after more than `patience` values without improvement."""
         self._num_bad += 1
         # The first value always counts as an improvement, and so does any after one that was not finite.
         if value > self._best + _PLATEAU_THRESHOLD * abs(self._best) or not math.isfinite(self._best):
@@ -337,19 +340,21 @@ class ReduceLearningRateOnPlateau(Callback):
         self._peak = peak
         self._optimizer = optimizer
         self._strategy = strategy
-        self._num_reductions = sum(self._plateau.is_reached_by(-loss) for loss in _validation_losses(rows))
+        self._num_reductions = sum(self._plateau.update(-loss) for loss in _validation_losses(rows))
 
     def start(self, progress: Progress) -> None:
         """Sets the learning rate of a run that resumes."""
-        chief, *_ = gather_over_workers(self._strategy, self._num_reductions)
-        self._num_reductions = chief
-        self._optimizer.learning_rate.assign(self._peak * _PLATEAU_FACTOR**chief)
+        self._synchronise()
 
     def __call__(self, progress: Progress) -> None:
         """Looks at a validation and sets the learning rate."""
         for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
-            self._num_reductions += self._plateau.is_reached_by(-loss)
-            self.start(progress)
+            self._num_reductions += self._plateau.update(-loss)
+            self._synchronise()
+
+    def _synchronise(self) -> None:
+        self._num_reductions, *_ = gather_over_workers(self._strategy, self._num_reductions)
+        self._optimizer.learning_rate.assign(self._peak * _PLATEAU_FACTOR**self._num_reductions)
 
 
 class StopEarly(Callback):
@@ -376,14 +381,17 @@ class StopEarly(Callback):
 
     def start(self, progress: Progress) -> None:
         """Ends a run that had ended before."""
-        self._num_since_best, *_ = gather_over_workers(self._strategy, self._num_since_best)
-        progress.has_ended = self._num_since_best >= self._patience
+        self._synchronise(progress)
 
     def __call__(self, progress: Progress) -> None:
         """Looks at a validation."""
         for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
             self._observe(loss)
-            self.start(progress)
+            self._synchronise(progress)
+
+    def _synchronise(self, progress: Progress) -> None:
+        self._num_since_best, *_ = gather_over_workers(self._strategy, self._num_since_best)
+        progress.has_ended = self._num_since_best >= self._patience
 
     def _observe(self, loss: float) -> None:
         self._num_since_best = 0 if loss < self._best else self._num_since_best + 1
@@ -391,7 +399,7 @@ class StopEarly(Callback):
 
 
 def _validation_losses(rows: Iterable[Mapping[str, float | None]]) -> list[float]:
-    """Those of the rows that have one; null in a row, which stands for a value that is not finite, is infinite."""
+    """The validation losses in rows; null, which stands for a value that is not finite, becomes infinity."""
     losses = [row[_VALIDATION_LOSS] for row in rows if _VALIDATION_LOSS in row]
     return [math.inf if loss is None else loss for loss in losses]
 
@@ -403,26 +411,28 @@ class ProfileSteps(Callback):
     """Profiles the 10th to the 20th step after the start of a process, when everything is compiled and warm.
 
     Args:
-        folder: Where TensorBoard looks.
+        folder: Where TensorBoard looks; None on a worker that is not the chief, which profiles nothing.
         first_step: Steps done before this start.
     """
 
     needs_metrics = False
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path | None, first_step: int) -> None:
         super().__init__()
         self._folder = folder
         self._begin, self._end = first_step + _FIRST_PROFILED - 1, first_step + _LAST_PROFILED
         self._first_step = self._step = first_step
         self._is_running = self._is_complete = False
 
-    def next_step(self, step: int) -> float:
+    def next_due_step(self, step: int) -> float:
         """Where the profile begins and ends."""
         return min((boundary for boundary in (self._begin, self._end) if boundary > step), default=math.inf)
 
     def __call__(self, progress: Progress) -> None:
         """Begins or ends the profile."""
         self._step = progress.step
+        if self._folder is None:
+            return
         if self._step == self._begin:
             tf.profiler.experimental.start(str(self._folder))
             self._is_running = True
@@ -435,7 +445,7 @@ class ProfileSteps(Callback):
         if self._is_running:
             self._is_running = False
             tf.profiler.experimental.stop()
-        if not self._is_complete:
+        if not self._is_complete and self._folder:
             logger.warning(
                 "--profile covers %s of its %d steps, because this start ended after %d steps; it needs %d.",
                 max(0, self._step - self._begin) or "none",
@@ -445,14 +455,14 @@ class ProfileSteps(Callback):
             )
 
 
-_FEWEST_STEPS, _MANY = 10, 0.1
+_MIN_STEPS, _MAX_SKIPPED_FRACTION = 10, 0.1
 
 
 class WarnOfSkippedSteps(Callback):
     """Warns of steps that `--on-nonfinite skip` skipped.
 
-    Whenever their number has doubled, and when more than a tenth of the steps since the last row were skipped but not
-    before that. So a run that skips all of its steps warns a dozen times, not at every row.
+    It warns whenever their number has doubled, and when the fraction between two rows first exceeds a tenth. So a run
+    that skips all of its steps warns a dozen times, not at every row.
 
     Args:
         first_step: Steps done before.
@@ -471,7 +481,7 @@ class WarnOfSkippedSteps(Callback):
             return
         step, num_skipped = progress.step, int(progress.metrics["num_skipped"])
         num_new, num_steps = num_skipped - self._num_skipped, step - self._step
-        are_many = num_steps >= _FEWEST_STEPS and num_new > _MANY * num_steps
+        are_many = num_steps >= _MIN_STEPS and num_new > _MAX_SKIPPED_FRACTION * num_steps
         if num_new and (num_skipped >= 2 * self._num_reported or (are_many and not self._were_many)):
             logger.warning(
                 "%d steps were skipped since the run began, %d of the last %d, because their loss or gradient was not "
@@ -484,8 +494,8 @@ class WarnOfSkippedSteps(Callback):
         self._step, self._num_skipped, self._were_many = step, num_skipped, are_many
 
 
-class Report(Callback):
-    """Calls a function after every execution of steps, such as one that shows the progress."""
+class ReportProgress(Callback):
+    """Calls a function, such as a progress display, after every execution of steps."""
 
     def __init__(self, function: Callable[[Progress], None]) -> None:
         super().__init__()

@@ -28,14 +28,17 @@ class NonFiniteError(ClmrError):
     Attributes:
         step: The step, or the one after which the weights were checked.
         checked_steps: First and last of the steps in which it may have happened.
-        kept_step: The weights are those after this step: before a loss that is not finite, or not finite themselves.
+        kept_step: The step after which the weights are saved: that before a loss that is not finite, or the one whose
+            weights are not finite.
     """
 
-    def __init__(self, what: str, step: int, checked_steps: tuple[int, int], kept_step: int, saved_step: int) -> None:
+    def __init__(
+        self, problem: str, step: int, checked_steps: tuple[int, int], kept_step: int, saved_step: int
+    ) -> None:
         advice = "try a lower --learning-rate or a higher --temperature in a new --workdir"
         if kept_step < step:
             advice += ", or --on-nonfinite skip"
-        super().__init__(f"The {what} at step {step}. {_saved(saved_step)}; {advice}.")
+        super().__init__(f"The {problem} at step {step}. {_saved(saved_step)}; {advice}.")
         self.step = step
         self.checked_steps = checked_steps
         self.kept_step = kept_step
@@ -51,12 +54,10 @@ class NonFiniteError(ClmrError):
         return cls("weights are no longer finite", step, (saved_step + 1, step), step, saved_step)
 
 
-def write_nonfinite_report(
-    folder: Path, error: NonFiniteError, checkpoints: Checkpoints | None, item_ids: list[str]
-) -> str:
+def write_nonfinite_report(folder: Path, error: NonFiniteError, checkpoints: Checkpoints, item_ids: list[str]) -> str:
     """Writes down which items the step trained on, and saves the weights before or after it.
 
-    The running statistics of batch normalisation, which no weight depends on, are the current ones.
+    The running statistics of batch normalisation, which no weight depends on, are saved as they are now.
 
     Args:
         folder: Gets report.json and, in "checkpoints", the state.

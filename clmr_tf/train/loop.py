@@ -19,32 +19,32 @@ from clmr_tf.train.step import TrainingModel
 
 
 @contextlib.contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Yields a list that collects SIGTERM and SIGINT instead of acting on them; a second signal acts as usual.
+def deferred_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in the list that it yields, instead of acting on them; a second signal acts as usual.
 
     Outside of the main thread, which alone may handle signals, the list stays empty.
     """
-    noted: list[int] = []
+    received: list[int] = []
     before: dict[int, SignalHandler] = {}
 
-    def note(number: int, _frame: object) -> None:
-        if noted:
+    def record(number: int, _frame: object) -> None:
+        if received:
             restore_signal_handler(number, before[number])
             signal.raise_signal(number)
-        noted.append(number)
+        received.append(number)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, record)
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in before.items():
             restore_signal_handler(number, handler)
 
 
 class ClipRate:
-    """Clips per second of the training itself, without compiling the first step and without callbacks.
+    """Clips per second of the training itself, without the compilation of the first step and the time in callbacks.
 
     Args:
         clips_per_step: Views that a step trains on.
@@ -56,7 +56,7 @@ class ClipRate:
         self._num_steps = 0
 
     def count_steps(self, num_steps: int) -> None:
-        """Counts steps; the first call only starts the clock, since these steps were compiled."""
+        """Counts steps; the first call only starts the clock, since its time includes compilation."""
         if self._since is None:
             self._since = time.monotonic()
         else:
@@ -85,12 +85,12 @@ class TrainingLoop:
     Args:
         model: Compiled and built; its `train_step` is the step.
         strategy: The replicas that share a batch.
-        dataset: Their batches, without end, beginning with the first one that the model has not been trained on.
+        dataset: Their batches, without end, from the first step that is not done on.
         config: The run.
         num_steps: Its length.
         saver: Saves checkpoints; also one of the callbacks.
         callbacks: What happens between steps, in this order.
-        report_alive: Called after every execution of steps.
+        heartbeat: Called after every execution of steps.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TrainingLoop:
         num_steps: int,
         saver: SaveCheckpoints,
         callbacks: Sequence[Callback],
-        report_alive: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._strategy = strategy
@@ -110,7 +110,7 @@ class TrainingLoop:
         self._config = config
         self._saver = saver
         self._callbacks = callbacks
-        self._report_alive = report_alive
+        self._heartbeat = heartbeat
         self._first_step = self._checked_step = saver.saved_step
         self._progress = Progress(saver.saved_step, num_steps)
         # Two views of a song, or one crop with its labels.
@@ -137,7 +137,7 @@ class TrainingLoop:
         jits_step = self._config.jit and self._strategy.num_replicas_in_sync == 1
         execute = build_execution(self._model, self._strategy, several_steps=several_steps, jit=jits_step)
         batches = iter(self._dataset)
-        with noted_signals() as progress.signals:
+        with deferred_signals() as progress.signals:
             try:
                 for callback in self._callbacks:
                     callback.start(progress)
@@ -154,7 +154,7 @@ class TrainingLoop:
                         raise failed_step(error, progress.step, saver.saved_step, num_processes) from error
                     own_signal = progress.signals[0] if progress.signals else 0
                     progress.stop_signal = largest_over_workers(self._strategy, own_signal)
-                    self._report_alive()
+                    self._heartbeat()
                     self._rate.count_steps(num_steps)
                     self._read_metrics(metrics)
                     self._call_back()
@@ -172,7 +172,7 @@ class TrainingLoop:
     def _next_stop(self) -> int:
         """The step up to which no callback is due."""
         progress = self._progress
-        stops = [callback.next_step(progress.step) for callback in self._callbacks]
+        stops = [callback.next_due_step(progress.step) for callback in self._callbacks]
         return int(min(*stops, progress.step + self._config.steps_per_execution, progress.num_steps))
 
     def _read_metrics(self, metrics: dict[str, tf.Tensor]) -> None:
@@ -208,7 +208,7 @@ def build_execution(
         jit: Compile the step with XLA; for one replica, since replicas cannot communicate from within XLA.
 
     Returns:
-        A function that takes an iterator of batches and a number of steps, int32 scalar, trains for as many steps, and
+        A function that takes an iterator of batches and a number of steps, int32 scalar, runs that many steps, and
         returns the metrics of the last, float32 scalars.
     """
     train_step = tf.function(model.train_step, jit_compile=True, autograph=False) if jit else model.train_step

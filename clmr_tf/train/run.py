@@ -25,7 +25,7 @@ from clmr_tf.inference.encoder import start_from_pretrained
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.probe.quick import build_probe
 from clmr_tf.quiet_start import start_xla_quietly
-from clmr_tf.train.build import LabelSpec, Schedule, build_model, checkpoint_groups, schedule_of, steps_of_epochs
+from clmr_tf.train.build import LabelSpec, RunPlan, build_model, checkpoint_groups, plan_of, steps_of_epochs
 from clmr_tf.train.callbacks import (
     Callback,
     KeepBestCheckpoint,
@@ -33,7 +33,7 @@ from clmr_tf.train.callbacks import (
     ProfileSteps,
     Progress,
     ReduceLearningRateOnPlateau,
-    Report,
+    ReportProgress,
     SaveCheckpoints,
     StopEarly,
     WarnOfSkippedSteps,
@@ -73,8 +73,8 @@ class Outcome:
 
     Attributes:
         workdir: Folder of the run.
-        num_steps: Steps that it has now.
-        first_step: Steps that it had before.
+        num_steps: Steps done.
+        first_step: Steps done before this start.
         ended_early: Whether --early-stopping ended it.
     """
 
@@ -100,7 +100,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
         ClmrError: If the training cannot go on; the newest checkpoint is unchanged. Also at the end of a run that has
             skipped more than half of its steps because they were not finite.
     """
-    config = resolve_places(config)
+    config = resolve_paths(config)
     strategy = build_strategy(
         config.strategy,
         config.num_replicas,
@@ -116,7 +116,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
             "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
         )
     with (
-        watched_workers(strategy, config.worker_timeout_seconds) as report_alive,
+        watched_workers(strategy, config.worker_timeout_seconds) as heartbeat,
         opened_run_folder(config.workdir, config, writes=is_chief),
     ):
         corpus = resolve_corpus(
@@ -129,9 +129,9 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
         )
         data = training_data(corpus, config)
         _require_same_run(strategy, config, data.corpus)
-        schedule = schedule_of(config, data.num_examples)
+        plan = plan_of(config, data.num_examples)
         with strategy.scope():
-            model = build_model(config, schedule, data.label_spec)
+            model = build_model(config, plan, data.label_spec)
         checkpoints = Checkpoints(
             config.workdir / CHECKPOINTS, checkpoint_groups(model), config.keep_checkpoints, writes=is_chief
         )
@@ -140,14 +140,25 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.reset_averages()
         num_steps = first_step
-        if first_step < schedule.num_steps or unlogged is not None:
-            run = _Run(config, schedule, strategy, data, model, checkpoints, first_step, unlogged, report_alive, report)
+        if first_step < plan.num_steps or unlogged is not None:
+            run = _Run(
+                config=config,
+                plan=plan,
+                strategy=strategy,
+                data=data,
+                model=model,
+                checkpoints=checkpoints,
+                first_step=first_step,
+                unlogged=unlogged,
+                heartbeat=heartbeat,
+                report=report,
+            )
             logger.info("Training on %s.", devices_in_words(strategy))
             if gpu_warning := unusable_gpu():
                 logger.warning("%s", gpu_warning)
             num_steps = run.train_as_chief() if is_chief else run.train_as_worker()
         require_trained(config.workdir, num_steps, int(model.weight_update.num_skipped.numpy()))
-        return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < schedule.num_steps)
+        return Outcome(config.workdir, num_steps, first_step, ended_early=num_steps < plan.num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +166,7 @@ class TrainingData:
     """What a run trains on and is measured on.
 
     Attributes:
-        corpus: Its train split is trained on, its valid split validates.
+        corpus: Train split for training, valid split for validation.
         labelled: The corpus with all labels of the task, for probes.
         num_examples: Songs or clips of an epoch.
         label_spec: What an objective with labels predicts.
@@ -177,7 +188,7 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
     on frozen features and a network trained from scratch see the same.
 
     Raises:
-        UsageError: If there is no such task, or no label, or if the best metric is not measured of such labels.
+        UsageError: If there is no such task, or no label, or if the best metric is not available for such labels.
     """
     labelled = corpus if config.task is None else corpus.for_task(config.task)
     if not config.has_labels:
@@ -215,8 +226,8 @@ def _require_measurable(best_metric: str, label_spec: LabelSpec) -> None:
         raise UsageError(f"The clips have {kind}, for which --best-metric {other} is not measured; use {measured}.")
 
 
-def resolve_places(config: TrainConfig) -> TrainConfig:
-    """The configuration with its defaults filled in and with absolute paths, so that it means the same elsewhere."""
+def resolve_paths(config: TrainConfig) -> TrainConfig:
+    """The configuration with its defaults filled in, and with absolute paths of what it reads."""
     config = config.resolved()
     folder = Path(config.corpus).expanduser()
     # A name of a corpus stays a name.
@@ -240,7 +251,7 @@ def _require_equal_parts(config: TrainConfig, num_replicas: int) -> None:
 def _require_same_run(strategy: tf.distribute.Strategy, config: TrainConfig, corpus: Corpus) -> None:
     """Raises UsageError if the workers have different settings.
 
-    Each would train a model of its own, or they would wait for each other for ever.
+    Otherwise they would train different models, or wait for each other for ever.
     """
     places = {"workdir", "corpus", "corpora", "pretrained"}
     settings = {name: value for name, value in to_json(config).items() if name not in places}
@@ -280,22 +291,21 @@ class _Run:
     """Everything that is decided before the first step; `train` has the details."""
 
     config: TrainConfig
-    schedule: Schedule
+    plan: RunPlan
     strategy: tf.distribute.Strategy
     data: TrainingData
     model: TrainingModel
     checkpoints: Checkpoints
     first_step: int
     unlogged: dict[str, float] | None
-    report_alive: Callable[[], None]
+    heartbeat: Callable[[], None]
     report: Callable[[Progress], None]
 
     def train_as_worker(self) -> int:
         """Trains beside the chief, and writes nothing."""
-        dataset, saver = self._dataset(), self._saver(log=None)
-        callbacks = [saver, *self._measurements(log=None), *self._reactions(earlier_rows=[]), Report(self.report)]
+        dataset = self._dataset()
         try:
-            return self._loop(dataset, saver, callbacks)
+            return self._loop(dataset, *self._callbacks(log=None))
         except NonFiniteError:
             # The chief writes a report first.
             gather_over_workers(self.strategy, 0)
@@ -309,46 +319,55 @@ class _Run:
         record_start(
             workdir, config, self.data.corpus, first_step, describe_devices(self.strategy), self.data.label_record
         )
-        # What is logged before the first step is logged again, and so is a row that is missing.
+        # Entries that will be written again are removed: those before the first step, and a row that is missing.
         last_kept_step = first_step - 1 if first_step == 0 or self.unlogged is not None else first_step
-        with contextlib.ExitStack() as stack:
-            log = RunLog(
-                workdir / METRICS_FILE,
-                workdir / TENSORBOARD,
-                last_kept_step,
-                explained=self.checkpoints.explained_failure,
-            )
-            stack.callback(log.close)
-            saver = self._saver(log)
-            best = KeepBestCheckpoint(saver, workdir / BEST, config.best_metric, self._measured_on())
-            num_skipped = int(self.model.weight_update.num_skipped.numpy())
-            callbacks: list[Callback] = [
-                saver,
-                *self._measurements(log),
-                best,
-                WriteLog(config.log_every, log, saver),
-                *self._reactions(log.earlier_rows),
-                WarnOfSkippedSteps(first_step, num_skipped),
-                Report(self.report),
-            ]
-            if config.profile:
-                profile = ProfileSteps(workdir / TENSORBOARD, first_step)
-                stack.callback(profile.close)
-                callbacks.append(profile)
+        log = RunLog(
+            workdir / METRICS_FILE,
+            workdir / TENSORBOARD,
+            last_kept_step,
+            explained=self.checkpoints.explained_failure,
+        )
+        with contextlib.closing(log):
             if first_step == 0:
                 log.text(0, "configuration", f"```json\n{json.dumps(to_json(config), indent=2)}\n```")
                 log_views(log, self.model, self._batches(BatchShard(), first_step), config)
             try:
-                return self._loop(dataset, saver, callbacks)
+                return self._loop(dataset, *self._callbacks(log))
             except NonFiniteError as error:
                 sentence = self._write_nonfinite_report(error)
                 gather_over_workers(self.strategy, 0)
                 raise ClmrError(sentence) from error
 
     def _loop(self, dataset: tf.data.Dataset, saver: SaveCheckpoints, callbacks: list[Callback]) -> int:
-        num_steps, report_alive = self.schedule.num_steps, self.report_alive
-        loop = TrainingLoop(self.model, self.strategy, dataset, self.config, num_steps, saver, callbacks, report_alive)
-        return loop.run(self.unlogged)
+        num_steps, heartbeat = self.plan.num_steps, self.heartbeat
+        loop = TrainingLoop(self.model, self.strategy, dataset, self.config, num_steps, saver, callbacks, heartbeat)
+        try:
+            return loop.run(self.unlogged)
+        finally:
+            for callback in callbacks:
+                callback.close()
+
+    def _callbacks(self, log: RunLog | None) -> tuple[SaveCheckpoints, list[Callback]]:
+        """The saver, and all callbacks in their order; without a log, those of a worker that writes nothing."""
+        config, first_step, strategy = self.config, self.first_step, self.strategy
+        saver = SaveCheckpoints(config.checkpoint_every, self.checkpoints, self.model, strategy, first_step, log)
+        callbacks: list[Callback] = [saver, *self._measurements(log)]
+        if log:
+            best_folder = config.workdir / BEST
+            callbacks.append(KeepBestCheckpoint(saver, best_folder, config.best_metric, self._measured_on()))
+        callbacks.append(WriteLog(config.log_every, log, saver))
+        earlier_rows = log.earlier_rows if log else []
+        if config.schedule == "plateau":
+            peak, optimizer = self.plan.peak_learning_rate, self.model.optimizer
+            patience = config.plateau_patience
+            callbacks.append(ReduceLearningRateOnPlateau(patience, peak, optimizer, strategy, earlier_rows))
+        if config.early_stopping:
+            callbacks.append(StopEarly(config.early_stopping, strategy, earlier_rows))
+        if config.profile:
+            callbacks.append(ProfileSteps(config.workdir / TENSORBOARD if log else None, first_step))
+        if log:
+            callbacks.append(WarnOfSkippedSteps(first_step, int(self.model.weight_update.num_skipped.numpy())))
+        return saver, [*callbacks, ReportProgress(self.report)]
 
     def _dataset(self) -> tf.data.Dataset:
         """The batches of this process; UsageError if there is too little music for one."""
@@ -370,10 +389,6 @@ class _Run:
             shard=shard,
         )
 
-    def _saver(self, log: RunLog | None) -> SaveCheckpoints:
-        every = self.config.checkpoint_every
-        return SaveCheckpoints(every, self.checkpoints, self.model, self.strategy, self.first_step, log)
-
     def _measurements(self, log: RunLog | None) -> list[Callback]:
         """Validation, probe, and on the chief the embeddings in TensorBoard."""
         config, model, found = self.config, self.model, []
@@ -392,19 +407,7 @@ class _Run:
         if config.embeddings_every:
             found.append((config.embeddings_every, log_current_embeddings))
         update = model.weight_update
-        return [Measure(every, measure, update, self.strategy, self.report_alive) for every, measure in found]
-
-    def _reactions(self, earlier_rows: list[dict[str, float | None]]) -> list[Callback]:
-        """What the validation loss decides."""
-        config, strategy = self.config, self.strategy
-        found: list[Callback] = []
-        if config.schedule == "plateau":
-            peak, optimizer = self.schedule.peak_learning_rate, self.model.optimizer
-            patience = config.plateau_patience
-            found.append(ReduceLearningRateOnPlateau(patience, peak, optimizer, strategy, earlier_rows))
-        if config.early_stopping:
-            found.append(StopEarly(config.early_stopping, strategy, earlier_rows))
-        return found
+        return [Measure(every, measure, update, self.strategy, self.heartbeat) for every, measure in found]
 
     def _measured_on(self) -> dict[str, object]:
         """What the values of the best metric depend on, besides the weights."""

@@ -89,7 +89,7 @@ class TrainingModel(keras.Model, abc.ABC):
 
         The views of a pair follow each other: rows 2k and 2k + 1 are the two views of pair k.
         """
-        # A compiled chain cannot report errors, so this is checked outside.
+        # A compiled chain cannot report errors. Neither can a step that is compiled as a whole.
         clips = tf.debugging.check_numerics(clips, "A clip to be augmented holds NaN or infinity")
         augmented, num_crops = None, clips.shape[1]
         if self.augmentation.config.asymmetric:
@@ -268,7 +268,7 @@ def drop(vectors: tf.Tensor, seeds: tf.Tensor, fraction: float) -> tf.Tensor:
 def direction_moments(vectors: tf.Tensor) -> tf.Tensor:
     """Moments from which `direction_std` follows; their mean over equal parts of a batch is that of the batch.
 
-    So they are averaged together with the gradients, without an exchange of their own.
+    So they are averaged together with the gradients, without a separate all-reduce.
 
     Args:
         vectors: [batch, dimensions] of this replica, any float type.
@@ -313,8 +313,8 @@ class WeightUpdate:
         weights: What the gradients belong to, in this order.
         clip_norm: Largest norm of the gradient of all weights together; 0 disables clipping.
         ema_momentum: Momentum of the running average of the weights; 0 keeps no average.
-        skips_nonfinite: Skip and count a step whose gradient is not finite. Otherwise no weight changes any more from
-            such a step on.
+        skips_nonfinite: Skip and count a step whose gradient is not finite. Otherwise the weights are frozen from that
+            step on.
         loss_scale: For float16 networks.
     """
 
@@ -382,7 +382,7 @@ class WeightUpdate:
             step and "num_skipped", the steps skipped since the run began; with a loss scale also "loss_scale" of this
             step and "num_overflows", the steps for which it was too large. All float32.
         """
-        # One exchange between the replicas, for which all must have one type.
+        # One all-reduce, for which all must have one type.
         values = [tf.cast(value, gradients[0].dtype) for value in metrics.values()]
         reduced = mean_over_replicas([*gradients, *values])
         gradients, means = reduced[: len(self.weights)], dict(zip(metrics, reduced[len(self.weights) :], strict=True))

@@ -10,7 +10,7 @@ import tensorflow as tf
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.errors import ClmrError
-from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.checkpoints import Checkpoints, list_checkpoints
 from clmr_tf.train.failures import NonFiniteError, write_nonfinite_report
 from clmr_tf.train.run import train
 from clmr_tf.train.step import ContrastiveModel
@@ -76,10 +76,12 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     assert [row["step"] for row in metrics(workdir)] == [2]
 
 
-def test_where_no_report_can_be_written_what_happened_is_said_all_the_same(tmp_path):
+def test_the_error_is_reported_even_if_no_report_can_be_written(tmp_path):
     (tmp_path / "nonfinite").write_text("in the way of the folder")
     folder = tmp_path / "nonfinite" / "step-4"
-    sentence = write_nonfinite_report(folder, NonFiniteError.of_step(4, (3, 6), 2), None, ["item-1"])
+    sentence = write_nonfinite_report(
+        folder, NonFiniteError.of_step(4, (3, 6), 2), Checkpoints(folder, {}, 1), ["item-1"]
+    )
     assert sentence.startswith("The loss or the gradient was not finite at step 4. The state after step 2 is saved; ")
     assert sentence.endswith(f" The items of its batch and the weights could not be written to {folder}.")
 

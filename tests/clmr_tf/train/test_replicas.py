@@ -30,11 +30,14 @@ def corpus(tmp_path_factory):
     return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
-def test_steps_with_all_augmentations_are_those_of_one_device_that_went_on_from_two(corpus, tmp_path):
+# The whole chain takes minutes to trace; tests/clmr_tf/augment/test_chain_on_replicas.py has its views.
+@pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
+def test_steps_on_two_devices_equal_those_of_one_that_resumed_from_two(corpus, tmp_path, augmentation):
     one, two = (tmp_path / name for name in STRATEGIES)
-    train(config_of(corpus, one, **PLAIN, **STRATEGIES["two devices"], steps=3))
-    train(config_of(corpus, one, **PLAIN, **STRATEGIES["one device"]))
-    train(config_of(corpus, two, **PLAIN, **STRATEGIES["two devices"]))
+    settings = {**PLAIN, "augmentation": augmentation}
+    train(config_of(corpus, one, **settings, **STRATEGIES["two devices"], steps=3))
+    train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
+    train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
     assert [start["first_step"] for start in starts(one)] == [0, 3]
     assert_same_training(one, two, rtol=1e-5)
     # Each step changes something, or there would be little to compare.

@@ -1,5 +1,6 @@
 """When a run logs, measures, saves and stops, and that it is the same run however its steps are executed."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -94,6 +95,19 @@ def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_d
     with pytest.raises(ClmrError, match=r"chief could not save the state after step 2, .* No step was saved before\."):
         train(config_of(corpus, tmp_path, steps=3, checkpoint_every=2))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypatch):
+    """Otherwise their collectives would not match and they would wait for each other for ever."""
+    stops: dict[int, list[int]] = {0: [], 1: []}
+    for index, seen in stops.items():
+        monkeypatch.setattr(training, "worker_index", lambda _strategy, index=index: index)
+        config = config_of(corpus, tmp_path / str(index), steps=11, log_every=4, steps_per_execution=5, profile=True)
+        # The chief of the worker saves nothing, so the worker ends with an error at the last step.
+        with contextlib.suppress(ClmrError):
+            train(config, lambda progress, seen=seen: seen.append(progress.step))
+    # Multiples of 4, the beginning of the profile, and the end.
+    assert stops == {0: [4, 8, 9, 11], 1: [4, 8, 9]}
 
 
 def test_a_corpus_that_was_changed_is_refused_unless_allowed(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 C_HANDLER = """
 import ctypes, signal, sys
 from clmr_tf.console import (run_command)
-from clmr_tf.train.loop import (noted_signals)
+from clmr_tf.train.loop import (deferred_signals)
 
 libc = ctypes.CDLL(None)
 libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
@@ -29,12 +29,12 @@ def command(arguments):
 assert run_command(command, []) == 0
 """
 NOTED = """
-with noted_signals() as noted:
+with deferred_signals() as noted:
     signal.raise_signal(signal.SIGTERM)
     print("ran" if noted == [signal.SIGTERM] else noted, flush=True)
 """
 TWICE = """
-with noted_signals() as noted:
+with deferred_signals() as noted:
     signal.raise_signal(signal.SIGTERM)
     print("ran", flush=True)
     signal.raise_signal(signal.SIGTERM)
