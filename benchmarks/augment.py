@@ -34,7 +34,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.hardware import num_usable_cores
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
-from clmr_tf.train.run import build_model
+from clmr_tf.train.build import build_model
 
 SAMPLE_RATE_HZ = 22050
 NUM_VIEWS = 96

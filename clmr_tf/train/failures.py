@@ -68,7 +68,7 @@ def write_nonfinite_report(folder: Path, error: NonFiniteError, checkpoints: Che
     Returns:
         The sentence that the run ends with.
     """
-    report = {"step": error.step, "steps_looked_at": list(error.checked_steps), "items": item_ids}
+    report = {"step": error.step, "checked_steps": list(error.checked_steps), "items": item_ids}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")

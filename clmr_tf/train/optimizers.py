@@ -1,4 +1,4 @@
-"""The optimizers: Adam, AdamW, SGD, LARS and LAMB."""
+"""The optimizers: Adam, AdamW, SGD, Nesterov, LARS and LAMB."""
 
 import math
 from collections.abc import Sequence

@@ -64,7 +64,7 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     )
     items = [corpus.items_of("train")[row].id for row in batch["item"].numpy()]
     report = json.loads((folder / "report.json").read_text())
-    assert report == {"step": 4, "steps_looked_at": [3, 6], "items": items} and len(set(items)) == 4
+    assert report == {"step": 4, "checked_steps": [3, 6], "items": items} and len(set(items)) == 4
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-000000003"]
     kept, expected = state(folder), state(tmp_path / "shorter")
     assert kept.keys() == expected.keys()

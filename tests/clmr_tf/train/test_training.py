@@ -214,7 +214,7 @@ def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
     folder = tmp_path / "run" / "nonfinite" / "step-1"
     assert f"The items of its batch and the weights after it are in {folder}." in " ".join(errors.split())
     report = json.loads((folder / "report.json").read_text())
-    assert report["steps_looked_at"] == [1, 1] and len(set(report["items"])) == 4
+    assert report["checked_steps"] == [1, 1] and len(set(report["items"])) == 4
     kept = state(folder)
     assert not all(np.isfinite(value).all() for value in kept.values() if value.dtype.kind == "f")
 
