@@ -26,7 +26,8 @@ class Progress:
     Attributes:
         step: Steps done.
         num_steps: Length of the run.
-        metrics: Of the last step, with what callbacks have measured after it; None if no callback needed them.
+        metrics: Of the last step; None if no callback needed them.
+        measurements: What callbacks have measured after this step, such as "validation/loss".
         clips_per_second: Since the last time that metrics were read; None without metrics and after the first step.
         signals: Signals that this process has received.
         stop_signal: A signal that some worker has received, which ends the run; 0 for none.
@@ -36,6 +37,7 @@ class Progress:
     step: int
     num_steps: int
     metrics: dict[str, float] | None = None
+    measurements: dict[str, float] = dataclasses.field(default_factory=dict)
     clips_per_second: float | None = None
     signals: list[int] = dataclasses.field(default_factory=list)
     stop_signal: int = 0
@@ -164,7 +166,7 @@ class MeasurementInterruptedError(Exception):
 
 
 class Measure(Callback):
-    """Adds a measurement, such as a validation, to the metrics. It uses the averaged weights if the run keeps them.
+    """Adds to the measurements, such as a validation. It uses the averaged weights if the run keeps them.
 
     Args:
         every: Steps between measurements.
@@ -199,7 +201,7 @@ class Measure(Callback):
 
         if self.is_due(progress):
             with self._weight_update.averaged_weights():
-                progress.metrics = {**progress.metrics, **self._measure(check_signals)}
+                progress.measurements |= self._measure(check_signals)
 
 
 class KeepBestCheckpoint(Callback):
@@ -229,7 +231,7 @@ class KeepBestCheckpoint(Callback):
 
     def __call__(self, progress: Progress) -> None:
         """Keeps the checkpoint of a step that is the best so far."""
-        value = row_of(progress.step, progress.metrics or {}).get(self._metric)
+        value = row_of(progress.step, progress.measurements).get(self._metric)
         if value is None or not self._is_better(value):
             return
         # Before the row is written: a run that is killed in between measures again and finds the same.
@@ -275,11 +277,9 @@ class WriteLog(Callback):
         """Writes a row."""
         if progress.metrics is None or self._log is None:
             return
-        self._log.scalars(progress.step, progress.metrics)
-        if progress.clips_per_second is not None:
-            self._log.speed(progress.step, {"clips_per_second": progress.clips_per_second})
-        if self._saver.saved_step == progress.step:
-            self._log.flush()
+        speed = {} if progress.clips_per_second is None else {"clips_per_second": progress.clips_per_second}
+        is_saved = self._saver.saved_step == progress.step
+        self._log.scalars(progress.step, {**progress.metrics, **progress.measurements}, speed, durable=is_saved)
 
 
 # Relative; a smaller difference is no improvement.
@@ -348,7 +348,7 @@ class ReduceLearningRateOnPlateau(Callback):
 
     def __call__(self, progress: Progress) -> None:
         """Looks at a validation and sets the learning rate."""
-        for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
+        for loss in _validation_losses([row_of(progress.step, progress.measurements)]):
             self._num_reductions += self._plateau.update(-loss)
             self._synchronise()
 
@@ -385,7 +385,7 @@ class StopEarly(Callback):
 
     def __call__(self, progress: Progress) -> None:
         """Looks at a validation."""
-        for loss in _validation_losses([row_of(progress.step, progress.metrics or {})]):
+        for loss in _validation_losses([row_of(progress.step, progress.measurements)]):
             self._observe(loss)
             self._synchronise(progress)
 
@@ -414,8 +414,6 @@ class ProfileSteps(Callback):
         folder: Where TensorBoard looks; None on a worker that is not the chief, which profiles nothing.
         first_step: Steps done before this start.
     """
-
-    needs_metrics = False
 
     def __init__(self, folder: Path | None, first_step: int) -> None:
         super().__init__()
@@ -492,15 +490,3 @@ class WarnOfSkippedSteps(Callback):
             )
             self._num_reported = num_skipped
         self._step, self._num_skipped, self._were_many = step, num_skipped, are_many
-
-
-class ReportProgress(Callback):
-    """Calls a function, such as a progress display, after every execution of steps."""
-
-    def __init__(self, function: Callable[[Progress], None]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __call__(self, progress: Progress) -> None:
-        """Calls it."""
-        self._function(progress)

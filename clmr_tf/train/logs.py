@@ -63,19 +63,30 @@ class RunLog:
         _mark_start(tensorboard_folder, last_kept_step)
         self._writer = tf.summary.create_file_writer(str(tensorboard_folder))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve and a row to metrics.jsonl, see `row_of`."""
+    def scalars(
+        self, step: int, values: Mapping[str, float], speed: Mapping[str, float] | None = None, *, durable: bool = False
+    ) -> None:
+        """Adds a point to each curve and a row to metrics.jsonl, see `row_of`.
+
+        Args:
+            step: Steps done.
+            values: Metrics by name.
+            speed: Curves that differ whenever a run is repeated, and that are not in metrics.jsonl.
+            durable: Everything is on the disk afterwards, the curves before the row: a run that finds the row of its
+                checkpoint completes nothing.
+        """
+        self._show_curves(step, {f"training/{name}": value for name, value in (speed or {}).items()})
         self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
 
         def append() -> None:
             with self._metrics_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row_of(step, values)) + "\n")
 
+        if durable:
+            self._with_events(lambda writer: writer.flush())
         self._attempt(append)
-
-    def speed(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to curves that differ whenever a run is repeated; these are not in metrics.jsonl."""
-        self._show_curves(step, {f"training/{name}": value for name, value in values.items()})
+        if durable:
+            self._attempt(lambda: sync(self._metrics_path))
 
     def text(self, step: int, name: str, markdown: str) -> None:
         """Shows a text, such as the configuration."""

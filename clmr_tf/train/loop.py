@@ -91,6 +91,7 @@ class TrainingLoop:
         saver: Saves checkpoints; also one of the callbacks.
         callbacks: What happens between steps, in this order.
         heartbeat: Called after every execution of steps.
+        report: Called after the callbacks of every execution of steps.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class TrainingLoop:
         saver: SaveCheckpoints,
         callbacks: Sequence[Callback],
         heartbeat: Callable[[], None] = lambda: None,
+        report: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._model = model
         self._strategy = strategy
@@ -111,6 +113,7 @@ class TrainingLoop:
         self._saver = saver
         self._callbacks = callbacks
         self._heartbeat = heartbeat
+        self._report = report
         self._first_step = self._checked_step = saver.saved_step
         self._progress = Progress(saver.saved_step, num_steps)
         # Two views of a song, or one crop with its labels.
@@ -158,6 +161,8 @@ class TrainingLoop:
                     self._rate.count_steps(num_steps)
                     self._read_metrics(metrics)
                     self._call_back()
+                    with self._rate.paused():
+                        self._report(progress)
             except MeasurementInterruptedError:
                 saver.save(progress.step, progress.metrics)
                 raise StoppedBySignalError(progress.step, progress.signals[0]) from None
@@ -179,6 +184,7 @@ class TrainingLoop:
         """Reads the metrics if a callback needs them; that waits for the device, so it is not done at every step."""
         progress = self._progress
         progress.metrics = progress.clips_per_second = None
+        progress.measurements = {}
         due = [callback for callback in self._callbacks if callback.is_due(progress)]
         if not due:
             return
@@ -225,10 +231,11 @@ def build_execution(
     def execute(batches: Any, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         if not several_steps:
             return one_step(batches)
+        names = one_step.get_concrete_function(batches).structured_outputs
         _, metrics = tf.while_loop(
             lambda step, _metrics: step < num_steps,
             lambda step, _metrics: (step + 1, one_step(batches)),
-            (tf.ones_like(num_steps), one_step(batches)),
+            (tf.zeros_like(num_steps), {name: tf.zeros([]) for name in names}),
         )
         return metrics
 

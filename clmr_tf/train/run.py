@@ -33,7 +33,6 @@ from clmr_tf.train.callbacks import (
     ProfileSteps,
     Progress,
     ReduceLearningRateOnPlateau,
-    ReportProgress,
     SaveCheckpoints,
     StopEarly,
     WarnOfSkippedSteps,
@@ -339,8 +338,17 @@ class _Run:
                 raise ClmrError(sentence) from error
 
     def _loop(self, dataset: tf.data.Dataset, saver: SaveCheckpoints, callbacks: list[Callback]) -> int:
-        num_steps, heartbeat = self.plan.num_steps, self.heartbeat
-        loop = TrainingLoop(self.model, self.strategy, dataset, self.config, num_steps, saver, callbacks, heartbeat)
+        loop = TrainingLoop(
+            self.model,
+            self.strategy,
+            dataset,
+            self.config,
+            self.plan.num_steps,
+            saver,
+            callbacks,
+            heartbeat=self.heartbeat,
+            report=self.report,
+        )
         try:
             return loop.run(self.unlogged)
         finally:
@@ -367,7 +375,7 @@ class _Run:
             callbacks.append(ProfileSteps(config.workdir / TENSORBOARD if log else None, first_step))
         if log:
             callbacks.append(WarnOfSkippedSteps(first_step, int(self.model.weight_update.num_skipped.numpy())))
-        return saver, [*callbacks, ReportProgress(self.report)]
+        return saver, callbacks
 
     def _dataset(self) -> tf.data.Dataset:
         """The batches of this process; UsageError if there is too little music for one."""

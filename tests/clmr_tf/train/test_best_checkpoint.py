@@ -119,7 +119,7 @@ def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finit
     kept = Kept()
     keep_best = KeepBestCheckpoint(Saver(kept), tmp_path, metric, {})
     for step, value in enumerate(values, 1):
-        keep_best(Progress(step, 10, metrics={"loss": 9.0} | ({} if value is None else {metric: value})))
+        keep_best(Progress(step, 10, metrics={"loss": 9.0}, measurements={} if value is None else {metric: value}))
     assert kept.steps == expected
 
 
@@ -129,7 +129,7 @@ def best_after(tmp_path, value: float, **measured_on: int) -> dict:
     keep_best = KeepBestCheckpoint(Saver(checkpoints), tmp_path / "best", "validation_loss", measured_on)
     step = checkpoints.restore() + 1
     checkpoints.save(step)
-    keep_best(Progress(step, 10, metrics={"validation/loss": value}))
+    keep_best(Progress(step, 10, measurements={"validation/loss": value}))
     return best_of(tmp_path)
 
 

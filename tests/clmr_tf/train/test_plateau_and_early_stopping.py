@@ -25,7 +25,7 @@ class Plateau:
         self.callback.start(Progress(0, 100))
 
     def rate_after(self, loss: float) -> float:
-        self.callback(Progress(1, 100, metrics={"validation/loss": loss}))
+        self.callback(Progress(1, 100, measurements={"validation/loss": loss}))
         return float(self.optimizer.learning_rate.numpy())
 
 
@@ -52,7 +52,7 @@ def test_the_run_ends_after_twenty_validations_without_a_lower_loss():
     stop_early, ended = StopEarly(20, STRATEGY), []
     # A difference of less than a ten-thousandth is a plateau and yet a lower loss.
     for loss in (3.0, *[4.0] * 15, 2.99999, *[3.0] * 19, NAN):
-        progress = Progress(1, 100, metrics={"validation/loss": loss})
+        progress = Progress(1, 100, measurements={"validation/loss": loss})
         stop_early(progress)
         ended.append(progress.has_ended)
     assert ended == [False] * 36 + [True]
@@ -69,10 +69,10 @@ def test_rows_of_earlier_starts_count_and_rows_without_a_validation_do_not():
     stop_early, progress = StopEarly(9, STRATEGY, rows), Progress(1, 100)
     stop_early.start(progress)
     assert not progress.has_ended
-    progress.metrics = {"loss": 5.0}
+    progress.metrics, progress.measurements = {"loss": 5.0}, {"probe/score": 0.5}
     stop_early(progress)
     assert not progress.has_ended
-    progress.metrics = {"loss": 5.0, "validation/loss": 5.0}
+    progress.measurements = {"validation/loss": 5.0}
     stop_early(progress)
     assert progress.has_ended
     # A run that has ended stays so.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from clmr_tf.errors import ClmrError
+from clmr_tf.train import logs
 from clmr_tf.train.logs import RunLog
 
 
@@ -33,6 +34,20 @@ def test_scalars_arrive_in_both_places(tmp_path):
     log.close()
     assert rows(tmp_path)[1] == {"step": 20, "loss": 4.25, "learning_rate": 0.1}
     assert curve(tmp_path, "training/loss") == [(10, 4.5), (20, 4.25)]
+
+
+def test_the_curves_of_a_saved_step_are_on_the_disk_before_its_row(tmp_path, monkeypatch):
+    """A run that is killed in between finds no row and writes both again; the other way round, a point would be lost."""
+    log, row_of, found = open_log(tmp_path), logs.row_of, []
+
+    def read_curve_first(step, values):
+        found.append(curve(tmp_path, "training/loss"))
+        return row_of(step, values)
+
+    monkeypatch.setattr(logs, "row_of", read_curve_first)
+    log.scalars(10, {"loss": 4.5}, durable=True)
+    log.close()
+    assert found == [[(10, 4.5)]]
 
 
 def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):

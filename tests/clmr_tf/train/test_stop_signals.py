@@ -18,8 +18,6 @@ for number in (signal.SIGTERM, signal.SIGINT):
     libc.signal(number, ctypes.cast(libc.abs, ctypes.c_void_p))
 del sys.modules["_signal"]
 import _signal
-
-pytestmark = pytest.mark.usefixtures("tiny_network")
 assert signal.getsignal(signal.SIGTERM) is None and signal.getsignal(signal.SIGINT) is None
 """
 COMMAND = """

@@ -92,3 +92,15 @@ def test_the_chief_decides_whether_a_row_is_missing(corpus, tmp_path, monkeypatc
     monkeypatch.setattr(training._Run, "train_as_worker", lambda run: resumed_at.append(run.first_step) or 1)
     train(config)
     assert resumed_at == [1]
+
+
+def test_a_worker_measures_for_a_missing_row_without_the_metrics_that_only_the_chief_has(corpus, tmp_path, monkeypatch):
+    settings = {"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 2, "num_validation_pairs": 4}
+    train(TrainConfig(**settings))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(lines[0])
+    monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
+    reports = []
+    # A report that needs metrics fails if it is called.
+    assert train(TrainConfig(**settings), lambda progress: reports.append(progress.metrics["loss"])).num_steps == 2
+    assert reports == []

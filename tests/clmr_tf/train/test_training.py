@@ -99,7 +99,7 @@ def test_on_one_device_the_strategy_is_the_single_one_and_the_objective_the_cont
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, workdir, capsys):
     assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
-    assert "has 2 steps already" in capsys.readouterr().out
+    assert "already has 2 steps" in capsys.readouterr().out
     assert run(command(corpus, workdir, "--steps", "3"), capsys)[0] == 0
     assert [row["step"] for row in metrics(workdir)] == [1, 2, 3]
 

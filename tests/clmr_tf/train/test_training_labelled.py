@@ -162,7 +162,10 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
         ({"objective": "finetune"}, "--objective finetune needs --pretrained"),
         ({"pretrained": "model"}, "no other objective takes it; received --objective contrastive"),
         ({"objective": "supervised", "labels": 0.0}, "--labels must be a fraction above 0 and up to 1; received 0"),
-        ({"objective": "supervised", "labels": 0.5, "labels_like_paper": 0.5}, "give one of them"),
+        (
+            {"objective": "supervised", "labels": 0.5, "labels_like_paper": 0.5},
+            "use --labels or --labels-like-paper, not both",
+        ),
         ({"objective": "supervised", "validate_every": 0}, "need --validate-every; received 0"),
         ({"schedule": "plateau", "warmup_steps": 5}, "--schedule plateau has no warm-up"),
         ({"early_stopping": -1}, "--early-stopping must not be negative; received -1"),

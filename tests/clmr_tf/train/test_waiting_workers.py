@@ -49,7 +49,7 @@ def test_whoever_is_missing_is_named(called):
 
 
 def test_without_a_chief_the_chief_is_missing(called):
-    with pytest.raises(ClmrError, match=r"Of 3 workers, 0 \(a:7000\) did not come"):
+    with pytest.raises(ClmrError, match=r"Of 3 workers, 0 \(a:7000\) did not start"):
         called(1, timeout_seconds=IMPATIENT_SECONDS).result()
 
 
@@ -75,7 +75,7 @@ def test_files_that_others_left_in_the_folder_harm_nothing(called, tmp_path, con
 
 def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"The workdir .*file/run cannot be written"):
+    with pytest.raises(UsageError, match=r"file/run cannot be written .*; choose another --workdir"):
         wait_for_workers(tmp_path / "file" / "run", Cluster(ADDRESSES, 0), IMPATIENT_SECONDS)
 
 
