@@ -223,9 +223,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         return _read(content, _Budget(_MAX_BYTES))
     except UnknownNameError as error:
-        where = f" behind the keys {some_keys(error.keys)}" if error.keys else ""
+        where = f", behind the keys {some_keys(error.keys)}" if error.keys else ""
         raise UsageError(
-            f"{path} was refused because {_in_one_line(error)}, which weights do not need,{where}; no code from it was "
+            f"{path} was refused because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
             "run. If you trust the file, save only its state dict."
         ) from error
     except _UnclearError as error:

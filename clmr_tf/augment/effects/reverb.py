@@ -84,7 +84,11 @@ def _wet_response(
     loop = tf.cast(feedback * (1 - loss), tf.complex128) / (
         1 - tf.cast(loss, tf.complex128) * np.exp(-log_z(num_columns * np.arange(num_rows)[:, np.newaxis] + nodes))
     )
-    loop_real, loop_imaginary = (tf.cast(part(loop), tf.float32) @ parabolas for part in (tf.math.real, tf.math.imag))
+    at_nodes = (tf.cast(part(loop), tf.float32) for part in (tf.math.real, tf.math.imag))
+    # tf.matmul would round by the place in the batch on some processors.
+    loop_real, loop_imaginary = (
+        tf.add_n([values[..., node : node + 1] * parabolas[node] for node in range(len(nodes))]) for values in at_nodes
+    )
     stretch = (0.9 * room_scale + 0.1)[:, tf.newaxis] * (sample_rate / 44100)
     channels = []
     for channel in range(_NUM_CHANNELS):

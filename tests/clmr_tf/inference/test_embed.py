@@ -199,7 +199,7 @@ def test_two_processes_cannot_write_one_table(encoder, music, tmp_path):
     parts.mkdir()
     with (parts / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ClmrError, match=r"Another process is writing .*x\.npz; wait for it, or choose another"):
+        with pytest.raises(ClmrError, match=r"Another process embeds to .*x\.npz; wait for it, or choose another"):
             embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
