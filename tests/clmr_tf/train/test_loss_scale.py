@@ -36,7 +36,7 @@ class Training:
             slope = slopes[tf.distribute.get_replica_context().replica_id_in_sync_group]
             with tf.GradientTape() as tape:
                 loss = slope * self.weight
-                scaled = self.update.scaled(loss)
+                scaled = self.update.scale_loss(loss)
             return self.update(tape.gradient(scaled, [self.weight.value]), {"loss": tf.constant(1.0)})
 
         return self.strategy.run(in_replica)

@@ -30,7 +30,7 @@ def warnings_of(num_steps: int, folder, caplog) -> list[str]:
 )
 def test_a_run_that_ends_too_early_for_its_profile_warns(profiler, tmp_path, caplog, num_steps, num_profiled):
     (warning,) = warnings_of(num_steps, tmp_path, caplog)
-    assert f"{num_profiled} of the 11 steps" in warning and f"after {num_steps} steps" in warning
+    assert f"{num_profiled} of its 11 steps" in warning and f"after {num_steps} steps" in warning
     assert profiler == ([str(tmp_path), "stop"] if num_steps >= 9 else [])
 
 

@@ -69,7 +69,7 @@ def test_the_end_of_a_cosine_does_not_move_unless_it_was_set_apart_from_the_end_
 def test_what_a_plateau_is_measured_on_does_not_change(tmp_path, corpus):
     plateau = dataclasses.replace(CONFIG, schedule="plateau")
     start(tmp_path, plateau, corpus)
-    with pytest.raises(UsageError, match=r"validate_every 500 -> 5 \(of --schedule plateau what is validated decides"):
+    with pytest.raises(UsageError, match=r"validate_every 500 -> 5 \(with --schedule plateau, validations decide"):
         start(tmp_path, dataclasses.replace(plateau, validate_every=5), corpus, 5)
     start(tmp_path, dataclasses.replace(plateau, steps=20), corpus, 5)
 
@@ -130,7 +130,7 @@ def test_other_devices_may_go_on_with_a_run_and_it_is_said(tmp_path, corpus, cap
     assert caplog.messages == []
     start(tmp_path, CONFIG, corpus, 5)
     assert caplog.messages == [
-        "The run goes on with 1 replica, where it had 2; its numbers are the same but for rounding, not bit for bit."
+        "The run resumes with 1 replica instead of 2; its numbers are equal up to rounding, not bit for bit."
     ]
     assert [one["num_replicas"] for one in read_record(tmp_path)["starts"]] == [1, 1, 2, 1]
     # Of a run of an earlier version nobody knows.
@@ -162,5 +162,5 @@ def test_a_run_does_not_go_on_with_other_music(tmp_path, corpus):
 )
 def test_a_damaged_record_is_refused_with_a_way_out(tmp_path, corpus, content):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UsageError, match=r"run\.json cannot be read; bring it back, or delete it"):
+    with pytest.raises(UsageError, match=r"run\.json cannot be read; restore it from a copy, or delete it"):
         start(tmp_path, CONFIG, corpus)
