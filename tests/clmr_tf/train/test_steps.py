@@ -92,7 +92,7 @@ def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_d
     # A worker without a chief is one whose chief saves nothing; two processes of which one cannot write take half a
     # minute.
     monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
-    with pytest.raises(ClmrError, match=r"chief could not save the state after step 2, .* No step was saved before\."):
+    with pytest.raises(ClmrError, match=r"chief could not save the state after step 2; .* No step was saved before\."):
         train(config_of(corpus, tmp_path, steps=3, checkpoint_every=2))
     assert not list(tmp_path.iterdir())
 
