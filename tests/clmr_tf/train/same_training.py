@@ -1,4 +1,4 @@
-"""When two runs count as the same training, whatever devices they were on."""
+"""Compares runs that must be the same training on any devices."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from tests.clmr_tf.train.training_runs import metrics, state, words_of
 
 NUM_STEPS = 8
 # In float32 the rounding of a sum moves activations across the kinks of ReLU and maximum, and the gradient with them
-# by up to some percent; in float64 a difference is a mistake. No clipping and no Adam, which would hide a factor.
+# by up to a few percent; in float64 any difference is a bug. Clipping and Adam would hide a constant factor.
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
 EVERYTHING = {
     "optimizer": "adam",
     "steps_per_execution": 4,
-    # What is due sooner would end an execution sooner.
+    # Shorter intervals would end an execution early.
     "log_every": 4,
     "checkpoint_every": 4,
     "micro_batches": 2,
@@ -38,12 +38,12 @@ def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
 
 
 def options_of(corpus, workdir: Path, **settings) -> list[str]:
-    """The same for the command line."""
+    """Returns the same settings as command-line options."""
     return words_of({"corpus": corpus.folder, "workdir": workdir, **_SHARED, **settings})
 
 
 def assert_same_training(expected: Path, received: Path, rtol: float) -> None:
-    """Compares the rows of metrics.jsonl, and every variable of the newest checkpoint, weight for weight."""
+    """Compares the rows of metrics.jsonl and every variable of the newest checkpoint."""
     expected_rows, rows = metrics(expected), metrics(received)
     assert [row["step"] for row in rows] == [row["step"] for row in expected_rows]
     for row, expected_row in zip(rows, expected_rows, strict=True):
@@ -53,6 +53,6 @@ def assert_same_training(expected: Path, received: Path, rtol: float) -> None:
     variables, expected_variables = state(received), state(expected)
     assert variables.keys() == expected_variables.keys()
     for name, value in expected_variables.items():
-        # A weight close to zero is held to a thousandth of that beside the largest.
+        # For weights near zero the tolerance is relative to the largest weight.
         atol = 1e-3 * rtol * np.abs(value).max()
         np.testing.assert_allclose(variables[name], value, rtol=rtol, atol=atol, err_msg=name)

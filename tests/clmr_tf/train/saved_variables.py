@@ -1,4 +1,4 @@
-"""Variables for the tests of checkpoints: what is saved is simply the step, in every one of them."""
+"""Variables for the checkpoint tests; each holds the number of the step in all its values."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ NUM_VALUES = 5_000
 
 
 def make_groups(step: int = 0, num_values: int = NUM_VALUES) -> dict[str, dict[str, tf.Variable]]:
-    """Several variables in several groups, one of them a counter, and one group that is empty."""
+    """Makes several groups of variables, with one counter and one empty group."""
     return {
         "encoder": {f"layer_{n}/kernel": tf.Variable(tf.fill([num_values], float(step))) for n in range(3)},
         "optimizer": {"0": tf.Variable(step, dtype=tf.int64), "1": tf.Variable(tf.fill([num_values], float(step)))},
@@ -26,7 +26,7 @@ def set_step(groups: dict, step: int) -> None:
 
 
 def step_in(groups: dict) -> int:
-    """The step that all variables hold in all their values."""
+    """Returns the step that all values of all variables hold."""
     values = [np.unique(variable.numpy()) for group in groups.values() for variable in group.values()]
     assert len(values) == 5
     return int(np.unique(np.concatenate(values)).item())
@@ -43,5 +43,5 @@ def save_steps(folder: Path, *steps: int, keep: int = 3) -> dict[str, dict[str, 
 
 
 def names_in(folder: Path) -> list[str]:
-    """Everything in a folder, hidden or not."""
+    """Lists a folder, including hidden files."""
     return sorted(path.name for path in folder.iterdir())

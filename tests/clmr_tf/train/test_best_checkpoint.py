@@ -1,4 +1,4 @@
-"""The best checkpoint of a run: which it is, and that a kill between saving and keeping it loses nothing."""
+"""Which checkpoint of a run is kept as the best, also after a kill."""
 
 import dataclasses
 import json
@@ -36,8 +36,8 @@ def best_of(workdir) -> dict:
     return reason
 
 
-def test_of_several_measurements_the_lowest_loss_is_kept(corpus, tmp_path):
-    # So fast that the loss does not only fall.
+def test_best_checkpoint_has_lowest_validation_loss(corpus, tmp_path):
+    # The learning rate is so high that the loss also rises.
     train(config_of(corpus, tmp_path / "run", steps=5, learning_rate=0.02))
     losses = [row["validation_loss"] for row in metrics(tmp_path / "run")]
     best = int(np.argmin(losses))
@@ -50,11 +50,11 @@ def test_of_several_measurements_the_lowest_loss_is_kept(corpus, tmp_path):
 
 
 class KilledError(Exception):
-    """In the place of a kill, which leaves the disk the same here."""
+    """Stands for a kill, which would leave the same files."""
 
 
-@pytest.mark.parametrize("steps", [1, 3], ids=["at the end", "on the way"])
-def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize("steps", [1, 3], ids=["last step", "earlier step"])
+def test_resume_keeps_best_after_kill_between_save_and_keep(corpus, tmp_path, monkeypatch, steps):
     keep_best, kept = Checkpoints.keep_best, []
 
     def die(*_arguments):
@@ -64,7 +64,7 @@ def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monk
     config = config_of(corpus, tmp_path / "run", steps=steps)
     with pytest.raises(KilledError):
         train(config)
-    # The row is written last, so that it is made again.
+    # The row is written last, so the resumed run writes it.
     assert metrics(tmp_path / "run") == []
     assert list_checkpoints(tmp_path / "run" / "best") == []
 
@@ -80,7 +80,7 @@ def test_a_kill_between_saving_and_keeping_is_made_up_for(corpus, tmp_path, monk
 
 
 class Kept:
-    """In the place of the checkpoints: notes which steps are kept as the best."""
+    """Stands for `Checkpoints` and records the steps that are kept as the best."""
 
     def __init__(self) -> None:
         self.steps = []
@@ -91,7 +91,7 @@ class Kept:
 
 @dataclasses.dataclass
 class Saver:
-    """In the place of the callback that saves: every step is saved."""
+    """Stands for the saving callback, with every step already saved."""
 
     checkpoints: Checkpoints | Kept
 
@@ -108,14 +108,12 @@ NAN, INFINITY = float("nan"), float("inf")
         ("validation_loss", [3.0, 2.0, 2.0, 2.5, NAN, 1.0], [1, 2, 6]),
         ("validation_accuracy", [0.1, 0.3, 0.3, 0.2, NAN, 0.4], [1, 2, 6]),
         ("probe_score", [0.5, None, 0.75], [1, 3]),
-        # With --on-nonfinite skip, a run may go on from a measurement that overflowed.
+        # With --on-nonfinite skip, a run may continue after a metric overflowed.
         ("validation_loss", [NAN, INFINITY, 2.0], [3]),
         ("validation_accuracy", [NAN, 0.0], [2]),
     ],
 )
-def test_better_is_lower_for_a_loss_and_higher_for_a_score_and_what_is_not_finite_never_is(
-    tmp_path, metric, values, expected
-):
+def test_lower_loss_or_higher_score_is_better_and_nonfinite_never_is(tmp_path, metric, values, expected):
     kept = Kept()
     keep_best = KeepBestCheckpoint(Saver(kept), tmp_path, metric, {})
     for step, value in enumerate(values, 1):
@@ -133,11 +131,11 @@ def best_after(tmp_path, value: float, **measured_on: int) -> dict:
     return best_of(tmp_path)
 
 
-def test_values_that_were_measured_otherwise_are_not_compared(tmp_path, caplog):
+def test_best_is_replaced_when_it_was_measured_differently(tmp_path, caplog):
     assert best_after(tmp_path, 1.0, num_validation_pairs=8)["value"] == 1.0
     assert best_after(tmp_path, 2.0, num_validation_pairs=8)["step"] == 1
     assert caplog.text == ""
-    # Of more pairs, a loss is higher.
+    # With more pairs the loss is higher.
     assert best_after(tmp_path, 2.0, num_validation_pairs=16) == {
         "step": 3,
         "metric": "validation_loss",
@@ -147,7 +145,7 @@ def test_values_that_were_measured_otherwise_are_not_compared(tmp_path, caplog):
     assert "was chosen by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
 
 
-def test_a_best_checkpoint_that_cannot_be_kept_ends_the_run(corpus, tmp_path):
+def test_run_fails_if_best_checkpoint_cannot_be_kept(corpus, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best").write_text("in the way of the folder")
     with pytest.raises(ClmrError, match="that of step 1, could not be kept"):

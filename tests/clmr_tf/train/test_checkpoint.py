@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is in them, how many there are, and what is restored from a folder of them."""
+"""Checkpoints on disk: their content, how many are kept, and what is restored."""
 
 import hashlib
 import json
@@ -44,14 +44,14 @@ def learn(model: keras.Model) -> None:
     model.optimizer.apply([0.5 * np.ones(v.shape, np.float32) for v in model.trainable_variables])
 
 
-def test_an_empty_folder_starts_at_step_0_and_a_reader_finds_none(tmp_path):
+def test_empty_folder_restores_step_0_and_reads_none(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         assert Checkpoints(folder, make_groups(), keep=2).restore() == 0
         assert restore_newest(folder, make_groups()) is None
     assert names_in(tmp_path) == []
 
 
-def test_restores_weights_statistics_slots_and_step(tmp_path):
+def test_restore_covers_weights_statistics_slots_and_step(tmp_path):
     model = make_model()
     learn(model)
     assert np.abs(model.parts[1].moving_mean.numpy()).min() > 0
@@ -68,7 +68,7 @@ def test_restores_weights_statistics_slots_and_step(tmp_path):
         np.testing.assert_array_equal(one.numpy(), two.numpy())
 
 
-def test_a_checkpoint_is_a_folder_with_the_sizes_and_checksums_of_its_files(tmp_path):
+def test_checkpoint_records_sizes_and_checksums_of_its_files(tmp_path):
     folder = tmp_path / "checkpoints"
     save_steps(folder, 500)
     assert names_in(folder) == ["step-000000500"]
@@ -90,7 +90,7 @@ def test_a_checkpoint_is_a_folder_with_the_sizes_and_checksums_of_its_files(tmp_
     }
 
 
-def test_keeps_the_newest_few_also_across_restarts(tmp_path):
+def test_newest_checkpoints_are_kept_across_restarts(tmp_path):
     save_steps(tmp_path, 1, 2, 3, keep=2)
     save_steps(tmp_path, 4, keep=2)
     assert names_in(tmp_path) == ["step-000000003", "step-000000004"]
@@ -102,7 +102,7 @@ def test_keeps_the_newest_few_also_across_restarts(tmp_path):
     assert names_in(tmp_path) == ["step-1000000001"]
 
 
-def test_a_step_saved_again_replaces_what_was_saved_before(tmp_path):
+def test_saving_a_step_again_replaces_its_checkpoint(tmp_path):
     groups = save_steps(tmp_path, 5)
     set_step(groups, 55)
     Checkpoints(tmp_path, groups, keep=1).save(5)
@@ -111,9 +111,9 @@ def test_a_step_saved_again_replaces_what_was_saved_before(tmp_path):
     assert names_in(tmp_path) == ["step-000000005"]
 
 
-def test_what_a_kill_leaves_is_no_checkpoint_and_goes_with_the_next_start(tmp_path):
+def test_leftovers_of_a_kill_are_ignored_and_removed_by_next_start(tmp_path):
     save_steps(tmp_path, 5, 6, 7, 8, keep=4)
-    # Killed while writing; while replacing, before and after the new one had its name; while removing.
+    # Killed while writing; while replacing, before and after the new one was renamed; while removing.
     (tmp_path / "step-000000008").rename(tmp_path / ".step-000000008.draft")
     (tmp_path / "step-000000006").rename(tmp_path / ".step-000000006.removed")
     (tmp_path / "step-000000007").rename(tmp_path / ".step-000000007.previous")
@@ -127,14 +127,14 @@ def test_what_a_kill_leaves_is_no_checkpoint_and_goes_with_the_next_start(tmp_pa
     assert names_in(tmp_path) == ["step-000000005", "step-000000007"]
 
 
-def test_a_part_of_the_variables_can_be_read_alone(tmp_path):
+def test_one_group_of_variables_can_be_restored_alone(tmp_path):
     save_steps(tmp_path, 5)
     encoder = make_groups()["encoder"]
     assert restore_newest(tmp_path, {"encoder": encoder}) == 5
     assert [float(variable[-1]) for variable in encoder.values()] == [5.0] * 3
 
 
-def test_checkpoints_of_another_model_are_refused_and_stay(tmp_path):
+def test_checkpoints_of_another_model_are_rejected_and_kept(tmp_path):
     save_steps(tmp_path, 4, 5)
     other_shape = {"encoder": make_groups(num_values=7)["encoder"]}
     other_name = {"encoder": {"unheard_of": tf.Variable(0.0)}}
@@ -144,17 +144,17 @@ def test_checkpoints_of_another_model_are_refused_and_stay(tmp_path):
     assert names_in(tmp_path) == ["step-000000004", "step-000000005"]
 
 
-def test_checkpoints_of_an_earlier_version_are_not_taken_for_none(tmp_path):
+def test_checkpoints_of_an_earlier_version_are_rejected(tmp_path):
     tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(3)), str(tmp_path), max_to_keep=1).save()
     with pytest.raises(ClmrError, match="were written by an earlier version"):
         Checkpoints(tmp_path, make_groups(), keep=2).restore()
 
 
-def test_a_reader_goes_on_to_what_is_newer_when_a_checkpoint_is_removed_under_its_hands(tmp_path, monkeypatch, caplog):
+def test_reader_uses_newer_checkpoint_if_one_is_removed_while_reading(tmp_path, monkeypatch, caplog):
     save_steps(tmp_path, 5, keep=1)
 
     def replace_and_find_damage(path):
-        # As if the training saved, and removed the older one, while it was looked at.
+        # As if training saved a new checkpoint and removed this one while it was being read.
         monkeypatch.undo()
         save_steps(tmp_path, 6, keep=1)
 
@@ -165,7 +165,7 @@ def test_a_reader_goes_on_to_what_is_newer_when_a_checkpoint_is_removed_under_it
     assert caplog.text == ""
 
 
-def test_names_that_would_overwrite_each_other_are_refused():
+def test_duplicate_variable_names_are_rejected():
     layers = [keras.layers.Dense(2, name="same") for _ in range(2)]
     for layer in layers:
         layer.build((None, 3))

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, which stays when the newest ones go."""
+"""The best checkpoint on disk, which is kept when newer checkpoints are rotated out."""
 
 import json
 import os
@@ -24,13 +24,13 @@ def keep_best_of(tmp_path, *steps: int) -> Checkpoints:
     return checkpoints
 
 
-def test_before_the_first_there_is_none(tmp_path):
+def test_no_best_checkpoint_at_first(tmp_path):
     keep_best_of(tmp_path)
     assert find_best(tmp_path / "best") is None
     assert restore_newest(tmp_path / "best", make_groups()) is None
 
 
-def test_the_best_stays_with_its_reason_when_its_checkpoint_is_long_gone(tmp_path):
+def test_best_and_its_metric_outlive_the_original_checkpoint(tmp_path):
     keep_best_of(tmp_path, 2, 4)
     save_steps(tmp_path / "checkpoints", 5, 6, keep=1)
     assert names_in(tmp_path / "checkpoints") == ["step-000000006"]
@@ -42,7 +42,7 @@ def test_the_best_stays_with_its_reason_when_its_checkpoint_is_long_gone(tmp_pat
     assert restore_newest(tmp_path / "best", groups) == step_in(groups) == 4
 
 
-def test_it_takes_no_space_beside_its_checkpoint_and_is_copied_to_another_disk(tmp_path, monkeypatch):
+def test_best_is_hard_linked_or_copied_if_links_fail(tmp_path, monkeypatch):
     keep_best_of(tmp_path, 2)
     file = "step-000000002/state.index"
     assert (tmp_path / "best" / file).samefile(tmp_path / "checkpoints" / file)
@@ -58,7 +58,7 @@ def test_it_takes_no_space_beside_its_checkpoint_and_is_copied_to_another_disk(t
     assert restore_newest(tmp_path / "best", groups) == step_in(groups) == 4
 
 
-def test_an_earlier_step_can_become_the_best(tmp_path):
+def test_earlier_step_can_replace_best(tmp_path):
     keep_best_of(tmp_path, 4)
     earlier = tmp_path / "earlier"
     save_steps(earlier, 3)
@@ -67,7 +67,7 @@ def test_an_earlier_step_can_become_the_best(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"7", b'"\xff"', None])
-def test_a_reason_that_cannot_be_read_is_none_and_gives_way_to_the_next(tmp_path, caplog, content):
+def test_best_with_unreadable_metric_is_ignored_and_replaced(tmp_path, caplog, content):
     keep_best_of(tmp_path, 2)
     path = tmp_path / "best" / "step-000000002" / "best.json"
     path.unlink() if content is None else path.write_bytes(content)
@@ -78,14 +78,14 @@ def test_a_reason_that_cannot_be_read_is_none_and_gives_way_to_the_next(tmp_path
     assert names_in(tmp_path / "best") == ["step-000000003"]
 
 
-def test_a_best_checkpoint_that_is_damaged_counts_for_nothing(tmp_path, caplog):
+def test_damaged_best_checkpoint_is_ignored(tmp_path, caplog):
     keep_best_of(tmp_path, 2)
     (tmp_path / "best" / "step-000000002" / "state.index").write_bytes(b"")
     assert find_best(tmp_path / "best") is None
     assert "step-000000002 is damaged (state.index is truncated" in caplog.text
 
 
-def test_what_cannot_be_kept_leaves_the_best_before(tmp_path):
+def test_failure_to_keep_best_leaves_previous_best(tmp_path):
     checkpoints = keep_best_of(tmp_path, 2)
     words = r"that of step 3, could not be kept in .*best because .*; the last good checkpoint is step-000000002\."
     with pytest.raises(ClmrError, match=words):
@@ -93,17 +93,17 @@ def test_what_cannot_be_kept_leaves_the_best_before(tmp_path):
     assert names_in(tmp_path / "best") == ["step-000000002"]
 
 
-def test_what_a_kill_left_beside_the_best_goes_when_it_is_taken_up(tmp_path):
+def test_find_best_removes_leftovers_of_a_kill(tmp_path):
     keep_best_of(tmp_path, 2)
     best = tmp_path / "best"
-    # Between the name of the new one and the removal of the one before; and while that was removed.
+    # Killed before the previous best was removed, and while it was being removed.
     for name in ("step-000000001", ".step-000000000.removed"):
         shutil.copytree(best / "step-000000002", best / name)
     assert find_best(best) == {"step": 2, "value": 0.5}
     assert [path.name for path in best.iterdir()] == ["step-000000002"]
 
 
-def test_a_damaged_best_gives_way_to_the_one_before_if_a_kill_has_left_it(tmp_path):
+def test_find_best_falls_back_to_previous_best_left_by_a_kill(tmp_path):
     keep_best_of(tmp_path, 2)
     shutil.copytree(tmp_path / "best" / "step-000000002", tmp_path / "best" / "step-000000003")
     assert find_best(tmp_path / "best") == {"step": 2, "value": 0.5}

@@ -1,4 +1,4 @@
-"""Checkpoints that are cut, changed or incomplete: found by their checksums, named, and passed over."""
+"""Truncated, changed or incomplete checkpoints are found by their checksums, reported and skipped."""
 
 import shutil
 
@@ -39,7 +39,7 @@ def folder(two_saved, tmp_path):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(folder, caplog, name, damage):
+def test_restore_falls_back_to_previous_if_newest_is_damaged(folder, caplog, name, damage):
     change, words = DAMAGES[damage]
     file = folder / "step-000000006" / name
     file.write_bytes(change(file.read_bytes()))
@@ -52,29 +52,29 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(folder, caplog,
         # TensorFlow may log about checkpoints of other tests that are being deleted.
         (record,) = [record for record in caplog.records if record.name == "clmr_tf.train.checkpoints"]
         assert record.levelname == "WARNING" and str(file.parent) in record.getMessage()
-        # The file of checksums does not hold its own size, and may be unreadable when it has changed.
+        # The checksum file does not record its own size, so any damage counts as a change.
         words = words if name != "checksums.json" else "changed"
         assert f"({name} " in record.getMessage() and words in record.getMessage()
     assert names_in(folder) == ["step-000000005", "step-000000006"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(folder, caplog, name):
+def test_missing_file_is_named_in_warning(folder, caplog, name):
     (folder / "step-000000006" / name).unlink()
     groups = make_groups()
     assert Checkpoints(folder, groups, keep=2).restore() == step_in(groups) == 5
     assert f"step-000000006 is damaged ({name} is missing)" in caplog.text
 
 
-def test_a_file_that_the_disk_does_not_give_is_named(folder, caplog):
-    # A link to itself stands for that; the tests may run as root, whom no permission stops.
+def test_unreadable_file_is_named_in_warning(folder, caplog):
+    # A symbolic link to itself cannot be read even by root.
     (folder / "step-000000006" / "state.index").unlink()
     (folder / "step-000000006" / "state.index").symlink_to("state.index")
     assert restore_newest(folder, make_groups()) == 5
     assert "state.index cannot be read (Too many levels of symbolic links)" in caplog.text
 
 
-def test_every_single_bit_counts(folder):
+def test_every_single_flipped_bit_is_detected(folder):
     path = folder / "step-000000006"
     assert find_damage(path) is None
     for name in ("checksums.json", "state.index"):
@@ -86,13 +86,13 @@ def test_every_single_bit_counts(folder):
     assert find_damage(path) is None
 
 
-def test_a_checkpoint_under_another_name_is_not_taken_for_that_step(folder):
+def test_renamed_checkpoint_is_not_restored(folder):
     shutil.copytree(folder / "step-000000006", folder / "step-000000009")
     groups = make_groups()
     assert restore_newest(folder, groups) == step_in(groups) == 6
 
 
-def test_with_nothing_whole_left_the_run_does_not_start_anew(folder):
+def test_restore_fails_if_all_checkpoints_are_damaged(folder):
     for name in ("step-000000005", "step-000000006"):
         (folder / name / "state.index").write_bytes(b"")
     with pytest.raises(ClmrError, match=r"None of the 2 checkpoints in .* can be restored; restore a copy"):
@@ -101,8 +101,8 @@ def test_with_nothing_whole_left_the_run_does_not_start_anew(folder):
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [11]), (2, [10, 11]), (3, [10, 11])])
-def test_damaged_ones_do_not_count_and_go_once_a_good_one_is_saved(tmp_path, keep, kept):
-    """Also those that are newer than what is saved next, in whose shadow the good ones would be removed."""
+def test_damaged_checkpoints_are_not_counted_and_removed_on_next_save(tmp_path, keep, kept):
+    """Damaged checkpoints that are newer than the next save must not push out good ones."""
     save_steps(tmp_path, 10, 12, 14)
     for name in ("step-000000012", "step-000000014"):
         (tmp_path / name / "state.index").unlink()
@@ -110,14 +110,14 @@ def test_damaged_ones_do_not_count_and_go_once_a_good_one_is_saved(tmp_path, kee
     assert names_in(tmp_path) == [f"step-{step:09d}" for step in kept]
 
 
-def test_a_damaged_one_is_replaced_when_the_run_comes_to_its_step_again(folder):
+def test_saving_the_step_again_replaces_a_damaged_checkpoint(folder):
     (folder / "step-000000006" / "state.index").unlink()
     save_steps(folder, 6)
     assert names_in(folder) == ["step-000000005", "step-000000006"]
     assert restore_newest(folder, make_groups()) == 6
 
 
-def test_a_damaged_one_that_someone_removed_meanwhile_does_not_matter(folder):
+def test_save_succeeds_if_a_damaged_checkpoint_was_removed_meanwhile(folder):
     (folder / "step-000000006" / "state.index").unlink()
     groups = make_groups()
     checkpoints = Checkpoints(folder, groups, keep=2)

@@ -1,4 +1,4 @@
-"""Disks that do not take a checkpoint: full, limited, or not to be written."""
+"""Saving checkpoints to disks that are full, limited or read-only, and the order of syncs."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from tests.strict_python import STRICT_PYTHON
 
 ROOT = Path(__file__).parents[3]
 
-# A disk of its own: a small file system in memory, in a mount namespace that ends with the shell.
+# Mounts a small tmpfs in a mount namespace that ends with the shell.
 SCRIPT = 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 99; disk=$2; shift 2; "$@"'
 
 FILL = """
@@ -68,7 +68,7 @@ assert names_in(folder) == before
 
 
 def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
-    """What the program, which is told where the disk is, has printed."""
+    """Runs a program with the disk's path as its argument and returns the lines that it prints."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
     python = [*STRICT_PYTHON, "-c", program, tmp_path]
@@ -80,7 +80,7 @@ def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
-def test_a_full_disk_keeps_the_last_good_one_and_takes_the_next_once_there_is_room(tmp_path):
+def test_full_disk_keeps_last_checkpoint_and_saves_once_there_is_space(tmp_path):
     error, before, after = run_on_a_small_disk(tmp_path, "7m", FILL)
     assert error.startswith(f"The checkpoint of step 5 could not be written to {tmp_path}/run/checkpoints because ")
     assert "because the disk is full; the last good checkpoint is step-000000004. Fix this" in error
@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_the_last_good_one_and_takes_the_next_once_there_is_ro
     assert after == f"{names} 5"
 
 
-def test_a_disk_that_cannot_be_written_is_read_and_says_so(tmp_path):
+def test_read_only_disk_can_be_read_and_saving_fails_with_reason(tmp_path):
     *restored, checkpoint, best = run_on_a_small_disk(tmp_path, "7m", READ_ONLY)
     assert restored == ["2 2"] * 3
     assert "step 3 could not be written" in checkpoint and "because Read-only file system;" in checkpoint
@@ -97,15 +97,15 @@ def test_a_disk_that_cannot_be_written_is_read_and_says_so(tmp_path):
     assert "that of step 2, could not be kept" in best and "because Read-only file system;" in best
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+def test_save_fails_if_folder_cannot_be_created(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
     words = "step 1 could not be written .* because File exists; there is no good checkpoint before it"
     with pytest.raises(ClmrError, match=words):
         Checkpoints(tmp_path / "checkpoints", make_groups(), keep=1).save(1)
 
 
-def test_a_checkpoint_that_may_not_grow_leaves_the_one_before(tmp_path):
-    """As on a full disk, wherever a small disk is not permitted."""
+def test_file_size_limit_keeps_previous_checkpoint(tmp_path):
+    """Stands for a full disk where mounting is not permitted."""
     groups = save_steps(tmp_path, 5)
     checkpoints = Checkpoints(tmp_path, groups, keep=1)
     set_step(groups, 6)
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_may_not_grow_leaves_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.rename"])
-def test_whatever_call_fails_the_one_before_and_the_one_in_the_way_stay(tmp_path, monkeypatch, call):
+def test_any_failing_call_keeps_previous_and_replaced_checkpoints(tmp_path, monkeypatch, call):
     groups = save_steps(tmp_path, 4, 5)
     checkpoints = Checkpoints(tmp_path, groups, keep=2)
     set_step(groups, 55)
@@ -154,7 +154,7 @@ def test_whatever_call_fails_the_one_before_and_the_one_in_the_way_stay(tmp_path
     assert 1 < count < failing and step_in(again) == 55
 
 
-def test_everything_is_on_the_disk_before_it_gets_its_name_and_the_name_before_others_go(tmp_path, monkeypatch):
+def test_files_are_synced_before_rename_and_rename_before_removal(tmp_path, monkeypatch):
     groups = save_steps(tmp_path / "checkpoints", 4)
     calls = []
     sync, rename = os.fsync, Path.rename

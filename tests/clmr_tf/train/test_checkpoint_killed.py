@@ -1,4 +1,4 @@
-"""A process that is killed while it saves: whatever the moment, what is there is whole."""
+"""A process that is killed while it saves always leaves complete checkpoints."""
 
 import itertools
 import multiprocessing
@@ -26,7 +26,7 @@ def newest_step(folder: Path) -> int:
     return max(map(step_of, list_checkpoints(folder)), default=0)
 
 
-def test_a_kill_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before(tmp_path):
+def test_kill_at_any_time_leaves_complete_checkpoints(tmp_path):
     folder = tmp_path / "checkpoints"
     context = multiprocessing.get_context("forkserver")
     # Imports TensorFlow once for all processes.
@@ -54,5 +54,5 @@ def test_a_kill_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before(tmp
         assert best == step_in(groups) == find_best(tmp_path / "best")["step"]
         assert [path.name for path in (tmp_path / "best").iterdir()] == [f"step-{best:09d}"]
         assert best in (step - 1, step)
-    # Some kills came while a checkpoint was written, or it would be no test.
+    # At least one kill must have come while a checkpoint was being written.
     assert ".draft" in remains

@@ -1,4 +1,4 @@
-"""Checkpoints of a run on several replicas, which one device can go on with, and the other way round."""
+"""Checkpoints that were saved and restored with different numbers of replicas."""
 
 import itertools
 
@@ -16,7 +16,7 @@ def make_replicas() -> tf.distribute.Strategy:
 
 
 class Run:
-    """A layer, its optimizer, a counter, and numbers that each replica has of its own."""
+    """A layer, its optimizer, a counter, and a variable with a value per replica."""
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
@@ -41,7 +41,7 @@ class Run:
         }
 
     def values(self) -> dict[str, list[np.ndarray]]:
-        """The values of each variable on all replicas; on one replica, the one value twice."""
+        """Returns the values of each variable on two replicas; on one device, its value twice."""
         groups = itertools.chain.from_iterable(group.items() for group in self.groups().values())
         local = {name: self.strategy.experimental_local_results(variable) for name, variable in groups}
         return {name: [one.numpy() for one in (ones * 2)[:2]] for name, ones in local.items()}
@@ -62,7 +62,7 @@ STRATEGIES = {"one device": tf.distribute.get_strategy, "two replicas": make_rep
 @pytest.mark.parametrize("inside", [False, True], ids=["outside the scope", "inside the scope"])
 @pytest.mark.parametrize("reads", STRATEGIES)
 @pytest.mark.parametrize("writes", STRATEGIES)
-def test_what_any_number_of_replicas_saved_any_number_goes_on_with(tmp_path, writes, reads, inside):
+def test_checkpoint_restores_on_a_different_number_of_replicas(tmp_path, writes, reads, inside):
     run, other = Run(STRATEGIES[writes]()), Run(STRATEGIES[reads]())
     run.learn()
     run.learn()
@@ -75,7 +75,7 @@ def test_what_any_number_of_replicas_saved_any_number_goes_on_with(tmp_path, wri
     with within(other.strategy):
         assert Checkpoints(tmp_path, other.groups(), keep=1).restore() == 2
     expected, restored = run.values(), other.values()
-    # What each replica has of its own is saved as their mean, and every replica goes on from that.
+    # Values per replica are saved as their mean, which every replica restores.
     own = [2.0, 6.0] if writes == "one device" else [3.0, 7.0]
     np.testing.assert_array_equal(restored.pop("own"), [own, own])
     del expected["own"]

@@ -1,4 +1,4 @@
-"""How fast a training is said to be."""
+"""The training speed in clips per second."""
 
 import types
 
@@ -24,9 +24,7 @@ def corpus(tmp_path_factory):
     ("settings", "clips_per_example"),
     [({}, 2), ({"objective": "supervised", "schedule": "constant", "early_stopping": 0}, 1)],
 )
-def test_with_a_step_a_second_the_rate_is_the_clips_of_a_step(
-    corpus, tmp_path, monkeypatch, settings, clips_per_example
-):
+def test_rate_is_clips_per_step_at_one_step_per_second(corpus, tmp_path, monkeypatch, settings, clips_per_example):
     seconds = [0.0]
     monkeypatch.setattr(clip_rate, "time", types.SimpleNamespace(monotonic=lambda: seconds[0]))
     count_steps = clip_rate.ClipRate.count_steps

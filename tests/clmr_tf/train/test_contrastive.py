@@ -1,4 +1,4 @@
-"""The training step: views inside it, the gradient of the loss, and what it reports."""
+"""The contrastive training step: views, gradient and metrics."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def make_batch(num_pairs: int = 6) -> dict[str, tf.Tensor]:
     return {"clips": tf.constant(clips), "seeds": tf.constant(seeds), "item": tf.range(num_pairs)}
 
 
-def test_views_are_the_augmented_clips_in_pairs():
+def test_views_are_augmented_clips_in_interleaved_pairs():
     model, batch = make_model(), make_batch()
     views = model.make_views(batch["clips"], batch["seeds"]).numpy()
     for pair in range(6):
@@ -46,14 +46,14 @@ def test_views_are_the_augmented_clips_in_pairs():
             assert np.abs(views[2 * pair + view] - batch["clips"][pair, view]).max() > 0.01
 
 
-def test_asymmetric_mode_leaves_every_second_view_the_crop_alone():
+def test_asymmetric_mode_leaves_second_views_unaugmented():
     model, batch = make_model(asymmetric=True), make_batch()
     views = model.make_views(batch["clips"], batch["seeds"]).numpy()
     assert (np.abs(views[0::2] - batch["clips"][:, 0]).max(axis=1) > 0.01).all()
     np.testing.assert_array_equal(views[1::2], batch["clips"][:, 1])
 
 
-def test_a_step_moves_the_weights_against_the_gradient_of_the_loss():
+def test_step_descends_the_gradient_of_nt_xent():
     model, batch = make_model(optimizer=keras.optimizers.SGD(0.1)), make_batch()
     with tf.GradientTape() as tape:
         views = model.make_views(batch["clips"], batch["seeds"])
@@ -69,7 +69,7 @@ def test_a_step_moves_the_weights_against_the_gradient_of_the_loss():
     assert metrics["loss"].numpy() == pytest.approx(loss.numpy(), rel=1e-5)
 
 
-def test_steps_on_one_batch_lower_its_loss_and_find_the_positives():
+def test_overfitting_one_batch_lowers_loss_and_finds_positives():
     model = make_model(preset="none", optimizer=keras.optimizers.Adam(1e-3))
     batch = make_batch(8)
     # Both views of a pair are the same crop, so the pairs can be told apart.
@@ -82,7 +82,7 @@ def test_steps_on_one_batch_lower_its_loss_and_find_the_positives():
     assert last["contrastive_accuracy"] == 1.0
 
 
-def test_stock_fit_runs_the_same_step():
+def test_keras_fit_runs_the_same_step():
     batch = make_batch()
     one, other = make_model(), make_model()
     one.train_step(batch)
@@ -91,7 +91,7 @@ def test_stock_fit_runs_the_same_step():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_compiled_views_have_the_statistics_of_the_uncompiled():
+def test_xla_compiled_views_have_the_same_statistics():
     # The values differ: XLA draws other numbers from the same seed on a CPU.
     batch = make_batch(40)
     levels = []
@@ -105,11 +105,11 @@ def test_compiled_views_have_the_statistics_of_the_uncompiled():
 
 
 def std_of(*parts: np.ndarray) -> float:
-    """The standard deviation of a batch whose parts are on one replica each."""
+    """Returns the standard deviation of a batch with each part on its own replica."""
     return float(direction_std(tf.reduce_mean([direction_moments(tf.constant(part)) for part in parts], axis=0)))
 
 
-def test_the_standard_deviation_is_one_for_random_directions_and_zero_after_a_collapse():
+def test_std_is_one_for_random_directions_and_zero_after_collapse():
     generator = np.random.default_rng(0)
     random = generator.standard_normal((2000, 64)).astype(np.float32)
     assert std_of(random) == pytest.approx(1.0, abs=0.01)
@@ -118,9 +118,9 @@ def test_the_standard_deviation_is_one_for_random_directions_and_zero_after_a_co
     assert std_of(collapsed[:1000], collapsed[1000:]) == pytest.approx(0.0, abs=3e-3)
 
 
-def test_the_standard_deviation_of_parts_is_that_of_the_batch():
+def test_std_over_replicas_equals_std_of_the_whole_batch():
     generator = np.random.default_rng(1)
-    # Close together, and closer within the parts than all of them.
+    # The vectors are similar, and more so within each half.
     vectors = (1 + 0.2 * generator.standard_normal((40, 64)) + np.arange(40)[:, None] // 20 * 0.3).astype(np.float32)
     vectors[:, :32] += 0.5
     directions = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -129,7 +129,7 @@ def test_the_standard_deviation_of_parts_is_that_of_the_batch():
         assert std_of(*np.split(vectors, num_parts)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_configuration_builds_its_model():
+def test_build_model_follows_the_configuration():
     model = build_model(TrainConfig(width=0.125, learning_rate=0.01, temperature=0.2, seed=5, optimizer="sgd"))
     again = build_model(TrainConfig(width=0.125, seed=5))
     assert model.temperature == 0.2

@@ -1,4 +1,4 @@
-"""What TF_CONFIG says about the processes that train together."""
+"""How TF_CONFIG is read and validated."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from clmr_tf.train import distribution
 
 
 class FoundWorkers:
-    """Stands for a strategy that has found the others; making a real one waits for them."""
+    """Stands for the real strategy, whose constructor waits for the other workers."""
 
     def __init__(self):
         self.cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -22,7 +22,7 @@ class FoundWorkers:
 
 @pytest.fixture
 def configured(monkeypatch):
-    """Sets TF_CONFIG, and gives what a run then trains on with a --strategy."""
+    """Sets TF_CONFIG and builds the strategy of a --strategy option."""
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", FoundWorkers)
 
     def build(config: object, name: str = "multi_worker"):
@@ -45,7 +45,7 @@ def config_of(task: object, **cluster: object) -> dict:
     ],
 )
 @pytest.mark.parametrize("name", ["auto", "multi_worker"])
-def test_a_chief_is_a_worker_and_the_first(configured, name, cluster, indices):
+def test_chief_counts_as_the_first_worker(configured, name, cluster, indices):
     for (job, index), expected in indices.items():
         strategy = configured(config_of({"type": job, "index": index}, **cluster), name)
         assert isinstance(strategy, FoundWorkers)
@@ -54,7 +54,7 @@ def test_a_chief_is_a_worker_and_the_first(configured, name, cluster, indices):
 
 
 @pytest.mark.parametrize("job", ["chief", "worker"])
-def test_one_process_is_no_cluster_to_auto(configured, job):
+def test_auto_uses_default_strategy_for_a_single_process(configured, job):
     strategy = configured(config_of({"type": job, "index": 0}, **{job: ["a:1"]}), "auto")
     assert strategy is tf.distribute.get_strategy()
     strategy = configured(config_of({"type": job, "index": 0}, **{job: ["a:1"]}))
@@ -96,13 +96,13 @@ FIRST = {"type": "worker", "index": 0}
         (config_of({"type": "worker", "index": 1}, chief=["a:1"], worker=["b:2"]), "from 0 to 0 for a worker; rec"),
     ],
 )
-def test_a_cluster_that_cannot_train_is_refused_in_one_sentence(configured, config, words):
+def test_invalid_tf_config_is_rejected_in_one_sentence(configured, config, words):
     with pytest.raises(UsageError, match=words) as caught:
         configured(config)
     assert str(caught.value).startswith("TF_CONFIG must") and "\n" not in str(caught.value)
 
 
-def test_a_signal_is_ours_again_once_the_workers_have_found_each_other():
+def test_signal_handlers_are_restored_after_building_the_strategy():
     program = """
 import os, signal
 from clmr_tf.train.distribution import (build_strategy, num_workers)
@@ -114,7 +114,7 @@ print(strategy.num_replicas_in_sync)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    # Alone it waits for nobody, and TensorFlow handles SIGTERM all the same.
+    # A single worker does not wait for others, but TensorFlow still installs its SIGTERM handler.
     environment = {**os.environ, "TF_CONFIG": json.dumps(config_of({"type": "worker", "index": 0}, worker=[address]))}
     command = [sys.executable, "-c", program]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)

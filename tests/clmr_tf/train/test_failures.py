@@ -1,4 +1,4 @@
-"""A loss that is not a number: what stops, what is kept to find out why, and how a run goes on without the step."""
+"""Non-finite losses: the run stops with a report, or skips the step."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the losses of some steps of a process NaN; the first is 1."""
+    """Makes the loss NaN at the given steps of this process, counted from 1."""
 
     def poison(*numbers: int) -> None:
         loss_and_metrics = ContrastiveModel.loss_and_metrics
@@ -49,11 +49,11 @@ def poisoned(monkeypatch):
     return poison
 
 
-def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus, tmp_path, poisoned):
+def test_run_stops_and_reports_items_and_weights_before_the_step(corpus, tmp_path, poisoned):
     train(config_of(corpus, tmp_path / "shorter", steps=3))
     workdir = tmp_path / "run"
     train(config_of(corpus, workdir, steps=2))
-    # The second step after the start is the fourth of the run; it is noticed at the sixth.
+    # The second step after the start is step 4 of the run; it is detected at step 6.
     poisoned(2)
     words = r"not finite at step 4\. The state after step 2 is saved; .* are in .*nonfinite/step-4"
     with pytest.raises(ClmrError, match=words):
@@ -68,15 +68,15 @@ def test_a_run_stops_and_leaves_the_items_and_the_weights_before_the_step(corpus
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-000000003"]
     kept, expected = state(folder), state(tmp_path / "shorter")
     assert kept.keys() == expected.keys()
-    # The running statistics have gone on with the forward passes.
+    # The forward passes have updated the running statistics.
     different = {name.split("/")[1].split(".S")[1] for name in kept if kept[name].tobytes() != expected[name].tobytes()}
     assert different <= {"moving_mean", "moving_variance"}
-    # The run itself is as it was.
+    # The run itself is unchanged.
     assert [path.name for path in list_checkpoints(workdir / "checkpoints")] == ["step-000000002"]
     assert [row["step"] for row in metrics(workdir)] == [2]
 
 
-def test_the_error_is_reported_even_if_no_report_can_be_written(tmp_path):
+def test_error_is_complete_even_if_report_cannot_be_written(tmp_path):
     (tmp_path / "nonfinite").write_text("in the way of the folder")
     folder = tmp_path / "nonfinite" / "step-4"
     sentence = write_nonfinite_report(
@@ -86,7 +86,7 @@ def test_the_error_is_reported_even_if_no_report_can_be_written(tmp_path):
     assert sentence.endswith(f" The items of its batch and the weights could not be written to {folder}.")
 
 
-def test_a_run_that_stopped_can_go_on_without_the_step(corpus, tmp_path, poisoned):
+def test_stopped_run_can_resume_with_on_nonfinite_skip(corpus, tmp_path, poisoned):
     settings = {"log_every": 1, "steps": 4}
     train(config_of(corpus, tmp_path / "run", **{**settings, "steps": 1}))
     poisoned(2)
@@ -96,7 +96,7 @@ def test_a_run_that_stopped_can_go_on_without_the_step(corpus, tmp_path, poisone
     assert [row["num_skipped"] for row in metrics(tmp_path / "run")] == [0, 0, 1, 1]
 
 
-def test_a_run_goes_on_without_the_step_counts_it_and_says_so(corpus, tmp_path, poisoned, caplog):
+def test_skipped_step_is_counted_and_warned_about(corpus, tmp_path, poisoned, caplog):
     skipping = {"log_every": 1, "on_nonfinite": "skip"}
     poisoned(2)
     train(config_of(corpus, tmp_path / "run", steps=4, **skipping))
@@ -104,18 +104,18 @@ def test_a_run_goes_on_without_the_step_counts_it_and_says_so(corpus, tmp_path, 
     assert sum(said in record.message for record in caplog.records) == 1
     train(config_of(corpus, tmp_path / "run", steps=5, **skipping))
     rows = metrics(tmp_path / "run")
-    # It is a number of the run, not of the process.
+    # The count belongs to the run, not to the process.
     assert [row["num_skipped"] for row in rows] == [0, 1, 1, 1, 1]
     assert [row["gradient_norm"] is not None for row in rows] == [True, False, True, True, True]
     saved = state(tmp_path / "run")
     assert all(np.isfinite(value).all() for value in saved.values() if value.dtype.kind == "f")
-    # The optimizer has made four updates.
+    # The optimizer made four updates.
     iterations = [value for name, value in saved.items() if re.match(r"optimizer/0/", name)]
     assert iterations == [4]
     assert not (tmp_path / "run" / "nonfinite").exists()
 
 
-def test_a_run_that_left_out_most_of_its_steps_has_failed(corpus, tmp_path, poisoned):
+def test_run_that_skipped_most_steps_fails(corpus, tmp_path, poisoned):
     poisoned(*range(1, 12))
     config = config_of(corpus, tmp_path / "run", steps=12, log_every=1, on_nonfinite="skip")
     for _ in range(2):

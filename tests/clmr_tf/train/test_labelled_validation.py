@@ -1,4 +1,4 @@
-"""The validation of a classifier against scikit-learn, on crops that stay the same."""
+"""Validation of a classifier on fixed crops, compared with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def crops(corpus):
     return clips[:, 0], labels
 
 
-def test_single_labels(corpus, crops):
+def test_single_label_metrics_equal_scikit_learn(corpus, crops):
     model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=True))
     validate = build_labelled_validation(model, corpus, CONFIG.resolved())
     clips, labels = crops
@@ -47,7 +47,7 @@ def test_single_labels(corpus, crops):
     assert len(calls) == 3 and validate() == measured
 
 
-def test_several_labels(corpus, crops):
+def test_multi_label_metrics_equal_scikit_learn(corpus, crops):
     model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=False))
     clips, labels = crops
     probabilities = 1 / (1 + np.exp(-model(clips, training=False).numpy().astype(np.float64)))

@@ -1,4 +1,4 @@
-"""A step compiled with XLA learns the same; a profile of some steps can be opened in TensorBoard."""
+"""Training with --jit and with --profile."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
     return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, **settings})
 
 
-def test_a_step_compiled_with_xla_has_the_statistics_of_the_uncompiled_one(corpus, tmp_path):
+def test_xla_compiled_step_has_the_same_statistics(corpus, tmp_path):
     rows = {}
     for jit in (False, True):
         # The gains differ: XLA draws other numbers from the same seed on a CPU.
@@ -35,7 +35,7 @@ def test_a_step_compiled_with_xla_has_the_statistics_of_the_uncompiled_one(corpu
         assert means[1] == pytest.approx(means[0], rel=tolerance), name
 
 
-def test_a_profile_of_the_tenth_step_and_after_is_where_tensorboard_looks(corpus, tmp_path, monkeypatch):
+def test_profile_from_step_10_is_written_for_tensorboard(corpus, tmp_path, monkeypatch):
     seen = []
     config = config_of(corpus, tmp_path / "run", steps=12, profile=True, steps_per_execution=12, log_every=12)
     train(config, lambda progress: seen.append(progress.step))
@@ -43,5 +43,5 @@ def test_a_profile_of_the_tenth_step_and_after_is_where_tensorboard_looks(corpus
     (folder,) = (tmp_path / "run" / "tensorboard" / "plugins" / "profile").iterdir()
     (trace,) = folder.glob("*.xplane.pb")
     content = trace.read_bytes()
-    # The steps are in it, by the name of an operation that only they have.
+    # This operation only occurs in training steps.
     assert len(content) > 10_000 and b"SoftmaxCrossEntropyWithLogits" in content

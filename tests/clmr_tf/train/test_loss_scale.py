@@ -1,4 +1,4 @@
-"""The loss scale of float16 networks: when it falls and rises, and that a training with it learns the same."""
+"""The float16 loss scale: when it changes, and that training gives the same losses as float32."""
 
 import itertools
 
@@ -45,17 +45,17 @@ class Training:
         return [float(one) for one in self.strategy.experimental_local_results(variable)]
 
 
-def test_the_scale_cancels_from_the_gradient():
+def test_gradient_is_unscaled():
     training = Training(skips_nonfinite=False)
     training.step(tf.constant([0.5, 1.5]))
-    # One less half of the mean slope, which is 1.
+    # 1 minus half the mean slope of 1.
     assert training.of_both(training.weight.value) == [0.5, 0.5]
     assert training.of_both(training.scale.value) == [INITIAL, INITIAL]
 
 
 @pytest.mark.parametrize("skips_nonfinite", [False, True], ids=["stop", "skip"])
 @pytest.mark.parametrize("slopes", [[np.inf, 1.0], [1.0, np.nan]])
-def test_an_overflow_on_one_replica_halves_it_on_all_and_leaves_the_step_out(skips_nonfinite, slopes):
+def test_overflow_on_one_replica_halves_scale_on_all_and_skips_step(skips_nonfinite, slopes):
     training = Training(skips_nonfinite=skips_nonfinite)
     metrics = training.step(tf.constant(slopes))
     assert training.of_both(metrics["loss_scale"]) == [INITIAL, INITIAL]
@@ -63,16 +63,16 @@ def test_an_overflow_on_one_replica_halves_it_on_all_and_leaves_the_step_out(ski
     assert training.of_both(training.scale.value) == [INITIAL / 2, INITIAL / 2]
     assert training.of_both(training.weight.value) == [1.0, 1.0]
     assert training.update.optimizer.iterations.numpy() == 0
-    # A mere overflow neither stops the run nor counts.
+    # An overflow does not stop the run and is not a skipped step.
     assert (training.update.first_nonfinite.numpy(), training.update.num_skipped.numpy()) == (0, 0)
     metrics = training.step(tf.constant([0.5, 1.5]))
     assert training.of_both(training.weight.value) == [0.5, 0.5]
-    # It is a number of the run.
+    # The count of overflows is cumulative.
     assert training.of_both(metrics["num_overflows"]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("skips_nonfinite", "first", "num_skipped"), [(False, 3, 0), (True, 0, 2)])
-def test_what_overflows_at_a_scale_of_one_is_not_the_scales_fault(skips_nonfinite, first, num_skipped):
+def test_nonfinite_at_scale_one_counts_as_nonfinite(skips_nonfinite, first, num_skipped):
     training = Training(skips_nonfinite=skips_nonfinite)
     training.scale.value.assign(4.0)
     scales = []
@@ -87,7 +87,7 @@ def test_what_overflows_at_a_scale_of_one_is_not_the_scales_fault(skips_nonfinit
     assert training.of_both(training.weight.value) == ([0.5, 0.5] if skips_nonfinite else [1.0, 1.0])
 
 
-def test_two_thousand_good_steps_in_a_row_double_it():
+def test_2000_finite_steps_in_a_row_double_the_scale():
     scale = LossScale()
 
     @tf.function
@@ -116,7 +116,7 @@ def corpus(tmp_path_factory):
 
 
 def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], list[float]]:
-    """The loss of one batch before the first update with it and after, and the loss scale after every step."""
+    """Returns the losses of one batch before and after the first update, and the loss scale after every step."""
     strategy = build_strategy("mirrored", 2) if num_replicas == 2 else build_strategy("single")
     config = TrainConfig(width=0.0625, batch_size=4, augmentation="none", precision=precision)
     with strategy.scope():
@@ -138,12 +138,12 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
     return list(losses.values()), scales
 
 
-def test_a_float16_training_on_one_and_two_replicas_learns_what_float32_learns(corpus):
+def test_float16_losses_equal_float32_on_one_and_two_replicas(corpus):
     exact, _ = losses_of(corpus, "float32", 1)
     assert exact[1] < exact[0] - 0.1
     for num_replicas in (1, 2):
         losses, scales = losses_of(corpus, "mixed_float16", num_replicas)
-        # It begins too high on purpose, and comes down by halves until the gradient fits.
+        # The scale starts too high on purpose and halves until the gradient is finite.
         assert 2 < len(scales) < 12 and scales[0] == INITIAL / 2
         assert all(after in (before, before / 2) for before, after in itertools.pairwise(scales))
         np.testing.assert_allclose(losses, exact, rtol=0.02)

@@ -1,4 +1,4 @@
-"""Batches encoded in parts or in two passes, against the parts computed one by one; in float64."""
+"""Micro-batches and two passes compared with separate computations in float64."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ NUM_PAIRS = 4
 
 
 class HandedOver:
-    """In the place of the weight update: gives back what the model hands to it."""
+    """Stands for the weight update and returns the gradients that it receives."""
 
     def scale_loss(self, loss):
         return loss
@@ -44,7 +44,7 @@ def batch():
 
 
 def loss_by_hand(z: tf.Tensor) -> tf.Tensor:
-    """NT-Xent at temperature 0.5 of rows that alternate between the views."""
+    """Returns NT-Xent at temperature 0.5; rows alternate between the two views."""
     z = z / tf.norm(z, axis=1, keepdims=True)
     similarities = tf.exp(tf.matmul(z, z, transpose_b=True) / 0.5) * (1 - np.eye(len(z)))
     anchors = np.arange(len(z))
@@ -58,7 +58,7 @@ def gradients_by_hand(model: ContrastiveModel, views: tf.Tensor) -> tuple[list[n
     return [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)], float(loss)
 
 
-def test_micro_batches_have_the_mean_gradient_of_parts_that_see_their_own_negatives_only(batch):
+def test_micro_batch_gradient_is_mean_over_parts_with_own_negatives(batch):
     model, reference = make_model(num_micro_batches=2), make_model()
     metrics = tf.function(model.train_step)(batch)
     gradients = metrics["gradients"]
@@ -71,7 +71,7 @@ def test_micro_batches_have_the_mean_gradient_of_parts_that_see_their_own_negati
         assert gradient.dtype == tf.float64
         np.testing.assert_allclose(gradient, value, rtol=1e-8, atol=1e-12)
     assert float(metrics["loss"]) == pytest.approx(np.mean([loss for _, loss in parts]), rel=1e-9)
-    # The parts move the running statistics one after the other.
+    # The parts update the running statistics one after the other.
     for variable, other in zip(model.encoder.variables, reference.encoder.variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), other.numpy(), rtol=1e-9)
     whole, loss = gradients_by_hand(make_model(), reference.make_views(batch["clips"], batch["seeds"]))
@@ -79,14 +79,14 @@ def test_micro_batches_have_the_mean_gradient_of_parts_that_see_their_own_negati
     assert np.linalg.norm(whole[0] - expected[0]) > 0.1 * np.linalg.norm(whole[0])
 
 
-def test_two_passes_are_the_encoder_called_for_the_first_and_for_the_second_views(batch):
+def test_two_passes_encode_first_and_second_views_separately(batch):
     two, one, reference = make_model(two_passes=True), make_model(), make_model()
     views = two.make_views(batch["clips"], batch["seeds"])
     received = two.encode(views, training=True).numpy()
     for number in (0, 1):
         expected = reference.encoder(views[number::2], training=True).numpy()
         np.testing.assert_allclose(received[number::2], expected, rtol=1e-10, atol=1e-14)
-    # One pass differs by the batch statistics, and by nothing else.
+    # One pass differs only in its batch statistics.
     in_one = one.encode(views, training=True).numpy()
     assert np.abs(in_one - received).max() > 1e-3 * np.abs(received).max()
     for variable, other in zip(one.encoder.variables, two.encoder.variables, strict=True):

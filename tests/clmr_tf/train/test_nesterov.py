@@ -1,4 +1,4 @@
-"""Nesterov's momentum against numbers worked by hand, and against PyTorch's formula step by step."""
+"""Nesterov momentum compared with a hand calculation and with PyTorch's formula."""
 
 import keras
 import numpy as np
@@ -18,27 +18,27 @@ def steps_of(optimizer: keras.Optimizer, weight: np.ndarray, gradients: list, le
     return weights
 
 
-def test_two_steps_worked_by_hand():
+def test_two_steps_equal_hand_calculation():
     # u = 1 + 0.5 * 2 = 2, v = 2, w = 2 - 0.1 (2 + 0.9 * 2) = 1.62; then with a learning rate of 0.01
     # u = 1 + 0.5 * 1.62 = 1.81, v = 0.9 * 2 + 1.81 = 3.61, w = 1.62 - 0.01 (1.81 + 0.9 * 3.61) = 1.56941
     first, second = steps_of(Nesterov(decay=0.5), np.array([2.0]), [[1.0], [1.0]], [0.1, 0.01])
     assert first[0] == pytest.approx(1.62, rel=1e-12) and second[0] == pytest.approx(1.56941, rel=1e-12)
 
 
-def test_a_bias_is_decayed_like_a_kernel():
+def test_biases_and_kernels_are_decayed_alike():
     for shape in ([3], [3, 2]):
         (weight,) = steps_of(Nesterov(decay=0.1), np.ones(shape), [np.zeros(shape)], [1.0])
         np.testing.assert_allclose(weight, 1 - 0.1 * 1.9, rtol=1e-12)
 
 
-def test_the_command_line_has_momentum_and_decay_of_the_released_baseline():
+def test_build_optimizer_uses_the_released_momentum_and_decay():
     optimizer = build_optimizer("nesterov", 3e-4)
     assert (optimizer.momentum, optimizer.decay) == (0.9, 1e-6)
     again = Nesterov.from_config(optimizer.get_config())
     assert (again.momentum, again.decay) == (0.9, 1e-6) and float(again.learning_rate) == pytest.approx(3e-4)
 
 
-def test_many_steps_are_those_of_pytorchs_formula():
+def test_thirty_steps_equal_pytorch_formula():
     generator = np.random.default_rng(0)
     weight, gradients = generator.standard_normal(5), generator.standard_normal((30, 5))
     learning_rates = [0.1] * 10 + [0.02] * 10 + [0.004] * 10

@@ -1,4 +1,4 @@
-"""The weights are the same eagerly, compiled and on two replicas, and after Keras wrote an optimizer down."""
+"""Optimizers give the same weights eagerly, compiled and on two replicas, and can be serialized."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def values_of(seed: int) -> list[np.ndarray]:
 
 
 def built(name: str) -> tuple[keras.Optimizer, list[keras.Variable]]:
-    """An optimizer, whose learning rate rises and falls, and its weights."""
+    """Builds an optimizer with a warm-up and cosine schedule, and its weights."""
     schedule = learning_rate_schedule("cosine", 0.1, warmup_steps=2, decay_steps=6)
     optimizer = build_optimizer(name, schedule, weight_decay=0.1)
     variables = [keras.Variable(value) for value in values_of(0)]
@@ -30,7 +30,7 @@ def built(name: str) -> tuple[keras.Optimizer, list[keras.Variable]]:
 
 
 def weights_after_steps(name: str, **compilation) -> list[np.ndarray]:
-    """On one device; `compilation` is of `tf.function`, without it nothing is compiled."""
+    """Trains on one device, eagerly or compiled with these `tf.function` options."""
     optimizer, variables = built(name)
 
     def step(*gradients):
@@ -50,21 +50,21 @@ def test_every_weight_changes(name):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_the_weights_are_the_same(name, jit_compile):
+def test_compiled_weights_equal_eager(name, jit_compile):
     received = weights_after_steps(name, jit_compile=jit_compile)
     for expected, after in zip(weights_after_steps(name), received, strict=True):
         np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_replicas_have_the_weights_of_one_device(name):
+def test_weights_on_two_replicas_equal_one_device(name):
     strategy = build_strategy("mirrored", 2)
     with strategy.scope():
         optimizer, variables = built(name)
 
     def in_replica(*gradients):
         context = tf.distribute.get_replica_context()
-        # Each replica has a part of the gradient; halves and their sum are exact.
+        # Each replica has half of the gradient; halving and summing are exact.
         parts = [gradient / 2 for gradient in gradients]
         context.merge_call(
             lambda strategy, *reduced: take_step(strategy, optimizer, variables, reduced),
@@ -86,7 +86,7 @@ def test_two_replicas_have_the_weights_of_one_device(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_keras_writes_an_optimizer_down_and_makes_it_again(name):
+def test_optimizer_survives_keras_serialization(name):
     optimizer, _ = built(name)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is type(optimizer)
@@ -101,14 +101,14 @@ def test_keras_writes_an_optimizer_down_and_makes_it_again(name):
         (LAMB, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5, "kernel_decay": 0.2}),
     ],
 )
-def test_every_argument_is_written_down(kind, arguments):
+def test_every_argument_is_serialized(kind, arguments):
     again = keras.optimizers.deserialize(keras.optimizers.serialize(kind(0.5, **arguments)))
     assert {name: getattr(again, name) for name in arguments} == arguments
-    # Keras' own decay would come on top.
+    # Keras' own decay would be added to ours.
     assert again.weight_decay is None
 
 
-def test_the_learning_rate_belongs_to_the_step_that_a_checkpoint_has():
+def test_learning_rate_follows_the_restored_iterations():
     strategy = build_strategy("mirrored", 2)
     with strategy.scope():
         optimizer, _ = built("lars")

@@ -1,4 +1,4 @@
-"""What validations do to the learning rate and to the end of a run."""
+"""Reducing the learning rate on a plateau, and early stopping."""
 
 import types
 
@@ -29,28 +29,28 @@ class Plateau:
         return float(self.optimizer.learning_rate.numpy())
 
 
-def test_the_learning_rate_is_a_fifth_after_six_validations_without_a_lower_loss():
+def test_rate_is_divided_by_five_after_six_validations_on_a_plateau():
     plateau = Plateau(patience=5)
     rates = [plateau.rate_after(loss) for loss in (1.0, *[1.0] * 6, *[1.0] * 6, 0.5, 0.6)]
     assert rates == pytest.approx([0.1] * 6 + [0.02] * 6 + [0.004] * 3)
 
 
-def test_the_rule_is_that_of_pytorch():
+def test_improvements_below_the_threshold_do_not_count():
     plateau = Plateau(patience=2)
-    # An improvement of less than a ten-thousandth does not count.
+    # PyTorch's rule: a relative improvement of less than 1e-4 does not count.
     losses = (1.0, 0.9, 0.90001, 0.89999, 0.91, 0.5, 0.6, 0.6, 0.6, 0.6)
     rates = [plateau.rate_after(loss) for loss in losses]
     assert rates == pytest.approx([0.1] * 4 + [0.02] * 4 + [0.004] * 2)
 
 
-def test_a_loss_that_is_not_finite_is_no_improvement():
+def test_nonfinite_loss_is_not_an_improvement():
     plateau = Plateau(patience=1)
     assert [plateau.rate_after(loss) for loss in (1.0, NAN, float("inf"))] == pytest.approx([0.1, 0.1, 0.02])
 
 
-def test_the_run_ends_after_twenty_validations_without_a_lower_loss():
+def test_run_stops_after_20_validations_without_a_lower_loss():
     stop_early, ended = StopEarly(20, STRATEGY), []
-    # A difference of less than a ten-thousandth is a plateau and yet a lower loss.
+    # Early stopping counts any lower loss, also one below the plateau's threshold.
     for loss in (3.0, *[4.0] * 15, 2.99999, *[3.0] * 19, NAN):
         progress = Progress(1, 100, measurements={"validation/loss": loss})
         stop_early(progress)
@@ -58,7 +58,7 @@ def test_the_run_ends_after_twenty_validations_without_a_lower_loss():
     assert ended == [False] * 36 + [True]
 
 
-def test_rows_of_earlier_starts_count_and_rows_without_a_validation_do_not():
+def test_logged_validations_count_after_resuming_and_other_rows_do_not():
     losses = [1.0, 1.1, 1.2, 0.9, *[1.0] * 8]
     rows = [row for one in rows_of(*losses) for row in (one, {"step": one["step"], "loss": 0.1})]
     whole, resumed = Plateau(2), Plateau(2, rows)
@@ -75,7 +75,7 @@ def test_rows_of_earlier_starts_count_and_rows_without_a_validation_do_not():
     progress.measurements = {"validation/loss": 5.0}
     stop_early(progress)
     assert progress.has_ended
-    # A run that has ended stays so.
+    # A run that has ended stays ended.
     again = Progress(1, 100)
     StopEarly(9, STRATEGY, [*rows, *rows_of(5.0)]).start(again)
     assert again.has_ended

@@ -1,4 +1,4 @@
-"""Which weights of a run become its encoder."""
+"""Which weights of a run are read as its encoder."""
 
 import json
 
@@ -31,9 +31,9 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def averaged(corpus, tmp_path_factory):
-    """A run of three steps with a running average, and a checkpoint of each step."""
+    """Trains three steps with a running average and a checkpoint at each step."""
     workdir = tmp_path_factory.mktemp("runs") / "averaged"
-    # The first step changes no weight, and the rate is so high from then on that its validation is the best.
+    # The warm-up leaves the weights unchanged at step 1; later the rate is so high that step 1 validates best.
     rates = {"learning_rate": 0.1, "warmup_steps": 1, "ema_momentum": MOMENTUM}
     train(config_of(corpus, workdir, steps=3, checkpoint_every=1, validate_every=1, log_every=1, **rates))
     return workdir
@@ -44,9 +44,9 @@ def saved(workdir, step: int, name: str) -> np.ndarray:
     return value
 
 
-def test_the_encoder_of_a_run_with_a_running_average_is_the_average(averaged):
+def test_encoder_of_a_run_with_ema_has_the_averaged_weights(averaged):
     kernel = "block_3_convolution@kernel"
-    # After the first step the average is a quarter of the way from the start to the weights.
+    # Each average moves a quarter of the way to the current weights.
     weights = [saved(averaged, step, f"encoder/{kernel}") for step in (1, 2, 3)]
     averages = [saved(averaged, step, f"encoder_average/{kernel}") for step in (1, 2, 3)]
     for step in (1, 2):
@@ -60,7 +60,7 @@ def test_the_encoder_of_a_run_with_a_running_average_is_the_average(averaged):
     np.testing.assert_array_equal(encoder.normalizations[4].moving_mean.numpy(), statistics)
 
 
-def test_what_is_exported_is_what_was_validated(corpus, averaged):
+def test_averaged_weights_are_validated(corpus, averaged):
     rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
     config = read_config(averaged)
     model = build_model(config)
@@ -77,7 +77,7 @@ def test_what_is_exported_is_what_was_validated(corpus, averaged):
     assert reason["measured_on"]["weights"] == "averages"
 
 
-def test_the_best_checkpoint_is_the_one_that_validated_best(averaged):
+def test_best_encoder_is_the_one_with_the_lowest_validation_loss(averaged):
     rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
     best = min(rows, key=lambda row: row["validation_loss"])["step"]
     encoder, step = read_run_encoder(averaged, best=True)
@@ -86,7 +86,7 @@ def test_the_best_checkpoint_is_the_one_that_validated_best(averaged):
     np.testing.assert_array_equal(encoder.convolutions[4].kernel.numpy(), kernel)
 
 
-def test_a_run_without_validation_has_no_best_checkpoint(corpus, tmp_path):
+def test_run_without_validation_has_no_best_checkpoint(corpus, tmp_path):
     train(config_of(corpus, tmp_path / "run", steps=1, validate_every=0))
     with pytest.raises(UsageError, match="no best checkpoint"):
         read_run_encoder(tmp_path / "run", best=True)

@@ -1,4 +1,4 @@
-"""A batch shared by two devices of one machine trains as on one."""
+"""Training on two devices of one machine equals training on one."""
 
 import shutil
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ def corpus(tmp_path_factory):
     return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
-# The whole chain takes minutes to trace; tests/clmr_tf/augment/test_chain_on_replicas.py has its views.
+# Tracing the whole chain takes minutes; tests/clmr_tf/augment/test_chain_on_replicas.py covers its views.
 @pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
-def test_steps_on_two_devices_equal_those_of_one_that_resumed_from_two(corpus, tmp_path, augmentation):
+def test_two_devices_equal_one_device_that_resumed_from_two(corpus, tmp_path, augmentation):
     one, two = (tmp_path / name for name in STRATEGIES)
     settings = {**PLAIN, "augmentation": augmentation}
     train(config_of(corpus, one, **settings, **STRATEGIES["two devices"], steps=3))
@@ -40,7 +40,7 @@ def test_steps_on_two_devices_equal_those_of_one_that_resumed_from_two(corpus, t
     train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
     assert [start["first_step"] for start in starts(one)] == [0, 3]
     assert_same_training(one, two, rtol=1e-5)
-    # Each step changes something, or there would be little to compare.
+    # Every step must change the loss for the comparison to mean something.
     rows = metrics(one)
     assert len({row["loss"] for row in rows}) == NUM_STEPS
     assert abs(rows[-1]["loss"] - rows[0]["loss"]) > 1e-3
@@ -49,8 +49,8 @@ def test_steps_on_two_devices_equal_those_of_one_that_resumed_from_two(corpus, t
 
 
 @pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
-def test_two_devices_go_on_from_one_in_executions_of_four_steps(corpus, tmp_path, augmentation):
-    """With Adam, micro-batches, clipping and averages; as if the one device had been killed after four steps."""
+def test_two_devices_resume_from_one_with_four_steps_per_execution(corpus, tmp_path, augmentation):
+    """With Adam, micro-batches, clipping and averages, from a one-device run killed after four steps."""
     one, two = (tmp_path / name for name in STRATEGIES)
     settings = {**EVERYTHING, "augmentation": augmentation, "keep_checkpoints": 5}
     train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
@@ -68,9 +68,9 @@ def test_two_devices_go_on_from_one_in_executions_of_four_steps(corpus, tmp_path
 
 
 class FirstSteps:
-    """Loss and gradient of batches in float32, all of them those of a first step."""
+    """Returns the float32 loss and gradient of batches, each as if it were the first step."""
 
-    # So small that the weights stay as they are, and the momentum is the gradient.
+    # So small that the weights do not change and the momentum is the gradient.
     RATE = 1e-12
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -89,7 +89,7 @@ class FirstSteps:
         return loss, np.concatenate([momentum.numpy().ravel() for momentum in self.momentums]) / -self.RATE
 
 
-def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_batch(corpus):
+def test_float32_error_of_two_devices_is_that_of_reordering_the_batch(corpus):
     def dataset(shard):
         return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=CLIP_NUM_SAMPLES, seed=1, shard=shard)
 
@@ -109,13 +109,13 @@ def test_in_float32_a_second_device_changes_no_more_than_another_order_of_the_ba
 
     np.testing.assert_allclose(loss_of_two, loss, rtol=1e-5)
     of_orders = [distance(other) for _, other in others]
-    # Far from another gradient all of them.
+    # All are far from an unrelated gradient.
     assert 0 < max(of_orders) < 0.25
     assert distance(gradient_of_two) < 2 * max(of_orders)
 
 
-def test_the_metrics_that_show_a_collapse_need_no_exchange_of_their_own(monkeypatch):
-    """It is logged now and then, and averaged with the gradients at every step instead."""
+def test_collapse_metrics_need_no_extra_all_gather(monkeypatch):
+    """They are averaged together with the gradients instead."""
     gather, num_gathered = tf.distribute.ReplicaContext.all_gather, [0]
 
     def counted(context, *arguments, **options):
@@ -131,5 +131,5 @@ def test_the_metrics_that_show_a_collapse_need_no_exchange_of_their_own(monkeypa
     }
     monkeypatch.setattr(tf.distribute.ReplicaContext, "all_gather", counted)
     tf.function(lambda: two.run(model.train_step, args=(batch,)), autograph=False).get_concrete_function()
-    # On each replica every batch normalisation gathers its moments, and NT-Xent the first and the second projections.
+    # On each replica every batch normalization gathers its moments, and NT-Xent the first and second projections.
     assert num_gathered[0] == 2 * (len(model.encoder.normalizations) + 2)

@@ -1,4 +1,4 @@
-"""What TensorBoard plays and shows of a run's music, read back from the files."""
+"""Audio examples and embeddings that a run logs for TensorBoard, read back from the files."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ SIXTEEN_BITS = 1.01 / 32767
 
 
 class FirstSamples(tf.Module):
-    """An encoder of short clips, whose embeddings are the samples themselves, so that they tell their place."""
+    """An encoder of short clips whose embeddings are the samples, which identify their position."""
 
     clip_num_samples = 12
     sample_rate_hz = 100
@@ -43,7 +43,7 @@ def music(tmp_path_factory):
 def encoder():
     encoder = SampleCNN(width=0.0625, seed=3)
     encoder.build()
-    # As after training: the statistics of a batch are not those that were kept.
+    # As after training, the running statistics differ from those of a batch.
     for layer in encoder.normalizations:
         layer.moving_variance.assign(2 * tf.ones_like(layer.moving_variance))
     return encoder
@@ -54,7 +54,7 @@ def open_log(tmp_path) -> RunLog:
 
 
 def sounds(tmp_path) -> dict[str, np.ndarray]:
-    """Everything that can be heard, by name: [examples, samples], all at step 0 and 22,050 Hz."""
+    """Returns all logged audio by name as [examples, samples], all at step 0 and 22,050 Hz."""
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     heard = {}
@@ -78,7 +78,7 @@ def log_first_views(tmp_path, music, encoder, augmentation: AugmentationConfig, 
 
 
 @pytest.mark.parametrize("num_audio_examples", [1, 3, 9])
-def test_clips_and_views_of_the_first_batch_can_be_heard(tmp_path, music, encoder, num_audio_examples):
+def test_clips_and_views_of_the_first_batch_are_logged(tmp_path, music, encoder, num_audio_examples):
     always_softer = AugmentationConfig(gain=GainConfig(probability=1.0))
     batch, model = log_first_views(tmp_path, music, encoder, always_softer, num_audio_examples)
     count = min(num_audio_examples, 4)
@@ -95,22 +95,22 @@ def test_clips_and_views_of_the_first_batch_can_be_heard(tmp_path, music, encode
     assert np.abs(heard["first_crop/original"] - heard["second_crop/original"]).max() > 100 * SIXTEEN_BITS
 
 
-def test_a_view_belongs_to_the_crop_that_it_is_named_after(tmp_path, music, encoder):
+def test_views_are_logged_under_the_name_of_their_crop(tmp_path, music, encoder):
     log_first_views(tmp_path, music, encoder, augmentation_preset("only-polarity"), 4)
     heard = sounds(tmp_path)
-    # This preset turns the sign of every first view and leaves the second as it is.
+    # This preset inverts the sign of first views only.
     for crop, sign in (("first", -1), ("second", 1)):
         original, view = heard[f"{crop}_crop/original"], heard[f"{crop}_crop/view"]
         np.testing.assert_allclose(view, sign * original, rtol=0, atol=2 * SIXTEEN_BITS)
 
 
-def test_without_examples_nothing_is_written(tmp_path, music, encoder):
+def test_no_audio_is_logged_with_zero_examples(tmp_path, music, encoder):
     log_first_views(tmp_path, music, encoder, augmentation_preset("released"), 0)
     assert sounds(tmp_path) == {}
 
 
 def logged_embeddings(tmp_path, encoder, corpus) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """What TensorBoard's projector finds: vectors [n, dimensions] and a row of metadata for each."""
+    """Returns TensorBoard's projector data: vectors [n, dimensions] and a row of metadata for each."""
     log = open_log(tmp_path)
     log_embeddings(log, encoder, corpus)
     log.close()
@@ -121,7 +121,7 @@ def logged_embeddings(tmp_path, encoder, corpus) -> tuple[np.ndarray, list[dict[
     return vectors, metadata
 
 
-def test_the_embeddings_are_those_of_the_windows_that_the_metadata_name(tmp_path, music, encoder):
+def test_embeddings_match_the_windows_in_the_metadata(tmp_path, music, encoder):
     vectors, metadata = logged_embeddings(tmp_path, encoder, music)
     expected = []
     for song in range(7):
@@ -134,12 +134,12 @@ def test_the_embeddings_are_those_of_the_windows_that_the_metadata_name(tmp_path
     windows = [music.read_samples(item)[: 5 * CLIP].reshape(5, CLIP) for item in music.items if item.split == "valid"]
     h = np.concatenate([encoder(tf.constant(clips), training=False).numpy() for clips in windows])
     np.testing.assert_allclose(vectors, h, rtol=1e-4, atol=1e-4 * np.abs(h).max())
-    # Windows are told apart: each is nearer to its own embedding than to any other.
+    # Each vector is nearest to the embedding of its own window.
     distances = np.linalg.norm(vectors[:, None] - h[None], axis=-1)
     np.testing.assert_array_equal(distances.argmin(axis=1), np.arange(35))
 
 
-def test_several_tags_and_none_are_shown(tmp_path, music):
+def test_metadata_shows_several_tags_or_none(tmp_path, music):
     names = {"item-6": ("loud", "slow"), "item-7": ()}
     items = [dataclasses.replace(item, tags=names.get(item.id, item.tags)) for item in music.items]
     _, metadata = logged_embeddings(tmp_path, FirstSamples(), dataclasses.replace(music, items=tuple(items)))
@@ -148,13 +148,13 @@ def test_several_tags_and_none_are_shown(tmp_path, music):
 
 
 def places(vectors: np.ndarray) -> np.ndarray:
-    """Item and offset in samples, int [n, 2], of windows of ramps that begin at a multiple of three."""
+    """Returns item and offset in samples, int [n, 2], of windows of ramps that start at a multiple of three."""
     item, low, high = np.round(vectors[:, :3] * 32768).astype(int).T
     np.testing.assert_array_equal(item, np.round(vectors[:, 3] * 32768))
     return np.stack([item, 3 * (low + 30011 * high)], axis=1)
 
 
-def test_the_windows_of_long_recordings_are_spread_over_them(tmp_path):
+def test_windows_are_spread_over_long_recordings(tmp_path):
     corpus = write_corpus(tmp_path / "ramps", num_songs={"train": 2, "valid": 3}, num_samples=99_995)
     vectors, metadata = logged_embeddings(tmp_path, FirstSamples(), corpus)
     heard = places(vectors)
@@ -164,23 +164,23 @@ def test_the_windows_of_long_recordings_are_spread_over_them(tmp_path):
         assert float(row["seconds"]) == pytest.approx(offset / 100, abs=0.006)
     for item in (2, 3, 4):
         offsets = heard[heard[:, 0] == item, 1]
-        # Each is 99,995 samples and its number long, so 8,333 windows fit.
+        # Recording n has 99,995 + n samples, so 8,333 windows fit.
         assert len(offsets) == 666 and offsets[0] == 0 and offsets[-1] == 12 * 8332
         steps = np.diff(offsets)
         assert set(steps) == {12 * 12, 12 * 13}
 
 
-def test_of_more_than_2000_recordings_2000_spread_over_all_give_one_window_each(tmp_path):
+def test_more_than_2000_recordings_are_subsampled_evenly(tmp_path):
     corpus = write_corpus(tmp_path / "ramps", num_songs={"valid": 2_999}, num_samples=30)
     vectors, _ = logged_embeddings(tmp_path, FirstSamples(), corpus)
     items, offsets = places(vectors).T
     assert len(items) == 2_000 and (items[0], items[-1]) == (0, 2_998) and not offsets.any()
-    # Two of three, everywhere.
+    # Two of every three recordings.
     assert set(np.diff(items)) == {1, 2}
     np.testing.assert_allclose(items, np.linspace(0, 2_998, 2_000), atol=1)
 
 
-def test_without_a_validation_split_nothing_is_shown(tmp_path):
+def test_no_embeddings_are_logged_without_a_validation_split(tmp_path):
     corpus = write_corpus(tmp_path / "ramps", num_songs={"train": 2, "test": 2}, num_samples=99)
     log = open_log(tmp_path)
     log_embeddings(log, FirstSamples(), corpus)

@@ -1,4 +1,4 @@
-"""What a run tells, read back from the files."""
+"""The log of a run, read back from its files."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def curve(tmp_path, name):
     return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(name)]
 
 
-def test_scalars_arrive_in_both_places(tmp_path):
+def test_scalars_are_written_to_jsonl_and_tensorboard(tmp_path):
     log = open_log(tmp_path)
     log.scalars(10, {"loss": 4.5, "learning_rate": 0.1})
     log.scalars(20, {"loss": 4.25, "learning_rate": 0.1})
@@ -36,8 +36,8 @@ def test_scalars_arrive_in_both_places(tmp_path):
     assert curve(tmp_path, "training/loss") == [(10, 4.5), (20, 4.25)]
 
 
-def test_the_curves_of_a_saved_step_are_on_the_disk_before_its_row(tmp_path, monkeypatch):
-    """A run that is killed in between finds no row and writes both again; the other way round, a point would be lost."""
+def test_curves_of_a_saved_step_reach_the_disk_before_its_row(tmp_path, monkeypatch):
+    """A run killed in between finds no row and writes both again; in the other order a point would be lost."""
     log, row_of, found = open_log(tmp_path), logs.row_of, []
 
     def read_curve_first(step, values):
@@ -50,14 +50,14 @@ def test_the_curves_of_a_saved_step_are_on_the_disk_before_its_row(tmp_path, mon
     assert found == [[(10, 4.5)]]
 
 
-def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
+def test_resume_discards_rows_after_the_checkpoint(tmp_path):
     log = open_log(tmp_path)
     for step in (10, 20, 30):
         log.scalars(step, {"loss": float(step)})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')
-    # TensorBoard reads the files of a folder in the order of their names, which begin with the second.
+    # TensorBoard reads event files in the order of their names, which start with the time in seconds.
     time.sleep(1.1)
     log = open_log(tmp_path, last_kept_step=20)
     log.scalars(30, {"loss": 31.0})
@@ -66,7 +66,7 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
     assert curve(tmp_path, "training/loss") == [(10, 10.0), (20, 20.0), (30, 31.0)]
 
 
-def test_a_run_that_begins_again_takes_back_what_it_said_before_its_first_step(tmp_path):
+def test_restart_from_step_0_discards_the_earlier_log(tmp_path):
     for words in ("begun", "begun again"):
         log = open_log(tmp_path)
         log.text(0, "configuration", words)
@@ -80,7 +80,7 @@ def test_a_run_that_begins_again_takes_back_what_it_said_before_its_first_step(t
     assert [row["step"] for row in rows(tmp_path)] == [1] and curve(tmp_path, "training/loss") == [(1, 1.0)]
 
 
-def test_audio_can_be_played_back(tmp_path):
+def test_logged_audio_decodes_to_the_same_samples(tmp_path):
     log = open_log(tmp_path)
     waveforms = np.sin(2 * np.pi * 441 * np.arange(22050) / 22050).astype(np.float32)[None] * [[0.5], [0.25]]
     log.audio(0, "views", waveforms.astype(np.float32), 22050)
@@ -95,7 +95,7 @@ def test_audio_can_be_played_back(tmp_path):
         np.testing.assert_allclose(audio.numpy()[:, 0], waveform, atol=1e-4)
 
 
-def test_embeddings_arrive_with_their_metadata(tmp_path):
+def test_embeddings_are_written_with_metadata(tmp_path):
     log = open_log(tmp_path)
     vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     metadata = [{"item": f"a\t{n}", "tags": ""} for n in range(3)]
@@ -109,21 +109,21 @@ def test_embeddings_arrive_with_their_metadata(tmp_path):
     assert 'tensor_path: "embeddings.tsv"' in config and 'metadata_path: "embeddings_metadata.tsv"' in config
 
 
-def test_a_kill_while_writing_the_first_row_leaves_nothing_behind(tmp_path):
+def test_incomplete_first_row_is_removed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"st')
     open_log(tmp_path, last_kept_step=5).close()
     assert rows(tmp_path) == []
 
 
 @pytest.mark.parametrize(("value", "written"), [(float("nan"), None), (float("-inf"), None), (1e30, 1e30)])
-def test_odd_values_are_written_as_they_are_and_null_where_json_has_none(tmp_path, value, written):
+def test_nonfinite_values_are_written_as_null(tmp_path, value, written):
     log = open_log(tmp_path)
     log.scalars(1, {"loss": value})
     log.close()
     assert rows(tmp_path)[0]["loss"] == written
 
 
-def test_a_row_that_is_damaged_amid_others_is_said(tmp_path):
+def test_damaged_row_before_other_rows_is_rejected(tmp_path):
     for damaged in ("{", "[1]", "{}"):
         (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
         with pytest.raises(ClmrError, match=r"Line 2 of .* is damaged, and 1 follow it"):

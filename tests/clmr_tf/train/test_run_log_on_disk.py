@@ -1,4 +1,4 @@
-"""That what is logged comes to the disk, and what is said of it where it does not."""
+"""Syncing the log to disk, and errors while writing it."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ def rows(tmp_path):
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_flushed_rows_are_on_the_disk(tmp_path, monkeypatch):
+def test_flush_syncs_rows_to_disk(tmp_path, monkeypatch):
     log = open_log(tmp_path)
     log.scalars(1, {"loss": 1.0})
     synced, sync = [], os.fsync
@@ -34,7 +34,7 @@ def test_flushed_rows_are_on_the_disk(tmp_path, monkeypatch):
     assert synced == ["metrics.jsonl"]
 
 
-def test_who_opens_the_log_may_explain_what_fails(tmp_path):
+def test_write_errors_pass_through_the_given_context(tmp_path):
     failures = []
 
     @contextlib.contextmanager
@@ -53,12 +53,12 @@ def test_who_opens_the_log_may_explain_what_fails(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {failure for failure, _ in failures} == {f"The log of the run could not be written to {tmp_path}"}
-    # The row, and the curves.
+    # One error is of the row, the other of TensorBoard's file.
     kinds = [kind for _, kind in failures]
     assert OSError in kinds and any(issubclass(kind, tf.errors.OpError) for kind in kinds)
 
 
-def test_half_a_row_is_cut_off_by_the_next_start(tmp_path):
+def test_incomplete_last_row_is_removed_by_the_next_start(tmp_path):
     log = open_log(tmp_path)
     log.scalars(1, {"loss": 1.0})
     log.close()
@@ -70,7 +70,7 @@ def test_half_a_row_is_cut_off_by_the_next_start(tmp_path):
     assert [row["loss"] for row in rows(tmp_path)] == [1.0, 2.0]
 
 
-def test_a_row_that_cannot_be_written_is_an_error(tmp_path):
+def test_unwritable_row_raises(tmp_path):
     log = open_log(tmp_path)
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(IsADirectoryError):

@@ -1,4 +1,4 @@
-"""When a run warns of skipped steps, and when it has skipped so many that it fails."""
+"""When a run warns about skipped steps, and when it fails because of them."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 
 
 def warned_at(caplog, skipped: WarnOfSkippedSteps, numbers: dict[int, int]) -> list[int]:
-    """The numbers of skipped steps, by steps done, at which it warned."""
+    """Returns the numbers of skipped steps at which the callback warned."""
     found = []
     for step, num_skipped in numbers.items():
         caplog.clear()
@@ -30,15 +30,15 @@ def warned_at(caplog, skipped: WarnOfSkippedSteps, numbers: dict[int, int]) -> l
     return found
 
 
-def test_it_warns_once_for_each_doubling(caplog):
+def test_warns_each_time_the_number_of_skipped_steps_doubles(caplog):
     every_second = {step: step // 2 for step in range(1, 300)}
     assert warned_at(caplog, WarnOfSkippedSteps(0, 0), every_second) == [1, 2, 4, 8, 16, 32, 64, 128]
-    # A run that resumes has warned of the earlier ones.
+    # A resumed run has already warned about the earlier ones.
     later = {step: step // 2 for step in range(300, 700)}
     assert warned_at(caplog, WarnOfSkippedSteps(299, 149), later) == [298]
 
 
-def test_it_warns_when_many_are_skipped_at_once(caplog):
+def test_warns_when_many_steps_are_skipped_at_once(caplog):
     few = {step: 1000 + (step - 100_000) // 10 for step in range(100_010, 100_100, 10)}
     assert warned_at(caplog, WarnOfSkippedSteps(100_000, 1000), few) == []
     all_of_them = {step: 1009 + step - 100_090 for step in range(100_100, 100_200, 10)}
@@ -46,17 +46,17 @@ def test_it_warns_when_many_are_skipped_at_once(caplog):
     assert warned_at(caplog, WarnOfSkippedSteps(100_090, 1009), all_of_them | again) == [1019, 1112]
 
 
-def test_the_warning_says_how_many(caplog):
+def test_warning_states_how_many_steps_were_skipped(caplog):
     with caplog.at_level(logging.WARNING):
         WarnOfSkippedSteps(20, 3)(Progress(30, 100, metrics={"num_skipped": 6.0}))
     assert caplog.text.count("6 steps were skipped since the run began, 3 of the last 10, because") == 1
 
 
-def test_a_run_without_skipped_steps_does_not_warn(caplog):
+def test_no_warning_without_skipped_steps(caplog):
     assert warned_at(caplog, WarnOfSkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
 
 
-def test_half_of_the_steps_may_be_skipped_and_no_more():
+def test_run_fails_if_more_than_half_of_its_steps_were_skipped():
     require_trained(Path("run"), 12, 6)
     require_trained(Path("run"), 1, 0)
     for num_steps, num_skipped in ((12, 7), (1, 1), (13, 7)):
@@ -64,14 +64,14 @@ def test_half_of_the_steps_may_be_skipped_and_no_more():
             require_trained(Path("run"), num_steps, num_skipped)
 
 
-def test_a_run_that_skipped_most_of_its_steps_fails_and_so_does_its_export(tmp_path, capsys):
+def test_training_and_export_fail_if_most_steps_were_skipped(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
     # The first step makes the weights so large that no later one is finite.
     options = {"corpus": corpus.folder, "workdir": tmp_path / "run", "width": 0.0625, "batch-size": 4, "steps": 12}
     options |= {"optimizer": "sgd", "learning-rate": "1e25", "on-nonfinite": "skip", "augmentation": "none"}
     options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0}
     arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    # The same command again finds a run that has not become better.
+    # Running the same command again fails in the same way.
     for _ in range(2):
         assert run_command(train, arguments) == 1
         errors = " ".join(capsys.readouterr().err.split())
@@ -79,7 +79,7 @@ def test_a_run_that_skipped_most_of_its_steps_fails_and_so_does_its_export(tmp_p
             r"error: 11 of the 12 steps of the run in \S+ were skipped because their loss or gradient", errors
         )
         assert errors.endswith("in a new --workdir.") and "Traceback" not in errors
-    # Whoever wants to find out why has its state.
+    # The state is kept for debugging.
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step-000000012"
     assert run_command(export, ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 1
     errors = " ".join(capsys.readouterr().err.split())

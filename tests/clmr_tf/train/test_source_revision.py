@@ -1,4 +1,4 @@
-"""Which revision a run is said to be of: that of this project's own repository, never that of one around it."""
+"""The recorded git revision is that of this project's repository, never that of an enclosing one."""
 
 import subprocess
 from pathlib import Path
@@ -34,11 +34,11 @@ def commit(folder: Path, *names: str) -> str:
 
 @pytest.fixture(autouse=True)
 def ignores_the_repository_around(monkeypatch, tmp_path):
-    # Also where the folder for temporary files is inside of a repository.
+    # The folder for temporary files may itself be inside a repository.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "none"))
 
 
-def test_a_checkout_has_a_revision_and_says_when_files_differ(tmp_path):
+def test_checkout_has_a_revision_marked_if_files_changed(tmp_path):
     tree = write_tree(tmp_path / "checkout")
     revision = commit(tree, ".")
     assert len(revision) == 12 and git_revision(tree) == revision
@@ -47,37 +47,37 @@ def test_a_checkout_has_a_revision_and_says_when_files_differ(tmp_path):
 
 
 @pytest.mark.parametrize("is_tracked", [False, True])
-def test_the_repository_around_an_installed_package_is_not_ours(tmp_path, is_tracked):
+def test_repository_around_an_installed_package_is_ignored(tmp_path, is_tracked):
     # A user's own project with a virtual environment in it, under version control or not.
     project = tmp_path / "thesis"
     site_packages = write_tree(project / ".venv" / "lib" / "python3.11" / "site-packages", setup=None)
     (project / "thesis.tex").write_text("")
     commit(project, "." if is_tracked else "thesis.tex")
     assert git_revision(site_packages) is None
-    # Nor where a setup.py lies beside it.
+    # The same with a setup.py next to it.
     (site_packages / "setup.py").write_text('setup(name="clmr_tf")')
     assert git_revision(site_packages) is None
 
 
-def test_a_package_that_the_repository_does_not_track_is_not_of_it(tmp_path):
+def test_untracked_package_has_no_revision(tmp_path):
     tree = write_tree(tmp_path / "project")
     commit(tree, "setup.py")
     assert git_revision(tree) is None
 
 
-def test_the_repository_of_another_project_is_not_ours(tmp_path):
-    # With the package put into it by hand.
+def test_repository_of_another_project_is_ignored(tmp_path):
+    # The package was copied into it.
     tree = write_tree(tmp_path / "project", setup='setup(name="thesis")')
     commit(tree, ".")
     assert git_revision(tree) is None
 
 
-def test_outside_of_every_repository_there_is_none(tmp_path):
+def test_no_revision_outside_a_repository(tmp_path):
     assert git_revision(write_tree(tmp_path / "unpacked")) is None
     assert git_revision(tmp_path / "nowhere") is None
 
 
-def test_a_hook_of_another_repository_changes_nothing(tmp_path, monkeypatch):
+def test_git_environment_variables_are_ignored(tmp_path, monkeypatch):
     tree, other = write_tree(tmp_path / "checkout"), tmp_path / "other"
     revision = commit(tree, ".")
     other.mkdir()

@@ -1,4 +1,4 @@
-"""When a run logs, measures, saves and stops, and that it is the same run however its steps are executed."""
+"""When a run logs, validates, saves and stops, for any number of steps per execution."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def steps_saved(workdir) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(corpus, tmp_path):
+def test_steps_per_execution_stops_when_a_callback_is_due_and_equals_single_steps(corpus, tmp_path):
     whens = {"log_every": 4, "checkpoint_every": 5, "validate_every": 9, "steps": 11}
     stops = {1: [], 3: []}
     for steps_per_execution, seen in stops.items():
@@ -46,19 +46,19 @@ def test_several_steps_at_once_stop_where_something_is_due_and_are_the_same_run(
         train(config, lambda at, seen=seen: seen.append((at.step, at.num_steps, at.metrics is not None)))
     logged = {4, 8, 9, 11}
     assert stops[1] == [(step, 11, step in logged) for step in range(1, 12)]
-    # At most three steps on, at a multiple of 4, 5 or 9, or at the end.
+    # After at most three steps, at a multiple of 4, 5 or 9, or at the end.
     assert stops[3] == [(step, 11, step in logged) for step in (3, 4, 5, 8, 9, 10, 11)]
     rows = metrics(tmp_path / "1")
     assert [row["step"] for row in rows] == sorted(logged) and rows == metrics(tmp_path / "3")
     assert [row["step"] for row in rows if "validation_loss" in row] == [9, 11]
-    # The newest three; the ninth step is saved since its validation, the first, is the best so far.
+    # The newest three; step 9 is saved because its validation is the first and so the best.
     assert steps_saved(tmp_path / "1") == steps_saved(tmp_path / "3") == [9, 10, 11]
     one, three = state(tmp_path / "1"), state(tmp_path / "3")
     assert one.keys() == three.keys() and len(one) == 32 + 42 + 1
     assert [name for name in one if one[name].tobytes() != three[name].tobytes()] == []
 
 
-def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path, capsys):
+def test_epochs_and_cosine_with_warm_up_from_command_line(corpus, tmp_path, capsys):
     options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
     options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "log-every": 1, "optimizer": "sgd"}
     options |= {"epochs": 3, "warmup-epochs": 1, "schedule": "cosine", "learning-rate": 0.02}
@@ -70,17 +70,17 @@ def test_epochs_and_a_cosine_with_warm_up_from_the_command_line(corpus, tmp_path
     expected = [0.0, 0.01, *(0.01 * (1 + math.cos(math.pi * (done - 2) / 4)) for done in (2, 3, 4, 5))]
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected, rel=1e-5, abs=1e-9)
     capsys.readouterr()
-    # The last step would have been made with another learning rate, had the run been longer from the start.
+    # In a longer run the last step would have had another learning rate.
     assert run_command(main, [*arguments, "--epochs", "4"]) == 2
     assert "epochs 3 -> 4 (--schedule cosine" in capsys.readouterr().err
-    # So nobody is told to ask for what is refused.
+    # The message must not suggest what would be rejected.
     assert run_command(main, arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "already has 6 steps; the cosine schedule ended at zero with the last of them" in said
     assert "use more" not in said
 
 
-def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
+def test_run_in_epochs_is_extended_in_epochs(corpus, tmp_path, capsys):
     options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
     options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "epochs": 1}
     arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -88,17 +88,16 @@ def test_a_run_in_epochs_is_made_longer_in_epochs(corpus, tmp_path, capsys):
     assert "already has 2 steps; use more --epochs to continue it" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_worker_beside_the_chief_says_that_a_step_is_saved_only_if_the_chief_did(corpus, tmp_path, monkeypatch):
-    # A worker without a chief is one whose chief saves nothing; two processes of which one cannot write take half a
-    # minute.
+def test_worker_fails_if_the_chief_could_not_save(corpus, tmp_path, monkeypatch):
+    # A worker without a chief stands for one whose chief cannot save; two real processes would take half a minute.
     monkeypatch.setattr(training, "worker_index", lambda _strategy: 1)
     with pytest.raises(ClmrError, match=r"chief could not save the state after step 2; .* No step was saved before\."):
         train(config_of(corpus, tmp_path, steps=3, checkpoint_every=2))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypatch):
-    """Otherwise their collectives would not match and they would wait for each other for ever."""
+def test_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypatch):
+    """Otherwise their collectives would not match, and they would wait for each other forever."""
     stops: dict[int, list[int]] = {0: [], 1: []}
     for index, seen in stops.items():
         monkeypatch.setattr(training, "worker_index", lambda _strategy, index=index: index)
@@ -106,11 +105,11 @@ def test_a_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeyp
         # The chief of the worker saves nothing, so the worker ends with an error at the last step.
         with contextlib.suppress(ClmrError):
             train(config, lambda progress, seen=seen: seen.append(progress.step))
-    # Multiples of 4, the beginning of the profile, and the end.
+    # Multiples of 4, the start of the profile, and the end.
     assert stops == {0: [4, 8, 9, 11], 1: [4, 8, 9]}
 
 
-def test_a_corpus_that_was_changed_is_refused_unless_allowed(tmp_path):
+def test_changed_corpus_is_rejected_unless_allowed(tmp_path):
     def write(num_songs):
         shutil.rmtree(tmp_path / "music", ignore_errors=True)
         return write_corpus(tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",))

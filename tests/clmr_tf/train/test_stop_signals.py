@@ -1,4 +1,4 @@
-"""Signals whose handler is not Python's, as in a program of C that Python is embedded in."""
+"""Signals with a handler that was not installed by Python, as in a C program that embeds Python."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# `abs` takes a number and does no harm. A Python that starts now finds it installed, and so does one that looks again.
+# `abs` is a harmless handler. Reloading `_signal` makes Python find it as an embedded Python would at its start.
 C_HANDLER = """
 import ctypes, signal, sys
 from clmr_tf.console import (run_command)
@@ -43,8 +43,8 @@ with deferred_signals() as noted:
 @pytest.mark.parametrize(
     ("code", "expected"), [(COMMAND, 0), (NOTED, 0), (TWICE, -signal.SIGTERM)], ids=["command", "noted", "twice"]
 )
-def test_a_handler_that_is_not_pythons_breaks_nothing(code, expected):
-    # Afterwards SIGTERM ends the process, as it does where nobody handles it.
+def test_foreign_signal_handlers_are_supported(code, expected):
+    # Afterwards SIGTERM has its default action again and ends the process.
     script = C_HANDLER + code + "signal.raise_signal(signal.SIGTERM)\n"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "ran\n", done.stderr

@@ -1,4 +1,4 @@
-"""The objectives with labels, tensor by tensor."""
+"""The supervised objective: loss, dropout, metrics and classifier."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ GENERATOR = np.random.default_rng(3)
 SEEDS = tf.constant(GENERATOR.integers(-(2**31), 2**31, (400, 2)), tf.int32)
 
 
-def test_the_loss_of_single_labels_is_scikit_learns():
+def test_single_label_loss_equals_scikit_learn():
     logits = GENERATOR.standard_normal((20, 4)) * 3
     classes = GENERATOR.integers(4, size=20)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -23,7 +23,7 @@ def test_the_loss_of_single_labels_is_scikit_learns():
     assert loss.numpy() == pytest.approx(log_loss(classes, probabilities, labels=range(4)), rel=1e-12)
 
 
-def test_the_loss_of_several_labels_is_the_mean_of_scikit_learns_over_the_tags():
+def test_multi_label_loss_equals_scikit_learn_mean_over_tags():
     logits = GENERATOR.standard_normal((20, 4)) * 3
     labels = GENERATOR.integers(2, size=(20, 4)).astype(np.float64)
     probabilities = 1 / (1 + np.exp(-logits))
@@ -32,17 +32,17 @@ def test_the_loss_of_several_labels_is_the_mean_of_scikit_learns_over_the_tags()
     assert loss.numpy() == pytest.approx(expected, rel=1e-12)
 
 
-def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+def test_dropout_drops_its_fraction_and_rescales():
     dropped = drop(tf.ones([400, 512]), SEEDS, 0.3).numpy()
     assert sorted(set(dropped.ravel().tolist())) == [0.0, np.float32(1 / 0.7)]
-    # 204,800 draws: three standard deviations are 0.003.
+    # With 204,800 draws, three standard deviations are 0.003.
     assert np.mean(dropped == 0) == pytest.approx(0.3, abs=0.003)
-    # Neither a unit nor a row is left out more often than chance has it (6 standard deviations).
+    # No unit and no row is dropped more often than by chance (6 standard deviations).
     assert np.abs((dropped == 0).mean(axis=0) - 0.3).max() < 6 * np.sqrt(0.21 / 400)
     assert np.abs((dropped == 0).mean(axis=1) - 0.3).max() < 6 * np.sqrt(0.21 / 512)
 
 
-def test_what_is_left_out_of_a_row_is_a_function_of_its_seed():
+def test_dropout_of_a_row_depends_only_on_its_seed():
     vectors = tf.constant(GENERATOR.standard_normal((400, 64)), tf.float32)
     whole = drop(vectors, SEEDS, 0.5).numpy()
     rows = [7, 3, 399]
@@ -72,7 +72,7 @@ def score(model, batch, training):
     return model.loss_and_metrics(model.make_views(batch["clips"], batch["seeds"]), batch, training)
 
 
-def test_a_score_is_that_of_the_classifier_on_what_dropout_leaves_of_the_embedding(model, batch):
+def test_loss_is_of_the_classifier_with_dropout_only_in_training(model, batch):
     kernel, bias = (weight.numpy().astype(np.float64) for weight in model.classifier.trainable_variables)
     h = model.encoder(batch["clips"][:, 0], training=False).numpy().astype(np.float64)
     loss, metrics = score(model, batch, training=False)
@@ -91,11 +91,11 @@ def test_a_score_is_that_of_the_classifier_on_what_dropout_leaves_of_the_embeddi
     assert float(loss) == pytest.approx(float(classification_loss(logits, batch["labels"], True)), rel=1e-4)
 
 
-def test_the_crops_are_what_the_network_sees_without_an_augmentation(model, batch):
+def test_views_are_the_crops_without_augmentation(model, batch):
     np.testing.assert_array_equal(model.make_views(batch["clips"], batch["seeds"]), batch["clips"][:, 0])
 
 
-def test_a_classifier_starts_as_a_linear_layer_of_pytorch():
+def test_classifier_is_initialized_like_a_pytorch_linear_layer():
     kernel, bias = (weight.numpy() for weight in build_classifier(50, seed=4).trainable_variables)
     bound = 1 / np.sqrt(512)
     assert 0.99 * bound < np.abs(kernel).max() <= bound and 0.8 * bound < np.abs(bias).max() <= bound

@@ -1,4 +1,4 @@
-"""The main job from its command line: what it leaves behind, what is refused, what goes wrong."""
+"""The training command: its outputs, what it rejects and how it fails."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
-    """The folder of a run of two steps, to be read only."""
+    """The folder of a run of two steps, read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "trained"
     assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
     return workdir
@@ -40,7 +40,7 @@ def trained(corpus, tmp_path_factory):
 
 @pytest.fixture
 def workdir(trained, tmp_path):
-    """A copy of that folder, to go on in."""
+    """A copy of that folder to continue in."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -49,11 +49,11 @@ def run(arguments: list[str], capsys) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
-def test_a_training_says_what_it_runs_on(corpus, tmp_path, caplog, monkeypatch):
+def test_training_logs_its_devices_and_warns_about_an_unused_gpu(corpus, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("clmr_tf.train.distribution.num_usable_cores", lambda: 7)
     assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
     assert caplog.messages.count("Training on 7 CPU cores.") == 1 and "NVIDIA" not in caplog.text
-    # A GPU that TensorFlow does not find.
+    # As if the machine had a GPU that TensorFlow does not find.
     monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "nvidia0").touch()
@@ -63,18 +63,18 @@ def test_a_training_says_what_it_runs_on(corpus, tmp_path, caplog, monkeypatch):
     assert warning.getMessage().startswith("This machine has an NVIDIA GPU that TensorFlow")
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys):
+def test_nonfinite_loss_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys):
     good = command(corpus, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", "1e25")
     code, errors = run([*good, "--steps", "50", "--checkpoint-every", "1"], capsys)
     assert code == 1
     found = re.search(r"error: The loss or the gradient was not finite at step (\d+)\. The state after step", errors)
-    # The weights before that step are those of the checkpoint that was saved every step.
+    # The newest checkpoint holds the weights before that step.
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{int(found[1]) - 1:09d}"
     assert (tmp_path / "run" / "nonfinite" / f"step-{found[1]}" / "report.json").exists()
     assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
 
 
-def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path, capsys, monkeypatch):
+def test_out_of_memory_error_advises_smaller_settings(corpus, tmp_path, capsys, monkeypatch):
     def take_too_much(self, batch):
         metrics = train_step(self, batch)
         # More bytes than any machine can address.
@@ -88,23 +88,21 @@ def test_a_step_without_enough_memory_says_what_to_make_smaller(corpus, tmp_path
     assert "prepare it again" not in errors and "Traceback" not in errors
 
 
-def test_on_one_device_the_strategy_is_the_single_one_and_the_objective_the_contrastive_one(
-    corpus, trained, tmp_path, capsys
-):
+def test_defaults_on_one_device_are_single_strategy_and_contrastive(corpus, trained, tmp_path, capsys):
     assert json.loads((trained / "config.json").read_text())["strategy"] == "auto"
     options = ["--strategy", "single", "--objective", "contrastive", "--steps", "2"]
     assert run(command(corpus, tmp_path / "single", *options), capsys)[0] == 0
     assert len(metrics(trained)) == 2 and metrics(trained) == metrics(tmp_path / "single")
 
 
-def test_a_finished_run_says_so_and_a_longer_one_goes_on(corpus, workdir, capsys):
+def test_finished_run_is_reported_and_can_be_extended(corpus, workdir, capsys):
     assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
     assert "already has 2 steps" in capsys.readouterr().out
     assert run(command(corpus, workdir, "--steps", "3"), capsys)[0] == 0
     assert [row["step"] for row in metrics(workdir)] == [1, 2, 3]
 
 
-def test_everything_that_tensorboard_shall_show_is_there(trained):
+def test_tensorboard_has_scalars_audio_and_embeddings(trained):
     row = metrics(trained)[-1]
     names = {"loss", "contrastive_accuracy", "learning_rate", "gradient_norm", "embedding_mean", "embedding_std"}
     assert names <= row.keys() and all(np.isfinite(value) for value in row.values())
@@ -121,7 +119,7 @@ def test_everything_that_tensorboard_shall_show_is_there(trained):
     assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3 * (70_000 // CLIP_NUM_SAMPLES), 512)
 
 
-def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(trained):
+def test_run_encoder_has_the_weights_of_the_newest_checkpoint(trained):
     encoder, step = read_run_encoder(trained)
     assert step == 2
     saved = state(trained)
@@ -131,7 +129,7 @@ def test_the_encoder_of_a_run_is_that_of_its_newest_checkpoint(trained):
     assert np.abs(encoder.normalizations[0].moving_mean.numpy()).max() > 0
 
 
-def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_process(corpus, tmp_path, capsys):
+def test_low_precision_run_gives_a_float32_encoder_and_keeps_the_policy(corpus, tmp_path, capsys):
     low = ["--precision", "mixed_bfloat16", "--steps", "1"]
     assert run(command(corpus, tmp_path / "run", *low), capsys)[0] == 0
     assert keras.config.dtype_policy().name == "float32"
@@ -146,7 +144,7 @@ def test_a_low_precision_run_leaves_a_float32_encoder_and_the_policy_of_the_proc
     np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
 
 
-def test_the_written_configuration_starts_the_same_run(trained, tmp_path, capsys):
+def test_written_configuration_reproduces_the_run(trained, tmp_path, capsys):
     config = str(trained / "config.json")
     assert run(["--config", config, "--workdir", str(tmp_path / "again")], capsys)[0] == 0
     assert metrics(tmp_path / "again") == metrics(trained)
@@ -167,7 +165,7 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "file", "letters"])
-def test_a_corpus_that_is_none_is_refused(tmp_path, capsys, case):
+def test_invalid_corpus_is_rejected(tmp_path, capsys, case):
     arguments, words = bad_inputs(tmp_path)[case]
     code, errors = run(arguments, capsys)
     assert code == 2 and words in errors and "Traceback" not in errors
@@ -175,7 +173,7 @@ def test_a_corpus_that_is_none_is_refused(tmp_path, capsys, case):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_workdir_that_cannot_be_used_is_refused(corpus, workdir, tmp_path, capsys):
+def test_unusable_workdir_is_rejected(corpus, workdir, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code, errors = run(command(corpus, tmp_path / "file"), capsys)
     assert (code, "cannot be written" in errors) == (2, True)
@@ -183,14 +181,14 @@ def test_a_workdir_that_cannot_be_used_is_refused(corpus, workdir, tmp_path, cap
     assert (code, "seed 42 -> 1" in errors) == (2, True)
 
 
-def test_the_advice_of_a_refusal_can_be_followed_in_the_same_workdir(corpus, tmp_path, capsys):
+def test_advice_of_an_error_works_in_the_same_workdir(corpus, tmp_path, capsys):
     code, errors = run(command(corpus, tmp_path / "run", "--batch-size", "11"), capsys)
     assert (code, "--batch-size of at most 10" in errors) == (2, True)
     assert not (tmp_path / "run" / "config.json").exists()
     assert run(command(corpus, tmp_path / "run", "--batch-size", "10", "--steps", "1"), capsys)[0] == 0
 
 
-def test_another_spelling_of_the_corpus_is_the_same_corpus(corpus, workdir, capsys, monkeypatch):
+def test_relative_path_names_the_same_corpus(corpus, workdir, capsys, monkeypatch):
     monkeypatch.chdir(corpus.folder.parent)
     again = ["--corpus", f"./{corpus.folder.name}/", "--workdir", str(workdir), *SETTINGS, "--steps", "3"]
     assert run(again, capsys)[0] == 0
@@ -198,19 +196,19 @@ def test_another_spelling_of_the_corpus_is_the_same_corpus(corpus, workdir, caps
     assert (config["corpus"], config["steps"]) == (str(corpus.folder), 3)
 
 
-def test_a_shorter_start_of_a_finished_run_changes_nothing(corpus, workdir, capsys):
+def test_fewer_steps_do_not_change_a_finished_run(corpus, workdir, capsys):
     before = (workdir / "config.json").read_text()
     assert run(command(corpus, workdir, "--steps", "1"), capsys)[0] == 0
     assert (workdir / "config.json").read_text() == before
 
 
-def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
-    # The loss and the gradient of the only step are those before its update.
+def test_nonfinite_weights_after_the_last_update_are_not_saved(corpus, tmp_path, capsys):
+    # The loss and gradient of the only step are computed before its update.
     broken = ["--optimizer", "sgd", "--learning-rate", "1e39", "--steps", "1"]
     code, errors = run(command(corpus, tmp_path / "run", *broken), capsys)
     assert (code, "no longer finite at step 1" in errors) == (1, True)
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
-    # As after a loss that is not finite: what it learned from, and the weights as they are.
+    # As after a non-finite loss, the report has the items of the batch and the current weights.
     folder = tmp_path / "run" / "nonfinite" / "step-1"
     assert f"The items of its batch and the weights after it are in {folder}." in " ".join(errors.split())
     report = json.loads((folder / "report.json").read_text())
@@ -219,12 +217,12 @@ def test_weights_that_an_update_broke_are_never_saved(corpus, tmp_path, capsys):
     assert not all(np.isfinite(value).all() for value in kept.values() if value.dtype.kind == "f")
 
 
-def test_without_embeddings_no_projector_is_written(corpus, tmp_path, capsys):
+def test_no_projector_files_without_embeddings(corpus, tmp_path, capsys):
     assert run(command(corpus, tmp_path / "run", "--steps", "1", "--embeddings-every", "0"), capsys)[0] == 0
     assert not (tmp_path / "run" / "tensorboard" / "embeddings.tsv").exists()
 
 
-def test_a_corpus_of_another_rate_or_kind_is_refused(corpus, tmp_path, capsys):
+def test_corpus_of_another_sample_rate_or_reader_is_rejected(corpus, tmp_path, capsys):
     code, errors = run(command(corpus, tmp_path / "run", "--sample-rate-hz", "16000"), capsys)
     assert (code, "--sample-rate-hz 22050" in errors) == (2, True)
     code, errors = run(command(corpus, tmp_path / "other", "--reader", "direct"), capsys)

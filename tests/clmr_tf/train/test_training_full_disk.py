@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 
 ROOT = Path(__file__).parents[3]
 
-# A disk of its own: a small file system in memory, in a mount namespace that ends with the shell. A checkpoint
+# Mounts a small tmpfs in a mount namespace that ends with the shell. A checkpoint
 # of this model takes 13 MB, so the first fits and the second does not.
 SCRIPT = """
 disk=$1 result=$2; shift 2
@@ -35,12 +35,12 @@ cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
     ("largest_file_bytes", "words"),
     [
         (2**20, "step 4 could not be written .*; the last good checkpoint is step-000000002"),
-        # Not even a row of metrics.jsonl has room.
+        # Not even a row of metrics.jsonl fits.
         (64, "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002"),
     ],
 )
-def test_what_cannot_grow_leaves_the_checkpoint_before(tmp_path, largest_file_bytes, words):
-    """As on a full disk, wherever the small disk of the other test is not permitted."""
+def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_bytes, words):
+    """Stands for a full disk where mounting is not permitted."""
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
     config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none")
@@ -62,7 +62,7 @@ def test_what_cannot_grow_leaves_the_checkpoint_before(tmp_path, largest_file_by
     assert [row.split(",")[0] for row in rows] == [f'{{"step": {n}' for n in range(1, 7)]
 
 
-def test_the_last_checkpoint_stays_and_the_next_start_goes_on(tmp_path):
+def test_full_disk_keeps_the_last_checkpoint_and_the_next_start_resumes(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, on one device and on two, end as if they never were."""
+"""Runs that are killed repeatedly, on one device and on two, end bit-identical to uninterrupted runs."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, finish,
 from tests.synthetic import write_corpus
 
 pytestmark = pytest.mark.starts_first
-# On one device and on two; `make soak` kills more often, and with all augmentations, which take most of the time until
+# Kills on one device and on two. `make soak` kills more often and uses all augmentations, which dominate the time until
 # the first step of each start.
 NUM_KILLS = [int(number) for number in os.environ.get("CLMR_TF_NUM_KILLS", "3,1").split(",")]
 AUGMENTATION = "only-noise" if sum(NUM_KILLS) <= 10 else "released"
@@ -47,14 +47,14 @@ def freeze_while_saving(workdir: Path, process, moments: random.Random) -> None:
 
 
 def kill(workdir: Path, arguments: list[str], moments: random.Random, kind: str) -> None:
-    """Starts a run and kills it at a moment of a kind."""
+    """Starts a run and kills it while it is starting, stepping or saving."""
     num_starts, before = len(starts(workdir)), inode_of(workdir / "metrics.jsonl")
 
     def has_begun() -> bool:
         return len(starts(workdir)) > num_starts
 
     def has_saved_a_step_of_its_own() -> bool:
-        # What an earlier start logged too much is cut in a new file, so from then on all rows are good.
+        # The start writes the log anew without rows after its checkpoint; from then on all rows are valid.
         if not has_begun() or inode_of(workdir / "metrics.jsonl") == before:
             return False
         return len(metrics(workdir)) > starts(workdir)[-1]["first_step"] + 1
@@ -74,13 +74,13 @@ def kill(workdir: Path, arguments: list[str], moments: random.Random, kind: str)
 
 
 def kill_again_and_again(corpus, folder: Path, arguments: list[str], num_kills: int) -> list[str]:
-    """Makes one run that was killed and one that was not; returns how it was killed."""
+    """Trains one run with kills and one without; returns the kinds of kills."""
     moments = random.Random(num_kills)
     kinds = [("stepping", "saving", "starting")[number % 3] for number in range(num_kills)]
     runs = [command(corpus, folder / name, *SETTINGS, *arguments) for name in ("killed", "whole")]
     for kind in kinds:
         kill(folder / "killed", runs[0], moments, kind)
-    # The last line may have been cut short.
+    # The last line may be incomplete.
     num_steps = str((folder / "killed" / "metrics.jsonl").read_bytes().count(b"\n") + 2)
     for process in [start([*run, "--steps", num_steps]) for run in runs]:
         finish(process)
@@ -89,7 +89,7 @@ def kill_again_and_again(corpus, folder: Path, arguments: list[str], num_kills: 
 
 @pytest.fixture(scope="module")
 def killed_runs(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
-    """By number of devices: the folder of both runs, and how the one was killed."""
+    """The folder of both runs and the kinds of kills, by number of devices."""
     folder = tmp_path_factory.mktemp("runs")
     corpus = write_corpus(folder / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
 
@@ -104,7 +104,7 @@ def killed_runs(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
 
 
 def curves(workdir: Path) -> dict[str, list[tuple[int, bytes]]]:
-    """The curves that TensorBoard shows, but for the speed."""
+    """Returns TensorBoard's scalars except the speed."""
     events = EventAccumulator(str(workdir / "tensorboard"), tensor_size_guidance={"scalars": 0})
     events.Reload()
     tags = set(events.Tags()["tensors"]) - {"training/clips_per_second"}
@@ -118,7 +118,7 @@ def assert_same_bits(expected: dict, received: dict) -> None:
 
 
 @pytest.mark.parametrize("devices", DEVICES)
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(killed_runs, devices):
+def test_killed_run_ends_bit_identical_to_an_uninterrupted_run(killed_runs, devices):
     folder, kinds = killed_runs[devices]
     whole, killed = folder / "whole", folder / "killed"
     first_steps = [one["first_step"] for one in starts(killed)]
@@ -146,6 +146,6 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(killed_runs, devices
     assert received == expected
 
 
-def test_kills_came_while_a_checkpoint_was_written(killed_runs):
+def test_some_kills_came_while_a_checkpoint_was_written(killed_runs):
     kinds = [kind for _, found in killed_runs.values() for kind in found]
     assert len(kinds) == sum(NUM_KILLS) and "saving" in kinds

@@ -1,4 +1,4 @@
-"""Runs that learn from labels: what they learn from, that they end early and resume, and what becomes of them."""
+"""Supervised and fine-tuning runs: labels, early stopping, resuming and export."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.train.training_runs import metrics, state
 from tests.synthetic import write_corpus
 
-# Of the synthetic songs, those of one tag have one register.
+# Synthetic songs with the same tag have the same register.
 TAGS = ("a", "b", "c", "d", "e")
 
 
@@ -38,13 +38,13 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def ended_early(corpus, tmp_path_factory):
-    """A run whose learning rate is so low that a validation loss in float32 soon stays where it is."""
+    """A run whose learning rate is so low that the float32 validation loss soon stops changing."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     config = config_of(corpus, workdir, steps=200, learning_rate=1e-12, plateau_patience=2, early_stopping=6)
     return config, train(config)
 
 
-def test_a_run_lowers_its_learning_rate_and_really_ends(ended_early):
+def test_run_reduces_its_learning_rate_and_stops_early(ended_early):
     config, outcome = ended_early
     rows = metrics(config.workdir)
     losses = [row["validation_loss"] for row in rows]
@@ -56,7 +56,7 @@ def test_a_run_lowers_its_learning_rate_and_really_ends(ended_early):
     assert again.ended_early and again.first_step == again.num_steps == outcome.num_steps
 
 
-def test_a_run_that_resumes_ends_where_it_would_have(ended_early, tmp_path):
+def test_resumed_run_stops_at_the_same_step_with_the_same_state(ended_early, tmp_path):
     config, outcome = ended_early
     shorter = dataclasses.replace(config, workdir=tmp_path / "resumed")
     half = outcome.num_steps // 2
@@ -68,7 +68,7 @@ def test_a_run_that_resumes_ends_where_it_would_have(ended_early, tmp_path):
     assert all(np.array_equal(expected[name], received[name]) for name in expected)
 
 
-def test_a_corpus_may_move_and_may_not_change(corpus, tmp_path):
+def test_corpus_may_move_but_not_change(corpus, tmp_path):
     config = config_of(corpus, tmp_path / "run", steps=1)
     train(config)
     moved = shutil.copytree(corpus.folder, tmp_path / "moved")
@@ -78,7 +78,7 @@ def test_a_corpus_may_move_and_may_not_change(corpus, tmp_path):
         train(dataclasses.replace(config, corpus=str(other.folder), steps=3))
 
 
-def test_few_labels_are_those_that_a_probe_takes(corpus, tmp_path):
+def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
     config = config_of(corpus, tmp_path / "run", steps=1, labels=0.3, seed=5)
     train(config)
     labels = json.loads((config.workdir / "run.json").read_text())["labels"]
@@ -104,7 +104,7 @@ def probe_of(corpus, model, **settings) -> dict:
     return probe_model(ProbeConfig(**places, preset="released", head="own", **settings))[0]
 
 
-def test_an_exported_model_is_scored_by_its_own_classifier_chunk_by_chunk(corpus, exported):
+def test_own_head_scores_an_exported_model_window_by_window(corpus, exported):
     result = probe_of(corpus, exported)
     assert (result["head"], result["objective"], result["fit"]) == ("own", "supervised", None)
     assert result["labels"]["num_songs"] == 10 and result["protocol"]["head"] is None
@@ -113,7 +113,7 @@ def test_an_exported_model_is_scored_by_its_own_classifier_chunk_by_chunk(corpus
     items, is_right = corpus.items_of("test"), []
     for item in items:
         samples = corpus.read_samples(item)
-        # Two whole chunks each.
+        # Each recording has two whole windows.
         chunks = np.stack([samples[start : start + 59049] for start in (0, 59049)])
         logits = head.logits(encoder.encode_clips(chunks)).astype(np.float64)
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -122,14 +122,14 @@ def test_an_exported_model_is_scored_by_its_own_classifier_chunk_by_chunk(corpus
     assert result["scores"]["test"]["num_windows"] == 2 * len(items)
 
 
-def test_the_registers_of_the_tags_are_learned(corpus, exported):
-    # One of five by chance.
+def test_supervised_run_scores_above_chance(corpus, exported):
+    # Chance is one in five.
     assert probe_of(corpus, exported)["scores"]["test"]["accuracy"]["mean"] >= 0.6
 
 
-def test_fine_tuning_starts_from_the_weights_that_it_is_given(corpus, exported, tmp_path):
+def test_fine_tuning_starts_from_the_pretrained_weights(corpus, exported, tmp_path):
     settings = {"objective": "finetune", "pretrained": exported, "steps": 1, "validate_every": 0, "early_stopping": 0}
-    # With an average, which the loaded weights are of: it must not begin with those that were drawn.
+    # The running average must start from the loaded weights, not from the random initialization.
     settings |= {"schedule": "constant", "optimizer": "sgd", "learning_rate": 1e-9, "ema_momentum": 0.5}
     config = config_of(corpus, tmp_path / "run", **settings)
     train(config)
@@ -141,7 +141,7 @@ def test_fine_tuning_starts_from_the_weights_that_it_is_given(corpus, exported, 
         train(dataclasses.replace(config, workdir=tmp_path / "wider", width=0.125))
 
 
-def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
+def test_unusable_labels_and_settings_are_rejected(corpus, exported, tmp_path):
     unlabelled = write_corpus(tmp_path / "unlabelled", num_songs={"train": 4, "valid": 2})
     with pytest.raises(UsageError, match="The corpus unlabelled has no tags"):
         train(config_of(unlabelled, tmp_path / "run", steps=1))
@@ -173,6 +173,6 @@ def test_what_cannot_be_learned_or_scored_is_said(corpus, exported, tmp_path):
         ({"best_metric": "validation_average_precision"}, "is for --objective supervised and finetune"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings, words):
+def test_conflicting_settings_are_rejected(settings, words):
     with pytest.raises(UsageError, match=words):
         TrainConfig(**settings)

@@ -1,4 +1,4 @@
-"""Runs that are stopped by signals, or trained where there are none."""
+"""Runs that are stopped by signals or trained outside the main thread."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
+def test_signal_saves_the_run_and_reports_it(corpus, tmp_path, number, code):
     process = start(command(corpus, tmp_path / "run", "--steps", FOREVER, "--checkpoint-every", FOREVER))
     wait_for(lambda: len(metrics(tmp_path / "run")) >= 2, process)
     process.send_signal(number)
@@ -36,9 +36,9 @@ def test_a_signal_saves_and_says_so(corpus, tmp_path, number, code):
     assert f"after step {step}," in errors
 
 
-def test_sigterm_before_the_first_step_is_said(corpus, tmp_path):
+def test_sigterm_before_the_first_step_is_reported(corpus, tmp_path):
     (tmp_path / "run").mkdir()
-    # Nobody writes into this pipe, so the run waits for its record for ever and never comes to its first step.
+    # Nothing writes to this pipe, so the run waits for its record forever and never reaches its first step.
     os.mkfifo(tmp_path / "run" / "run.json")
     process = start(command(corpus, tmp_path / "run", "--steps", FOREVER))
     wait_for((tmp_path / "run" / ".lock").exists, process)
@@ -61,7 +61,7 @@ def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
         (signal.SIGTERM, signal.SIGINT, 130, "Interrupted."),
     ],
 )
-def test_a_second_signal_ends_the_run_at_once_with_its_own_code(corpus, tmp_path, capsys, first, second, code, words):
+def test_second_signal_ends_the_run_at_once_with_its_exit_code(corpus, tmp_path, capsys, first, second, code, words):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     steps = []
 
@@ -77,8 +77,8 @@ def test_a_second_signal_ends_the_run_at_once_with_its_own_code(corpus, tmp_path
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
-def test_a_thread_beside_the_main_one_can_train(corpus, tmp_path):
-    """As in a server; only the main thread may handle signals."""
+def test_training_works_outside_the_main_thread(corpus, tmp_path):
+    """Only the main thread may install signal handlers."""
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(train(config_of(corpus, tmp_path / "run", steps=1))))
     thread.start()

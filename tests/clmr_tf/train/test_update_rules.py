@@ -1,4 +1,4 @@
-"""Each optimizer against its published update rule, written out in float64."""
+"""Each optimizer compared with its published update rule in float64."""
 
 import keras
 import numpy as np
@@ -10,20 +10,20 @@ from tests.clmr_tf.train.weight_steps import take_step
 
 LEARNING_RATE = 0.01
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-# So large that it shows beside gradients of 0.1.
+# Large enough to matter next to gradients of 0.1.
 WEIGHT_DECAY = 0.1
 SHAPES = ((5, 3), (4,), (2, 2), (3, 2, 4))
 
 
 def initial_weights() -> list[np.ndarray]:
-    """A matrix, a smaller vector, zeros and the kernel of a convolution, as the weights of layers differ."""
+    """Returns a matrix, a small vector, zeros and a convolution kernel."""
     generator = np.random.default_rng(0)
     scales = (1.0, 0.01, 0.0, 0.1)
     return [scale * generator.standard_normal(shape) for scale, shape in zip(scales, SHAPES, strict=True)]
 
 
 def gradients_of(num_steps: int, scale: float) -> list[list[np.ndarray]]:
-    """Gradients whose sizes, within `scale` and four times as much, change from step to step."""
+    """Returns gradients whose sizes vary from step to step between `scale` and 4 * `scale`."""
     generator = np.random.default_rng(1)
 
     def gradient(shape: tuple[int, ...]) -> np.ndarray:
@@ -42,7 +42,7 @@ def optimized(name: str, gradients: list[list[np.ndarray]], weight_decay: float 
 
 
 def moments(gradients: list[np.ndarray]):
-    """For steps 1, 2, ...: the step and the running means of the gradient and of its square, uncorrected."""
+    """Yields the step and the uncorrected running means of the gradient and its square."""
     first, second = 0.0, 0.0
     for step, gradient in enumerate(gradients, start=1):
         first = BETA_1 * first + (1 - BETA_1) * gradient
@@ -56,9 +56,9 @@ def corrected_direction(step: int, first: np.ndarray, second: np.ndarray) -> np.
 
 
 def direction(step: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Kingma and Ba 2015, the order of computation at the end of section 2, which is that of Keras.
+    """Kingma and Ba 2015, in the order of computation at the end of section 2, as in Keras.
 
-    Epsilon stands beside the uncorrected root here.
+    Epsilon is added to the uncorrected root here.
     """
     return np.sqrt(1 - BETA_2**step) / (1 - BETA_1**step) * first / (np.sqrt(second) + EPSILON)
 
@@ -68,7 +68,7 @@ def decay_of(weight: np.ndarray) -> float:
 
 
 def ratio_of(weight: np.ndarray, update: np.ndarray, coefficient: float) -> float:
-    """1 for a vector and for zeros."""
+    """Returns the trust ratio, 1 for vectors and zeros."""
     has_ratio = weight.ndim > 1 and weight.any() and update.any()
     return coefficient * np.sqrt(np.sum(weight**2) / np.sum(update**2)) if has_ratio else 1.0
 
@@ -116,44 +116,44 @@ def sgd(weight: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
 RULES = {"adam": adam, "adamw": adamw, "lars": lars, "lamb": lamb, "sgd": sgd}
 
 
-# Gradients of 1e-7 feel an epsilon of 1e-8; for those of 0.1 it makes no difference.
+# An epsilon of 1e-8 matters for gradients of 1e-7, but not for those of 0.1.
 @pytest.mark.parametrize("scale", [0.1, 1e-7])
 @pytest.mark.parametrize("num_steps", [1, 2, 12])
 @pytest.mark.parametrize("name", RULES)
-def test_the_weights_follow_the_published_rule(name, num_steps, scale):
+def test_weights_follow_the_published_rule(name, num_steps, scale):
     gradients = gradients_of(num_steps, scale)
     received = optimized(name, gradients)
     for number, (weight, after) in enumerate(zip(initial_weights(), received, strict=True)):
         expected = RULES[name](weight, [of_step[number] for of_step in gradients])
-        # The learning rate and Adam's betas are rounded to float32. What is compared is the change, which may be tiny.
+        # The learning rate and Adam's betas are rounded to float32. The changes are compared, which may be tiny.
         change = expected - weight
         np.testing.assert_allclose(after - weight, change, rtol=0, atol=1e-5 * np.abs(change).max())
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_adamw_lars_and_lamb_decay_kernels_and_nothing_else_is_decayed(name):
+def test_only_adamw_lars_and_lamb_decay_and_only_kernels(name):
     gradients = gradients_of(1, 0.1)
     with_decay, without = optimized(name, gradients), optimized(name, gradients, weight_decay=0.0)
     is_decayed = [not np.array_equal(a, b) for a, b in zip(with_decay, without, strict=True)]
-    # The vector is left out, and the kernel of zeros has nothing to lose.
+    # The vector is excluded, and decay does not change a kernel of zeros.
     assert is_decayed == ([True, False, False, True] if name in ("adamw", "lars", "lamb") else [False] * 4)
 
 
-def test_with_ordinary_gradients_adam_is_the_algorithm_that_pytorch_has():
+def test_adam_equals_pytorch_for_ordinary_gradients():
     gradients = gradients_of(5, 0.1)
     received = optimized("adam", gradients)
     for number, (weight, after) in enumerate(zip(initial_weights(), received, strict=True)):
         expected = weight
         for moment in moments([of_step[number] for of_step in gradients]):
             expected = expected - LEARNING_RATE * corrected_direction(*moment)
-        # Epsilon beside the uncorrected root is a relative 3e-6 of the first step; a step changes by 0.01 at most.
+        # The other place of epsilon changes the first step by a relative 3e-6; a step changes a weight by at most 0.01.
         np.testing.assert_allclose(after - weight, expected - weight, rtol=0, atol=5e-7)
 
 
-def test_the_default_decay_is_that_of_the_thesis():
+def test_default_decay_is_that_of_the_thesis():
     assert build_optimizer("lars", LEARNING_RATE).kernel_decay == 1e-6
 
 
-def test_an_unknown_name_is_refused_and_the_right_ones_are_named():
+def test_unknown_optimizer_is_rejected_with_the_valid_names():
     with pytest.raises(ValueError, match=r"'adam', 'adamw', 'lars', 'lamb', 'nesterov', 'sgd'.*Received: 'rmsprop'"):
         build_optimizer("rmsprop", LEARNING_RATE)

@@ -1,4 +1,4 @@
-"""What is measured on the way, against the same numbers worked out beside the run."""
+"""Validation and probes during training, compared with separate calculations."""
 
 import logging
 
@@ -36,7 +36,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 
 def trained_model(config: TrainConfig):
-    """The model with the weights and running statistics of the run's checkpoint."""
+    """Builds the model with the weights and running statistics of the run's checkpoint."""
     model = build_model(config)
     saved = state(config.workdir)
     for name, part in (("encoder", model.encoder), ("projector", model.projector)):
@@ -48,21 +48,21 @@ def trained_model(config: TrainConfig):
 
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
-    """The configuration of a run of two steps that was made."""
+    """Trains two steps and returns the configuration of the run."""
     config = config_of(corpus, tmp_path_factory.mktemp("runs") / "whole", steps=2)
     train(config)
     return config
 
 
-def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, whole):
+def test_validation_equals_hand_calculation_on_fixed_views(corpus, whole):
     config = whole
     model = trained_model(config)
-    # Seed 0 whatever that of the run; 11 pairs are two whole batches of 4.
+    # Validation always uses seed 0; 11 pairs make two whole batches of 4.
     batches = list(pair_dataset(corpus, "valid", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=0).take(2))
     chain = AugmentationChain(augmentation_preset("only-gain"))
     losses, hits = [], []
     for batch in batches:
-        # Of this preset, the second view of each pair is the crop alone.
+        # This preset leaves the second view of each pair unaugmented.
         is_first_view = tf.constant([True, False] * 4)
         views = chain(tf.reshape(batch["clips"], [8, -1]), tf.reshape(batch["seeds"], [8, 2]), is_first_view)
         z = model.projector(model.encoder(views, training=False), training=False).numpy()
@@ -73,14 +73,14 @@ def test_a_validation_is_that_of_fixed_views_worked_out_by_hand(corpus, whole):
     row = metrics(config.workdir)[-1]
     assert row["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert row["validation_accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
-    # The gains are drawn, and the same again.
+    # The gains are random but repeatable.
     validate = build_validation(model, corpus, config)
     assert validate() == validate()
     model._augment = lambda audio, _seeds, _augmented: audio
     assert build_validation(model, corpus, config)() != validate()
 
 
-def test_a_run_that_was_resumed_has_the_same_validations(corpus, whole, tmp_path):
+def test_resumed_run_has_the_same_validations(corpus, whole, tmp_path):
     for steps in (1, 2):
         train(config_of(corpus, tmp_path / "resumed", steps=steps))
     rows = metrics(whole.workdir)
@@ -88,7 +88,7 @@ def test_a_run_that_was_resumed_has_the_same_validations(corpus, whole, tmp_path
     assert rows[0]["validation_loss"] != rows[1]["validation_loss"]
 
 
-def test_without_a_validation_split_the_run_says_so_and_trains(tmp_path, caplog):
+def test_run_without_enough_validation_songs_warns_and_trains(tmp_path, caplog):
     corpus = write_corpus(tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",))
     with caplog.at_level(logging.WARNING):
         train(config_of(corpus, tmp_path / "run", steps=1, augmentation="none"))
@@ -99,12 +99,12 @@ def test_without_a_validation_split_the_run_says_so_and_trains(tmp_path, caplog)
     assert not list((tmp_path / "run").glob("best/*"))
 
 
-def test_a_probe_on_the_way_is_a_logistic_regression_on_the_train_split_scored_on_the_valid_split(tmp_path):
+def test_probe_score_equals_logistic_regression_on_valid_split(tmp_path):
     songs = {"train": 6, "valid": 5}
     num_samples = 2 * CLIP_NUM_SAMPLES + 20
     corpus = write_corpus(tmp_path / "music", num_songs=songs, num_samples=num_samples, tag_names=("a", "b"))
     settings = {"augmentation": "none", "validate_every": 0, "probe_every_epochs": 2, "best_metric": "probe_score"}
-    # An epoch of six songs is one batch of four.
+    # An epoch of six songs has one batch of four.
     config = config_of(corpus, tmp_path / "run", steps=3, log_every=5, **settings)
     train(config)
     rows = metrics(tmp_path / "run")
@@ -130,5 +130,5 @@ def test_a_probe_on_the_way_is_a_logistic_regression_on_the_train_split_scored_o
         probabilities = classifier.predict_proba(((valid_vectors - mean) / deviation).reshape(10, -1))
         scores.append(np.mean(probabilities.reshape(5, 2, 2).mean(1).argmax(1) == valid_classes))
     assert rows[-1]["probe_score"] == pytest.approx(max(scores))
-    # What is kept as the best was chosen by it.
+    # The best checkpoint was chosen by this score.
     assert '"metric": "probe_score"' in next((tmp_path / "run" / "best").glob("step-*/best.json")).read_text()

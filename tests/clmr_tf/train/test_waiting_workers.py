@@ -1,4 +1,4 @@
-"""Processes that wait for each other by files in a folder that they share."""
+"""Workers that wait for each other through files in a shared folder."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ ADDRESSES = ("a:7000", "b:7000", "c:7000")
 
 @pytest.fixture
 def called(tmp_path):
-    """Calls it in a thread of its own, as a worker of the cluster."""
+    """Calls `wait_for_workers` in a thread, as one worker of the cluster."""
     with ThreadPoolExecutor() as pool:
 
         def call(index: int, addresses=ADDRESSES, timeout_seconds: float = PATIENT_SECONDS) -> Future:
@@ -28,7 +28,7 @@ def called(tmp_path):
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])
-def test_all_go_on_once_the_last_has_come_whatever_earlier_starts_left(called, last):
+def test_all_continue_once_the_last_has_arrived_also_on_a_second_start(called, last):
     for _ in range(2):
         early = [called(index) for index in range(3) if index != last]
         time.sleep(0.5)
@@ -36,7 +36,7 @@ def test_all_go_on_once_the_last_has_come_whatever_earlier_starts_left(called, l
         assert [one.result(PATIENT_SECONDS) for one in (called(last), *early)] == [None] * 3
 
 
-def test_whoever_is_missing_is_named(called):
+def test_error_names_the_missing_workers(called):
     waiting = called(2, timeout_seconds=2 * IMPATIENT_SECONDS)
     with pytest.raises(ClmrError) as caught:
         called(0, timeout_seconds=IMPATIENT_SECONDS).result()
@@ -48,12 +48,12 @@ def test_whoever_is_missing_is_named(called):
         waiting.result()
 
 
-def test_without_a_chief_the_chief_is_missing(called):
+def test_error_names_a_missing_chief(called):
     with pytest.raises(ClmrError, match=r"Of 3 workers, 0 \(a:7000\) did not start"):
         called(1, timeout_seconds=IMPATIENT_SECONDS).result()
 
 
-def test_a_worker_of_another_cluster_ends_the_start(called):
+def test_worker_of_another_cluster_is_rejected(called):
     waiting = called(1, addresses=("a:7000", "z:7000", "c:7000"), timeout_seconds=IMPATIENT_SECONDS)
     with pytest.raises(UsageError, match="have different TF_CONFIGs; give all the same cluster"):
         called(0).result()
@@ -62,24 +62,24 @@ def test_a_worker_of_another_cluster_ends_the_start(called):
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "{}", '{"number": null}', '{"other": 1}'])
-def test_files_that_others_left_in_the_folder_harm_nothing(called, tmp_path, content):
+def test_leftover_files_are_ignored(called, tmp_path, content):
     (tmp_path / "run").mkdir()
     for name, text in {"start": content, "go": json.dumps([["1", "x"]])}.items():
         (tmp_path / "run" / f".workers-{name}.json").write_text(text)
     (tmp_path / "run" / ".worker-1.json").write_text('{"start": null}')
     early = [called(1), called(2)]
-    # They read what was left before the chief comes.
+    # They read the leftover files before the chief arrives.
     time.sleep(0.5)
     assert [one.result(PATIENT_SECONDS) for one in [called(0), *early]] == [None] * 3
 
 
-def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_workdir_that_cannot_be_created_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"file/run cannot be written .*; choose another --workdir"):
         wait_for_workers(tmp_path / "file" / "run", Cluster(ADDRESSES, 0), IMPATIENT_SECONDS)
 
 
-def test_a_signal_ends_the_waiting_at_once(tmp_path):
+def test_signal_ends_the_wait_at_once(tmp_path):
     program = (
         "import sys; from pathlib import Path; from clmr_tf.console import run_command\n"
         "from clmr_tf.train.distribution import Cluster, wait_for_workers\n"

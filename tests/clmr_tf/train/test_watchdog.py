@@ -1,4 +1,4 @@
-"""A process that waits where no signal reaches it ends by itself, with one sentence."""
+"""The watchdog ends a process that hangs, with an error message."""
 
 import subprocess
 import time
@@ -27,19 +27,19 @@ def run(then: str, num_reports: int) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("num_reports", [0, 3])
-def test_without_a_report_the_process_ends_with_its_last_words(num_reports):
+def test_process_without_reports_ends_with_the_error(num_reports):
     start = time.monotonic()
-    # A lock held for ever, which an exception in another thread would not end.
+    # A deadlock, which an exception in another thread would not end.
     ended = run("import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()", num_reports)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "reported\n", "error: No news.\n")
     assert time.monotonic() - start >= 1.5 + 0.1 * num_reports
 
 
-def test_reports_keep_it_alive_for_longer_than_the_timeout_and_the_end_is_no_silence():
+def test_reports_keep_the_process_alive_and_exit_disarms_the_watchdog():
     ended = run("pass", 20)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "reported\ndone\n", "")
 
 
-def test_an_error_inside_is_not_held_up():
+def test_exception_inside_propagates():
     ended = run("raise SystemExit(7)", 0)
     assert (ended.returncode, ended.stderr) == (7, "")

@@ -1,4 +1,4 @@
-"""Two worker processes train as one device does, and stop together when one is stopped, killed or stalled."""
+"""Two worker processes equal one device, and stop together when one is stopped, killed or stalled."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def free_addresses(count: int) -> list[str]:
 
 @contextlib.contextmanager
 def two_workers(corpus, workdir: Path, *, first_job="worker", **settings) -> Iterator[list[subprocess.Popen]]:
-    """Starts both; kills what is left of them at the end. The first is of a job of its own where it is a "chief"."""
+    """Starts both workers and kills them at the end. A first job of "chief" is separate from the workers' job."""
     options = options_of(corpus, workdir, strategy="multi_worker", **{"checkpoint_every": 2, **settings})
     cluster, tasks, workers = {}, [], []
     for job, address in zip((first_job, "worker"), free_addresses(2), strict=True):
@@ -57,7 +57,7 @@ def two_workers(corpus, workdir: Path, *, first_job="worker", **settings) -> Ite
 
 
 def errors_of(worker: subprocess.Popen) -> list[str]:
-    """What a worker that ends has said, but for TensorFlow's notes and its own progress."""
+    """Waits for a worker to end and returns its error messages."""
     _, errors = worker.communicate(timeout=PATIENCE_SECONDS)
     assert "Traceback" not in errors
     return [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -73,13 +73,13 @@ def newest_step(workdir: Path) -> int:
 
 
 def interrupt(corpus, workdir: Path, settings: dict, number: signal.Signals, index: int) -> None:
-    """Lets both do some steps, sends one a signal, and asserts how both end."""
+    """Lets both take some steps, sends one a signal, and asserts how both end."""
     with two_workers(corpus, workdir, steps=FOREVER, **settings) as workers:
         wait_for_steps(workdir, 3, workers)
         sent = time.monotonic()
         workers[index].send_signal(number)
         other = errors_of(workers[1 - index])
-        # TensorFlow's own heartbeat takes ten seconds; a machine may be busy, but this is not forever.
+        # TensorFlow's heartbeat takes ten seconds; the rest is for a busy machine.
         assert time.monotonic() - sent < 120
         saved, logged = newest_step(workdir), metrics(workdir)[-1]["step"]
         if number == signal.SIGTERM:
@@ -89,7 +89,7 @@ def interrupt(corpus, workdir: Path, settings: dict, number: signal.Signals, ind
         else:
             assert workers[1 - index].returncode == 1
             is_chief = index == 0
-            # A chief may be lost between its last checkpoint and telling of it.
+            # A chief may be lost between saving its last checkpoint and reporting it.
             last_heard_of = (saved, saved - 2) if is_chief else (saved,)
             expected = [
                 LOST.format(logged + ahead, heard_of)
@@ -115,14 +115,14 @@ def processes_that_logged(workdir: Path) -> set[int]:
             marks=pytest.mark.soak,
         ),
     ],
-    ids=["one is killed", "one stalls or is told to stop and the chief is killed or told to stop or stalls"],
+    ids=["one kill", "all signals to both"],
 )
-def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(corpus, tmp_path, augmentation, signals):
+def test_interrupted_two_workers_equal_one_device(corpus, tmp_path, augmentation, signals):
     settings = {**PLAIN, "augmentation": augmentation}
     for number, index in signals:
         interrupt(corpus, tmp_path / "two", settings, number, index)
     num_steps = max(NUM_STEPS, len(metrics(tmp_path / "two")) + 2)
-    # To the others' eyes a chief is the first worker.
+    # A chief counts as the first worker, so it can resume the run.
     with two_workers(corpus, tmp_path / "two", first_job="chief", steps=num_steps, **settings) as workers:
         train(config_of(corpus, tmp_path / "one", strategy="single", steps=num_steps, **settings))
         assert [errors_of(worker) for worker in workers] == [[], []]
@@ -138,7 +138,7 @@ def test_two_workers_that_were_interrupted_end_with_the_training_of_one_device(c
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("settings", "rtol"), [(PLAIN, 1e-5), (EVERYTHING, 1e-4)], ids=["plain", "everything"])
-def test_two_workers_that_run_through_are_one_device_and_the_same_when_interrupted(corpus, tmp_path, settings, rtol):
+def test_two_workers_equal_one_device_and_resume_bit_identically(corpus, tmp_path, settings, rtol):
     train(config_of(corpus, tmp_path / "one", strategy="single", **settings))
     for steps in ([NUM_STEPS], [4, NUM_STEPS]):
         workdir = tmp_path / f"{len(steps)} starts"

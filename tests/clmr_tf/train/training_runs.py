@@ -1,4 +1,4 @@
-"""Training runs of the tests: how they are started, and what they have left."""
+"""Starts training runs for the tests and reads their results."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from clmr_tf.train.checkpoints import checkpoint_path, list_checkpoints
 from tests.strict_python import STRICT_PYTHON
 
 ROOT = Path(__file__).parents[3]
-# Noise is random and cheap; all augmentations take most of the time until the first step of a start.
+# Noise is random and cheap; the full chain takes most of the time until the first step.
 SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
 SETTINGS += ["--augmentation", "only-noise"]
-# The small network is traced in half the time, which is most of the time of a start.
+# Tracing takes most of the start; the small network halves it.
 TINY_TRAIN = [*STRICT_PYTHON, "-m", "tests.tiny_command", "clmr_tf.train"]
-# Only a process that hangs takes so long, however busy the machine is.
+# Only a process that hangs takes this long, even on a busy machine.
 PATIENCE_SECONDS = 600
 
 
 def words_of(settings: dict) -> list[str]:
-    """Settings of a run, by their names in `TrainConfig`, for the command line."""
+    """Converts settings, named as in `TrainConfig`, to command-line options."""
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -38,7 +38,7 @@ def start(arguments: list[str], **environment: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Bit equality holds for the same number of threads.
+        # Results are bit-identical only for the same number of threads.
         env={**os.environ, "OMP_NUM_THREADS": "2", **environment},
     )
 
@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
-    """Waits until `condition()` holds while the process runs; a file that it is writing does not count yet."""
+    """Waits until `condition()` holds while the process runs; ignores files that are being written."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -74,7 +74,7 @@ def starts(workdir: Path) -> list[dict]:
 
 
 def state(workdir: Path, folder: str = "checkpoints", step: int | None = None) -> dict[str, np.ndarray]:
-    """Everything in the newest checkpoint, in the best, or in that of a step, by name."""
+    """Returns all variables of the newest checkpoint in a folder, or of that of a step, by name."""
     path = list_checkpoints(workdir / folder)[0] if step is None else checkpoint_path(workdir / folder, step)
     reader = tf.train.load_checkpoint(str(path / "state"))
     names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_")]

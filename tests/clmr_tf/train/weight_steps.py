@@ -1,4 +1,4 @@
-"""One step of an optimizer the way training takes it: outside of the replicas, a weight at a time."""
+"""One optimizer step as training takes it: in cross-replica context, one weight at a time."""
 
 from collections.abc import Sequence
 
