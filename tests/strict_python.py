@@ -1,4 +1,4 @@
-"""How tests start a Python of their own: warnings are errors there, too, but for those that pyproject.toml names."""
+"""The command that tests start Python with: warnings are errors, except those that pyproject.toml ignores too."""
 
 import sys
 
@@ -6,6 +6,6 @@ STRICT_PYTHON = [
     sys.executable,
     *("-W", "error"),
     *("-W", "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
-    # The command line takes no patterns.
+    # The -W option takes no patterns.
     *("-W", "ignore::DeprecationWarning:gast.astn"),
 ]

@@ -19,7 +19,7 @@ from clmr_tf.data.corpus import (
 
 
 def melody(seed: int, num_samples: int, sample_rate_hz: int = 22050) -> np.ndarray:
-    """Decaying tones over soft noise, float32 in [-1, 1]; the register depends on the seed."""
+    """Returns decaying tones over soft noise, float32 in [-1, 1]; the register depends on the seed."""
     generator = np.random.default_rng(seed)
     seconds = np.arange(num_samples) / sample_rate_hz
     audio = 0.01 * generator.standard_normal(num_samples)
@@ -38,9 +38,9 @@ def write_corpus(
     num_samples: int = 70_000,
     tag_names: tuple[str, ...] = (),
 ) -> Corpus:
-    """Writes a prepared corpus whose sample n of item k is a known function of both, and opens it.
+    """Writes and opens a prepared corpus whose sample n of item k is a known function of both.
 
-    Item k is `num_samples + k` long; with tags, song s has the tag s modulo their number.
+    Item k has `num_samples + k` samples. With tags, song s has the tag s modulo the number of tags.
     """
     folder.mkdir(parents=True)
     items: list[Item] = []
@@ -92,14 +92,14 @@ def write_corpus(
 
 
 def ramp(item: int, num_samples: int) -> np.ndarray:
-    """int16 samples, any three of which in a row encode the item and the position."""
+    """Returns int16 samples; any three in a row encode the item and the position."""
     position = np.arange(num_samples)
     values = np.where(position % 3 == 0, item, np.where(position % 3 == 1, position // 3 % 30011, position // 90033))
     return values.astype("<i2")
 
 
 def write_music(folder: Path, num_songs: int, seconds: float = 4.0, sample_rate_hz: int = 44100) -> None:
-    """Writes stereo files of different formats, the second channel softer than the first."""
+    """Writes stereo files in different formats; the second channel is softer than the first."""
     folder.mkdir(parents=True, exist_ok=True)
     for song in range(num_songs):
         suffix = ("wav", "flac", "ogg", "mp3")[song % 4]

@@ -1,4 +1,4 @@
-"""The included pretrained model is small, complete, and better than chance on unseen music of its composers."""
+"""The included demo model is small, complete, and better than chance on unseen music of its composers."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ def encoder():
     return clmr_tf.load_encoder(FOLDER, check=True)
 
 
-def test_it_is_small_and_documents_its_origin():
+def test_demo_model_is_small_and_documents_its_origin():
     num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     assert num_bytes <= 12e6
     manifest, card = read_manifest(FOLDER), (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def test_it_is_small_and_documents_its_origin():
     assert "CC-BY-SA-3.0" in card and all(tag in card for tag in manifest["tag_names"])
 
 
-def test_it_was_made_by_the_documented_command():
+def test_demo_model_has_the_settings_of_the_makefile():
     config = read_manifest(FOLDER)["training"]["config"]
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ndemo-model:")[2].partition("\n\n")[0]
     options = dict(re.findall(r"--([a-z-]+) ([\w./-]+)", recipe.partition("clmr_tf.export")[0]))
@@ -38,7 +38,7 @@ def test_it_was_made_by_the_documented_command():
         assert type(config[option.replace("-", "_")])(value) == config[option.replace("-", "_")], option
 
 
-def test_it_recognises_composers_better_than_chance(encoder):
+def test_demo_model_recognizes_composers_better_than_chance(encoder):
     with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
         tracks = list(csv.DictReader(file))
     # Two songs of each of the eleven composers, not used for training.
@@ -47,5 +47,5 @@ def test_it_recognises_composers_better_than_chance(encoder):
     guesses = [encoder.tag(AUDIO / track["file"]) for track in unheard]
     np.testing.assert_allclose(guesses[0].probabilities.sum(axis=1), 1, rtol=1e-5)
     num_correct = sum(guess.top(1)[0][0] == track["class"] for guess, track in zip(guesses, unheard, strict=True))
-    # By chance, two would be right.
+    # Two correct guesses are expected by chance.
     assert num_correct >= 10

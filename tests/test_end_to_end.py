@@ -1,4 +1,4 @@
-"""The commands one after the other, as a user types them, on a folder of real files."""
+"""The commands as a user types them, one after the other, on a folder of real files."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.starts_first
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--width", "0.0625", "--batch-size", "4", "--steps", "2", "--log-every", "1"]
-# All augmentations, as the demo corpus is trained with, take most of the time until the first step.
+# Tracing all augmentations would take most of the time until the first step.
 QUICK = [*TINY, "--augmentation", "only-noise"]
 
 
@@ -30,7 +30,7 @@ def run(folder: Path, module: str, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with music in sub-folders that name its class, under train, valid and test."""
+    """A folder with music in the subfolders train, valid and test."""
     from tests.synthetic import write_music
 
     folder = tmp_path_factory.mktemp("home")
@@ -40,7 +40,7 @@ def home(tmp_path_factory):
     return folder
 
 
-def test_a_folder_of_music_becomes_a_model_that_embeds(home):
+def test_folder_of_music_becomes_a_model_that_embeds(home):
     first = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/mine", *QUICK)
     assert "Trained to step 2 in runs/mine" in first and "tensorboard --logdir runs/mine" in first
     (manifest,) = home.glob("corpora/*/manifest.json")
@@ -68,7 +68,7 @@ print(embedding.vectors.shape, embedding.times_seconds, float(embedding.vectors.
     assert done.stdout.strip() == "(1, 512) [0.] True"
 
 
-def test_the_direct_reader_trains_from_the_compressed_files(home):
+def test_direct_reader_trains_from_compressed_files(home):
     pytest.importorskip("tensorflow_io", reason="the direct reader needs tensorflow-io")
     text = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/direct", "--reader", "direct", *QUICK)
     assert "Trained to step 2" in text
@@ -78,7 +78,7 @@ def test_the_direct_reader_trains_from_the_compressed_files(home):
     assert len(losses) == 2 and np.isfinite(losses).all()
 
 
-def test_the_demo_corpus_is_probed_beside_an_untrained_encoder_and_a_guess(home):
+def test_probe_compares_demo_model_with_untrained_encoder_and_majority(home):
     run(home, "clmr_tf.train", *TINY, "--embeddings-every", "0", "--num-audio-examples", "0")
     run(home, "clmr_tf.export")
     text = run(home, "clmr_tf.probe", "--model", "savedmodels/demo")
@@ -86,7 +86,7 @@ def test_the_demo_corpus_is_probed_beside_an_untrained_encoder_and_a_guess(home)
         assert words in text
     result = json.loads((home / "savedmodels/demo/probe-demo.json").read_text())
     trained, untrained, majority = result["rows"]
-    # Eleven classes of two test recordings each: a guess is right for one class.
+    # Eleven classes have two test recordings each, so the majority guess is right for two.
     assert majority["score"] == pytest.approx(2 / 22)
     assert untrained["score"] > majority["score"] and trained["score"] > majority["score"]
     for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""What a command loads before its arguments are read; which package may import which is checked by `lint-imports`."""
+"""What --help imports. `lint-imports` checks which package may import which."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 COMMANDS = ("train", "export", "probe", "embed", "tag", "similar", "augment", "convert", "report", "recipes")
 
 
-def test_asking_for_help_loads_no_tensorflow():
+def test_help_does_not_import_tensorflow():
     lines = [
         "import contextlib, importlib, io, sys",
         "from clmr_tf.console import run_command",

@@ -1,4 +1,4 @@
-"""The next steps that the Makefile prints, the Python that it chooses, and pinned requirements."""
+"""The Makefile's printed next steps and choice of Python, and the pinned requirements."""
 
 import re
 import shutil
@@ -11,19 +11,19 @@ from clmr_tf.audio.decoding import load_audio
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def test_the_next_steps_after_make_train_work():
+def test_next_steps_after_make_train_work():
     planned = subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True)
     (recording,) = re.findall(r"\.embed\('([^']+)'\)", planned.stdout)
     (model,) = re.findall(r"load_encoder\('([^']+)'\)", planned.stdout)
     assert f"clmr_tf.export --model runs/demo-run --out {model} --overwrite\n" in planned.stdout
-    # As long as a clip at least.
+    # The recording must be at least as long as a clip.
     assert len(load_audio(ROOT / recording, 22_050)) >= 59_049
 
 
-def test_the_tests_that_make_and_ci_name_exist():
+def test_paths_to_tests_in_makefile_and_ci_exist():
     named = re.findall(r"tests/[\w/.]+", (ROOT / "Makefile").read_text() + (ROOT / ".ci" / "run").read_text())
     assert len(named) > 10 and [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
 
@@ -40,10 +40,10 @@ esac
 
 @pytest.fixture
 def make_environment(tmp_path):
-    """Runs the rule that makes .venv, with only the given Pythons.
+    """Runs the rule that creates .venv with only the given Pythons on PATH.
 
-    Each has a name and a version; None is a command that fails, as some of pyenv do. A version that ends in "-" has no
-    venv module.
+    Each has a name and a version. None stands for a command that fails, like some of pyenv's; a version ending in "-"
+    has no venv module.
     """
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -84,11 +84,11 @@ def make_environment(tmp_path):
         ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "3.13", "python3": "3.11"}, "python3.13"),
         ({"python3.11": "3.11", "python3.12": "3.12", "python3.14": "3.14", "python3": "3.14"}, "python3.12"),
         ({"python3": "3.11"}, "python3"),
-        # One that fails, and one without the venv module.
+        # The first fails, and the second has no venv module.
         ({"python3.13": None, "python3.12": "3.12-", "python3.11": "3.11"}, "python3.11"),
     ],
 )
-def test_the_newest_usable_python_is_taken(make_environment, pythons, taken):
+def test_newest_usable_python_is_chosen(make_environment, pythons, taken):
     made = make_environment(pythons)
     assert (made.returncode, made.stdout, made.stderr) == (0, f"made by {taken}\n", "")
 
@@ -104,7 +104,7 @@ def test_the_newest_usable_python_is_taken(make_environment, pythons, taken):
         ({"python3": "3.13-", "python3.13": "3.13-"}, ["no venv module", "apt-get install python3.13-venv"]),
     ],
 )
-def test_without_a_usable_python_the_error_says_how_to_get_one(make_environment, pythons, words):
+def test_missing_python_error_says_how_to_get_one(make_environment, pythons, words):
     made = make_environment(pythons)
     sentence, *of_make = made.stderr.splitlines()
     assert made.returncode == 2 and made.stdout == ""
@@ -112,7 +112,7 @@ def test_without_a_usable_python_the_error_says_how_to_get_one(make_environment,
     assert all(line.startswith("make: ***") for line in of_make)
 
 
-def test_a_given_python_is_used(make_environment, tmp_path):
+def test_given_python_is_used(make_environment, tmp_path):
     pythons = {"python3.13": "3.13", "mine": "3.12", "old": "3.10"}
     assert make_environment(pythons, "PYTHON=mine").stdout == "made by mine\n"
     shutil.rmtree(tmp_path / ".venv")
@@ -121,7 +121,7 @@ def test_a_given_python_is_used(make_environment, tmp_path):
 
 
 def pins_in(name: str) -> dict[str, list[tuple[str, str]]]:
-    """The (version, marker) of each package in a requirements file."""
+    """Returns the (version, marker) pairs of each package in a requirements file."""
     found = {}
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         pin = re.fullmatch(r"([\w.-]+)==([^;\s]+)(?:; (.+))?", line)
@@ -132,7 +132,7 @@ def pins_in(name: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_requirements_and_constraints_agree_for_every_python():
+def test_requirements_and_constraints_agree_for_every_python_version():
     constraints = pins_in("constraints.txt")
     for name in ("requirements.txt", "requirements-test.txt"):
         for package, pins in pins_in(name).items():
@@ -143,7 +143,7 @@ def test_requirements_and_constraints_agree_for_every_python():
         assert markers in ([""], sorted([older, newer]), [older], ['python_version >= "3.12"']), package
 
 
-def test_the_newest_tensorflow_is_that_of_the_newest_python():
+def test_latest_requirements_match_those_of_the_newest_python():
     constraints, latest = pins_in("constraints.txt"), pins_in("requirements-latest.txt")
     newest = {
         package: version
@@ -151,8 +151,8 @@ def test_the_newest_tensorflow_is_that_of_the_newest_python():
         for version, marker in pins
         if marker == 'python_version >= "3.13"'
     }
-    # Packages with two versions are not constrained there, so they must be pinned. The newest NumPy and PyAV need a
-    # newer Python than 3.11.
+    # requirements-latest.txt is not constrained, so it must pin the packages that have two versions. The newest NumPy
+    # and PyAV need a newer Python than 3.11.
     assert set(newest) <= set(latest)
     assert {package for package in newest if latest[package] != [(newest[package], "")]} == {"numpy", "av"}
     lines = (ROOT / "requirements-latest.txt").read_text(encoding="utf-8").lower().splitlines()

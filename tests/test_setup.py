@@ -18,7 +18,7 @@ FOLDERS = ("clmr_tf", "pipelines", "recipes")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A build in a new folder, so that files of an earlier build do not count."""
+    """Builds in a new folder, so that files of an earlier build are not counted."""
     folder = tmp_path_factory.mktemp("built")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
     command += ["build", "--build-base", str(folder / "base"), "--build-lib", str(folder / "lib")]
@@ -27,7 +27,7 @@ def built(tmp_path_factory):
     return folder
 
 
-def test_every_file_of_the_packages_is_installed(built):
+def test_all_package_files_are_installed(built):
     there = {
         path.relative_to(ROOT)
         for folder in FOLDERS
@@ -38,7 +38,7 @@ def test_every_file_of_the_packages_is_installed(built):
     assert there - installed == set()
 
 
-def test_the_metadata_of_the_package(built):
+def test_package_metadata(built):
     (facts,) = built.glob("*.egg-info")
     metadata = message_from_string((facts / "PKG-INFO").read_text(encoding="utf-8"))
     assert metadata["Version"] == __version__
@@ -51,7 +51,7 @@ def test_the_metadata_of_the_package(built):
 
 @pytest.fixture(scope="module")
 def anywhere(built, tmp_path_factory):
-    """Runs Python in a folder that has other packages with our names."""
+    """Runs Python in a folder that contains other packages with our names."""
     folder = tmp_path_factory.mktemp("anywhere")
     for name in ("pipelines", "recipes", "rich"):
         (folder / name).mkdir()
@@ -69,10 +69,10 @@ def anywhere(built, tmp_path_factory):
 
 
 SCRIPT = ("-P", "-c", "import sys; from clmr_tf.__main__ import run; sys.exit(run())")
-"""Like the script that pip installs for the entry point."""
+"""Stands for the script that pip installs for the entry point."""
 
 
-def test_the_script_and_the_modules_import_what_is_installed(anywhere, built):
+def test_script_and_modules_import_the_installed_packages(anywhere, built):
     program = (
         "import json, sys, pipelines.folder, yaml, rich, clmr_tf\n"
         "from clmr_tf.recipes.recipe import RECIPES\n"
@@ -95,7 +95,7 @@ INCOMPLETE = """
 export; probe; embed; tag; similar; augment; convert; report; train --corpus nowhere; recipes run mtt-epochs-1000;
 prepare magnatagatune; prepare folder; prepare pseudo_tags
 """
-# All in one process, since each start takes a second.
+# All commands run in one process, since each start takes a second.
 RUN_ALL = """
 import contextlib, io, json, sys
 from clmr_tf.__main__ import main
@@ -109,7 +109,7 @@ print(json.dumps(ended))
 """
 
 
-def test_incomplete_commands_fail_with_one_sentence(anywhere):
+def test_incomplete_commands_fail_in_one_sentence(anywhere):
     done = anywhere("-P", "-c", RUN_ALL, INCOMPLETE)
     assert done.returncode == 0, done.stderr
     ended = json.loads(done.stdout)
@@ -118,7 +118,7 @@ def test_incomplete_commands_fail_with_one_sentence(anywhere):
         assert exit_code == 2 and written.startswith("error: ") and written.count("\n") == 1, (command, written)
 
 
-def test_the_corpus_demo_takes_precedence_over_a_folder_demo(anywhere, tmp_path):
+def test_demo_corpus_takes_precedence_over_a_folder_named_demo(anywhere, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""`python -m tests.tiny_command clmr_tf.train ...`: a command in a process of its own, with the small network."""
+"""`python -m tests.tiny_command clmr_tf.train ...` runs a command with the small network."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""A network of six layers on clips of 243 samples, for tests of what is around it: it is traced in half the time."""
+"""A network of six layers on clips of 243 samples, which is traced in half the time."""
 
 import pytest
 
@@ -8,7 +8,7 @@ CLIP_NUM_SAMPLES = 3**5
 
 
 def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts it in the place of SampleCNN 3^9 at 22,050 Hz."""
+    """Replaces SampleCNN 3^9 at 22,050 Hz with the small network."""
     monkeypatch.setitem(sample_cnn.POOL_SIZES, 22_050, (3, 3, 3, 3))
     monkeypatch.setitem(sample_cnn.CLIP_NUM_SAMPLES, 22_050, CLIP_NUM_SAMPLES)
     monkeypatch.setattr(sample_cnn, "_BLOCK_CHANNELS", (128, 128, 128))
@@ -16,7 +16,7 @@ def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_network():
-    """Every training of the module has it."""
+    """Makes every training of the module use the small network."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_tiny_network(monkeypatch)
         yield

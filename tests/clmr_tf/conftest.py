@@ -1,4 +1,4 @@
-"""Exported models, made once for all tests and all processes of tests."""
+"""Exported models, made once for all tests and all pytest-xdist workers."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """A function that returns the folder of a name, and makes it if no other process of pytest-xdist has."""
+    """Returns a function that gets a folder by name, and makes it unless another pytest-xdist worker has."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
@@ -32,7 +32,7 @@ def shared_folder(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], P
 @pytest.fixture(scope="session")
 def exported_folder(shared_folder) -> Path:
     """The model folder of `tests.clmr_tf.exported`; tests that change it take a copy."""
-    # Not for tests that need no model: it imports TensorFlow and most of the package.
+    # Imported here because it imports TensorFlow and most of the package.
     from tests.clmr_tf.exported import write_exported
 
     return shared_folder("tiny", write_exported)

@@ -1,4 +1,4 @@
-"""A tiny exported model with a head and a projector, music for it, and what its head must give."""
+"""A tiny exported model with a head and a projector, its test music, and the tags that its head must give."""
 
 import contextlib
 import functools
@@ -56,7 +56,7 @@ class ExportedModel(NamedTuple):
 
     folder: Path
     encoder: Encoder
-    # Kept as a whole: its functions live as long as it does.
+    # The loaded object must stay alive for its functions to work.
     saved: Any
 
     def call(self, signature: str, **inputs) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ class ExportedModel(NamedTuple):
 
 @functools.cache
 def model() -> SampleCNN:
-    """Shared by all tests, none of which changes it."""
+    """Returns the model that all tests share; no test may change it."""
     return tiny_model()
 
 
@@ -76,7 +76,7 @@ def write_exported(folder: Path) -> None:
 
 @contextlib.contextmanager
 def only_default_signature() -> Iterator[None]:
-    """Exports have only `serving_default`, without validation or tags: for tests of everything else."""
+    """Makes exports faster: only `serving_default`, without validation or tags."""
 
     def signatures(served):
         def function(audio):
@@ -91,7 +91,7 @@ def only_default_signature() -> Iterator[None]:
 
 @functools.cache
 def music() -> np.ndarray:
-    """Three clips, float32 [3, clip]."""
+    """Returns three clips, float32 [3, clip]."""
     return np.stack([melody(seed, CLIP) for seed in range(3)])
 
 
@@ -101,7 +101,7 @@ def embedding_of_music() -> np.ndarray:
 
 
 def write_probe(folder: Path) -> Path:
-    """A probe's result for the tiny model; its head standardises, has a hidden layer and a single label."""
+    """Writes a probe result of the tiny model; its head standardizes, has a hidden layer and a single label."""
     features, generator = embedding_of_music(), np.random.default_rng(1)
     shapes = (512, NUM_PROBE_HIDDEN), (NUM_PROBE_HIDDEN, 3)
     layers = [generator.standard_normal(shape) / np.sqrt(shape[0]) for shape in shapes]
@@ -118,7 +118,7 @@ def write_probe(folder: Path) -> Path:
 
 
 def tags_by_definition(head_file: Path, single_label: bool, features: np.ndarray) -> np.ndarray:
-    """Tags of features [n, 512] from the arrays of a head.npz, row by row in float64."""
+    """Computes tags of features [n, 512] from the arrays of a head.npz, row by row in float64."""
     with np.load(head_file) as file:
         head = {name: array.astype(np.float64) for name, array in file.items()}
     rows = []
@@ -142,6 +142,6 @@ def wav(samples: np.ndarray, rate_hz: int, container: str = "WAV") -> bytes:
 
 
 def assert_same(received: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:
-    """Same shape, no NaN, and differences of at most `tolerance` of the largest expected value."""
+    """Asserts the same shape, no NaN, and differences of at most `tolerance` of the largest expected value."""
     assert np.shape(received) == expected.shape
     assert relative_error(np.asarray(received), expected) <= tolerance

@@ -12,12 +12,12 @@ from tests.synthetic import write_corpus
 CLIP = 59049
 TAGS = ("brass", "keys", "strings")
 NUM_SONGS = {"train": 14, "valid": 6, "test": 10}
-# Item k is this long and k samples: the first of test is just shorter than two clips, the second exactly two.
+# Item k has k more samples: the first test item is one sample shorter than two clips, the second exactly two.
 NUM_SAMPLES = 2 * CLIP - 21
 
 
 def tiny_model() -> SampleCNN:
-    """An encoder whose batch normalisation has other statistics than at the start."""
+    """Builds an encoder with running statistics that differ from their initial values."""
     encoder = build_encoder(width=0.0625, seed=2)
     generator = np.random.default_rng(0)
     for normalization in encoder.normalizations:
@@ -39,7 +39,7 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
 
 
 def write_corpus_with_tasks(folder: Path) -> Corpus:
-    """Clips with one tag each, by their register, and two tasks: several tags per clip, and two classes."""
+    """Writes clips with one tag each, by register, and two tasks: several tags per clip, and two classes."""
     corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
     (folder / "tasks").mkdir()
     several = {

@@ -1,4 +1,4 @@
-"""`clmr-tf`: lists and runs commands, and refuses unknown ones."""
+"""`clmr-tf`: lists and runs commands, and rejects unknown ones."""
 
 import ast
 from pathlib import Path
@@ -18,8 +18,8 @@ def has_main(path: Path) -> bool:
     )
 
 
-def test_it_lists_every_command_and_every_corpus(capsys):
-    # Other modules with a `main` are run only by our own code.
+def test_listing_has_every_command_and_corpus(capsys):
+    # Other modules with a `main` are not commands for users.
     commands = {
         path.stem for path in (ROOT / "clmr_tf").glob("*.py") if "sys.exit(run_command(main))" in path.read_text()
     }
@@ -42,7 +42,7 @@ def test_it_lists_every_command_and_every_corpus(capsys):
         (["prepare", "gtzan", "--help"], "python -m pipelines.gtzan"),
     ],
 )
-def test_arguments_after_the_name_go_to_the_command(capsys, arguments, program):
+def test_arguments_after_the_name_are_passed_to_the_command(capsys, arguments, program):
     with pytest.raises(SystemExit) as stopped:
         run_command(command_list.main, arguments)
     assert stopped.value.code == 0 and program in capsys.readouterr().out
@@ -57,11 +57,11 @@ def test_arguments_after_the_name_go_to_the_command(capsys, arguments, program):
         (["similar", "--top", "0"], "--top must be at least 1; received 0."),
     ],
 )
-def test_wrong_usage_is_one_sentence(capsys, arguments, sentence):
+def test_wrong_usage_is_reported_in_one_sentence(capsys, arguments, sentence):
     assert run_command(command_list.main, arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
-def test_the_version_is_that_of_the_package(capsys):
+def test_version_option_prints_the_package_version(capsys):
     assert run_command(command_list.main, ["--version"]) == 0
     assert capsys.readouterr().out == f"clmr_tf {__version__}\n"

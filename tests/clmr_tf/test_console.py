@@ -38,7 +38,7 @@ def raising(error):
         (RuntimeError("no reason:"), 1, "Unexpected RuntimeError: no reason: (--debug"),
     ],
 )
-def test_an_error_becomes_one_sentence_and_an_exit_code(capsys, error, code, words):
+def test_error_is_one_sentence_with_an_exit_code(capsys, error, code, words):
     assert run_command(raising(error), []) == code
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1
@@ -53,16 +53,16 @@ class FailingLayer(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("wrap", [lambda call: call, tf.function], ids=["eager", "AutoGraph"])
-def test_the_reason_is_found_in_messages_of_libraries(capsys, wrap):
-    """Keras puts the arguments after it, AutoGraph the location before it."""
+def test_reason_is_extracted_from_library_messages(capsys, wrap):
+    """Keras appends the arguments to the reason, AutoGraph puts the location before it."""
     layer = FailingLayer()
     assert run_command(lambda _: wrap(lambda inputs: 2 * layer(inputs))(tf.zeros([2])), []) == 1
     assert capsys.readouterr().err == ("error: Unexpected TypeError: The inputs are wrong. (--debug shows where).\n")
 
 
 @pytest.mark.parametrize("caught", [Exception, BaseException])
-def test_sigterm_is_reported_whatever_a_library_raises(capsys, caught):
-    """AutoGraph replaces exceptions of the function that it converts."""
+def test_sigterm_is_reported_if_a_library_replaces_the_exception(capsys, caught):
+    """AutoGraph replaces exceptions of the functions that it converts."""
 
     def command(_arguments):
         try:
@@ -75,30 +75,30 @@ def test_sigterm_is_reported_whatever_a_library_raises(capsys, caught):
     assert capsys.readouterr().err == "error: Terminated.\n"
 
 
-def test_debug_shows_the_traceback_too(capsys):
+def test_debug_shows_the_traceback(capsys):
     assert run_command(raising(ClmrError("Broken.")), ["--debug"]) == 1
     captured = capsys.readouterr().err
     assert "Traceback" in captured and "Broken." in captured
 
 
-def test_a_successful_command_returns_0_and_receives_its_arguments():
+def test_successful_command_receives_its_arguments_and_returns_0():
     received = []
     assert run_command(received.extend, ["--steps", "3"]) == 0
     assert received == ["--steps", "3"]
 
 
-def test_the_exit_code_of_system_exit_is_kept():
+def test_exit_code_of_system_exit_is_kept():
     with pytest.raises(SystemExit) as caught:
         run_command(raising(SystemExit(2)), [])
     assert caught.value.code == 2
 
 
-def test_an_error_may_contain_what_looks_like_markup(capsys):
+def test_markup_in_an_error_is_printed_literally(capsys):
     run_command(raising(ClmrError("Bad file [red]a[/b].wav")), [])
     assert "Bad file [red]a[/b].wav" in capsys.readouterr().err
 
 
-def test_warnings_and_information_of_the_package_are_shown(capsys):
+def test_only_warnings_and_info_of_the_package_are_shown(capsys):
     def command(_arguments):
         logging.getLogger("clmr_tf.anything").warning("Only %d parts", 3)
         logging.getLogger("clmr_tf.anything").info("Training on [2] cores")

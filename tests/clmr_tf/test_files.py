@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever happens while they are."""
+"""Atomic writes, folder names that TensorFlow can read, and reading .npz files."""
 
 import errno
 import itertools
@@ -18,7 +18,7 @@ from clmr_tf.files import UnreadableArraysError, read_arrays, refuse_pattern, wr
 ROOT = Path(__file__).parents[2]
 NUM_BYTES = 2_000_000
 
-# Writes NUM_BYTES of "a", of "b", of "a" ... and says when the first are written.
+# Writes NUM_BYTES of "a", of "b", of "a" ... and reports when both have been written once.
 WRITER = """
 import itertools, sys
 from pathlib import (Path)
@@ -30,7 +30,7 @@ for number in itertools.count():
         print("writing", flush=True)
 """
 
-# No file may grow beyond a thousand bytes, which is how a full disk behaves.
+# A file size limit of 1000 bytes stands for a full disk.
 LIMITED_WRITER = """
 import resource, sys
 from pathlib import (Path)
@@ -53,7 +53,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["run.json", "ein Ständchen, op. 9 \N{MUSIC SHARP SIGN}.json", "-n", ".hidden"])
-def test_new_content_replaces_the_old(tmp_path, name):
+def test_new_content_replaces_old_content(tmp_path, name):
     path = tmp_path / name
     write_atomically(path, "one \N{MULTIPLICATION SIGN} two\n")
     assert path.read_bytes() == b"one \xc3\x97 two\n"
@@ -64,7 +64,7 @@ def test_new_content_replaces_the_old(tmp_path, name):
     assert names_in(tmp_path) == [name]
 
 
-def test_an_open_reader_still_reads_the_old_file(tmp_path):
+def test_open_reader_still_reads_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, "old content")
     with path.open() as file:
@@ -73,7 +73,7 @@ def test_an_open_reader_still_reads_the_old_file(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_an_existing_folder_stays_and_no_draft_is_left(tmp_path):
+def test_existing_folder_is_not_replaced_and_no_draft_is_left(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").write_text("kept")
     with pytest.raises(IsADirectoryError):
@@ -82,13 +82,13 @@ def test_an_existing_folder_stays_and_no_draft_is_left(tmp_path):
     assert (tmp_path / "taken" / "inside").read_text() == "kept"
 
 
-def test_a_missing_folder_is_an_error(tmp_path):
+def test_missing_folder_raises(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", "new")
     assert names_in(tmp_path) == []
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     with run(LIMITED_WRITER, path) as process:
@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_kill_leaves_the_old_or_the_new_content_and_readers_never_see_less(tmp_path, seed):
+def test_kill_leaves_old_or_new_content_and_readers_never_see_a_part(tmp_path, seed):
     path = tmp_path / "file"
     with run(WRITER, path, NUM_BYTES) as process:
         try:
@@ -118,17 +118,17 @@ def test_a_kill_leaves_the_old_or_the_new_content_and_readers_never_see_less(tmp
 
 
 @pytest.mark.parametrize("character", "*?[]\\")
-def test_a_folder_that_tensorflow_reads_as_a_pattern_is_refused(tmp_path, character):
+def test_folder_with_glob_characters_is_rejected(tmp_path, character):
     with pytest.raises(UsageError, match=r"pattern; choose a folder without it\.$") as raised:
         refuse_pattern(tmp_path / f"take{character}1" / "run")
     assert f" takes {character} for" in str(raised.value)
 
 
-def test_names_that_are_not_refused_are_found_by_tensorflow(tmp_path):
+def test_tensorflow_finds_all_folder_names_that_are_accepted(tmp_path):
     characters = [chr(code) for code in itertools.chain(range(1, 127), [0xE9, 0x266F, 0x1F3B5]) if chr(code) != "/"]
     refused, lost = set(), set()
     for character in characters:
-        # The class of characters [12] would match a 1, but no bracket.
+        # The character class [12] matches a 1, but not a bracket.
         folder = tmp_path / f"take{character}12]"
         folder = folder if character == "[" else tmp_path / f"take{character}12"
         folder.mkdir()
@@ -146,7 +146,7 @@ def test_names_that_are_not_refused_are_found_by_tensorflow(tmp_path):
     assert refused == set("*?[]\\")
 
 
-def test_arrays_are_read_as_they_were_written(tmp_path):
+def test_arrays_are_read_as_written(tmp_path):
     written = {"audio": np.random.default_rng(0).uniform(-1, 1, (2, 30)), "names": np.array(["one", "zwölf"])}
     np.savez_compressed(tmp_path / "file.npz", **written)
     received = read_arrays(tmp_path / "file.npz", "audio")
@@ -157,7 +157,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path):
         read_arrays(tmp_path / "file.npz", "audio", "logits")
 
 
-def test_a_file_without_arrays_has_one_error(tmp_path):
+def test_file_without_arrays_raises_unreadable_arrays_error(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "words").write_text("no arrays")
@@ -171,7 +171,7 @@ def test_a_file_without_arrays_has_one_error(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_damaged_arrays_have_one_error_and_no_file_stays_open(tmp_path, save, recwarn):
+def test_damaged_arrays_raise_one_error_type_and_leave_no_file_open(tmp_path, save, recwarn):
     path, generator = tmp_path / "file.npz", np.random.default_rng(1)
     save(path, audio=generator.uniform(-1, 1, 50), rows=np.arange(20))
     whole, num_refused = path.read_bytes(), 0

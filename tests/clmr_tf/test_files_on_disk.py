@@ -1,4 +1,4 @@
-"""What has its name is on the disk with all that is in it, and who may read it is up to the umask."""
+"""Files and folders are synced before they are renamed, and permissions follow the umask."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def test_permissions_follow_the_umask(tmp_path, umask):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """What is synced and renamed, in order, by names below `tmp_path`."""
+    """Records syncs and renames in order, by names relative to `tmp_path`."""
     calls, sync, rename = [], os.fsync, Path.rename
 
     def name_of(path: Path) -> str:
@@ -45,12 +45,12 @@ def calls(tmp_path, monkeypatch):
     return calls
 
 
-def test_a_file_is_synced_before_the_rename_and_its_folder_after(tmp_path, calls):
+def test_file_is_synced_before_the_rename_and_its_folder_after(tmp_path, calls):
     write_atomically(tmp_path / "file", "new")
     assert calls == ["sync .file.draft", "rename .file.draft to file", "sync ."]
 
 
-def test_a_folder_is_synced_with_everything_in_it(tmp_path, calls):
+def test_folder_is_synced_with_its_content(tmp_path, calls):
     draft, path = tmp_path / ".model.draft", tmp_path / "model"
     (draft / "variables" / "deep").mkdir(parents=True)
     for name in ("a", "variables/b", "variables/deep/c"):
@@ -80,7 +80,7 @@ def test_file_systems_that_cannot_sync_folders_are_accepted(tmp_path, monkeypatc
         sync(tmp_path if is_folder else tmp_path / "file")
 
 
-def test_an_export_is_synced_before_the_rename(tmp_path, calls):
+def test_export_is_synced_before_the_rename(tmp_path, calls):
     before = os.umask(0o027)
     try:
         folder = write_tiny_model(tiny_model(), tmp_path / "model")

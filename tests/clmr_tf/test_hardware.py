@@ -1,4 +1,4 @@
-"""The hardware that a training reports, and GPUs that TensorFlow cannot use."""
+"""The hardware that training reports, and GPUs that TensorFlow cannot use."""
 
 import os
 import types
@@ -41,25 +41,25 @@ def strategy(num_replicas, num_workers=1):
         ([], 3, 3, "3 workers, this one with 6 CPU cores"),
         (["NVIDIA H200"], 1, 1, "1 GPU: NVIDIA H200"),
         (["NVIDIA H200", "NVIDIA T4"], 2, 1, "2 GPUs: NVIDIA H200, NVIDIA T4"),
-        # A single device is the first.
+        # A run on one device uses the first GPU.
         (["NVIDIA H200", "NVIDIA T4"], 1, 1, "1 GPU: NVIDIA H200"),
         (["NVIDIA H200", "NVIDIA H200"], 4, 2, "2 workers, this one with 2 GPUs: NVIDIA H200, NVIDIA H200"),
         ([""], 1, 1, "1 GPU: unknown"),
     ],
 )
-def test_devices_in_words(monkeypatch, gpus, names, replicas, workers, words):
+def test_devices_in_words_counts_devices_and_workers(monkeypatch, gpus, names, replicas, workers, words):
     gpus(*names)
     monkeypatch.setattr(distribution, "num_usable_cores", lambda: 6)
     assert devices_in_words(strategy(replicas, workers)) == words
 
 
-def test_one_core_is_one_core(monkeypatch, gpus):
+def test_devices_in_words_uses_the_singular_for_one_core(monkeypatch, gpus):
     gpus()
     monkeypatch.setattr(distribution, "num_usable_cores", lambda: 1)
     assert devices_in_words(tf.distribute.get_strategy()) == "1 CPU core"
 
 
-def test_cores_of_the_process_or_else_of_the_machine_are_counted(monkeypatch):
+def test_usable_cores_are_those_of_the_process_or_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert num_usable_cores() == 3
@@ -72,7 +72,7 @@ def test_cores_of_the_process_or_else_of_the_machine_are_counted(monkeypatch):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine without an NVIDIA GPU, as the folders of devices and drivers that are looked at."""
+    """Device and driver folders of a machine without an NVIDIA GPU."""
     monkeypatch.setattr(hardware, "_DRIVER_FOLDER", tmp_path / "proc")
     monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path / "dev")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -82,14 +82,14 @@ def machine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("sign", ["proc", "dev/nvidia0", "dev/nvidia3"])
-def test_a_gpu_that_tensorflow_cannot_use_is_reported_with_advice(machine, gpus, monkeypatch, sign):
+def test_unusable_gpu_is_reported_with_advice(machine, gpus, monkeypatch, sign):
     gpus()
     assert unusable_gpu() is None
     (machine / sign).mkdir()
     sentence = unusable_gpu()
     assert "NVIDIA GPU that TensorFlow" in sentence and "nvidia-smi" in sentence
     assert f"pip install 'tensorflow[and-cuda]=={tf.__version__}'" in sentence
-    # On purpose.
+    # Hidden on purpose.
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert unusable_gpu() is None

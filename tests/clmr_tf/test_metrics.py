@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn's own averages and numbers worked by hand."""
+"""Metrics compared with scikit-learn's averages and with hand calculations."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def scored():
     return labels, labels + generator.standard_normal((200, 6))
 
 
-def test_equals_scikit_learn_per_tag_and_on_average(scored):
+def test_scores_equal_scikit_learn_per_tag_and_on_average(scored):
     labels, scores = scored
     for ours, theirs in ((metrics.roc_auc, roc_auc_score), (metrics.average_precision, average_precision_score)):
         average, per_tag = ours(labels, scores)
@@ -23,14 +23,14 @@ def test_equals_scikit_learn_per_tag_and_on_average(scored):
         np.testing.assert_allclose(per_tag, theirs(labels, scores, average=None), atol=1e-12)
 
 
-def test_worked_by_hand():
+def test_scores_equal_hand_calculation():
     labels, scores = np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.8], [0.7], [0.1]])
-    # Of the four pairs of a positive and a negative, three are in order.
+    # Three of the four pairs of a positive and a negative are ranked correctly.
     assert metrics.roc_auc(labels, scores)[0] == pytest.approx(3 / 4)
     assert metrics.average_precision(labels, scores)[0] == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
-def test_tags_that_cannot_be_scored_are_left_out_of_the_average(scored):
+def test_tags_with_one_class_are_excluded_from_the_average(scored):
     labels, scores = scored
     labels[:, 2], labels[:, 4] = 0, 1
     average, per_tag = metrics.roc_auc(labels, scores)
@@ -38,7 +38,7 @@ def test_tags_that_cannot_be_scored_are_left_out_of_the_average(scored):
     assert average == pytest.approx(np.nanmean(per_tag))
 
 
-def test_input_that_cannot_be_scored_is_refused(scored):
+def test_invalid_input_is_rejected(scored):
     labels, scores = scored
     with pytest.raises(ClmrError, match="No tag"):
         metrics.roc_auc(np.zeros_like(labels), scores)
@@ -49,6 +49,6 @@ def test_input_that_cannot_be_scored_is_refused(scored):
         metrics.roc_auc(labels, scores)
 
 
-def test_accuracy_counts_the_highest_score():
+def test_accuracy_uses_the_highest_score():
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
     assert metrics.accuracy(np.array([1, 0, 0]), scores) == pytest.approx(2 / 3)

@@ -1,4 +1,4 @@
-"""Commands hide the start-up messages of TensorFlow, unless it fails."""
+"""Commands hide TensorFlow's start-up messages unless it fails."""
 
 import os
 import subprocess
@@ -17,8 +17,8 @@ os.write(2, b"I0000 cudart_stub.cc: Could not find cuda drivers on your machine\
 
 
 @pytest.mark.parametrize("then", ["version = 7", "raise ImportError('libcudart is broken')"])
-def test_messages_of_the_import_are_shown_only_if_it_fails(tmp_path, then):
-    """A TensorFlow that writes to standard error from below Python, as 2.21 does."""
+def test_import_messages_are_shown_only_if_the_import_fails(tmp_path, then):
+    """The stand-in writes to the file descriptor of standard error, as TensorFlow 2.21 does from C++."""
     (tmp_path / "tensorflow.py").write_text(NOISY.format(then=then))
     code = """
 import os, sys
@@ -43,7 +43,7 @@ sys.exit(run_command(command, []))
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "afterwards\n")
 
 
-def test_a_command_starts_tensorflow_and_xla_quietly():
+def test_command_starts_tensorflow_and_xla_quietly():
     code = """
 import sys
 from clmr_tf.console import run_command
@@ -56,7 +56,7 @@ def command(_arguments):
 
 sys.exit(run_command(command, []))
 """
-    # The tests set this themselves.
+    # tests/conftest.py sets this variable.
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""The page of the augmentations: complete, as committed, and with the errors that are measured now."""
+"""The augmentations page is complete and up to date, with the errors that are measured now."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 from docs import augmentation_errors, augmentations
 from tests.clmr_tf.augment.golden import read_clip
 
-# The line of a section that says what was measured, after its heading and what the augmentation is.
+# Index of a section's line with the measured errors, after its heading and description.
 MEASURED = 2
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
 
@@ -21,13 +21,13 @@ def clip():
 
 
 def committed_page():
-    """What stands before the sections, and the sections by their headings."""
+    """Returns the text before the sections, and the sections by heading."""
     page = (augmentations.DOCS / "augmentations.md").read_text(encoding="utf-8")
     head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
     return head, {section.splitlines()[0].removeprefix("## "): section for section in sections}
 
 
-def test_the_page_has_a_section_with_every_setting_and_a_picture_for_each_augmentation_in_order():
+def test_page_has_a_section_with_settings_and_picture_per_augmentation():
     head, sections = committed_page()
     assert head.strip() == augmentations.HEAD.format(order=", ".join(AUGMENTATION_NAMES)).strip()
     assert tuple(sections) == tuple(augmentations.EFFECTS) == AUGMENTATION_NAMES
@@ -39,24 +39,24 @@ def test_the_page_has_a_section_with_every_setting_and_a_picture_for_each_augmen
 
 
 @pytest.mark.parametrize("name", AUGMENTATION_NAMES)
-def test_a_section_is_as_it_is_made_now_and_its_errors_are_those_measured_now(name, clip):
+def test_committed_section_equals_a_new_one_with_errors_measured_now(name, clip):
     committed = committed_page()[1][name].strip().splitlines()
     made = augmentations.section(name, augmentations.EFFECTS[name], clip).strip().splitlines()
     said, says = committed.pop(MEASURED), made.pop(MEASURED)
     assert made == committed
     assert NUMBER.sub("number", says) == NUMBER.sub("number", said)
     then, now = (np.array(NUMBER.findall(line), float) for line in (said, says))
-    # Another processor rounds in another way, but not by half.
+    # Other processors round differently, but not by 50 %.
     np.testing.assert_allclose(now, then, rtol=0.5, atol=1e-7)
 
 
-def test_an_error_is_measured_and_not_just_said(clip, monkeypatch):
+def test_gain_error_is_really_measured(clip, monkeypatch):
     assert augmentation_errors.measure_gain(clip) == "Largest error: 0e+00 of the peak."
-    # -1 in place of the factor of -13.7 dB, 0.2065: 1.2065 / 0.2065.
+    # A factor of -1 instead of -13.7 dB (0.2065) gives an error of 1.2065 / 0.2065.
     monkeypatch.setattr(augmentation_errors, "gain", lambda audio, gain_db: augmentation_errors.polarity(audio))
     assert augmentation_errors.measure_gain(clip) == "Largest error: 6e+00 of the peak."
 
 
-def test_a_picture_is_drawn_of_an_effect(clip, tmp_path):
+def test_picture_of_an_effect_is_drawn(clip, tmp_path):
     augmentations.draw("gain", augmentations.EFFECTS["gain"], clip, tmp_path / "gain.png")
     assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Links between the documents, and the files that they name."""
+"""Links between the documents, and the files that they mention."""
 
 import re
 from pathlib import Path
@@ -8,18 +8,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "savedmodels", ROOT / "tests" / "golden")
 PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
-# Files of the repository; runs/ and corpora/ are those of a user.
+# Files of the repository; runs/ and corpora/ belong to the user.
 NAMED_FILE = re.compile(r"`((?:clmr_tf|pipelines|tests|docs|recipes|benchmarks)/[\w./-]+\.(?:py|md|json|csv|yaml))`")
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Returns the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_and_every_file_that_is_named_exists(page):
+def test_every_link_and_mentioned_file_exists(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", target):

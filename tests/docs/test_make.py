@@ -1,4 +1,4 @@
-"""The pages of docs/, made from a run whose numbers are known."""
+"""The results page, made from a run with known numbers."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ MAJORITY = {"majority guess": (0.125, 0.05, 0.25, 0.1)}
 
 @pytest.fixture(autouse=True)
 def pages(tmp_path, monkeypatch) -> Path:
-    """A folder in place of docs/."""
+    """A folder that stands for docs/."""
     folder = tmp_path / "docs"
     folder.mkdir()
     monkeypatch.setattr(make, "DOCS", folder)
@@ -33,7 +33,7 @@ def pages(tmp_path, monkeypatch) -> Path:
 
 
 def write_run(folder: Path, config: TrainConfig) -> Path:
-    """A run of 400 steps: the loss falls linearly from 5 to 1.1, the accuracy rises from 0.1 to 0.49."""
+    """Writes a run of 400 steps: the loss falls linearly from 5 to 1.1, the accuracy rises from 0.1 to 0.49."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({**to_json(config), "setting_of_another_version": 1}))
     start = {"hardware": {"num_cpus": 6}}
@@ -73,7 +73,7 @@ def record(name: str, folder: Path, config: TrainConfig) -> None:
     make.main(["--record", name, "--run", str(run), "--model", str(model)])
 
 
-def test_the_table_says_what_the_probe_measured(tmp_path, pages):
+def test_table_shows_the_probe_scores(tmp_path, pages):
     record("first", tmp_path, TrainConfig())
     text = (pages / "results.md").read_text(encoding="utf-8")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
@@ -85,7 +85,7 @@ def test_the_table_says_what_the_probe_measured(tmp_path, pages):
     ]
     assert "Trained minus untrained by song: +0.400 (95 %: -0.062 to +0.625)." in text
     assert "400 steps in 2 start(s) on 6 CPU cores; augmentation preset released." in text
-    # The first and the last 4 of 40 rows.
+    # Means of the first 4 and the last 4 of 40 rows.
     assert "Loss 4.850 to 1.250, contrastive accuracy 0.115 to 0.475" in text
     assert "](first.png)" in text and (pages / "first.png").is_file()
 
@@ -99,14 +99,14 @@ def test_the_table_says_what_the_probe_measured(tmp_path, pages):
         {"steps": 7, "batch_size": 16, "sample_rate_hz": 8000, "sampling_unit": "clip", "temperature": 0.07},
     ],
 )
-def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, changed):
+def test_shown_command_reproduces_the_recorded_settings(tmp_path, pages, changed):
     config = TrainConfig(**changed, workdir=Path("/elsewhere/run"), corpora=Path("/elsewhere/corpora"))
     record("again", tmp_path, config)
     (command,) = re.findall(r"^`(.*)`$", (pages / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "clmr_tf.train"]
     assert not any("elsewhere" in word for word in words)
-    # One option for every setting that differs, and where the run goes.
+    # One option for every changed setting, and --workdir.
     assert sum(word.startswith("--") for word in words) == len(changed) + 1
     parsed = parse_command(TrainConfig, words[3:], program="train", description="")
     assert parsed.resolved() == dataclasses.replace(
@@ -114,14 +114,14 @@ def test_the_command_starts_a_run_with_the_recorded_settings(tmp_path, pages, ch
     )
 
 
-def test_the_picture_has_the_curves_and_the_scores(tmp_path, pages):
+def test_picture_shows_the_curves_and_scores(tmp_path, pages):
     record("drawn", tmp_path, TrainConfig())
     figure = make.draw(pages / "runs" / "drawn")
     loss, accuracy, probe = figure.axes
     for panel, first, last in ((loss, 5, 1.1), (accuracy, 0.1, 0.49)):
         each, average = (line.get_xydata() for line in panel.lines)
         assert each[[0, -1]] == pytest.approx(np.array([[10, first], [400, last]]))
-        # The moving average of a straight line lies on it.
+        # The moving average of a straight line is the line itself.
         assert average[:, 1] == pytest.approx(np.interp(average[:, 0], each[:, 0], each[:, 1]))
     assert [bar.get_width() for bar in probe.patches] == [0.8, 0.4, 0.125]
     (error_bars,) = (line for line in probe.collections if len(line.get_segments()) == 3)
@@ -129,7 +129,7 @@ def test_the_picture_has_the_curves_and_the_scores(tmp_path, pages):
     plt.close(figure)
 
 
-def test_the_same_records_give_the_same_bytes_and_stay_as_they_are(tmp_path, pages):
+def test_output_is_deterministic_and_records_are_unchanged(tmp_path, pages):
     names = ["zebra", "ant"]
     for name in names:
         run, model = write_run(tmp_path / name, TrainConfig(seed=len(name))), write_probe(tmp_path / f"model of {name}")
@@ -150,7 +150,7 @@ def test_the_same_records_give_the_same_bytes_and_stay_as_they_are(tmp_path, pag
     assert {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()} == before
 
 
-def test_what_cannot_be_recorded_is_refused_and_leaves_nothing(tmp_path, pages):
+def test_incomplete_run_or_probe_is_rejected_and_leaves_no_files(tmp_path, pages):
     run = write_run(tmp_path / "run", TrainConfig())
     probed, unprobed, twice = write_probe(tmp_path / "probed"), tmp_path / "unprobed", write_probe(tmp_path / "twice")
     unprobed.mkdir()
@@ -166,7 +166,7 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing(tmp_path, pages):
     assert list(pages.iterdir()) == []
 
 
-def test_a_probe_of_another_corpus_or_another_step_is_not_put_beside_the_run(tmp_path, pages):
+def test_probe_of_another_corpus_or_step_is_rejected(tmp_path, pages):
     run = write_run(tmp_path / "run", TrainConfig())
     elsewhere = write_probe(tmp_path / "elsewhere", fingerprint=64 * "7")
     with pytest.raises(UsageError, match=r"fingerprint 5{12},.* with 7{12}; probe the model on the run's corpus\.$"):
@@ -189,7 +189,7 @@ def test_a_probe_of_another_corpus_or_another_step_is_not_put_beside_the_run(tmp
         (["--record", "a", "--run", "nowhere", "--model", "nowhere"], "nowhere must hold one probe-CORPUS.json"),
     ],
 )
-def test_wrong_commands_are_one_sentence_and_exit_code_2(pages, capsys, arguments, sentence):
+def test_wrong_usage_is_one_sentence_with_exit_code_2(pages, capsys, arguments, sentence):
     assert run_command(make.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and sentence in error

@@ -1,4 +1,4 @@
-"""The notebook of docs/ runs from top to bottom, and gives the numbers that it shows."""
+"""The quickstart notebook runs from top to bottom and gives the numbers that it shows."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def results(cells):
-    """The variables after all cells have run."""
+    """Runs all cells and returns their variables."""
     variables = {}
     with matplotlib.rc_context({"backend": "agg"}):
         for cell in cells:
@@ -28,26 +28,26 @@ def results(cells):
     return variables
 
 
-def test_the_first_vector_is_that_of_the_first_window(results):
+def test_first_vector_is_the_embedding_of_the_first_window(results):
     samples, _ = soundfile.read(results["paths"][0], frames=59_049, dtype="float32", always_2d=True)
     expected = results["encoder"].encode_clips(samples.mean(axis=1)[None])[0]
     np.testing.assert_allclose(results["embeddings"][0].vectors[0], expected, atol=1e-3 * np.abs(expected).max())
     assert results["songs"].shape == (39, 512)
 
 
-def test_a_song_resembles_others_of_its_composer(results):
-    # 9, 10, 10 and 10 songs.
+def test_nearest_songs_share_a_composer_more_often_than_by_chance(results):
+    # The composers have 9, 10, 10 and 10 songs.
     assert results["chance"] == pytest.approx((9 * 8 + 3 * 10 * 9) / (39 * 38))
     assert results["same_composer"] == pytest.approx(20 / 39, abs=2 / 39)
 
 
-def test_the_probe_tells_composers_apart(results):
+def test_probe_scores_above_the_majority_guess(results):
     assert (results["is_train"].sum(), len(results["is_composer"])) == (23, 16)
     assert results["majority"] == 0.25
     assert results["accuracy"] == pytest.approx(11 / 16, abs=1 / 16)
     assert results["roc_auc"] > 0.8
 
 
-def test_the_outputs_are_shown_and_small(cells):
+def test_saved_outputs_are_present_and_small(cells):
     assert all(cell["outputs"] for cell in cells[1:])
     assert NOTEBOOK.stat().st_size < 100_000

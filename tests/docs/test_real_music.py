@@ -1,4 +1,4 @@
-"""The section about real music, from results with known scores."""
+"""The section about real music, made from results with known scores."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def models(tmp_path):
     return folder
 
 
-def test_the_tables_say_what_was_measured(models, tmp_path):
+def test_tables_show_the_scores(models, tmp_path):
     records = tmp_path / "real_music"
     real_music.record(models, records)
     text = real_music.section(records)
@@ -36,7 +36,7 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
     assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
     (picture,) = records.glob("*-few-labels.png")
     assert f"](real_music/{picture.name})" in text
-    # Protocols and seeds that were not measured are not mentioned.
+    # Protocols and seeds without results are not mentioned.
     assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells == [
@@ -56,7 +56,7 @@ def test_the_tables_say_what_was_measured(models, tmp_path):
     assert "/home" not in (records / "clmr" / "manifest.json").read_text()
 
 
-def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_path):
+def test_second_record_replaces_the_first_and_empty_records_are_rejected(models, tmp_path):
     records = tmp_path / "real_music"
     assert real_music.section(records) == ""
     real_music.record(models, records)
@@ -64,7 +64,7 @@ def test_a_second_record_replaces_the_first_and_nothing_is_refused(models, tmp_p
     (models / "none" / "evaluation-x.json").rename(models / "only-filter" / "evaluation-y.json")
     (models / "none" / "manifest.json").unlink()
     real_music.record(models, records)
-    # The report would make one row of both records.
+    # If both records were kept, the report would merge them into one row.
     assert {path.name for path in records.iterdir()} == {"clmr", "only-filter"}
     assert {path.name for path in (records / "only-filter").iterdir()} == {
         "manifest.json",

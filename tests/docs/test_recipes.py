@@ -1,4 +1,4 @@
-"""The page of the recipes: its table is that of the files."""
+"""The table on the recipes page matches the recipe files."""
 
 import re
 
@@ -13,16 +13,16 @@ def recipes():
     return read_recipes()
 
 
-def test_the_table_is_made_from_the_recipes_as_they_are(recipes):
+def test_committed_table_matches_the_recipe_files(recipes):
     page = PAGE.read_text(encoding="utf-8")
     assert page_with(recipes, page) == page, "run `python -m docs.recipes`"
     linked = re.findall(r"^\| \[([\w.-]+)\]\(\.\./recipes/\1\.yaml\) \|", page, flags=re.MULTILINE)
     assert sorted(linked) == sorted(recipes)
-    # The text below the table refers to some of them.
+    # The text below the table mentions some of the recipes.
     assert set(re.findall(r"`(mtt-[\w.-]+)`", page)) <= set(linked)
 
 
-def test_only_the_table_is_written(recipes):
+def test_only_the_table_is_replaced(recipes):
     few = {name: recipes[name] for name in ("mtt-clmr", "transfer-msd", "msd-clmr", "msd-supervised")}
     begin, end = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
     page = page_with(few, f"before\n{begin}old\n{end}after\n")

@@ -1,4 +1,4 @@
-"""The API reference: every public module has a page, and docstrings are of the functions that they stand in."""
+"""The API reference: every public module has a page, and docstrings match their functions."""
 
 import ast
 import itertools
@@ -15,28 +15,28 @@ FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, str]:
-    """Every page by the name of its module, without sources."""
+    """Writes the reference without sources and returns every page by the name of its module."""
     folder = tmp_path_factory.mktemp("reference")
     write_reference(folder, with_source=False)
     pages = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.html")}
     return {name.replace("/", "."): path.read_text(encoding="utf-8") for name, path in pages.items()}
 
 
-def test_every_public_module_has_a_page_and_no_other(pages):
+def test_pages_are_those_of_the_public_modules(pages):
     modules = [path.relative_to(ROOT).with_suffix("").parts for path in FILES]
     names = {".".join(part for part in parts if part != "__init__") for parts in modules}
     assert pages.keys() - {"index"} == {name for name in names if "._" not in name}
 
 
-def test_the_first_page_describes_the_public_names(pages):
+def test_package_pages_describe_the_public_names(pages):
     for name in ("SampleCNN", "nt_xent", "load_encoder"):
         assert f'<section id="{name}">' in pages["clmr_tf"]
     assert '<section id="pitch_shift">' in pages["clmr_tf.augment"]
 
 
-def test_sections_and_types_are_readable(pages):
+def test_docstring_sections_and_types_are_rendered(pages):
     for name, page in pages.items():
-        # What is left of a section whose indentation is wrong.
+        # These remain if a section is indented wrongly.
         assert not [word for word in ("Args:", "<p>Returns:", "<p>Raises:") if word in page], name
         assert "framework.tensor" not in page, name
 
@@ -53,7 +53,7 @@ def arguments_of(function: ast.FunctionDef) -> set[str]:
     return {one.arg for one in every if one}
 
 
-def test_the_arguments_that_a_docstring_describes_exist():
+def test_arguments_described_in_docstrings_exist():
     wrong = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""NT-Xent as the paper writes it, one anchor at a time."""
+"""NT-Xent as in the paper, one anchor at a time."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def nt_xent(z_i: np.ndarray, z_j: np.ndarray, temperature: float) -> float:
-    """Equation 1 of SimCLR (Chen et al. 2020), averaged over all 2N anchors, in float64."""
+    """Computes equation 1 of SimCLR (Chen et al. 2020), averaged over all 2N anchors, in float64."""
     vectors = [*z_i.astype(np.float64), *z_j.astype(np.float64)]
     num_pairs = len(z_i)
 

@@ -8,7 +8,7 @@ FIRST_CLICK_SAMPLE = RATE_HZ // 10
 
 
 def sines(frequencies_hz, peak=0.2, num_harmonics=1):
-    """A sum of partials with their harmonics, falling as 1/h: float64 [NUM_SAMPLES]."""
+    """Returns a sum of sines with harmonics that fall as 1/h, float64 [NUM_SAMPLES]."""
     times = np.arange(NUM_SAMPLES) / RATE_HZ
     return sum(
         peak / harmonic * np.sin(2 * np.pi * frequency * harmonic * times + place + harmonic)
@@ -18,19 +18,19 @@ def sines(frequencies_hz, peak=0.2, num_harmonics=1):
 
 
 def click_samples(clicks_per_second=5):
-    """Positions of the clicks of a train: int [clicks]."""
+    """Returns the positions of the clicks of a click train, int [clicks]."""
     return np.arange(FIRST_CLICK_SAMPLE, NUM_SAMPLES, round(RATE_HZ / clicks_per_second))
 
 
 def click_train(peak=0.8, clicks_per_second=5):
-    """Single-sample clicks: float64 [NUM_SAMPLES]."""
+    """Returns single-sample clicks, float64 [NUM_SAMPLES]."""
     clicks = np.zeros(NUM_SAMPLES)
     clicks[click_samples(clicks_per_second)] = peak
     return clicks
 
 
 def cents_off(samples, frequency_hz, reach_cents=80):
-    """Distance in cents of the strongest partial near a frequency from it."""
+    """Returns the distance in cents from a frequency to the strongest partial near it."""
     length = 2**18
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), length))
     bins = np.fft.rfftfreq(length, 1 / RATE_HZ)
@@ -42,9 +42,9 @@ def cents_off(samples, frequency_hz, reach_cents=80):
 
 
 def music_cents_off(original, shifted, cents, reach_cents=60):
-    """Error in cents of a shift of music, by correlation of the spectra.
+    """Returns the error in cents of a pitch shift of music, by correlation of the spectra.
 
-    Average spectra on a scale of cents, minus their envelopes, are correlated at every shift near the requested one.
+    Average spectra on a cent scale, minus their envelopes, are correlated at every shift near the requested one.
     """
     scale = np.arange(np.log2(100), np.log2(3000), 1 / 1200)
 
@@ -66,7 +66,7 @@ def music_cents_off(original, shifted, cents, reach_cents=60):
 
 
 def click_spread_ms(samples, clicks_per_second=5):
-    """Root mean square distance in milliseconds of the energy of a shifted click train from the clicks."""
+    """Returns the RMS distance in milliseconds of a shifted click train's energy from the clicks."""
     clicks = click_samples(clicks_per_second)
     distance = np.min(np.abs(np.arange(NUM_SAMPLES)[:, None] - clicks), axis=1) / RATE_HZ * 1000
     energy = np.square(samples, dtype=np.float64)
@@ -74,7 +74,7 @@ def click_spread_ms(samples, clicks_per_second=5):
 
 
 def click_width_ms(samples, clicks_per_second=5):
-    """Root mean square width in milliseconds of the clicks of a shifted click train, averaged."""
+    """Returns the mean RMS width in milliseconds of the clicks of a shifted click train."""
     half = round(RATE_HZ / clicks_per_second) // 2
     times = np.arange(2 * half) / RATE_HZ * 1000
     widths = []

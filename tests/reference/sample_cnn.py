@@ -12,7 +12,7 @@ def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: int = 
 
 
 def normalize(x, gamma, beta, mean, variance, training):
-    """PyTorch's BatchNorm1d on [batch, time, channels]; also returns the new running statistics."""
+    """Applies PyTorch's BatchNorm1d to [batch, time, channels]; also returns the new running statistics."""
     if training:
         count = x.shape[0] * x.shape[1]
         batch_mean, batch_variance = x.mean(axis=(0, 1)), x.var(axis=(0, 1))
@@ -28,7 +28,7 @@ def sample_cnn(audio: np.ndarray, layers: list[dict], pool_sizes: tuple[int, ...
     """Encodes [batch, samples] in float64.
 
     `layers` has, for the stem, the blocks and the last block, `kernel`, `gamma`, `beta`, `mean`, `variance`.
-    Returns the frames that are left, [batch, time, 512], and the running statistics of all layers.
+    Returns the remaining frames, [batch, time, 512], and the running statistics of all layers.
     """
     x = audio[..., None].astype(np.float64)
     statistics = []

@@ -1,4 +1,4 @@
-"""Single settings of an augmentation preset, changed by name."""
+"""Changing single settings of an augmentation preset by name."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
 
-def test_without_changes_it_is_the_preset():
+def test_no_changes_give_the_preset():
     for preset in ("released", "thesis", "none", "only-gain"):
         assert augmentation_config(preset) == augmentation_preset(preset)
 
 
-def test_changes_only_what_is_named():
+def test_only_named_settings_change():
     changes = [
         "pitch.probability=0.25",
         "pitch.cents=[-500, 300]",
@@ -36,12 +36,12 @@ def test_changes_only_what_is_named():
     assert dataclasses.replace(config, pitch=PitchConfig(), delay=AugmentationConfig().delay) == AugmentationConfig()
 
 
-def test_numbers_may_be_written_like_the_presets_write_them():
+def test_numbers_may_use_exponents_without_a_point():
     config = augmentation_config("thesis", ["noise.noise_to_signal=[1e-4, 1e-2]", "delay.volume=2e-1"])
     assert config.noise.noise_to_signal == Range(1e-4, 1e-2) and config.delay.volume == 0.2
 
 
-def test_order_and_asymmetry_can_be_changed():
+def test_order_and_asymmetric_can_be_changed():
     order = AUGMENTATION_NAMES[::-1]
     config = augmentation_config("released", [f"order=[{', '.join(order)}]", "asymmetric=true"])
     assert config.order == order and config.asymmetric is True
@@ -68,14 +68,14 @@ def test_order_and_asymmetry_can_be_changed():
         ("pitch.cents=[", "cannot be read; write it as in YAML"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(change, words):
+def test_invalid_changes_are_rejected_in_one_sentence(change, words):
     with pytest.raises(UsageError) as refusal:
         augmentation_config("released", [change])
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_from_the_command_line_and_from_files_and_back(tmp_path):
+def test_command_line_and_files_give_the_same_changes(tmp_path):
     changes = ("reverb.probability=0", "gain.gain_db=[-6, 0]")
     parsed = parse_command(TrainConfig, ["--augmentation-changes", *changes], program="train", description="")
     assert parsed.augmentation_changes == changes

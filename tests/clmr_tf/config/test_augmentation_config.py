@@ -1,4 +1,4 @@
-"""The augmentation settings: the published numbers, and every wrong setting refused in one sentence."""
+"""The augmentation settings: published numbers, and errors for invalid settings."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ def probabilities(config):
     return {name: getattr(config, name).probability for name in AUGMENTATION_NAMES}
 
 
-def test_released_has_the_numbers_of_the_released_code():
+def test_released_preset_has_the_numbers_of_the_released_code():
     config = augmentation_preset("released")
     assert config == AugmentationConfig()
     assert probabilities(config) == PROBABILITIES
@@ -54,7 +54,7 @@ def test_released_has_the_numbers_of_the_released_code():
     assert {config.reverb.reverberance, config.reverb.damping, config.reverb.room_scale} == {Range(0, 99, 1)}
 
 
-def test_thesis_differs_where_the_thesis_does():
+def test_thesis_preset_has_the_numbers_of_the_thesis():
     config = augmentation_preset("thesis")
     assert probabilities(config) == PROBABILITIES
     assert config.noise.noise_to_signal == Range(1e-4, 1e-4)  # 80 dB
@@ -65,14 +65,14 @@ def test_thesis_differs_where_the_thesis_does():
     assert {config.reverb.reverberance, config.reverb.damping, config.reverb.room_scale} == {Range(0, 100)}
 
 
-def test_none_leaves_every_augmentation_out():
+def test_none_preset_disables_every_augmentation():
     config = augmentation_preset("none")
     assert set(probabilities(config).values()) == {0}
     assert not config.asymmetric
 
 
 @pytest.mark.parametrize("name", AUGMENTATION_NAMES)
-def test_only_one_is_certain_and_asymmetric(name):
+def test_only_presets_have_one_certain_augmentation_and_are_asymmetric(name):
     config = augmentation_preset(f"only-{name}")
     assert probabilities(config) == {other: float(other == name) for other in AUGMENTATION_NAMES}
     assert config.asymmetric
@@ -83,7 +83,7 @@ def test_only_one_is_certain_and_asymmetric(name):
 @pytest.mark.parametrize(
     ("wrong", "nearest"), [("relased", "released"), ("only-reverbs", "only-reverb"), ("non", "none")]
 )
-def test_an_unknown_preset_is_refused_with_the_nearest(wrong, nearest):
+def test_unknown_preset_is_rejected_with_a_suggestion(wrong, nearest):
     with pytest.raises(UsageError, match=f"did you mean `{nearest}`"):
         augmentation_preset(wrong)
     with pytest.raises(UsageError, match=r"no augmentation preset 'zzz'; there are released, thesis, none, only-"):
@@ -110,14 +110,14 @@ def test_an_unknown_preset_is_refused_with_the_nearest(wrong, nearest):
         (lambda: AugmentationConfig(order=(1, *AUGMENTATION_NAMES[1:])), "order must name each of"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_sentence(make, sentence):
+def test_invalid_settings_are_rejected_in_one_sentence(make, sentence):
     with pytest.raises(UsageError, match=sentence) as caught:
         make()
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def test_wrong_values_are_refused_in_python_too():
+def test_invalid_types_and_values_are_rejected_in_python():
     with pytest.raises(UsageError, match="gain_db must be of type Range"):
         GainConfig(0.3, (-20, -1))
     with pytest.raises(UsageError, match="probability must be between 0 and 1"):
@@ -128,12 +128,12 @@ def test_wrong_values_are_refused_in_python_too():
         Range(0, float("inf"))
 
 
-def test_settings_cannot_be_changed_afterwards():
+def test_settings_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AugmentationConfig().gain.probability = 1.0
 
 
-def test_reading_settings_does_not_start_tensorflow():
+def test_settings_do_not_import_tensorflow():
     program = "import sys, clmr_tf.config.augmentation; sys.exit('tensorflow' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(clmr_tf.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

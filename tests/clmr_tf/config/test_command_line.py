@@ -1,4 +1,4 @@
-"""Defaults, file, command line: what wins, what is refused, and in which words."""
+"""Precedence of defaults, file and command line, and error messages for invalid settings."""
 
 import dataclasses
 import json
@@ -16,12 +16,12 @@ def parse(*arguments: str) -> TrainConfig:
     return parse_command(TrainConfig, arguments, program="train", description="Trains.")
 
 
-def test_without_arguments_everything_has_its_default():
+def test_no_arguments_give_the_defaults():
     assert parse() == TrainConfig()
     assert parse().corpus == "demo"
 
 
-def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
+def test_command_line_overrides_file_and_file_overrides_defaults(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("batch_size: 24\nwidth: 0.5\nlearning_rate: 1e-3\njit: true\nworkdir: runs/x\n")
     config = parse("--config", str(path), "--width", "0.25", "--no-jit")
@@ -31,13 +31,13 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_
     assert parse(f"--config={path}").jit is True
 
 
-def test_keys_may_be_written_like_options(tmp_path):
+def test_keys_may_use_hyphens(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("batch-size: 24\n")
     assert parse("--config", str(path)).batch_size == 24
 
 
-def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
+def test_written_configuration_can_be_loaded_again(tmp_path):
     config = TrainConfig(workdir=tmp_path / "a b", steps=5, temperature=0.1, sample_rate_hz=16000)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_json(config)))
@@ -61,7 +61,7 @@ def test_a_resolved_configuration_can_be_fed_back_in(tmp_path):
         ("steps: [", ["cannot be read"]),
     ],
 )
-def test_a_file_with_a_mistake_is_refused_in_one_sentence(tmp_path, text, words):
+def test_invalid_file_is_rejected_in_one_sentence(tmp_path, text, words):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
@@ -71,7 +71,7 @@ def test_a_file_with_a_mistake_is_refused_in_one_sentence(tmp_path, text, words)
     assert all(word in message for word in words), message
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_missing_file_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere.* cannot be read"):
         parse("--config", str(tmp_path / "nowhere.yaml"))
 
@@ -93,7 +93,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--corpus 7 --steps --jit", "`--steps` needs a value; see --help."),
         ("--workdir", "`--workdir` needs a value; see --help."),
         ("--config", "`--config` needs a value; see --help."),
-        # The mistake is told from what is right before it, whatever type that has.
+        # Valid arguments of any type before the invalid one are not blamed.
         ("--augmentation-changes pitch.probability=0.5 --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--augmentation-changes a b --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--augmentation-changes=a --steps x", "`--steps` must be a whole number; received 'x'."),
@@ -106,7 +106,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ("--jit --no-profile --steps x", "`--steps` must be a whole number; received 'x'."),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, sentence):
+def test_invalid_command_line_is_rejected_in_one_sentence(capsys, arguments, sentence):
     with pytest.raises(UsageError) as caught:
         parse(*arguments.split())
     assert str(caught.value) == sentence
@@ -114,7 +114,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(capsys, arguments, senten
 
 
 @pytest.mark.parametrize("arguments", [["--workdir", ""], ["--steps", "3", "--workdir="], [""], ["--config="]])
-def test_an_empty_argument_is_refused(arguments):
+def test_empty_argument_is_rejected(arguments):
     with pytest.raises(UsageError, match=r"^An argument is empty: `.*`; give it a value or remove it\.$"):
         parse(*arguments)
 
@@ -127,11 +127,11 @@ def test_help_documents_every_option_with_its_default(capsys):
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "(default: 0.5)" in text and "Seed of everything random" in text
-    # It depends on the optimizer.
+    # This default depends on the optimizer.
     assert 'Learning rate. Default: 3e-4; for "lars" see --lars-scaling.' in text
 
 
-def test_every_option_that_the_plan_promises_exists():
+def test_documented_options_exist():
     promised = {"corpus", "workdir", "steps", "batch_size", "seed", "width", "learning_rate", "optimizer"}
     promised |= {"temperature", "augmentation", "strategy", "precision", "jit", "checkpoint_every", "objective"}
     assert promised <= {field.name for field in dataclasses.fields(TrainConfig)}
@@ -181,7 +181,7 @@ def test_every_option_that_the_plan_promises_exists():
         ({"corpus": ""}, "--corpus must name"),
     ],
 )
-def test_values_that_no_run_can_have_are_refused(settings, words):
+def test_invalid_values_are_rejected(settings, words):
     with pytest.raises(UsageError, match=words):
         TrainConfig(**settings)
 

@@ -1,4 +1,4 @@
-"""A configuration file and the command line over it, validated once they are one configuration, by every command."""
+"""Every command validates file and command line together, after merging them."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def test_file_and_command_line_are_validated_together(tmp_path, text, arguments,
     path = write(tmp_path / "run.yaml", text)
     config = parse("--config", path, *arguments)
     assert {name: getattr(config, name) for name in expected} == expected
-    # Neither is right without the other.
+    # The file is invalid without the option.
     with pytest.raises(UsageError):
         parse("--config", path)
 
 
-def test_a_wrong_value_is_refused_wherever_it_is_from(tmp_path):
+def test_invalid_value_is_rejected_from_file_and_command_line(tmp_path):
     with pytest.raises(UsageError, match=r"--steps must be at least 1; received 0\."):
         parse("--config", write(tmp_path / "zero.yaml", "steps: 0"), "--width", "0.5")
     with pytest.raises(UsageError, match=r"--steps must be at least 1; received 0\."):
@@ -66,7 +66,7 @@ def test_a_wrong_value_is_refused_wherever_it_is_from(tmp_path):
         (PseudoTagOptions, "num_windows: 0", ["--num-windows", "3"]),
     ],
 )
-def test_every_command_validates_its_settings_once_they_are_complete(tmp_path, config_type, wrong, put_right):
+def test_every_command_validates_the_merged_settings(tmp_path, config_type, wrong, put_right):
     path = write(tmp_path / "settings.yaml", wrong)
     name = wrong.partition(":")[0]
     config = parse_command(config_type, ["--config", path, *put_right], program="it", description="Does it.")
@@ -75,7 +75,7 @@ def test_every_command_validates_its_settings_once_they_are_complete(tmp_path, c
         parse_command(config_type, ["--config", path], program="it", description="Does it.")
 
 
-def test_of_two_files_the_last_one_counts(tmp_path):
+def test_last_of_two_files_is_used(tmp_path):
     first, second = write(tmp_path / "first.yaml", "steps: 3"), write(tmp_path / "second.yaml", "width: 0.5")
     config = parse("--config", first, f"--config={second}")
     assert (config.steps, config.width) == (TrainConfig().steps, 0.5)

@@ -1,4 +1,4 @@
-"""Commands whose default is the demo model of a checkout, in a folder that is none."""
+"""The --model option of commands whose default is the demo model."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from clmr_tf.probe import __main__ as probe
     ("command", "arguments"),
     [(embed, ["song.mp3"]), (tag, ["song.mp3"]), (similar, ["song.mp3"]), (probe, [])],
 )
-def test_without_the_demo_model_a_model_is_asked_for(command, arguments, tmp_path, monkeypatch, capsys):
+def test_missing_model_is_reported_with_advice(command, arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_command(command.main, arguments) == 2
     assert " ".join(capsys.readouterr().err.split()) == (
@@ -27,7 +27,7 @@ def test_without_the_demo_model_a_model_is_asked_for(command, arguments, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_is_there_is_taken(tmp_path, monkeypatch):
+def test_require_model_returns_existing_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     DEMO_MODEL.mkdir(parents=True)
