@@ -1,9 +1,10 @@
-"""python -m benchmarks.augment: what the augmentation chain costs, against a training step and the original's parts.
+"""python -m benchmarks.augment: the cost of the augmentation chain, next to a training step and the original's effects.
 
-One JSON object. `chain_over_step` compares wall-clock times: the chain on a batch of views, and a training step of the
-full-width SampleCNN on the same batch without augmentation, each on all cores. `chain_over_original_parts` compares CPU
-times on one core for the same clips and the same draws: the whole chain, and only julius' filters and sox's `pitch` and
-`reverb`. These are used if they are there; `--install-original` installs them (PyTorch is large), sox by apt-get.
+Prints one JSON object. `chain_over_step` compares wall-clock times on all cores: the chain on a batch of views, and a
+training step of the full-width SampleCNN on the same batch without augmentation. `chain_over_original_parts` compares
+CPU times on one core for the same clips and the same random draws: the whole chain, and only julius' filters and sox's
+`pitch` and `reverb`. These are timed if they are installed; `--install-original` installs julius with PyTorch (large),
+and sox with apt-get.
 """
 
 import argparse
@@ -42,7 +43,7 @@ OTHER_BATCHES = (16, 384)
 
 
 def timed(run: Callable[[], Any], repetitions: int) -> tuple[float, float]:
-    """Median CPU and wall-clock seconds of a call, after one that is not counted."""
+    """Returns the median CPU and wall-clock seconds of a call, after a warm-up call."""
     run()
     cpu, wall = [], []
     for _ in range(repetitions):
@@ -54,7 +55,7 @@ def timed(run: Callable[[], Any], repetitions: int) -> tuple[float, float]:
 
 
 def clips_of_the_demo_corpus(num_clips: int, corpora: Path) -> tuple[tf.Tensor, tf.Tensor]:
-    """Clips of real music and seeds of their views: float32 [num_clips, samples], int32 [num_clips, 2]."""
+    """Returns clips of real music, float32 [num_clips, samples], and seeds of their views, int32 [num_clips, 2]."""
     num_samples = CLIP_NUM_SAMPLES[SAMPLE_RATE_HZ]
     corpus = resolve_corpus("demo", corpora=corpora, sample_rate_hz=SAMPLE_RATE_HZ, clip_num_samples=num_samples)
     batches = iter(pair_dataset(corpus, "train", batch_size=16, clip_num_samples=num_samples, seed=0))
@@ -65,9 +66,9 @@ def clips_of_the_demo_corpus(num_clips: int, corpora: Path) -> tuple[tf.Tensor, 
 
 
 def measure_cpu(corpora: Path, repetitions: int) -> dict[str, Any]:
-    """CPU milliseconds per view of the chain, for batches of several sizes, and of its parts; memory beside them.
+    """Measures CPU milliseconds per view of the chain, for several batch sizes, and of its parts, and the peak memory.
 
-    To be called in a process that has one core: work that two cores share costs both of them more.
+    Call it in a process that is limited to one core: sharing the work between cores costs more CPU time.
     """
     clips, seeds = clips_of_the_demo_corpus(max(NUM_VIEWS, *OTHER_BATCHES), corpora)
     chain = released_chain()
@@ -92,15 +93,15 @@ def measure_cpu(corpora: Path, repetitions: int) -> dict[str, Any]:
 
 @tf.function
 def transform_pair(clips: tf.Tensor) -> tf.Tensor:
-    """To the spectrum and back, as the filters and the reverb do it: what two parts that shared it would save."""
+    """Transforms to the spectrum and back, as filters and reverb do; sharing this between them would save its cost."""
     fft_length = [fast_fft_length(clips.shape[1])]
     return tf.signal.irfft(tf.signal.rfft(clips, fft_length), fft_length)
 
 
 def measure_cpu_on_one_core(corpora: Path, repetitions: int) -> dict[str, Any]:
-    """What `measure_cpu` measures in a process that may use one core only."""
+    """Runs `measure_cpu` in a process that is limited to one core."""
     if not hasattr(os, "sched_setaffinity"):
-        raise UsageError("A process can be kept on one core on Linux only; this system is another.")
+        raise UsageError("Limiting a process to one core works only on Linux; run this benchmark there.")
     core = {min(os.sched_getaffinity(0))}
     command = [sys.executable, "-m", "benchmarks.augment", "--cpu-only", "--corpora", str(corpora)]
     done = subprocess.run(
@@ -113,12 +114,12 @@ def measure_cpu_on_one_core(corpora: Path, repetitions: int) -> dict[str, Any]:
 
 
 def released_chain() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The chain of the released preset as a graph."""
+    """Builds the chain of the released preset as a graph."""
     return tf.function(AugmentationChain(AugmentationConfig(), SAMPLE_RATE_HZ))
 
 
 def measure_step(clips: tf.Tensor, seeds: tf.Tensor, width: float, repetitions: int) -> float:
-    """Wall-clock seconds of a training step on these views without augmentation."""
+    """Returns the wall-clock seconds of a training step on these views without augmentation."""
     model = build_model(TrainConfig(augmentation="none", width=width))
     batch = {
         "clips": tf.reshape(clips, [len(clips) // 2, 2, -1]),
@@ -130,7 +131,7 @@ def measure_step(clips: tf.Tensor, seeds: tf.Tensor, width: float, repetitions: 
 
 
 def measure_original(clips: tf.Tensor, seeds: tf.Tensor, folder: Path) -> dict[str, float | None]:
-    """CPU milliseconds per view of the original's parts, for the draws of the released preset."""
+    """Returns CPU milliseconds per view of the original's effects, for random draws of the released preset."""
     draws = AugmentationChain(AugmentationConfig(), SAMPLE_RATE_HZ).draw(seeds)
     draws = {name: {key: values.numpy() for key, values in part.items()} for name, part in draws.items()}
     waveforms = clips.numpy()
@@ -150,7 +151,7 @@ def measure_original(clips: tf.Tensor, seeds: tf.Tensor, folder: Path) -> dict[s
 
 
 def measure(corpora: Path, original: Path, width: float, repetitions: int, step_repetitions: int) -> dict[str, Any]:
-    """Everything, as JSON data."""
+    """Runs all measurements and returns them as JSON data."""
     clips, seeds = clips_of_the_demo_corpus(NUM_VIEWS, corpora)
     costs = measure_cpu_on_one_core(corpora, repetitions)
     originals = measure_original(clips, seeds, original)
@@ -174,16 +175,18 @@ def measure(corpora: Path, original: Path, width: float, repetitions: int, step_
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.augment", description=__doc__)
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
     parser.add_argument("--original", type=Path, default=Path("build/original"), help="virtual environment with julius")
-    parser.add_argument("--install-original", action="store_true", help="install julius there, and sox")
-    parser.add_argument("--width", type=float, default=1.0, help="of the encoder in the step (default: 1.0)")
-    parser.add_argument("--repetitions", type=int, default=7, help="timed calls of a chain (default: 7)")
+    parser.add_argument("--install-original", action="store_true", help="install julius there, and sox with apt-get")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the step's encoder (default: 1.0)")
+    parser.add_argument("--repetitions", type=int, default=7, help="timed calls of the chain (default: 7)")
     parser.add_argument("--step-repetitions", type=int, default=3, help="timed training steps (default: 3)")
-    parser.add_argument("--cpu-only", action="store_true", help="only the CPU costs of the chain, on the cores given")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument(
+        "--cpu-only", action="store_true", help="measure only the chain's CPU costs, on the available cores"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.repetitions, options.step_repetitions) < 1:
         parser.error("--repetitions and --step-repetitions must be at least 1")

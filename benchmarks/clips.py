@@ -1,7 +1,7 @@
-"""python -m benchmarks.clips: what reading a pair of crops costs, as one JSON object.
+"""python -m benchmarks.clips: the cost of reading a pair of crops, as one JSON object.
 
-Reads pairs of a prepared corpus as training does, after one pass that fills the file cache. Both cores may work;
-the cost is the CPU time of the process, so it is that of one core.
+Reads pairs of a prepared corpus as training does, after one pass that fills the file cache. All cores may be used;
+the cost is the CPU time of the process, summed over cores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
 
 
 def measure(corpus: str, corpora: Path, batch_size: int, num_batches: int) -> dict[str, float | str]:
-    """CPU and wall milliseconds per pair, and the pairs per second that one core can deliver."""
+    """Returns CPU and wall-clock milliseconds per pair, and pairs per second of one core."""
     prepared = resolve_corpus(corpus, corpora=corpora, sample_rate_hz=SAMPLE_RATE_HZ, clip_num_samples=CROP_NUM_SAMPLES)
     dataset = pair_dataset(prepared, "train", batch_size=batch_size, clip_num_samples=CROP_NUM_SAMPLES, seed=0)
     batches = iter(dataset)
@@ -44,13 +44,13 @@ def measure(corpus: str, corpora: Path, batch_size: int, num_batches: int) -> di
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clips", description=__doc__)
-    parser.add_argument("--corpus", default="demo", help="as in clmr_tf.train (default: demo)")
+    parser.add_argument("--corpus", default="demo", help="corpus, as in clmr_tf.train (default: demo)")
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
     parser.add_argument("--batch-size", type=int, default=48, help="pairs per batch (default: 48)")
     parser.add_argument("--num-batches", type=int, default=60, help="batches to time (default: 60)")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.batch_size, options.num_batches) < 1:
         parser.error("--batch-size and --num-batches must be at least 1")

@@ -1,12 +1,12 @@
-"""Time of one core for preparing files of each format, against libsndfile, which cannot read all of them whole.
+"""CPU time of preparing files of each format, compared with libsndfile, which cannot read all of them completely.
 
     python -m benchmarks.decode
 
-prints one JSON object. `real_time_per_core` is the work of one file in a preparation
+prints one JSON object. `real_time_per_core` is the seconds of audio that one core prepares per second
 (`pipelines.preparation.transcoding`): decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash.
-`ratio_to_libsndfile` is its time over that of the same work with libsndfile as the decoder, measured in turn in one
-run; the first one is that of all formats together. The
-music is that of the demo corpus, three minutes of it in 44.1 kHz stereo.
+`ratio_to_libsndfile` is this time divided by that of the same work with libsndfile as the decoder, measured alternately
+in one run; the ratio at the top level is for all formats together. The music is three minutes of the demo corpus in
+44.1 kHz stereo.
 """
 
 import argparse
@@ -40,7 +40,7 @@ FORMATS = {
 
 
 def music(seconds: float) -> np.ndarray:
-    """Stereo of two songs' excerpts at a time, float32 [samples, 2]."""
+    """Returns stereo with excerpts of a different song in each channel, float32 [samples, 2]."""
     excerpts = [
         soundfile.read(path, dtype="float32", always_2d=True)[0] for path in sorted(DEMO_AUDIO.rglob("*.ogg"))[:40]
     ]
@@ -50,16 +50,16 @@ def music(seconds: float) -> np.ndarray:
 
 
 def write(path: Path, samples: np.ndarray, options: dict[str, object]) -> None:
-    """Writes a file of one of FORMATS."""
+    """Writes a file in one of FORMATS."""
     rate_hz = 48_000 if options.get("subtype") == "OPUS" else SOURCE_RATE_HZ
     with soundfile.SoundFile(path, "w", rate_hz, 2, **options) as file:
-        # libsndfile 1.2.2 overflows its stack when it encodes a minute of Vorbis at once.
+        # libsndfile 1.2.2 overflows its stack when it encodes a minute of Vorbis in one call.
         for start in range(0, len(samples), 1 << 15):
             file.write(samples[start : start + (1 << 15)])
 
 
 def write_aac(path: Path, samples: np.ndarray) -> None:
-    """Writes an M4A file, which libsndfile does not read."""
+    """Writes an M4A file, which libsndfile cannot read."""
     with av.open(path, "w", format="ipod") as output:
         stream = output.add_stream("aac", rate=SOURCE_RATE_HZ, layout="stereo")
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), "fltp", "stereo")
@@ -70,10 +70,10 @@ def write_aac(path: Path, samples: np.ndarray) -> None:
 
 
 def transcode_with_libsndfile(path: Path, part: Path) -> None:
-    """The work of `transcode` in the same blocks, with libsndfile as the decoder."""
+    """Does the work of `transcode` in the same blocks with libsndfile as the decoder."""
     digest, peak = hashlib.sha256(), 0.0
     with soundfile.SoundFile(path) as file, part.open("wb") as output:
-        # soundfile seeks after every block of a file that can be sought in, and MP3 then comes out wrong.
+        # soundfile seeks after every block of a seekable file, which corrupts MP3.
         file.seekable = lambda: False
         resampler = soxr.ResampleStream(file.samplerate, SAMPLE_RATE_HZ, 1, "float32", "VHQ")
         buffer = np.empty((1 << 17, file.channels), np.float32)
@@ -90,7 +90,7 @@ def transcode_with_libsndfile(path: Path, part: Path) -> None:
 
 
 def cpu_seconds_in_turn(works: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
-    """The least processor time of each, of some repetitions in turn."""
+    """Runs the works alternately and returns the lowest CPU time of each."""
     least = [float("inf")] * len(works)
     for _ in range(repetitions):
         for index, work in enumerate(works):
@@ -133,11 +133,13 @@ def measure(seconds: float, repetitions: int) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=180.0, help="length of each file")
-    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement; the least counts")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--seconds", type=float, default=180.0, help="length of each file in seconds (default: 180)")
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="repetitions of each measurement; the lowest counts (default: 5)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     stdout.print_json(json.dumps(measure(options.seconds, options.repetitions)))
 

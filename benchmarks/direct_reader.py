@@ -1,12 +1,12 @@
-"""Time of one core for reading a crop straight from a compressed file, against reading prepared PCM.
+"""CPU time of reading a crop directly from a compressed file, compared with reading prepared PCM.
 
     python -m benchmarks.direct_reader
 
-prints one JSON object. Both readers are those that training calls, over corpora that the folder pipeline prepares,
-with a warm file cache. Songs are three minutes of 44.1 kHz stereo, and one is as the clips of MagnaTagATune are:
-29 s of 16 kHz mono mp3. `libsndfile_ms` is the same crop cut out with libsndfile and resampled with soxr, in
-Python. That is no way to read mp3 in training, for its seeks lose the frames that low bit rates borrow bits from,
-but it shows what decoders can do.
+prints one JSON object. Both readers are those of training, on corpora that the folder pipeline prepares, with a warm
+file cache. Songs are three minutes of 44.1 kHz stereo; one is like the clips of MagnaTagATune, 29 s of 16 kHz mono MP3.
+`libsndfile_ms` is the time of reading the same crop with libsndfile and resampling it with soxr in Python. Training
+cannot read MP3 in this way, because a seek loses the bit reservoir of the preceding frames, but it shows how fast
+decoding can be.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from pipelines.folder import FolderSettings, prepare_corpus
 from pipelines.preparation.prepare import PrepareSettings
 
 SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
-# Starting an iterator, and the first use of each of its decoders, take as long as many crops do.
+# Starting an iterator and first using each decoder take as long as reading many crops.
 NUM_WARM_UP_CROPS = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A file to read from: what soundfile is told to write."""
+    """The settings of a file that soundfile writes."""
 
     suffix: str
     options: dict[str, object]
@@ -52,7 +52,7 @@ class Song:
     seconds: int = 180
 
     def shortened(self, max_seconds: int) -> "Song":
-        """The same song, cut after `max_seconds`."""
+        """Returns the song limited to `max_seconds`."""
         return dataclasses.replace(self, seconds=min(self.seconds, max_seconds))
 
 
@@ -72,15 +72,17 @@ SONGS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.direct_reader", description="Times the direct reader.")
     parser.add_argument("--num-crops", type=int, default=100, help="crops per measurement (default: 100)")
-    parser.add_argument("--max-seconds", type=int, default=180, help="cut the songs to this length (default: 180)")
+    parser.add_argument(
+        "--max-seconds", type=int, default=180, help="limit songs to this length in seconds (default: 180)"
+    )
     parser.add_argument("--songs", nargs="+", choices=SONGS, default=list(SONGS), help="songs to time (default: all)")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.num_crops < 1 or options.max_seconds < 4:
-        parser.error("--num-crops must be at least 1 and --max-seconds at least 4, or a song holds no crop")
+        parser.error("--num-crops must be at least 1 and --max-seconds at least 4, so that a song holds a crop")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     songs = {name: SONGS[name].shortened(options.max_seconds) for name in options.songs}
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, object]:
-    """Writes the songs into `folder`, prepares both kinds of corpora and times `num_crops` crops of each song."""
+    """Writes the songs to `folder`, prepares both kinds of corpora and times `num_crops` crops of each song."""
     music = folder / "music"
     music.mkdir()
     for name, song in songs.items():
@@ -99,7 +101,7 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
         prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_share=0.0))
         for reader in ("prepared", "direct")
     )
-    # PCM is the same whatever it was made from.
+    # The format of the source does not matter for PCM.
     name, song = next(iter(songs.items()))
     pcm_ms = milliseconds_per_crop(reader_of(prepared, f"{name}.{song.suffix}"), song.seconds, num_crops)
     return {
@@ -135,15 +137,15 @@ def measure_song(
 
 
 def reader_of(corpus: Corpus, source: str) -> CropReader:
-    """The reader of training, for the one item of a corpus that was made from the file `source`."""
+    """Returns the training reader of the corpus' only item that was made from the file `source`."""
     return crop_reader(corpus, [item for item in corpus.items if item.source == source], CROP_NUM_SAMPLES)
 
 
 def write(path: Path, song: Song) -> None:
-    """Writes chords that fade over soft noise, a second at a time."""
+    """Writes decaying chords over soft noise, one second at a time."""
     generator = np.random.default_rng(0)
     seconds = np.arange(song.rate_hz) / song.rate_hz
-    # At once, a whole song overflows the stack of libsndfile's Vorbis encoder.
+    # Writing a whole song in one call overflows the stack of libsndfile's Vorbis encoder.
     with soundfile.SoundFile(path, "w", song.rate_hz, song.num_channels, **song.options) as file:
         for _ in range(song.seconds):
             pitches_hz = 110 * 2 ** (generator.integers(0, 48, 6) / 12)
@@ -153,7 +155,7 @@ def write(path: Path, song: Song) -> None:
 
 
 def resampler(song: Song) -> CropReader:
-    """The part of the direct reader that comes after decoding."""
+    """Returns a reader that does only what the direct reader does after decoding."""
     samples = tf.random.stateless_uniform([4 * song.rate_hz], [1, 2])
 
     def resample(_item: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
@@ -164,7 +166,7 @@ def resampler(song: Song) -> CropReader:
 
 
 def milliseconds_per_crop(read: CropReader, seconds: int, num_crops: int) -> float:
-    """CPU time of reading crops of item 0 at random places in Dataset.map, one after the other."""
+    """Returns the CPU time of reading random crops of item 0 in Dataset.map, one after the other."""
     offsets = random_offsets(seconds, NUM_WARM_UP_CROPS + num_crops)
     crops = iter(tf.data.Dataset.from_tensor_slices((np.zeros_like(offsets), offsets)).map(read))
     for _ in itertools.islice(crops, NUM_WARM_UP_CROPS):
@@ -176,7 +178,7 @@ def milliseconds_per_crop(read: CropReader, seconds: int, num_crops: int) -> flo
 
 
 def milliseconds_with_libsndfile(path: Path, song: Song, num_crops: int) -> float:
-    """CPU time of the same with libsndfile and soxr, outside any graph."""
+    """Returns the CPU time of reading the same crops with libsndfile and soxr, outside of a graph."""
     ratio = song.rate_hz / SAMPLE_RATE_HZ
     begin = time.process_time()
     for offset in random_offsets(song.seconds, num_crops):
@@ -189,7 +191,7 @@ def milliseconds_with_libsndfile(path: Path, song: Song, num_crops: int) -> floa
 
 
 def random_offsets(seconds: int, num_crops: int) -> np.ndarray:
-    """Places in a song at the crop's rate, int64 [num_crops]; the same in every measurement."""
+    """Returns crop offsets in samples at the crop's rate, int64 [num_crops]; the same in every measurement."""
     return np.random.default_rng(1).integers(0, seconds * SAMPLE_RATE_HZ - CROP_NUM_SAMPLES, num_crops)
 
 

@@ -1,9 +1,9 @@
-"""python -m benchmarks.embed: how fast a model embeds, from files and in every runtime that it is exported for.
+"""python -m benchmarks.embed: how fast a model embeds files, and windows in every runtime that it is exported for.
 
-One JSON object. Every ratio is of figures of this run: each runtime has a process of its own, and they take turns.
-`clmr_tf` reads MP3 and Ogg Vorbis files, decoding included; PyTorch, with the original's layers, gets the same audio
-decoded already, so that `ratio_to_pytorch` is on the low side. The table `runtimes` has the latency of one window and
-the rate of many. The encoder is not trained, which does not change its speed. What is absent is null and named.
+Prints one JSON object. All ratios compare figures of this run: each runtime has its own process, and they take turns.
+`clmr_tf` decodes MP3 and Ogg Vorbis files, while PyTorch, with the original's layers, gets the decoded audio, so
+`ratio_to_pytorch` is a lower bound. The table `runtimes` has the latency of one window and the rate of many. The
+encoder is not trained, which does not change its speed. Missing figures are null, with the reason in `absent`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEMO_MUSIC = Path(__file__).parents[1] / "pipelines" / "demo_data" / "audio"
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Makes music and model in `folder`, starts the workers, lets them take turns, and puts the figures together."""
+    """Makes music and a model in `folder`, lets the workers take turns, and collects the figures."""
     audio_seconds = write_music(folder, options.num_files)
     absent = export_everything(folder / "model", options.width)
     rounds: dict[str, list[float]] = {"clmr_tf": [], "cpu": [], "decoding": [], "pytorch": []}
@@ -50,7 +50,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 answer = workers["pytorch"].tell("embed")
                 rounds["pytorch"].append(answer["seconds"])
                 if answer["num_windows"] != embedded["num_windows"]:
-                    raise ClmrError("The two encoders have not embedded the same windows, so there is no ratio.")
+                    raise ClmrError(
+                        "The two encoders embedded different numbers of windows, so their times cannot be compared."
+                    )
             for name, worker in workers.items():
                 one = worker.tell("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
                 many = worker.tell("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
@@ -92,7 +94,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def write_music(folder: Path, num_files: int) -> float:
-    """Writes `music/` of MP3 and Ogg Vorbis files in turn, and `decoded/` as .npy; returns its seconds."""
+    """Writes MP3 and Ogg Vorbis files alternately to `music/`, and `decoded/` as .npy; returns the seconds of audio."""
     music, decoded = folder / "music", folder / "decoded"
     music.mkdir()
     decoded.mkdir()
@@ -111,7 +113,7 @@ def write_music(folder: Path, num_files: int) -> float:
 
 
 def export_everything(folder: Path, width: float) -> dict[str, str]:
-    """Exports an encoder for all runtimes; returns why some are absent."""
+    """Exports an encoder for all runtimes; returns why runtimes are absent."""
     from clmr_tf.export.runtimes import add_runtime_files, version_of
     from clmr_tf.export.writing import write_model_folder
     from clmr_tf.models.sample_cnn import build_encoder
@@ -137,7 +139,7 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
 def _workers(
     options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack, absent: dict[str, str]
 ) -> Iterator[tuple[str, Worker]]:
-    """What can be had, started; the others are named in `absent` with the reason."""
+    """Starts the available workers; adds the reason for each missing one to `absent`."""
 
     def started(python: Path | str, module: str, *arguments: object) -> Worker:
         every = (*arguments, "--num-threads", num_usable_cores())
@@ -164,17 +166,19 @@ def _workers(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
-    parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the encoder (default: 1.0)")
     parser.add_argument("--num-files", type=int, default=24, help="recordings of the demo corpus (default: 24)")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows at once (default: 32)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of everything (default: 5)")
-    parser.add_argument("--latency-repeats", type=int, default=20, help="single windows a round (default: 20)")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows per batch (default: 32)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of all measurements (default: 5)")
+    parser.add_argument("--latency-repeats", type=int, default=20, help="single windows per round (default: 20)")
     pytorch = parser.add_mutually_exclusive_group()
-    pytorch.add_argument("--pytorch", action="store_true", help="install PyTorch for this run, and time it (large)")
-    pytorch.add_argument("--pytorch-python", type=Path, help="a Python that has PyTorch and NumPy, to time it")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    pytorch.add_argument("--pytorch", action="store_true", help="install PyTorch for this run and time it (large)")
+    pytorch.add_argument(
+        "--pytorch-python", type=Path, help="time PyTorch with this Python, which needs PyTorch and NumPy"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     counts = (options.num_files, options.batch_size, options.repeats, options.latency_repeats)
     if min(counts) < 1 or not 0 < options.width <= 8:

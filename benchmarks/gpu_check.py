@@ -1,9 +1,8 @@
 """python -m benchmarks.gpu_check: whether a GPU computes what a CPU computes, and how fast it trains.
 
-Views, embeddings and one training step are computed on the CPU by a process of its own and on the GPU, and compared
-number by number: in float32 without TF32, in bfloat16, and on two GPUs where there are two. Prints one JSON object,
-and one sentence for each promise; the exit code is 1 if one does not hold. Without a GPU the second side is the CPU
-as well, which it says.
+Views, embeddings and one training step are computed on the GPU, and in a separate process on the CPU, and compared:
+in float32 without TF32, in bfloat16, and on two GPUs if there are two. Prints one JSON object, and one sentence for
+each promise; the exit code is 1 if one does not hold. Without a GPU it compares the CPU with itself and says so.
 """
 
 import argparse
@@ -39,13 +38,13 @@ Numbers = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """Something that has to come out alike on both sides.
+    """Numbers that must agree on both sides.
 
     Attributes:
-        name: Its key in the JSON object.
-        sentence: What is promised.
-        numbers: The keys of the numbers that are compared.
-        largest_error: Largest root mean square of the differences, of that of the CPU's float32 numbers.
+        name: The key in the JSON object.
+        sentence: The promise in words.
+        numbers: The keys of the compared numbers.
+        largest_error: Largest RMS difference, relative to the RMS of the CPU's float32 numbers.
     """
 
     name: str
@@ -54,21 +53,19 @@ class Promise:
     largest_error: float
 
 
-# Sums of float32 in another order differ in the sixth digit, and a network of ten layers with batch normalisation
-# makes more of it. bfloat16 has three digits.
+# Float32 sums in another order differ in the sixth digit, and ten layers with batch normalization amplify this.
+# bfloat16 has three digits.
 FLOAT32_PROMISES = (
-    Promise("views_float32", "Every view is that of the CPU", ("views",), 1e-3),
-    Promise("embeddings_float32", "Every embedding is that of the CPU", ("embeddings",), 1e-3),
-    Promise(
-        "step_float32", "A training step has the loss and the change of weights of the CPU", ("loss", "change"), 1e-2
-    ),
+    Promise("views_float32", "Every view equals the CPU's", ("views",), 1e-3),
+    Promise("embeddings_float32", "Every embedding equals the CPU's", ("embeddings",), 1e-3),
+    Promise("step_float32", "A training step has the CPU's loss and weight changes", ("loss", "change"), 1e-2),
 )
 BFLOAT16_PROMISES = (
-    Promise("embeddings_bfloat16", "Embeddings in bfloat16 are those in float32 on the CPU", ("embeddings",), 0.1),
-    Promise("step_bfloat16", "The loss of a step in bfloat16 is that in float32 on the CPU", ("loss",), 0.02),
+    Promise("embeddings_bfloat16", "Embeddings in bfloat16 equal the CPU's in float32", ("embeddings",), 0.1),
+    Promise("step_bfloat16", "The loss of a step in bfloat16 equals the CPU's in float32", ("loss",), 0.02),
 )
 TWO_DEVICES_PROMISE = Promise(
-    "step_two_devices", "A training step on two devices is that of one", ("loss", "change"), 1e-2
+    "step_two_devices", "A training step on two devices equals that on one", ("loss", "change"), 1e-2
 )
 
 
@@ -76,8 +73,8 @@ class Check:
     """A model and one batch on the devices of a strategy.
 
     Args:
-        strategy: What the step runs on.
-        config: Of the training.
+        strategy: The strategy that the step runs on.
+        config: The training configuration.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, config: TrainConfig) -> None:
@@ -93,11 +90,11 @@ class Check:
 
         self._distributed = strategy.experimental_distribute_values_from_function(own_rows)
         self.step = tf.function(lambda: strategy.run(self.model.train_step, args=(self._distributed,)))
-        # As in a step, where the chain is a part of the graph.
+        # The chain is a part of the graph, as in a training step.
         self.make_views = tf.function(self.model.make_views)
 
     def numbers(self) -> Numbers:
-        """Views, embeddings, and what one step of SGD makes of the weights; the weights have changed then."""
+        """Returns views, embeddings, and the loss and weight changes of one SGD step, which changes the model."""
         views = self.make_views(self._batch["clips"], self._batch["seeds"])
         embeddings = tf.function(self.model.encoder)(self._batch["clips"][:, 0])
         before = self._weights()
@@ -106,13 +103,13 @@ class Check:
         return {name: np.asarray(tf.cast(values, tf.float32)) for name, values in numbers.items()}
 
     def seconds(self, num_steps: int) -> dict[str, float]:
-        """Seconds of a step and of the augmentation chain in it, the median of some; after `numbers`."""
+        """Returns the median seconds of a step and of its augmentation chain; call `numbers` first."""
 
         def run_step() -> None:
             float(self._strategy.experimental_local_results(self.step()["loss"])[0])
 
         def run_chain() -> None:
-            # Reading a number waits for all of them.
+            # Reading a value waits for the computation.
             float(tf.reduce_sum(self.make_views(self._batch["clips"], self._batch["seeds"])))
 
         return {"step": _median_seconds(run_step, num_steps), "chain": _median_seconds(run_chain, num_steps)}
@@ -122,7 +119,7 @@ class Check:
 
 
 def batch_of_noise(num_pairs: int, num_samples: int) -> Numbers:
-    """Crops as `clips.pair_dataset` makes them, of noise whose level and colour differ from crop to crop."""
+    """Makes crops in the format of `pair_dataset`, of noise whose level and color vary."""
     generator = np.random.default_rng(1)
     noise = generator.standard_normal([num_pairs, 2, num_samples])
     slope = generator.uniform(0.5, 1.5, [num_pairs, 1, 1])
@@ -134,7 +131,7 @@ def batch_of_noise(num_pairs: int, num_samples: int) -> Numbers:
 
 
 def error_of(promise: Promise, found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
-    """The largest error of what a promise is about; views and embeddings are looked at one by one."""
+    """Returns the largest error of a promise's numbers; each view and each embedding is compared on its own."""
 
     def relative_error(values: np.ndarray, expected: np.ndarray) -> float:
         rows = [
@@ -142,7 +139,7 @@ def error_of(promise: Promise, found: Mapping[str, np.ndarray], reference: Mappi
             for array in (values, expected)
         ]
         distance, size = np.linalg.norm(rows[0] - rows[1], axis=1), np.linalg.norm(rows[1], axis=1)
-        # Gives NaN for what is not finite, and no comparison with NaN holds.
+        # Non-finite numbers give NaN, for which no comparison holds.
         return float(np.max(distance / np.maximum(size, 1e-9)))
 
     return max(relative_error(found[name], reference[name]) for name in promise.numbers)
@@ -156,7 +153,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     start_xla_quietly()
     gpus = gpu_names()
     if not gpus:
-        stderr.print("TensorFlow finds no GPU: all of this runs on the CPU alone and shows nothing about a GPU.")
+        stderr.print("TensorFlow finds no GPU: this compares the CPU with itself and shows nothing about a GPU.")
     single = tf.distribute.get_strategy()
     found: dict[str, dict[str, Any]] = {}
     seconds = {}
@@ -196,7 +193,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
-    # SGD, whose change of a weight is in proportion to the gradient: Adam's first step is its sign.
+    # With SGD the weight changes are proportional to the gradient; Adam's first step only shows its sign.
     return TrainConfig(
         corpus="none",
         batch_size=options.batch_size,
@@ -212,7 +209,7 @@ def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
 def _numbers_of_cpu(options: argparse.Namespace, path: Path) -> Numbers:
     same = ["--batch-size", options.batch_size, "--width", options.width, "--augmentation", options.augmentation]
     command = [sys.executable, "-m", "benchmarks.gpu_check", *map(str, same), "--write-numbers", str(path)]
-    # There is no GPU for TensorFlow then, so it computes as on a machine without one.
+    # This hides the GPUs from TensorFlow.
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, check=False)
     if done.returncode:
         raise ClmrError(f"The numbers of the CPU could not be computed: its process ended with code {done.returncode}.")
@@ -231,14 +228,14 @@ def _median_seconds(work: Callable[[], None], repetitions: int) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result; `arguments` are without the program's name."""
+    """Prints the result; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--batch-size", type=int, default=48, help="pairs per step, an even number (default: 48)")
-    parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
-    parser.add_argument("--augmentation", default="released", help="preset of the chain (default: released)")
-    parser.add_argument("--num-steps", type=int, default=5, help="steps that are timed (default: 5)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the encoder (default: 1.0)")
+    parser.add_argument("--augmentation", default="released", help="augmentation preset (default: released)")
+    parser.add_argument("--num-steps", type=int, default=5, help="timed steps (default: 5)")
     parser.add_argument("--write-numbers", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.batch_size < 2 or options.batch_size % 2 or options.num_steps < 1 or not 0 < options.width <= 8:
         parser.error("--batch-size must be even and at least 2, --num-steps at least 1, --width above 0 and at most 8")
@@ -253,7 +250,7 @@ def main(arguments: Sequence[str]) -> None:
         size = f"error {promise['error']:.2g}, at most {promise['largest_error']:g}"
         stderr.print(f"{verb}: {promise['sentence']} ({size}).")
     if result["num_devices"] < 2:
-        stderr.print(f"Not checked: {TWO_DEVICES_PROMISE.sentence} (there is one).")
+        stderr.print(f"Not checked: {TWO_DEVICES_PROMISE.sentence} (there is only one device).")
     broken = [name for name, promise in result["promises"].items() if not promise["holds"]]
     if broken:
         raise ClmrError(f"{len(broken)} of {len(result['promises'])} promises do not hold: {', '.join(broken)}.")

@@ -1,6 +1,6 @@
-"""python -m benchmarks.loss_memory: the memory that NT-Xent and its gradient need for a large batch, as a JSON object.
+"""python -m benchmarks.loss_memory: the memory of NT-Xent and its gradient for a large batch, as a JSON object.
 
-A process of its own, since memory that was used before is not counted again.
+It runs in its own process, because reused memory would not raise the peak.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TEMPERATURE = 0.5
 
 @tf.function(reduce_retracing=True)
 def loss_and_gradients(z_i: tf.Tensor, z_j: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """The loss of pairs of projections [pairs, dimensions] and its gradients."""
+    """Returns the loss of pairs of projections [pairs, dimensions] and its gradients."""
     with tf.GradientTape() as tape:
         tape.watch([z_i, z_j])
         loss = nt_xent(z_i, z_j, TEMPERATURE)
@@ -31,21 +31,21 @@ def loss_and_gradients(z_i: tf.Tensor, z_j: tf.Tensor) -> tuple[tf.Tensor, list[
 
 
 def measure(num_pairs: int) -> dict[str, int]:
-    """Megabytes (2^20 bytes) at the peak above what the process held before."""
+    """Returns the peak memory in megabytes (2^20 bytes) above what the process held before."""
 
     def run(pairs: int) -> None:
         z_i, z_j = (tf.random.stateless_normal([pairs, PROJECTION_DIM], [1, number]) for number in range(2))
         loss, gradients = loss_and_gradients(z_i, z_j)
-        # Reading the numbers waits for them.
+        # Reading a value waits for the computation.
         _ = loss.numpy(), [gradient.numpy() for gradient in gradients]
 
-    # Small batches of two sizes, so that the graph for any size is there.
+    # Two small batch sizes trace the graph for any size.
     run(8)
     run(16)
-    # The peak begins anew at what is in use now.
+    # Resets the peak to the memory in use now.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = peak_memory_mb()
-    # Several times, because the order of independent operations, and with it the peak, is not always the same.
+    # The order of independent operations varies, and with it the peak, so this is repeated.
     for _ in range(5):
         run(num_pairs)
     return {"num_views": 2 * num_pairs, "loss_peak_megabytes": peak_memory_mb() - before}
@@ -54,10 +54,10 @@ def measure(num_pairs: int) -> dict[str, int]:
 def main() -> None:
     """Prints the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
-    parser.add_argument("--num-pairs", type=int, default=2048, help="pairs of the batch (default: 2048)")
+    parser.add_argument("--num-pairs", type=int, default=2048, help="pairs per batch (default: 2048)")
     options = parser.parse_args()
     if sys.platform != "linux":
-        parser.error("the peak of a process can be measured anew on Linux only; this system is another")
+        parser.error("the peak memory of a process can be reset only on Linux; run this benchmark there")
     if options.num_pairs < 2:
         parser.error("--num-pairs must be at least 2")
     stdout.out(json.dumps(measure(options.num_pairs), indent=2))

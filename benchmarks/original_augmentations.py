@@ -1,4 +1,4 @@
-"""What the expensive augmentations of the released code cost: julius' filters, and sox's `pitch` and `reverb`."""
+"""Times the expensive augmentations of the released code: julius' filters, and sox's `pitch` and `reverb`."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from resource import RUSAGE_CHILDREN, getrusage
 import numpy as np
 import soundfile
 
-# The versions of the released code's time that still install.
+# The versions from the time of the released code that can still be installed.
 _JULIUS_PACKAGES = ("torch==2.13.0", "julius==0.2.7", "numpy<3")
 _PYTHON = Path("bin", "python")
-# Different settings of sox that are timed; the others cost as much as the nearest of them.
+# How many different sox settings are timed; their mean stands for all.
 _NUM_SETTINGS = 8
 
-# Runs with the Python that has julius: filters every clip by itself, as the released code does, on one core.
+# Runs with the Python that has julius. Filters each clip on its own, as the released code does, on one core.
 _JULIUS_PROGRAM = """
 import json, sys, time
 import julius, numpy, torch
@@ -35,7 +35,7 @@ print(time.process_time() - start)
 
 
 def install_julius(folder: Path) -> None:
-    """Makes a virtual environment in `folder` that has julius and PyTorch, unless it is there already."""
+    """Creates a virtual environment with julius and PyTorch in `folder`, unless it exists."""
     if not (folder / _PYTHON).exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [folder / _PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -43,7 +43,7 @@ def install_julius(folder: Path) -> None:
 
 
 def install_sox() -> None:
-    """Installs Debian's sox if there is none and apt-get may be used."""
+    """Installs sox with apt-get if it is missing and apt-get may be used."""
     if shutil.which("sox") is None and shutil.which("apt-get") is not None:
         subprocess.run(["apt-get", "install", "-y", "-qq", "sox"], check=False, stdout=sys.stderr)
 
@@ -51,7 +51,7 @@ def install_sox() -> None:
 def julius_cpu_seconds(
     clips: np.ndarray, draws: dict[str, np.ndarray], sample_rate_hz: int, folder: Path
 ) -> float | None:
-    """CPU time of filtering the clips that are drawn for it; None if julius is not installed in `folder`."""
+    """Returns the CPU time of filtering the drawn clips, or None if julius is not installed in `folder`."""
     if not (folder / _PYTHON).exists():
         return None
     filters = [
@@ -72,10 +72,10 @@ def julius_cpu_seconds(
 def sox_cpu_seconds(
     clips: np.ndarray, settings: list[tuple[float, ...]], effect: str, sample_rate_hz: int
 ) -> float | None:
-    """CPU time of one effect of sox on as many clips as there are settings; None if there is no sox.
+    """Returns the CPU time of one sox effect on as many clips as there are settings, or None if sox is missing.
 
-    sox runs on all clips in one file with eight of the settings, evenly spread, and without an effect; the difference
-    is what the effect costs without starting a process for every clip and without reading and decoding.
+    sox processes all clips in one file with eight evenly spread settings, and without an effect. The difference is the
+    cost of the effect without starting a process for every clip and without reading and decoding.
     """
     if shutil.which("sox") is None:
         return None

@@ -1,4 +1,4 @@
-"""The most memory that a process has used."""
+"""The peak memory of a process."""
 
 import re
 import resource
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> int:
-    """Largest resident memory of this process so far, in units of 2^20 bytes.
+    """Returns the peak resident memory of this process in units of 2^20 bytes.
 
-    From Linux' own books, since `resource.getrusage` begins there with the peak of whatever started this process.
+    Linux is read from /proc, since `resource.getrusage` there inherits the peak of the parent process.
     """
     if sys.platform == "darwin":
-        # In bytes.
+        # macOS reports bytes.
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return round(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024)

@@ -1,6 +1,6 @@
-"""The encoder as plain PyTorch layers, embedding audio that is decoded already.
+"""Embeds decoded audio with the encoder as plain PyTorch layers.
 
-Run by a Python that has PyTorch and NumPy; `benchmarks.embed` starts it and tells it what to do.
+`benchmarks.embed` starts it with a Python that has PyTorch and NumPy, and sends it commands.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks.worker import answers_apart, seconds_of, serve
 
 
 class Embedding:
-    """An encoder that is not trained, and the recordings in a folder, float32 [samples] in .npy files."""
+    """An untrained encoder, and the recordings in a folder of .npy files, float32 [samples]."""
 
     def __init__(self, width: float, audio: Path, batch_size: int) -> None:
         torch.manual_seed(0)
@@ -31,7 +31,7 @@ class Embedding:
 
     @torch.inference_mode()
     def embed(self) -> dict[str, Any]:
-        """Wall-clock seconds for all recordings, window by window, and how many windows they have."""
+        """Returns the wall-clock seconds for embedding all windows of all recordings, and their number."""
         begin, num_windows = time.perf_counter(), 0
         for samples in self._recordings:
             count = len(samples) // CLIP_NUM_SAMPLES
@@ -41,12 +41,12 @@ class Embedding:
         return {"seconds": time.perf_counter() - begin, "num_windows": num_windows}
 
     def windows(self, num_clips: int, repetitions: int) -> dict[str, Any]:
-        """Wall-clock seconds of each call with so many windows."""
+        """Returns the wall-clock seconds of each call with `num_clips` windows."""
         return {"seconds": seconds_of(lambda: self._encode(num_clips), repetitions)}
 
 
 def main() -> None:
-    """Answers `benchmarks.embed`."""
+    """Serves the commands of `benchmarks.embed`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pytorch_embedding", description=__doc__)
     parser.add_argument("--width", type=float, required=True)
     parser.add_argument("--audio", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""PyTorch for the benchmarks that compare with it, in a virtual environment that goes when they end."""
+"""Installs PyTorch into a temporary virtual environment for the benchmarks that compare with it."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ NOT_ASKED = "not asked for"
 
 
 def python_with_pytorch(folder: Path, absent: dict[str, str]) -> Path | None:
-    """Installs PyTorch into a virtual environment in `folder`; None, and the reason in `absent`, if that fails."""
+    """Installs PyTorch in a virtual environment in `folder`; on failure returns None, with the reason in `absent`."""
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:

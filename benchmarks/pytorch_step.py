@@ -1,7 +1,8 @@
-"""A plain PyTorch training step of SampleCNN with NT-Xent and Adam on the CPU, as the original's layers are.
+"""A plain PyTorch training step of SampleCNN with NT-Xent and Adam on the CPU, with the original's layers.
 
-Run by a Python that has PyTorch; `benchmarks.train_step` starts it and tells it what to do. Convolutions with bias,
-ReLU before pooling, two forward passes, one backward pass, one update; no augmentation, no input.
+`benchmarks.train_step` starts it with a Python that has PyTorch, and sends it commands. Convolutions have a bias, ReLU
+comes before pooling, and a step has two forward passes, one backward pass and one update. There is no augmentation and
+no input pipeline.
 """
 
 import argparse
@@ -22,7 +23,7 @@ TEMPERATURE, LEARNING_RATE = 0.5, 3e-4
 
 
 def build_encoder(width: float) -> nn.Sequential:
-    """The encoder, [batch, 1, samples] to [batch, 512]; `width` scales channels as it does in `clmr_tf.SampleCNN`."""
+    """Builds the encoder, [batch, 1, samples] to [batch, 512]; `width` scales channels as in `clmr_tf.SampleCNN`."""
     channels = [max(8, 8 * round(count * width / 8)) for count in CHANNELS] + [EMBEDDING_DIM]
     layers: list[nn.Module] = [nn.Conv1d(1, channels[0], 3, stride=3), nn.BatchNorm1d(channels[0]), nn.ReLU()]
     for before, after in itertools.pairwise(channels):
@@ -32,7 +33,7 @@ def build_encoder(width: float) -> nn.Sequential:
 
 
 def build_network(width: float) -> nn.Module:
-    """Encoder and projector, [batch, 1, samples] to [batch, 64]."""
+    """Builds encoder and projector, [batch, 1, samples] to [batch, 64]."""
     projector = [
         nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM, bias=False),
         nn.ReLU(),
@@ -42,7 +43,7 @@ def build_network(width: float) -> nn.Module:
 
 
 def nt_xent(z_i: torch.Tensor, z_j: torch.Tensor) -> torch.Tensor:
-    """The loss of 2N projections, each against its positive and 2N - 2 negatives."""
+    """Returns the loss of 2N projections, each with its positive and 2N - 2 negatives."""
     z = nn.functional.normalize(torch.cat([z_i, z_j]), dim=1)
     logits = z @ z.T / TEMPERATURE
     logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool), float("-inf"))
@@ -72,12 +73,12 @@ class TrainingStep:
         return time.perf_counter() - begin
 
     def steps(self, count: int) -> dict[str, Any]:
-        """Seconds of each step."""
+        """Returns the seconds of each step."""
         return {"seconds": [self._run() for _ in range(count)]}
 
 
 def main() -> None:
-    """Answers `benchmarks.train_step`."""
+    """Serves the commands of `benchmarks.train_step`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pytorch_step", description=__doc__)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--width", type=float, required=True)

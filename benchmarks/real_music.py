@@ -1,13 +1,13 @@
-"""python -m benchmarks.real_music: the comparison of docs/results.md on music of games, from training to the scores.
+"""python -m benchmarks.real_music: the comparison on game music in docs/results.md, from training to scores.
 
     python -m pipelines.debian_games --set medium
     python -m pipelines.pseudo_tags --corpus corpora/debian_games-medium
     python -m benchmarks.real_music --corpus corpora/debian_games-medium
 
 Trains CLMR, the supervised baseline with all, a tenth and a hundredth of the labels, and a short run with each
-augmentation alone; scores them and the baselines by the released protocol and by the thesis'. Few labels are drawn
-three times. Every part is a command of its own, which is printed; what is done is not done again, and a training that
-was interrupted goes on. It takes hours on two cores.
+augmentation alone; scores them and the baselines with the released protocol and the thesis' protocol. Small label
+subsets are drawn three times. Every part is a separate command, which is printed. Finished parts are skipped, and an
+interrupted training run resumes. It takes hours on two cores.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from clmr_tf.export.model_folder import read_manifest
 
 PSEUDO_TAGS = "pseudo-tags"
 SEEDS_OF_SHARE = {1.0: (42,), 0.1: (42, 43, 44), 0.01: (42, 43, 44)}
-"""Shares of the labelled songs, and which songs: with few of them the choice decides much."""
+"""Fractions of the labelled songs, and seeds of the subsets: scores with few songs depend on which are drawn."""
 _SHARES_AND_SEEDS = [(share, seed) for share, seeds in SEEDS_OF_SHARE.items() for seed in seeds]
 _FEATURES = ("majority", "untrained", "mel", "musicnn", "model")
 _OTHERS = {"musicnn": "pipelines.musicnn:MusicnnFeatures"}
@@ -40,9 +40,9 @@ class Model:
     """A model to train.
 
     Attributes:
-        name: Of its run and its model folder.
-        training: Options of its training, without corpus and folder.
-        takes_best: Whether its best checkpoint is exported and not its last.
+        name: The name of its run and its model folder.
+        training: Its training options, without the corpus and the workdir.
+        takes_best: Whether the best checkpoint is exported instead of the last.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Something to score; see `clmr_tf.probe.settings.ProbeConfig`."""
+    """One evaluation; see `clmr_tf.probe.settings.ProbeConfig`."""
 
     model: str
     task: str = PSEUDO_TAGS
@@ -64,21 +64,21 @@ class Evaluation:
 
     @property
     def file(self) -> str:
-        """The name of its result in the model's folder."""
+        """Returns the name of its result file in the model's folder."""
         return f"evaluation-{self.task}-{self.features}-{self.preset}-{self.head}-{self.labels:g}-{self.seed}.json"
 
 
 def clmr(num_steps: int) -> Model:
-    """CLMR at half width, 64 pairs a step, all else as released."""
+    """CLMR at half width with 64 pairs per step; everything else is as released."""
     options = ("--width", "0.5", "--batch-size", "64", "--steps", str(num_steps), "--checkpoint-every", "250")
     return Model("clmr", (*options, *_PRECISION))
 
 
 def supervised(share: float, num_steps: int, seed: int) -> Model:
-    """The same encoder trained with a share of the labels, until its validation loss no longer falls.
+    """The same encoder trained with a fraction of the labels, with early stopping on the validation loss.
 
-    Lee et al.'s learning rate of 0.01 and not the released baseline's 3e-4, with which SGD is hardly on its way after
-    so few steps.
+    The learning rate is Lee et al.'s 0.01, because with the released baseline's 3e-4 SGD learns too little in so few
+    steps.
     """
     options = ("--objective", "supervised", "--task", PSEUDO_TAGS, "--width", "0.5", "--labels", f"{share:g}")
     ends = ("--steps", str(num_steps), "--validate-every", "50", "--early-stopping", "6", "--checkpoint-every", "50")
@@ -87,13 +87,13 @@ def supervised(share: float, num_steps: int, seed: int) -> Model:
 
 
 def with_one_augmentation(preset: str, num_steps: int) -> Model:
-    """A short run of a quarter of the width that hears one augmentation only, or none but the crop."""
+    """A short run at a quarter of the width with one augmentation only, or only random crops."""
     options = ("--width", "0.25", "--batch-size", "48", "--steps", str(num_steps), "--augmentation", preset)
     return Model(preset, (*options, *_PRECISION))
 
 
 def models_of(num_steps: int, num_supervised_steps: int, num_ablation_steps: int) -> list[Model]:
-    """All that are trained, in order."""
+    """Returns all models to train, in order."""
     presets = ["none", *(f"only-{name}" for name in AUGMENTATION_NAMES)] if num_ablation_steps else []
     return [
         clmr(num_steps),
@@ -103,7 +103,7 @@ def models_of(num_steps: int, num_supervised_steps: int, num_ablation_steps: int
 
 
 def evaluations_of(model: Model) -> Iterator[Evaluation]:
-    """What a model is scored by; the baselines go with CLMR, whose architecture they take."""
+    """Yields the evaluations of a model; those of CLMR include the baselines, which have its architecture."""
     if model.takes_best:
         yield Evaluation(model.name, head="own")
     elif model.name != "clmr":
@@ -113,7 +113,7 @@ def evaluations_of(model: Model) -> Iterator[Evaluation]:
             for features in _FEATURES:
                 yield Evaluation(model.name, features=features, labels=share, seed=seed)
             yield Evaluation(model.name, head="mlp", labels=share, seed=seed)
-            # Their heads hear all of a song and not one crop of it. For three untrained encoders that takes too long.
+            # Their heads use all windows of a song, not one crop, which takes too long for three untrained encoders.
             for features in ("mel", "model"):
                 yield Evaluation(model.name, features=features, labels=share, preset="thesis", seed=seed)
         for task in ("soundtrack", "artist"):
@@ -123,10 +123,10 @@ def evaluations_of(model: Model) -> Iterator[Evaluation]:
 
 
 def measure(corpus: str, models: Sequence[Model], runs: Path, exported: Path) -> None:
-    """Trains, exports and scores what is not there yet.
+    """Trains, exports and scores whatever has no result yet.
 
     Raises:
-        UsageError: If a model is there that was trained with other settings.
+        UsageError: If an existing model was trained with other settings.
         ClmrError: If a command fails.
     """
     for model in models:
@@ -160,21 +160,21 @@ def _options(evaluation: Evaluation) -> list[str]:
 
 
 def _require_same_training(folder: Path, model: Model, corpus: str) -> None:
-    """Raises UsageError if a model was trained in another way than it would be now."""
+    """Raises UsageError if a model was trained with other settings or on another corpus."""
     training = read_manifest(folder)["training"]
     wanted = to_json(parse_command(TrainConfig, model.training, program="python -m clmr_tf.train", description=""))
     names = [option.removeprefix("--").replace("-", "_") for option in model.training if option.startswith("--")]
     pairs = {name: (training["config"][name], wanted[name]) for name in names}
     if not model.takes_best:
-        # A run that was to be longer is the same until then: its learning rate is constant.
+        # With a constant learning rate, a longer run is the same up to this step.
         pairs["steps"] = training["step"], wanted["steps"]
     music = Corpus.open(corpus) if wanted["task"] is None else Corpus.open(corpus).for_task(wanted["task"])
     pairs["corpus"] = training["run"]["corpus"]["fingerprint"], music.manifest.fingerprint
     for name, (before, now) in pairs.items():
         if before != now:
             raise UsageError(
-                f"{folder} was trained with {name} {before} and not {now}; give the same as before, or other folders "
-                "with --runs and --models."
+                f"{folder} was trained with {name} {before} and not {now}; use the same settings, or choose "
+                "other folders with --runs and --models."
             )
 
 
@@ -183,30 +183,32 @@ def _run(module: str, *arguments: str) -> None:
     ended = subprocess.run([sys.executable, "-m", module, *arguments], stdout=sys.stderr, check=False)
     if ended.returncode:
         raise ClmrError(
-            f"`python -m {module}` has ended with exit code {ended.returncode}; what is done stays done, and the same "
-            "command again goes on from there."
+            f"`python -m {module}` ended with exit code {ended.returncode}; run the same command again to "
+            "continue, finished parts are kept."
         )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command; `arguments` are without the program's name."""
+    """Runs the command; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.real_music",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--corpus", default="corpora/debian_games-medium", help="prepared, with pseudo-tags")
-    parser.add_argument("--runs", type=Path, default=Path("runs/real-music"), help="folder of the trainings")
+    parser.add_argument("--corpus", default="corpora/debian_games-medium", help="prepared corpus with pseudo-tags")
+    parser.add_argument("--runs", type=Path, default=Path("runs/real-music"), help="folder of the training runs")
     parser.add_argument("--models", type=Path, default=Path("savedmodels/real-music"), help="folder of the models")
     parser.add_argument("--steps", type=int, default=1250, help="steps of CLMR (default: 1250)")
-    parser.add_argument("--supervised-steps", type=int, default=1000, help="most steps of a baseline (default: 1000)")
     parser.add_argument(
-        "--ablation-steps", type=int, default=200, help="steps with one augmentation (default: 200; 0: none)"
+        "--supervised-steps", type=int, default=1000, help="maximum steps of a baseline (default: 1000)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument(
+        "--ablation-steps", type=int, default=200, help="steps with one augmentation (default: 200; 0 skips these runs)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if not Path(options.corpus, "tasks", f"{PSEUDO_TAGS}.json").is_file():
-        raise UsageError(f"{options.corpus} has no pseudo-tags; run python -m pipelines.pseudo_tags --corpus on it.")
+        raise UsageError(f"{options.corpus} has no pseudo-tags; run python -m pipelines.pseudo_tags --corpus with it.")
     models = models_of(options.steps, options.supervised_steps, options.ablation_steps)
     measure(options.corpus, models, options.runs, options.models)
 

@@ -1,8 +1,8 @@
-"""python -m benchmarks.runtime_accuracy: what the files of a model for other runtimes lose, on music.
+"""python -m benchmarks.runtime_accuracy: how much accuracy a model's files for other runtimes lose on music.
 
-One JSON object. For every file of the model folder: how near its embeddings of all windows of a corpus are to the
-encoder's, and what the linear probe scores on them. Beside them stands what is not exported, 8-bit integers whose
-ranges were measured on music of the train split ("int8 calibrated").
+Prints one JSON object. For every file of the model folder it has the cosine similarity of its embeddings to the
+encoder's, over all windows of a corpus, and the score of a linear probe on them. "int8 calibrated", which is not
+exported, uses 8-bit integers whose ranges were measured on music of the train split.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
-    """The figures; arguments as of `clmr_tf.probe`."""
+    """Returns the figures; the arguments are those of `clmr_tf.probe`."""
     from clmr_tf.data.labels import has_single_labels, require_labels
     from clmr_tf.data.resolution import resolve_corpus
     from clmr_tf.export.model_folder import read_encoder
@@ -67,7 +67,7 @@ def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
 
 
 def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
-    """The encoder in 8-bit integers throughout, scaled by windows from all over `recordings`."""
+    """Converts the encoder to 8-bit integers, calibrated on windows spread over `recordings`."""
     import tensorflow as tf
 
     from clmr_tf.export.converter import FoldedNetwork
@@ -83,7 +83,7 @@ def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
 
 
 def _windows(corpus: Corpus, split: str, clip_num_samples: int) -> Iterator[np.ndarray]:
-    """Of every item its whole windows, float32 [windows, clip_num_samples]."""
+    """Yields the whole windows of every item, float32 [windows, clip_num_samples]."""
     for item in corpus.items_of(split):
         count = item.num_samples // clip_num_samples
         yield corpus.read_samples(item, 0, count * clip_num_samples).reshape(count, clip_num_samples)
@@ -126,12 +126,12 @@ def _cosines(received: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_accuracy", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder with files for other runtimes")
-    parser.add_argument("--corpus", default="demo", help="as in clmr_tf.probe (default: demo)")
+    parser.add_argument("--corpus", default="demo", help="corpus, as in clmr_tf.probe (default: demo)")
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if not any((options.model / wanted.file).is_file() for wanted in FORMATS.values()):
         raise UsageError(f"{options.model} has no file for another runtime; export it with --tflite fp32,fp16,int8.")

@@ -1,4 +1,4 @@
-"""An exported model in one of its runtimes; `benchmarks.embed` starts it and tells it what to do."""
+"""Embeds with an exported model in one of its runtimes; `benchmarks.embed` starts it and sends it commands."""
 
 import argparse
 import time
@@ -18,7 +18,7 @@ PACKAGE, SAVED_MODEL = "clmr_tf", "saved_model"
 
 
 def windows_command(run: Callable[[np.ndarray], object]) -> Callable[[int, int], dict[str, Any]]:
-    """A command that gives the wall-clock seconds of each call with so many windows."""
+    """Returns a command that gives the wall-clock seconds of each call with `num_clips` windows."""
 
     def windows(num_clips: int, repetitions: int) -> dict[str, Any]:
         audio = np.random.default_rng(0).uniform(-0.5, 0.5, (num_clips, CLIP_NUM_SAMPLES)).astype(np.float32)
@@ -31,7 +31,7 @@ def windows_command(run: Callable[[np.ndarray], object]) -> Callable[[int, int],
 def package_commands(
     model: Path, music: Path, num_threads: int, batch_size: int
 ) -> dict[str, Callable[..., dict[str, Any]]]:
-    """What `python -m clmr_tf.embed` does with the files in a folder."""
+    """Returns commands that do what `python -m clmr_tf.embed` does with the files in a folder."""
     import tensorflow as tf
 
     import clmr_tf
@@ -70,14 +70,14 @@ def runner(runtime: str, model: Path, num_threads: int) -> Callable[[np.ndarray]
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-    # The loaded model has to stay, or its variables go.
+    # The loaded model must stay alive, or its variables are deleted.
     loaded = tf.saved_model.load(str(model / SAVED_MODEL))
     signature = loaded.signatures["serving_default"]
     return lambda audio, _keep=loaded: signature(audio=tf.constant(audio))["embedding"].numpy()
 
 
 def main() -> None:
-    """Answers `benchmarks.embed`."""
+    """Serves the commands of `benchmarks.embed`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_embedding", description=__doc__)
     parser.add_argument("--runtime", choices=(PACKAGE, SAVED_MODEL, *FORMATS), required=True)
     parser.add_argument("--model", type=Path, required=True)

@@ -1,7 +1,8 @@
-"""python -m benchmarks.similar: how fast the nearest songs are found among many.
+"""python -m benchmarks.similar: how fast the nearest of many songs are found.
 
-One JSON object. The table is written as `python -m clmr_tf.embed` writes it, of vectors that are drawn; `open_seconds`
-is reading it, once, `answer_ms` a query. `ratio_to_scikit_learn` is the time of its exact search by cosine over ours.
+Prints one JSON object. The table has random vectors in the format of `python -m clmr_tf.embed`; `open_seconds` is the
+time of reading it once, `answer_ms` that of a query. `ratio_to_scikit_learn` is the time of scikit-learn's exact cosine
+search divided by ours.
 """
 
 import argparse
@@ -26,7 +27,7 @@ NUM_NEIGHBOURS = 10
 
 
 def measure(num_songs: int, num_queries: int) -> dict[str, Any]:
-    """Draws songs and queries, and times both searches, which take turns and have to agree."""
+    """Draws songs and queries, and times both searches alternately; they must agree."""
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((num_songs, EMBEDDING_DIM), np.float32)
     queries = generator.standard_normal((num_queries, EMBEDDING_DIM), np.float32)
@@ -48,7 +49,7 @@ def measure(num_songs: int, num_queries: int) -> dict[str, Any]:
         (_, rows), seconds = _timed(lambda query=query: others.kneighbors(query[None]))
         theirs.append(seconds)
         if [one.path for one in found] != [f"{row}.mp3" for row in rows[0]]:
-            raise AssertionError("The two searches found other songs.")
+            raise AssertionError("The two searches found different songs.")
     return {
         "num_songs": num_songs,
         "num_queries": num_queries,
@@ -70,11 +71,11 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.similar", description=__doc__)
-    parser.add_argument("--num-songs", type=int, default=100_000, help="in the table (default: 100,000)")
-    parser.add_argument("--num-queries", type=int, default=50, help="songs that are asked about (default: 50)")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--num-songs", type=int, default=100_000, help="songs in the table (default: 100,000)")
+    parser.add_argument("--num-queries", type=int, default=50, help="query songs (default: 50)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.num_songs < NUM_NEIGHBOURS or options.num_queries < 1:
         parser.error(f"--num-songs must be at least {NUM_NEIGHBOURS} and --num-queries at least 1")

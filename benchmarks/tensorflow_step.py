@@ -1,4 +1,4 @@
-"""The training step of this project in a process of its own, which does what `benchmarks.train_step` tells it."""
+"""Runs this project's training step; `benchmarks.train_step` starts it and sends it commands."""
 
 import argparse
 import os
@@ -28,8 +28,8 @@ class TrainingStep:
     """A model and its batches.
 
     Args:
-        config: Of the training.
-        jit: Compile the whole step with XLA.
+        config: The training configuration.
+        jit: Whether to compile the whole step with XLA.
     """
 
     def __init__(self, config: TrainConfig, jit: bool) -> None:
@@ -56,7 +56,7 @@ class TrainingStep:
         begin = time.perf_counter()
         self._run()
         self.first_step_seconds = time.perf_counter() - begin
-        # The first one is not like the others: memory is got from the system, kernels are prepared.
+        # The first step is slower: it allocates memory and prepares kernels.
         self._run()
 
     def _run(self) -> tuple[float, float]:
@@ -69,12 +69,12 @@ class TrainingStep:
         return time.perf_counter() - begin, waited
 
     def steps(self, count: int) -> dict[str, Any]:
-        """Seconds of each step, reading its batch included, and the seconds that it waited for its batch."""
+        """Returns the seconds of each step, including reading its batch, and the seconds of waiting for the batch."""
         seconds, waits = zip(*(self._run() for _ in range(count)), strict=True)
         return {"seconds": seconds, "input_wait_seconds": waits}
 
     def save(self, repetitions: int) -> dict[str, Any]:
-        """Seconds of each save of a checkpoint, into a temporary folder."""
+        """Returns the seconds of each save of a checkpoint to a temporary folder."""
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder) / "checkpoints", checkpoint_groups(self.model), keep=1)
             steps = iter(range(1, repetitions + 1))
@@ -82,14 +82,14 @@ class TrainingStep:
 
 
 def forward_flop_per_view(model: ContrastiveModel) -> int:
-    """Multiplications and additions of the convolutions and the projector for one clip, from their shapes."""
+    """Counts the multiplications and additions of convolutions and projector for one clip from their shapes."""
     encoder: SampleCNN = model.encoder
     num_frames, total = encoder.clip_num_samples, 0
     pool_sizes = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
     for convolution, pool_size in zip(encoder.convolutions, pool_sizes, strict=True):
         num_frames //= convolution.strides[0]
         if convolution.padding == "valid" and convolution.strides[0] == 1:
-            # One frame of zeros on either side, see the encoder.
+            # The encoder pads one frame of zeros on either side.
             num_frames += 3 - convolution.kernel_size[0]
         total += 2 * num_frames * int(tf.size(convolution.kernel))
         num_frames //= pool_size
@@ -97,14 +97,14 @@ def forward_flop_per_view(model: ContrastiveModel) -> int:
 
 
 def matmul_flop_per_second(sizes: Sequence[int], repetitions: int) -> float:
-    """The best rate of a float32 product of square matrices on all cores."""
+    """Returns the highest rate of a float32 product of square matrices on all cores."""
     product = tf.function(tf.linalg.matmul)
     rates = []
     for size in sizes:
         one, other = (tf.random.stateless_uniform([size, size], [1, number]) for number in range(2))
 
         def run(one: tf.Tensor = one, other: tf.Tensor = other) -> None:
-            # Reading a number waits for the product.
+            # Reading a value waits for the product.
             float(product(one, other)[0, 0])
 
         run()
@@ -113,7 +113,7 @@ def matmul_flop_per_second(sizes: Sequence[int], repetitions: int) -> float:
 
 
 def main() -> None:
-    """Answers `benchmarks.train_step`."""
+    """Serves the commands of `benchmarks.train_step`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tensorflow_step", description=__doc__)
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--corpora", type=Path, required=True)

@@ -1,8 +1,9 @@
-"""python -m benchmarks.train_step: how fast a training step is, against the machine and against PyTorch.
+"""python -m benchmarks.train_step: how fast a training step is, compared with the machine's peak and with PyTorch.
 
-One JSON object. Every ratio is of figures of this run: each kind of step has a process of its own, and they take
-turns. A step makes the views, goes forward and backward, updates, and reads its batch from a prepared corpus;
-PyTorch's, as the original does it, has a batch of noise and no augmentation. What is absent is null and named.
+Prints one JSON object. All ratios compare figures of this run: each kind of step has its own process, and they take
+turns. A step reads its batch from a prepared corpus, makes the views, runs forward and backward, and updates. The
+PyTorch step has the original's layers, a batch of noise and no augmentation. Missing figures are null, with the reason
+in `absent`.
 """
 
 import argparse
@@ -22,21 +23,21 @@ from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import num_usable_cores
 
-# The step of a view, forward once and backward for inputs and for weights, each the work of a forward pass; two views.
+# A pair has two views. Each takes a forward pass and a backward pass for inputs and for weights, each as much work.
 FORWARDS_PER_PAIR = 3 * 2
-# The smallest do not reach the peak of every CPU.
+# Small matrices do not reach the peak of every CPU.
 MATMUL_SIZES, QUICK_MATMUL_SIZES = (2048, 3072, 4096), (512,)
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16, without which it is many times slower than float32."""
+    """Returns whether the CPU has bfloat16 instructions; without them bfloat16 is many times slower than float32."""
     with contextlib.suppress(OSError):
         return any(flag in Path("/proc/cpuinfo").read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
     return False
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Starts the workers that can be had, lets them take turns, and puts the figures together."""
+    """Starts the available workers, lets them take turns, and collects the figures."""
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         workers = dict(_workers(options, stack, absent))
@@ -96,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _workers(
     options: argparse.Namespace, stack: contextlib.ExitStack, absent: dict[str, str]
 ) -> Iterator[tuple[str, Worker]]:
-    """The kinds of steps that can be had, started; the others are named in `absent` with the reason."""
+    """Starts a worker for each available kind of step; adds the reason for each missing one to `absent`."""
 
     def started(python: Path | str, module: str, *arguments: object) -> Worker:
         size = ("--batch-size", options.batch_size, "--width", options.width)
@@ -136,19 +137,21 @@ def _loss_peak_megabytes() -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the result of the benchmark; `arguments` are without the program's name."""
+    """Prints the result of the benchmark; `arguments` exclude the program's name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
-    parser.add_argument("--corpus", default="demo", help="as in clmr_tf.train (default: demo)")
+    parser.add_argument("--corpus", default="demo", help="corpus, as in clmr_tf.train (default: demo)")
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per step (default: 16)")
-    parser.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the encoder (default: 1.0)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of three steps of each kind (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="rounds of one step, small matrices: no figures to keep")
-    parser.add_argument("--jit", action="store_true", help="time the step compiled with XLA as well")
+    parser.add_argument(
+        "--quick", action="store_true", help="rounds of one step and small matrices, for a test run only"
+    )
+    parser.add_argument("--jit", action="store_true", help="also time the step compiled with XLA")
     pytorch = parser.add_mutually_exclusive_group()
-    pytorch.add_argument("--pytorch", action="store_true", help="install PyTorch for this run, and time it (large)")
-    pytorch.add_argument("--pytorch-python", type=Path, help="a Python that has PyTorch, to time it")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    pytorch.add_argument("--pytorch", action="store_true", help="install PyTorch for this run and time it (large)")
+    pytorch.add_argument("--pytorch-python", type=Path, help="time PyTorch with this Python, which needs PyTorch")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.batch_size < 2 or options.repeats < 1 or not 0 < options.width <= 8:
         parser.error("--batch-size must be at least 2, --repeats at least 1, and --width above 0 and at most 8")

@@ -1,6 +1,6 @@
-"""Child processes that do what they are told and answer, one JSON object a line, so that they can take turns.
+"""Worker processes that take turns: each reads commands and writes answers, one JSON object per line.
 
-Only the standard library: the Python that runs a worker need not have anything of this project.
+Uses only the standard library, because the Python that runs a worker need not have this project's packages.
 """
 
 import json
@@ -15,23 +15,23 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 Command = Callable[..., dict[str, Any]]
-"""Something that a worker can do: takes keyword arguments, gives JSON data."""
+"""A function of a worker that takes keyword arguments and returns JSON data."""
 
 
 class WorkerFailedError(RuntimeError):
-    """A worker ended instead of answering; what it wrote to standard error says why."""
+    """Raised if a worker ends without an answer; its standard error has the reason."""
 
 
 class Worker:
-    """A child process, told what to do from here.
+    """A worker process and the connection to it.
 
     Args:
-        python: The interpreter that runs it.
-        module: The program, which calls `serve`.
-        arguments: Its command line.
+        python: The Python interpreter.
+        module: The module to run, which calls `serve`.
+        arguments: The module's command line.
 
     Raises:
-        WorkerFailedError: If it does not come up.
+        WorkerFailedError: If the worker does not start.
     """
 
     def __init__(self, python: Path | str, module: str, arguments: Sequence[object] = ()) -> None:
@@ -48,10 +48,10 @@ class Worker:
         except WorkerFailedError:
             self.close()
             raise
-        """What it said about itself when it was ready."""
+        """What the worker reported about itself at its start."""
 
     def tell(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Has a command done and returns the answer.
+        """Sends a command and returns the answer.
 
         Raises:
             WorkerFailedError: If the worker ends before it answers.
@@ -77,9 +77,9 @@ class Worker:
 
 
 def serve(commands: Mapping[str, Command], about: Mapping[str, Any]) -> None:
-    """Says what this worker is and does what standard input says until that ends.
+    """Reports what this worker is, and answers commands until standard input ends.
 
-    Whatever else is written to standard output after `answers_apart` goes to standard error.
+    After `answers_apart`, anything else written to standard output goes to standard error.
     """
     _answers.write(json.dumps(dict(about)) + "\n")
     for line in sys.stdin:
@@ -88,8 +88,8 @@ def serve(commands: Mapping[str, Command], about: Mapping[str, Any]) -> None:
 
 
 def answers_apart() -> None:
-    """Keeps standard output for the answers alone; to be called before a library can print there."""
-    global _answers  # noqa: PLW0603 - standard output is one as well
+    """Reserves standard output for answers; call it before a library can print there."""
+    global _answers  # noqa: PLW0603 - there is only one standard output
     _answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -98,7 +98,7 @@ _answers = sys.stdout
 
 
 def seconds_of(run: Callable[[], Any], repetitions: int) -> list[float]:
-    """Wall-clock seconds of each call."""
+    """Returns the wall-clock seconds of each call."""
     seconds = []
     for _ in range(repetitions):
         begin = time.perf_counter()

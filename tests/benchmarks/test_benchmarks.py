@@ -1,4 +1,4 @@
-"""The benchmarks as real processes: one JSON object each, with figures that can be true."""
+"""The benchmarks as real processes: each prints one JSON object with plausible figures."""
 
 import importlib
 import json
@@ -27,8 +27,8 @@ def result_of(name: str, *arguments: object, **environment: str) -> dict:
     return json.loads(finished.stdout)
 
 
-def test_reading_pairs_of_a_prepared_corpus(tmp_path):
-    # What looks like markup or an emoji in a name must reach the output as it is.
+def test_clips_reports_plausible_times(tmp_path):
+    # Text in a name that looks like markup or an emoji must be printed literally.
     corpus = write_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
     begin = time.perf_counter()
     result = result_of("clips", "--corpus", corpus.folder, "--batch-size", 4, "--num-batches", 3)
@@ -38,12 +38,12 @@ def test_reading_pairs_of_a_prepared_corpus(tmp_path):
     assert set(result) == keys
     assert (result["corpus"], result["num_pairs"]) == ("live [bold] :cat:", 12)
     assert result["pairs_per_core_second"] * result["cpu_ms_per_pair"] == pytest.approx(1000, rel=1e-6)
-    # 0.01 ms is below what copying a pair takes; the whole process took longer than the part that is timed.
+    # Copying a pair takes more than 0.01 ms; the timed part is shorter than the whole process.
     assert 0.01 < result["cpu_ms_per_pair"] < elapsed_ms * NUM_CPUS / 12
     assert 0.01 < result["wall_ms_per_pair"] < elapsed_ms / 12
 
 
-def test_the_direct_reader_against_prepared_pcm():
+def test_direct_reader_reports_plausible_times():
     begin = time.perf_counter()
     result = result_of("direct_reader", "--num-crops", 20, "--max-seconds", 4, "--songs", "wav")
     elapsed_ms = 1000 * (time.perf_counter() - begin)
@@ -65,62 +65,62 @@ def test_the_direct_reader_against_prepared_pcm():
 
 
 @pytest.mark.soak
-def test_the_augmentations_against_a_step_where_nothing_is_there_of_the_original(tmp_path):
+def test_augment_reports_plausible_costs_without_the_original(tmp_path):
     begin = time.perf_counter()
     places = ["--corpora", tmp_path, "--original", tmp_path / "nothing here"]
     once = ["--width", 0.0625, "--repetitions", 1, "--step-repetitions", 1]
-    # No folder of programs, so no sox.
+    # PATH names no folder, so sox is missing.
     result = result_of("augment", *places, *once, PATH=str(tmp_path / "no programs"))
     elapsed_ms = 1000 * (time.perf_counter() - begin)
 
     assert (result["num_views"], result["step_width"]) == (96, 0.0625)
     costs = result["chain_cpu_ms_per_view"]
     assert list(costs) == ["16", "96", "384"]
-    # 0.1 ms is below what two transforms of a view take.
+    # Two transforms of a view take more than 0.1 ms.
     assert all(0.1 < cost < elapsed_ms / int(num_views) for num_views, cost in costs.items())
     parts = result["parts_on_every_view_cpu_ms"]
     assert list(parts) == ["polarity", "noise", "gain", "filter", "delay", "pitch", "reverb"]
     assert min(parts.values()) > 0.005 and parts["pitch"] > parts["polarity"]
-    # It is a part of every filter.
+    # The transform pair is a part of every filter.
     assert 0.005 < result["transform_pair_cpu_ms_per_view"] < 2 * parts["filter"]
     memory = [result["peak_memory_mb"][key] for key in ("before", "16", "96", "384")]
-    # 384 views are 90 MB, and there must be at least the input and the output of a step of the chain.
+    # 384 views take 90 MB, and an effect holds at least its input and output.
     assert memory == sorted(memory) and memory[-1] - memory[0] > 90
     assert result["chain_over_step"] == pytest.approx(result["chain_seconds"] / result["step_seconds"])
-    # What is absent is said to be, and no ratio is made up.
+    # Missing parts are listed and no ratio is reported.
     parts_of_the_original = ["julius filters", "sox pitch", "sox reverb"]
     assert result["original_parts_cpu_ms_per_view"] == dict.fromkeys(parts_of_the_original)
     assert result["absent"] == parts_of_the_original
     assert result["chain_over_original_parts"] is None
 
 
-def test_the_peak_of_memory_is_that_of_the_process_alone():
+def test_peak_memory_is_that_of_the_process_alone():
     program = "from benchmarks.peak_memory import peak_memory_mb; print({0}peak_memory_mb())"
     started = f"subprocess.run([sys.executable, '-c', '{program.format('')}'], check=True)"
     starter = f"import subprocess, sys; full = bytes([1]) * 2**28; {started}; " + program.format("'starter', ")
     done = subprocess.run([sys.executable, "-c", starter], cwd=ROOT, capture_output=True, text=True, check=True)
     own_mb, starter_mb = int(done.stdout.split()[0]), int(done.stdout.split()[-1])
-    # A bare Python, and one with 256 MB of its own.
+    # A bare Python, and one that holds 256 MB.
     assert 5 < own_mb < 100
     assert 256 < starter_mb < 400
 
 
-def test_sox_is_timed_where_it_is_there(tmp_path, monkeypatch):
-    """By a program of its name that works for 40 ms when it is told an effect."""
+def test_sox_is_timed_if_it_is_installed(tmp_path, monkeypatch):
+    """A stand-in named sox works for 40 ms if an effect is given."""
     sox = tmp_path / "sox"
     work = "import sys, time\nwhile len(sys.argv) > 4 and time.process_time() < 0.04: pass"
     sox.write_text(f"#!{sys.executable} -IS\n{work}\n")
     sox.chmod(0o755)
     clips, settings = np.zeros([4, 1_000], np.float32), [(100.0,), (-100.0,)]
     monkeypatch.setenv("PATH", str(tmp_path))
-    # Half of the clips are drawn; starting the program takes as long with an effect as without.
+    # The time of starting the program cancels, since it is the same with and without an effect.
     assert 0.002 < sox_cpu_seconds(clips, settings, "pitch", 22_050) < 0.04
     monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
     assert sox_cpu_seconds(clips, settings, "pitch", 22_050) is None
 
 
 def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
-    """Exit code, output and errors of a benchmark that measures nothing, in this process."""
+    """Runs a benchmark in this process; returns its exit code, output and errors."""
     main = importlib.import_module(f"benchmarks.{name}").main
     try:
         code = run_command(main, arguments)
@@ -138,13 +138,13 @@ def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
         ("runtime_accuracy", ["--model", "no such model"], "has no file for another runtime"),
     ],
 )
-def test_settings_that_cannot_be_timed_are_refused(capsys, name, arguments, words):
+def test_invalid_settings_are_rejected(capsys, name, arguments, words):
     code, output, errors = outcome_of(name, arguments, capsys)
     assert (code, output) == (2, "")
     assert words in errors.splitlines()[-1] and "Traceback" not in errors
 
 
-def test_a_corpus_that_does_not_exist_is_one_sentence_and_with_debug_a_traceback(capsys):
+def test_missing_corpus_is_one_sentence_and_a_traceback_with_debug(capsys):
     code, output, errors = outcome_of("clips", ["--corpus", "no such corpus"], capsys)
     assert (code, output) == (2, "")
     assert errors.startswith("error: There is no corpus named 'no such corpus'") and "Traceback" not in errors
@@ -154,24 +154,24 @@ def test_a_corpus_that_does_not_exist_is_one_sentence_and_with_debug_a_traceback
 
 
 @pytest.mark.parametrize("name", ["augment", "clips", "direct_reader"])
-def test_every_benchmark_can_show_where_an_error_was(capsys, name):
+def test_benchmarks_have_a_debug_option(capsys, name):
     assert "--debug" in outcome_of(name, ["--help"], capsys)[1]
 
 
-def test_finding_songs_among_many():
+def test_similar_reports_plausible_times():
     result = result_of("similar", "--num-songs", 3000, "--num-queries", 3)
     assert (result["num_songs"], result["num_queries"]) == (3000, 3)
-    # The product alone reads 6 MB, which no memory does in 10 microseconds.
+    # The product alone reads 6 MB, which takes longer than 10 microseconds.
     assert 0.01 < result["answer_ms"] <= result["slowest_answer_ms"] < 10_000
     assert result["ratio_to_scikit_learn"] > 0 and result["open_seconds"] > 0
 
 
-def test_decoding_beside_libsndfile():
+def test_decode_reports_plausible_ratios_to_libsndfile():
     result = result_of("decode", "--seconds", 10, "--repetitions", 1)
     assert result["formats"].keys() == {"wav", "flac", "ogg_vorbis", "mp3", "mp3_vbr", "opus", "aac"}
     assert "ratio_to_libsndfile" not in result["formats"]["aac"]
     for measured in result["formats"].values():
-        # No core decodes and resamples a second of audio in 10 microseconds.
+        # Decoding and resampling a second of audio takes more than 10 microseconds.
         assert 1 < measured["real_time_per_core"] < 100_000
     ratios = [one["ratio_to_libsndfile"] for name, one in result["formats"].items() if name != "aac"]
     assert min(ratios) <= result["ratio_to_libsndfile"] <= max(ratios)

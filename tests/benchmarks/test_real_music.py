@@ -1,4 +1,4 @@
-"""The comparison on real music: that its commands are possible, and that what is done is not done again."""
+"""The comparison on real music: its commands are valid, and finished work is not repeated."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_tagged_corpus(folder: Path, num_songs: int = 2, tag: str = "guitar") -
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands that are run; in place of hours of training, only their files are made."""
+    """Records the commands and writes their result files instead of training for hours."""
     lines, trained = [], {}
 
     def run(module: str, *arguments: str) -> None:
@@ -36,7 +36,7 @@ def commands(monkeypatch):
         if module == "clmr_tf.export":
             config = parse_command(ExportConfig, arguments, program="export", description="")
             of = trained[str(config.model)]
-            # A training with labels is of its corpus and of its task.
+            # A run with labels records the fingerprint of its corpus for its task.
             corpus = Corpus.open(of.corpus) if of.task is None else Corpus.open(of.corpus).for_task(of.task)
             run_facts = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
             training = {"step": of.steps, "config": to_json(of), "run": run_facts}
@@ -50,7 +50,7 @@ def commands(monkeypatch):
     return lines
 
 
-def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
+def test_every_command_is_valid_and_runs_once(commands, tmp_path):
     corpus, models = str(tmp_path / "corpus"), real_music.models_of(60, 40, 20)
     write_tagged_corpus(tmp_path / "corpus")
     real_music.measure(corpus, models, tmp_path / "runs", tmp_path / "models")
@@ -68,12 +68,12 @@ def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
     ]
     assert trained["clmr"].steps == 60
     assert (trained["supervised-0.1-43"].labels, trained["supervised-0.1-43"].seed) == (0.1, 43)
-    # What is compared has one size; what is an ablation of one thing differs in nothing else.
+    # Compared models have the same size, and ablation runs differ only in their augmentation.
     assert trained["clmr"].width == trained["supervised-1-42"].width == 0.5
     assert (
         len({(trained[name].width, trained[name].batch_size, trained[name].steps) for name in list(trained)[8:]}) == 1
     )
-    # Seven choices of labels with eight heads, six rows for each of two tasks; own heads; ablations.
+    # Seven label subsets with eight heads; six rows for each of two tasks; own heads; ablations.
     probes = [arguments for module, arguments in commands if module == "clmr_tf.probe"]
     assert len(probes) == 7 * 8 + 12 + 7 + 8
     assert len({arguments[arguments.index("--out") + 1] for arguments in probes}) == len(probes)
@@ -82,7 +82,7 @@ def test_every_command_is_possible_and_is_run_once(commands, tmp_path):
     assert commands == []
 
 
-def test_a_model_of_other_settings_or_music_is_not_taken_for_the_one_that_is_asked_for(commands, tmp_path):
+def test_existing_model_with_other_settings_or_music_is_rejected(commands, tmp_path):
     corpus, other = tmp_path / "corpus", tmp_path / "other"
     write_tagged_corpus(corpus)
     write_tagged_corpus(other, num_songs=3)
@@ -92,13 +92,13 @@ def test_a_model_of_other_settings_or_music_is_not_taken_for_the_one_that_is_ask
         real_music.measure(str(corpus), real_music.models_of(61, 40, 0), *folders)
     with pytest.raises(UsageError, match="clmr was trained with corpus"):
         real_music.measure(str(other), real_music.models_of(60, 40, 0), *folders)
-    # CLMR has not learned from tags, the baselines have.
+    # Only the baselines depend on the tags.
     write_tagged_corpus(corpus, tag="flute")
     with pytest.raises(UsageError, match="supervised-1-42 was trained with corpus"):
         real_music.measure(str(corpus), real_music.models_of(60, 40, 0), *folders)
 
 
-def test_a_corpus_without_pseudo_tags_and_a_command_that_fails_are_one_sentence(tmp_path, monkeypatch, capfd):
+def test_missing_pseudo_tags_and_failing_commands_are_one_sentence(tmp_path, monkeypatch, capfd):
     corpus = tmp_path / "corpus"
     arguments = ["--corpus", str(corpus), "--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert run_command(real_music.main, arguments) == 2
@@ -107,4 +107,4 @@ def test_a_corpus_without_pseudo_tags_and_a_command_that_fails_are_one_sentence(
     (corpus / "tasks" / "pseudo-tags.json").write_text(json.dumps({}))
     monkeypatch.setattr("sys.executable", "/bin/false")
     assert run_command(real_music.main, arguments) == 1
-    assert "`python -m clmr_tf.train` has ended with exit code 1" in capfd.readouterr().err
+    assert "`python -m clmr_tf.train` ended with exit code 1" in capfd.readouterr().err

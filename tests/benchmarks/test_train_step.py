@@ -1,4 +1,4 @@
-"""The benchmark of the training step as real processes: one JSON object whose figures follow from each other."""
+"""The training step benchmark as real processes: one JSON object with consistent figures."""
 
 import json
 import stat
@@ -15,7 +15,7 @@ from tests.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
 
-# Stands for a Python with PyTorch: says that a step takes two seconds.
+# Stands for a Python with PyTorch: reports two seconds per step.
 STAND_IN = """#!{python}
 import json, sys
 answers = {{"steps": {{"seconds": [2.0]}}, "memory": {{"peak_megabytes": 5.0}}}}
@@ -43,7 +43,7 @@ def measured(tmp_path_factory):
 
 
 def gflop_per_pair(channels: list[int]) -> float:
-    """By the layer table of the paper: 59,049 samples, stride 3, then nine times convolution of 3 and pooling by 3."""
+    """Follows the paper's layer table: 59,049 samples, stride 3, then nine convolutions of 3 with pooling by 3."""
     frames = [3**9, *(3**power for power in range(9, 0, -1)), 1]
     inputs = [1, *channels[:-1]]
     weights = [3 * before * after for before, after in zip(inputs, channels, strict=True)]
@@ -53,7 +53,7 @@ def gflop_per_pair(channels: list[int]) -> float:
 
 
 @pytest.mark.soak
-def test_all_figures_are_there_and_what_is_absent_is_named(measured):
+def test_all_figures_are_present_and_absent_ones_are_listed(measured):
     result, elapsed = measured
     assert set(result) == {
         "batch_size",
@@ -87,15 +87,15 @@ def test_all_figures_are_there_and_what_is_absent_is_named(measured):
     kinds = {"float32", "bf16", "pytorch"} - set(result["absent"])
     for figures in ("step_seconds", "step_seconds_of_rounds", "gflop_per_second", "peak_megabytes", "versions"):
         assert set(result[figures]) == kinds
-    # What the other Python was started with.
+    # The arguments of the other Python.
     arguments = f"-m benchmarks.pytorch_step --batch-size 2 --width 0.0625 --num-threads {result['num_cpus']}"
     assert result["versions"]["pytorch"] == arguments
-    # Four steps and a fifth, which are a small part of starting three processes.
+    # Five steps take a small part of the time of starting three processes.
     assert 0 < result["step_seconds"]["float32"] < elapsed / 10
 
 
 @pytest.mark.soak
-def test_the_work_of_a_step_is_that_of_its_layers(measured):
+def test_gflop_per_pair_equals_the_layer_table(measured):
     result, _ = measured
     assert result["gflop_per_pair"] == pytest.approx(gflop_per_pair([8, 8, 8, *[16] * 6, 512, 512]), rel=1e-9)
     # The same sum at full width, known from the paper's table.
@@ -103,7 +103,7 @@ def test_the_work_of_a_step_is_that_of_its_layers(measured):
 
 
 @pytest.mark.soak
-def test_the_ratios_follow_from_the_times(measured):
+def test_ratios_follow_from_the_times(measured):
     result, _ = measured
     seconds, rate = result["step_seconds"], result["gflop_per_second"]
     for kind, rounds in result["step_seconds_of_rounds"].items():
@@ -123,8 +123,8 @@ def test_the_ratios_follow_from_the_times(measured):
 
 
 @pytest.mark.soak
-def test_the_memory_is_that_of_a_process_with_tensorflow_and_of_one_matrix_at_least(measured):
+def test_peak_memory_is_plausible(measured):
     result, _ = measured
     assert 200 < result["peak_megabytes"]["float32"] < 5000
-    # The similarities of 4,096 views.
+    # At least the similarity matrix of 4,096 views.
     assert 4096 * 4096 * 4 / 2**20 < result["loss_peak_megabytes"] < 200
