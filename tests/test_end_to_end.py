@@ -70,7 +70,18 @@ print(embedding.vectors.shape, embedding.times_seconds, float(embedding.vectors.
 
 def test_direct_reader_trains_from_compressed_files(home):
     pytest.importorskip("tensorflow_io", reason="the direct reader needs tensorflow-io")
-    text = run(home, "clmr_tf.train", "--corpus", "Music", "--workdir", "runs/direct", "--reader", "direct", *QUICK)
+    text = run(
+        home,
+        "tests.tiny_command",
+        "clmr_tf.train",
+        "--corpus",
+        "Music",
+        "--workdir",
+        "runs/direct",
+        "--reader",
+        "direct",
+        *QUICK,
+    )
     assert "Trained to step 2" in text
     (folder,) = home.glob("corpora/*-direct")
     assert not (folder / "audio.pcm").exists()
@@ -79,7 +90,7 @@ def test_direct_reader_trains_from_compressed_files(home):
 
 
 def test_probe_compares_demo_model_with_untrained_encoder_and_majority(home):
-    run(home, "clmr_tf.train", *TINY, "--embeddings-every", "0", "--num-audio-examples", "0")
+    run(home, "clmr_tf.train", *QUICK, "--embeddings-every", "0", "--num-audio-examples", "0")
     run(home, "clmr_tf.export")
     text = run(home, "clmr_tf.probe", "--model", "savedmodels/demo")
     for words in ("trained encoder", "untrained encoder", "majority guess", "test", "22", "242"):

@@ -153,11 +153,6 @@ def test_missing_corpus_is_one_sentence_and_a_traceback_with_debug(capsys):
     assert "Traceback" in errors and "UsageError" in errors
 
 
-@pytest.mark.parametrize("name", ["augment", "clips", "direct_reader"])
-def test_benchmarks_have_a_debug_option(capsys, name):
-    assert "--debug" in outcome_of(name, ["--help"], capsys)[1]
-
-
 def test_similar_reports_plausible_times():
     result = result_of("similar", "--num-songs", 3000, "--num-queries", 3)
     assert (result["num_songs"], result["num_queries"]) == (3000, 3)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks.gpu_check import main
 from clmr_tf.augment.effects.gain import Gain
 from clmr_tf.console import run_command
@@ -22,6 +24,7 @@ def test_all_promises_hold_on_two_cpus_with_a_note_about_the_missing_gpu(capsys)
     assert all(0 < fraction < 1 for fraction in result["chain_fraction_of_step"].values())
 
 
+@pytest.mark.soak
 def test_different_computation_on_one_side_is_detected(capsys, monkeypatch):
     # Patches this process only; the other side runs in its own process.
     transform = Gain.transform

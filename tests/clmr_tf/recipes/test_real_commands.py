@@ -38,6 +38,7 @@ def run(capfd, *arguments: str) -> tuple[str, list[str]]:
     return output, [line.split()[3] for line in notes.splitlines() if line.startswith("$ python -m ")]
 
 
+@pytest.mark.soak
 def test_a_stopped_transfer_resumes_and_is_compared(home, capfd):
     changes = ["--train-changes", *CONTRASTIVE]
     folder, model = home / "runs" / "msd-clmr", home / "savedmodels" / "msd-clmr"

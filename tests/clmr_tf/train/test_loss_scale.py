@@ -14,6 +14,7 @@ from clmr_tf.train.distribution import build_strategy
 from clmr_tf.train.loop import build_execution, distributed
 from clmr_tf.train.step import LossScale, WeightUpdate
 from tests.synthetic import write_corpus
+from tests.tiny_network import CLIP_NUM_SAMPLES
 
 INITIAL = 2.0**15
 
@@ -124,7 +125,7 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
     execute = build_execution(model, strategy, several_steps=False, jit=False)
 
     def batches(shard):
-        dataset = pair_dataset(corpus, "train", batch_size=4, clip_num_samples=59_049, seed=1, shard=shard)
+        dataset = pair_dataset(corpus, "train", batch_size=4, clip_num_samples=CLIP_NUM_SAMPLES, seed=1, shard=shard)
         return dataset.take(shard.num_local_replicas).repeat()
 
     iterator = iter(distributed(strategy, batches, 1))
@@ -138,6 +139,7 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
     return list(losses.values()), scales
 
 
+@pytest.mark.usefixtures("tiny_network")
 def test_float16_losses_equal_float32_on_one_and_two_replicas(corpus):
     exact, _ = losses_of(corpus, "float32", 1)
     assert exact[1] < exact[0] - 0.1

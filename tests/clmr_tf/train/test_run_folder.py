@@ -94,12 +94,6 @@ with opened_run_folder(Path({str(tmp_path)!r}), TrainConfig(steps=10, width=0.5)
         pass
 
 
-def test_workdir_that_cannot_be_created_is_rejected(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"), opened_run_folder(tmp_path / "file" / "run", CONFIG):
-        pass
-
-
 def test_damaged_configuration_is_rejected(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json cannot be read"), opened_run_folder(tmp_path, CONFIG):

@@ -109,12 +109,6 @@ def test_embeddings_are_written_with_metadata(tmp_path):
     assert 'tensor_path: "embeddings.tsv"' in config and 'metadata_path: "embeddings_metadata.tsv"' in config
 
 
-def test_incomplete_first_row_is_removed(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"st')
-    open_log(tmp_path, last_kept_step=5).close()
-    assert rows(tmp_path) == []
-
-
 @pytest.mark.parametrize(("value", "written"), [(float("nan"), None), (float("-inf"), None), (1e30, 1e30)])
 def test_nonfinite_values_are_written_as_null(tmp_path, value, written):
     log = open_log(tmp_path)

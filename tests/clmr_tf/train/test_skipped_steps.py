@@ -46,12 +46,6 @@ def test_warns_when_many_steps_are_skipped_at_once(caplog):
     assert warned_at(caplog, WarnOfSkippedSteps(100_090, 1009), all_of_them | again) == [1019, 1112]
 
 
-def test_warning_states_how_many_steps_were_skipped(caplog):
-    with caplog.at_level(logging.WARNING):
-        WarnOfSkippedSteps(20, 3)(Progress(30, 100, metrics={"num_skipped": 6.0}))
-    assert caplog.text.count("6 steps were skipped since the run began, 3 of the last 10, because") == 1
-
-
 def test_no_warning_without_skipped_steps(caplog):
     assert warned_at(caplog, WarnOfSkippedSteps(0, 0), dict.fromkeys(range(1, 100), 0)) == []
 

@@ -150,10 +150,6 @@ def test_adam_equals_pytorch_for_ordinary_gradients():
         np.testing.assert_allclose(after - weight, expected - weight, rtol=0, atol=5e-7)
 
 
-def test_default_decay_is_that_of_the_thesis():
-    assert build_optimizer("lars", LEARNING_RATE).kernel_decay == 1e-6
-
-
 def test_unknown_optimizer_is_rejected_with_the_valid_names():
     with pytest.raises(ValueError, match=r"'adam', 'adamw', 'lars', 'lamb', 'nesterov', 'sgd'.*Received: 'rmsprop'"):
         build_optimizer("rmsprop", LEARNING_RATE)
