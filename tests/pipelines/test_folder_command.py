@@ -8,6 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
+from clmr_tf import console
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
@@ -75,7 +76,8 @@ def test_a_terminal_sees_a_progress_bar(tmp_path, monkeypatch, no_workers):
     for seed in range(3):
         write_clip(tmp_path / f"music/{seed}.flac", seed)
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr(command, "notes", terminal)
+    for module in (command, console):
+        monkeypatch.setattr(module, "stderr", terminal)
     main([str(tmp_path / "music"), "--out", str(tmp_path / "corpus"), "--min-num-samples", "11025"])
     shown = terminal.file.getvalue()
     assert "Preparing music" in shown and "0.0 hours of audio, 0 left out" in shown
