@@ -84,11 +84,7 @@ def _wet_response(
     loop = tf.cast(feedback * (1 - loss), tf.complex128) / (
         1 - tf.cast(loss, tf.complex128) * np.exp(-log_z(num_columns * np.arange(num_rows)[:, np.newaxis] + nodes))
     )
-    at_nodes = (tf.cast(part(loop), tf.float32) for part in (tf.math.real, tf.math.imag))
-    # tf.matmul would round by the place in the batch on some processors.
-    loop_real, loop_imaginary = (
-        tf.add_n([values[..., node : node + 1] * parabolas[node] for node in range(len(nodes))]) for values in at_nodes
-    )
+    loop_real, loop_imaginary = (tf.cast(part(loop), tf.float32) for part in (tf.math.real, tf.math.imag))
     stretch = (0.9 * room_scale + 0.1)[:, tf.newaxis] * (sample_rate / 44100)
     channels = []
     for channel in range(_NUM_CHANNELS):
@@ -97,13 +93,16 @@ def _wet_response(
         rows *= tf.cast(tf.exp(log_radius * delays_samples), tf.float32)[..., tf.newaxis, tf.newaxis]
         all_passes = _all_passes(channel, sample_rate, log_z(np.arange(num_rows * num_columns)))
         channels.append((rows, columns, np.reshape(all_passes, [num_rows, num_columns])))
-    return _sum_of_channels(channels, loop_real, loop_imaginary)[:, :num_bins]
+    return _sum_of_channels(channels, loop_real, loop_imaginary, parabolas)[:, :num_bins]
 
 
 # Compiled, which is twice as fast on a CPU.
 @tf.function(jit_compile=True, autograph=False)
 def _sum_of_channels(
-    channels: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], loop_real: tf.Tensor, loop_imaginary: tf.Tensor
+    channels: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
+    loop_real: tf.Tensor,
+    loop_imaginary: tf.Tensor,
+    parabolas: tf.Tensor,
 ) -> tf.Tensor:
     """The responses of both channels on a grid of bins.
 
@@ -111,13 +110,19 @@ def _sum_of_channels(
         channels: For each channel the factors of z^delay (cosine and sine of a row's phases times its radius, float32
             [batch, combs, rows, 2]; cosine and minus sine of a column's, [batch, combs, 2, columns]) and the response
             of its all-passes, complex64 [rows, columns].
-        loop_real: Real part of the feedback of all combs, float32 [batch, rows, columns].
+        loop_real: Real part of the feedback of all combs at three nodes of each row, float32 [batch, rows, 3].
         loop_imaginary: Its imaginary part.
+        parabolas: Interpolate between the nodes, float32 [3, columns].
 
     Returns:
         complex64 [batch, rows * columns].
     """
-    response = tf.add_n([_combs(*factors, loop_real, loop_imaginary) * passes for *factors, passes in channels])
+    # tf.matmul would round by the place in the batch on some processors.
+    real, imaginary = (
+        values[..., :1] * parabolas[0] + values[..., 1:2] * parabolas[1] + values[..., 2:] * parabolas[2]
+        for values in (loop_real, loop_imaginary)
+    )
+    response = tf.add_n([_combs(*factors, real, imaginary) * passes for *factors, passes in channels])
     return tf.reshape(response, [-1, response.shape[1] * response.shape[2]])
 
 
