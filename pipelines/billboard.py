@@ -1,4 +1,4 @@
-"""McGill Billboard: 890 annotated places in the American charts of 1958 to 1991, for learning without labels.
+"""McGill Billboard: 890 annotated places in the American charts of 1958 to 1991, for training without labels.
 
     python -m pipelines.billboard
 
@@ -6,10 +6,10 @@ The index has more places than songs (740, by its authors), since what stayed in
 places with the same artist and title are one song. It has neither tags nor splits for audio: a tenth of the songs is
 drawn for validation by a hash of their names.
 
-Where from: Burgoyne et al. 2011, https://ddmal.ca/research/The_McGill_Billboard_Project_(Chord_Analysis_Dataset)/; the
-index is CC0, the recordings are commercial: there is nothing to download here, you need copies that you may use.
+Source: Burgoyne et al. 2011, https://ddmal.ca/research/The_McGill_Billboard_Project_(Chord_Analysis_Dataset)/; the
+index is CC0, the recordings are commercial. Nothing is downloaded; you need your own copies.
 
-What goes where, in data/billboard or the folder behind --data:
+Expected files, in data/billboard or the folder behind --data:
 
     billboard-2.0-index.csv     from the page above
     audio/0003.mp3 ...          named by the id in four digits, of any format

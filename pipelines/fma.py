@@ -3,13 +3,13 @@
     python -m pipelines.fma --size medium --download
 
 Split (train, valid, test): small 6,400, 800, 800, with eight genres of the same size; medium 19,922, 2,505, 2,573,
-with sixteen genres; large 84,353, 11,263, 10,958, of which about half have a genre. No artist is in two parts. The one
+with sixteen genres; large 84,353, 11,263, 10,958, of which about half have a genre. No artist is in two splits. The one
 tag of a clip is its top genre.
 
-Where from: Defferrard et al. 2017, https://github.com/mdeff/fma; every artist chose a Creative Commons licence (column
+Source: Defferrard et al. 2017, https://github.com/mdeff/fma; every artist chose a Creative Commons licence (column
 track/license of tracks.csv), the metadata are CC BY 4.0. --download fetches 0.3 GB and 7, 22 or 93 GB.
 
-What goes where, in data/fma or the folder behind --data:
+Expected files, in data/fma or the folder behind --data:
 
     fma_metadata/tracks.csv            from fma_metadata.zip
     fma_medium/000/000002.mp3 ...      from fma_medium.zip; for other sizes fma_small, fma_large

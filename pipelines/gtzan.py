@@ -3,18 +3,18 @@
     python -m pipelines.gtzan --download
 
 Split: 443 train, 197 valid, 290 test (Kereliuk, Sturm and Larsen 2015). Sturm (2013, https://arxiv.org/abs/1306.1461)
-found that of the 1,000 excerpts dozens are there twice or come from one recording, that others are broken or wrongly
-labelled, and that random splits have the same artists on both sides. Scores on random splits are therefore too high
-by far; this split leaves out the faults and keeps each artist in one part.
+found that dozens of the 1,000 excerpts are duplicates or come from one recording, that others are broken or wrongly
+labelled, and that random splits have the same artists on both sides. Scores on random splits are therefore far too
+high. This split removes these faults and keeps each artist within one split.
 
-Where from: Tzanetakis and Cook 2002. The music is of unknown licence, so you need a copy (genres.tar.gz) that you may
-use; --download fetches the three lists only, https://github.com/coreyker/dnn-mgr (gtzan).
+Source: Tzanetakis and Cook 2002. The music is of unknown licence, so you need a copy (genres.tar.gz) that you may
+use; --download fetches only the three lists, https://github.com/coreyker/dnn-mgr (gtzan).
 
-What goes where, in data/gtzan or the folder behind --data:
+Expected files, in data/gtzan or the folder behind --data:
 
-    genres/blues/blues.00000.au ...             the unpacked archive; .wav will do as well
+    genres/blues/blues.00000.au ...             the unpacked archive; .wav also works
     train_filtered.txt, valid_filtered.txt,     the lists, with "blues/blues.00000.wav"
-    test_filtered.txt                           and so on, one a line
+    test_filtered.txt                           and so on, one per line
 """
 
 import re

@@ -4,20 +4,20 @@
 
 Split: 18,706 train, 1,825 valid, 5,329 test, by the sixteen folders of the archive (0 to 9, a, b; c; d, e, f), without
 the three bad clips 35644, 55753 and 57881. Clips without any of the 50 tags belong to it. Clips of one song share a
-song id, so that they are never each other's negatives. For the other split in circulation, with which no result may
-be compared, see pipelines.magnatagatune_clean.
+song id, so that they are never each other's negatives. Results on the other common split,
+pipelines.magnatagatune_clean, are not comparable.
 
-Where from: Law et al. 2009, https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset; the music is Magnatune's, free
-for research that is not commercial: read the terms there before you use --download, which fetches 3 GB.
+Source: Law et al. 2009, https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset; the music is Magnatune's, free
+for non-commercial research; read the terms there before you use --download, which fetches 3 GB.
 
-What goes where, in data/magnatagatune or the folder behind --data:
+Expected files, in data/magnatagatune or the folder behind --data:
 
     audio/0/...mp3 to audio/f/...mp3   the unpacked archive: mp3.zip.001 to 003, joined
     annotations_final.csv              tags of every clip; or instead of it the files of
     index_mtt.tsv, train_gt_mtt.tsv,   https://github.com/jordipons/musicnn-training
-    val_gt_mtt.tsv, test_gt_mtt.tsv    (data/index/mtt), which hold this split
-    clip_info_final.csv                if there, songs are told apart by it, otherwise by
-                                       the names of the clips
+    val_gt_mtt.tsv, test_gt_mtt.tsv    (data/index/mtt), which have this split
+    clip_info_final.csv                optional; identifies songs (otherwise the names of the
+                                       clips do)
 """
 
 import collections

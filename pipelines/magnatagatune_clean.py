@@ -3,16 +3,17 @@
     python -m pipelines.magnatagatune_clean
 
 Split: 15,244 train, 1,529 valid, 4,332 test: the split of the paper (pipelines.magnatagatune) without the clips that
-have none of the 50 tags. Scores on it are six to eight points of PR-AUC higher, which is no progress: never put results
-on both into one table. The published train.npy has 15,247 lines; three of them are the bad clips, which are left out.
+have none of the 50 tags. Scores on it are six to eight points of PR-AUC higher, but this is not an improvement: never
+compare results across the two splits. The published train.npy has 15,247 lines; three of them are the bad clips, which
+are left out.
 
-Where from: as pipelines.magnatagatune; read the terms that are named there before you use --download.
+Source: as for pipelines.magnatagatune; read the terms named there before you use --download.
 
-What goes where, in data/magnatagatune or the folder behind --data: as for pipelines.magnatagatune, but
+Expected files, in data/magnatagatune or the folder behind --data: as for pipelines.magnatagatune, but
 
     annotations_final.csv              tags of every clip; or instead of it the files of
     train.npy, valid.npy, test.npy,    https://github.com/minzwon/sota-music-tagging-models
-    binary.npy, tags.npy               (split/mtat), which hold this split
+    binary.npy, tags.npy               (split/mtat), which have this split
 """
 
 import sys

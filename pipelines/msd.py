@@ -4,17 +4,17 @@
 
 Split: 201,680 train, 11,774 valid, 28,435 test; only previews longer than 29.1 seconds belong to it.
 
-Where from: Bertin-Mahieux et al. 2011, http://millionsongdataset.com; the previews are 7digital's, and no licence lets
-anyone pass them on: there is nothing to download here, you need a copy that you may use.
+Source: Bertin-Mahieux et al. 2011, http://millionsongdataset.com; the previews are 7digital's and may not be
+redistributed. Nothing is downloaded; you need your own copy.
 
-What goes where, in data/msd or the folder behind --data:
+Expected files, in data/msd or the folder behind --data:
 
     audio/8/9/8947470.clip.mp3 ...                    previews by their 7digital id
     filtered_list_train.cP, filtered_list_test.cP,    the files of
     msd_id_to_tag_vector.cP, MSD_id_to_7D_id.pkl,     https://github.com/jongpillee/music_dataset_split
     7D_id_to_path.pkl                                 (MSD_split)
 
-These files are pickles, and pickles are programs: they are read by a reader that refuses everything but plain data.
+These files are pickles, which can contain programs; they are read by a reader that rejects everything but plain data.
 """
 
 import sys

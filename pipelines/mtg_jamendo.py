@@ -2,18 +2,18 @@
 
     python -m pipelines.mtg_jamendo
 
-Split: 32,136 train, 10,888 valid, 11,356 test; no artist is in two parts. Tags are genres, instruments and moods, as
+Split: 32,136 train, 10,888 valid, 11,356 test; no artist is in two splits. Tags are genres, instruments and moods, as
 "genre---rock".
 
-Where from: Bogdanov et al. 2019, https://github.com/MTG/mtg-jamendo-dataset; every artist chose a Creative Commons
+Source: Bogdanov et al. 2019, https://github.com/MTG/mtg-jamendo-dataset; every artist chose a Creative Commons
 licence (audio_licenses.txt there), the metadata are CC BY-NC-SA 4.0. The audio is 508 GB in a hundred archives, less
 in lower quality, which the script of that repository fetches and checks:
 
     python3 scripts/download/download.py --dataset raw_30s --type audio-low --unpack --remove .../audio
 
-What goes where, in data/mtg_jamendo or the folder behind --data:
+Expected files, in data/mtg_jamendo or the folder behind --data:
 
-    audio/34/786434.mp3 ...                the unpacked archives; 786434.low.mp3 will do as well
+    audio/34/786434.mp3 ...                the unpacked archives; 786434.low.mp3 also works
     autotagging_top50tags-train.tsv,       the tables in data/splits/split-0 of the repository
     autotagging_top50tags-validation.tsv,
     autotagging_top50tags-test.tsv

@@ -1,18 +1,18 @@
-"""The option --model of the commands that use a model: its default, and what is said where there is none."""
+"""The option --model of the commands that use a model: its default, and the error if the model is missing."""
 
 from pathlib import Path
 
 from clmr_tf.errors import UsageError
 
 DEMO_MODEL = Path("savedmodels/demo")
-"""The default of commands that take a model: it comes with a checkout of the code, and no installation has it."""
+"""The default of commands that use a model. It is part of a checkout of the code, not of an installation."""
 
 
 def require_model(folder: Path) -> Path:
-    """The folder that --model names, from the home of the user on; to be asked before TensorFlow is loaded.
+    """The folder of --model with ~ expanded; call it before TensorFlow is imported.
 
     Raises:
-        UsageError: If there is nothing; of the default, that it has to be given.
+        UsageError: If it does not exist.
     """
     expanded = folder.expanduser()
     if not expanded.exists():

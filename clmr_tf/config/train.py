@@ -90,8 +90,8 @@ class TrainConfig:
     """Weight decay of "adamw", "lamb" and "lars", of kernels only, and of "nesterov", of all weights; "adam" and "sgd"
     have none, as released."""
     schedule: Literal["constant", "cosine", "plateau"] | None = None
-    """Learning rate schedule: "constant"; "cosine", down to zero; "plateau", a fifth whenever the validation loss stops
-    falling. Default: "constant", or "plateau" with labels."""
+    """Learning rate schedule: "constant"; "cosine", down to zero; "plateau", divided by 5 whenever the validation loss
+    stops falling. Default: "constant", or "plateau" with labels."""
     plateau_patience: int = 5
     """Patience of --schedule plateau: validations without a lower loss before the learning rate is lowered."""
     early_stopping: int | None = None

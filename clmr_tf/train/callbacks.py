@@ -49,7 +49,7 @@ class Callback:
 
     The loop calls every callback, in the order of its list, after every execution of steps; an execution never runs
     past a step where a callback is due. All workers must have callbacks that are due at the same steps, or they wait
-    for each other for ever.
+    for each other forever.
 
     Args:
         every: Steps between the times that it is due; it is also due at the end of the run. 0 for never.
@@ -347,7 +347,7 @@ class ReduceLearningRateOnPlateau(Callback):
         self._synchronise()
 
     def __call__(self, progress: Progress) -> None:
-        """Looks at a validation and sets the learning rate."""
+        """Checks a validation and sets the learning rate."""
         for loss in _validation_losses([row_of(progress.step, progress.measurements)]):
             self._num_reductions += self._plateau.update(-loss)
             self._synchronise()
@@ -384,7 +384,7 @@ class StopEarly(Callback):
         self._synchronise(progress)
 
     def __call__(self, progress: Progress) -> None:
-        """Looks at a validation."""
+        """Checks a validation."""
         for loss in _validation_losses([row_of(progress.step, progress.measurements)]):
             self._observe(loss)
             self._synchronise(progress)
@@ -474,7 +474,7 @@ class WarnOfSkippedSteps(Callback):
         self._were_many = False
 
     def __call__(self, progress: Progress) -> None:
-        """Looks at the number of skipped steps in the metrics."""
+        """Checks the number of skipped steps in the metrics."""
         if progress.metrics is None:
             return
         step, num_skipped = progress.step, int(progress.metrics["num_skipped"])

@@ -190,7 +190,7 @@ class Watchdog:
         self._thread.join()
 
     def report(self) -> None:
-        """Reports that something was done."""
+        """Resets the timeout."""
         self._reported.set()
 
     def _watch(self) -> None:
@@ -205,8 +205,8 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def watched_workers(strategy: tf.distribute.Strategy, timeout_seconds: float) -> Iterator[Callable[[], None]]:
-    """Ends the process if other workers are lost; yields a function to call whenever something is done."""
+def workers_watchdog(strategy: tf.distribute.Strategy, timeout_seconds: float) -> Iterator[Callable[[], None]]:
+    """Ends the process if other workers are lost; yields a heartbeat function."""
     if num_workers(strategy) == 1:
         yield lambda: None
         return

@@ -85,7 +85,7 @@ class TrainingLoop:
     Args:
         model: Compiled and built; its `train_step` is the step.
         strategy: The replicas that share a batch.
-        dataset: Their batches, without end, from the first step that is not done on.
+        dataset: Their batches, without end, starting at the next step.
         config: The run.
         num_steps: Its length.
         saver: Saves checkpoints; also one of the callbacks.

@@ -11,8 +11,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 def is_kernel(weight: tf.Variable) -> bool:
     """Whether a weight is decayed and adapted: kernels are; biases, and scales and offsets of normalisation, are not.
 
-    It goes by the rank, since the variable that an optimizer gets has no name. SimCLR's LARS and ALBERT's LAMB exclude
-    the same weights by name.
+    It is decided by rank, since the variable that an optimizer gets has no name. SimCLR's LARS and ALBERT's LAMB
+    exclude the same weights by name.
     """
     return weight.shape.rank > 1
 
@@ -38,7 +38,7 @@ class Nesterov(keras.optimizers.Optimizer):
         w ← w - η (u + m v)
 
     The velocity does not contain the learning rate, so a new learning rate applies to the whole next step. In Keras'
-    own SGD it does, and the rate of earlier steps lives on in it.
+    own SGD it does, so the velocity keeps the old rate.
 
     Args:
         learning_rate: A number or a schedule.

@@ -45,7 +45,7 @@ from clmr_tf.train.distribution import (
     devices_in_words,
     gather_over_workers,
     num_workers,
-    watched_workers,
+    workers_watchdog,
     worker_index,
 )
 from clmr_tf.train.failures import NonFiniteError, require_trained, write_nonfinite_report
@@ -115,7 +115,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
             "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
         )
     with (
-        watched_workers(strategy, config.worker_timeout_seconds) as heartbeat,
+        workers_watchdog(strategy, config.worker_timeout_seconds) as heartbeat,
         opened_run_folder(config.workdir, config, writes=is_chief),
     ):
         corpus = resolve_corpus(
@@ -250,7 +250,7 @@ def _require_equal_parts(config: TrainConfig, num_replicas: int) -> None:
 def _require_same_run(strategy: tf.distribute.Strategy, config: TrainConfig, corpus: Corpus) -> None:
     """Raises UsageError if the workers have different settings.
 
-    Otherwise they would train different models, or wait for each other for ever.
+    Otherwise they would train different models, or wait for each other forever.
     """
     places = {"workdir", "corpus", "corpora", "pretrained"}
     settings = {name: value for name, value in to_json(config).items() if name not in places}

@@ -450,7 +450,7 @@ class LossScale:
 
     The loss is multiplied by it and the gradient divided. It halves when a gradient overflows and doubles after 2,000
     steps without an overflow. It checks the gradient of all replicas together, so that they agree. Keras' own loss
-    scale checks each replica's before they are summed, and then a replica may wait for the others for ever.
+    scale checks each replica's before they are summed, and then a replica may wait for the others forever.
 
     Create it inside the scope of the strategy.
 
