@@ -67,16 +67,6 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
     return options.settings
 
 
-def load_config(config_type: type[Config], path: Path) -> Config:
-    """Reads a configuration file; fields that it does not name keep their defaults.
-
-    Raises:
-        UsageError: If the file cannot be read, has an unknown key or a value of a wrong type, or one that
-            `config_type` refuses.
-    """
-    return config_type(**_read_values(config_type, path))
-
-
 def _read_values(config_type: type, path: Path) -> dict[str, Any]:
     """The values in a configuration file, each checked for its type but not validated together."""
     try:

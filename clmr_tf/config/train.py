@@ -10,8 +10,6 @@ from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import to_json
 from clmr_tf.errors import UsageError
 
-SAMPLE_RATES_HZ = (22050, 16000, 8000)
-
 # Settings for the length, the place and the logs of a run, not for what it computes; they may change when it resumes.
 CHANGEABLE_ON_RESUME = frozenset(
     {

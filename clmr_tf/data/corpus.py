@@ -298,18 +298,13 @@ class Corpus:
             corpus._check_pcm_size()
         return corpus
 
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, sorted."""
-        return task_names_in(self.folder)
-
     def for_task(self, name: str) -> "Corpus":
         """The same audio with the labels and splits of a task, without items that the task does not label.
 
         The fingerprint is that of the index and the task together.
 
         Args:
-            name: One of `task_names`.
+            name: One of `task_names_in(folder)`.
 
         Raises:
             UsageError: If there is no such task, or it does not match this corpus.

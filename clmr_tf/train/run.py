@@ -45,8 +45,8 @@ from clmr_tf.train.distribution import (
     devices_in_words,
     gather_over_workers,
     num_workers,
-    workers_watchdog,
     worker_index,
+    workers_watchdog,
 )
 from clmr_tf.train.failures import NonFiniteError, require_trained, write_nonfinite_report
 from clmr_tf.train.logs import RunLog, log_embeddings, log_views, logged_steps

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import tarfile
 import time
 import urllib.error
 import urllib.parse
@@ -208,17 +207,7 @@ def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLim
             members = [_zip_member(opened, entry) for entry in opened.infolist() if not entry.is_dir()]
             _unpack(members, destination, limits, name)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UsageError(f"{name} is no sound zip archive ({error}); fetch it again.") from error
-
-
-def unpack_tar(archive: Path, destination: Path, limits: UnpackingLimits) -> None:
-    """The same for a tar archive, compressed or not."""
-    try:
-        with tarfile.open(archive) as opened:
-            members = [_tar_member(opened, entry) for entry in opened if not entry.isdir()]
-            _unpack(members, destination, limits, archive)
-    except (tarfile.TarError, zlib.error, EOFError) as error:
-        raise UsageError(f"{archive} is no sound tar archive ({error}); fetch it again.") from error
+        raise UsageError(f"{name} is not a valid zip archive ({error}); fetch it again.") from error
 
 
 class JoinedFiles(io.RawIOBase):
@@ -233,11 +222,11 @@ class JoinedFiles(io.RawIOBase):
         self.name = " + ".join(str(path) for path in paths)
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
@@ -253,7 +242,7 @@ class JoinedFiles(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:
-        """Reads up to the end of the file at hand; 0 at the end of the last one."""
+        """Reads up to the end of the current file; 0 at the end of the last one."""
         for file, end in zip(self._files, self._ends, strict=True):
             if self._position < end:
                 file.seek(self._position - end, io.SEEK_END)
@@ -277,20 +266,15 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     return _Member(entry.orig_filename, entry.file_size, objection, lambda: archive.open(entry))
 
 
-def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
-    objection = None if entry.isreg() else "is a link or a device"
-    return _Member(entry.name, entry.size, objection, lambda: archive.extractfile(entry))
-
-
 def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimits, archive: object) -> None:
     for member in members:
         objection = member.objection or _objection_to_name(member.name)
         if objection is not None:
-            raise UsageError(f"{archive} is not unpacked, since {member.name!r} in it {objection}.")
+            raise UsageError(f"{archive} is not unpacked, because {member.name!r} in it {objection}.")
     num_bytes = sum(member.num_bytes for member in members)
     if num_bytes > limits.num_bytes or len(members) > limits.num_files:
         raise UsageError(
-            f"{archive} is not unpacked, since its {len(members)} files of {num_bytes} bytes are more than the "
+            f"{archive} is not unpacked, because its {len(members)} files of {num_bytes} bytes are more than the "
             f"{limits.num_files} files of {limits.num_bytes} bytes that it may hold."
         )
     destination.mkdir(parents=True, exist_ok=True)
@@ -300,7 +284,7 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
         path.parent.mkdir(parents=True, exist_ok=True)
         # The folder may contain a link from before.
         if not path.parent.resolve().is_relative_to(root):
-            raise UsageError(f"{path.parent} leads out of {destination} by a link; remove that link.")
+            raise UsageError(f"{path.parent} is a link out of {destination}; remove it.")
         _write(member, path, archive)
 
 
@@ -320,7 +304,7 @@ def _write(member: _Member, path: Path, archive: object) -> None:
         while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
             remaining -= len(block)
             if remaining < 0:
-                raise UsageError(f"{archive} is no sound archive ({member.name!r} is larger than announced).")
+                raise UsageError(f"{archive} is not a valid archive ({member.name!r} is larger than announced).")
             target.write(block)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

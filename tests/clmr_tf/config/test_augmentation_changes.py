@@ -13,7 +13,7 @@ from clmr_tf.config.augmentation import (
     augmentation_config,
     augmentation_preset,
 )
-from clmr_tf.config.command_line import load_config, parse_command, to_json
+from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
@@ -80,9 +80,9 @@ def test_command_line_and_files_give_the_same_changes(tmp_path):
     parsed = parse_command(TrainConfig, ["--augmentation-changes", *changes], program="train", description="")
     assert parsed.augmentation_changes == changes
     (tmp_path / "a.yaml").write_text("augmentation_changes:\n- reverb.probability=0\n- gain.gain_db=[-6, 0]\n")
-    assert load_config(TrainConfig, tmp_path / "a.yaml") == parsed
+    assert parse_command(TrainConfig, ["--config", str(tmp_path / "a.yaml")], program="train", description="") == parsed
     (tmp_path / "b.json").write_text(json.dumps(to_json(parsed)))
-    assert load_config(TrainConfig, tmp_path / "b.json") == parsed
+    assert parse_command(TrainConfig, ["--config", str(tmp_path / "b.json")], program="train", description="") == parsed
     (tmp_path / "c.yaml").write_text("augmentation_changes: reverb.probability=0\n")
     with pytest.raises(UsageError, match=r"`augmentation_changes` must be a list; received 'reverb.probability=0'"):
-        load_config(TrainConfig, tmp_path / "c.yaml")
+        parse_command(TrainConfig, ["--config", str(tmp_path / "c.yaml")], program="train", description="")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from clmr_tf.config.command_line import from_json, load_config, parse_command, to_json
+from clmr_tf.config.command_line import from_json, parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 
@@ -65,7 +65,7 @@ def test_invalid_file_is_rejected_in_one_sentence(tmp_path, text, words):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
-        load_config(TrainConfig, path)
+        parse_command(TrainConfig, ["--config", str(path)], program="train", description="")
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     assert all(word in message for word in words), message

@@ -5,9 +5,9 @@ import re
 import pytest
 import yaml
 
-from clmr_tf.config.train import SAMPLE_RATES_HZ
 from clmr_tf.data.resolution import is_pipeline
 from clmr_tf.errors import UsageError
+from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from clmr_tf.recipes.recipe import (
     PUBLISHED_CORPORA,
     RECIPES,
@@ -174,7 +174,7 @@ def test_rows_of_a_table_differ_in_what_the_table_is_about(recipes):
     assert differing(recipes["mtt-temperature-0.1"], recipes["mtt-temperature-0.5"]) == {"temperature"}
     assert differing(recipes["mtt-rate-8000"], recipes["mtt-temperature-0.5"]) == {"sample_rate_hz"}
     rates_hz = {recipe.train_config.sample_rate_hz for name, recipe in recipes.items() if "rate-" in name}
-    assert rates_hz == set(SAMPLE_RATES_HZ) - {22_050}
+    assert rates_hz == set(CLIP_NUM_SAMPLES) - {22_050}
     for corpus in ("mtt", "msd"):
         one, half = recipes[f"labels-{corpus}-supervised-1"], recipes[f"labels-{corpus}-supervised-50"]
         assert differing(one, half) == {"labels_like_paper"}
