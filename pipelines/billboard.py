@@ -46,7 +46,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the index and the audio.
 
     Raises:
-        UsageError: If the index is missing, cannot be read or has not the published count, if two files have one id;
+        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have one id;
             and as `prepare_published`.
         ClmrError: As `prepare_published`.
     """
@@ -82,7 +82,7 @@ def _source(data: Path, place: str, song: str, split: str, files: Mapping[str, s
 
 def _place(number: str, where: Path) -> str:
     if not number.isdecimal():
-        raise UsageError(f"{where} has the id {number!r}, which is no number; fetch it again.")
+        raise UsageError(f"{where} has the id {number!r}, which is not a number; fetch it again.")
     return f"{int(number):04d}"
 
 

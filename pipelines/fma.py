@@ -77,7 +77,7 @@ def prepare_corpus(
         size: Which subset.
 
     Raises:
-        UsageError: If tracks.csv is missing, cannot be read or has not the published counts; and as
+        UsageError: If tracks.csv is missing, cannot be read or does not have the published counts; and as
             `prepare_published`.
         ClmrError: As `prepare_published`.
     """
@@ -119,7 +119,7 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
         raise UsageError(f"{path} does not begin with the three header rows of the FMA's; fetch it again.")
     for row in rows:
         if len(row) != len(columns) or not row[0].isdecimal() or row[chosen[0]] not in SPLITS:
-            raise UsageError(f"{path} has a row that begins with {row[:2]} and is no track; fetch it again.")
+            raise UsageError(f"{path} has a row that begins with {row[:2]} and is not a track; fetch it again.")
         split, subset, genre = (row[place] for place in chosen)
         yield row[0], SPLITS[split], subset, genre
 

@@ -57,7 +57,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, holds more than plain data or has not the published counts; and as
+        UsageError: If a table is missing, holds more than plain data or does not have the published counts; and as
             `prepare_published`.
         ClmrError: As `prepare_published`.
     """
@@ -116,7 +116,7 @@ def _entry(table: Mapping[Any, Any], key: Any, name: str) -> Any:
 
 
 def _path(path: Any) -> str:
-    # It comes from a file that others made, and shall not point out of the folder.
+    # It comes from a file that others made, and must stay inside the folder.
     if not isinstance(path, str) or path.startswith("/") or ".." in path.split("/"):
         raise UsageError(f"{PATHS} has {path!r} instead of a path such as '8/9/8947470.clip.mp3'; fetch it again.")
     return path

@@ -55,12 +55,12 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the tables and the audio.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or has not the published counts; and as
+        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
             `prepare_published`.
         ClmrError: As `prepare_published`.
     """
     sources = read_sources(data)
-    # The published list, data/tags/top50.txt, is in the order of the alphabet.
+    # The published list, data/tags/top50.txt, is in alphabetical order.
     tag_names = sorted({tag for source in sources for tag in source.tags})
     require_count(f"The split {CORPUS_NAME}", "tags", len(tag_names), NUM_TAGS)
     published = PublishedCorpus(
@@ -93,7 +93,7 @@ def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
     # Every tag has a field of its own, so rows are of different lengths.
     track, path, tags = row[0], "".join(row[3:4]), tuple(row[5:])
     if not tags or PurePosixPath(path).is_absolute() or ".." in path or not path.endswith(".mp3"):
-        raise UsageError(f"{where} has a row that begins with {row[:4]} and is no track; fetch it again.")
+        raise UsageError(f"{where} has a row that begins with {row[:4]} and is not a track; fetch it again.")
     low = f"{AUDIO}/{path.removesuffix('.mp3')}.low.mp3"
     source = low if (data / low).is_file() else f"{AUDIO}/{path}"
     return SourceFile(data / source, track, track, source, split, tags)

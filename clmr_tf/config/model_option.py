@@ -18,7 +18,7 @@ def require_model(folder: Path) -> Path:
     if not expanded.exists():
         what = "--model is needed, since the demo model" if folder == DEMO_MODEL else "The model"
         raise UsageError(
-            f"{what} {folder} is not there; give with --model a folder that `python -m clmr_tf.export` or "
+            f"{what} {folder} does not exist; use --model with a folder that `python -m clmr_tf.export` or "
             "`python -m clmr_tf.train` wrote."
         )
     return expanded

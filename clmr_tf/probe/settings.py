@@ -83,7 +83,7 @@ class ProbeConfig:
         if self.labels_like_paper is None:
             return
         if self.labels < 1:
-            raise UsageError("--labels and --labels-like-paper are two ways to choose few labels; give one of them.")
+            raise UsageError("--labels and --labels-like-paper cannot be combined.")
         if PROTOCOLS[self.preset].train_windows == "mean":
             raise UsageError(
                 f"--labels-like-paper chooses among the chunks of clips, but the preset {self.preset} trains on means "

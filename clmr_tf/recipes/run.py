@@ -191,9 +191,7 @@ class CommandFailedError(ClmrError):
     """A command of a recipe failed; it has printed why, and its exit code is passed on."""
 
     def __init__(self, command: Sequence[str], exit_code: int) -> None:
-        super().__init__(
-            f"`python -m {command[0]}` ended with exit code {exit_code}; run the same recipe again to go on from there."
-        )
+        super().__init__(f"`python -m {command[0]}` ended with exit code {exit_code}; rerun the recipe to resume.")
         # A negative code is the signal that killed the process; shells add it to 128.
         self.exit_code = exit_code if exit_code > 0 else 128 - exit_code
 

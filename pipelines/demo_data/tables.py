@@ -129,7 +129,7 @@ def read_tracks(folder: Path = FOLDER) -> tuple[Track, ...]:
     try:
         return tuple(dataclasses.replace(track, start_seconds=int(track.start_seconds)) for track in tracks)
     except ValueError as error:
-        raise UsageError(f"{path} has a start_seconds that is no number ({error}); restore it.") from error
+        raise UsageError(f"{path} has a start_seconds that is not a number ({error}); restore it.") from error
 
 
 def tracks_csv(tracks: tuple[Track, ...]) -> str:

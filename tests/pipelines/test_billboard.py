@@ -50,7 +50,7 @@ def test_a_tenth_of_the_songs_is_for_validation(data, tmp_path, monkeypatch):
     ("lines", "sentence"),
     [
         ([HEADER, *ROWS[1:]], "has 3 annotated places instead of the published 4"),
-        ([HEADER, *ROWS[1:], "x,,,,title,artist,,"], "has the id 'x', which is no number"),
+        ([HEADER, *ROWS[1:], "x,,,,title,artist,,"], "has the id 'x', which is not a number"),
         ([HEADER.replace("artist", "singer"), *ROWS], "has no column 'artist'"),
     ],
 )

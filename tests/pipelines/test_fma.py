@@ -76,9 +76,9 @@ def test_a_missing_subset_is_refused(data, tmp_path):
     ("text", "sentence"),
     [
         (table(ROWS[1:]), "has 0 items in the split train instead of the published 1"),
-        (table([*ROWS, ["x", "", "training", "small", "", ""]]), "begins with .'x', ''. and is no track"),
-        (table([*ROWS, ["9", "", "training"]]), "and is no track"),
-        (table([*ROWS, ["9", "", "rest", "small", "", ""]]), "and is no track"),
+        (table([*ROWS, ["x", "", "training", "small", "", ""]]), "begins with .'x', ''. and is not a track"),
+        (table([*ROWS, ["9", "", "training"]]), "and is not a track"),
+        (table([*ROWS, ["9", "", "rest", "small", "", ""]]), "and is not a track"),
         (table(headers=HEADERS[1:]), "does not begin with the three header rows"),
         ("", "does not begin with the three header rows"),
     ],

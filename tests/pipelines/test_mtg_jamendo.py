@@ -43,9 +43,9 @@ def test_the_tables_are_the_split(data, tmp_path):
     [
         ([HEADER, *TABLES["train"] * 2], "has 2 items in the split train instead of the published 1"),
         (TABLES["train"], "does not begin with the columns TRACK_ID ARTIST_ID"),
-        ([HEADER, "track_1\tartist_1\talbum_1\t../1.mp3\t1.0\tgenre---house"], "and is no track"),
-        ([HEADER, "track_1\tartist_1\talbum_1\t34/1.mp3\t1.0"], "and is no track"),
-        ([HEADER, "track_1"], "and is no track"),
+        ([HEADER, "track_1\tartist_1\talbum_1\t../1.mp3\t1.0\tgenre---house"], "and is not a track"),
+        ([HEADER, "track_1\tartist_1\talbum_1\t34/1.mp3\t1.0"], "and is not a track"),
+        ([HEADER, "track_1"], "and is not a track"),
         ([HEADER, TABLES["train"][0].replace("electronic", "house")], "has 2 tags instead of the published 3"),
     ],
 )
