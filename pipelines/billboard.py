@@ -46,8 +46,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the index and the audio.
 
     Raises:
-        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have one id;
-            and as `prepare_published`.
+        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have one
+            id; and as `prepare_published`.
         ClmrError: As `prepare_published`.
     """
     published = PublishedCorpus(

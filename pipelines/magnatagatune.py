@@ -317,7 +317,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; and as `prepare_published`.
+        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
+            `prepare_published`.
         ClmrError: As `prepare_published`.
     """
     clips = read_clips(data)

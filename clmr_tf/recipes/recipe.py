@@ -187,7 +187,7 @@ def read_recipe(folder: Path, name: str) -> Recipe:
 
 
 def remark_on_test_split(corpus: str, task: Any, num_clips: int) -> str | None:
-    """A sentence if a test split with the corpus' own tags (`task` is None) does not have the size of the published one."""
+    """A sentence if a test split with the corpus' own tags (`task` is None) has another size than published."""
     num_published = read_other_published()["num_test_clips"].get(corpus)
     if task is not None or num_published in (None, num_clips):
         return None

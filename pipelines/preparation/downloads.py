@@ -69,7 +69,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
-    with exclusive_lock(lock, f"Another process is fetching {part} already; wait for it to finish."):
+    with exclusive_lock(lock, f"Another process is already fetching {part}; wait for it to finish."):
         # Another process may have finished it between the first look and the lock.
         if not path.exists():
             with part.open("ab") as file:

@@ -201,7 +201,7 @@ def _claimed_destination(destination: Path) -> Iterator[Path]:
             destination.mkdir(parents=True, exist_ok=True)
             _refuse_foreign_files(destination)
             work.mkdir(exist_ok=True)
-            refusal = f"Another process is preparing {destination} already; wait for it to finish."
+            refusal = f"Another process is already preparing {destination}; wait for it to finish."
             stack.enter_context(exclusive_lock(work / _LOCK_FILE, refusal))
         yield work
 

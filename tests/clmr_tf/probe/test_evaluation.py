@@ -175,7 +175,7 @@ def test_the_grid_chooses_a_head_and_continues_from_its_journal(result_of, cache
     [
         ({"labels": 0.0}, "--labels must be a fraction above 0 and up to 1; received 0.0"),
         ({"labels_like_paper": 1.5}, "--labels-like-paper must be .* received 1.5"),
-        ({"labels": 0.1, "labels_like_paper": 0.1}, "give one of them"),
+        ({"labels": 0.1, "labels_like_paper": 0.1}, "cannot be combined"),
         ({"preset": "grid", "labels_like_paper": 0.1}, "preset grid trains on means"),
         ({"preset": "grid", "head": "own"}, "--head own trains nothing"),
         ({"head": "own", "labels": 0.5}, "--head own scores a model as it was trained"),
