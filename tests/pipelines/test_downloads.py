@@ -111,7 +111,7 @@ def test_two_processes_do_not_write_one_file(server, tmp_path):
     (tmp_path / "parts").mkdir()
     with (tmp_path / "parts/music.zip.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="Another process is fetching"):
+        with pytest.raises(UsageError, match="Another process is already fetching"):
             fetch(remote(server), tmp_path)
 
 

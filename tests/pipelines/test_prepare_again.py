@@ -53,7 +53,7 @@ def test_only_one_process_prepares_a_corpus(tmp_path):
     (tmp_path / "corpus/unfinished").mkdir(parents=True)
     with (tmp_path / "corpus/unfinished/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="Another process is preparing"):
+        with pytest.raises(UsageError, match="Another process is already preparing"):
             run(sources_in(tmp_path / "music", *names), tmp_path / "corpus")
     assert len(run(sources_in(tmp_path / "music", *names), tmp_path / "corpus").items) == 2
 
