@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import stat
+import statistics
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -265,8 +266,9 @@ _NUM_SAMPLES_PER_BLOCK = 1 << 15
 _BUFFER_BYTES = 1 << 16
 # With this many channels or more, PyAV reads beyond a planar frame's list of channels.
 _MOST_PLANES = 8
-# MP3 frames borrow bits from previous frames, at low bit rates from several.
-_NUM_PRE_ROLL_SAMPLES = 8192
+# MP3 frames use bits of earlier frames: at 8 kbit/s and 22,050 Hz of up to 25, each of 576 samples.
+_NUM_PRE_ROLL_SAMPLES = 32_768
+_NUM_SPARE_SAMPLES = 4096
 _NO_AUDIO = "no audio was found in it"
 
 
@@ -484,23 +486,27 @@ def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
             stream = container.streams.audio[0]
             start_time = stream.start_time or 0
             pre_roll_first = max(0, first_sample - _NUM_PRE_ROLL_SAMPLES)
-            container.seek(start_time + int(pre_roll_first / stream.rate / stream.time_base), stream=stream)
-            pieces, place = [np.zeros(0, np.float32)], None
+            if pre_roll_first:
+                container.seek(start_time + int(pre_roll_first / stream.rate / stream.time_base), stream=stream)
+            pieces: list[np.ndarray] = [np.zeros(0, np.float32)]
+            num_decoded, first_places = 0, []
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
                 except av.FFmpegError:
                     continue
                 for frame in frames:
-                    if place is None:
-                        place = round((frame.pts - start_time) * stream.time_base * stream.rate)
+                    place = round((frame.pts - start_time) * stream.time_base * stream.rate)
+                    first_places.append(place - num_decoded)
                     block = _block(frame)
-                    mono = mixed_to_mono(block.samples, block.channel_names)
-                    pieces.append(mono[max(0, first_sample - place) :])
-                    place += len(mono)
-                if place is not None and place >= first_sample + num_samples:
+                    pieces.append(mixed_to_mono(block.samples, block.channel_names))
+                    num_decoded += len(pieces[-1])
+                if first_places and first_places[-1] + num_decoded >= first_sample + num_samples + _NUM_SPARE_SAMPLES:
                     break
-    return np.concatenate(pieces)[:num_samples]
+    # After a seek, some frames of Ogg Vorbis begin before their timestamps, so what most of them say counts.
+    first_place = statistics.mode(first_places) if pre_roll_first and first_places else 0
+    skipped = max(0, first_sample - first_place)
+    return np.concatenate(pieces)[skipped : skipped + num_samples]
 
 
 class _Decoding:

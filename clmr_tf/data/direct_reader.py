@@ -100,7 +100,8 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
         float32 [num_samples] in [-1, 1].
 
     Raises:
-        tf.errors.OpError: At run time, if the file is missing or cannot be decoded. Some damaged FLAC files make
+        tf.errors.OpError: At run time, if the file is missing or cannot be decoded (eagerly and without tensorflow-io,
+            UnreadableAudioError). Some damaged FLAC files make
             tensorflow-io loop forever, so use it for checked files only.
     """
     offset_samples = tf.convert_to_tensor(offset_samples, tf.int64)

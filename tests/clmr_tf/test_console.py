@@ -117,6 +117,8 @@ def test_only_warnings_and_info_of_the_package_are_shown(capsys):
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_shown_on_terminals_only(monkeypatch, is_terminal):
     written = io.StringIO()
+    # On a dumb terminal, no bar is drawn.
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console, "stderr", Console(file=written, force_terminal=is_terminal, width=100))
     with progress_bar() as bar:
         bar.update(bar.add_task("[embedding] files", total=4), completed=3)

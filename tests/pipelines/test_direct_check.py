@@ -11,10 +11,14 @@ import soundfile
 
 from clmr_tf.audio.decoding import UnreadableAudioError, load_audio
 from clmr_tf.audio.isolation import run_in_workers
+from clmr_tf.data.direct_reader import tensorflow_io_decoders
 from pipelines.preparation.direct_check import DECODERS_DISAGREE, NO_DIRECT_DECODER, are_same, validate
 from pipelines.preparation.transcoding import SILENT, TOO_SHORT, TranscodingTask
 from tests.synthetic import melody
 
+needs_tensorflow_io = pytest.mark.skipif(
+    tensorflow_io_decoders() is None, reason="without tensorflow-io, FFmpeg reads these files"
+)
 LOW_BIT_RATE = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.99}
 
 
@@ -91,6 +95,7 @@ def test_damage_in_the_middle_of_a_long_file_is_found(tmp_path):
     assert "of it are damaged, and only whole files are read directly" in error.detail
 
 
+@needs_tensorflow_io
 @pytest.mark.parametrize(
     ("name", "options", "reason", "words"),
     [
@@ -125,6 +130,7 @@ def test_files_that_are_not_audio_get_the_prepared_readers_reason(tmp_path):
     assert refusal(tmp_path / "missing.mp3").reason == "unreadable"
 
 
+@needs_tensorflow_io
 def test_wav_whose_size_overflows_is_refused_before_it_aborts_the_process(tmp_path):
     path = tmp_path / "huge.wav"
     num_bytes = 2**31
@@ -166,6 +172,7 @@ def test_small_differences_count():
     assert are_same(np.clip(30 * expected, -1, 1), 30 * expected)
 
 
+@needs_tensorflow_io
 def test_validation_in_worker_processes(tmp_path):
     good = write_song(tmp_path / "good.ogg")
     bad = write_song(tmp_path / "bad.opus", rate_hz=24000, format="OGG", subtype="OPUS")

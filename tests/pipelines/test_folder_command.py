@@ -75,6 +75,8 @@ def test_the_command_prepares_a_real_collection(tmp_path, capfd):
 def test_a_terminal_sees_a_progress_bar(tmp_path, monkeypatch, no_workers):
     for seed in range(3):
         write_clip(tmp_path / f"music/{seed}.flac", seed)
+    # On a dumb terminal, no bar is drawn.
+    monkeypatch.setenv("TERM", "xterm")
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
     for module in (command, console):
         monkeypatch.setattr(module, "stderr", terminal)

@@ -1,11 +1,14 @@
 """The recorded git revision is that of this project's repository, never that of an enclosing one."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from clmr_tf.train.run_folder import git_revision
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 
 PACKAGE = ("clmr_tf/__init__.py", "clmr_tf/train/run_folder.py")
 

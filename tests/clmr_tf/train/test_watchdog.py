@@ -10,6 +10,8 @@ from tests.strict_python import STRICT_PYTHON
 
 PROGRAM = """
 import sys, time
+from clmr_tf.quiet_start import (hide_tensorflow_start)
+hide_tensorflow_start()
 from clmr_tf.train.distribution import (Watchdog)
 with Watchdog(1.5, "No news.") as watchdog:
     for _ in range(int(sys.argv[1])):
