@@ -23,7 +23,7 @@ def test_missing_model_is_reported_with_advice(command, arguments, tmp_path, mon
         "that `python -m clmr_tf.export` or `python -m clmr_tf.train` wrote."
     )
     assert run_command(command.main, [*arguments, "--model", "runs/mine"]) == 2
-    assert "error: The model runs/mine is not there; give with --model" in " ".join(capsys.readouterr().err.split())
+    assert "error: The model runs/mine does not exist; use --model" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -33,5 +33,5 @@ def test_require_model_returns_existing_folders(tmp_path, monkeypatch):
     DEMO_MODEL.mkdir(parents=True)
     assert require_model(DEMO_MODEL) == DEMO_MODEL
     assert require_model(Path("~/savedmodels/demo")) == tmp_path / DEMO_MODEL
-    with pytest.raises(UsageError, match=r"^The model other is not there"):
+    with pytest.raises(UsageError, match=r"^The model other does not exist"):
         require_model(Path("other"))
