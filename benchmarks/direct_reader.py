@@ -32,6 +32,7 @@ from clmr_tf.audio.resampling import plan_block, resample_block
 from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import CropReader, crop_reader
+from clmr_tf.data.direct_reader import tensorflow_io_decoders
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
 from pipelines.folder import FolderSettings, prepare_corpus
 from pipelines.preparation.prepare import PrepareSettings
@@ -104,6 +105,8 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
     # The format of the source does not matter for PCM.
     name, song = next(iter(songs.items()))
     pcm_ms = milliseconds_per_crop(reader_of(prepared, f"{name}.{song.suffix}"), song.seconds, num_crops)
+    # Without tensorflow-io, PyAV decodes.
+    decoder = "av" if tensorflow_io_decoders() is None else "tensorflow-io"
     return {
         "benchmark": "direct_reader",
         "measure": "milliseconds of one core per crop",
@@ -114,7 +117,7 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
         "songs": {name: measure_song(direct, music, name, song, num_crops, pcm_ms) for name, song in songs.items()},
         "versions": {
             "tensorflow": tf.__version__,
-            "tensorflow-io": importlib.metadata.version("tensorflow-io"),
+            decoder: importlib.metadata.version(decoder),
             "libsndfile": soundfile.__libsndfile_version__,
         },
     }
