@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 from clmr_tf._import_path import leave_out_current_folder
+from clmr_tf.quiet_start import hide_tensorflow_start
 
 leave_out_current_folder()
 
@@ -34,6 +35,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    hide_tensorflow_start()
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     elif name in __all__:
