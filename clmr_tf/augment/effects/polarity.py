@@ -30,7 +30,7 @@ class Polarity(Augmentation):
         super().__init__(settings.probability)
 
     def draw_parameters(self, uniforms: tf.Tensor, seeds: tf.Tensor) -> Parameters:
-        """There are none."""
+        """Polarity has no parameters."""
         return {}
 
     def transform(self, audio: tf.Tensor, parameters: Parameters) -> tf.Tensor:
