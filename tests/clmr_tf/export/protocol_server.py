@@ -41,7 +41,7 @@ _HTTP_STATUS = {grpc.StatusCode.INVALID_ARGUMENT: 400, grpc.StatusCode.NOT_FOUND
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<rest>:predict|/metadata)?$")
 
 
-class RequestRefusedError(Exception):
+class RefusedError(Exception):
     """A request that gets an error for an answer."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -61,23 +61,25 @@ class ServedFolder:
     def require(self, name: str, version: int) -> None:
         # Version 0 is the latest.
         if name != self.name or version not in (0, _VERSION):
-            raise RequestRefusedError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {name}, version {version}")
+            raise RefusedError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {name}, version {version}")
 
     def inputs_of(self, signature: str) -> dict[str, tf.TensorSpec]:
         if signature not in self._saved.signatures:
-            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, f'Serving signature key "{signature}" not found.')
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, f'Serving signature key "{signature}" not found.')
         return self._saved.signatures[signature].structured_input_signature[1]
 
     def predict(self, signature: str, inputs: Mapping[str, Any], wanted: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         specs = self.inputs_of(signature)
         if set(inputs) != set(specs):
-            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, f"inputs must be {sorted(specs)}, not {sorted(inputs)}")
+            raise RefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT, f"inputs must be {sorted(specs)}, not {sorted(inputs)}"
+            )
         try:
             tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()}
             # As the real server, which does not compare shapes with the signature's.
             outputs = self._saved.signatures[signature](**tensors)
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         return {name: value.numpy() for name, value in outputs.items() if not wanted or name in wanted}
 
     def status(self) -> get_model_status_pb2.GetModelStatusResponse:
@@ -104,7 +106,7 @@ class _Services(prediction_service_pb2_grpc.PredictionServiceServicer, model_ser
         try:
             signature = request.model_spec.signature_name or "serving_default"
             outputs = self._model.predict(signature, inputs, tuple(request.output_filter))
-        except RequestRefusedError as refusal:
+        except RefusedError as refusal:
             context.abort(refusal.code, str(refusal))
         response = predict_pb2.PredictResponse()
         for name, value in outputs.items():
@@ -122,7 +124,7 @@ class _Services(prediction_service_pb2_grpc.PredictionServiceServicer, model_ser
     def _require(self, request, context) -> None:
         try:
             self._model.require(request.model_spec.name, request.model_spec.version.value)
-        except RequestRefusedError as refusal:
+        except RefusedError as refusal:
             context.abort(refusal.code, str(refusal))
 
 
@@ -143,10 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             path = _PATH.match(self.path)
             if not path:
-                raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: {self.path}")
+                raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: {self.path}")
             self.model.require(path["name"], int(path["version"] or 0))
             status, answer = 200, respond(path["rest"])
-        except (RequestRefusedError, ValueError, KeyError) as error:
+        except (RefusedError, ValueError, KeyError) as error:
             status = _HTTP_STATUS[getattr(error, "code", grpc.StatusCode.INVALID_ARGUMENT)]
             answer = {"error": str(error)}
         content = json.dumps(answer).encode()
@@ -160,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         signature = request.get("signature_name", "serving_default")
         by_rows, names = "instances" in request, list(self.model.inputs_of(signature))
         if by_rows == ("inputs" in request):
-            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, "Expecting one of 'inputs' and 'instances'")
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "Expecting one of 'inputs' and 'instances'")
         values = _decoded(request["instances" if by_rows else "inputs"])
         if by_rows and isinstance(values[0], dict):
             values = {name: [row[name] for row in values] for name in names}
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not by_rows:
             return {"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
         if not all(isinstance(rows, list) for rows in outputs.values()) or len(set(map(len, outputs.values()))) > 1:
-            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, "Outputs have no common batch size; use 'inputs'")
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "Outputs have no common batch size; use 'inputs'")
         rows = zip(*outputs.values(), strict=True)
         return {"predictions": [dict(zip(outputs, row, strict=True)) if len(outputs) > 1 else row[0] for row in rows]}
 
