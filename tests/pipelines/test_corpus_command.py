@@ -24,8 +24,8 @@ def test_help_describes_sources_and_folder_layout(pipeline, capsys):
     shown = capsys.readouterr().out
     words = " ".join(shown.split())
     assert f"python -m pipelines.{pipeline.NAME}" in shown
-    assert "Where from:" in words
-    assert f"What goes where, in {pipeline.DATA} or the folder behind --data:" in words
+    assert " Source: " in words
+    assert f"Expected files, in {pipeline.DATA} or the folder behind --data:" in words
     for option in ("--data", "--out", "--max-skipped-share", "--sample-rate-hz", "--config"):
         assert option in words
     assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)

@@ -146,7 +146,10 @@ def tiny_pipeline(tmp_path, monkeypatch):
     music = write_song(tmp_path / "music of the pipeline")
     (modules / "tiny_songs.py").write_text(PIPELINE.format(music=str(music)))
     monkeypatch.setattr(pipelines, "__path__", [*pipelines.__path__, str(modules)])
-    return "tiny_songs"
+    yield "tiny_songs"
+    # Without this, later tests in this process would still find the module.
+    sys.modules.pop("pipelines.tiny_songs", None)
+    vars(pipelines).pop("tiny_songs", None)
 
 
 def test_a_named_corpus_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline):

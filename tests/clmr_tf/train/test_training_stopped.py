@@ -1,5 +1,6 @@
 """Runs that are stopped by signals or trained outside the main thread."""
 
+import errno
 import os
 import signal
 import threading
@@ -38,12 +39,24 @@ def test_signal_saves_the_run_and_reports_it(corpus, tmp_path, number, code):
 
 def test_sigterm_before_the_first_step_is_reported(corpus, tmp_path):
     (tmp_path / "run").mkdir()
-    # Nothing writes to this pipe, so the run waits for its record forever and never reaches its first step.
-    os.mkfifo(tmp_path / "run" / "run.json")
+    # Nothing is written to this pipe, so the run waits for its record forever and never reaches its first step.
+    record = tmp_path / "run" / "run.json"
+    os.mkfifo(record)
+    writers = []
+
+    def is_waiting():
+        try:
+            writers.append(os.open(record, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            # Nobody has opened the pipe for reading yet.
+            assert error.errno == errno.ENXIO
+        return bool(writers)
+
     process = start(command(corpus, tmp_path / "run", "--steps", FOREVER))
-    wait_for((tmp_path / "run" / ".lock").exists, process)
+    wait_for(is_waiting, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    os.close(writers[0])
     assert process.returncode == 143
     assert errors.splitlines()[-1] == "error: Terminated." and "Traceback" not in errors
 
