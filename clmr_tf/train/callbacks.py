@@ -150,15 +150,19 @@ class SaveCheckpoints(Callback):
         """
         if self.saved_step == step:
             return
-        weights = self._model.trainable_variables
-        if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
-            raise NonFiniteError.of_weights(step, self.saved_step)
+        self.check_weights(step)
         if self._log is None:
             return
         with self.checkpoints.explained_failure(f"The metrics up to step {step}, and so the step, could not be saved"):
             self._log.flush()
         self.checkpoints.save(step, metrics)
         self.saved_step = step
+
+    def check_weights(self, step: int) -> None:
+        """Raises NonFiniteError if a weight is not finite after this step; every worker has the same weights."""
+        weights = self._model.trainable_variables
+        if not tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]):
+            raise NonFiniteError.of_weights(step, self.saved_step)
 
 
 class MeasurementInterruptedError(Exception):
@@ -209,7 +213,7 @@ class KeepBestCheckpoint(Callback):
 
     Args:
         saver: Saves the checkpoint of a step that is the best.
-        folder: Where the best is kept.
+        folder: Where the best is kept; None on a worker that is not the chief, which only checks its weights.
         metric: "validation_loss", where lower is better, or another, where higher is better.
         measured_on: What else its value depends on, as JSON data. An earlier best checkpoint that was measured
             otherwise is not compared, and is replaced after the next measurement.
@@ -218,7 +222,7 @@ class KeepBestCheckpoint(Callback):
     def __init__(
         self,
         saver: SaveCheckpoints,
-        folder: Path,
+        folder: Path | None,
         metric: str,
         measured_on: Mapping[str, object],
     ) -> None:
@@ -227,12 +231,16 @@ class KeepBestCheckpoint(Callback):
         self._folder = folder
         self._measurement = {"metric": metric, "measured_on": dict(measured_on)}
         self._metric = metric
-        self._best = self._comparable(find_best(folder))
+        self._best = self._comparable(find_best(folder)) if folder else None
 
     def __call__(self, progress: Progress) -> None:
         """Keeps the checkpoint of a step that is the best so far."""
         value = row_of(progress.step, progress.measurements).get(self._metric)
-        if value is None or not self._is_better(value):
+        if value is None:
+            return
+        # On every worker, so that all of them fail together and none waits for the chief.
+        self._saver.check_weights(progress.step)
+        if self._folder is None or not self._is_better(value):
             return
         # Before the row is written: a run that is killed in between measures again and finds the same.
         self._saver.save(progress.step, progress.metrics)

@@ -360,9 +360,8 @@ class _Run:
         config, first_step, strategy = self.config, self.first_step, self.strategy
         saver = SaveCheckpoints(config.checkpoint_every, self.checkpoints, self.model, strategy, first_step, log)
         callbacks: list[Callback] = [saver, *self._measurements(log)]
-        if log:
-            best_folder = config.workdir / BEST
-            callbacks.append(KeepBestCheckpoint(saver, best_folder, config.best_metric, self._measured_on()))
+        best_folder = config.workdir / BEST if log else None
+        callbacks.append(KeepBestCheckpoint(saver, best_folder, config.best_metric, self._measured_on()))
         callbacks.append(WriteLog(config.log_every, log, saver))
         earlier_rows = log.earlier_rows if log else []
         if config.schedule == "plateau":

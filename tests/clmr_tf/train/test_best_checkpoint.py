@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
-from clmr_tf.train.callbacks import KeepBestCheckpoint, Progress
+from clmr_tf.train.callbacks import KeepBestCheckpoint, Progress, SaveCheckpoints
 from clmr_tf.train.checkpoints import Checkpoints, list_checkpoints
+from clmr_tf.train.failures import NonFiniteError
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.saved_variables import make_groups
 from tests.clmr_tf.train.training_runs import metrics
@@ -98,6 +101,9 @@ class Saver:
     def save(self, step, metrics):
         pass
 
+    def check_weights(self, step):
+        pass
+
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -119,6 +125,16 @@ def test_lower_loss_or_higher_score_is_better_and_nonfinite_never_is(tmp_path, m
     for step, value in enumerate(values, 1):
         keep_best(Progress(step, 10, metrics={"loss": 9.0}, measurements={} if value is None else {metric: value}))
     assert kept.steps == expected
+
+
+def test_worker_that_keeps_nothing_fails_on_nonfinite_weights_like_the_chief(tmp_path):
+    model = types.SimpleNamespace(trainable_variables=[tf.Variable([1.0, NAN])])
+    strategy = tf.distribute.get_strategy()
+    saver = SaveCheckpoints(10, Checkpoints(tmp_path / "checkpoints", {}, 1), model, strategy, first_step=0, log=None)
+    keep_best = KeepBestCheckpoint(saver, None, "validation_loss", {})
+    keep_best(Progress(2, 10))
+    with pytest.raises(NonFiniteError, match="weights are no longer finite"):
+        keep_best(Progress(3, 10, measurements={"validation/loss": 1.0}))
 
 
 def best_after(tmp_path, value: float, **measured_on: int) -> dict:
