@@ -19,23 +19,24 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextlib.contextmanager
-def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
+def shown_progress(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
     """Shows a progress bar; yields the `on_progress` of `prepare`. Nothing is shown before its first call.
 
     Args:
         name: Name of the corpus.
+        doing: The first word of what is shown.
     """
     if not stderr.is_terminal:
-        yield _line_printer(name)
+        yield _line_printer(f"{doing} {name}")
         return
     bar = progress_bar()
     with contextlib.ExitStack() as stack:
-        task = bar.add_task(f"Preparing {name}")
+        task = bar.add_task(f"{doing} {name}")
 
         def show(progress: Progress) -> None:
             if not bar.live.is_started:
                 stack.enter_context(bar)
-            words = f"Preparing {name}: {_amounts(progress)}"
+            words = f"{doing} {name}: {_amounts(progress)}"
             bar.update(task, completed=progress.num_done, total=progress.num_files, description=words)
 
         yield show
@@ -58,7 +59,7 @@ def summarise(corpus: Corpus) -> str:
     return sentence + "."
 
 
-def _line_printer(name: str) -> Callable[[Progress], None]:
+def _line_printer(what: str) -> Callable[[Progress], None]:
     last_line_at = float("-inf")
 
     def show(progress: Progress) -> None:
@@ -67,7 +68,7 @@ def _line_printer(name: str) -> Callable[[Progress], None]:
         if now - last_line_at >= _SECONDS_BETWEEN_LINES or progress.num_done == progress.num_files:
             last_line_at = now
             stderr.print(
-                f"Preparing {name}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
+                f"{what}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
                 markup=False,
             )
 
