@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import sys
+import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,7 +41,9 @@ class Soundfont:
 SOUNDFONTS = {
     "TimGM6mb": Soundfont("timgm6mb-soundfont", "usr/share/sounds/sf2/TimGM6mb.sf2", "GPL-2"),
     "sf_GMbank": Soundfont("csound-soundfont", "usr/share/sounds/sf2/sf_GMbank.sf2", "public domain"),
-    "FluidR3Mono_GM": Soundfont("fluidr3mono-gm-soundfont", "usr/share/sounds/sf3/FluidR3Mono_GM.sf3", "MIT"),
+    "FluidR3Mono_GM": Soundfont(
+        "fluidr3mono-gm-soundfont", "usr/share/fluidr3mono-gm-soundfont/FluidR3Mono_GM.sf3", "MIT"
+    ),
 }
 
 
@@ -104,6 +107,8 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
     files = {name: _one(data, _deb(name)) for name in _packages(soundfonts)}
     wheel = _one(data, _wheel())
     mma = take_files(files[MMA], [_MMA_PROGRAM, f"{_MMA_LIBRARY}/"], data)
+    # MMA warns without this folder, and its messages are quoted.
+    (mma / _MMA_LIBRARY / "plugins").mkdir(parents=True, exist_ok=True)
     places = {
         name: take_files(files[font.package], [font.path], data) / font.path
         for name, font in SOUNDFONTS.items()
@@ -117,7 +122,10 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
         mma_home=mma / _MMA_LIBRARY,
         synthesizer=_unpacked(wheel),
         soundfonts=places,
-        versions={**{name: file.name.split("_")[1] for name, file in files.items()}, SYNTHESIZER: SYNTHESIZER_VERSION},
+        versions={
+            **{name: urllib.parse.unquote(file.name.split("_")[1]) for name, file in files.items()},
+            SYNTHESIZER: SYNTHESIZER_VERSION,
+        },
     )
 
 

@@ -31,9 +31,7 @@ def read_midi(content: bytes) -> MidiFile:
     for track in range(num_tracks):
         assert content[position : position + 4] == b"MTrk"
         (size,) = struct.unpack(">I", content[position + 4 : position + 8])
-        events += [
-            (ticks, track, *event) for ticks, *event in _events(content[position + 8 : position + 8 + size])
-        ]
+        events += [(ticks, track, *event) for ticks, *event in _events(content[position + 8 : position + 8 + size])]
         position += 8 + size
     # Stable: events of one time stay in the order of the file.
     events.sort(key=lambda event: event[:2])
