@@ -8,9 +8,9 @@ grooves, and three soundfonts make them audible. The corpus has 39 tags of instr
 no other song. The same seed, number of songs and versions of all packages give the same bytes. Rendering takes some
 minutes on two cores, and may be interrupted.
 
-Source: packages of Debian 12 or 13. --download fetches them with apt-get, 32 MB, and tinysoundfont with pip; nothing is
-installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, csound-soundfont public domain,
-FluidR3Mono_GM MIT; tinysoundfont MIT.
+Source: packages of Debian, tested with Debian 12. --download fetches them with apt-get, 32 MB, and tinysoundfont with
+pip; nothing is installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, sf_GMbank
+(csound-soundfont) public domain, FluidR3Mono_GM MIT; tinysoundfont MIT.
 
 Expected files, in data/accompaniments or the folder behind --data:
 
@@ -34,7 +34,7 @@ from pathlib import Path
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.accompaniments.instruments import INSTRUMENTS
@@ -87,14 +87,14 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
     songs = draw_songs(options.num_songs, options.seed, read_grooves())
-    corpus = _finished(destination, options)
+    corpus = _finished(songs, destination, options)
     if corpus is None:
         corpus = _render_and_prepare(songs, destination, options, data)
     _write_beside(corpus, songs)
     return corpus
 
 
-def _finished(destination: Path, options: Options) -> Corpus | None:
+def _finished(songs: Sequence[Song], destination: Path, options: Options) -> Corpus | None:
     # A finished corpus needs neither the packages nor the rendered songs.
     if not (destination / MANIFEST_FILE).is_file():
         return None
@@ -103,13 +103,15 @@ def _finished(destination: Path, options: Options) -> Corpus | None:
         there,
         sample_rate_hz=options.sample_rate_hz,
         storage=options.storage,
-        source={**there.source, **_manifest_options(options)},
+        source={**there.source, **_manifest_options(songs, options)},
     )
     return opened_if_finished(destination, outline, options.min_num_samples)
 
 
-def _manifest_options(options: Options) -> dict[str, str]:
-    return {"num_songs": str(options.num_songs), "seed": str(options.seed)}
+def _manifest_options(songs: Sequence[Song], options: Options) -> dict[str, str]:
+    # The labels of a finished corpus are drawn again; another version of this program may draw other songs.
+    scores = hashlib.sha256("".join(song.score() for song in songs).encode()).hexdigest()
+    return {"num_songs": str(options.num_songs), "seed": str(options.seed), "songs_sha256": scores[:16]}
 
 
 def _render_and_prepare(songs: Sequence[Song], destination: Path, options: Options, data: Path) -> Corpus:
@@ -126,7 +128,7 @@ def _render_and_prepare(songs: Sequence[Song], destination: Path, options: Optio
             name=NAME,
             tag_names=TAGS,
             source_description=f"songs rendered with {made_with}; licences: {_licences()}",
-            options=_manifest_options(options),
+            options=_manifest_options(songs, options),
             rejected=skipped,
             on_progress=on_progress,
         )
@@ -196,8 +198,6 @@ def _task(name: str, description: str, classes: Sequence[str], labels: Mapping[S
 def _write_beside(corpus: Corpus, songs: Sequence[Song]) -> None:
     tags = {item.id: item.tags for item in corpus.items}
     usable = [song for song in songs if song.item_id in tags]
-    if len(usable) != len(tags):
-        raise UsageError(f"{corpus.folder} was prepared by another version of this program; prepare it again.")
     for task in tasks_of(usable):
         write_task(task, corpus.folder)
     rows = [json.dumps(_row(song, tags[song.item_id])) for song in usable]

@@ -212,7 +212,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data, corpus
     assert other.items[0].digest not in {item.digest for item in corpus.items}
 
 
-def test_a_finished_corpus_needs_no_packages_and_lost_tasks_are_written_again(corpus, tmp_path):
+def test_a_finished_corpus_needs_no_packages_and_lost_tasks_are_written_again(corpus, tmp_path, monkeypatch):
     task = corpus.folder / "tasks/tempo.json"
     before = task.read_bytes()
     task.unlink()
@@ -226,6 +226,11 @@ def test_a_finished_corpus_needs_no_packages_and_lost_tasks_are_written_again(co
     ):
         with pytest.raises(UsageError, match=complaint):
             prepare_corpus(corpus.folder, dataclasses.replace(OPTIONS, **changes), tmp_path)
+    # Another version of the program, which draws other songs, does not write other labels.
+    monkeypatch.setattr(songs, "MAX_BPM", 200)
+    with pytest.raises(UsageError, match="with songs_sha256 "):
+        prepare_corpus(corpus.folder, OPTIONS, tmp_path)
+    assert task.read_bytes() == before
 
 
 def test_rendered_songs_are_used_again_at_another_rate(data, corpus, tmp_path, monkeypatch):
