@@ -3,7 +3,7 @@
     python -m pipelines.accompaniments --download
 
 1,000 songs of 30 seconds; MMA (Musical MIDI Accompaniment) plays chord progressions drawn from a seed in 100 of its
-grooves, and three soundfonts make them audible. The corpus has 39 tags of instruments and styles, and the tasks "mode",
+grooves, and three soundfonts make them audible. The corpus has 38 tags of instruments and styles, and the tasks "mode",
 "key" and "tempo". 700 songs are for training, 100 for validation and 200 for the test; the soundfont of the test plays
 no other song. The same seed, number of songs and versions of all packages give the same bytes. Rendering takes some
 minutes on two cores, and may be interrupted.

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -44,7 +43,7 @@ class RenderingTask:
         score: Text for MMA.
         soundfont: The soundfont file.
         tools: Where the programs are.
-        path: The audio file; a file of the same name with the suffix .json gets the score and the instruments.
+        path: The audio file; files of the same name with the suffixes .mid and .mma get the MIDI and the score.
     """
 
     score: str
@@ -63,13 +62,12 @@ def render_song(task: RenderingTask) -> tuple[str, ...]:
         RenderingError: If MMA or the synthesizer fails, or the song is silent.
         OSError: If its files cannot be written.
     """
-    description = task.path.with_suffix(".json")
-    if task.path.is_file() and description.is_file():
-        there = json.loads(description.read_text(encoding="utf-8"))
-        if there["score"] == task.score:
-            return tuple(there["instruments"])
-    events = midi_events(compose(task.score, task.tools), task.tools)
-    instruments = instruments_of(notes_of(events))
+    score_path, midi_path = task.path.with_suffix(".mma"), task.path.with_suffix(".mid")
+    is_there = score_path.is_file() and score_path.read_text(encoding="utf-8") == task.score
+    if is_there and task.path.is_file() and midi_path.is_file():
+        return instruments_of(notes_of(midi_events(midi_path.read_bytes(), task.tools)))
+    midi = compose(task.score, task.tools)
+    events = midi_events(midi, task.tools)
     audio = synthesize(events, task.soundfont, task.tools)
     loudest = np.abs(audio).max()
     if not loudest > 0:
@@ -77,9 +75,10 @@ def render_song(task: RenderingTask) -> tuple[str, ...]:
     flac = io.BytesIO()
     soundfile.write(flac, to_pcm16(audio * (PEAK / loudest)), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     write_atomically(task.path, flac.getvalue())
+    write_atomically(midi_path, midi)
     # Last, so that what it describes is complete.
-    write_atomically(description, json.dumps({"score": task.score, "instruments": instruments}, indent=1) + "\n")
-    return instruments
+    write_atomically(score_path, task.score)
+    return instruments_of(notes_of(events))
 
 
 def compose(score: str, tools: Tools) -> bytes:
