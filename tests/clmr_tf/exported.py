@@ -1,20 +1,16 @@
 """A tiny exported model with a head and a projector, its test music, and the tags that its head must give."""
 
-import contextlib
 import functools
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import soundfile
 import tensorflow as tf
 
 from clmr_tf.export.model_folder import relative_error, weights_hash
-from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.heads import Head, build_projector, head_file_of
@@ -72,21 +68,6 @@ def model() -> SampleCNN:
 
 def write_exported(folder: Path) -> None:
     write_model_folder(model(), folder, MANIFEST_ENTRIES, HEAD, build_projector(projection_dim=64))
-
-
-@contextlib.contextmanager
-def only_default_signature() -> Iterator[None]:
-    """Makes exports faster: only `serving_default`, without validation or tags."""
-
-    def signatures(served):
-        def function(audio):
-            return {"embedding": served._encoder(audio, training=False)}
-
-        return {"serving_default": (function, [tf.TensorSpec([None, served._encoder.clip_num_samples], name="audio")])}
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ServedModel, "signatures", signatures)
-        yield
 
 
 @functools.cache

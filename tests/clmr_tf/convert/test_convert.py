@@ -23,7 +23,7 @@ from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.report.results import read_result
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
-from tests.clmr_tf.exported import only_default_signature
+from tests.clmr_tf.probed import only_default_signature
 from tests.synthetic import write_corpus
 
 PLAIN = prefixed("encoder.", encoder()) | prefixed("projector.", projector())

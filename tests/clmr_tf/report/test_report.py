@@ -16,6 +16,7 @@ from clmr_tf.probe import __main__ as probe
 from clmr_tf.probe.evaluation import FORMAT_VERSION
 from clmr_tf.report.__main__ import main
 from clmr_tf.report.results import READS_FORMAT_VERSION, read_results
+from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.report.written_results import result, write
 from tests.synthetic import write_corpus
 
@@ -42,14 +43,16 @@ def probed(tmp_path_factory):
         "training": training,
     }
     encoder = build_encoder(width=0.0625, seed=2)
-    write_model_folder(encoder, folder / "models" / "tiny", facts)
+    with only_default_signature():
+        write_model_folder(encoder, folder / "models" / "tiny", facts)
     chosen = {"choice": "share of the songs", "share": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
     chosen |= {"of": {"num_songs": 9, "num_clips": 9, "num_examples": 9}, "tags_without_positives": []}
     config |= {"objective": "supervised", "labels": 0.4, "augmentation": "none"}
     labelled = {"step": 30, "config": config, "run": {**run, "labels": {"chosen": chosen}}}
     head = Head(np.zeros(512), np.ones(512), (np.eye(512, 3), np.zeros(3)))
     facts |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
-    write_model_folder(encoder, folder / "models" / "labelled", facts, head)
+    with only_default_signature():
+        write_model_folder(encoder, folder / "models" / "labelled", facts, head)
     arguments = ["--corpus", str(corpus.folder), "--features-cache", str(folder / "features"), "--preset", "thesis"]
     for options in ([], ["--features", "majority"], ["--labels-like-paper", "0.5"]):
         probe.main([*arguments, "--model", str(folder / "models" / "tiny"), *options])
