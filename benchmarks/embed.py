@@ -118,7 +118,7 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
     from clmr_tf.export.writing import write_model_folder
     from clmr_tf.models.sample_cnn import build_encoder
 
-    facts = {
+    metadata = {
         "name": "untrained",
         "licence": "unspecified",
         "tag_names": [],
@@ -126,7 +126,7 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
         "scores": {},
         "training": {"step": 0},
     }
-    write_model_folder(build_encoder(width=width, seed=0), folder, facts)
+    write_model_folder(build_encoder(width=width, seed=0), folder, metadata)
     absent = {
         kind: f"{lacking[0]} is not installed"
         for kind, wanted in FORMATS.items()

@@ -336,7 +336,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
         # Opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("vectors", "item", "num_samples")}
-            metadata = json.loads(str(stored["facts"]))
+            metadata = json.loads(str(stored["metadata"]))
         if metadata["key"] != key:
             raise ValueError("it belongs to something else")
         if metadata["sha256"] != _content_digest(arrays):
@@ -353,7 +353,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], key: dict[str, object]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     # Directly into the file and not through a buffer: these are the largest arrays of an evaluation.
     with replaced_file(path) as file:
-        np.savez(file, facts=np.array(metadata), **arrays)
+        np.savez(file, metadata=np.array(metadata), **arrays)
 
 
 def chunks_of(features: LabeledFeatures, clip_num_samples: int, drops_last: bool) -> tuple[LabeledFeatures, int]:

@@ -21,7 +21,7 @@ class ProbeConfig:
     """Model folder written by `python -m clmr_tf.export`. Default: the demo model of a checkout."""
     corpus: str = "demo"
     """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
-    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""
+    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-fraction 0.2` makes."""
     corpora: Path = Path("corpora")
     """Folder for prepared corpora."""
     out: Path | None = None

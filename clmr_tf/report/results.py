@@ -23,8 +23,8 @@ _NOT_COMPARED = CHANGEABLE_ON_RESUME | {"seed", "corpus", "objective", "augmenta
 # `choice` of `clmr_tf.data.labels.choose_labels`, in the order of the tables.
 _LABEL_CHOICES = {
     "all": "all",
-    "share of the songs": "songs",
-    "share of the examples of each combination of tags, at least one": "like-paper",
+    "fraction of the songs": "songs",
+    "fraction of the examples of each combination of tags, at least one": "like-paper",
 }
 _HEAD_NAMES = {"linear": "linear", "mlp": "MLP", "grid": "grid"}
 _KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN", "musicnn": "musicnn features"}
@@ -98,7 +98,7 @@ class Result:
     @property
     def labels_used(self) -> tuple[str, float]:
         """How labels were chosen, "all", "songs" or "like-paper", and which fraction of them."""
-        return _LABEL_CHOICES[self.labels["choice"]], self.labels["share"]
+        return _LABEL_CHOICES[self.labels["choice"]], self.labels["fraction"]
 
     @property
     def tag_names(self) -> list[str]:

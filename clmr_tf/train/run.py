@@ -124,7 +124,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
             sample_rate_hz=config.sample_rate_hz,
             clip_num_samples=CLIP_NUM_SAMPLES[config.sample_rate_hz],
             reader=config.reader,
-            max_skipped_share=config.max_skipped_share,
+            max_skipped_fraction=config.max_skipped_fraction,
         )
         data = training_data(corpus, config)
         _require_same_run(strategy, config, data.corpus)

@@ -15,10 +15,10 @@ TASK = {"task": "pseudo-tags", "corpus": "debian-games-medium"}
 def models(tmp_path):
     folder = tmp_path / "models"
     write_manifest(folder / "clmr", 2500, trained_on="debian-games-medium", batch_size=64, corpus="/home/ada/music")
-    for share, score in ((1.0, 0.6), (0.1, 0.3)):
-        labels = {"choice": "all" if share == 1 else "songs", "share": share, **TASK}
-        write(folder / "clmr" / f"evaluation-model-{share}.json", result(score, kind="model", step=2500, **labels))
-        write(folder / "clmr" / f"evaluation-mel-{share}.json", result(score - 0.2, **labels))
+    for fraction, score in ((1.0, 0.6), (0.1, 0.3)):
+        labels = {"choice": "all" if fraction == 1 else "songs", "fraction": fraction, **TASK}
+        write(folder / "clmr" / f"evaluation-model-{fraction}.json", result(score, kind="model", step=2500, **labels))
+        write(folder / "clmr" / f"evaluation-mel-{fraction}.json", result(score - 0.2, **labels))
     artist = {"task": "artist", "corpus": "debian-games-medium", "accuracy": 0.5}
     write(folder / "clmr" / "evaluation-artist.json", result(0.4, kind="model", step=2500, **artist))
     for name, score in (("none", 0.2), ("only-filter", 0.35)):

@@ -25,10 +25,10 @@ SCORES = {"demo": {"metric": "accuracy", "score": 0.5}}
 Damage = Callable[[Path], object]
 
 
-def cut(name: str, share: float = 0.5) -> Damage:
+def cut(name: str, fraction: float = 0.5) -> Damage:
     def damage(folder: Path) -> None:
         content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(share * len(content))])
+        (folder / name).write_bytes(content[: int(fraction * len(content))])
 
     return damage
 
