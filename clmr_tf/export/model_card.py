@@ -346,8 +346,8 @@ def _limits_section(manifest: dict[str, Any]) -> str:
     corpus = manifest["training"].get("run", {}).get("corpus")
     if corpus and "train" in corpus.get("num_songs", {}):
         limits.append(
-            f"Trained on {corpus['num_songs']['train']} songs of one corpus. For other music, see only the "
-            "scores above."
+            f"Trained on {corpus['num_songs']['train']} songs of one corpus. Only the scores above show how well it "
+            "works on other music."
         )
     limits += [
         f"`{name}` is an approximation: the cosine of its embeddings with the encoder's is at least "

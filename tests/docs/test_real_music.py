@@ -31,13 +31,13 @@ def test_tables_show_the_scores(models, tmp_path):
     records = tmp_path / "real_music"
     real_music.record(models, records)
     text = real_music.section(records)
-    assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test split." in text
+    assert "on [debian-games-medium](debian_games.md): 200 songs to train on, 20 in\nthe test split." in text
     assert "2,500 steps of 64 pairs" in text
     assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
     (picture,) = records.glob("*-few-labels.png")
     assert f"](real_music/{picture.name})" in text
     # Protocols and seeds without results are not mentioned.
-    assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
+    assert "In the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells == [
         ["features and head", "accuracy", "95 %"],

@@ -166,7 +166,11 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     table.write_bytes(content)
     with pytest.raises(UsageError, match="not a readable table of embeddings"):
         read_songs(table)
-    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
+    means = {
+        "paths": np.array(["a"]),
+        "means": np.full((1, 512), np.nan, np.float32),
+        "is_silent": np.zeros(1, bool),
+    }
     metadata = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in (
         {},
@@ -242,8 +246,8 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
     ("arguments", "words"),
     [
         ([], "No music was given; give files or folders"),
-        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
-        (["."], "; name audio files, or folders of them"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
+        (["."], "; give audio files, or folders that contain some"),
         ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
         ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; choose a file in a folder that exists"),
         ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),
