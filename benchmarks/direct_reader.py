@@ -99,7 +99,7 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
     for name, song in songs.items():
         write(music / f"{name}.{song.suffix}", song)
     prepared, direct = (
-        prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_share=0.0))
+        prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_fraction=0.0))
         for reader in ("prepared", "direct")
     )
     # The format of the source does not matter for PCM.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
+from benchmarks.pytorch_environment import NOT_REQUESTED, python_with_pytorch
 from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
 from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.audio.decoding import load_audio
@@ -42,20 +42,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         workers = dict(_workers(options, folder, stack, absent))
         for _ in range(options.repeats):
-            embedded = workers[PACKAGE].tell("embed")
+            embedded = workers[PACKAGE].request("embed")
             rounds["clmr_tf"].append(embedded["seconds"])
             rounds["cpu"].append(embedded["cpu_seconds"])
-            rounds["decoding"].append(workers[PACKAGE].tell("decode")["seconds"])
+            rounds["decoding"].append(workers[PACKAGE].request("decode")["seconds"])
             if "pytorch" in workers:
-                answer = workers["pytorch"].tell("embed")
+                answer = workers["pytorch"].request("embed")
                 rounds["pytorch"].append(answer["seconds"])
                 if answer["num_windows"] != embedded["num_windows"]:
                     raise ClmrError(
                         "The two encoders embedded different numbers of windows, so their times cannot be compared."
                     )
             for name, worker in workers.items():
-                one = worker.tell("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
-                many = worker.tell("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
+                one = worker.request("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
+                many = worker.request("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
                 latencies.setdefault(name, []).append(statistics.median(one))
                 rates.setdefault(name, []).append(options.batch_size / many[0])
         versions = {name: worker.about["version"] for name, worker in workers.items()}
@@ -118,7 +118,7 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
     from clmr_tf.export.writing import write_model_folder
     from clmr_tf.models.sample_cnn import build_encoder
 
-    facts = {
+    metadata = {
         "name": "untrained",
         "licence": "unspecified",
         "tag_names": [],
@@ -126,7 +126,7 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
         "scores": {},
         "training": {"step": 0},
     }
-    write_model_folder(build_encoder(width=width, seed=0), folder, facts)
+    write_model_folder(build_encoder(width=width, seed=0), folder, metadata)
     absent = {
         kind: f"{lacking[0]} is not installed"
         for kind, wanted in FORMATS.items()
@@ -154,7 +154,7 @@ def _workers(
     if options.pytorch:
         python = python_with_pytorch(folder / "pytorch", absent)
     if python is None:
-        absent.setdefault("pytorch", NOT_ASKED)
+        absent.setdefault("pytorch", NOT_REQUESTED)
         return
     size = ("--width", options.width, "--batch-size", options.batch_size)
     try:

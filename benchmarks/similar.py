@@ -37,8 +37,8 @@ def measure(num_songs: int, num_queries: int) -> dict[str, Any]:
         songs = [
             FileEmbedding(Path(f"{row}.mp3"), vectors[row : row + 1], times, 30.0, False) for row in range(num_songs)
         ]
-        facts = {"format_version": FORMAT_VERSION, "model_hash": "drawn", "hop_num_samples": 1}
-        write_table(table, songs, [], facts)
+        metadata = {"format_version": FORMAT_VERSION, "model_hash": "drawn", "hop_num_samples": 1}
+        write_table(table, songs, [], metadata)
         del songs
         index, open_seconds = _timed(lambda: _open(table))
     others = NearestNeighbors(n_neighbors=NUM_NEIGHBOURS, metric="cosine", algorithm="brute").fit(vectors)

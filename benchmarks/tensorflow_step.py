@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from benchmarks.peak_memory import peak_memory_mb
-from benchmarks.worker import answers_apart, seconds_of, serve
+from benchmarks.worker import reserve_standard_output, seconds_of, serve
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--precision", required=True)
     parser.add_argument("--jit", action="store_true")
     options = parser.parse_args()
-    answers_apart()
+    reserve_standard_output()
     start_xla_quietly()
     config = TrainConfig(
         corpus=options.corpus,

@@ -27,7 +27,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
 
-_HOMES = {
+_MODULES = {
     "SampleCNN": "clmr_tf.models.sample_cnn",
     "load_encoder": "clmr_tf.inference.encoder",
     "nt_xent": "clmr_tf.models.nt_xent",
@@ -36,8 +36,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     hide_tensorflow_start()
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
     elif name in __all__:
         value = importlib.import_module(f"clmr_tf.{name}")
     else:

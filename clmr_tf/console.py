@@ -1,4 +1,4 @@
-"""What all commands share: two consoles, the progress bar, errors as sentences, exit codes."""
+"""For all commands: two consoles, the progress bar, errors as sentences, exit codes."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ def progress_bar(*amounts: ProgressColumn) -> Progress:
     """A progress bar on standard error, removed when it ends; shows nothing if standard error is not a terminal.
 
     Args:
-        amounts: What to show behind the bar. Default: how many of how many are done, and the time left.
+        amounts: Columns after the bar. Default: the number done, the total, and the time left.
     """
     amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
     description = TextColumn("{task.description}", markup=False)
@@ -55,7 +55,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     debug = "--debug" in arguments
     hide_tensorflow_start()
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()])
-    # Only ours: the information that other libraries log is of no use to users.
+    # Only for this package: what other libraries log at this level is of no use to users.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
     try:
@@ -76,7 +76,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 def _interrupted_by_sigterm(received: list[int]) -> Iterator[None]:
     """Makes SIGTERM raise KeyboardInterrupt, so that cleanup runs, and appends it to `received`.
 
-    Not an Exception of our own: AutoGraph catches each Exception of the code that it runs and raises another one.
+    Not a subclass of Exception: AutoGraph catches every Exception in the code that it runs and raises another one.
     """
 
     def interrupt(number: int, _frame: object) -> None:

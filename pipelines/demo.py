@@ -39,7 +39,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
     """Prepares the demo corpus, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
     Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, whatever
-    `settings.max_skipped_share` is.
+    `settings.max_skipped_fraction` is.
 
     Args:
         destination: Folder of the corpus.
@@ -59,7 +59,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         return prepare(
             sources,
             destination,
-            dataclasses.replace(settings, max_skipped_share=0.0),
+            dataclasses.replace(settings, max_skipped_fraction=0.0),
             name=NAME,
             tag_names=sorted({track["class"] for track in tracks}),
             source_description="excerpts of freely licensed music, see ATTRIBUTION.md beside them",

@@ -11,7 +11,7 @@ in lower quality, which the script of that repository fetches and checks:
 
     python3 scripts/download/download.py --dataset raw_30s --type audio-low --unpack --remove .../audio
 
-Expected files, in data/mtg_jamendo or the folder behind --data:
+Expected files, in data/mtg_jamendo or the folder given with --data:
 
     audio/34/786434.mp3 ...                the unpacked archives; 786434.low.mp3 also works
     autotagging_top50tags-train.tsv,       the tables in data/splits/split-0 of the repository

@@ -39,14 +39,14 @@ def test_all_package_files_are_installed(built):
 
 
 def test_package_metadata(built):
-    (facts,) = built.glob("*.egg-info")
-    metadata = message_from_string((facts / "PKG-INFO").read_text(encoding="utf-8"))
+    (egg_info,) = built.glob("*.egg-info")
+    metadata = message_from_string((egg_info / "PKG-INFO").read_text(encoding="utf-8"))
     assert metadata["Version"] == __version__
     assert metadata["License"] == "Apache-2.0" or metadata["License-Expression"] == "Apache-2.0"
     assert re.sub(r"\s", "", metadata["Requires-Python"]) in (">=3.11,<3.14", "<3.14,>=3.11")
     assert set(metadata.get_all("Provides-Extra")) == {"av", "direct", "parquet", "runtimes", "dev"}
     assert "make train" in metadata.get_payload()
-    assert "clmr-tf" in (facts / "entry_points.txt").read_text()
+    assert "clmr-tf" in (egg_info / "entry_points.txt").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def to_original(encoder: SampleCNN, projector: keras.Model | None, head: Head | 
 
 def _original_head(head: Head) -> tuple[np.ndarray, ...]:
     first, bias, *others = (part.astype(np.float64) for part in head.weights)
-    # The original does not standardise its features, so this goes into the first layer.
+    # The original does not standardise its features, so the standardisation is folded into the first layer.
     first = first / head.standard_deviation.astype(np.float64)[:, np.newaxis]
     bias = bias - head.mean.astype(np.float64) @ first
     return tuple(part.T for part in (first, bias, *others))

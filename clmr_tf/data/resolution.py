@@ -68,7 +68,7 @@ def resolve_corpus(
     sample_rate_hz: int,
     clip_num_samples: int,
     reader: str | None = "prepared",
-    max_skipped_share: float = 0.5,
+    max_skipped_fraction: float = 0.5,
 ) -> Corpus:
     """Opens the corpus that `corpus` refers to; prepares it under `corpora` if it is not prepared yet.
 
@@ -79,12 +79,12 @@ def resolve_corpus(
         clip_num_samples: Shortest usable recording, in samples at that rate.
         reader: "prepared" for PCM, "direct" for an index of the compressed files; None accepts what a prepared corpus
             has, and otherwise prepares PCM.
-        max_skipped_share: Fraction of a folder's audio files that may be unusable.
+        max_skipped_fraction: Fraction of a folder's audio files that may be unusable.
 
     Raises:
         UsageError: If it is none of these, or a prepared corpus of another rate or storage, or its audio has changed.
     """
-    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_share)
+    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_fraction)
     require_unchanged_audio(resolved)
     return resolved
 
@@ -95,7 +95,7 @@ def _open_or_prepare(
     sample_rate_hz: int,
     clip_num_samples: int,
     reader: str | None,
-    max_skipped_share: float,
+    max_skipped_fraction: float,
 ) -> Corpus:
     if not corpus:
         # The empty path would be the current folder.
@@ -119,7 +119,7 @@ def _open_or_prepare(
         sample_rate_hz=sample_rate_hz,
         min_num_samples=clip_num_samples,
         reader="direct" if storage == "direct" else "prepared",
-        max_skipped_share=max_skipped_share,
+        max_skipped_fraction=max_skipped_fraction,
     )
     if pipeline is not None:
         if folder.is_dir():

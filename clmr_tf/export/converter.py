@@ -2,7 +2,7 @@
 
     python -m clmr_tf.export.converter FOLDER OUT KIND...
 
-`clmr_tf.export.runtimes` runs this in a process of its own, because the converters can abort it. KIND is a key of
+`clmr_tf.export.runtimes` runs this in a separate process, because the converters can abort it. KIND is a key of
 `FORMATS` there. The files are written to the folder OUT, each atomically.
 """
 
@@ -161,7 +161,7 @@ class FoldedLayer:
 class FoldedNetwork:
     """An encoder with batch normalisation folded into its convolutions.
 
-    Two more differences to `SampleCNN` leave the numbers unchanged. Clips are images with one row, because converters
+    Two more differences from `SampleCNN` leave the numbers unchanged. Clips are images with one row, because converters
     wrap each one-dimensional operation in reshapes. ReLU comes before pooling, so that every runtime fuses it into the
     convolution and 8-bit integers need no negative half.
 

@@ -77,7 +77,7 @@ tag_names = json.loads(session.get_modelmeta().custom_metadata_map["tag_names"])
 likeliest = [tag_names[column] for column in tags.argmax(axis=1)]  # tags [n, {num_tags}] are probabilities"""
 
 _IS_EQUAL = 'assert np.abs(embedding - golden["embedding"]).max() <= {allowed} * np.abs(golden["embedding"]).max()'
-_IS_ALIKE = """\
+_IS_SIMILAR = """\
 lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(golden["embedding"], axis=1)
 assert ((embedding * golden["embedding"]).sum(axis=1) / lengths).min() >= 0.995"""
 
@@ -110,7 +110,7 @@ def _litert_section(files: list[str], manifest: dict[str, Any]) -> str:
         file=first,
         others=f"; the same with {' and '.join(f'`{name}`' for name in others)}" if others else "",
         imports="import json\nimport zipfile\n\n" if has_tags else "",
-        check=_IS_ALIKE if "int8" in first else _IS_EQUAL.format(allowed="5e-3" if "fp16" in first else "1e-3"),
+        check=_IS_SIMILAR if "int8" in first else _IS_EQUAL.format(allowed="5e-3" if "fp16" in first else "1e-3"),
         tags=_LITERT_TAGS.format(file=first, num_tags=len(manifest["tag_names"])) if has_tags else "",
     )
 
@@ -321,11 +321,11 @@ def _conversion_lines(origin: dict[str, Any]) -> list[str]:
 
 
 def _settings_sentence(config: dict[str, Any]) -> str:
-    told_elsewhere = CHANGEABLE_ON_RESUME | {"seed", "objective"}
+    described_elsewhere = CHANGEABLE_ON_RESUME | {"seed", "objective"}
     changed = [
         f"`--{name.replace('_', '-')} {_option(value)}`"
         for name, value in changed_settings(config).items()
-        if name not in told_elsewhere and value is not None
+        if name not in described_elsewhere and value is not None
     ]
     if not changed:
         return "Every other setting is the default of `python -m clmr_tf.train`."
@@ -346,8 +346,8 @@ def _limits_section(manifest: dict[str, Any]) -> str:
     corpus = manifest["training"].get("run", {}).get("corpus")
     if corpus and "train" in corpus.get("num_songs", {}):
         limits.append(
-            f"Trained on {corpus['num_songs']['train']} songs of one corpus. For other music, see only the "
-            "scores above."
+            f"Trained on {corpus['num_songs']['train']} songs of one corpus. Only the scores above show how well it "
+            "works on other music."
         )
     limits += [
         f"`{name}` is an approximation: the cosine of its embeddings with the encoder's is at least "

@@ -36,7 +36,7 @@ PARTS_OF_CARDS = {
     **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
     **{"input.clip_num_samples": int, "input.sample_rate_hz": int},
 }
-"""Needed by the model card in addition."""
+"""Also needed by the model card."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, min_num_bytes: int
 
 
 def _run_in_process(module: str, *arguments: object) -> str | None:
-    """Runs a module of this package in a process of its own; returns the reason if it failed."""
+    """Runs a module of this package in a separate process; returns the reason if it failed."""
     command = [sys.executable, "-m", f"clmr_tf.export.{module}", *map(str, arguments)]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True, "errors": "replace"}
@@ -283,7 +283,7 @@ def _run_in_process(module: str, *arguments: object) -> str | None:
         return f"its process was stopped after {_TIMEOUT_SECONDS:g} seconds"
     if done.returncode == 0:
         return None
-    last_words = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
+    last_line = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
     if done.returncode < 0:
-        return f"its process was killed by {signal.Signals(-done.returncode).name}: {last_words}"
-    return last_words
+        return f"its process was killed by {signal.Signals(-done.returncode).name}: {last_line}"
+    return last_line

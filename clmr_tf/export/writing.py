@@ -77,11 +77,13 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
         origin = _origin(read_manifest(folder)["training"])
     except UsageError as error:
         raise UsageError(
-            f"{folder} holds a model of unknown origin ({error}); give another --out, or --overwrite to replace it."
+            f"{folder} holds a model of unknown origin ({error}); choose another --out, or use --overwrite to replace "
+            "it."
         ) from error
     if origin is None or origin != _origin(training):
         raise UsageError(
-            f"{folder} holds the model of another run or checkpoint; give another --out, or --overwrite to replace it."
+            f"{folder} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+            "replace it."
         )
 
 
@@ -90,7 +92,7 @@ def _origin(training: dict[str, Any]) -> Any:
     with contextlib.suppress(KeyError, IndexError, TypeError):
         return training["converted_from"]["checkpoint"]["sha256"]
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        # The time alone does not: two runs with other seeds may start in the same second.
+        # The time alone is not enough: two runs with different seeds may start in the same second.
         run, settings = training["run"], training["config"]
         return run["starts"][0], settings["seed"], settings["width"]
     return None
@@ -236,7 +238,7 @@ def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
     if found is not None:
         what = "numbers for the golden clips," if found in golden else "weights,"
         raise ClmrError(
-            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; take another "
+            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; use another "
             "checkpoint, such as the best one, or one of a run whose loss stayed finite."
         )
 

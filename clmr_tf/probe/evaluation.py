@@ -138,14 +138,14 @@ def _probe_with_head(
     else:
         train, _ = read("train", protocol.train_windows)
         valid, _ = read("valid", protocol.train_windows)
-        chosen, labels = choose_labels(
+        selected, labels = choose_labels(
             labeled,
             train.clip_of_row,
             song_fraction=config.labels,
             combination_fraction=config.labels_like_paper,
             seed=config.seed,
         )
-        train = train.select(chosen)
+        train = train.select(selected)
         key = {
             "source": source.identity,
             "corpus": corpus_metadata["fingerprint"],
@@ -255,7 +255,7 @@ def _source(config: ProbeConfig, encoder: Encoder, manifest: dict[str, Any]) -> 
 def _protocol(config: ProbeConfig, source: FeatureSource) -> ProbeProtocol:
     protocol = PROTOCOLS[config.preset]
     if config.labels_like_paper is not None:
-        # The original chose among chunks.
+        # The original selected chunks.
         protocol = dataclasses.replace(protocol, train_windows="chunks")
     hidden_units = MLP_HIDDEN_UNITS if config.head == "mlp" else 0
     return dataclasses.replace(protocol, head=_standardised(protocol.head, source, hidden_units=hidden_units))
@@ -290,7 +290,7 @@ def _fit(
     )
     settings, runs = protocol.head, {}
     if config.preset == "grid":
-        # Where features are always standardised, both halves of the grid are the same.
+        # If features are always standardised, both halves of the grid are the same.
         heads = list(dict.fromkeys(_standardised(one, source) for one in grid_of_heads(single_label)))
         journal = config.features_cache.expanduser() / source.identity[:16] / f"grid-{_hash(key)[:16]}.jsonl"
         best, settings, records = search(heads, fit, journal, key, on_run=partial(on_progress, "Heads of the grid"))

@@ -138,7 +138,7 @@ class MajorityFeatures:
 
 
 def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> FeatureSource:
-    """Imports a feature source of the user's own.
+    """Imports a user-defined feature source.
 
     Args:
         name: MODULE:CLASS; the class is called with the other two arguments.
@@ -146,7 +146,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
         sample_rate_hz: Sample rate of the windows.
 
     Raises:
-        UsageError: If there is no such module or class, or it is no `FeatureSource`.
+        UsageError: If there is no such module or class, or it is not a `FeatureSource`.
     """
     module_name, _, class_name = name.partition(":")
     try:
@@ -273,8 +273,8 @@ def read_features(
     too_short = np.flatnonzero(num_windows == 0)
     if len(too_short):
         raise ClmrError(
-            f"{len(too_short)} clips are shorter than one window, the first is {items[too_short[0]].source}; prepare "
-            "the corpus again, which leaves them out."
+            f"{len(too_short)} clips are shorter than one window, such as {items[too_short[0]].source}; prepare the "
+            "corpus again, which leaves them out."
         )
     return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(items), arrays["num_samples"])
 
@@ -303,7 +303,7 @@ def _compute(
                 yield samples[start : start + source.clip_num_samples]
             on_clip(row + 1, len(items))
 
-    # Batches go across clips, since a batch of one window takes as long as one of several.
+    # A batch has windows of several clips, since a batch of one window takes as long as one of several.
     every = cut()
     vectors = []
     while batch := list(itertools.islice(every, _CLIPS_PER_CALL)):
@@ -336,7 +336,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
         # Opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("vectors", "item", "num_samples")}
-            metadata = json.loads(str(stored["facts"]))
+            metadata = json.loads(str(stored["metadata"]))
         if metadata["key"] != key:
             raise ValueError("it belongs to something else")
         if metadata["sha256"] != _content_digest(arrays):
@@ -353,7 +353,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], key: dict[str, object]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     # Directly into the file and not through a buffer: these are the largest arrays of an evaluation.
     with replaced_file(path) as file:
-        np.savez(file, facts=np.array(metadata), **arrays)
+        np.savez(file, metadata=np.array(metadata), **arrays)
 
 
 def chunks_of(features: LabeledFeatures, clip_num_samples: int, drops_last: bool) -> tuple[LabeledFeatures, int]:

@@ -20,7 +20,7 @@ from clmr_tf.probe.scores import RankedScores
 from clmr_tf.train.callbacks import Plateau
 
 NO_ROW = -1
-"""Fills up the last batch of an epoch; has no weight in the loss."""
+"""Pads the last batch of an epoch; has no weight in the loss."""
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -213,10 +213,10 @@ def _measure(logits: np.ndarray, labels: np.ndarray, monitor: str, single_label:
 def _statistics(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
     if not standardise:
         return np.zeros(features.shape[1], np.float32), np.ones(features.shape[1], np.float32)
-    deviation = features.std(axis=0, dtype=np.float64)
+    standard_deviation = features.std(axis=0, dtype=np.float64)
     # A constant feature becomes 0, as with scikit-learn's StandardScaler.
-    deviation[deviation == 0] = 1
-    return features.mean(axis=0, dtype=np.float64).astype(np.float32), deviation.astype(np.float32)
+    standard_deviation[standard_deviation == 0] = 1
+    return features.mean(axis=0, dtype=np.float64).astype(np.float32), standard_deviation.astype(np.float32)
 
 
 def _initial_weights(
@@ -232,7 +232,7 @@ def _initial_weights(
 
 
 def _batches(generator: np.random.Generator, num_examples: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers, int32 [batch_size], in a new order every epoch; NO_ROW fills up the last one."""
+    """Endless batches of row numbers, int32 [batch_size], in a new order every epoch; NO_ROW pads the last one."""
     num_missing = -num_examples % batch_size
     while True:
         order = np.pad(generator.permutation(num_examples), (0, num_missing), constant_values=NO_ROW)
@@ -249,7 +249,7 @@ def search(
     key: dict[str, Any],
     on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Fit, HeadSettings, list[dict[str, Any]]]:
-    """Fits all heads that are not in the journal yet, then fits the best of all again for its weights.
+    """Fits all heads that are not in the journal yet, then fits the best one again to get its weights.
 
     Fitting is deterministic, so the second fit gives the same head, and an interrupted search gives the same result as
     an uninterrupted one.
@@ -264,9 +264,9 @@ def search(
 
     Returns:
         The best fit, its settings, and a record of every run in the order of `heads`: {"settings", "valid",
-        "best_step", "num_steps"}. The first of equally good heads wins.
+        "best_step", "num_steps"}. If several heads are equally good, the first is returned.
     """
-    # As it is read back: tuples become lists.
+    # As it will be read back, with lists instead of tuples.
     key = json.loads(json.dumps(key))
     done = _read(journal, key)
     if done is None:
@@ -313,11 +313,11 @@ def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | Non
     if not journal.is_file():
         return None
     text = journal.read_text(encoding="utf-8")
-    whole, _, torn = text.rpartition("\n")
-    if torn:
+    whole, _, incomplete = text.rpartition("\n")
+    if incomplete:
         # The process was killed in the middle of this line, and the next record must not continue it.
         with journal.open("r+", encoding="utf-8") as file:
-            file.truncate(len(text.encode("utf-8")) - len(torn.encode("utf-8")))
+            file.truncate(len(text.encode("utf-8")) - len(incomplete.encode("utf-8")))
     if not whole:
         return None
     try:

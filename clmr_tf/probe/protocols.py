@@ -14,7 +14,7 @@ TrainWindows = Literal["crop", "chunks", "mean"]
 
 MLP_HIDDEN_UNITS = 512
 GRID_MONITORS = {True: "accuracy", False: "roc_auc"}
-"""Validation metric that chooses between the heads of the grid; the key is whether every clip has one label."""
+"""Validation metric that selects the best head of the grid; the key is whether every clip has one label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ class ProbeProtocol:
         drops_last_chunk: Always drop the last chunk of a clip, partial or not. The original's `torch.split(...)[:-1]`
             is meant for partial chunks, but also loses a whole one if the length is an exact multiple of a chunk's. For
             clips of one chunk the original crashed; here they keep it.
-        head: Hyperparameters of the head; for "grid" the ones that all its heads share, None for a head that the model
-            came with.
+        head: Hyperparameters of the head; for "grid" those that are the same for all its heads, None for the model's
+            own head.
         differs: Known differences from the original.
     """
 

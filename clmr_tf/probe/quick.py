@@ -76,7 +76,7 @@ def fit_linear_probe(
         model = make_pipeline(StandardScaler(), classifier if single_label else OneVsRestClassifier(classifier))
         probe = LinearProbe(model.fit(train.vectors, targets), inverse_penalty)
         value = main_metric(valid.labels, valid.mean_by_clip(probe.window_scores(valid)), single_label)
-        # Of equal scores, the stronger penalty wins.
+        # If scores are equal, the stronger penalty is kept.
         if value > best_value:
             best, best_value = probe, value
         on_fit()

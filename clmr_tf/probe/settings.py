@@ -20,8 +20,8 @@ class ProbeConfig:
     model: Path = DEMO_MODEL
     """Model folder written by `python -m clmr_tf.export`. Default: the demo model of a checkout."""
     corpus: str = "demo"
-    """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
-    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""
+    """Corpus with tags and three splits: "demo", or the folder of a prepared one, made for example by
+    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-fraction 0.2`."""
     corpora: Path = Path("corpora")
     """Folder for prepared corpora."""
     out: Path | None = None
@@ -45,8 +45,8 @@ class ProbeConfig:
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
     labels_like_paper: float | None = None
-    """Fraction of labels chosen as in the original code instead: of the 2.7 s chunks of every combination of tags, at
-    least one."""
+    """Fraction of labels, selected as in the original code instead: this fraction of the 2.7 s chunks of every
+    combination of tags, at least one."""
     task: str | None = None
     """Name of a task of the corpus, if it has several sets of labels. Default: the tags of the corpus itself."""
     features_cache: Path = Path("features")

@@ -38,7 +38,7 @@ class Section:
     """All results on one corpus and task, of the same fingerprints, tags and test split.
 
     Attributes:
-        heading: Corpus and task, with a number if a section before has the same.
+        heading: Corpus and task, with a number if an earlier section has the same.
         slug: The heading as part of a file name; no other section has it.
         rows: At least one, in the order of the tables.
         remarks: Sentences about files that repeat others.
@@ -51,7 +51,7 @@ class Section:
 
     @property
     def first(self) -> Result:
-        """One result, for everything that they share."""
+        """One result, for everything that is the same in all of them."""
         return self.rows[0].first
 
     @property
@@ -102,7 +102,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 
 def main_table(section: Section) -> list[str]:
-    """All rows with all metrics, how they came about, and the published numbers that they repeat."""
+    """All rows with all metrics, how they were measured, and the published numbers that they reproduce."""
     metrics, names = section.metrics, [METRIC_NAMES[metric] for metric in section.metrics]
     headings = ["#", "features and head", "labels used", "protocol", *_with_intervals(names)]
     headings += ["training steps", "training", "seed"]
@@ -221,8 +221,8 @@ def _remarks(section: Section) -> list[str]:
     unknown = [number for number, row in enumerate(rows, 1) if row.first.kind == "model" and row.first.training is None]
     if unknown:
         remarks.append(
-            f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because no "
-            "manifest.json of theirs is beside the results; they count as CLMR."
+            f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because their "
+            "manifest.json is not beside the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
 
@@ -241,7 +241,7 @@ def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:
     figures[figure] = draw_label_curves(panels, metric)
     lines = [
         "### Few labels",
-        f"{METRIC_NAMES[metric]} by the fraction of the labels. The two ways to choose 1 % are different: the paper's "
+        f"{METRIC_NAMES[metric]} by the fraction of the labels. The two ways to select 1 % are different: the paper's "
         "keeps at least one example of every combination of tags, which is far more than 1 % of the songs.",
         "",
     ]
@@ -265,7 +265,7 @@ def _by_tag(section: Section, figures: dict[str, Figure]) -> list[str]:
     model, other = (f"{row.name} (row {section.rows.index(row) + 1})" for row in rows)
     return [
         "### By tag",
-        f"{model} and {kind}, {other}; where there are several, the validation split chose.",
+        f"{model} and {kind}, {other}; if there are several, the best on the validation split.",
         "",
         f"![PR-AUC and ROC-AUC of each tag]({figure})",
         "",

@@ -110,7 +110,7 @@ def _run_of(result: Result) -> dict[str, Any]:
 def _run_of_recipe(recipe: Recipe, probe: RecipeProbe) -> dict[str, Any]:
     config, settings = recipe.train_config, probe.config
     head = "grid" if settings.preset == "grid" else settings.head
-    # A head of its own has the labels of the training.
+    # The model's own head was trained with the labels of the run.
     labels = config if head == "own" else settings
     few = labels.labels_like_paper
     choice = ("like-paper", few) if few else ("songs" if labels.labels < 1 else "all", labels.labels)

@@ -18,13 +18,13 @@ METRIC_NAMES = {"accuracy": "accuracy", "roc_auc": "ROC-AUC", "average_precision
 NOTHING = "-"
 
 _ENTRIES = ("preset", "seed", "single_label", "corpus", "features", "protocol", "labels", "scores")
-# Columns of their own, or settings that do not change what is computed.
+# Settings that have their own columns, or do not change what is computed.
 _NOT_COMPARED = CHANGEABLE_ON_RESUME | {"seed", "corpus", "objective", "augmentation", "augmentation_changes"}
 # `choice` of `clmr_tf.data.labels.choose_labels`, in the order of the tables.
 _LABEL_CHOICES = {
     "all": "all",
-    "share of the songs": "songs",
-    "share of the examples of each combination of tags, at least one": "like-paper",
+    "fraction of the songs": "songs",
+    "fraction of the examples of each combination of tags, at least one": "like-paper",
 }
 _HEAD_NAMES = {"linear": "linear", "mlp": "MLP", "grid": "grid"}
 _KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN", "musicnn": "musicnn features"}
@@ -97,8 +97,8 @@ class Result:
 
     @property
     def labels_used(self) -> tuple[str, float]:
-        """How labels were chosen, "all", "songs" or "like-paper", and which fraction of them."""
-        return _LABEL_CHOICES[self.labels["choice"]], self.labels["share"]
+        """How labels were selected, "all", "songs" or "like-paper", and which fraction of them."""
+        return _LABEL_CHOICES[self.labels["choice"]], self.labels["fraction"]
 
     @property
     def tag_names(self) -> list[str]:
@@ -108,7 +108,7 @@ class Result:
     @property
     def training_settings(self) -> dict[str, Any]:
         """The settings that decide what the model learns, except those with columns of their own."""
-        # The column of labels is about those of the head, which a model with its own head learned from.
+        # The column of labels is about those of the head; a model with its own head was trained with the same ones.
         skipped = _NOT_COMPARED | ({"labels", "labels_like_paper"} if self.head == "own" else set())
         return {name: value for name, value in sorted(self.training.settings.items()) if name not in skipped}
 
@@ -223,13 +223,13 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Results that differ in their seeds only."""
+    """Results that differ only in their seeds."""
 
     results: tuple[Result, ...]
 
     @property
     def first(self) -> Result:
-        """One of them, for everything that they share."""
+        """One of them, for everything that is the same in all of them."""
         return self.results[0]
 
     @property
@@ -346,7 +346,7 @@ def _seeds(result: Result) -> tuple[int, int]:
 
 
 def row_key(result: Result, *without: str) -> str:
-    """Text that is equal for results that differ in their seeds only.
+    """Text that is equal for results that differ only in their seeds.
 
     Args:
         result: The result.

@@ -39,7 +39,7 @@ def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "
 def learning_rate_schedule(
     schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
 ) -> float | LearningRateSchedule:
-    """The learning rate as a function of the number of steps done alone, so that it resumes exactly.
+    """The learning rate as a function of only the number of steps done, so that it resumes exactly.
 
     As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so the first step of a warm-up
     changes no weight. Then "cosine" follows half a cosine that starts there and is zero from n = decay_steps on. The

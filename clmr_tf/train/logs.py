@@ -41,7 +41,7 @@ class RunLog:
         tensorboard_folder: Folder of the event files.
         last_kept_step: Last step whose logs of earlier starts are kept; -1 for none, not even what is logged before the
             first step.
-        explained: Returns a context that turns write errors into better ones, given what could not be done.
+        explained: Returns a context manager that turns write errors into clearer ones, given what could not be done.
 
     Attributes:
         earlier_rows: The rows of metrics.jsonl that are kept.

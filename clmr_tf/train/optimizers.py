@@ -20,7 +20,7 @@ def is_kernel(weight: tf.Variable) -> bool:
 def trust_ratio(weight: tf.Tensor, update: tf.Tensor, coefficient: float = 1.0) -> tf.Tensor:
     """`coefficient` ‖weight‖ / ‖update‖, a scalar; 1 where either is zero.
 
-    The norms are Euclidean, over all elements. A ratio of 0 would keep a weight that starts at zero there for ever.
+    The norms are Euclidean, over all elements. A ratio of 0 would keep a weight that starts at zero there forever.
     """
     weight_norm, update_norm = tf.norm(weight), tf.norm(update)
     ratio = coefficient * tf.math.divide_no_nan(weight_norm, update_norm)
@@ -114,7 +114,7 @@ class AdamW(keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable("clmr_tf")
 class LARS(keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling, You et al. 2017, as SimCLR has it (`lars_optimizer.py`, classic momentum).
+    """Layer-wise adaptive rate scaling, You et al. 2017, as in SimCLR (`lars_optimizer.py`, classic momentum).
 
     With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
 

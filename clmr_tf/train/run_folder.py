@@ -205,7 +205,7 @@ def ends_with_schedule(config: TrainConfig) -> bool:
 def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
     """The settings in which a run in a folder differs and that may not change, each as "name before -> now".
 
-    For a setting that only the schedule of the learning rate forbids to change, the reason is added.
+    If a setting may not change only because of the learning rate schedule, the reason is added.
 
     Raises:
         UsageError: If the settings of the run in `workdir` cannot be read.

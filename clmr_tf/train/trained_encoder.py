@@ -34,8 +34,8 @@ def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> t
     """As `read_run_encoder`, with the classifier of a run with labels."""
     encoder, classifier, step = _read_run(workdir, best, num_tags)
     weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
-    mean, deviation = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
-    return encoder, Head(mean, deviation, weights), step
+    mean, standard_deviation = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    return encoder, Head(mean, standard_deviation, weights), step
 
 
 def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:

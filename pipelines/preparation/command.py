@@ -83,7 +83,7 @@ class CorpusOptions(PrepareSettings):
     """Options of a published data set: the folders, and how files are prepared."""
 
     data: Path | None = None
-    """Folder with the published files, laid out as described above; by default the folder named there."""
+    """Folder with the published files, as described above; by default the folder named there."""
     out: Path | None = None
     """Folder for the corpus: new, empty, or interrupted; by default the folder in corpora/ where --corpus with the
     name of this data set looks for it."""

@@ -167,7 +167,7 @@ def test_file_without_arrays_raises_unreadable_arrays_error(tmp_path):
     for name in ("gone", "folder", "empty", "words", "one.npy", "objects.npz"):
         with pytest.raises(UnreadableArraysError) as error:
             read_arrays(tmp_path / name)
-        assert str(error.value) == reasons.get(name, "it is damaged, or no .npz file")
+        assert str(error.value) == reasons.get(name, "it is damaged, or not an .npz file")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -127,9 +127,9 @@ def test_the_fraction_of_skipped_files_is_limited(tmp_path):
     music = write_song(tmp_path / "music")
     (music / "broken.wav").write_bytes(b"RIFF nothing of the kind")
     (music / "short.wav").write_bytes(b"RIFF nothing either")
-    assert len(resolve(music, tmp_path / "corpora", max_skipped_share=0.7).items) == 1
+    assert len(resolve(music, tmp_path / "corpora", max_skipped_fraction=0.7).items) == 1
     with pytest.raises(ClmrError, match="2 of 3 audio files cannot be used"):
-        resolve(music, tmp_path / "others", max_skipped_share=0.6)
+        resolve(music, tmp_path / "others", max_skipped_fraction=0.6)
 
 
 def test_recordings_shorter_than_a_clip_are_left_out(tmp_path):

@@ -25,10 +25,10 @@ SCORES = {"demo": {"metric": "accuracy", "score": 0.5}}
 Damage = Callable[[Path], object]
 
 
-def cut(name: str, share: float = 0.5) -> Damage:
+def cut(name: str, fraction: float = 0.5) -> Damage:
     def damage(folder: Path) -> None:
         content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(share * len(content))])
+        (folder / name).write_bytes(content[: int(fraction * len(content))])
 
     return damage
 
@@ -136,7 +136,7 @@ def test_commands_end_with_2(folder, tmp_path, capfd):
     (folder / "golden.npz").write_bytes(b"")
     assert run_command(export.main, ["--model", str(folder), "--tflite", "fp32"]) == 2
     assert run_command(convert.main, ["--to-pytorch", str(folder), "--out", str(tmp_path / "back.pt")]) == 2
-    assert capfd.readouterr().err.count("cannot be read (it is damaged, or no .npz file)") == 2
+    assert capfd.readouterr().err.count("cannot be read (it is damaged, or not an .npz file)") == 2
 
 
 def test_a_head_with_fewer_tags_is_found_by_the_golden_numbers(folder):

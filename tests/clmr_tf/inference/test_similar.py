@@ -90,7 +90,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     ("arguments", "words"),
     [
         ([], "No song was given; give a file"),
-        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["song 0.wav", "--index", "no.npz"], "no.npz is not a readable table of embeddings"),
         (["song 0.wav", "--top", "0"], "--top must be at least 1; received 0"),
     ],

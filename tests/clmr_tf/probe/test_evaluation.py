@@ -115,7 +115,7 @@ def test_few_labels_are_a_fraction_of_the_songs_or_chosen_like_the_paper(result_
     songs = sample_songs([item.song_id for item in items], 0.3, SEED)
     tags = {tag for item in items if item.song_id in songs for tag in item.tags}
     # 0.3 of 14 songs.
-    assert (labels["choice"], labels["share"], labels["num_songs"]) == ("share of the songs", 0.3, 4)
+    assert (labels["choice"], labels["fraction"], labels["num_songs"]) == ("fraction of the songs", 0.3, 4)
     assert labels["of"]["num_songs"] == 14 and labels["tags_without_positives"] == sorted(set(TAGS) - tags)
 
     result = result_of("released", labels_like_paper=0.01)

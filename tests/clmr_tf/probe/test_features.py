@@ -83,7 +83,7 @@ def test_crops_are_uniform_and_reach_both_ends():
 def test_clips_shorter_than_a_window_are_refused(tmp_path, source, num_samples):
     corpus = write_corpus(tmp_path / "short", num_songs={"train": 5}, num_samples=num_samples)
     num_short = min(5, CLIP - num_samples)
-    with pytest.raises(ClmrError, match=f"{num_short} clips are shorter than one window, the first is 0.wav"):
+    with pytest.raises(ClmrError, match=f"{num_short} clips are shorter than one window, such as 0.wav"):
         read(tmp_path / "cache", source, corpus)
 
 

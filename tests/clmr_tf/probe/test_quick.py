@@ -288,4 +288,4 @@ def test_a_corpus_without_tags_or_a_split_is_refused(model_folder, tmp_path, num
     corpus = write_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
     with pytest.raises(UsageError, match=f"The corpus lacking has {missing}; ") as refused:
         result_of(model_folder, corpus)
-    assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2" in str(refused.value)
+    assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2" in str(refused.value)

@@ -70,7 +70,7 @@ def test_names_in_any_script_have_file_names_of_their_own(tmp_path):
 
 
 def test_every_number_of_the_page_is_that_of_its_file(tmp_path):
-    few = {"choice": "songs", "share": 0.1}
+    few = {"choice": "songs", "fraction": 0.1}
     values = {"guitar": 0.2, "piano": 0.6, "harp": 0.4}
     write(tmp_path / "base" / "evaluation-mel.json", result({"guitar": 0.35, "piano": 0.25, "harp": 0.15}))
     write(tmp_path / "base" / "evaluation-few.json", result(0.25, **few))
@@ -121,7 +121,7 @@ def test_published_numbers_are_on_their_corpus_only(tmp_path):
     write_manifest(tmp_path / "clmr", 120_000, "magnatagatune-pons2017", **training)
     model = {"kind": "model", "preset": "thesis", "step": 120_000, **options}
     write(tmp_path / "clmr" / "evaluation-x.json", result(0.35, **model))
-    write(tmp_path / "clmr" / "evaluation-few.json", result(0.3, choice="like-paper", share=0.01, **model))
+    write(tmp_path / "clmr" / "evaluation-few.json", result(0.3, choice="like-paper", fraction=0.01, **model))
     page, _ = make_report(read_results(tmp_path))
     main, labels, published, _ = tables_of(page)
     assert [row[-1] for row in main[2:]] == [

@@ -34,7 +34,7 @@ def probed(tmp_path_factory):
     config = {**to_json(TrainConfig()), "width": 0.0625, "augmentation": "only-gain", "seed": 3}
     run = {"starts": [], "corpus": {"name": "songs", "fingerprint": corpus.manifest.fingerprint}}
     training = {"step": 12, "config": config, "run": run}
-    facts = {
+    metadata = {
         "name": "tiny",
         "licence": "CC0-1.0",
         "tag_names": [],
@@ -44,15 +44,15 @@ def probed(tmp_path_factory):
     }
     encoder = build_encoder(width=0.0625, seed=2)
     with only_default_signature():
-        write_model_folder(encoder, folder / "models" / "tiny", facts)
-    chosen = {"choice": "share of the songs", "share": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
+        write_model_folder(encoder, folder / "models" / "tiny", metadata)
+    chosen = {"choice": "fraction of the songs", "fraction": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
     chosen |= {"of": {"num_songs": 9, "num_clips": 9, "num_examples": 9}, "tags_without_positives": []}
     config |= {"objective": "supervised", "labels": 0.4, "augmentation": "none"}
     labelled = {"step": 30, "config": config, "run": {**run, "labels": {"chosen": chosen}}}
     head = Head(np.zeros(512), np.ones(512), (np.eye(512, 3), np.zeros(3)))
-    facts |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
+    metadata |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
     with only_default_signature():
-        write_model_folder(encoder, folder / "models" / "labelled", facts, head)
+        write_model_folder(encoder, folder / "models" / "labelled", metadata, head)
     arguments = ["--corpus", str(corpus.folder), "--features-cache", str(folder / "features"), "--preset", "thesis"]
     for options in ([], ["--features", "majority"], ["--labels-like-paper", "0.5"]):
         probe.main([*arguments, "--model", str(folder / "models" / "tiny"), *options])
