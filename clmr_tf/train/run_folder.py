@@ -95,9 +95,6 @@ def read_config(workdir: Path) -> TrainConfig:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{workdir} is not the folder of a run: {path} cannot be read.") from error
-    if isinstance(plain, dict):
-        # A setting of versions before 0.2, which decided what happens when the disk is full.
-        plain.pop("on_failed_save", None)
     return from_json(TrainConfig, plain, where=str(path))
 
 
@@ -107,7 +104,9 @@ def read_record(workdir: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         # The parts that are read later.
-        if not isinstance(record["starts"], list) or not isinstance(record["corpus"]["fingerprint"], str):
+        parts: list[tuple[Any, type]] = [(record["corpus"]["fingerprint"], str), (record["starts"], list)]
+        parts += [(start["num_replicas"], int) for start in record["starts"]]
+        if not all(isinstance(value, kind) for value, kind in parts):
             raise TypeError("not the record of a run")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -186,8 +185,7 @@ def versions() -> dict[str, str]:
 
 
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
-    # Not recorded by earlier versions.
-    num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
+    num_before = starts[-1]["num_replicas"] if starts else num_replicas
     if num_before != num_replicas:
         replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
         logger.warning(
