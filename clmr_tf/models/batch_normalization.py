@@ -17,16 +17,11 @@ class BatchNormalization1D(keras.layers.Layer):
     come from the fused kernel, which makes a CPU training step about a fifth faster than the separate moments of
     Keras' layer. With several replicas they are the statistics of all inputs together. Statistics and parameters are
     float32 under mixed precision as well. A batch whose statistics are not finite does not change the running ones.
-
-    Args:
-        momentum: Fraction of the running statistics that a step keeps.
-        epsilon: Added to the variance.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.momentum = momentum
-        self.epsilon = epsilon
+    epsilon = 1e-5
+    momentum = 0.9
+    """Fraction of the running statistics that a step keeps."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates scale, offset and the two running statistics, [channels] each."""
@@ -88,10 +83,6 @@ class BatchNormalization1D(keras.layers.Layer):
         scale_and_offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         outputs = _normalized(inputs, *scale_and_offset, mean, tf.math.rsqrt(variance + self.epsilon), count)
         return outputs, mean, variance * count / (count - 1.0)
-
-    def get_config(self) -> dict:
-        """The arguments of the layer."""
-        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
 
 @tf.custom_gradient
