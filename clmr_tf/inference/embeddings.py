@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,7 @@ def read_songs(path: Path) -> SongEmbeddings:
         )
         version = songs.metadata["format_version"]
     # pyarrow raises ValueError, KeyError and OSError.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UsageError(
             f"{path} is not a readable table of embeddings; give a file written by `python -m clmr_tf.embed`."
         ) from error
@@ -226,13 +225,10 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], me
 
 
 def _songs_of_npz(path: Path) -> SongEmbeddings:
-    # NumPy does not close a file that it cannot read.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        paths = arrays["paths"]
-        # Tables of version 0.1 have no `is_silent`.
-        is_silent = arrays["is_silent"] if "is_silent" in arrays else np.zeros(len(paths), bool)
-        silent_paths = frozenset(paths[is_silent].tolist())
-        return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
+    arrays = read_arrays(path, "paths", "means", "is_silent", "facts")
+    paths = arrays["paths"]
+    silent_paths = frozenset(paths[arrays["is_silent"]].tolist())
+    return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
 
 
 def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]) -> bytes:
@@ -260,7 +256,6 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
 def _songs_of_parquet(path: Path) -> SongEmbeddings:
     from pyarrow import parquet
 
-    # Tables of version 0.1 have no `is_silent`; missing columns are ignored.
     columns = ["path", "embedding", "is_silent"]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
@@ -270,7 +265,7 @@ def _songs_of_parquet(path: Path) -> SongEmbeddings:
     starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
     means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
     stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
-    is_silent = table["is_silent"].to_pylist() if "is_silent" in table.column_names else [False] * len(paths)
+    is_silent = table["is_silent"].to_pylist()
     silent_paths = frozenset(name for name, silent in zip(paths, is_silent, strict=True) if silent)
     return SongEmbeddings(tuple(paths[start] for start in starts), stacked, silent_paths, metadata["facts"])
 

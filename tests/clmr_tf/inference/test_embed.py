@@ -162,7 +162,7 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     table.write_bytes(content)
     with pytest.raises(UsageError, match="not a readable table of embeddings"):
         read_songs(table)
-    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
+    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32), "is_silent": np.array([False])}
     facts = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in ({}, {"means": np.zeros((1, 3))}, {"facts": np.array(json.dumps({**facts, "hop_num_samples": 0}))}):
         arrays = {**means, "facts": np.array(json.dumps(facts)), **changed}
