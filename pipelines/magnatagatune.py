@@ -32,7 +32,7 @@ import numpy as np
 
 from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS as TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip

@@ -26,8 +26,8 @@ import numpy as np
 
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
-from clmr_tf.data.tag_names import MSD_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import CorpusOptions, run_pipeline
 from pipelines.preparation.prepare import PrepareSettings

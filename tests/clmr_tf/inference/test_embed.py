@@ -12,7 +12,7 @@ import soundfile
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.inference import embeddings as embedding_stream
