@@ -37,7 +37,18 @@ def trust_ratio(weight: tf.Tensor, update: tf.Tensor, coefficient: float = 1.0) 
     return tf.where((weight_norm > 0) & (update_norm > 0), ratio, tf.ones_like(ratio))
 
 
-class Nesterov(keras.optimizers.Optimizer):
+class _WithVelocities(keras.optimizers.Optimizer):
+    """An optimizer that keeps a velocity for every weight."""
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the velocities of the weights, once."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+
+class Nesterov(_WithVelocities):
     """`torch.optim.SGD(nesterov=True)` (PyTorch's documentation of it; Sutskever et al. 2013, section 2).
 
     With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
@@ -57,13 +68,6 @@ class Nesterov(keras.optimizers.Optimizer):
     def __init__(self, learning_rate: float | LearningRateSchedule = 3e-4, *, decay: float = 1e-6) -> None:
         super().__init__(learning_rate)
         self.decay = decay
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the velocities of the weights, once."""
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Updates a weight."""
@@ -102,7 +106,7 @@ class AdamW(keras.optimizers.Adam):
         super().update_step(gradient, variable, learning_rate)
 
 
-class LARS(keras.optimizers.Optimizer):
+class LARS(_WithVelocities):
     """Layer-wise adaptive rate scaling, You et al. 2017, as SimCLR has it (`lars_optimizer.py`, classic momentum).
 
     With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
@@ -126,13 +130,6 @@ class LARS(keras.optimizers.Optimizer):
     def __init__(self, learning_rate: float | LearningRateSchedule = 0.1, *, kernel_decay: float = 1e-6) -> None:
         super().__init__(learning_rate)
         self.kernel_decay = kernel_decay
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the velocities of the weights, once."""
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Updates a weight; its gradient must be that of the whole batch, because its norm is used."""

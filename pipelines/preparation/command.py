@@ -74,8 +74,9 @@ Options = TypeVar("Options", bound=CorpusOptions)
 
 def run_pipeline(
     arguments: Sequence[str],
-    prepare: Callable[[Path, Options], Corpus],
+    prepare: Callable[[Path, Options, Path], Corpus],
     *,
+    data: Path,
     options_type: type[Options],
     name: str,
     description: str,
@@ -84,11 +85,12 @@ def run_pipeline(
 
     Args:
         arguments: The command line without the program's name.
-        prepare: Makes the corpus from its destination and the options.
+        prepare: Makes the corpus from its destination, the options and the folder of the published files.
+        data: That folder, without --data.
         options_type: Dataclass of the options.
         name: Name of the pipeline.
         description: Text of `--help`.
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
-    corpus = prepare(options.out or default_destination(name, options), options)
+    corpus = prepare(options.out or default_destination(name, options), options, options.data or data)
     stdout.print(summarise(corpus), markup=False)
