@@ -120,7 +120,7 @@ def released_chain() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 def measure_step(clips: tf.Tensor, seeds: tf.Tensor, width: float, repetitions: int) -> float:
     """Returns the wall-clock seconds of a training step on these views without augmentation."""
-    model = build_model(TrainConfig(augmentation="none", width=width))
+    model = build_model(TrainConfig(augmentation="none", width=width).resolved())
     batch = {
         "clips": tf.reshape(clips, [len(clips) // 2, 2, -1]),
         "seeds": tf.reshape(seeds, [len(clips) // 2, 2, 2]),

@@ -203,7 +203,7 @@ def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
         learning_rate=0.1,
         augmentation=options.augmentation,
         steps=options.num_steps + 2,
-    )
+    ).resolved()
 
 
 def _numbers_of_cpu(options: argparse.Namespace, path: Path) -> Numbers:

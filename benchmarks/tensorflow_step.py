@@ -131,7 +131,7 @@ def main() -> None:
         width=options.width,
         precision=options.precision,
         jit=options.jit,
-    )
+    ).resolved()
     step = TrainingStep(config, options.jit)
     serve(
         {

@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -28,6 +30,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def progress_bar(*amounts: ProgressColumn) -> Progress:
@@ -39,6 +42,31 @@ def progress_bar(*amounts: ProgressColumn) -> Progress:
     amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
     description = TextColumn("{task.description}", markup=False)
     return Progress(description, BarColumn(), *amounts, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Callable[..., None]]:
+    """Shows on standard error how far a long command is: a bar on a terminal, elsewhere a line every half minute.
+
+    Yields a function of the amount done, the total, the words before the bar, and the line; without words and line,
+    only the bar moves. Nothing is shown before its first call.
+    """
+    bar, last_line_at = progress_bar(), -math.inf
+    task = bar.add_task("", total=None)
+
+    def show(num_done: int, total: int, words: str | None = None, line: str | None = None) -> None:
+        nonlocal last_line_at
+        bar.start()
+        bar.update(task, completed=num_done, total=total, description=words)
+        is_due = num_done == total or time.monotonic() - last_line_at >= _SECONDS_BETWEEN_LINES
+        if line is not None and is_due and not stderr.is_terminal:
+            stderr.print(line, markup=False)
+            last_line_at = time.monotonic()
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:

@@ -84,12 +84,12 @@ class UnreadableArraysError(ValueError):
     """A file of arrays cannot be used; the message is only the reason, and the caller adds the file and what to do."""
 
 
-def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file by name, of any shape and type; nothing is unpickled.
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by name, of any shape and type; nothing is unpickled.
 
     Args:
         path: The file.
-        required: Names of arrays that it must have.
+        names: The arrays to read; all if there are none.
 
     Raises:
         UnreadableArraysError: If the file is missing or damaged, is not an .npz file, or lacks an array.
@@ -97,12 +97,12 @@ def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
     try:
         # Opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            arrays = {name: archive[name] for name in names or archive if name in archive}
     except OSError as error:
         raise UnreadableArraysError(error.strerror or str(error)) from error
     except _OF_DAMAGED_ARRAYS as error:
         raise UnreadableArraysError("it is damaged, or not an .npz file") from error
-    missing = [name for name in required if name not in arrays]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise UnreadableArraysError(f"it has no array `{missing[0]}`")
     return arrays

@@ -96,11 +96,7 @@ def _audio_files(folder: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
-    return prepare_corpus(destination, options, options.data or DATA)
+    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.command import shown_preparation, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
 from pipelines.preparation.prepare import PrepareSettings, default_destination, opened_if_finished, prepare
 from pipelines.preparation.sources import SourceFile, read_records, split_songs
@@ -355,7 +355,7 @@ def _fetch_and_prepare(
     ]
     versions = ", ".join(f"{package.name} {package.version}" for package in found.packages.values())
     of_packages = "; ".join(f"{name}: {text}" for name, text in licences(found.files).items())
-    with shown_progress(NAME) as on_progress:
+    with shown_preparation(NAME) as on_progress:
         return prepare(
             sources,
             destination,

@@ -126,11 +126,10 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=FmaOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=FmaOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: FmaOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: FmaOptions, data: Path) -> Corpus:
     if options.download:
         for name in ("fma_metadata", f"fma_{options.size}"):
             _download(name, data)

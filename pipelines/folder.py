@@ -26,7 +26,7 @@ from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.command import shown_preparation, summarise
 from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile, counted, split_songs
 
@@ -97,7 +97,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
     listing = _list(folder, destination)
     sources = sources_of(folder, listing.audio, folder_settings)
     name = printable(folder.resolve().name) or "music"
-    with shown_progress(name) as on_progress:
+    with shown_preparation(name) as on_progress:
         return prepare(
             sources,
             destination,

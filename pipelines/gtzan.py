@@ -97,11 +97,10 @@ def _source(data: Path, line: str, split: str, where: Path) -> SourceFile:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
     if options.download:
         for split, name in LISTS.items():
             fetch(RemoteFile(name, f"{_HOST}{name}", f"sha256:{_SHA256[split]}"), data)

@@ -32,7 +32,7 @@ import numpy as np
 
 from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS as TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
@@ -342,11 +342,10 @@ def read_clips(data: Path) -> list[LabelledClip]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
     if options.download:
         download(data)
     return prepare_corpus(destination, options, data)

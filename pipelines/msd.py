@@ -26,8 +26,8 @@ import numpy as np
 
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
-from clmr_tf.data.tag_names import MSD_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import CorpusOptions, run_pipeline
 from pipelines.preparation.prepare import PrepareSettings
@@ -133,11 +133,7 @@ def _tags(stored: Any) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
-    return prepare_corpus(destination, options, options.data or DATA)
+    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import soxr
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import SPLITS, Corpus, CorpusTask, Item, Label, write_task
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 

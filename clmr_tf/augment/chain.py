@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_seeds, check_batch
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_seeds, check_batch
 from clmr_tf.augment.effects.delay import Delay
 from clmr_tf.augment.effects.filter import Filter
 from clmr_tf.augment.effects.gain import Gain

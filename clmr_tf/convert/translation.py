@@ -25,7 +25,7 @@ from clmr_tf.convert.layouts import (
     width_of,
 )
 from clmr_tf.convert.reader import contiguous_strides, read_checkpoint
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import (
     GOLDEN_FILE,

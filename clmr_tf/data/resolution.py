@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _CHECKED_NUM_BYTES = 32 * 2**20
 
 
-def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES) -> None:
+def require_unchanged_audio(corpus: Corpus) -> None:
     """Compares items, evenly spread over the corpus, with their digests in the index.
 
     The fingerprint of a corpus covers its index only; this check covers the audio. A small corpus is checked
@@ -27,7 +27,6 @@ def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES)
 
     Args:
         corpus: A corpus with storage "pcm" or "direct".
-        num_bytes: Approximate number of bytes to read.
 
     Raises:
         UsageError: If an item has changed, or its file is missing.
@@ -35,7 +34,7 @@ def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES)
     sizes = [_num_bytes(corpus, item) for item in corpus.items]
     if not sizes:
         return
-    num_items = min(len(sizes), max(1, int(num_bytes / np.mean(sizes))))
+    num_items = min(len(sizes), max(1, int(_CHECKED_NUM_BYTES / np.mean(sizes))))
     for row in np.linspace(0, len(sizes) - 1, num_items).round().astype(int):
         item = corpus.items[row]
         if _digest(corpus, item) != item.digest:

@@ -22,8 +22,8 @@ import tensorflow as tf
 from clmr_tf.export.model_folder import gives_tags, read_encoder, read_head, read_manifest
 from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.files import write_atomically
-from clmr_tf.models.batch_normalization import BatchNormalization1D
 from clmr_tf.models.heads import Head
+from clmr_tf.models.layers import BatchNormalization1D
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 # Of 2021, so that old and new runtimes read it.

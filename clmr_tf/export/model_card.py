@@ -128,8 +128,7 @@ def _onnx_section(manifest: dict[str, Any]) -> str:
 
 
 def _outputs_of(file: str, manifest: dict[str, Any]) -> list[str]:
-    # Older files have only this one, and their description does not name it.
-    return manifest["runtimes"][file].get("outputs", ["embedding"])
+    return manifest["runtimes"][file]["outputs"]
 
 
 def head_section(head: dict[str, Any] | None) -> str:
@@ -141,14 +140,13 @@ def head_section(head: dict[str, Any] | None) -> str:
     if head is None:
         return ""
     corpus, test = head["corpus"], head["test"]
-    labels, protocol = head.get("labels", {}), head.get("protocol", {}).get("head") or {}
+    labels, protocol = head["labels"], head["protocol"]["head"] or {}
     kind = f"one hidden layer of {protocol['hidden_units']}" if protocol.get("hidden_units") else "linear"
-    learned_from = f"{labels['num_clips']} clips of {labels['num_songs']} songs" if labels else "its train split"
     lines = [
         "## Tag head",
-        f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head.get('preset', 'unknown')}`, "
-        f"{kind}, seed {head.get('seed', 'unknown')}, with the labels of {learned_from} of the corpus {corpus['name']} "
-        f"(fingerprint `{corpus['fingerprint']}`)"
+        f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head['preset']}`, "
+        f"{kind}, seed {head['seed']}, with the labels of {labels['num_clips']} clips of {labels['num_songs']} songs "
+        f"of the corpus {corpus['name']} (fingerprint `{corpus['fingerprint']}`)"
         + (f", task {head['task']['name']}" if "task" in head else "")
         + f". On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
         "",

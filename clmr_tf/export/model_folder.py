@@ -31,7 +31,10 @@ MANIFEST_FILE = "manifest.json"
 
 _ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
 # Prepared corpora have a manifest.json with a format version too.
-_PARTS_OF_MODELS = {"architecture.arguments": dict, "training.step": int, "scores": dict, "tag_names": list}
+_PARTS_OF_MODELS = {
+    **{"architecture.arguments": dict, "training.step": int, "scores": dict},
+    **{"tag_names": list, "single_label": bool},
+}
 PARTS_OF_CARDS = {
     **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
     **{"input.clip_num_samples": int, "input.sample_rate_hz": int},
@@ -40,7 +43,7 @@ PARTS_OF_CARDS = {
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder, with at least architecture, training step, scores and `tag_names`.
+    """The manifest of a model folder, with at least architecture, training step, scores and tags.
 
     Raises:
         UsageError: If it is missing, damaged or of another format version.
@@ -52,7 +55,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is not a model folder: {path} cannot be read; {_ADVICE}.") from error
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads; {_ADVICE}.")
-    manifest.setdefault("tag_names", [])
     require_parts(folder, manifest, _PARTS_OF_MODELS)
     return manifest
 
@@ -106,12 +108,12 @@ def read_encoder(folder: Path) -> SampleCNN:
 
 
 def gives_tags(folder: Path) -> bool:
-    """Whether a model has tags; early exports with a head do not say of which kind, and have none."""
-    return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
+    """Whether a model has a head, and so gives tags."""
+    return (folder / HEAD_FILE).is_file()
 
 
 def read_head(folder: Path) -> Head:
-    """The head of a model; see `gives_tags` for whether its outputs are tags.
+    """The head of a model, from the embedding to the logits of its tags.
 
     Raises:
         UsageError: If there is none, it cannot be read, or it does not match the embedding or the tag names.

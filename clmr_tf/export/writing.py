@@ -281,8 +281,8 @@ def _write(
     write_manifest(folder, manifest)
 
 
-# Entries of a probe's result that say how the head was trained; not every result has all.
-_RESULT_ENTRIES = ("preset", "task", "protocol", "labels", "seed", "fit")
+# Entries of a probe's result that say how the head was trained.
+_RESULT_ENTRIES = ("preset", "protocol", "labels", "seed", "fit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +324,8 @@ def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
         corpus = {name: result["corpus"][name] for name in ("name", "fingerprint", "tag_names")}
         tag_names, hash_of_features = corpus.pop("tag_names"), result["features"].get("model_hash")
         origin = {"result": result_file.name, "corpus": corpus, "test": result["scores"]["test"]}
-        origin |= {name: result[name] for name in _RESULT_ENTRIES if name in result}
+        origin |= {name: result[name] for name in _RESULT_ENTRIES}
+        origin |= {"task": result["task"]} if "task" in result else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{result_file} is not the result of a probe; {advice}.") from error
     if kind != "model" or hash_of_features != weights_hash(encoder):

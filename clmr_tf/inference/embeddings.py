@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,7 @@ def read_songs(path: Path) -> SongEmbeddings:
         )
         version = songs.metadata["format_version"]
     # pyarrow raises ValueError, KeyError and OSError.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UsageError(
             f"{path} is not a readable table of embeddings; give a file written by `python -m clmr_tf.embed`."
         ) from error
@@ -226,11 +225,10 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], me
 
 
 def _songs_of_npz(path: Path) -> SongEmbeddings:
-    # NumPy does not close a file that it cannot read.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        paths = arrays["paths"]
-        silent_paths = frozenset(paths[arrays["is_silent"]].tolist())
-        return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["metadata"])))
+    arrays = read_arrays(path, "paths", "means", "is_silent", "metadata")
+    paths = arrays["paths"]
+    silent_paths = frozenset(paths[arrays["is_silent"]].tolist())
+    return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["metadata"])))
 
 
 def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]) -> bytes:

@@ -17,8 +17,7 @@ from clmr_tf.export import model_folder
 from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest
 from clmr_tf.models.heads import Head, probabilities
 from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
-from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record
-from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
+from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record, read_run_encoder, read_run_with_head
 
 # More means that the axes are swapped.
 _MAX_CHANNELS = 64

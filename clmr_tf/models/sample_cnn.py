@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clmr_tf.models.batch_normalization import BatchNormalization1D
-from clmr_tf.models.convolution import Convolution1D
+from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 
 EMBEDDING_DIM = 512
 

@@ -10,8 +10,7 @@ from rich import box
 from rich.progress import TaskID
 from rich.table import Table
 
-from clmr_tf.config.command_line import parse_command
-from clmr_tf.config.model_option import require_model
+from clmr_tf.config.command_line import parse_command, require_model
 from clmr_tf.console import progress_bar, run_command, stderr, stdout
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig

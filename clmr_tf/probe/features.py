@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,7 +19,7 @@ from clmr_tf.data.corpus import Corpus, Item
 from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
-from clmr_tf.files import replaced_file
+from clmr_tf.files import read_arrays, replaced_file
 from clmr_tf.inference.encoder import Encoder
 
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, MEL_NUM_BANDS, MEL_LOWEST_HZ = 2048, 1024, 96, 30.0
@@ -333,16 +332,13 @@ def _content_digest(arrays: dict[str, np.ndarray]) -> str:
 
 def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
     try:
-        # Opened here, since NumPy does not close a file that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("vectors", "item", "num_samples")}
-            metadata = json.loads(str(stored["metadata"]))
+        arrays = read_arrays(path, "vectors", "item", "num_samples", "metadata")
+        metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["key"] != key:
             raise ValueError("it belongs to something else")
         if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
-    # What NumPy and zipfile raise for damaged files.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         _LOG.warning("The cached features %s are damaged (%s); they are computed again.", path, error)
         return None
     return arrays

@@ -76,22 +76,21 @@ class RankedScores:
         return float(roc_auc[is_scorable].mean()), float(average_precision[is_scorable].mean())
 
 
-def resampling_weights(group_ids: Sequence[Hashable], num_resamplings: int = NUM_RESAMPLINGS) -> np.ndarray:
-    """Draws as many groups as there are, with replacement, `num_resamplings` times; always the same draws.
+def resampling_weights(group_ids: Sequence[Hashable]) -> np.ndarray:
+    """Draws as many groups as there are, with replacement, 1,000 times; always the same draws.
 
     Fixed draws make the intervals of two encoders comparable. `scipy.stats.bootstrap` draws the same, but its interval
     is NaN if a single resampling cannot be scored.
 
     Args:
         group_ids: Group of each example, such as its song; examples of one group are drawn together.
-        num_resamplings: Number of resamplings.
 
     Returns:
-        How often each example counts, int32 [num_resamplings, examples].
+        How often each example counts, int32 [1000, examples].
     """
     _, group_of_example = np.unique(np.asarray(group_ids), return_inverse=True)
     num_groups = group_of_example.max() + 1
-    draws = np.random.default_rng(0).integers(num_groups, size=(num_resamplings, num_groups))
+    draws = np.random.default_rng(0).integers(num_groups, size=(NUM_RESAMPLINGS, num_groups))
     counts = np.stack([np.bincount(draw, minlength=num_groups) for draw in draws]).astype(np.int32)
     return counts[:, group_of_example]
 
@@ -159,7 +158,6 @@ def evaluate_scores(
     tag_names: Sequence[str],
     *,
     single_label: bool,
-    num_resamplings: int = NUM_RESAMPLINGS,
 ) -> dict[str, Any]:
     """Compares the scores of clips with their tags.
 
@@ -174,7 +172,6 @@ def evaluate_scores(
         song_ids: Song of each clip.
         tag_names: Names of the columns.
         single_label: Whether every clip has exactly one tag; the accuracy is reported as well then.
-        num_resamplings: Number of resamplings.
 
     Returns:
         JSON data: {"num_songs", "num_clips", "tags_without_positives", "tags_without_negatives",
@@ -183,7 +180,7 @@ def evaluate_scores(
         nothing can be scored.
     """
     labels = np.asarray(labels)
-    weights = resampling_weights(song_ids, num_resamplings)
+    weights = resampling_weights(song_ids)
     has_positives, has_negatives = labels.any(axis=0), ~labels.all(axis=0)
     result: dict[str, Any] = {
         "num_songs": len(set(song_ids)),

@@ -95,7 +95,7 @@ def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
     """The plan of a run.
 
     Args:
-        config: The run.
+        config: The run, resolved.
         num_examples: Songs or clips of an epoch; needed for lengths in epochs.
     """
     num_steps = steps_of_epochs(config.epochs, config, num_examples) or config.steps
@@ -104,7 +104,7 @@ def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
         warmup_steps=steps_of_epochs(config.warmup_epochs, config, num_examples) or config.warmup_steps,
         decay_steps=config.decay_steps or num_steps,
         peak_learning_rate=config.learning_rate
-        or default_learning_rate(config.resolved().optimizer, config.batch_size, config.lars_scaling),
+        or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling),
     )
 
 
@@ -135,11 +135,11 @@ def build_model(config: TrainConfig, plan: RunPlan | None = None, label_spec: La
     Call it inside the scope of the strategy.
 
     Args:
-        config: The run.
+        config: The run, resolved.
         plan: Its plan; `plan_of(config)` if None.
         label_spec: For the objectives with labels.
     """
-    config, plan = config.resolved(), plan or plan_of(config)
+    plan = plan or plan_of(config)
     augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
     chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     with dtype_policy(config.precision):

@@ -21,9 +21,7 @@ from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import unusable_gpu
-from clmr_tf.inference.encoder import start_from_pretrained
 from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.probe.quick import build_probe
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import LabelSpec, RunPlan, build_model, checkpoint_groups, plan_of, steps_of_epochs
 from clmr_tf.train.callbacks import (
@@ -136,6 +134,8 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
         )
         first_step, unlogged = _restore(strategy, config.workdir, checkpoints)
         if first_step == 0 and config.pretrained:
+            from clmr_tf.inference.encoder import start_from_pretrained
+
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.reset_averages()
         num_steps = first_step
@@ -409,6 +409,8 @@ class _Run:
         if config.validate_every and (validate := build(model, self.data.corpus, config)):
             found.append((config.validate_every, validate))
         if config.probe_every_epochs:
+            from clmr_tf.probe.quick import build_probe
+
             every = steps_of_epochs(config.probe_every_epochs, config, self.data.num_examples)
             found.append((every, build_probe(model.encoder, self.data.labelled)))
         if config.embeddings_every:

@@ -9,7 +9,7 @@ from pathlib import Path
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_progress
+from pipelines.preparation.command import shown_preparation
 from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile
 
@@ -60,7 +60,7 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
     _require_enough(published, missing, settings)
     if missing and not (destination / MANIFEST_FILE).is_file():
         _logger.warning("%d of the %d audio files of %s are missing.", len(missing), len(sources), published.name)
-    with shown_progress(published.name) as on_progress:
+    with shown_preparation(published.name) as on_progress:
         return prepare(
             present,
             destination,

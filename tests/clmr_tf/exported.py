@@ -92,7 +92,14 @@ def write_probe(folder: Path) -> Path:
     source = {"kind": "model", "model_hash": weights_hash(model())}
     corpus = {"name": "songs", "fingerprint": "abc", "tag_names": PROBE_TAGS}
     scores = {"test": {"num_songs": 4, "num_clips": 9, "accuracy": {"mean": 0.75, "interval": [0.5, 1.0]}}}
-    result = {"features": source, "corpus": corpus, "single_label": True, "scores": scores}
+    training = {
+        "preset": "released",
+        "protocol": {"head": {"hidden_units": NUM_PROBE_HIDDEN}},
+        "labels": {"num_songs": 6, "num_clips": 12},
+        "seed": 42,
+        "fit": {"num_steps": 1},
+    }
+    result = {"features": source, "corpus": corpus, "single_label": True, "scores": scores, **training}
     file.write_text(json.dumps(result))
     head.save(head_file_of(file))
     return file

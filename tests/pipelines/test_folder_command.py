@@ -13,7 +13,6 @@ from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.folder import main
-from pipelines.preparation import command
 from tests.pipelines.published_data import write_clip
 from tests.sounds import noise, write_encoded
 
@@ -78,8 +77,7 @@ def test_a_terminal_sees_a_progress_bar(tmp_path, monkeypatch, no_workers):
     # On a dumb terminal, no bar is drawn.
     monkeypatch.setenv("TERM", "xterm")
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
-    for module in (command, console):
-        monkeypatch.setattr(module, "stderr", terminal)
+    monkeypatch.setattr(console, "stderr", terminal)
     main([str(tmp_path / "music"), "--out", str(tmp_path / "corpus"), "--min-num-samples", "11025"])
     shown = terminal.file.getvalue()
     assert "Preparing music" in shown and "0.0 hours of audio, 0 left out" in shown

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
 from tests.synthetic import write_corpus

@@ -141,7 +141,12 @@ def test_it_shows_the_largest_golden_numbers_first():
 
 
 def test_it_shows_how_to_load_only_what_is_there():
-    metadata = {"checked_with": "ai-edge-litert 2.3.0", "largest_error": 0.03, "least_cosine": 0.9981}
+    metadata = {
+        "checked_with": "ai-edge-litert 2.3.0",
+        "outputs": ["embedding"],
+        "largest_error": 0.03,
+        "least_cosine": 0.9981,
+    }
     card = card_of(runtimes={"model-int8.tflite": metadata})
     assert 'Interpreter("model-int8.tflite")' in card and "0.9981" in card and "onnxruntime" not in card
     assert "ai_edge_litert" not in card_of()
@@ -154,7 +159,8 @@ def test_it_shows_the_tags_of_the_files_that_give_them():
     assert 'tags = outputs["tags"]' in code and 'ZipFile("model-fp16.tflite").read("tag_names.json")' in code
     assert '[embedding, tags] = session.run(["embedding", "tags"], {"audio": golden["audio"]})' in code
     assert code.count("tags [n, 2] are probabilities") == 2 and "<= 5e-3 * np.abs" in code
-    # Files that were written before a head gave tags have none, whatever the model has.
-    older = {"model-int8.tflite": {"checked_with": None}, "model.onnx": {"checked_with": None}}
-    code = card_of(tag_names=["guitar", "slow"], runtimes=older).partition("## How to load it")[2]
+    # Files that could not be made again with a new head have no tags, whatever the model has.
+    facts = {"checked_with": None, "outputs": ["embedding"]}
+    other = {"model-int8.tflite": facts, "model.onnx": facts}
+    code = card_of(tag_names=["guitar", "slow"], runtimes=other).partition("## How to load it")[2]
     assert "tags" not in code and '[embedding] = session.run(["embedding"], {"audio": golden["audio"]})' in code

@@ -15,11 +15,10 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export import __main__ as export
 from clmr_tf.export import writing
 from clmr_tf.export.__main__ import ExportConfig
-from clmr_tf.export.model_folder import read_head, read_manifest, record_score
+from clmr_tf.export.model_folder import read_manifest, record_score
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import load_encoder
 from tests.clmr_tf.exported import HEAD, MANIFEST_ENTRIES, TAGS, model
-from tests.clmr_tf.probed import CLIP
 
 SCORES = {"demo": {"metric": "accuracy", "score": 0.5}}
 Damage = Callable[[Path], object]
@@ -109,7 +108,8 @@ DAMAGES = {
         UNREADABLE.format("it has no array `logits`"),
     ),
     "golden-fewer-logits": (of_golden(fewer, "logits"), r"gives logits of shape \[2, 3\], and golden\.npz has"),
-    "manifest-no-names": (with_manifest(tag_names=None), "and manifest.json 0 tags; export the model again"),
+    "manifest-no-names": (with_manifest(tag_names=None), "lacks `tag_names`"),
+    "manifest-no-kind-of-tags": (with_manifest(single_label=None), "lacks `single_label`"),
     "manifest-few-names": (with_manifest(tag_names=TAGS[:2]), "and manifest.json 2 tags; export the model again"),
     "manifest-names-of-another-kind": (with_manifest(tag_names="low"), "lacks `tag_names`"),
     "manifest-cut": (cut("manifest.json"), r"manifest\.json cannot be read"),
@@ -172,14 +172,6 @@ def test_a_saved_model_that_cannot_be_run_is_one_sentence(folder):
     (folder / "saved_model" / "saved_model.pb").write_bytes(b"words")
     with pytest.raises(UsageError, match=r"saved_model cannot be run \(.*\); export the model again\.$"):
         load_encoder(folder, check=True)
-
-
-def test_a_head_of_early_exports_gives_no_tags(folder):
-    with_manifest(single_label=None)(folder)
-    encoder = load_encoder(folder, check=True)
-    with pytest.raises(UsageError, match="The model has no tags"):
-        encoder.tag(np.zeros(CLIP, np.float32))
-    assert read_head(folder).num_outputs == 3
 
 
 @pytest.fixture

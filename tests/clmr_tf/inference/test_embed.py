@@ -12,7 +12,7 @@ import soundfile
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.inference import embeddings as embedding_stream
@@ -166,11 +166,7 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     table.write_bytes(content)
     with pytest.raises(UsageError, match="not a readable table of embeddings"):
         read_songs(table)
-    means = {
-        "paths": np.array(["a"]),
-        "means": np.full((1, 512), np.nan, np.float32),
-        "is_silent": np.zeros(1, bool),
-    }
+    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32), "is_silent": np.array([False])}
     metadata = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in (
         {},

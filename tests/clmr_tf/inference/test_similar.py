@@ -6,7 +6,7 @@ import soundfile
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clmr_tf import embed, similar
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.inference.similarity import SongIndex

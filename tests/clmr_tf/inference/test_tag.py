@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from clmr_tf import tag
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder

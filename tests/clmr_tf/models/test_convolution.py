@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.models.convolution import Convolution1D
+from clmr_tf.models.layers import Convolution1D
 from clmr_tf.models.sample_cnn import dtype_policy
 
 

@@ -9,8 +9,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.train.build import build_model
 from clmr_tf.train.run import train
-from clmr_tf.train.run_folder import read_config
-from clmr_tf.train.trained_encoder import read_run_encoder
+from clmr_tf.train.run_folder import read_config, read_run_encoder
 from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.train.training_runs import state
 from tests.synthetic import write_corpus

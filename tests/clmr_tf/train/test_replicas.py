@@ -88,7 +88,7 @@ class FirstSteps:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         config = TrainConfig(
             width=0.0625, batch_size=8, optimizer="sgd", learning_rate=self.RATE, augmentation="only-noise"
-        )
+        ).resolved()
         with strategy.scope():
             self.model = build_model(config)
         self.execute = build_execution(self.model, strategy, several_steps=False, jit=False)
@@ -138,7 +138,7 @@ def test_collapse_metrics_need_no_extra_all_gather(monkeypatch):
 
     two = build_strategy("mirrored", 2)
     with two.scope():
-        model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none"))
+        model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none").resolved())
     batch = {
         "clips": tf.random.stateless_normal([2, 2, CLIP_NUM_SAMPLES], [1, 2]),
         "seeds": tf.zeros([2, 2, 2], tf.int32),

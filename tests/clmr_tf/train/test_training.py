@@ -15,8 +15,8 @@ from clmr_tf.console import run_command
 from clmr_tf.export.writing import golden_audio
 from clmr_tf.train.__main__ import main
 from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.run_folder import read_run_encoder
 from clmr_tf.train.step import ContrastiveModel
-from clmr_tf.train.trained_encoder import read_run_encoder
 from tests.clmr_tf.train.training_runs import SETTINGS, command, metrics, state
 from tests.synthetic import write_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES

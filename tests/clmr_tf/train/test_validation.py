@@ -37,7 +37,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 def trained_model(config: TrainConfig):
     """Builds the model with the weights and running statistics of the run's checkpoint."""
-    model = build_model(config)
+    model = build_model(config.resolved())
     saved = state(config.workdir)
     for name, part in (("encoder", model.encoder), ("projector", model.projector)):
         for variable in part.variables:
