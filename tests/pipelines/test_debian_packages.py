@@ -80,7 +80,7 @@ def test_an_apt_that_fails_is_quoted(tmp_path, monkeypatch):
     install_apt_get(tmp_path, monkeypatch)
     script = "#!/bin/sh\necho 'E: The list of sources could not be read.' >&2\nexit 100\n"
     (tmp_path / "programs/apt-cache").write_text(script)
-    with pytest.raises(UsageError, match=r"such as a-music \(The list of sources could not be read\); add the main section"):
+    with pytest.raises(UsageError, match=r"such as a-music \(The list of sources could not be read\); add the main"):
         find_packages(["a-music"])
 
 
@@ -88,7 +88,7 @@ def test_an_apt_that_fails_is_quoted(tmp_path, monkeypatch):
 def test_an_apt_get_that_fails_is_quoted(debian):
     script = "#!/bin/sh\necho 'E: The package cache file is corrupted.' >&2\nexit 100\n"
     (debian / "programs/apt-get").write_text(script)
-    with pytest.raises(UsageError, match=r"such as a-music \(The package cache file is corrupted\); add the main section"):
+    with pytest.raises(UsageError, match=r"such as a-music \(The package cache file is corrupted\); add the main"):
         find_packages(["a-music"])
 
 
