@@ -35,6 +35,7 @@ setup(
     package_data={
         "clmr_tf": ["py.typed"],
         "pipelines": ["*.csv"],
+        "pipelines.accompaniments": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
         "recipes": ["*.yaml"],
     },

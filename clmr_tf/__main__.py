@@ -38,6 +38,7 @@ CORPORA = {
     "mtg_jamendo": "MTG-Jamendo",
     "billboard": "McGill Billboard",
     "debian_games": "music of games in Debian",
+    "accompaniments": "songs rendered from scores, with exact labels",
     "pseudo_tags": "tags predicted by another model, for a prepared corpus",
 }
 """Modules of `pipelines`, each with a `main`."""

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -15,9 +13,8 @@ import numpy as np
 import soxr
 import tensorflow as tf
 
-from clmr_tf.console import stderr
-from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import put_in_place
+from clmr_tf.errors import UsageError
+from pipelines.preparation import wheels
 
 SAMPLE_RATE_HZ = 16_000
 NUM_TAGS = 50
@@ -39,19 +36,9 @@ def fetch_wheel(folder: Path) -> Path:
         ClmrError: If pip cannot download it.
     """
     path = folder / WHEEL
-    if not path.is_file():
-        stderr.print("Fetching musicnn 0.1.0 with pip, 29 MB", markup=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        with tempfile.TemporaryDirectory(dir=folder) as fetching:
-            finished = subprocess.run(
-                [*command, "--dest", fetching, "musicnn==0.1.0"], capture_output=True, text=True, check=False
-            )
-            if finished.returncode or not (Path(fetching) / WHEEL).is_file():
-                reason = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-                raise ClmrError(f"pip could not fetch musicnn 0.1.0 ({reason}); give its wheel with --musicnn FILE.")
-            put_in_place(Path(fetching) / WHEEL, path)
-    return path
+    if path.is_file():
+        return path
+    return wheels.fetch_wheel("musicnn", "0.1.0", "29 MB", folder, "give its wheel with --musicnn FILE")
 
 
 def read_weights(wheel: Path) -> dict[str, np.ndarray]:

@@ -16,18 +16,19 @@ from pipelines.preparation.sources import counted_reasons, read_skipped
 
 
 @contextlib.contextmanager
-def shown_preparation(name: str) -> Iterator[Callable[[Progress], None]]:
+def shown_preparation(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
     """Yields the `on_progress` of `prepare`, which shows how far it is.
 
     Args:
         name: Name of the corpus.
+        doing: The first word of what is shown.
     """
     with shown_progress() as show:
 
         def on_progress(progress: Progress) -> None:
             amounts = f"{progress.audio_seconds / 3600:.1f} hours of audio, {progress.num_skipped} left out"
             files = f"{progress.num_done} of {progress.num_files} files"
-            words, line = f"Preparing {name}: {amounts}", f"Preparing {name}: {files}, {amounts}"
+            words, line = f"{doing} {name}: {amounts}", f"{doing} {name}: {files}, {amounts}"
             show(progress.num_done, progress.num_files, words, line)
 
         yield on_progress

@@ -218,7 +218,8 @@ def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
 
     Args:
         deb: The package.
-        wanted: Paths in it, "usr/share/games/x/music/1.ogg"; in an archive "usr/share/games/x/music.pk3/1.ogg".
+        wanted: Paths in it, "usr/share/games/x/music/1.ogg"; in an archive "usr/share/games/x/music.pk3/1.ogg"; with
+            a slash at its end, everything in a folder that is not in an archive.
         cache: Folder in which a folder for these files is made, once.
 
     Returns:
@@ -257,7 +258,8 @@ def archive_of(path: str) -> str | None:
 
 
 def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
-    # Only wanted paths are written, so names in the package can do no harm.
+    # Only wanted paths are written, and none that leads upwards, so names in the package can do no harm.
+    folders = tuple(path for path in wanted if path.endswith("/"))
     try:
         with (
             subprocess.Popen(
@@ -270,7 +272,8 @@ def _copy_members(deb: Path, wanted: Collection[str], folder: Path) -> None:
         ):
             for member in members:
                 name = member.name.removeprefix("./")
-                if name in wanted and member.isreg():
+                is_wanted = name in wanted or (name.startswith(folders) and ".." not in name.split("/"))
+                if is_wanted and member.isreg():
                     path = folder / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("wb") as file:

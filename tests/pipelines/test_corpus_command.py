@@ -7,7 +7,7 @@ import pytest
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 
-NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard")
+NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard", "accompaniments")
 # No licence lets anyone pass this music on, or others fetch it better.
 WITHOUT_DOWNLOAD = {"msd", "mtg_jamendo", "billboard"}
 

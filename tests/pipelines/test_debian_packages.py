@@ -122,6 +122,15 @@ def test_only_wanted_files_are_unpacked(debian, tmp_path):
 
 
 @needs_dpkg_deb
+def test_a_whole_folder_is_unpacked_without_its_links(tmp_path):
+    files = {"usr/share/a/1.txt": b"one", "usr/share/a/b/2.txt": b"two", "usr/share/ab/3.txt": b"three"}
+    deb = build_package(tmp_path, "tree", files, {"usr/share/a/4.txt": "/etc/passwd"})
+    folder = take_files(deb, ["usr/share/a/"], tmp_path / "cache")
+    received = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert received == {"usr/share/a/1.txt": b"one", "usr/share/a/b/2.txt": b"two"}
+
+
+@needs_dpkg_deb
 def test_archives_in_a_package_are_unpacked(debian, tmp_path):
     wanted = ["usr/share/games/b/data.pk3/music/3.ogg", "usr/share/games/b/4.ogg"]
     folder = take_files(next(debian.glob("b.c*.deb")), wanted, tmp_path)

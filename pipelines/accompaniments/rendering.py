@@ -1,0 +1,213 @@
+"""From a score to audio: MMA writes MIDI, a synthesizer plays it with a soundfont; instruments from the notes."""
+
+import dataclasses
+import functools
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from clmr_tf.errors import ClmrError
+from clmr_tf.files import write_atomically
+from pipelines.accompaniments.instruments import instruments_of
+from pipelines.accompaniments.songs import SONG_SECONDS
+from pipelines.accompaniments.tools import Tools
+from pipelines.preparation.transcoding import to_pcm16
+
+SAMPLE_RATE_HZ = 44_100
+# One decibel below full scale.
+PEAK = 10 ** (-1 / 20)
+DRUM_CHANNEL = 9
+# MMA takes a fifth of a second.
+_MMA_LIMIT_SECONDS = 60.0
+# After a reset, voices fade for some milliseconds.
+_FADE_NUM_SAMPLES = SAMPLE_RATE_HZ // 2
+
+
+class RenderingError(ClmrError):
+    """A song cannot be rendered; the message is one sentence without a full stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderingTask:
+    """A song to render.
+
+    Attributes:
+        score: Text for MMA.
+        soundfont: The soundfont file.
+        tools: Where the programs are.
+        path: The audio file; a file of the same name with the suffix .json gets the score and the instruments.
+    """
+
+    score: str
+    soundfont: Path
+    tools: Tools
+    path: Path
+
+
+def render_song(task: RenderingTask) -> tuple[str, ...]:
+    """Renders a song unless its files are there: `SONG_SECONDS` of mono FLAC of 44.1 kHz, its peak at `PEAK`.
+
+    Returns:
+        The tags of its instruments.
+
+    Raises:
+        RenderingError: If MMA or the synthesizer fails, or the song is silent.
+        OSError: If its files cannot be written.
+    """
+    description = task.path.with_suffix(".json")
+    if task.path.is_file() and description.is_file():
+        there = json.loads(description.read_text(encoding="utf-8"))
+        if there["score"] == task.score:
+            return tuple(there["instruments"])
+    events = midi_events(compose(task.score, task.tools), task.tools)
+    instruments = instruments_of(notes_of(events))
+    audio = synthesize(events, task.soundfont, task.tools)
+    loudest = np.abs(audio).max()
+    if not loudest > 0:
+        raise RenderingError("it is silent")
+    flac = io.BytesIO()
+    soundfile.write(flac, to_pcm16(audio * (PEAK / loudest)), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    write_atomically(task.path, flac.getvalue())
+    # Last, so that what it describes is complete.
+    write_atomically(description, json.dumps({"score": task.score, "instruments": instruments}, indent=1) + "\n")
+    return instruments
+
+
+def compose(score: str, tools: Tools) -> bytes:
+    """The MIDI file that MMA makes of a score, the same for the same score.
+
+    Raises:
+        RenderingError: If MMA fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder) / "song.mma", Path(folder) / "song.mid"
+        source.write_text(score, encoding="utf-8")
+        # Without warnings, settings of the user, and a comment that says when it was made.
+        options = ["-w", "-i", os.devnull, "-xNOCREDIT", "-f", str(result)]
+        try:
+            finished = subprocess.run(
+                [sys.executable, "-P", "-s", "-W", "ignore", str(tools.mma), *options, str(source)],
+                cwd=folder,
+                # Nothing of the user's environment, where variables name other libraries of MMA.
+                env={"MMA_HOME": str(tools.mma_home), "PYTHONHASHSEED": "0", "HOME": folder, "LC_ALL": "C.UTF-8"},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_MMA_LIMIT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RenderingError(f"mma took more than {_MMA_LIMIT_SECONDS:g} s") from error
+        if finished.returncode or not result.is_file():
+            raise RenderingError(f"mma failed: {_reason(finished.stdout + finished.stderr)}")
+        return result.read_bytes()
+
+
+def _reason(output: str) -> str:
+    _, found, message = output.partition("Error: ")
+    return " ".join((message if found else output).split())[:200] or "no message"
+
+
+def midi_events(midi: bytes, tools: Tools) -> list[Any]:
+    """The events of a MIDI file in the order of time, before `SONG_SECONDS`.
+
+    Returns:
+        `tinysoundfont.midi.Event`, with the time in seconds.
+    """
+    reader = _imported("tinysoundfont.midi", tools.synthesizer)
+    return [event for event in reader.load_memory(midi) if event.t < SONG_SECONDS]
+
+
+def notes_of(events: list[Any]) -> list[tuple[int | None, int]]:
+    """Program and key of each note; the program is None on the drum channel."""
+    programs = dict.fromkeys(range(16), 0)
+    notes = []
+    for event in events:
+        match type(event.action).__name__:
+            case "ProgramChange":
+                programs[event.channel] = event.action.program
+            case "NoteOn" if event.action.velocity > 0:
+                program = None if event.channel == DRUM_CHANNEL else programs[event.channel]
+                notes.append((program, event.action.key))
+    return notes
+
+
+def synthesize(events: list[Any], soundfont: Path, tools: Tools) -> np.ndarray:
+    """Plays events with a soundfont; what was played before does not change the result.
+
+    Args:
+        events: As `midi_events` gives them.
+        soundfont: The file.
+        tools: Where the programs are.
+
+    Returns:
+        float32 [SONG_SECONDS * SAMPLE_RATE_HZ], both channels averaged; may exceed 1.
+
+    Raises:
+        RenderingError: If the soundfont cannot be loaded or lacks an instrument.
+    """
+    num_samples = int(SONG_SECONDS * SAMPLE_RATE_HZ)
+    try:
+        synthesizer = _loaded(soundfont, tools.synthesizer)
+        _reset(synthesizer)
+        blocks, position = [np.zeros((0, 2), np.float32)], 0
+        for event in events:
+            start = min(round(event.t * SAMPLE_RATE_HZ), num_samples)
+            if start > position:
+                blocks.append(_generated(synthesizer, start - position))
+                position = start
+            _play(synthesizer, event.channel, event.action)
+        blocks.append(_generated(synthesizer, num_samples - position))
+    except RuntimeError as error:
+        raise RenderingError(f"{soundfont.name} cannot play it ({error})") from error
+    return np.concatenate(blocks).mean(axis=1)
+
+
+def _play(synthesizer: Any, channel: int, action: Any) -> None:
+    match type(action).__name__:
+        case "NoteOn":
+            synthesizer.noteon(channel, action.key, action.velocity)
+        case "NoteOff":
+            synthesizer.noteoff(channel, action.key)
+        case "ControlChange":
+            synthesizer.control_change(channel, action.control, action.control_value)
+        case "ProgramChange":
+            synthesizer.program_change(channel, action.program, channel == DRUM_CHANNEL)
+        case "PitchBend":
+            synthesizer.pitchbend(channel, action.pitch_bend)
+
+
+def _generated(synthesizer: Any, num_samples: int) -> np.ndarray:
+    """[num_samples, 2]."""
+    return np.frombuffer(synthesizer.generate_simple(num_samples), np.float32).reshape(-1, 2)
+
+
+def _reset(synthesizer: Any) -> None:
+    for soundfont in synthesizer.soundfonts.values():
+        soundfont.reset()
+    _generated(synthesizer, _FADE_NUM_SAMPLES)
+    synthesizer.program_change(DRUM_CHANNEL, 0, True)
+
+
+@functools.cache
+def _loaded(soundfont: Path, folder: Path) -> Any:
+    """A synthesizer with a soundfont, which is kept, since compressed ones take seconds to load."""
+    module = _imported("tinysoundfont", folder)
+    synthesizer = module.Synth(samplerate=SAMPLE_RATE_HZ)
+    synthesizer.sfload(str(soundfont))
+    return synthesizer
+
+
+def _imported(name: str, folder: Path) -> Any:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return importlib.import_module(name)
