@@ -37,6 +37,7 @@ train: $(VENV)/run-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 300 --log-every 5 --checkpoint-every 100 --workdir $(DEMO_RUN)
 	$(RUN) -m clmr_tf.export --model $(DEMO_RUN) --out $(DEMO_MODEL) --overwrite
 	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo
+	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo --preset retrieval
 	@echo
 	@echo "Next:"
 	@echo "  $(RUN) -m clmr_tf.tag $(DEMO_SONG)   # by the model that comes with the code"
@@ -49,7 +50,7 @@ demo-model: $(VENV)/test-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 2000 --learning-rate 0.0003 --precision mixed_bfloat16 \
 	    --checkpoint-every 250 --workdir runs/demo
 	$(RUN) -m clmr_tf.export --model runs/demo --out savedmodels/demo --overwrite --licence CC-BY-SA-3.0
-	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo
+	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset quick
 	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset thesis --out savedmodels/demo/evaluation-demo.json
 	$(RUN) -m clmr_tf.export --model savedmodels/demo --head savedmodels/demo/evaluation-demo.json --tflite int8
 

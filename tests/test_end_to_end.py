@@ -70,7 +70,7 @@ def test_direct_reader_trains_from_compressed_files(home, monkeypatch):
 def test_probe_compares_demo_model_with_untrained_encoder_and_majority(home):
     run(home, "clmr_tf.train", *QUICK, "--embeddings-every", "0", "--num-audio-examples", "0")
     run(home, "clmr_tf.export")
-    text = run(home, "clmr_tf.probe", "--model", "savedmodels/demo")
+    text = run(home, "clmr_tf.probe", "--model", "savedmodels/demo", "--preset", "quick")
     for words in ("trained encoder", "untrained encoder", "majority guess", "test", "22", "242"):
         assert words in text
     result = json.loads((home / "savedmodels/demo/probe-demo.json").read_text())

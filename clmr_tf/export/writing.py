@@ -39,7 +39,7 @@ from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 logger = logging.getLogger(__name__)
 
-_RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
+_RESULTS = ("probe-*.json", "retrieval-*.json", "evaluation-*.json", "evaluation-*.npz")
 _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
 # What an export may replace; the last ones are left by a killed write.
 _OWN_FILES = (

@@ -290,9 +290,8 @@ def _compute(
     clip_of_row: list[int] = []
 
     def cut() -> Iterator[np.ndarray]:
-        is_direct = corpus.manifest.storage == "direct"
         for row, item in enumerate(items):
-            samples = load_audio(Path(item.file), source.sample_rate_hz) if is_direct else corpus.read_samples(item)
+            samples = read_recording(corpus, item)
             num_samples[row] = len(samples)
             starts = window_starts(len(samples), source.clip_num_samples)
             if windows == "crop" and len(starts):
@@ -312,6 +311,13 @@ def _compute(
         "item": np.array(clip_of_row, np.int64),
         "num_samples": num_samples,
     }
+
+
+def read_recording(corpus: Corpus, item: Item) -> np.ndarray:
+    """The samples of an item of any corpus, float32 in [-1, 1]; UnreadableAudioError if a file cannot be decoded."""
+    if corpus.manifest.storage == "direct":
+        return load_audio(Path(item.file), corpus.manifest.sample_rate_hz)
+    return corpus.read_samples(item)
 
 
 def crop_offset(item_id: str, num_offsets: int, seed: int) -> int:

@@ -115,7 +115,8 @@ class Score:
         )
 
     def __sub__(self, other: "Score") -> "Score":
-        return Score(self.value - other.value, self.resampled - other.resampled)
+        value = None if self.value is None or other.value is None else self.value - other.value
+        return Score(value, self.resampled - other.resampled)
 
     @property
     def interval(self) -> list[float] | None:
@@ -158,7 +159,7 @@ def evaluate_scores(
     tag_names: Sequence[str],
     *,
     single_label: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Score]]:
     """Compares the scores of clips with their tags.
 
     "over_tags" is the macro average over the tags that have both positives and negatives. "over_clips" ranks the tags
@@ -177,7 +178,8 @@ def evaluate_scores(
         JSON data: {"num_songs", "num_clips", "tags_without_positives", "tags_without_negatives",
         "roc_auc" and "average_precision": {"over_tags": {"mean", "interval"}, "over_clips": {"mean", "interval",
         "num_clips"}, "per_tag": {tag: value or None}}, "accuracy": {"mean", "interval"}}. A mean is None where
-        nothing can be scored.
+        nothing can be scored. And "roc_auc" and "average_precision" over tags, and "accuracy", with their bootstrap
+        distributions.
     """
     labels = np.asarray(labels)
     weights = resampling_weights(song_ids)
@@ -193,19 +195,22 @@ def evaluate_scores(
     per_clip = RankedScores(labels.T, scores.T).per_tag()
     is_scorable = (has_positives & has_negatives).any()
     metric_of = {"roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision}
+    distributions: dict[str, Score] = {}
     for index, (name, metric) in enumerate(metric_of.items()):
         value, per_tag = metric(labels, scores) if is_scorable else (None, np.full(len(tag_names), np.nan))
         over_clips = _mean_over_clips(per_clip[index], weights).to_json()
+        distributions[name] = Score(value, resampled[index])
         result[name] = {
-            "over_tags": Score(value, resampled[index]).to_json(),
+            "over_tags": distributions[name].to_json(),
             "over_clips": {**over_clips, "num_clips": int(np.isfinite(per_clip[index]).sum())},
             "per_tag": {
                 tag: float(one) if np.isfinite(one) else None for tag, one in zip(tag_names, per_tag, strict=True)
             },
         }
     if single_label:
-        result["accuracy"] = _accuracy(labels, scores, weights).to_json()
-    return result
+        distributions["accuracy"] = _accuracy(labels, scores, weights)
+        result["accuracy"] = distributions["accuracy"].to_json()
+    return result, distributions
 
 
 def _macro_resampled(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

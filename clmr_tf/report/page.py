@@ -89,7 +89,7 @@ def make_report(results: Sequence[Result]) -> tuple[str, dict[str, Figure]]:
     lines = ["# Evaluations", f"Written by `python -m clmr_tf.report` from {len(results)} results.", ""]
     for section in sections_of(results):
         lines += [f"## {section.heading}", *_about(section), "", *main_table(section), ""]
-        lines += [*(f"- {remark}" for remark in _remarks(section)), ""]
+        lines += [*(f"- {remark}" for remark in _remarks(section)), "", *_differences(section)]
         lines += [*_few_labels(section, figures), *_by_tag(section, figures), *_ablations(section, figures)]
         lines += [*_published(section), *_details("Files", files_table(section))]
     return "\n".join(lines).rstrip("\n") + "\n", figures
@@ -225,6 +225,35 @@ def _remarks(section: Section) -> list[str]:
             "manifest.json is not beside the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
+
+
+def _differences(section: Section) -> list[str]:
+    """The differences that the results of the preset standard hold, each on the same resampled songs."""
+    lines = []
+    for number, row in enumerate(section.rows, 1):
+        for entry in (one for result in row.results for one in result.entries.get("differences", ())):
+            minus = entry["minus"]
+            features = minus["features"]
+            other = f"`{minus['file']}`" if "file" in minus else f"{features['kind']}, seed {features['seed']}"
+            cells = [f"{number}: {row.name}", other]
+            for metric in section.metrics:
+                score = entry["scores"].get(metric, {})
+                low_high = score.get("interval")
+                cells += (
+                    [f"{score['mean']:+.3f}", "{:+.3f} to {:+.3f}".format(*low_high)] if low_high else 2 * [NOTHING]
+                )
+            lines.append(cells)
+    if not lines:
+        return []
+    headings = ["row", "minus", *_with_intervals([METRIC_NAMES[metric] for metric in section.metrics])]
+    return [
+        "### Differences",
+        "Both encoders are scored on the same songs in each resampling, so a difference has a narrower interval than "
+        "the two scores suggest.",
+        "",
+        *markdown_table(headings, lines),
+        "",
+    ]
 
 
 def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:

@@ -138,8 +138,7 @@ def read_results(folder: Path) -> list[Result]:
     results = [read_result(path, path.relative_to(folder).as_posix()) for path in sorted(folder.rglob(PATTERN))]
     if not results:
         raise UsageError(
-            f"There is no {PATTERN} in {folder}; write one with `python -m clmr_tf.probe --preset released`, or give "
-            "another --results."
+            f"There is no {PATTERN} in {folder}; write one with `python -m clmr_tf.probe`, or give another --results."
         )
     return results
 
@@ -291,9 +290,9 @@ class Row:
         found, preset = self.first.protocol, PROTOCOLS[self.first.preset]
         differing = _differing(found, dataclasses.asdict(preset), {"name", "differs", "head"})
         if self.first.head in ("linear", "mlp"):
-            # The name of the row gives the first; the kind of features decides the second.
+            # The name of the row gives the first, the kind of features the second, the validation split the third.
             usual = dataclasses.asdict(preset.head)
-            differing += _differing(found["head"], usual, {"hidden_units", "standardise"})
+            differing += _differing(found["head"], usual, {"hidden_units", "standardise", "l2"})
         return ", ".join([self.first.preset, *differing])
 
     @property
@@ -353,11 +352,12 @@ def row_key(result: Result, *without: str) -> str:
         without: What may differ as well, "labels" or "augmentation".
     """
     unnamed = {name: value for name, value in result.protocol.items() if name not in ("name", "differs", "interval")}
+    has_no_fixed_head = result.head not in ("linear", "mlp") or result.preset == "standard"
     key: dict[str, Any] = {
         "name": result.name,
         "preset": result.preset,
-        # The grid chooses the numbers of its head.
-        "protocol": unnamed | ({} if result.head in ("linear", "mlp") else {"head": None}),
+        # With the presets grid and standard, the validation split chooses the numbers of the head.
+        "protocol": unnamed | ({"head": None} if has_no_fixed_head else {}),
         "labels": result.labels_used,
     }
     training, features = result.training, result.features

@@ -187,7 +187,7 @@ def songs(tmp_path_factory) -> Corpus:
 
 
 def result_of(model_folder: Path, corpus: Corpus) -> dict:
-    result, head = probe_model(ProbeConfig(model_folder, str(corpus.folder), seed=SEED))
+    result, head = probe_model(ProbeConfig(model_folder, str(corpus.folder), seed=SEED, preset="quick"))
     assert head is None
     return result
 

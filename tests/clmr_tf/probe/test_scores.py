@@ -67,7 +67,7 @@ def test_tags_whose_positives_or_negatives_have_no_weight_are_left_out():
 
 def test_scores_over_tags_and_over_clips_equal_scikit_learn(tagged):
     labels, scores, songs = tagged
-    result = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
+    result, _ = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
     rows = (labels.sum(axis=1) > 0) & (labels.sum(axis=1) < 5)
     for name, metric in METRICS.items():
         expected = metric(labels[:, :4], scores[:, :4], average=None)
@@ -86,7 +86,7 @@ def test_scores_over_tags_and_over_clips_equal_scikit_learn(tagged):
 def test_intervals_equal_a_bootstrap_that_repeats_the_clips_of_songs(tagged, monkeypatch):
     monkeypatch.setattr(scores_module, "NUM_RESAMPLINGS", 40)
     labels, scores, songs = tagged
-    result = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
+    result, _ = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
     names = sorted(set(songs))
     clips_of = {name: [clip for clip, song in enumerate(songs) if song == name] for name in names}
     generator = np.random.default_rng(0)
@@ -122,8 +122,8 @@ def test_clips_of_a_song_are_resampled_together():
     labels = np.eye(2)[np.arange(40) % 2]
     scores = labels + np.random.default_rng(1).standard_normal((40, 2))
     songs = [str(clip) for clip in range(40)]
-    once = evaluate_scores(labels, scores, songs, "ab", single_label=True)
-    twice = evaluate_scores(np.tile(labels, (2, 1)), np.tile(scores, (2, 1)), songs * 2, "ab", single_label=True)
+    once, _ = evaluate_scores(labels, scores, songs, "ab", single_label=True)
+    twice, _ = evaluate_scores(np.tile(labels, (2, 1)), np.tile(scores, (2, 1)), songs * 2, "ab", single_label=True)
     assert once["accuracy"] == twice["accuracy"]
     expected = once["roc_auc"]["over_tags"]["interval"]
     assert twice["roc_auc"]["over_tags"]["interval"] == pytest.approx(expected, abs=1e-12)
@@ -132,7 +132,7 @@ def test_clips_of_a_song_are_resampled_together():
 def test_single_labels_have_an_accuracy(tagged):
     _, scores, songs = tagged
     classes = np.random.default_rng(2).integers(5, size=40)
-    result = evaluate_scores(np.eye(5)[classes], scores, songs, TAGS, single_label=True)
+    result, _ = evaluate_scores(np.eye(5)[classes], scores, songs, TAGS, single_label=True)
     expected = accuracy_score(classes, scores.argmax(axis=1))
     assert result["accuracy"]["mean"] == pytest.approx(expected, abs=1e-12)
     assert main_metric(np.eye(5)[classes], scores, True) == pytest.approx(expected, abs=1e-12)
@@ -141,7 +141,7 @@ def test_single_labels_have_an_accuracy(tagged):
 
 def test_where_nothing_can_be_scored_there_is_no_number():
     nothing = np.zeros((3, 2))
-    result = evaluate_scores(nothing, nothing, ["a", "b", "c"], "xy", single_label=False)
+    result, _ = evaluate_scores(nothing, nothing, ["a", "b", "c"], "xy", single_label=False)
     assert result["roc_auc"]["over_tags"] == {"mean": None, "interval": None}
     assert result["roc_auc"]["over_clips"] == {"mean": None, "interval": None, "num_clips": 0}
     assert result["tags_without_positives"] == ["x", "y"]

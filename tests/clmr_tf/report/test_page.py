@@ -162,3 +162,30 @@ def test_a_name_with_a_bar_is_one_cell(tmp_path):
     page, _ = make_report(read_results(tmp_path))
     assert "| a&#124;b | 0.500 |" in page
     assert all(len({len(row) for row in table}) == 1 for table in tables_of(page))
+
+
+def test_differences_are_those_of_the_results(tmp_path):
+    features = {"kind": "untrained", "seed": 42}
+    scores = {
+        "average_precision": {"mean": 0.125, "interval": [-0.02, 0.25]},
+        "roc_auc": {"mean": None, "interval": None},
+    }
+    compared = result(0.5, preset="standard", kind="model")
+    compared["differences"] = [
+        {"minus": {"features": features}, "scores": scores},
+        {"minus": {"file": "other/evaluation-a.json", "features": {"kind": "model"}}, "scores": scores},
+    ]
+    # The validation split chooses the strength, so two seeds with other strengths are one row.
+    again = result(0.5, preset="standard", kind="model", seed=43)
+    compared["protocol"]["head"]["l2"], again["protocol"]["head"]["l2"] = 0.1, 0.001
+    (section,) = sections_in(tmp_path, compared, again)
+    (row,) = section.rows
+    assert row.protocol_text == "standard"
+    page, _ = make_report(read_results(tmp_path))
+    (table,) = [table for table in tables_of(page) if table[0][1] == "minus"]
+    shown = ["-", "-", "+0.125", "-0.020 to +0.250"]
+    assert table[2:] == [
+        ["1: CLMR linear", "untrained, seed 42", *shown],
+        ["1: CLMR linear", "`other/evaluation-a.json`", *shown],
+    ]
+    assert "### Differences" not in make_report(read_results(tmp_path / "1"))[0]
