@@ -106,6 +106,7 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.embed
+	$(RUN) -m benchmarks.encoders --speed
 	$(RUN) -m benchmarks.similar
 
 gpu-check: $(VENV)/run-requirements

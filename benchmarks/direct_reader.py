@@ -33,7 +33,7 @@ from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import CropReader, crop_reader
 from clmr_tf.data.direct_reader import tensorflow_io_decoders
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from pipelines.folder import FolderSettings, prepare_corpus
 from pipelines.preparation.prepare import PrepareSettings
 

@@ -112,11 +112,13 @@ def write_music(folder: Path, num_files: int) -> float:
     return num_samples / SAMPLE_RATE_HZ
 
 
-def export_everything(folder: Path, width: float) -> dict[str, str]:
-    """Exports an encoder for all runtimes; returns why runtimes are absent."""
+def export_everything(
+    folder: Path, width: float, encoder: str = "sample_cnn", kinds: Sequence[str] = tuple(FORMATS)
+) -> dict[str, str]:
+    """Exports an encoder, also to the files `kinds` for other runtimes; returns why some of these are absent."""
     from clmr_tf.export.runtimes import add_runtime_files, version_of
     from clmr_tf.export.writing import write_model_folder
-    from clmr_tf.models.sample_cnn import build_encoder
+    from clmr_tf.models.encoders import build_encoder
 
     metadata = {
         "name": "untrained",
@@ -126,13 +128,15 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
         "scores": {},
         "training": {"step": 0},
     }
-    write_model_folder(build_encoder(width=width, seed=0), folder, metadata)
+    write_model_folder(build_encoder(encoder, width=width, seed=0), folder, metadata)
     absent = {
         kind: f"{lacking[0]} is not installed"
-        for kind, wanted in FORMATS.items()
-        if (lacking := [name for name in (wanted.runtime, *wanted.converters) if version_of(name) is None])
+        for kind in kinds
+        if (
+            lacking := [name for name in (FORMATS[kind].runtime, *FORMATS[kind].converters) if version_of(name) is None]
+        )
     }
-    add_runtime_files(folder, [kind for kind in FORMATS if kind not in absent])
+    add_runtime_files(folder, [kind for kind in kinds if kind not in absent])
     return absent
 
 

@@ -26,7 +26,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import gpu_names
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model
 from clmr_tf.train.distribution import build_strategy, devices_in_words

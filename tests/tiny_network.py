@@ -2,7 +2,7 @@
 
 import pytest
 
-from clmr_tf.models import sample_cnn
+from clmr_tf.models import clip_encoder, sample_cnn
 
 CLIP_NUM_SAMPLES = 3**3
 
@@ -10,7 +10,7 @@ CLIP_NUM_SAMPLES = 3**3
 def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces SampleCNN 3^9 at 22,050 Hz with the small network."""
     monkeypatch.setitem(sample_cnn.POOL_SIZES, 22_050, (3, 3))
-    monkeypatch.setitem(sample_cnn.CLIP_NUM_SAMPLES, 22_050, CLIP_NUM_SAMPLES)
+    monkeypatch.setitem(clip_encoder.CLIP_NUM_SAMPLES, 22_050, CLIP_NUM_SAMPLES)
     monkeypatch.setattr(sample_cnn, "_BLOCK_CHANNELS", (128,))
 
 

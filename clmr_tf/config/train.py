@@ -65,6 +65,9 @@ class TrainConfig:
     into memory. Negatives and batch statistics then come from the same part only."""
     seed: int = 42
     """Seed of everything random: weights, order, crops, augmentations. A whole number from 0 to 2^31 - 1."""
+    encoder: Literal["sample_cnn", "mel_cnn", "tune", "tail"] = "sample_cnn"
+    """The network: "sample_cnn" (the paper's), "mel_cnn" (five convolutions on a log-mel spectrogram), "tune" (TUNe+, a
+    U-Net with a tail), or "tail" (Tail+5, without the connections into the tail)."""
     width: float = 1.0
     """Factor on the number of channels of the encoder. The embedding always has 512 dimensions."""
     sample_rate_hz: Literal[22050, 16000, 8000] = 22050

@@ -41,8 +41,10 @@ from clmr_tf.export.model_folder import (
 )
 from clmr_tf.export.writing import golden_audio, require_same_origin, write_model_folder
 from clmr_tf.files import put_in_place, read_arrays, require_writable, write_atomically
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, dtype_policy
+from clmr_tf.models.encoders import DEFAULT_ENCODER, build_encoder, encoder_name
 from clmr_tf.models.heads import Head, build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.run_folder import versions
 
 logger = logging.getLogger(__name__)
@@ -280,10 +282,15 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
         As for `from_pytorch`, between the golden numbers and the original network with the written weights.
 
     Raises:
-        UsageError: If the model cannot be read or the file cannot be written.
+        UsageError: If the model cannot be read, is not a SampleCNN, or the file cannot be written.
         ClmrError: If the outputs differ from the golden numbers; then nothing is written.
     """
     manifest, encoder = read_manifest(folder), read_encoder(folder)
+    if encoder_name(encoder) != DEFAULT_ENCODER:
+        raise UsageError(
+            f"The released code builds only SampleCNN, and the encoder in {folder} is {encoder_name(encoder)}; give a "
+            f"model that was trained with --encoder {DEFAULT_ENCODER}."
+        )
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
     _require_original_head(folder, head)
     require_writable(checkpoint, "--out")

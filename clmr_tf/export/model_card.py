@@ -238,13 +238,15 @@ def _introduction(manifest: dict[str, Any]) -> str:
     clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
     architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
     width, num_tags = architecture["arguments"].get("width", 1.0), len(manifest["tag_names"])
+    encoder = architecture["arguments"].get("encoder")
+    option = f" (`--encoder {encoder}`)" if encoder else ""
     command = "convert" if "converted_from" in manifest["training"] else "export"
     tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
     lines = [
         f"# {manifest['name']}",
         f"Encodes {clip / rate:.2f} s of music as {dimensions} numbers, the input of linear classifiers. An encoder "
         f"as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
-        f"{architecture['class']} of width {width:g}.",
+        f"{architecture['class']}{option} of width {width:g}.",
         "",
         f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again for every score.",
         "",

@@ -1,7 +1,7 @@
 """Reads model folders and checks them against their golden numbers.
 
 saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
-encoder.weights.h5    the same weights for `SampleCNN`
+encoder.weights.h5    the same weights for `clmr_tf.models.encoders.build_encoder`
 manifest.json         architecture, input, training, origin of an added head, scores, licence
 head.npz              optional: from the embedding to the logits of the tags
 projector.npz         optional, of converted models: from the embedding to the projection
@@ -23,8 +23,9 @@ import tensorflow as tf
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_card import model_card
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -85,7 +86,7 @@ GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""
 
 
-def read_encoder(folder: Path) -> SampleCNN:
+def read_encoder(folder: Path) -> ClipEncoder:
     """The encoder of a model folder, with its weights.
 
     Raises:
@@ -202,7 +203,7 @@ def check_golden(folder: Path) -> None:
         _require_equal(folder / PROJECTOR_FILE, "projections", projected, golden["projection"])
 
 
-def check_golden_of(folder: Path, encoder: SampleCNN) -> None:
+def check_golden_of(folder: Path, encoder: ClipEncoder) -> None:
     """Checks the outputs of an encoder and of the head in its model folder against the golden numbers.
 
     Raises:
@@ -278,7 +279,7 @@ def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.nda
         )
 
 
-def weights_hash(encoder: SampleCNN) -> str:
+def weights_hash(encoder: ClipEncoder) -> str:
     """SHA-256 of a built encoder: names, shapes and values of its variables, clip length and sample rate."""
     digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
     for variable in encoder.variables:

@@ -40,7 +40,7 @@ class RuntimeFormat:
         file: Name in the model folder.
         title: Description for the manifest and the model card.
         bytes_per_weight: Size of a weight of the encoder.
-        bytes_per_head_weight: Size of a weight of the head.
+        bytes_per_head_weight: Size of a weight of the head, and of a constant of the encoder.
         converters: Packages that write it, besides TensorFlow.
         runtime: Package that runs it.
         max_error: Of an embedding, relative to the largest golden value; None if only the cosine is limited.
@@ -201,8 +201,10 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
         ClmrError: If a conversion or a check failed; the other files have been written.
     """
     failures = []
-    num_weights = read_encoder(folder).count_params()
-    num_head_weights = sum(part.size for part in read_head(folder).weights) if gives_tags(folder) else 0
+    encoder = read_encoder(folder)
+    num_weights = encoder.count_params()
+    num_others = encoder.num_constants
+    num_others += sum(part.size for part in read_head(folder).weights) if gives_tags(folder) else 0
     with tempfile.TemporaryDirectory(prefix=".runtimes.", dir=folder) as draft:
         reasons = _convert(folder, Path(draft), kinds)
         for kind in kinds:
@@ -210,7 +212,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             try:
                 if kind in reasons:
                     raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
-                min_num_bytes = num_weights * wanted.bytes_per_weight + num_head_weights * wanted.bytes_per_head_weight
+                min_num_bytes = num_weights * wanted.bytes_per_weight + num_others * wanted.bytes_per_head_weight
                 description = _checked(Path(draft) / wanted.file, wanted, folder, min_num_bytes)
             except ClmrError as error:
                 failures.append(str(error))

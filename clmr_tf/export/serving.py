@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from clmr_tf.audio.downmix import mono_weights
 from clmr_tf.audio.resampling import plan_block, resample_block
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 # "RIFF", size, "WAVE".
@@ -169,7 +169,7 @@ class ServedModel:
         single_label: Softmax instead of sigmoids.
     """
 
-    def __init__(self, encoder: SampleCNN, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
+    def __init__(self, encoder: ClipEncoder, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
         self._encoder = encoder
         # One function, so that the network is traced once for all signatures.
         self._encode = tf.function(

@@ -34,8 +34,9 @@ from clmr_tf.export.model_folder import (
 )
 from clmr_tf.export.serving import ServedModel, write_warm_up_requests
 from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern, writable_or_usage_error
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models.encoders import DEFAULT_ENCODER, architecture_of
 from clmr_tf.models.heads import Head, head_file_of
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def _origin(training: dict[str, Any]) -> Any:
     with contextlib.suppress(KeyError, IndexError, TypeError):
         # The time alone is not enough: two runs with different seeds may start in the same second.
         run, settings = training["run"], training["config"]
-        return run["starts"][0], settings["seed"], settings["width"]
+        encoder = settings.get("encoder", DEFAULT_ENCODER)
+        return run["starts"][0], settings["seed"], settings["width"], encoder
     return None
 
 
@@ -163,7 +165,7 @@ def keep_files(folder: Path, draft: Path) -> None:
 
 
 def write_model_folder(
-    encoder: SampleCNN,
+    encoder: ClipEncoder,
     folder: Path,
     manifest_entries: dict[str, Any],
     head: Head | None = None,
@@ -224,14 +226,14 @@ def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
     return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
 
 
-def _require_space(folder: Path, encoder: SampleCNN) -> None:
+def _require_space(folder: Path, encoder: ClipEncoder) -> None:
     # HDF5 crashes the process if the disk fills up.
     needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
 
 
-def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
+def _require_finite(encoder: ClipEncoder, golden: dict[str, np.ndarray]) -> None:
     # The weights too, because ReLU turns NaN into 0, and embeddings can be finite again.
     numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
     found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
@@ -244,7 +246,7 @@ def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
 
 
 def _write(
-    encoder: SampleCNN,
+    encoder: ClipEncoder,
     folder: Path,
     manifest_entries: dict[str, Any],
     head: Head | None,
@@ -270,10 +272,9 @@ def _write(
         archive.add_endpoint(name=name, fn=function, input_signature=specification)
     archive.write_out(str(folder / SAVED_MODEL), verbose=False)
     write_warm_up_requests(folder / SAVED_MODEL, manifest_entries["name"], clip_num_samples)
-    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {
         "format_version": FORMAT_VERSION,
-        "architecture": {"class": "SampleCNN", "arguments": arguments},
+        "architecture": {"class": type(encoder).__name__, "arguments": architecture_of(encoder)},
         "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
         "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
         **manifest_entries,
@@ -307,7 +308,7 @@ class ProbeHead:
         return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.origin}
 
 
-def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
+def read_probe_head(result_file: Path, encoder: ClipEncoder) -> ProbeHead:
     """Reads the head that a probe trained on the embeddings of an encoder.
 
     Args:

@@ -22,7 +22,7 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import UnreadableArraysError, exclusive_lock, read_arrays, require_writable, write_atomically
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from clmr_tf.files import UnreadableArraysError, read_arrays
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
 PROJECTION_DIM = 64
 

@@ -16,8 +16,8 @@ from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe.comparison import PAIRED, difference, paired_scores, read_compared, require_same_examples
 from clmr_tf.probe.features import (
     EncoderFeatures,

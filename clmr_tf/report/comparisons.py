@@ -96,7 +96,7 @@ def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
         model = _best([row for row in models if row.first.head == "linear"] or models)
         if model is None:
             continue
-        supervised = [row for row in alike if row.name == "SampleCNN supervised"]
+        supervised = [row for row in alike if row.first.head == "own" and row.first.objective == "supervised"]
         baselines = [row for row in alike if row.first.kind != "model" and row.protocol_text == model.protocol_text]
         other = _best(supervised) or _best(baselines)
         if other is not None:

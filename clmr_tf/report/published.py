@@ -10,7 +10,7 @@ from clmr_tf.report.results import Result, name_of
 _ABLATION_TABLES = ("one augmentation alone", "probability of one augmentation")
 _LABEL_TABLE = "few labels"
 # Settings of a training, besides its corpus, steps and augmentation, that must equal those of the recipe.
-_SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "width", "sample_rate_hz")
+_SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "encoder", "width", "sample_rate_hz")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,9 @@ class Result:
     @property
     def name(self) -> str:
         """Features and head, such as "CLMR linear"."""
-        return name_of(self.kind, self.head, self.objective)
+        # An architecture without the name of an encoder is SampleCNN.
+        encoder = self.features.get("architecture", {}).get("encoder", "SampleCNN")
+        return name_of(self.kind, self.head, self.objective).replace("SampleCNN", encoder)
 
     @property
     def labels_used(self) -> tuple[str, float]:

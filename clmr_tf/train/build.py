@@ -10,8 +10,9 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
+from clmr_tf.models.clip_encoder import dtype_policy
+from clmr_tf.models.encoders import encoder_class
 from clmr_tf.models.heads import build_classifier, build_projector
-from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
 from clmr_tf.train.checkpoints import named_variables
 from clmr_tf.train.optimizers import build_optimizer
 from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainingModel, WeightUpdate
@@ -143,7 +144,9 @@ def build_model(config: TrainConfig, plan: RunPlan | None = None, label_spec: La
     augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
     chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     with dtype_policy(config.precision):
-        encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed)
+        encoder = encoder_class(config.encoder)(
+            width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed
+        )
         shared = {"jit_views": config.jit, "num_micro_batches": config.micro_batches}
         model: TrainingModel
         if label_spec is None:

@@ -21,7 +21,7 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import crop_reader, window_starts
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import sync, write_atomically
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.train.step import TrainingModel
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def log_views(log: RunLog, model: TrainingModel, dataset: tf.data.Dataset, confi
 
 
 def log_embeddings(
-    log: RunLog, encoder: SampleCNN, corpus: Corpus, after_batch: Callable[[], None] = lambda: None
+    log: RunLog, encoder: ClipEncoder, corpus: Corpus, after_batch: Callable[[], None] = lambda: None
 ) -> None:
     """Shows embeddings of the validation split in the projector, with song, tags and time of each window.
 

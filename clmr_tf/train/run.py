@@ -21,7 +21,7 @@ from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import unusable_gpu
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import LabelSpec, RunPlan, build_model, checkpoint_groups, plan_of, steps_of_epochs
 from clmr_tf.train.callbacks import (

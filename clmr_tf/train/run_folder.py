@@ -23,8 +23,9 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import exclusive_lock, refuse_pattern, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import hardware
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, build_classifier
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 from clmr_tf.train.checkpoints import named_variables, restore_newest
 
 logger = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
         )
 
 
-def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, int]:
+def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[ClipEncoder, int]:
     """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
 
     If the run keeps a running average of its weights, these are the weights.
@@ -260,7 +261,7 @@ def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[SampleCNN, i
     return encoder, step
 
 
-def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[SampleCNN, Head, int]:
+def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[ClipEncoder, Head, int]:
     """As `read_run_encoder`, with the classifier of a run with labels."""
     encoder, classifier, step = _read_run(workdir, best, num_tags)
     weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
@@ -268,10 +269,10 @@ def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> t
     return encoder, Head(mean, standard_deviation, weights), step
 
 
-def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[SampleCNN, keras.Model | None, int]:
+def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[ClipEncoder, keras.Model | None, int]:
     refuse_pattern(workdir)
     config = read_config(workdir)
-    encoder = build_encoder(width=config.width, sample_rate_hz=config.sample_rate_hz)
+    encoder = build_encoder(config.encoder, width=config.width, sample_rate_hz=config.sample_rate_hz)
     parts: dict[str, keras.Model] = {"encoder": encoder}
     if num_tags is not None:
         with dtype_policy("float32"):

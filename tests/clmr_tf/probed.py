@@ -11,7 +11,8 @@ import tensorflow as tf
 from clmr_tf.data.corpus import Corpus, CorpusTask, Label
 from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from tests.synthetic import write_corpus
 
 CLIP = 59049

@@ -8,8 +8,8 @@ import pytest
 
 from clmr_tf.errors import ClmrError
 from clmr_tf.inference.encoder import Encoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe.evaluation import clip_scores
 from clmr_tf.probe.features import (
     EncoderFeatures,

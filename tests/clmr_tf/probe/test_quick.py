@@ -17,7 +17,8 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
 from clmr_tf.metrics import accuracy, average_precision
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.features import LabeledFeatures
 from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe, fit_linear_probe, wilson_interval

@@ -11,7 +11,8 @@ from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, 
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
 from clmr_tf.probe import retrieval
 from clmr_tf.probe.features import EncoderFeatures, MelFeatures

@@ -12,8 +12,9 @@ from sklearn.metrics import average_precision_score
 from clmr_tf.data.corpus import PCM_FILE, Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.writing import read_probe_head
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import probabilities
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
 from clmr_tf.probe.heads import fit_logistic_head
 from clmr_tf.probe.protocols import L2_STRENGTHS, LogisticSettings

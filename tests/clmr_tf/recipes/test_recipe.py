@@ -7,7 +7,7 @@ import yaml
 
 from clmr_tf.data.resolution import is_pipeline
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.recipes.recipe import (
     PUBLISHED_CORPORA,
     RECIPES,

@@ -10,8 +10,8 @@ from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.export.writing import write_model_folder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe import __main__ as probe
 from clmr_tf.probe.evaluation import FORMAT_VERSION
 from clmr_tf.report.__main__ import main
