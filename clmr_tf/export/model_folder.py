@@ -97,7 +97,8 @@ def read_encoder(folder: Path) -> ClipEncoder:
         encoder = build_encoder(**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments}; export the model again."
+            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments} ({error}); export the "
+            "model again."
         ) from error
     path = folder / WEIGHTS_FILE
     try:

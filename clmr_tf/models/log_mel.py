@@ -18,6 +18,9 @@ class LogMel:
     defaults. The logarithm is that of musicnn (Pons and Serra 2019): silence gives 0, and the floor of 1e-4 is 40 dB
     above the noise of 16 bits.
 
+    A frame is symmetrical around its middle but for signs: the cosines are, and the sines are with the other sign. So
+    the transform takes the sums and the differences of the two halves, with half of the products.
+
     Call: float32 or float64 [batch, samples] -> the same type [batch, frames, bands].
 
     Args:
@@ -26,7 +29,8 @@ class LogMel:
         num_bands: Number of bands.
 
     Attributes:
-        waves: Windowed cosines, then sines, of the frequencies within a band, float64 [window, 2 frequencies].
+        cosines: Windowed, of the frequencies within a band, float64 [window / 2, frequencies].
+        sines: The same without the last row, which is zero, float64 [window / 2 - 1, frequencies].
         filters: From powers to bands, float64 [frequencies, bands].
 
     Raises:
@@ -42,11 +46,17 @@ class LogMel:
         # 0 Hz and the Nyquist frequency are the ends of the outer triangles, where these are zero.
         bins = np.arange(1, window_num_samples // 2)
         self.filters = mel_filters(bins * sample_rate_hz / window_num_samples, sample_rate_hz, num_bands)
-        samples = np.arange(window_num_samples)
+        # The window is 0 at the first sample of a frame, and symmetrical around the middle, which is the last one here.
+        samples = np.arange(1, window_num_samples // 2 + 1)[:, np.newaxis]
         window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / window_num_samples)
         # In integers first, so that the phases are exact.
-        phases = 2 * np.pi * (samples[:, np.newaxis] * bins % window_num_samples) / window_num_samples
-        self.waves = window[:, np.newaxis] * np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
+        phases = 2 * np.pi * (samples * bins % window_num_samples) / window_num_samples
+        self.cosines, self.sines = window * np.cos(phases), (window * np.sin(phases))[:-1]
+
+    @property
+    def num_constants(self) -> int:
+        """How many numbers the matrices have."""
+        return self.cosines.size + self.sines.size + self.filters.size
 
     def __call__(self, audio: tf.Tensor, zero: tf.Tensor | None = None) -> tf.Tensor:
         """The spectrogram of audio.
@@ -59,12 +69,13 @@ class LogMel:
         hop = self.window_num_samples // 2
         num_blocks = audio.shape[1] // hop
         blocks = tf.reshape(audio[:, : num_blocks * hop], [-1, num_blocks, hop])
-        frames = tf.reshape(tf.concat([blocks[:, :-1], blocks[:, 1:]], axis=2), [-1, self.window_num_samples])
-        waves, filters = (tf.constant(matrix, audio.dtype) for matrix in (self.waves, self.filters))
-        if zero is not None:
-            waves, filters = waves + zero, filters + zero
-        cosines, sines = tf.split(frames @ waves, 2, axis=1)
-        bands = (tf.square(cosines) + tf.square(sines)) @ filters
+        # A frame is two blocks. Its first sample does not count, and the first one of the second block is its middle.
+        before, middle, after = blocks[:, :-1, 1:], blocks[:, 1:, :1], tf.reverse(blocks[:, 1:, 1:], [2])
+        sums = tf.reshape(tf.concat([before + after, middle], axis=2), [-1, hop])
+        differences = tf.reshape(before - after, [-1, hop - 1])
+        matrices = [tf.constant(matrix, audio.dtype) for matrix in (self.cosines, self.sines, self.filters)]
+        cosines, sines, filters = matrices if zero is None else [matrix + zero for matrix in matrices]
+        bands = (tf.square(sums @ cosines) + tf.square(differences @ sines)) @ filters
         # Not log1p, which LiteRT does not have.
         logarithms = tf.math.log(bands / self.floor + 1.0)
         return tf.reshape(logarithms, [-1, num_blocks - 1, self.filters.shape[1]])

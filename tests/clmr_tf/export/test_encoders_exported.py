@@ -125,10 +125,8 @@ def test_what_only_fits_another_encoder_is_one_sentence(exported, tmp_path):
 def test_weights_of_another_encoder_and_unknown_names_are_refused(exported, folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, complaint in ((exported.name, "cannot be loaded"), ("mel_cn", "cannot be built.*did you mean `mel_cnn`")):
-        manifest["architecture"]["arguments"]["encoder"] = name
+        manifest["architecture"]["arguments"] = {"encoder": name, "width": 0.0625, "sample_rate_hz": 22050}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        arguments = manifest["architecture"]["arguments"]
-        arguments.pop("pooling", None)
         with pytest.raises(UsageError, match=complaint) as error:
             load_encoder(folder)
         assert "\n" not in str(error.value)

@@ -50,7 +50,3 @@ def test_a_run_resumes_with_its_encoder_and_is_read_as_one(corpus, tmp_path, enc
     other = config_of(corpus, tmp_path / "run", "sample_cnn", 3)
     with pytest.raises(UsageError, match=rf"run with other settings \(encoder {encoder} -> sample_cnn\); choose"):
         train(other)
-    if encoder == "mel_cnn":
-        train(config_of(corpus, tmp_path / "whole", encoder, 2))
-        whole = state(tmp_path / "whole")
-        assert whole.keys() == second.keys() and all(np.array_equal(whole[name], second[name]) for name in whole)
