@@ -41,6 +41,7 @@ def commands(monkeypatch):
             run_metadata = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
             training = {"step": of.steps, "config": to_json(of), "run": run_metadata}
             manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
+            manifest |= {"tag_names": [], "single_label": False}
             config.out.mkdir(parents=True)
             (config.out / "manifest.json").write_text(json.dumps(manifest))
         if module == "clmr_tf.probe":
