@@ -67,7 +67,7 @@ def test_two_devices_resume_from_one_with_four_steps_per_execution(corpus, tmp_p
     shutil.rmtree(checkpoint_path(two / "checkpoints", 8))
     train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
     assert [(start["first_step"], start["num_replicas"]) for start in starts(two)] == [(0, 1), (4, 2)]
-    assert_same_training(one, two, rtol=1e-4)
+    assert_same_training(one, two, rtol=1e-5 if changes else 1e-4)
     rows = metrics(one)
     assert [row["step"] for row in rows] == [4, 8]
     # Every step must change the loss for the comparison to mean something.
