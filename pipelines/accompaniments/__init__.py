@@ -12,7 +12,7 @@ Source: packages of Debian, tested with Debian 12. --download fetches them with 
 pip; nothing is installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, sf_GMbank
 (csound-soundfont) public domain, FluidR3Mono_GM MIT; tinysoundfont MIT.
 
-Expected files, in data/accompaniments or the folder behind --data:
+Expected files, in data/accompaniments or the folder given with --data:
 
     mma_*.deb                            the Debian packages
     timgm6mb-soundfont_*.deb
@@ -226,11 +226,10 @@ def _licences() -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=Options, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=Options, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: Options) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: Options, data: Path) -> Corpus:
     if options.download:
         fetch_tools(data)
     return prepare_corpus(destination, options, data)

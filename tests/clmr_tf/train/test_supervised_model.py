@@ -69,7 +69,9 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus, exported, tmp_pa
     tuned = load_encoder(config.workdir).model.trainable_variables
     for before, after in zip(weights, tuned, strict=True):
         np.testing.assert_allclose(after.numpy(), before.numpy(), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UsageError, match=r"has --width 0\.0625 and --sample-rate-hz 22050, but the run has 0\.125"):
+    with pytest.raises(
+        UsageError, match=r"--width 0\.0625 and --sample-rate-hz 22050, but the run has sample_cnn, 0\.125 and"
+    ):
         train(dataclasses.replace(config, workdir=tmp_path / "wider", width=0.125))
 
 
