@@ -27,7 +27,7 @@ def config_of(corpus, workdir, encoder: str, steps: int) -> TrainConfig:
     return TrainConfig(corpus=str(corpus.folder), workdir=workdir, encoder=encoder, steps=steps, **quick)
 
 
-@pytest.mark.parametrize("encoder", ["mel_cnn", "tune"])
+@pytest.mark.parametrize("encoder", ["mel_cnn", pytest.param("tune", marks=pytest.mark.soak)])
 def test_a_run_resumes_with_its_encoder_and_is_read_as_one(corpus, tmp_path, encoder):
     config = config_of(corpus, tmp_path / "run", encoder, 1)
     train(config)
