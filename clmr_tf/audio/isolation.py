@@ -8,7 +8,9 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
@@ -68,7 +70,7 @@ class WorkerProcess(Generic[Task, Result]):
 
     Args:
         function: Importable by name (or a `functools.partial` of such a function); tasks, results and errors must be
-            picklable.
+            picklable. All of them from other modules than the program's main one, which the process does not import.
     """
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
@@ -90,7 +92,7 @@ class WorkerProcess(Generic[Task, Result]):
             context = multiprocessing.get_context("spawn")
             self._connection, far_end = context.Pipe()
             self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
-            with _sigint_blocked():
+            with _sigint_blocked(), _main_module_hidden():
                 self._process.start()
             # Now only the worker has this end, so the pipe is closed if the worker dies.
             far_end.close()
@@ -142,8 +144,7 @@ class WorkerProcess(Generic[Task, Result]):
                 return
             exit_code = self._end()
         raise WorkerStartError(
-            f"Worker processes cannot start (exit code {exit_code}); if your own script calls this, put its code under "
-            '`if __name__ == "__main__":`, and make sure that there is enough memory.'
+            f"Worker processes cannot start (exit code {exit_code}); make sure that there is enough memory."
         )
 
     def _end(self) -> int | None:
@@ -171,6 +172,22 @@ def _sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_START_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    # Otherwise the child would import the program's main module first: seconds if that imports TensorFlow, and in a
+    # script without `if __name__ == "__main__":` another start of the same workers.
+    with _START_LOCK:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _serve(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
