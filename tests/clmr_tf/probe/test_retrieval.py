@@ -178,7 +178,10 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
         return json.loads(out.read_text(encoding="utf-8"))
 
     result = run("one")
-    assert capsys.readouterr().out.count("Minus untrained features, clean/recall at 1: ") == 1
+    shown = capsys.readouterr().out
+    assert shown.count("Minus untrained features, clean/recall at 1: ") == 1
+    # No number is cut off.
+    assert "…" not in shown
     assert result["protocol"]["num_queries"] == 36 and result["corpus"]["fingerprint"] == songs.manifest.fingerprint
     sources = [encoder_features(model), encoder_features(build_encoder(width=0.0625, seed=SEED))]
     views = draw_views(songs, CLIP, SEED)
