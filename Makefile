@@ -37,6 +37,7 @@ train: $(VENV)/run-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 300 --log-every 5 --checkpoint-every 100 --workdir $(DEMO_RUN)
 	$(RUN) -m clmr_tf.export --model $(DEMO_RUN) --out $(DEMO_MODEL) --overwrite
 	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo
+	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo --preset retrieval
 	@echo
 	@echo "Next:"
 	@echo "  $(RUN) -m clmr_tf.tag $(DEMO_SONG)   # by the model that comes with the code"
@@ -49,7 +50,7 @@ demo-model: $(VENV)/test-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 2000 --learning-rate 0.0003 --precision mixed_bfloat16 \
 	    --checkpoint-every 250 --workdir runs/demo
 	$(RUN) -m clmr_tf.export --model runs/demo --out savedmodels/demo --overwrite --licence CC-BY-SA-3.0
-	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo
+	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset quick
 	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset thesis --out savedmodels/demo/evaluation-demo.json
 	$(RUN) -m clmr_tf.export --model savedmodels/demo --head savedmodels/demo/evaluation-demo.json --tflite int8
 
@@ -69,7 +70,8 @@ test-torch: $(TORCH)/test-requirements
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py tests/clmr_tf/train/test_replicas.py \
-	    tests/clmr_tf/train/test_workers.py tests/clmr_tf/recipes/test_real_commands.py \
+	    tests/clmr_tf/train/test_workers.py tests/clmr_tf/train/test_encoders_trained.py \
+	    tests/clmr_tf/recipes/test_real_commands.py \
 	    tests/clmr_tf/audio/test_decoding_damaged_files.py \
 	    tests/clmr_tf/export/test_malformed_requests.py tests/benchmarks
 
@@ -105,6 +107,7 @@ bench: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.embed
+	$(RUN) -m benchmarks.encoders --speed
 	$(RUN) -m benchmarks.similar
 
 gpu-check: $(VENV)/run-requirements

@@ -33,7 +33,7 @@ from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.hardware import num_usable_cores
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model
 
@@ -120,7 +120,7 @@ def released_chain() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 def measure_step(clips: tf.Tensor, seeds: tf.Tensor, width: float, repetitions: int) -> float:
     """Returns the wall-clock seconds of a training step on these views without augmentation."""
-    model = build_model(TrainConfig(augmentation="none", width=width))
+    model = build_model(TrainConfig(augmentation="none", width=width).resolved())
     batch = {
         "clips": tf.reshape(clips, [len(clips) // 2, 2, -1]),
         "seeds": tf.reshape(seeds, [len(clips) // 2, 2, 2]),

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from clmr_tf.console import run_command, stdout
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 
 SAMPLE_RATE_HZ, CROP_NUM_SAMPLES = next(iter(CLIP_NUM_SAMPLES.items()))
 

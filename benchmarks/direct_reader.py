@@ -33,7 +33,7 @@ from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import CropReader, crop_reader
 from clmr_tf.data.direct_reader import tensorflow_io_decoders
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from pipelines.folder import FolderSettings, prepare_corpus
 from pipelines.preparation.prepare import PrepareSettings
 
@@ -99,7 +99,7 @@ def measure(folder: Path, songs: dict[str, Song], num_crops: int) -> dict[str, o
     for name, song in songs.items():
         write(music / f"{name}.{song.suffix}", song)
     prepared, direct = (
-        prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_share=0.0))
+        prepare_corpus(music, folder / reader, PrepareSettings(reader=reader), FolderSettings(valid_fraction=0.0))
         for reader in ("prepared", "direct")
     )
     # The format of the source does not matter for PCM.

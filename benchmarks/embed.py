@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
+from benchmarks.pytorch_environment import NOT_REQUESTED, python_with_pytorch
 from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
 from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.audio.decoding import load_audio
@@ -42,20 +42,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         workers = dict(_workers(options, folder, stack, absent))
         for _ in range(options.repeats):
-            embedded = workers[PACKAGE].tell("embed")
+            embedded = workers[PACKAGE].request("embed")
             rounds["clmr_tf"].append(embedded["seconds"])
             rounds["cpu"].append(embedded["cpu_seconds"])
-            rounds["decoding"].append(workers[PACKAGE].tell("decode")["seconds"])
+            rounds["decoding"].append(workers[PACKAGE].request("decode")["seconds"])
             if "pytorch" in workers:
-                answer = workers["pytorch"].tell("embed")
+                answer = workers["pytorch"].request("embed")
                 rounds["pytorch"].append(answer["seconds"])
                 if answer["num_windows"] != embedded["num_windows"]:
                     raise ClmrError(
                         "The two encoders embedded different numbers of windows, so their times cannot be compared."
                     )
             for name, worker in workers.items():
-                one = worker.tell("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
-                many = worker.tell("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
+                one = worker.request("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
+                many = worker.request("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
                 latencies.setdefault(name, []).append(statistics.median(one))
                 rates.setdefault(name, []).append(options.batch_size / many[0])
         versions = {name: worker.about["version"] for name, worker in workers.items()}
@@ -112,13 +112,15 @@ def write_music(folder: Path, num_files: int) -> float:
     return num_samples / SAMPLE_RATE_HZ
 
 
-def export_everything(folder: Path, width: float) -> dict[str, str]:
-    """Exports an encoder for all runtimes; returns why runtimes are absent."""
+def export_everything(
+    folder: Path, width: float, encoder: str = "sample_cnn", kinds: Sequence[str] = tuple(FORMATS)
+) -> dict[str, str]:
+    """Exports an encoder, also to the files `kinds` for other runtimes; returns why some of these are absent."""
     from clmr_tf.export.runtimes import add_runtime_files, version_of
     from clmr_tf.export.writing import write_model_folder
-    from clmr_tf.models.sample_cnn import build_encoder
+    from clmr_tf.models.encoders import build_encoder
 
-    facts = {
+    metadata = {
         "name": "untrained",
         "licence": "unspecified",
         "tag_names": [],
@@ -126,13 +128,15 @@ def export_everything(folder: Path, width: float) -> dict[str, str]:
         "scores": {},
         "training": {"step": 0},
     }
-    write_model_folder(build_encoder(width=width, seed=0), folder, facts)
+    write_model_folder(build_encoder(encoder, width=width, seed=0), folder, metadata)
     absent = {
         kind: f"{lacking[0]} is not installed"
-        for kind, wanted in FORMATS.items()
-        if (lacking := [name for name in (wanted.runtime, *wanted.converters) if version_of(name) is None])
+        for kind in kinds
+        if (
+            lacking := [name for name in (FORMATS[kind].runtime, *FORMATS[kind].converters) if version_of(name) is None]
+        )
     }
-    add_runtime_files(folder, [kind for kind in FORMATS if kind not in absent])
+    add_runtime_files(folder, [kind for kind in kinds if kind not in absent])
     return absent
 
 
@@ -154,7 +158,7 @@ def _workers(
     if options.pytorch:
         python = python_with_pytorch(folder / "pytorch", absent)
     if python is None:
-        absent.setdefault("pytorch", NOT_ASKED)
+        absent.setdefault("pytorch", NOT_REQUESTED)
         return
     size = ("--width", options.width, "--batch-size", options.batch_size)
     try:

@@ -26,7 +26,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.hardware import gpu_names
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model
 from clmr_tf.train.distribution import build_strategy, devices_in_words
@@ -158,7 +158,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     seconds = {}
 
-    def look_at(promises: Sequence[Promise], numbers: Numbers, reference: Numbers) -> None:
+    def compare_numbers(promises: Sequence[Promise], numbers: Numbers, reference: Numbers) -> None:
         for promise in promises:
             error = error_of(promise, numbers, reference)
             found[promise.name] = {
@@ -171,14 +171,14 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     for precision, promises in zip(PRECISIONS, (FLOAT32_PROMISES, BFLOAT16_PROMISES), strict=True):
         one = Check(single, _config(options, precision))
         numbers = one.numbers()
-        look_at(promises, numbers, reference)
+        compare_numbers(promises, numbers, reference)
         seconds[precision] = one.seconds(options.num_steps)
         if precision == "float32":
             numbers_of_one = numbers
     devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")[:2]
     if len(devices) == 2:
         two = build_strategy("mirrored", 2)
-        look_at([TWO_DEVICES_PROMISE], Check(two, _config(options, "float32")).numbers(), numbers_of_one)
+        compare_numbers([TWO_DEVICES_PROMISE], Check(two, _config(options, "float32")).numbers(), numbers_of_one)
     return {
         "ran_on": devices_in_words(single),
         "is_cpu_alone": not gpus,
@@ -203,7 +203,7 @@ def _config(options: argparse.Namespace, precision: str) -> TrainConfig:
         learning_rate=0.1,
         augmentation=options.augmentation,
         steps=options.num_steps + 2,
-    )
+    ).resolved()
 
 
 def _numbers_of_cpu(options: argparse.Namespace, path: Path) -> Numbers:

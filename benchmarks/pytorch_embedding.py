@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.pytorch_step import CLIP_NUM_SAMPLES, build_encoder
-from benchmarks.worker import answers_apart, seconds_of, serve
+from benchmarks.worker import reserve_standard_output, seconds_of, serve
 
 
 class Embedding:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--num-threads", type=int, required=True)
     options = parser.parse_args()
-    answers_apart()
+    reserve_standard_output()
     torch.set_num_threads(options.num_threads)
     embedding = Embedding(options.width, options.audio, options.batch_size)
     serve({"embed": embedding.embed, "windows": embedding.windows}, about={"version": torch.__version__})

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 PYTORCH_PACKAGES = ("torch==2.13.0", "numpy<3")
-NOT_ASKED = "not asked for"
+NOT_REQUESTED = "not requested"
 
 
 def python_with_pytorch(folder: Path, absent: dict[str, str]) -> Path | None:

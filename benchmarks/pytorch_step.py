@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.peak_memory import peak_memory_mb
-from benchmarks.worker import answers_apart, serve
+from benchmarks.worker import reserve_standard_output, serve
 
 CLIP_NUM_SAMPLES = 59049
 EMBEDDING_DIM, PROJECTION_DIM = 512, 64
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, required=True)
     parser.add_argument("--num-threads", type=int, required=True)
     options = parser.parse_args()
-    answers_apart()
+    reserve_standard_output()
     torch.set_num_threads(options.num_threads)
     step = TrainingStep(options.batch_size, options.width)
     serve(

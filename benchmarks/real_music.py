@@ -27,9 +27,9 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import read_manifest
 
 PSEUDO_TAGS = "pseudo-tags"
-SEEDS_OF_SHARE = {1.0: (42,), 0.1: (42, 43, 44), 0.01: (42, 43, 44)}
+SEEDS_OF_FRACTION = {1.0: (42,), 0.1: (42, 43, 44), 0.01: (42, 43, 44)}
 """Fractions of the labelled songs, and seeds of the subsets: scores with few songs depend on which are drawn."""
-_SHARES_AND_SEEDS = [(share, seed) for share, seeds in SEEDS_OF_SHARE.items() for seed in seeds]
+_FRACTIONS_AND_SEEDS = [(fraction, seed) for fraction, seeds in SEEDS_OF_FRACTION.items() for seed in seeds]
 _FEATURES = ("majority", "untrained", "mel", "musicnn", "model")
 _OTHERS = {"musicnn": "pipelines.musicnn:MusicnnFeatures"}
 _PRECISION = ("--precision", "mixed_bfloat16")
@@ -74,16 +74,16 @@ def clmr(num_steps: int) -> Model:
     return Model("clmr", (*options, *_PRECISION))
 
 
-def supervised(share: float, num_steps: int, seed: int) -> Model:
+def supervised(fraction: float, num_steps: int, seed: int) -> Model:
     """The same encoder trained with a fraction of the labels, with early stopping on the validation loss.
 
     The learning rate is Lee et al.'s 0.01, because with the released baseline's 3e-4 SGD learns too little in so few
     steps.
     """
-    options = ("--objective", "supervised", "--task", PSEUDO_TAGS, "--width", "0.5", "--labels", f"{share:g}")
+    options = ("--objective", "supervised", "--task", PSEUDO_TAGS, "--width", "0.5", "--labels", f"{fraction:g}")
     ends = ("--steps", str(num_steps), "--validate-every", "50", "--early-stopping", "6", "--checkpoint-every", "50")
     metric = ("--best-metric", "validation_loss", "--learning-rate", "0.01", "--seed", str(seed))
-    return Model(f"supervised-{share:g}-{seed}", (*options, *ends, *metric, *_PRECISION), takes_best=True)
+    return Model(f"supervised-{fraction:g}-{seed}", (*options, *ends, *metric, *_PRECISION), takes_best=True)
 
 
 def with_one_augmentation(preset: str, num_steps: int) -> Model:
@@ -97,7 +97,7 @@ def models_of(num_steps: int, num_supervised_steps: int, num_ablation_steps: int
     presets = ["none", *(f"only-{name}" for name in AUGMENTATION_NAMES)] if num_ablation_steps else []
     return [
         clmr(num_steps),
-        *(supervised(share, num_supervised_steps, seed) for share, seed in _SHARES_AND_SEEDS),
+        *(supervised(fraction, num_supervised_steps, seed) for fraction, seed in _FRACTIONS_AND_SEEDS),
         *(with_one_augmentation(preset, num_ablation_steps) for preset in presets),
     ]
 
@@ -109,13 +109,13 @@ def evaluations_of(model: Model) -> Iterator[Evaluation]:
     elif model.name != "clmr":
         yield Evaluation(model.name)
     else:
-        for share, seed in _SHARES_AND_SEEDS:
+        for fraction, seed in _FRACTIONS_AND_SEEDS:
             for features in _FEATURES:
-                yield Evaluation(model.name, features=features, labels=share, seed=seed)
-            yield Evaluation(model.name, head="mlp", labels=share, seed=seed)
+                yield Evaluation(model.name, features=features, labels=fraction, seed=seed)
+            yield Evaluation(model.name, head="mlp", labels=fraction, seed=seed)
             # Their heads use all windows of a song, not one crop, which takes too long for three untrained encoders.
             for features in ("mel", "model"):
-                yield Evaluation(model.name, features=features, labels=share, preset="thesis", seed=seed)
+                yield Evaluation(model.name, features=features, labels=fraction, preset="thesis", seed=seed)
         for task in ("soundtrack", "artist"):
             for features in _FEATURES:
                 yield Evaluation(model.name, task, features)

@@ -73,11 +73,11 @@ def calibrated(encoder: Any, recordings: Sequence[np.ndarray]) -> bytes:
     from clmr_tf.export.converter import FoldedNetwork
 
     windows = np.concatenate(recordings)
-    chosen = windows[np.linspace(0, len(windows) - 1, NUM_CALIBRATION_WINDOWS).astype(int)]
+    selected = windows[np.linspace(0, len(windows) - 1, NUM_CALIBRATION_WINDOWS).astype(int)]
     function = FoldedNetwork(encoder).function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ({"audio": window[np.newaxis]} for window in chosen)
+    converter.representative_dataset = lambda: ({"audio": window[np.newaxis]} for window in selected)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     return converter.convert()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worker import answers_apart, seconds_of, serve
+from benchmarks.worker import reserve_standard_output, seconds_of, serve
 from clmr_tf.export.runtime_process import load
 from clmr_tf.export.runtimes import FORMATS
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     options = parser.parse_args()
-    answers_apart()
+    reserve_standard_output()
     if options.runtime == PACKAGE:
         commands = package_commands(options.model, options.music, options.num_threads, options.batch_size)
     else:

@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from clmr_tf.console import run_command, stdout
 from clmr_tf.inference.embeddings import FORMAT_VERSION, FileEmbedding, read_songs, write_table
 from clmr_tf.inference.similarity import SongIndex
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
 NUM_NEIGHBOURS = 10
 
@@ -37,8 +37,8 @@ def measure(num_songs: int, num_queries: int) -> dict[str, Any]:
         songs = [
             FileEmbedding(Path(f"{row}.mp3"), vectors[row : row + 1], times, 30.0, False) for row in range(num_songs)
         ]
-        facts = {"format_version": FORMAT_VERSION, "model_hash": "drawn", "hop_num_samples": 1}
-        write_table(table, songs, [], facts)
+        metadata = {"format_version": FORMAT_VERSION, "model_hash": "drawn", "hop_num_samples": 1}
+        write_table(table, songs, [], metadata)
         del songs
         index, open_seconds = _timed(lambda: _open(table))
     others = NearestNeighbors(n_neighbors=NUM_NEIGHBOURS, metric="cosine", algorithm="brute").fit(vectors)

@@ -12,12 +12,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
+from benchmarks.flop import forward_flop
 from benchmarks.peak_memory import peak_memory_mb
-from benchmarks.worker import answers_apart, seconds_of, serve
+from benchmarks.worker import reserve_standard_output, seconds_of, serve
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, SampleCNN
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES, EMBEDDING_DIM
+from clmr_tf.models.encoders import DEFAULT_ENCODER
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model, checkpoint_groups
 from clmr_tf.train.checkpoints import Checkpoints
@@ -82,18 +84,9 @@ class TrainingStep:
 
 
 def forward_flop_per_view(model: ContrastiveModel) -> int:
-    """Counts the multiplications and additions of convolutions and projector for one clip from their shapes."""
-    encoder: SampleCNN = model.encoder
-    num_frames, total = encoder.clip_num_samples, 0
-    pool_sizes = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
-    for convolution, pool_size in zip(encoder.convolutions, pool_sizes, strict=True):
-        num_frames //= convolution.strides[0]
-        if convolution.padding == "valid" and convolution.strides[0] == 1:
-            # The encoder pads one frame of zeros on either side.
-            num_frames += 3 - convolution.kernel_size[0]
-        total += 2 * num_frames * int(tf.size(convolution.kernel))
-        num_frames //= pool_size
-    return total + sum(2 * int(tf.size(weight)) for weight in model.projector.trainable_variables)
+    """Counts the multiplications and additions of encoder and projector for one clip."""
+    encoder, projector = model.encoder, model.projector
+    return forward_flop(encoder, (encoder.clip_num_samples,)) + forward_flop(projector, (EMBEDDING_DIM,))
 
 
 def matmul_flop_per_second(sizes: Sequence[int], repetitions: int) -> float:
@@ -118,20 +111,22 @@ def main() -> None:
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--width", type=float, required=True)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--jit", action="store_true")
     options = parser.parse_args()
-    answers_apart()
+    reserve_standard_output()
     start_xla_quietly()
     config = TrainConfig(
         corpus=options.corpus,
         corpora=options.corpora,
         batch_size=options.batch_size,
+        encoder=options.encoder,
         width=options.width,
         precision=options.precision,
         jit=options.jit,
-    )
+    ).resolved()
     step = TrainingStep(config, options.jit)
     serve(
         {

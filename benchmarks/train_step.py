@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pytorch_environment import NOT_ASKED, python_with_pytorch
+from benchmarks.pytorch_environment import NOT_REQUESTED, python_with_pytorch
 from benchmarks.worker import ROOT, Worker, WorkerFailedError
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
@@ -45,19 +45,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         sizes = QUICK_MATMUL_SIZES if options.quick else MATMUL_SIZES
 
         def matmul() -> float:
-            return float32.tell("matmul", sizes=sizes, repetitions=5)["flop_per_second"]
+            return float32.request("matmul", sizes=sizes, repetitions=5)["flop_per_second"]
 
         peaks, rounds = [matmul()], {name: [] for name in workers}
         waits: list[float] = []
         for _ in range(options.repeats):
             for name, worker in workers.items():
-                answer = worker.tell("steps", count=1 if options.quick else 3)
+                answer = worker.request("steps", count=1 if options.quick else 3)
                 rounds[name].append(statistics.median(answer["seconds"]))
                 if name == "float32":
                     waits.append(sum(answer["input_wait_seconds"]) / sum(answer["seconds"]))
         peaks.append(matmul())
-        save_seconds = statistics.median(float32.tell("save", repetitions=3)["seconds"])
-        memory = {name: worker.tell("memory")["peak_megabytes"] for name, worker in workers.items()}
+        save_seconds = statistics.median(float32.request("save", repetitions=3)["seconds"])
+        memory = {name: worker.request("memory")["peak_megabytes"] for name, worker in workers.items()}
         about = {name: worker.about for name, worker in workers.items()}
 
     step_seconds = {name: statistics.median(seconds) for name, seconds in rounds.items()}
@@ -115,12 +115,12 @@ def _workers(
     if options.jit:
         yield "jit", tensorflow("float32", "--jit")
     else:
-        absent["jit"] = NOT_ASKED
+        absent["jit"] = NOT_REQUESTED
     python = options.pytorch_python
     if options.pytorch:
         python = python_with_pytorch(Path(stack.enter_context(tempfile.TemporaryDirectory())), absent)
     if python is None:
-        absent.setdefault("pytorch", NOT_ASKED)
+        absent.setdefault("pytorch", NOT_REQUESTED)
         return
     try:
         worker = started(python, "benchmarks.pytorch_step", "--num-threads", num_usable_cores())

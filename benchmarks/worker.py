@@ -50,7 +50,7 @@ class Worker:
             raise
         """What the worker reported about itself at its start."""
 
-    def tell(self, command: str, **arguments: object) -> dict[str, Any]:
+    def request(self, command: str, **arguments: object) -> dict[str, Any]:
         """Sends a command and returns the answer.
 
         Raises:
@@ -79,7 +79,7 @@ class Worker:
 def serve(commands: Mapping[str, Command], about: Mapping[str, Any]) -> None:
     """Reports what this worker is, and answers commands until standard input ends.
 
-    After `answers_apart`, anything else written to standard output goes to standard error.
+    After `reserve_standard_output`, anything else written to standard output goes to standard error.
     """
     _answers.write(json.dumps(dict(about)) + "\n")
     for line in sys.stdin:
@@ -87,7 +87,7 @@ def serve(commands: Mapping[str, Command], about: Mapping[str, Any]) -> None:
         _answers.write(json.dumps(commands[name](**arguments)) + "\n")
 
 
-def answers_apart() -> None:
+def reserve_standard_output() -> None:
     """Reserves standard output for answers; call it before a library can print there."""
     global _answers  # noqa: PLW0603 - there is only one standard output
     _answers = os.fdopen(os.dup(1), "w", buffering=1)

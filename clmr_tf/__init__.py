@@ -11,12 +11,31 @@ The public names, imported on first use:
 
 import importlib
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
-from clmr_tf._import_path import leave_out_current_folder
 from clmr_tf.quiet_start import hide_tensorflow_start
 
-leave_out_current_folder()
+
+def _leave_out_current_folder() -> None:
+    """Removes the current folder from the import path if `python -m` added it and it does not hold this package.
+
+    Otherwise a folder `pipelines` or a file `yaml.py` in it would shadow installed packages.
+    """
+    # sys.argv[0] is "-m" while Python locates the module to run.
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path or not sys.path:
+        return
+    try:
+        current = Path.cwd()
+    except OSError:
+        # The current folder no longer exists.
+        return
+    if Path(sys.path[0]) == current != Path(__file__).resolve().parents[1]:
+        del sys.path[0]
+
+
+_leave_out_current_folder()
 
 # TensorFlow reads this when it is imported. Its C++ side logs harmless start-up messages as errors; real errors are
 # raised as exceptions anyway.
@@ -27,7 +46,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 __version__ = "0.1.0"
 __all__ = ["SampleCNN", "augment", "load_encoder", "metrics", "nt_xent"]
 
-_HOMES = {
+_MODULES = {
     "SampleCNN": "clmr_tf.models.sample_cnn",
     "load_encoder": "clmr_tf.inference.encoder",
     "nt_xent": "clmr_tf.models.nt_xent",
@@ -36,8 +55,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     hide_tensorflow_start()
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
     elif name in __all__:
         value = importlib.import_module(f"clmr_tf.{name}")
     else:

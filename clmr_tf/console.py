@@ -1,12 +1,14 @@
-"""What all commands share: two consoles, the progress bar, errors as sentences, exit codes."""
+"""For all commands: two consoles, the progress bar, errors as sentences, exit codes."""
 
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -28,17 +30,43 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def progress_bar(*amounts: ProgressColumn) -> Progress:
     """A progress bar on standard error, removed when it ends; shows nothing if standard error is not a terminal.
 
     Args:
-        amounts: What to show behind the bar. Default: how many of how many are done, and the time left.
+        amounts: Columns after the bar. Default: the number done, the total, and the time left.
     """
     amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
     description = TextColumn("{task.description}", markup=False)
     return Progress(description, BarColumn(), *amounts, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Callable[..., None]]:
+    """Shows on standard error how far a long command is: a bar on a terminal, elsewhere a line every half minute.
+
+    Yields a function of the amount done, the total, the words before the bar, and the line; without words and line,
+    only the bar moves. Nothing is shown before its first call.
+    """
+    bar, last_line_at = progress_bar(), -math.inf
+    task = bar.add_task("", total=None)
+
+    def show(num_done: int, total: int, words: str | None = None, line: str | None = None) -> None:
+        nonlocal last_line_at
+        bar.start()
+        bar.update(task, completed=num_done, total=total, description=words)
+        is_due = num_done == total or time.monotonic() - last_line_at >= _SECONDS_BETWEEN_LINES
+        if line is not None and is_due and not stderr.is_terminal:
+            stderr.print(line, markup=False)
+            last_line_at = time.monotonic()
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +83,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     debug = "--debug" in arguments
     hide_tensorflow_start()
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()])
-    # Only ours: the information that other libraries log is of no use to users.
+    # Only for this package: what other libraries log at this level is of no use to users.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
     try:
@@ -76,7 +104,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 def _interrupted_by_sigterm(received: list[int]) -> Iterator[None]:
     """Makes SIGTERM raise KeyboardInterrupt, so that cleanup runs, and appends it to `received`.
 
-    Not an Exception of our own: AutoGraph catches each Exception of the code that it runs and raises another one.
+    Not a subclass of Exception: AutoGraph catches every Exception in the code that it runs and raises another one.
     """
 
     def interrupt(number: int, _frame: object) -> None:

@@ -21,7 +21,7 @@ class UsageError(ClmrError):
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk or the user's quota is full.
 
-    TensorFlow has errors of its own, with the system's words somewhere in them.
+    TensorFlow raises its own errors, whose messages contain the system's message.
     """
     return any(os.strerror(number) in str(error) for number in (ENOSPC, EDQUOT))
 

@@ -81,28 +81,28 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
 
 
 class UnreadableArraysError(ValueError):
-    """Why a file of arrays cannot be used, in a few words; the caller adds which file and what to do."""
+    """A file of arrays cannot be used; the message is only the reason, and the caller adds the file and what to do."""
 
 
-def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file by name, of any shape and type; nothing is unpickled.
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by name, of any shape and type; nothing is unpickled.
 
     Args:
         path: The file.
-        required: Names of arrays that it must have.
+        names: The arrays to read; all if there are none.
 
     Raises:
-        UnreadableArraysError: If the file is missing, is damaged or no .npz file, or lacks an array.
+        UnreadableArraysError: If the file is missing or damaged, is not an .npz file, or lacks an array.
     """
     try:
         # Opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            arrays = {name: archive[name] for name in names or archive if name in archive}
     except OSError as error:
         raise UnreadableArraysError(error.strerror or str(error)) from error
     except _OF_DAMAGED_ARRAYS as error:
-        raise UnreadableArraysError("it is damaged, or no .npz file") from error
-    missing = [name for name in required if name not in arrays]
+        raise UnreadableArraysError("it is damaged, or not an .npz file") from error
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise UnreadableArraysError(f"it has no array `{missing[0]}`")
     return arrays
@@ -122,7 +122,7 @@ def sync(path: Path) -> None:
 
 
 def put_in_place(draft: Path, path: Path, previous: Path | None = None) -> None:
-    """Renames a finished file or folder, so that after a power cut `path` is complete or not there at all.
+    """Renames a finished file or folder, so that after a power cut `path` is complete or does not exist.
 
     Draft, fsync of everything in it, rename, fsync of the parent folder.
 

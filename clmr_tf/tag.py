@@ -11,8 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import parse_command
-from clmr_tf.config.model_option import DEMO_MODEL, require_model
+from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
 from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError
 

@@ -45,7 +45,7 @@ XLA compiles the chain, the training step does so before it); the functions alon
 The filters, the pitch shift and the reverb are computed only for the examples that get them.
 """
 # Continues the section on the pitch shift.
-ATTACKS = """\
+TRANSIENTS = """\
 Frames of 93 ms cannot separate two notes that close together; sox, with pieces of 82 ms, puts them just as far off.
 
 With the vocoder alone, clicks less than a frame apart came out up to 17 ms from their places, with sox up to 4 ms.
@@ -55,9 +55,9 @@ What was tried; milliseconds are the root mean square distance of the energy fro
 |---|---|---|---|
 | frames of 46 ms | 0.1 ms up to 13 a second, 2.6 at 16, 8 at 20 | 16 cents off | no |
 | cutting and joining pieces in time, as sox's `pitch` does | 3 to 32 ms | 24 cents off | no |
-| attacks shifted separately and faded over the vocoder's output | \
+| transients shifted separately and faded over the vocoder's output | \
 0.1 ms up to 20 a second; with noise 60 dB below the clicks 11 ms at 13 a second (sox 5 to 25) | 0.2 cents off | no |
-| attacks removed before the vocoder, shifted separately, and added | \
+| transients removed before the vocoder, shifted separately, and added | \
 0.1 ms up to 36 a second, 3 at 45 (sox 4 to 7); with that noise 0.9 ms at 13 a second | 0.2 cents off | yes |
 
 `tests/clmr_tf/augment/effects/test_pitch.py` checks the last one. It costs the chain of preset `released` 5.5 % more
@@ -122,11 +122,12 @@ EFFECTS = {
     "pitch": Effect(
         "resampled to another speed (band-limited, cubic B-spline on twofold oversampling), then restored to its "
         "tempo by a phase vocoder with frames of 93 ms. Phases continue from frame to frame by comparison with the "
-        "frame one hop earlier, and are reset, at the right time, if a frame has an attack",
-        "measures of the sound (cents, level, sharpness of attacks, no aliasing), and sox's `pitch` on the same input",
+        "frame one hop earlier, and are reset, at the right time, if a frame has a transient",
+        "measures of the sound (cents, level, sharpness of transients, no aliasing), and sox's `pitch` on the same "
+        "input",
         ("pitch.cents=[500, 500]",),
         errors.measure_pitch,
-        ATTACKS,
+        TRANSIENTS,
     ),
     "reverb": Effect(
         "Freeverb: `x + 0.015 (L + R) / 2`, both channels as `A(z) C(z) x`, in one multiplication of the spectrum",

@@ -45,7 +45,10 @@ def record(name: str, run: Path, model: Path) -> None:
         raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
     probes = sorted(model.glob("probe-*.json"))
     if len(probes) != 1:
-        raise UsageError(f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe.")
+        raise UsageError(
+            f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe "
+            "with --preset quick."
+        )
     missing = [file for file in RUN_FILES if not (run / file).is_file()]
     if missing:
         raise UsageError(f"{run} lacks {', '.join(missing)}; give --run the folder of a run.")

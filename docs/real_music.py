@@ -1,7 +1,7 @@
 """The section of results.md about real music, from the results of `python -m benchmarks.real_music`.
 
 Each folder below real_music/ has the results of a model and its manifest. real_music/report.md, written by
-`python -m clmr_tf.report`, has everything about them; results.md has the comparison alone.
+`python -m clmr_tf.report`, has everything about them; results.md has only the comparison.
 """
 
 import json
@@ -18,15 +18,15 @@ from clmr_tf.report.results import METRIC_NAMES, Result, Row, read_results
 _MAIN_TASK = "pseudo-tags"
 _INTRODUCTION = """\
 ## Music of games
-`python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to learn from, {num_test} in
+`python -m benchmarks.real_music`, on [{corpus}](debian_games.md): {num_train} songs to train on, {num_test} in
 the test split. CLMR of half width was trained without labels for {num_steps:,} steps of {batch_size} pairs; the
 supervised SampleCNN has the same width. {protocols}
 Intervals are 95 % intervals over the test songs. [All numbers](real_music/report.md), with ROC-AUC, tag by tag, and
 the settings of each training.
 """
 _PROTOCOLS = {
-    "released": "By the released protocol a head learns from one crop of each song.",
-    "thesis": "By the thesis' protocol it learns from all chunks of a song.",
+    "released": "In the released protocol, a head is trained on one crop of each song.",
+    "thesis": "In the thesis' protocol, it is trained on all chunks of each song.",
 }
 _PSEUDO_TAGS = """\
 ### Pseudo-tags, macro PR-AUC, by fraction of the labelled songs
@@ -118,7 +118,8 @@ def _labels(rows: Sequence[Row]) -> str:
     for row in rows:
         by_name.setdefault(f"{row.name} {row.first.preset}", []).append(row)
     texts = [row.labels_text for row in max(by_name.values(), key=len)]
-    return f"Labels: {'; '.join(reversed(texts))}. The valid split, which ends a training, keeps all of its labels."
+    labels = "; ".join(reversed(texts))
+    return f"Labels: {labels}. The valid split, which decides when training stops, keeps all its labels."
 
 
 def _scores(rows: Sequence[Row], metric: str) -> list[str]:

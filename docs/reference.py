@@ -28,7 +28,7 @@ def write_reference(folder: Path, *, with_source: bool = True) -> None:
     pdoc.render.configure(docformat="google", template_directory=TEMPLATES, show_source=with_source)
     modules = [*PACKAGES, *(name for package in PACKAGES for name in hidden_modules(package))]
     with contextlib.ExitStack() as names:
-        for public, module in _public_homes().items():
+        for public, module in _public_modules().items():
             names.enter_context(mock.patch.object(public, "__module__", module))
         pdoc.pdoc(*modules, output_directory=folder)
 
@@ -47,7 +47,7 @@ def hidden_modules(package: str) -> Iterator[str]:
             yield from hidden_modules(child.name)
 
 
-def _public_homes() -> dict[type, str]:
+def _public_modules() -> dict[type, str]:
     """Where users find classes, without which tf.Tensor would be tensorflow.python.framework.tensor.Tensor."""
     # After clmr_tf, which keeps TensorFlow from reporting harmless things at its start.
     import keras

@@ -1,5 +1,4 @@
 """Corpora by name: one command each, `python -m pipelines.NAME`."""
 
-from clmr_tf._import_path import leave_out_current_folder
-
-leave_out_current_folder()
+# It also takes the current folder out of the import path.
+import clmr_tf  # noqa: F401

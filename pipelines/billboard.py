@@ -1,18 +1,18 @@
-"""McGill Billboard: 890 annotated places in the American charts of 1958 to 1991, for training without labels.
+"""McGill Billboard: 890 annotated entries of the American charts of 1958 to 1991, for training without labels.
 
     python -m pipelines.billboard
 
-The index has more places than songs (740, by its authors), since what stayed in the charts was drawn more than once;
-places with the same artist and title are one song. It has neither tags nor splits for audio: a tenth of the songs is
-drawn for validation by a hash of their names.
+The index has more entries than songs (740, by its authors' count), since a song that stayed in the charts could be
+sampled more than once; entries with the same artist and title are one song. It has neither tags nor splits for audio:
+a hash of the songs' names selects a tenth of them for validation.
 
 Source: Burgoyne et al. 2011, https://ddmal.ca/research/The_McGill_Billboard_Project_(Chord_Analysis_Dataset)/; the
 index is CC0, the recordings are commercial. Nothing is downloaded; you need your own copies.
 
-Expected files, in data/billboard or the folder behind --data:
+Expected files, in data/billboard or the folder given with --data:
 
     billboard-2.0-index.csv     from the page above
-    audio/0003.mp3 ...          named by the id in four digits, of any format
+    audio/0003.mp3 ...          named by the four-digit id, in any audio format
 """
 
 import sys
@@ -33,8 +33,8 @@ NAME = "billboard"
 DATA = ALL_DATA / NAME
 AUDIO = "audio"
 INDEX = "billboard-2.0-index.csv"
-NUM_PLACES = 890
-VALID_SHARE = 0.1
+NUM_ENTRIES = 890
+VALID_FRACTION = 0.1
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
@@ -46,8 +46,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the index and the audio.
 
     Raises:
-        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have one
-            id; and as `prepare_published`.
+        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have the
+            same id; and as `prepare_published`.
         ClmrError: As `prepare_published`.
     """
     published = PublishedCorpus(
@@ -67,20 +67,20 @@ def read_sources(data: Path) -> list[SourceFile]:
     """
     require_files(data, [INDEX], f"pipelines.{NAME}")
     records = read_records(data / INDEX, ",", ["id", "title", "artist"])
-    # Places that were drawn and not annotated have no title.
-    songs = {_place(row["id"], data / INDEX): f"{row['artist']}: {row['title']}" for row in records if row["title"]}
-    require_count(data / INDEX, "annotated places", len(songs), NUM_PLACES)
+    # Entries that were sampled but not annotated have no title.
+    songs = {_item_id(row["id"], data / INDEX): f"{row['artist']}: {row['title']}" for row in records if row["title"]}
+    require_count(data / INDEX, "annotated entries", len(songs), NUM_ENTRIES)
     files = _audio_files(data / AUDIO)
-    split_of = split_songs(songs.values(), VALID_SHARE, 0.0)
-    return [_source(data, place, song, split_of[song], files) for place, song in songs.items()]
+    split_of = split_songs(songs.values(), VALID_FRACTION, 0.0)
+    return [_source(data, item_id, song, split_of[song], files) for item_id, song in songs.items()]
 
 
-def _source(data: Path, place: str, song: str, split: str, files: Mapping[str, str]) -> SourceFile:
-    source = f"{AUDIO}/{files.get(place, f'{place}.mp3')}"
-    return SourceFile(data / source, item_id=place, song_id=song, source=source, split=split)
+def _source(data: Path, item_id: str, song: str, split: str, files: Mapping[str, str]) -> SourceFile:
+    source = f"{AUDIO}/{files.get(item_id, f'{item_id}.mp3')}"
+    return SourceFile(data / source, item_id=item_id, song_id=song, source=source, split=split)
 
 
-def _place(number: str, where: Path) -> str:
+def _item_id(number: str, where: Path) -> str:
     if not number.isdecimal():
         raise UsageError(f"{where} has the id {number!r}, which is not a number; fetch it again.")
     return f"{int(number):04d}"
@@ -96,11 +96,7 @@ def _audio_files(folder: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
-    return prepare_corpus(destination, options, options.data or DATA)
+    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
 
 
 if __name__ == "__main__":

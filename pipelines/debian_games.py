@@ -5,8 +5,8 @@
 small is 12.6 hours from five packages, a download of 585 MB; medium is 21 hours from 25 packages, 1.3 GB. apt-get
 downloads them into the cache, where they are unpacked. Nothing is installed, root is not needed, and a second start
 downloads only missing packages. The machine needs the package lists of Debian 12 or 13 (apt-get update). The published
-list of recordings is that of Debian 12; a warning and the manifest name differences. Every package is free to use and
-to share; LICENCES.md in the corpus names the licences.
+list of recordings was made on Debian 12; a warning and the manifest report differences. Every package is free to use
+and to share; LICENCES.md in the corpus names the licences.
 
 The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md describes their uses.
 `python -m pipelines.pseudo_tags` adds a third one.
@@ -26,7 +26,7 @@ from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.command import shown_preparation, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
 from pipelines.preparation.prepare import PrepareSettings, default_destination, opened_if_finished, prepare
 from pipelines.preparation.sources import SourceFile, read_records, split_songs
@@ -36,8 +36,8 @@ _Key = TypeVar("_Key", bound=Hashable)
 TABLE = Path(__file__).parent / "debian_games.csv"
 SETS = ("small", "medium")
 MIN_SONGS_PER_CLASS = 8
-VALID_SHARE, TEST_SHARE = 0.1, 0.2
-# Whole games of an artist go to the test if the others leave as many songs as this to train on.
+VALID_FRACTION, TEST_FRACTION = 0.1, 0.2
+# An artist's games are held out for the test only if at least this many songs remain for training.
 _MIN_SONGS_LEFT = 6
 
 
@@ -60,8 +60,8 @@ class Track:
         return f"{self.package}/{self.path}"
 
     @property
-    def home(self) -> str:
-        """The game of its song, which is another game if the recording is a copy."""
+    def original_game(self) -> str:
+        """The game that its song is from; differs from `game` if the recording is a copy."""
         return self.song.split("/")[0]
 
 
@@ -84,12 +84,12 @@ def tracks_of_set(tracks: Iterable[Track], name: str) -> list[Track]:
 def split_of_songs(tracks: Sequence[Track]) -> dict[str, str]:
     """Puts the songs of the whole table into "train", "valid" and "test": 70, 10 and 20 %.
 
-    Drawn by a hash of the song within every game, and within every artist of a game who has enough songs for a class,
-    so that each class has songs in each split. So the splits are the same on every machine and in every set,
-    whatever is missing. Songs of `games_for_test` are in "test".
+    A hash of the song decides, separately within every game and within every artist of a game who has enough songs for
+    a class, so that each class has songs in each split. The splits are the same on every machine and in every set, even
+    if recordings are missing. Songs of `games_for_test` are in "test".
     """
     held_out = {song for songs in _songs_for_test(tracks).values() for song in songs}
-    artists = _songs_by(tracks, lambda track: (track.home, track.artist))
+    artists = _songs_by(tracks, lambda track: (track.original_game, track.artist))
     strata: dict[tuple[str, str], set[str]] = {}
     for (game, artist), songs in artists.items():
         is_class = artist and len(songs) >= MIN_SONGS_PER_CLASS
@@ -101,27 +101,27 @@ def split_of_songs(tracks: Sequence[Track]) -> dict[str, str]:
         drawn = songs - held_out - taken
         taken |= drawn
         if drawn:
-            num_test = max(0, round(TEST_SHARE * len(drawn | (songs & held_out))) - len(songs & held_out))
-            splits.update(split_songs(drawn, VALID_SHARE, num_test / len(drawn)))
+            num_test = max(0, round(TEST_FRACTION * len(drawn | (songs & held_out))) - len(songs & held_out))
+            splits.update(split_songs(drawn, VALID_FRACTION, num_test / len(drawn)))
     return splits
 
 
 def games_for_test(tracks: Sequence[Track]) -> dict[str, tuple[str, ...]]:
-    """For each artist of several games, those from which the task "artist" takes its test.
+    """The games that the task "artist" holds out for the test, for each artist of several games.
 
-    The game with most of the songs stays for training; none goes to the test where too few would be left.
+    The artist's game with the most songs is for training. No game is held out if too few songs would remain.
     """
     games_of: dict[str, dict[str, set[str]]] = {}
-    for (artist, game), songs in _songs_by(tracks, lambda track: (track.artist, track.home)).items():
+    for (artist, game), songs in _songs_by(tracks, lambda track: (track.artist, track.original_game)).items():
         games_of.setdefault(artist, {})[game] = songs
-    chosen = {}
+    held_out = {}
     for artist, games in games_of.items():
         others = sorted(games, key=lambda game: (-len(games[game]), game))[1:]
         num_songs = sum(map(len, games.values()))
         num_left = num_songs - sum(len(games[game]) for game in others)
         if artist and others and num_songs >= MIN_SONGS_PER_CLASS and num_left >= _MIN_SONGS_LEFT:
-            chosen[artist] = tuple(others)
-    return chosen
+            held_out[artist] = tuple(others)
+    return held_out
 
 
 def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> CorpusTask:
@@ -132,7 +132,7 @@ def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> Corpu
         splits: Of every song.
     """
     # A copy of another game's song would be two classes at once.
-    own = [track for track in tracks if track.home == track.game]
+    own = [track for track in tracks if track.original_game == track.game]
     classes = _classes(own, lambda track: track.game)
     return CorpusTask(
         name="soundtrack",
@@ -146,16 +146,16 @@ def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> Corpu
 def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: Sequence[Track]) -> CorpusTask:
     """The artist of a track, for artists with enough songs.
 
-    The splits are those of the corpus, except for an artist of `games_for_test`: the test has other games than
-    training, so that songs which the corpus has in "test" are for training if they are from a training game.
+    The splits are those of the corpus, except for the artists in `games_for_test`: their test songs are from other
+    games than their training songs, so songs from a training game are in "train" even if the corpus has them in "test".
 
     Args:
-        tracks: The tracks that are there, of a set.
+        tracks: The existing tracks of a set.
         splits: Of every song.
         all_tracks: The whole table.
     """
     # A copy has the label of its song, but not the sound of its game.
-    own = [track for track in tracks if track.home == track.game]
+    own = [track for track in tracks if track.original_game == track.game]
     classes = _classes(own, lambda track: track.artist)
     for_test = _songs_for_test(all_tracks)
     items = {}
@@ -178,7 +178,7 @@ def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: 
 def _songs_for_test(tracks: Sequence[Track]) -> dict[str, set[str]]:
     games = games_for_test(tracks)
     return {
-        artist: {track.song for track in tracks if track.artist == artist and track.home in games[artist]}
+        artist: {track.song for track in tracks if track.artist == artist and track.original_game in games[artist]}
         for artist in games
     }
 
@@ -217,7 +217,7 @@ class FoundTracks:
     def differences(self) -> str | None:
         """The differences from the published list in one sentence without a full stop; None if there are none."""
         parts = [
-            f"{package.name} {package.version} is taken for {name}"
+            f"{package.name} {package.version} is used instead of {name}"
             for name, package in self.packages.items()
             if package.name != name
         ]
@@ -226,11 +226,11 @@ class FoundTracks:
             if absent:
                 parts.append(f"{words} {absent}")
         if self.changed:
-            parts.append(f"recordings are other files in {_counts(track.package for track in self.changed)}")
+            parts.append(f"recordings have changed in {_counts(track.package for track in self.changed)}")
         if not parts:
             return None
         num_listed = len(self.files) + len(self.skipped)
-        return f"{len(self.files)} of the {num_listed} recordings of the published list are there: {'; '.join(parts)}"
+        return f"{len(self.files)} of the {num_listed} recordings of the published list were found: {'; '.join(parts)}"
 
 
 def find_tracks(tracks: Sequence[Track], cache: Path) -> FoundTracks:
@@ -268,7 +268,7 @@ def _path_in(package: Package, track: Track) -> str:
 def _skipped(track: Track, package: Package | None) -> SkippedFile:
     if package is None:
         return SkippedFile(track.item_id, NO_PACKAGE, f"this system has no package {track.package}")
-    return SkippedFile(track.item_id, NOT_IN_PACKAGE, f"{package.name} {package.version} does not hold it")
+    return SkippedFile(track.item_id, NOT_IN_PACKAGE, f"{package.name} {package.version} does not contain it")
 
 
 def _sha256(path: Path) -> str:
@@ -290,7 +290,7 @@ class Options(PrepareSettings):
     """The command line."""
 
     set: Literal["small", "medium"] = "small"
-    """How much music."""
+    """Size of the corpus."""
     out: Path | None = None
     """Folder for the corpus: new, empty, or interrupted; by default corpora/debian_games, where --corpus debian_games
     looks for it, or corpora/debian_games-medium."""
@@ -309,12 +309,12 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
         table: The table of tracks.
 
     Raises:
-        UsageError: If apt or dpkg-deb is missing, or too much of the set; and as `prepare`.
-        ClmrError: If a package cannot be fetched or read.
+        UsageError: If apt, dpkg-deb or too many recordings of the set are missing; and as `prepare`.
+        ClmrError: If a package cannot be downloaded or read.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
     all_tracks = read_tracks(table)
-    tracks = _chosen(tracks_of_set(all_tracks, options.set), options.leave_out)
+    tracks = _without_packages(tracks_of_set(all_tracks, options.set), options.leave_out)
     splits = split_of_songs(all_tracks)
     corpus = _finished(destination, options)
     if corpus is None:
@@ -327,12 +327,12 @@ def _finished(destination: Path, options: Options) -> Corpus | None:
     # A finished corpus needs neither apt-get nor the packages.
     if not (destination / MANIFEST_FILE).is_file():
         return None
-    there = Corpus.open(destination).manifest
+    manifest = Corpus.open(destination).manifest
     outline = dataclasses.replace(
-        there,
+        manifest,
         sample_rate_hz=options.sample_rate_hz,
         storage=options.storage,
-        source={**there.source, **_manifest_options(options)},
+        source={**manifest.source, **_manifest_options(options)},
     )
     return opened_if_finished(destination, outline, options.min_num_samples)
 
@@ -355,7 +355,7 @@ def _fetch_and_prepare(
     ]
     versions = ", ".join(f"{package.name} {package.version}" for package in found.packages.values())
     of_packages = "; ".join(f"{name}: {text}" for name, text in licences(found.files).items())
-    with shown_progress(NAME) as on_progress:
+    with shown_preparation(NAME) as on_progress:
         return prepare(
             sources,
             destination,
@@ -372,11 +372,11 @@ def _fetch_and_prepare(
 
 def _require_enough(found: FoundTracks, options: Options) -> None:
     num_listed = len(found.files) + len(found.skipped)
-    if not found.files or len(found.skipped) > options.max_skipped_share * num_listed:
+    if not found.files or len(found.skipped) > options.max_skipped_fraction * num_listed:
         raise UsageError(
             f"Only {len(found.files)} of the {num_listed} recordings of the set {options.set} are in this system's "
-            "packages; have the main section of Debian 12 or 13 in apt's sources and run `apt-get update` as root, or "
-            "allow a larger --max-skipped-share."
+            "packages; add the main section of Debian 12 or 13 to apt's sources and run `apt-get update` as root, or "
+            "allow a larger --max-skipped-fraction."
         )
 
 
@@ -391,7 +391,7 @@ def licences(tracks: Iterable[Track]) -> dict[str, str]:
     }
 
 
-def _chosen(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
+def _without_packages(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
     packages = {track.package for track in tracks}
     if unknown := set(leave_out) - packages:
         raise UsageError(f"There is no package {min(unknown)} to leave out; there are {', '.join(sorted(packages))}.")
@@ -409,7 +409,7 @@ def _write_beside(
         try:
             task = make()
         except ValueError:
-            # Too little is left for a single class.
+            # Too few songs are left for even one class.
             continue
         write_task(task, corpus.folder)
     rows = [f"| {name} | {text} |" for name, text in licences(tracks).items()]

@@ -5,10 +5,8 @@
 ATTRIBUTION.md beside the audio names every track, its author and its licence.
 """
 
-import csv
 import dataclasses
 import hashlib
-import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +15,13 @@ from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
-from pipelines.preparation.command import shown_progress, summarise
+from pipelines.demo_data.tables import TRACKS_FILE, Track, read_tracks
+from pipelines.preparation.command import shown_preparation, summarise
 from pipelines.preparation.prepare import PrepareSettings, default_destination, prepare
 from pipelines.preparation.sources import SourceFile
 
 NAME = "demo"
 DATA = Path(__file__).parent / "demo_data"
-TRACKS_FILE = "tracks.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
     """Prepares the demo corpus, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
     Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, whatever
-    `settings.max_skipped_share` is.
+    `settings.max_skipped_fraction` is.
 
     Args:
         destination: Folder of the corpus.
@@ -52,34 +50,40 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
     """
     tracks = _read_tracks(data)
     sources = [
-        SourceFile(data / file, item_id=file, song_id=song_id, source=file, split=split, tags=(label,))
-        for file, song_id, split, label in map(operator.itemgetter("file", "song_id", "split", "class"), tracks)
+        SourceFile(
+            data / track.file,
+            item_id=track.file,
+            song_id=track.song_id,
+            source=track.file,
+            split=track.split,
+            tags=(track.class_name,),
+        )
+        for track in tracks
     ]
-    with shown_progress(NAME) as on_progress:
+    with shown_preparation(NAME) as on_progress:
         return prepare(
             sources,
             destination,
-            dataclasses.replace(settings, max_skipped_share=0.0),
+            dataclasses.replace(settings, max_skipped_fraction=0.0),
             name=NAME,
-            tag_names=sorted({track["class"] for track in tracks}),
+            tag_names=sorted({track.class_name for track in tracks}),
             source_description="excerpts of freely licensed music, see ATTRIBUTION.md beside them",
             on_progress=on_progress,
         )
 
 
-def _read_tracks(data: Path) -> list[dict[str, str]]:
+def _read_tracks(data: Path) -> list[Track]:
     table = data / TRACKS_FILE
     if not table.is_file():
         raise UsageError(f"The demo music is not installed ({table} is missing); run from a clone of the repository.")
-    with table.open(encoding="utf-8", newline="") as rows:
-        tracks = list(csv.DictReader(rows))
+    tracks = read_tracks(data)
     for track in tracks:
-        path = data / track["file"]
+        path = data / track.file
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        if digest != track["excerpt_sha256"]:
+        if digest != track.excerpt_sha256:
             state = "missing" if digest is None else "not the file that the table describes"
             raise ClmrError(f"{path} is {state}; restore it with `git checkout -- {path}`.")
-    return sorted(tracks, key=lambda track: track["file"])
+    return sorted(tracks, key=lambda track: track.file)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The Free Music Archive dataset in its own split: 8,000, 25,000 or 106,574 clips of 30 seconds, up to 16 genres.
+"""The Free Music Archive dataset in its published split: 8,000, 25,000 or 106,574 clips of 30 seconds, up to 16 genres.
 
     python -m pipelines.fma --size medium --download
 
@@ -9,7 +9,7 @@ tag of a clip is its top genre.
 Source: Defferrard et al. 2017, https://github.com/mdeff/fma; every artist chose a Creative Commons licence (column
 track/license of tracks.csv), the metadata are CC BY 4.0. --download fetches 0.3 GB and 7, 22 or 93 GB.
 
-Expected files, in data/fma or the folder behind --data:
+Expected files, in data/fma or the folder given with --data:
 
     fma_metadata/tracks.csv            from fma_metadata.zip
     fma_medium/000/000002.mp3 ...      from fma_medium.zip; for other sizes fma_small, fma_large
@@ -36,7 +36,7 @@ DATA = ALL_DATA / NAME
 TRACKS = "fma_metadata/tracks.csv"
 SPLITS = {"training": "train", "validation": "valid", "test": "test"}
 Size = Literal["small", "medium", "large"]
-# A subset holds the smaller ones.
+# Each subset contains the smaller ones.
 SIZES = get_args(Size)
 NUM_CLIPS = {
     "small": {"train": 6_400, "valid": 800, "test": 800},
@@ -59,7 +59,7 @@ class FmaOptions(DownloadOptions):
     """The command line."""
 
     size: Size = "medium"
-    """Subset; the paper learns from medium."""
+    """Subset; the paper trains on medium."""
 
 
 def prepare_corpus(
@@ -114,23 +114,22 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
     columns = list(zip(next(rows, []), next(rows, []), strict=False))
     index_row = next(rows, [""])
     places = {column: place for place, column in enumerate(columns)}
-    chosen = [places.get(column) for column in (("set", "split"), ("set", "subset"), ("track", "genre_top"))]
-    if None in chosen or index_row[0] != "track_id":
-        raise UsageError(f"{path} does not begin with the three header rows of the FMA's; fetch it again.")
+    needed = [places.get(column) for column in (("set", "split"), ("set", "subset"), ("track", "genre_top"))]
+    if None in needed or index_row[0] != "track_id":
+        raise UsageError(f"{path} does not begin with the three header rows of FMA's tables; fetch it again.")
     for row in rows:
-        if len(row) != len(columns) or not row[0].isdecimal() or row[chosen[0]] not in SPLITS:
+        if len(row) != len(columns) or not row[0].isdecimal() or row[needed[0]] not in SPLITS:
             raise UsageError(f"{path} has a row that begins with {row[:2]} and is not a track; fetch it again.")
-        split, subset, genre = (row[place] for place in chosen)
+        split, subset, genre = (row[place] for place in needed)
         yield row[0], SPLITS[split], subset, genre
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=FmaOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=FmaOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: FmaOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: FmaOptions, data: Path) -> Corpus:
     if options.download:
         for name in ("fma_metadata", f"fma_{options.size}"):
             _download(name, data)

@@ -7,8 +7,8 @@ A second start continues an interrupted preparation. Any audio format, sample ra
 files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
 
 Splits: if all sub-folders with audio are called train, valid or test (train and at least one other), they are the
-splits. Otherwise a hash of a song's path (of copies, the first path) decides: by default one of 2 to 14 songs is for
-validation, and none of a single song.
+splits. Otherwise a hash of a song's path (of copies, the first path) decides. By default a tenth of the songs is for
+validation: one of 2 to 14 songs, and none if there is only one.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_progress, summarise
+from pipelines.preparation.command import shown_preparation, summarise
 from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile, counted, split_songs
 
@@ -37,18 +37,18 @@ _logger = logging.getLogger(__name__)
 class FolderSettings:
     """Splits and tags of the files of a folder."""
 
-    valid_share: float = 0.1
+    valid_fraction: float = 0.1
     """Fraction of the songs, from 0 to 1, for validation; at least one song if there are two."""
-    test_share: float = 0.0
+    test_fraction: float = 0.0
     """Fraction of the songs, from 0 to 1, for testing; at least one song if there are three."""
     tags: Literal["none", "folder"] = "none"
     """folder: a file's first-level sub-folder (below train, valid, test if these are the splits) is its tag."""
 
     def __post_init__(self) -> None:
-        if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
+        if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
             raise UsageError(
-                f"The fractions for valid ({self.valid_share:g}) and test ({self.test_share:g}) must be at least 0 "
-                "and leave songs to train on; make them smaller."
+                f"The fractions for valid ({self.valid_fraction:g}) and test ({self.test_fraction:g}) must be at least "
+                "0 and leave songs to train on; make them smaller."
             )
 
 
@@ -97,7 +97,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
     listing = _list(folder, destination)
     sources = sources_of(folder, listing.audio, folder_settings)
     name = printable(folder.resolve().name) or "music"
-    with shown_progress(name) as on_progress:
+    with shown_preparation(name) as on_progress:
         return prepare(
             sources,
             destination,
@@ -130,7 +130,9 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
     """
     ids = {name: printable(name) for name in names}
     are_splits = _folders_are_splits(names)
-    drawn = {} if are_splits else split_songs(ids.values(), folder_settings.valid_share, folder_settings.test_share)
+    drawn = (
+        {} if are_splits else split_songs(ids.values(), folder_settings.valid_fraction, folder_settings.test_fraction)
+    )
     sources = [
         SourceFile(
             path=folder / name,
@@ -156,7 +158,7 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
         are_splits: Whether the folders are the splits; copies then keep their split.
     """
     first_of: dict[tuple[str, str], str] = {}
-    # A recording in two splits that the user made is two songs.
+    # If the folders are the splits, a recording that is in two of them is two songs.
     keys = [(item.digest, item.split if are_splits else "") for item in items]
     for key, item in zip(keys, items, strict=True):
         first_of.setdefault(key, item.id)
@@ -165,8 +167,8 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
         _logger.warning("%d of %d files are copies of others; copies count as one song.", num_copies, len(items))
     num_in_two = len(first_of) - len({digest for digest, _ in first_of})
     if num_in_two:
-        _logger.warning("Recordings in more than one split: %d; scores on them say nothing.", num_in_two)
-    drawn = split_songs(songs, folder_settings.valid_share, folder_settings.test_share)
+        _logger.warning("Recordings in more than one split: %d; scores on them are meaningless.", num_in_two)
+    drawn = split_songs(songs, folder_settings.valid_fraction, folder_settings.test_fraction)
     return [
         dataclasses.replace(item, song_id=song, split=item.split if are_splits else drawn[song])
         for item, song in zip(items, songs, strict=True)
@@ -183,7 +185,7 @@ def _list(folder: Path, destination: Path) -> Listing:
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be listed ({error.strerror}); change its permissions.") from error
     if not listing.audio:
-        found = f"only other files ({counted(listing.rejected)})" if listing.rejected else "nothing"
+        found = f"only other files ({counted(listing.rejected)})" if listing.rejected else "no files at all"
         raise UsageError(f"The folder {folder} holds no audio, {found}; give the folder that holds the music.")
     return listing
 
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.folder", description=__doc__)
     if options.folder is None or options.out is None:
-        raise UsageError("Name a folder of music, and with --out the one for the corpus: `MUSIC --out corpora/mine`.")
+        raise UsageError("Give a folder of music, and a folder for the corpus with --out: `MUSIC --out corpora/mine`.")
     corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options, options)
     stdout.print(summarise(corpus), markup=False)
 

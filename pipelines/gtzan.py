@@ -10,7 +10,7 @@ high. This split removes these faults and keeps each artist within one split.
 Source: Tzanetakis and Cook 2002. The music is of unknown licence, so you need a copy (genres.tar.gz) that you may
 use; --download fetches only the three lists, https://github.com/coreyker/dnn-mgr (gtzan).
 
-Expected files, in data/gtzan or the folder behind --data:
+Expected files, in data/gtzan or the folder given with --data:
 
     genres/blues/blues.00000.au ...             the unpacked archive; .wav also works
     train_filtered.txt, valid_filtered.txt,     the lists, with "blues/blues.00000.wav"
@@ -40,7 +40,7 @@ GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "
 NUM_EXCERPTS = {"train": 443, "valid": 197, "test": 290}
 LISTS = {split: f"{split}_filtered.txt" for split in NUM_EXCERPTS}
 _HOST = "https://raw.githubusercontent.com/coreyker/dnn-mgr/bdad579ea6cb37b665ea6019fe1026a6ce20cbc7/gtzan/"
-# As https://github.com/p-lambda/jukemir found them (jukemir/assets/gtzan.json).
+# From https://github.com/p-lambda/jukemir (jukemir/assets/gtzan.json).
 _SHA256 = {
     "train": "2b04966cef1486f1a7767b74271533fa23e220388db804a1937835e1fc4fa3fa",
     "valid": "f8fbee7c52397a0e0f3a91dc54fedecb2e27f5bdc9a9daeab8cb10d077e26956",
@@ -97,11 +97,10 @@ def _source(data: Path, line: str, split: str, where: Path) -> SourceFile:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
     if options.download:
         for split, name in LISTS.items():
             fetch(RemoteFile(name, f"{_HOST}{name}", f"sha256:{_SHA256[split]}"), data)

@@ -10,7 +10,7 @@ pipelines.magnatagatune_clean, are not comparable.
 Source: Law et al. 2009, https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset; the music is Magnatune's, free
 for non-commercial research; read the terms there before you use --download, which fetches 3 GB.
 
-Expected files, in data/magnatagatune or the folder behind --data:
+Expected files, in data/magnatagatune or the folder given with --data:
 
     audio/0/...mp3 to audio/f/...mp3   the unpacked archive: mp3.zip.001 to 003, joined
     annotations_final.csv              tags of every clip; or instead of it the files of
@@ -32,7 +32,7 @@ import numpy as np
 
 from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS as TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions, run_pipeline
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
@@ -72,7 +72,7 @@ class LabelledClip:
     tags: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a path that is of none of the sixteen folders, whatever table it stands in."""
+        """Raises UsageError if the path is in none of the sixteen folders."""
         split_of(self.path)
 
 
@@ -119,7 +119,7 @@ def read_split_files(index: Path, labels: dict[str, Path]) -> list[LabelledClip]
             if clip_id not in paths:
                 raise UsageError(f"{path} has the clip {clip_id}, which {index} does not have; fetch both again.")
             is_tagged = parse_label_vector(text, len(TAGS), path)
-            clips.append(LabelledClip(paths[clip_id], split, _chosen(TAGS, is_tagged)))
+            clips.append(LabelledClip(paths[clip_id], split, _masked(TAGS, is_tagged)))
     return clips
 
 
@@ -145,7 +145,7 @@ def read_numpy_files(folder: Path) -> list[LabelledClip]:
             row, separator, mp3_path = str(line).partition("\t")
             if not separator or not row.isdecimal() or int(row) >= len(is_tagged):
                 raise UsageError(f"{path} has the line {str(line)[:60]!r} instead of a row and a path; fetch it again.")
-            clip_tags = set(_chosen(tags, is_tagged[int(row)] > 0))
+            clip_tags = set(_masked(tags, is_tagged[int(row)] > 0))
             clips.append(LabelledClip(mp3_path, split, tuple(tag for tag in TAGS if tag in clip_tags)))
     return clips
 
@@ -164,7 +164,7 @@ def read_songs(path: Path) -> dict[str, str]:
 
 
 def song_of_path(path: str) -> str:
-    """The song of a clip by its name: what stands before the two seconds, "-30-59.mp3", at its end."""
+    """The song of a clip by its file name: the part before its start and end in seconds, "-30-59.mp3"."""
     return re.sub(r"-\d+-\d+\.mp3$", "", path)
 
 
@@ -180,15 +180,15 @@ def split_of(path: str) -> str:
     return SPLIT_OF_FOLDER[folder]
 
 
-def _chosen(tags: Sequence[str], is_chosen: Iterable[bool]) -> tuple[str, ...]:
-    return tuple(tag for tag, chosen in zip(tags, is_chosen, strict=True) if chosen)
+def _masked(tags: Sequence[str], mask: Iterable[bool]) -> tuple[str, ...]:
+    return tuple(tag for tag, is_tagged in zip(tags, mask, strict=True) if is_tagged)
 
 
 def _load(path: Path, kinds: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read without running what it holds ({error}); fetch it again.") from error
+        raise UsageError(f"{path} cannot be read without running its content ({error}); fetch it again.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
         raise UsageError(f"{path} does not hold what Won et al. published; fetch it again.")
     return array
@@ -203,7 +203,7 @@ AUDIO = "audio"
 def published_clips(
     name: str, clips: Sequence[LabelledClip], num_clips: Mapping[str, int], data: Path
 ) -> PublishedCorpus:
-    """Leaves out the bad clips, counts the others and finds out which song they are of.
+    """Leaves out the bad clips, counts the others and looks up their songs.
 
     Args:
         name: Name of the corpus.
@@ -240,12 +240,14 @@ def published_clips(
 
 def _song(songs: Mapping[str, str], clip: str, table: Path) -> str:
     if clip not in songs:
-        raise UsageError(f"{table} does not have the clip {clip}; fetch it again, or remove it to go by file names.")
+        raise UsageError(
+            f"{table} does not have the clip {clip}; fetch it again, or delete it to identify songs by file name."
+        )
     return songs[clip]
 
 
 _HOST = "https://mirg.city.ac.uk/datasets/magnatagatune/"
-# As https://github.com/p-lambda/jukemir found them (jukemir/assets/magnatagatune.json).
+# From https://github.com/p-lambda/jukemir (jukemir/assets/magnatagatune.json).
 PARTS = (
     RemoteFile(
         "mp3.zip.001",
@@ -281,9 +283,9 @@ _UNPACKED = "audio-is-complete"
 
 
 def download(data: Path) -> None:
-    """Brings tables and audio into `data`; what is there is left alone, and an interrupted start goes on.
+    """Downloads tables and audio into `data`; existing files are kept, and interrupted downloads are resumed.
 
-    The three parts of the archive are read as one and stay where they are.
+    The three parts of the archive are read as one file and are not deleted.
 
     Raises:
         UsageError: As `fetch` and `unpack_zip`.
@@ -298,7 +300,7 @@ def download(data: Path) -> None:
     with io.BufferedReader(JoinedFiles(parts), 2**20) as archive:
         unpack_zip(archive, data / AUDIO, _LIMITS)
     (data / _UNPACKED).touch()
-    stderr.print(f"{data}/mp3.zip.001 to 003 are not needed any more.", markup=False)
+    stderr.print(f"{data}/mp3.zip.001 to 003 are no longer needed.", markup=False)
 
 
 NAME = "magnatagatune"
@@ -326,10 +328,10 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
-    """Reads the split out of whichever tables are there: the published one itself, or what it was made from.
+    """Reads the split from the tables that exist: the published split, or the annotations that it was made from.
 
     Raises:
-        UsageError: If neither is there, or a table is not as it was published.
+        UsageError: If neither exists, or a table is not as it was published.
     """
     if (data / INDEX).is_file() and not (data / ANNOTATIONS).is_file():
         require_files(data, LABELS.values(), f"pipelines.{NAME}")
@@ -340,11 +342,10 @@ def read_clips(data: Path) -> list[LabelledClip]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
     if options.download:
         download(data)
     return prepare_corpus(destination, options, data)

@@ -9,7 +9,7 @@ are left out.
 
 Source: as for pipelines.magnatagatune; read the terms named there before you use --download.
 
-Expected files, in data/magnatagatune or the folder behind --data: as for pipelines.magnatagatune, but
+Expected files, in data/magnatagatune or the folder given with --data: as for pipelines.magnatagatune, but
 
     annotations_final.csv              tags of every clip; or instead of it the files of
     train.npy, valid.npy, test.npy,    https://github.com/minzwon/sota-music-tagging-models
@@ -50,10 +50,10 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
-    """Reads the split out of whichever tables are there: the published one itself, or what it was made from.
+    """Reads the split from the tables that exist: the published split, or the annotations that it was made from.
 
     Raises:
-        UsageError: If neither is there, or a table is not as it was published.
+        UsageError: If neither exists, or a table is not as it was published.
     """
     if (data / ANNOTATIONS).is_file() or not (data / NUMPY_FILES[0]).is_file():
         require_files(data, [ANNOTATIONS], f"pipelines.{NAME}")
@@ -61,7 +61,7 @@ def read_clips(data: Path) -> list[LabelledClip]:
     require_files(data, NUMPY_FILES, f"pipelines.{NAME}")
     clips = read_numpy_files(data)
     for clip in clips:
-        # Rows that were counted in another way than ours would hit clips without tags sooner or later.
+        # If the rows were numbered in another way, some clips would have no tags.
         if not clip.tags:
             raise UsageError(
                 f"{data / 'binary.npy'} has no tag for {clip.path}, but every clip has one; fetch it again."
@@ -71,11 +71,10 @@ def read_clips(data: Path) -> list[LabelledClip]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
     if options.download:
         download(data)
     return prepare_corpus(destination, options, data)

@@ -7,7 +7,7 @@ Split: 201,680 train, 11,774 valid, 28,435 test; only previews longer than 29.1 
 Source: Bertin-Mahieux et al. 2011, http://millionsongdataset.com; the previews are 7digital's and may not be
 redistributed. Nothing is downloaded; you need your own copy.
 
-Expected files, in data/msd or the folder behind --data:
+Expected files, in data/msd or the folder given with --data:
 
     audio/8/9/8947470.clip.mp3 ...                    previews by their 7digital id
     filtered_list_train.cP, filtered_list_test.cP,    the files of
@@ -26,8 +26,8 @@ import numpy as np
 
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
-from clmr_tf.data.tag_names import MSD_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import CorpusOptions, run_pipeline
 from pipelines.preparation.prepare import PrepareSettings
@@ -44,7 +44,7 @@ TEST = "filtered_list_test.cP"
 TAG_VECTORS = "msd_id_to_tag_vector.cP"
 SEVENDIGITAL_IDS = "MSD_id_to_7D_id.pkl"
 PATHS = "7D_id_to_path.pkl"
-# The first so many ids of filtered_list_train.cP are for training, the others for validation (README there).
+# The first 201,680 ids of filtered_list_train.cP are for training, the others for validation (README there).
 NUM_TRACKS = {"train": 201_680, "valid": 11_774, "test": 28_435}
 
 
@@ -116,7 +116,7 @@ def _entry(table: Mapping[Any, Any], key: Any, name: str) -> Any:
 
 
 def _path(path: Any) -> str:
-    # It comes from a file that others made, and must stay inside the folder.
+    # The path is from a downloaded file and must not lead out of the folder.
     if not isinstance(path, str) or path.startswith("/") or ".." in path.split("/"):
         raise UsageError(f"{PATHS} has {path!r} instead of a path such as '8/9/8947470.clip.mp3'; fetch it again.")
     return path
@@ -125,19 +125,15 @@ def _path(path: Any) -> str:
 def _tags(stored: Any) -> tuple[str, ...]:
     try:
         vector = stored.to_array() if isinstance(stored, StoredArray) else np.asarray(stored)
-        chosen = np.flatnonzero(vector.reshape(len(MSD_TAGS)))
+        columns = np.flatnonzero(vector.reshape(len(MSD_TAGS)))
     except (ValueError, TypeError) as error:
         raise UsageError(f"{TAG_VECTORS} has a tag vector that cannot be read ({error}); fetch it again.") from error
-    return tuple(MSD_TAGS[column] for column in chosen)
+    return tuple(MSD_TAGS[column] for column in columns)
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
-    return prepare_corpus(destination, options, options.data or DATA)
+    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
 
 
 if __name__ == "__main__":

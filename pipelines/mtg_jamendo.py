@@ -11,7 +11,7 @@ in lower quality, which the script of that repository fetches and checks:
 
     python3 scripts/download/download.py --dataset raw_30s --type audio-low --unpack --remove .../audio
 
-Expected files, in data/mtg_jamendo or the folder behind --data:
+Expected files, in data/mtg_jamendo or the folder given with --data:
 
     audio/34/786434.mp3 ...                the unpacked archives; 786434.low.mp3 also works
     autotagging_top50tags-train.tsv,       the tables in data/splits/split-0 of the repository
@@ -101,11 +101,7 @@ def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=CorpusOptions, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: CorpusOptions) -> Corpus:
-    return prepare_corpus(destination, options, options.data or DATA)
+    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SAMPLE_RATE_HZ = 16_000
 NUM_TAGS = 50
 WINDOW_NUM_FRAMES = 187
 HOP_SAMPLES = 256
-# One window: its first frame is centred on its sample 256, its last one ends with it.
+# The first frame begins with the window, the last one ends with it.
 WINDOW_NUM_SAMPLES = (WINDOW_NUM_FRAMES + 1) * HOP_SAMPLES
 WHEEL = "musicnn-0.1.0-py3-none-any.whl"
 _WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
@@ -30,10 +30,10 @@ _FRAME_SAMPLES = 512
 
 
 def fetch_wheel(folder: Path) -> Path:
-    """Gets the package's file with pip unless it is in the folder, without what it depends on and without installing.
+    """Downloads the wheel with pip unless the folder has it; nothing is installed. Returns its path.
 
     Raises:
-        ClmrError: If pip cannot get it.
+        ClmrError: If pip cannot download it.
     """
     path = folder / WHEEL
     if path.is_file():
@@ -42,29 +42,29 @@ def fetch_wheel(folder: Path) -> Path:
 
 
 def read_weights(wheel: Path) -> dict[str, np.ndarray]:
-    """The variables of MTT_musicnn by their names in its graph, out of the package's file.
+    """Reads the variables of MTT_musicnn from the wheel, by their names in its graph.
 
     Raises:
-        UsageError: If it is another file.
+        UsageError: If the file is missing or is not that wheel.
     """
     if not wheel.is_file() or hashlib.sha256(wheel.read_bytes()).hexdigest() != _WHEEL_SHA256:
-        raise UsageError(f"{wheel} is not the file {WHEEL} of musicnn 0.1.0; have it fetched, or give the right one.")
+        raise UsageError(f"{wheel} is not the file {WHEEL} of musicnn 0.1.0; give that file, or none to download it.")
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as package:
         for name in (".index", ".data-00000-of-00001"):
             package.extract(_CHECKPOINT + name, folder)
-        # Its files have no name before the dot, which tf.train.load_checkpoint does not find.
+        # The file names begin with a dot, so tf.train.load_checkpoint does not find them.
         reader = tf.compat.v1.train.NewCheckpointReader(f"{folder}/{_CHECKPOINT}")
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def build_tagger(weights: dict[str, np.ndarray], num_frames: int = WINDOW_NUM_FRAMES) -> keras.Model:
-    """The network: float32 [batch, num_frames, 96] of `log_mel` to [batch, 50] probabilities, in the order of the tags.
+    """Builds the network: float32 [batch, num_frames, 96] of `log_mel` to [batch, 50] probabilities in tag order.
 
-    What is before its last layer is [batch, 200], which the package calls "penultimate".
+    The input of its last layer, [batch, 200], is what the package calls "penultimate".
 
     Args:
-        weights: What `read_weights` gives.
-        num_frames: Length of its windows. It was trained with 187; its maxima and means over time take any.
+        weights: From `read_weights`.
+        num_frames: Length of a window. The model was trained with 187; since it pools over time, any length works.
     """
     numbers = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
 
@@ -94,7 +94,7 @@ def build_tagger(weights: dict[str, np.ndarray], num_frames: int = WINDOW_NUM_FR
     def padded_in_time(x: tf.Tensor) -> tf.Tensor:
         return keras.layers.ZeroPadding2D(((3, 3), (0, 0)))(x)
 
-    def highest(x: tf.Tensor) -> tf.Tensor:
+    def max_over_bands(x: tf.Tensor) -> tf.Tensor:
         return keras.ops.max(x, axis=2)
 
     def across_channels(x: tf.Tensor, filters: int) -> tf.Tensor:
@@ -104,8 +104,8 @@ def build_tagger(weights: dict[str, np.ndarray], num_frames: int = WINDOW_NUM_FR
 
     inputs = keras.Input((num_frames, _NUM_MELS))
     x = normalised(inputs[..., None])
-    timbral = [highest(convolved(padded_in_time(x), 204, (7, bands), "valid")) for bands in (38, 67)]
-    temporal = [highest(convolved(x, 51, (frames, 1), "same")) for frames in (128, 64, 32)]
+    timbral = [max_over_bands(convolved(padded_in_time(x), 204, (7, bands), "valid")) for bands in (38, 67)]
+    temporal = [max_over_bands(convolved(x, 51, (frames, 1), "same")) for frames in (128, 64, 32)]
     front = keras.ops.concatenate([*timbral, *temporal], axis=2)[..., None]
     first = across_channels(front, 64)
     second = across_channels(first, 64) + first
@@ -118,12 +118,12 @@ def build_tagger(weights: dict[str, np.ndarray], num_frames: int = WINDOW_NUM_FR
 
 
 def log_mel(windows: np.ndarray) -> np.ndarray:
-    """What the network sees: float32 [num_windows, samples] at 16 kHz to float32 [num_windows, frames, 96].
+    """The input of the network: float32 [num_windows, samples] at 16 kHz to float32 [num_windows, frames, 96].
 
     A window of 48,128 samples has 187 frames of 512 samples, one every 256.
 
-    log10(1 + 10000 x) of mel bands x, as librosa makes them by default (Slaney's bands and their norm, Hann window).
-    The package does this in 16 bits, which overflow where music is loud; here it is done in 32.
+    It is log10(1 + 10000 x) of the mel bands x with librosa's defaults (Slaney's bands and normalisation, Hann window).
+    The package computes it in 16 bits, which overflow in loud music; here it is computed in 32.
     """
     if windows.ndim != 2 or windows.shape[1] < _FRAME_SAMPLES:
         raise ValueError(f"windows must be [n, {_FRAME_SAMPLES} or more], received {list(windows.shape)}")
@@ -134,8 +134,8 @@ def log_mel(windows: np.ndarray) -> np.ndarray:
 
 
 def _mel_bands() -> np.ndarray:
-    """Triangles of equal area [257, 96], their corners equally far apart in mel from 0 to 8,000 Hz (Slaney 1998)."""
-    # Linear to 1000 Hz, 200/3 Hz a mel; then 27 mel to every factor of 6.4.
+    """Triangular filters of equal area [257, 96], equally spaced in mel from 0 to 8,000 Hz (Slaney 1998)."""
+    # Linear to 1000 Hz with 200/3 Hz per mel, then logarithmic with 27 mel for every factor of 6.4.
     top_mel = 15 + 27 * np.log(SAMPLE_RATE_HZ / 2 / 1000) / np.log(6.4)
     mels = np.linspace(0, top_mel, _NUM_MELS + 2)
     corners_hz = np.where(mels < 15, 200 / 3 * mels, 1000 * 6.4 ** ((mels - 15) / 27))
@@ -149,10 +149,10 @@ _FOLDER = Path("corpora") / "downloads" / "musicnn"
 
 
 class MusicnnFeatures:
-    """What is before the last layer of MTT_musicnn, 200 numbers of a clip; see `clmr_tf.probe.features`.
+    """The penultimate layer of MTT_musicnn, 200 numbers for each clip; see `clmr_tf.probe.features`.
 
-    The clip is resampled to 16 kHz. A clip of 2.68 seconds has 166 frames, where the model was trained with 187; its
-    maxima and means over time take both.
+    The clip is resampled to 16 kHz. A clip of 2.68 seconds has 166 frames, and the model was trained with 187; since it
+    pools over time, both work.
 
     Args:
         clip_num_samples: Length of a clip.
@@ -160,7 +160,7 @@ class MusicnnFeatures:
 
     Raises:
         ClmrError: If the model cannot be fetched.
-        UsageError: If the environment variable MUSICNN_WHEEL names another file than the package's.
+        UsageError: If the environment variable MUSICNN_WHEEL names a file that is not the wheel.
     """
 
     kind = "musicnn"
@@ -178,7 +178,7 @@ class MusicnnFeatures:
         return self._network(frames.shape[1]).predict_on_batch(frames)
 
     def describe(self) -> dict[str, Any]:
-        """Which model, of what."""
+        """The model, its layer and its input, as JSON data."""
         return {
             "kind": self.kind,
             "package": WHEEL,
@@ -189,7 +189,7 @@ class MusicnnFeatures:
         }
 
     def _network(self, num_frames: int) -> keras.Model:
-        # Not before features are asked for: those that are cached need no weights.
+        # Built on first use, since cached features need no weights.
         if self._built is None:
             named = os.environ.get("MUSICNN_WHEEL")
             weights = read_weights(Path(named) if named else fetch_wheel(_FOLDER))

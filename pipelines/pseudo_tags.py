@@ -23,7 +23,7 @@ import soxr
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import SPLITS, Corpus, CorpusTask, Item, Label, write_task
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program="python -m pipelines.pseudo_tags", description=__doc__)
     if options.corpus is None:
-        raise UsageError("Name the corpus that gets pseudo-tags, such as --corpus corpora/debian_games.")
+        raise UsageError("Give the corpus to add pseudo-tags to, such as --corpus corpora/debian_games.")
     corpus = Corpus.open(options.corpus.expanduser())
     if corpus.manifest.storage != "pcm":
         raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader prepared.")
@@ -190,8 +190,8 @@ def main(arguments: Sequence[str]) -> None:
     tags = corpus.for_task(TASK_NAME)
     carried = tags.multi_hot(tags.items).sum() / len(tags.items)
     stdout.print(
-        f"{path}: {len(task.tag_names)} pseudo-tags ({', '.join(task.tag_names)}), {carried:.2f} a recording; dropped "
-        f"for too few songs in train, valid and test: {_listed(dropped)}.",
+        f"{path}: {len(task.tag_names)} pseudo-tags ({', '.join(task.tag_names)}), {carried:.2f} per recording; "
+        f"dropped for too few songs in train, valid and test: {_listed(dropped)}.",
         markup=False,
     )
 

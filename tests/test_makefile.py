@@ -19,6 +19,9 @@ def test_next_steps_after_make_train_work():
     (recording,) = re.findall(r"\.embed\('([^']+)'\)", planned.stdout)
     (model,) = re.findall(r"load_encoder\('([^']+)'\)", planned.stdout)
     assert f"clmr_tf.export --model runs/demo-run --out {model} --overwrite\n" in planned.stdout
+    # The probe is followed by the retrieval, which needs no labels.
+    probe = f"-m clmr_tf.probe --model {model} --corpus demo"
+    assert f"{probe}\n" in planned.stdout and f"{probe} --preset retrieval\n" in planned.stdout
     # The recording must be at least as long as a clip.
     assert len(load_audio(ROOT / recording, 22_050)) >= 59_049
 

@@ -1,1 +1,1 @@
-"""Audio files to samples: found, decoded, mixed, resampled, cut into windows."""
+"""From audio files to samples: finding, decoding, mixing, resampling, cutting into windows."""

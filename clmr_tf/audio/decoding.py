@@ -32,7 +32,7 @@ _EXTENSIONS = (
 )
 AUDIO_EXTENSIONS = frozenset(_EXTENSIONS.split())
 
-# (offset, bytes): how audio containers begin. An "ftyp" box alone would admit films as well.
+# (offset, bytes): signatures of audio containers. An "ftyp" box alone would also match videos.
 _AUDIO_SIGNATURES = (
     (0, b"fLaC"),
     (0, b"OggS"),
@@ -97,7 +97,7 @@ def describe_other_content(head: bytes) -> str | None:
 _OGG_PAGE = b"OggS"
 _OGG_HEADER_BYTES = 27
 _OGG_FIRST_PAGE = 2
-# How far the first page is searched for behind junk.
+# How far the first page is searched for in a file that begins with junk.
 _OGG_SEARCH_BYTES = 1 << 20
 
 
@@ -144,7 +144,7 @@ def _find_page(file: BinaryIO, start: int, search_num_bytes: int) -> int | None:
     return None
 
 
-# How audio files begin, with what follows four bytes later where it is part of the signature.
+# Signatures of audio files, with the type at byte 8 where there is one.
 _BEGINNINGS = (
     (b"fLaC", b""),
     (b"RIFF", b"WAVE"),
@@ -159,7 +159,7 @@ _BEGINNINGS = (
 
 
 def late_start(file: BinaryIO) -> int | None:
-    """Offset in bytes of audio behind a tag or junk in the first MiB of a file; None if there is none."""
+    """Offset in bytes of audio after a tag or junk in the first MiB of a file; None if there is none."""
     file.seek(0)
     head = file.read(_OGG_SEARCH_BYTES)
     places = []
@@ -446,9 +446,9 @@ def _open_container(section: _Section) -> "InputContainer":
             raise section.error from error
         raise UnreadableAudioError(UNREADABLE, _NO_AUDIO) from error
     if not container.streams.audio:
-        is_film = bool(container.streams.video)
+        has_video = bool(container.streams.video)
         container.close()
-        raise UnreadableAudioError(NOT_AUDIO if is_film else UNREADABLE, "it has no sound")
+        raise UnreadableAudioError(NOT_AUDIO if has_video else UNREADABLE, "it has no sound")
     # One core per file: other files are decoded on the others.
     container.streams.audio[0].codec_context.thread_type = "NONE"
     return container
@@ -503,7 +503,7 @@ def decode_range(path: Path, first_sample: int, num_samples: int) -> np.ndarray:
                     num_decoded += len(pieces[-1])
                 if first_places and first_places[-1] + num_decoded >= first_sample + num_samples + _NUM_SPARE_SAMPLES:
                     break
-    # After a seek, some frames of Ogg Vorbis begin before their timestamps, so what most of them say counts.
+    # After a seek, some frames of Ogg Vorbis begin before their timestamps, so the most frequent offset is used.
     first_place = statistics.mode(first_places) if pre_roll_first and first_places else 0
     skipped = max(0, first_sample - first_place)
     return np.concatenate(pieces)[skipped : skipped + num_samples]
@@ -608,7 +608,7 @@ class _Decoding:
         claimed_seconds = _claimed_seconds(container, section, first_packet)
         shortfall_seconds = (claimed_seconds or 0.0) - blocks.decoded_seconds
         if _LEAST_LOSS_SECONDS < shortfall_seconds < _MOST_LOSS_RATIO * blocks.decoded_seconds:
-            # This includes what failed in between.
+            # This includes the packets that failed.
             self._missing_seconds += shortfall_seconds
             self._num_failed_bytes = 0
 
@@ -624,7 +624,7 @@ def _claimed_seconds(container: "InputContainer", section: _Section, first_packe
 
 
 class _BlockQueue:
-    """Joins the frames of a decoder, of about 20 ms each, to blocks."""
+    """Joins the frames of a decoder, of about 20 ms each, into blocks."""
 
     def __init__(self) -> None:
         import av
@@ -745,7 +745,7 @@ def flaws_of(*, is_silent: bool, lost_seconds: float) -> list[str]:
 def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
     """Opens a file for decoding in blocks, which concatenated are what `load_audio` returns.
 
-    Of a truncated or damaged file, what can be decoded is; the report says how much cannot.
+    A truncated or damaged file is decoded as far as possible; the report says how much is lost.
 
     Args:
         path: Any regular file that FFmpeg reads.

@@ -1,4 +1,4 @@
-"""Work in other processes, which may hang or crash without harm to the command: one call, many tasks, decoding."""
+"""Work in other processes, which may hang or crash without harm to the command: single calls, many tasks, decoding."""
 
 import collections
 import contextlib
@@ -8,7 +8,9 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
@@ -59,16 +61,16 @@ class WorkerCrashError(ClmrError):
 
 
 class WorkerProcess(Generic[Task, Result]):
-    """Calls one function in a process of its own, which is started again if it died.
+    """Calls one function in a separate process, which is restarted if it died.
 
-    The process is spawned, not forked: a fork would copy the locks of TensorFlow's threads in whatever state they are.
-    It ignores Ctrl-C, which a terminal sends to the whole process group, and exits when its parent is gone, even after
-    `kill -9`. Each process has a pipe of its own. In pebble 5.2, workers share one and the parent keeps both its ends:
-    a worker that was killed while it sent a result blocked the pool for good, past every time limit.
+    The process is spawned, not forked: a fork would copy locks that TensorFlow's threads may hold. It ignores Ctrl-C,
+    which a terminal sends to the whole process group, and exits when its parent is gone, even after `kill -9`. Each
+    process has its own pipe. In pebble 5.2, workers share one and the parent keeps both ends open: a worker that was
+    killed while it sent a result blocked the pool forever, despite all time limits.
 
     Args:
         function: Importable by name (or a `functools.partial` of such a function); tasks, results and errors must be
-            picklable.
+            picklable. All of them from other modules than the program's main one, which the process does not import.
     """
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
@@ -77,11 +79,11 @@ class WorkerProcess(Generic[Task, Result]):
         self._connection: Any = None
         self._is_ready = False
         self._is_closed = False
-        # Against a start in one thread while another closes.
+        # Prevents a start in one thread while another closes.
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Starts the process unless it runs; does not wait until it is ready."""
+        """Starts the process unless it is running; does not wait until it is ready."""
         with self._lock:
             if self._process is not None:
                 return
@@ -90,9 +92,9 @@ class WorkerProcess(Generic[Task, Result]):
             context = multiprocessing.get_context("spawn")
             self._connection, far_end = context.Pipe()
             self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
-            with _sigint_blocked():
+            with _sigint_blocked(), _main_module_hidden():
                 self._process.start()
-            # Only the worker has it now, so that its death is the end of the pipe.
+            # Now only the worker has this end, so the pipe is closed if the worker dies.
             far_end.close()
             self._is_ready = False
 
@@ -142,8 +144,7 @@ class WorkerProcess(Generic[Task, Result]):
                 return
             exit_code = self._end()
         raise WorkerStartError(
-            f"Worker processes cannot start (exit code {exit_code}); if a script of yours calls this, put its own code "
-            'under `if __name__ == "__main__":`, and make sure that there is memory left.'
+            f"Worker processes cannot start (exit code {exit_code}); make sure that there is enough memory."
         )
 
     def _end(self) -> int | None:
@@ -173,6 +174,22 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_START_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    # Otherwise the child would import the program's main module first: seconds if that imports TensorFlow, and in a
+    # script without `if __name__ == "__main__":` another start of the same workers.
+    with _START_LOCK:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
 def _serve(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
     """In the worker: answers calls until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -187,10 +204,10 @@ def _serve(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
 def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
     try:
         return function(task), None
-    except Exception as error:  # noqa: BLE001 - the parent gets it, whatever it is, and decides
+    except Exception as error:  # noqa: BLE001 - the parent gets every error and decides
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001 - foreign exceptions fail to pickle in every way
+        except Exception:  # noqa: BLE001 - pickling other libraries' exceptions can fail in any way
             return None, RuntimeError(f"{type(error).__name__}: {error}")
         return None, error
 
@@ -209,9 +226,9 @@ def _silence_decoders() -> None:
     os.close(nowhere)
 
 
-# Tasks taken ahead per worker: while one file runs into its time limit, the other workers get this far.
+# Tasks taken ahead per worker, so that the other workers have work while one file runs into its time limit.
 _WINDOW_PER_WORKER = 16
-# A worker can die through no fault of its task, when memory is short; a task that kills two is to blame.
+# A worker can die for lack of memory, whatever its task is; a task that kills two workers is the cause.
 _NUM_ATTEMPTS = 2
 
 
@@ -241,7 +258,7 @@ def run_in_workers(
     outcome is due. Close the iterator (`contextlib.closing`) to end the workers before the last outcome.
 
     Args:
-        function: As `WorkerProcess` takes it.
+        function: See `WorkerProcess`.
         tasks: Arguments, one per call.
         num_workers: Processes, at least 1.
         timeout_seconds: Time limit of one call, on the wall clock.
@@ -250,7 +267,7 @@ def run_in_workers(
         WorkerStartError: If the workers cannot start.
     """
     workers: list[WorkerProcess[Task, Result]] = [WorkerProcess(function) for _ in range(num_workers)]
-    # Last in, first out: a worker that runs already is used before another one is started.
+    # Last in, first out: a worker that is already running is used before another one is started.
     idle: queue.LifoQueue[WorkerProcess[Task, Result]] = queue.LifoQueue()
     for worker in workers:
         idle.put(worker)
@@ -289,7 +306,7 @@ def _outcome(worker: WorkerProcess[Task, Result], task: Task, timeout_seconds: f
             raise
         except WorkerCrashError as error:
             exit_code = error.exit_code
-        except Exception as error:  # noqa: BLE001 - whatever the function raised, the caller decides
+        except Exception as error:  # noqa: BLE001 - the caller gets every error and decides
             return Outcome(None, error)
     return Outcome(None, WorkerCrashError(exit_code, _NUM_ATTEMPTS))
 
@@ -365,7 +382,7 @@ class _OpenFile:
 
 
 def _reply(request: _Request | None) -> tuple:
-    """In the worker: opens a file, or gives the next samples of the open one, and at its end the report."""
+    """In the worker: opens a file, or returns the next samples of the open one, and at its end the report."""
     if request is not None:
         _OpenFile.stack.close()
         _OpenFile.stream = _OpenFile.stack.enter_context(open_audio(request.path, request.sample_rate_hz))

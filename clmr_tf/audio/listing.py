@@ -25,9 +25,9 @@ class SkippedFile:
 
     Attributes:
         source: Its path; names that are not UTF-8 as `os.fsdecode` gives them.
-        reason: One word that the summary counts: "unreadable", "too_short", "silent", "not_audio",
-            "duplicate", "timed_out", "crashed", "missing", or a word of a reader's check.
-        detail: The reason in words.
+        reason: A code that the summary counts: "unreadable", "too_short", "silent", "not_audio",
+            "duplicate", "timed_out", "crashed", "missing", or a code of the direct reader's check.
+        detail: The reason as text.
     """
 
     source: str
@@ -121,9 +121,9 @@ def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
     if not found:
         why = "".join(f" ({printable(one.source)}: {one.detail})" for one in skipped[:1])
         names = ", ".join(printable(str(path)) for path in paths)
-        raise UsageError(f"There is no audio file in {names}{why}; name audio files, or folders of them.")
+        raise UsageError(f"There is no audio file in {names}{why}; give audio files, or folders that contain some.")
     if no_audio:
-        _LOG.warning("Left out as no audio: %s.", counted_extensions(no_audio))
+        _LOG.warning("Left out files that are not audio: %s.", counted_extensions(no_audio))
     return list(found.values()), skipped
 
 

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         description="Makes augmented views of a recording, as in training.",
     )
     if config.recording is None:
-        raise UsageError("No recording was given; name an audio file, as in `python -m clmr_tf.augment song.mp3`.")
+        raise UsageError("No recording was given; give an audio file, as in `python -m clmr_tf.augment song.mp3`.")
     folder = config.out.expanduser()
     _check_output(folder, config.num_views)
     # Only once the command line is valid: TensorFlow takes seconds to load.

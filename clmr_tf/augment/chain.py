@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_seeds, check_batch
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_seeds, check_batch
 from clmr_tf.augment.effects.delay import Delay
 from clmr_tf.augment.effects.filter import Filter
 from clmr_tf.augment.effects.gain import Gain
@@ -64,8 +64,8 @@ class AugmentationChain:
         """Draws the parameters of a batch of views; arguments and errors as for a call.
 
         Returns:
-            For each augmentation, by name, its parameters with one row per view: `applied`, bool [batch], and others,
-            which are drawn where it is not applied as well.
+            The parameters of each augmentation, by name, with one row per view: `applied`, bool [batch], and others,
+            which are drawn even where it is not applied.
         """
         if augmented is None and self.config.asymmetric:
             raise UsageError("An asymmetric chain needs `augmented`: True for the rows that are first views.")
@@ -87,7 +87,7 @@ class AugmentationChain:
         """Applies drawn parameters to audio [batch, samples], in the order of the configuration.
 
         Raises:
-            UsageError: If the audio has another dtype or shape, is known to be empty, or is of another batch.
+            UsageError: If the audio has another dtype, shape or batch size, or is known to be empty.
             tf.errors.InvalidArgumentError: If a clip holds NaN or infinity, which a filter would spread over all of
                 it. With `jit_compile=True` nothing is raised, and the other clips are not affected.
         """

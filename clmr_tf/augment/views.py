@@ -17,7 +17,7 @@ from clmr_tf.audio.isolation import IsolatedDecoder
 from clmr_tf.augment.chain import AugmentationChain
 from clmr_tf.config.augmentation import AugmentationConfig
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -222,3 +222,23 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 def _name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     return "a list" if typing.get_origin(hint) is tuple else names.get(hint, str(hint))
+
+
+DEMO_MODEL = Path("savedmodels/demo")
+"""The default of commands that use a model. It is part of a checkout of the code, not of an installation."""
+
+
+def require_model(folder: Path) -> Path:
+    """The folder of --model with ~ expanded; call it before TensorFlow is imported.
+
+    Raises:
+        UsageError: If it does not exist.
+    """
+    expanded = folder.expanduser()
+    if not expanded.exists():
+        what = "--model is needed, since the demo model" if folder == DEMO_MODEL else "The model"
+        raise UsageError(
+            f"{what} {folder} does not exist; use --model with a folder that `python -m clmr_tf.export` or "
+            "`python -m clmr_tf.train` wrote."
+        )
+    return expanded

@@ -10,14 +10,14 @@ from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import to_json
 from clmr_tf.errors import UsageError
 
-# Settings for the length, the place and the logs of a run, not for what it computes; they may change when it resumes.
+# Settings of a run's length, location and logs, which do not affect what it computes; they may change when it resumes.
 CHANGEABLE_ON_RESUME = frozenset(
     {
         "workdir",
-        # Its fingerprint must stay the same; its place may change.
+        # Its fingerprint must stay the same; its path may change.
         "corpus",
         "corpora",
-        "max_skipped_share",
+        "max_skipped_fraction",
         "steps",
         "epochs",
         "steps_per_execution",
@@ -52,7 +52,7 @@ class TrainConfig:
     """Run folder: configuration, checkpoints, logs. Default: runs/NAME-OF-CORPUS. If it already holds a run, that run
     is resumed."""
     corpora: Path = Path("corpora")
-    """Folder for prepared corpora, which later runs use again."""
+    """Folder for prepared corpora, which later runs reuse."""
     steps: int = 10_000
     """Length of the training in optimizer steps, counted from the start of the run."""
     epochs: int = 0
@@ -65,6 +65,9 @@ class TrainConfig:
     into memory. Negatives and batch statistics then come from the same part only."""
     seed: int = 42
     """Seed of everything random: weights, order, crops, augmentations. A whole number from 0 to 2^31 - 1."""
+    encoder: Literal["sample_cnn", "mel_cnn", "tune", "tail"] = "sample_cnn"
+    """The network: "sample_cnn" (the paper's), "mel_cnn" (five convolutions on a log-mel spectrogram), "tune" (TUNe+, a
+    U-Net with a tail), or "tail" (Tail+5, without the connections into the tail)."""
     width: float = 1.0
     """Factor on the number of channels of the encoder. The embedding always has 512 dimensions."""
     sample_rate_hz: Literal[22050, 16000, 8000] = 22050
@@ -75,18 +78,19 @@ class TrainConfig:
     reader: Literal["prepared", "direct"] = "prepared"
     """"prepared" decodes all files once and reads PCM; "direct" decodes the files while training, for corpora whose PCM
     does not fit on the disk."""
-    max_skipped_share: float = 0.5
+    max_skipped_fraction: float = 0.5
     """Largest fraction of unusable audio files, from 0 to 1, with which a folder is still prepared."""
     learning_rate: float | None = None
     """Learning rate. Default: 3e-4; for "lars" see --lars-scaling."""
     lars_scaling: Literal["thesis", "released"] = "thesis"
-    """Default learning rate of "lars": 0.075 times the root of the batch size, as in the thesis, or 0.3 times batch
-    size / 256, as in the released code."""
+    """Default learning rate of "lars": 0.075 times the square root of the batch size, as in the thesis, or 0.3 times
+    batch size / 256, as in the released code."""
     optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd", "nesterov"] | None = None
-    """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam"; of "supervised" "nesterov"."""
+    """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam", or "nesterov" with --objective
+    supervised."""
     weight_decay: float = 1e-6
-    """Weight decay of "adamw", "lamb" and "lars", of kernels only, and of "nesterov", of all weights; "adam" and "sgd"
-    have none, as released."""
+    """Weight decay: of kernels only with "adamw", "lamb" and "lars", of all weights with "nesterov"; "adam" and "sgd"
+    have none, as in the released code."""
     schedule: Literal["constant", "cosine", "plateau"] | None = None
     """Learning rate schedule: "constant"; "cosine", down to zero; "plateau", divided by 5 whenever the validation loss
     stops falling. Default: "constant", or "plateau" with labels."""
@@ -126,8 +130,8 @@ class TrainConfig:
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
     labels_like_paper: float | None = None
-    """Fraction of labels chosen as in the original code instead: of the clips of every combination of tags, at least
-    one."""
+    """Fraction of labels, selected as in the original code instead: this fraction of the clips of every combination of
+    tags, at least one."""
     dropout: float = 0.5
     """Dropout on the embedding before the classifier, when training with labels."""
     strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
@@ -166,8 +170,8 @@ class TrainConfig:
     best_metric: Literal["validation_loss", "validation_accuracy", "validation_average_precision", "probe_score"] = (
         "validation_loss"
     )
-    """What decides which checkpoint is kept as the best, none with --validate-every 0; of objectives with labels,
-    "validation_accuracy" is of single labels and "validation_average_precision" of several."""
+    """Metric that selects the best checkpoint; none is kept with --validate-every 0. With labels,
+    "validation_accuracy" is for one label per clip and "validation_average_precision" for several."""
     embeddings_every: int = 2_000
     """Steps between updates of TensorBoard's projector with embeddings of the validation split. The end of the run
     updates it too. 0 disables it."""
@@ -251,7 +255,9 @@ def _validate(config: Any) -> None:
     _require(0 <= config.seed < 2**31, "--seed must be between 0 and 2147483647", config.seed)
     _require(0 < config.width <= 8, "--width must be above 0 and at most 8", config.width)
     _require(0 < config.temperature < math.inf, "--temperature must be positive and finite", config.temperature)
-    _require(0 <= config.max_skipped_share <= 1, "--max-skipped-share must be from 0 to 1", config.max_skipped_share)
+    _require(
+        0 <= config.max_skipped_fraction <= 1, "--max-skipped-fraction must be from 0 to 1", config.max_skipped_fraction
+    )
     _require(0 <= config.ema_momentum < 1, "--ema-momentum must be from 0 to below 1", config.ema_momentum)
     _require(0 <= config.dropout < 1, "--dropout must be from 0 to below 1", config.dropout)
     if config.learning_rate is not None:
@@ -297,9 +303,9 @@ def _require_fitting_objective(config: Any) -> None:
     }
     augmentation_config(filled_in["augmentation"], config.augmentation_changes)
     _require(filled_in["early_stopping"] >= 0, "--early-stopping must not be negative", config.early_stopping)
-    watches = filled_in["schedule"] == "plateau" or filled_in["early_stopping"] > 0
+    needs_validation = filled_in["schedule"] == "plateau" or filled_in["early_stopping"] > 0
     _require(
-        not watches or config.validate_every > 0,
+        not needs_validation or config.validate_every > 0,
         "--schedule plateau and --early-stopping need --validate-every",
         config.validate_every,
     )

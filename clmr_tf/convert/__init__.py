@@ -1,1 +1,1 @@
-"""PyTorch checkpoints in and out."""
+"""Reading and writing PyTorch checkpoints."""

@@ -12,7 +12,7 @@ from clmr_tf.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Settings of the translation."""
+    """Settings of the conversion."""
 
     from_pytorch: Path | None = None
     """Checkpoint of the released code (.pt, .ckpt, .safetensors, or one inside a .zip) to convert to a model folder."""

@@ -8,10 +8,11 @@ import numpy as np
 
 from clmr_tf.convert.reader import some_keys
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, POOL_SIZES, layer_channels
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
+from clmr_tf.models.sample_cnn import POOL_SIZES, layer_channels
 
 BATCH_NORM_EPSILON = 1e-5
-"""Of `torch.nn.BatchNorm1d`, which the original leaves as it is."""
+"""The default of `torch.nn.BatchNorm1d`, which the original uses."""
 
 
 @dataclasses.dataclass(frozen=True)

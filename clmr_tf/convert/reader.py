@@ -87,7 +87,7 @@ class Storages:
         """
         kind, type_name, key, _, num_elements, *view = (*identity, *5 * [None])[: max(len(identity), 5)]
         if kind != "storage" or type_name not in STORAGE_DTYPES or not isinstance(key, str):
-            raise ValueError(f"it asks for something outside of it, {reprlib.repr(identity)}")
+            raise ValueError(f"it refers to an object outside the file, {reprlib.repr(identity)}")
         if not isinstance(num_elements, int) or num_elements < 0 or any(part is not None for part in view):
             raise ValueError(f"the storage {key} is a view or has no length")
         if self.types.setdefault(key, (type_name, num_elements)) != (type_name, num_elements):
@@ -166,7 +166,7 @@ _STATE_DICT_NAMES = ("state_dict", "model_state_dict", "model", "net")
 _MAX_NESTING = 3
 """Of state dicts; a pickle can hold a dictionary that contains itself."""
 
-# What training code saves beside the weights: numbers are kept, everything else becomes empty.
+# What training code saves besides the weights: numbers are kept, everything else becomes empty.
 _FACTORIES = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 _TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -223,7 +223,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         return _read(content, _Budget(_MAX_BYTES))
     except UnknownNameError as error:
-        where = f", behind the keys {some_keys(error.keys)}" if error.keys else ""
+        where = f", near the keys {some_keys(error.keys)}" if error.keys else ""
         raise UsageError(
             f"{path} was refused because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
             "run. If you trust the file, save only its state dict."
@@ -331,7 +331,7 @@ def _read_archive(archive: zipfile.ZipFile, root: str, budget: _Budget) -> Check
     if f"{root}byteorder" in archive.namelist() and budget.read(archive, f"{root}byteorder") == b"big":
         storages.byte_order = ">"
     tensors, metadata = _state_dict_in(content)
-    # Only these: an optimizer has storages of its own.
+    # Only these: an optimizer has its own storages.
     for key in {tensor.storage: None for tensor in tensors.values()}:
         storages.fill(key, budget.read(archive, f"{root}data/{key}", storages.num_bytes(key)))
     return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), metadata)

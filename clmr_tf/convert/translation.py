@@ -25,7 +25,7 @@ from clmr_tf.convert.layouts import (
     width_of,
 )
 from clmr_tf.convert.reader import contiguous_strides, read_checkpoint
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import (
     GOLDEN_FILE,
@@ -41,8 +41,10 @@ from clmr_tf.export.model_folder import (
 )
 from clmr_tf.export.writing import golden_audio, require_same_origin, write_model_folder
 from clmr_tf.files import put_in_place, read_arrays, require_writable, write_atomically
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, dtype_policy
+from clmr_tf.models.encoders import DEFAULT_ENCODER, build_encoder, encoder_name
 from clmr_tf.models.heads import Head, build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.run_folder import versions
 
 logger = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ def to_original(encoder: SampleCNN, projector: keras.Model | None, head: Head | 
 
 def _original_head(head: Head) -> tuple[np.ndarray, ...]:
     first, bias, *others = (part.astype(np.float64) for part in head.weights)
-    # The original does not standardise its features, so this goes into the first layer.
+    # The original does not standardise its features, so the standardisation is folded into the first layer.
     first = first / head.standard_deviation.astype(np.float64)[:, np.newaxis]
     bias = bias - head.mean.astype(np.float64) @ first
     return tuple(part.T for part in (first, bias, *others))
@@ -280,10 +282,15 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
         As for `from_pytorch`, between the golden numbers and the original network with the written weights.
 
     Raises:
-        UsageError: If the model cannot be read or the file cannot be written.
+        UsageError: If the model cannot be read, is not a SampleCNN, or the file cannot be written.
         ClmrError: If the outputs differ from the golden numbers; then nothing is written.
     """
     manifest, encoder = read_manifest(folder), read_encoder(folder)
+    if encoder_name(encoder) != DEFAULT_ENCODER:
+        raise UsageError(
+            f"The released code builds only SampleCNN, and the encoder in {folder} is {encoder_name(encoder)}; give a "
+            f"model that was trained with --encoder {DEFAULT_ENCODER}."
+        )
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
     _require_original_head(folder, head)
     require_writable(checkpoint, "--out")

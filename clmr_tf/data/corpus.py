@@ -61,7 +61,7 @@ class CorpusTask:
             if label.split not in SPLITS:
                 raise ValueError(f"{item_id!r} is in the split {label.split!r}; there are only {list(SPLITS)}")
             if unknown := set(label.tags) - known:
-                raise ValueError(f"{item_id!r} has the tag {min(unknown)!r}, which it does not name")
+                raise ValueError(f"{item_id!r} has the tag {min(unknown)!r}, which is not in its tag_names")
             if self.single_label and len(label.tags) != 1:
                 raise ValueError(f"{item_id!r} has {len(label.tags)} tags instead of one class")
 

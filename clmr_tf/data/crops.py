@@ -10,7 +10,7 @@ from clmr_tf.data.corpus import PCM_DTYPE, PCM_FILE, PCM_FULL_SCALE, Corpus, Ite
 from clmr_tf.errors import UsageError
 
 CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Takes an item's row in the index of the split and an offset in samples (int64 scalars), gives a crop."""
+"""Takes an item's row in the index of the split and an offset in samples (int64 scalars), returns a crop."""
 
 # Separate streams of one run seed, folded into it, so that no two draws share their random bits.
 _ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
@@ -154,7 +154,7 @@ def crop_dataset(
         return step * batch_size + (part * shard.num_replicas + rank) * part_size + row_of_part
 
     first_index = first_step * replica_batch_size * shard.num_local_replicas
-    # Infinite on purpose: otherwise workers would ask each other before every batch whether there are more.
+    # Infinite, since otherwise workers would ask each other before every batch whether there is another one.
     indices = tf.data.Dataset.range(first_index, np.iinfo(np.int64).max).repeat()
     examples = indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return examples.batch(replica_batch_size, drop_remainder=True).prefetch(2)

@@ -61,8 +61,8 @@ def direct_crop_reader(
     changed = [item.file for item in items if _num_bytes(item.file) != item.source_num_bytes]
     if changed:
         raise UsageError(
-            f"{len(changed)} of {len(items)} files of the corpus {corpus.manifest.name} are gone or have changed, the "
-            f"first is {changed[0]!r}; restore them or prepare the corpus again."
+            f"{len(changed)} of {len(items)} files of the corpus {corpus.manifest.name} are missing or have changed, "
+            f"such as {changed[0]!r}; restore them or prepare the corpus again."
         )
     paths = tf.constant([os.fsencode(item.file) for item in items])
 
@@ -101,8 +101,8 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
 
     Raises:
         tf.errors.OpError: At run time, if the file is missing or cannot be decoded (eagerly and without tensorflow-io,
-            UnreadableAudioError). Some damaged FLAC files make
-            tensorflow-io loop forever, so use it for checked files only.
+            UnreadableAudioError). Some damaged FLAC files make tensorflow-io loop forever, so use it only for checked
+            files.
     """
     offset_samples = tf.convert_to_tensor(offset_samples, tf.int64)
     decoders = tensorflow_io_decoders()

@@ -9,6 +9,30 @@ import numpy as np
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.errors import UsageError
 
+# The tags of published data sets, in the order of their label vectors and published tables.
+# fmt: off
+# As in the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and in tags.npy of Won et al.:
+# the 50 most frequent tags in descending order, ties in the order of these files.
+MAGNATAGATUNE_TAGS = (
+    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
+    "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
+    "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop", "soft", "sitar", "solo",
+    "man", "classic", "choir", "voice", "new age", "dance", "male voice", "female vocal", "beats", "harp", "cello",
+    "no voice", "weird", "country", "metal", "female voice", "choral",
+)
+
+# As in 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags of
+# Last.fm, in this spelling.
+MSD_TAGS = (
+    "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s", "alternative rock",
+    "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock", "soul", "indie rock", "Mellow",
+    "electronica", "80s", "folk", "90s", "chill", "instrumental", "punk", "oldies", "blues", "hard rock", "ambient",
+    "acoustic", "experimental", "female vocalist", "guitar", "Hip-Hop", "70s", "party", "country", "easy listening",
+    "sexy", "catchy", "funk", "electro", "heavy metal", "Progressive rock", "60s", "rnb", "indie pop", "sad",
+    "House", "happy",
+)
+# fmt: on
+
 
 def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
     """Chooses a random fraction of the songs: max(1, round(fraction × songs)) of them.
@@ -38,7 +62,7 @@ def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np
         seed: Determines the draws.
 
     Returns:
-        Rows of `labels`, ascending, int64 [chosen examples].
+        Rows of `labels`, ascending, int64 [selected examples].
     """
     if not len(labels):
         return np.zeros(0, np.int64)
@@ -46,11 +70,11 @@ def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np
     _, combination_of = np.unique(labels, axis=0, return_inverse=True)
     # NumPy 2.0 returns it with two axes.
     combination_of = combination_of.reshape(-1)
-    chosen = []
+    selected = []
     for combination in range(combination_of.max() + 1):
         rows = np.flatnonzero(combination_of == combination)
-        chosen.append(generator.permutation(rows)[: max(1, int(len(rows) * fraction))])
-    return np.sort(np.concatenate(chosen))
+        selected.append(generator.permutation(rows)[: max(1, int(len(rows) * fraction))])
+    return np.sort(np.concatenate(selected))
 
 
 def choose_labels(
@@ -61,43 +85,43 @@ def choose_labels(
     combination_fraction: float | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Chooses the training examples whose labels may be used.
+    """Selects the training examples whose labels may be used.
 
     Args:
-        corpus: Its train split is chosen from.
+        corpus: The examples are selected from its train split.
         clip_of_example: Row in `corpus.items_of("train")` of the clip of each example, int [examples].
         song_fraction: See `sample_songs`; 1 for all examples.
         combination_fraction: See `sample_per_combination`; overrides `song_fraction`.
-        seed: Determines the choice.
+        seed: Determines the selection.
 
     Returns:
-        The indices of the chosen examples, ascending, int64; and JSON data for the result: how they were chosen, how
-        many songs, clips and examples they are and out of how many, and the tags that no chosen example has.
+        The indices of the selected examples, ascending, int64; and JSON data for the result: how they were selected,
+        the numbers of songs, clips and examples, selected and in total, and the tags that no selected example has.
     """
     items = corpus.items_of("train")
     labels = corpus.multi_hot(items)[clip_of_example]
     if combination_fraction is not None:
-        choice, fraction = "share of the examples of each combination of tags, at least one", combination_fraction
-        chosen = sample_per_combination(labels, fraction, seed)
+        choice, fraction = "fraction of the examples of each combination of tags, at least one", combination_fraction
+        selected = sample_per_combination(labels, fraction, seed)
     elif song_fraction < 1:
-        choice, fraction = "share of the songs", song_fraction
+        choice, fraction = "fraction of the songs", song_fraction
         songs = sample_songs([item.song_id for item in items], fraction, seed)
-        is_chosen = np.array([item.song_id in songs for item in items])
-        chosen = np.flatnonzero(is_chosen[clip_of_example])
+        is_selected = np.array([item.song_id in songs for item in items])
+        selected = np.flatnonzero(is_selected[clip_of_example])
     else:
         choice, fraction = "all", 1.0
-        chosen = np.arange(len(clip_of_example))
+        selected = np.arange(len(clip_of_example))
 
     def counts(examples: np.ndarray) -> dict[str, int]:
         clips = np.unique(clip_of_example[examples])
         num_songs = len({items[clip].song_id for clip in clips})
         return {"num_songs": num_songs, "num_clips": len(clips), "num_examples": len(examples)}
 
-    has_positive = labels[chosen].any(axis=0)
-    return chosen, {
+    has_positive = labels[selected].any(axis=0)
+    return selected, {
         "choice": choice,
-        "share": fraction,
-        **counts(chosen),
+        "fraction": fraction,
+        **counts(selected),
         "of": counts(np.arange(len(clip_of_example))),
         "tags_without_positives": [
             name for name, has in zip(corpus.manifest.tag_names, has_positive, strict=True) if not has
@@ -123,7 +147,8 @@ def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
         what = f"no {' and no '.join(missing)} split" if missing else "no tags"
         raise UsageError(
             f"The corpus {name} has {what}; prepare one that has, with "
-            "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2`, and give --corpus FOLDER."
+            "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2`, "
+            "and give --corpus FOLDER."
         )
     if len({frozenset(item.tags) for item in corpus.items_of("train")}) == 1:
         raise UsageError(

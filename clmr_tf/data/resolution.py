@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _CHECKED_NUM_BYTES = 32 * 2**20
 
 
-def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES) -> None:
+def require_unchanged_audio(corpus: Corpus) -> None:
     """Compares items, evenly spread over the corpus, with their digests in the index.
 
     The fingerprint of a corpus covers its index only; this check covers the audio. A small corpus is checked
@@ -27,7 +27,6 @@ def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES)
 
     Args:
         corpus: A corpus with storage "pcm" or "direct".
-        num_bytes: Approximate number of bytes to read.
 
     Raises:
         UsageError: If an item has changed, or its file is missing.
@@ -35,7 +34,7 @@ def require_unchanged_audio(corpus: Corpus, num_bytes: int = _CHECKED_NUM_BYTES)
     sizes = [_num_bytes(corpus, item) for item in corpus.items]
     if not sizes:
         return
-    num_items = min(len(sizes), max(1, int(num_bytes / np.mean(sizes))))
+    num_items = min(len(sizes), max(1, int(_CHECKED_NUM_BYTES / np.mean(sizes))))
     for row in np.linspace(0, len(sizes) - 1, num_items).round().astype(int):
         item = corpus.items[row]
         if _digest(corpus, item) != item.digest:
@@ -68,7 +67,7 @@ def resolve_corpus(
     sample_rate_hz: int,
     clip_num_samples: int,
     reader: str | None = "prepared",
-    max_skipped_share: float = 0.5,
+    max_skipped_fraction: float = 0.5,
 ) -> Corpus:
     """Opens the corpus that `corpus` refers to; prepares it under `corpora` if it is not prepared yet.
 
@@ -79,12 +78,12 @@ def resolve_corpus(
         clip_num_samples: Shortest usable recording, in samples at that rate.
         reader: "prepared" for PCM, "direct" for an index of the compressed files; None accepts what a prepared corpus
             has, and otherwise prepares PCM.
-        max_skipped_share: Fraction of a folder's audio files that may be unusable.
+        max_skipped_fraction: Fraction of a folder's audio files that may be unusable.
 
     Raises:
         UsageError: If it is none of these, or a prepared corpus of another rate or storage, or its audio has changed.
     """
-    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_share)
+    resolved = _open_or_prepare(corpus, corpora, sample_rate_hz, clip_num_samples, reader, max_skipped_fraction)
     require_unchanged_audio(resolved)
     return resolved
 
@@ -95,7 +94,7 @@ def _open_or_prepare(
     sample_rate_hz: int,
     clip_num_samples: int,
     reader: str | None,
-    max_skipped_share: float,
+    max_skipped_fraction: float,
 ) -> Corpus:
     if not corpus:
         # The empty path would be the current folder.
@@ -119,7 +118,7 @@ def _open_or_prepare(
         sample_rate_hz=sample_rate_hz,
         min_num_samples=clip_num_samples,
         reader="direct" if storage == "direct" else "prepared",
-        max_skipped_share=max_skipped_share,
+        max_skipped_fraction=max_skipped_fraction,
     )
     if pipeline is not None:
         if folder.is_dir():

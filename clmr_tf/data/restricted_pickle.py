@@ -209,5 +209,5 @@ class RestrictedUnpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """Loads an object outside of the pickle."""
         if self._load_persistent is None:
-            raise pickle.UnpicklingError(f"it refers to an object outside of it, {reprlib.repr(pid)}")
+            raise pickle.UnpicklingError(f"it refers to an object outside the file, {reprlib.repr(pid)}")
         return self._load_persistent(pid)

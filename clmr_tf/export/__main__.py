@@ -95,8 +95,7 @@ def export(config: ExportConfig) -> Path:
 def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
     """Exports a run; returns the model folder, and the files that only the previous model had."""
     from clmr_tf.export.writing import read_probe_head, require_same_origin, write_model_folder
-    from clmr_tf.train.run_folder import read_config, read_record
-    from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
+    from clmr_tf.train.run_folder import read_config, read_record, read_run_encoder, read_run_with_head
 
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
     training_config = read_config(run_folder)

@@ -2,7 +2,7 @@
 
     python -m clmr_tf.export.converter FOLDER OUT KIND...
 
-`clmr_tf.export.runtimes` runs this in a process of its own, because the converters can abort it. KIND is a key of
+`clmr_tf.export.runtimes` runs this in a separate process, because the converters can abort it. KIND is a key of
 `FORMATS` there. The files are written to the folder OUT, each atomically.
 """
 
@@ -15,16 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from clmr_tf.export.model_folder import gives_tags, read_encoder, read_head, read_manifest
 from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.files import write_atomically
-from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 # Of 2021, so that old and new runtimes read it.
 _ONNX_OPSET = 15
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     for kind in kinds:
         file = Path(out) / FORMATS[kind].file
         # 8 bits can cost a head far more accuracy than the encoder, see docs/runtimes.md.
-        function = network.function(head, head_as_sums=kind == "int8")
+        function = network.function(head, in_8_bits=kind == "int8")
         write_atomically(file, convert(function, kind, head.tag_names if head else ()))
 
 
@@ -135,94 +133,33 @@ def read_folded_head(folder: Path) -> FoldedHead | None:
     return FoldedHead.fold(read_head(folder), manifest["single_label"], tuple(manifest["tag_names"]))
 
 
-# PyTorch pads one frame on each side, whatever the kernel size.
-_ONE_FRAME_PER_SIDE = [[0, 0], [0, 0], [1, 1], [0, 0]]
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldedLayer:
-    """A convolution with folded batch normalisation, ReLU and max pooling.
-
-    Attributes:
-        kernel: float32 [1, size, in, out].
-        bias: float32 [out].
-        stride: Of the convolution, in frames.
-        padding: As for `tf.nn.conv2d`.
-        pool_size: In frames; 1 for no pooling.
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    stride: int
-    padding: str | list[list[int]]
-    pool_size: int
-
-
 class FoldedNetwork:
-    """An encoder with batch normalisation folded into its convolutions.
-
-    Two more differences to `SampleCNN` leave the numbers unchanged. Clips are images with one row, because converters
-    wrap each one-dimensional operation in reshapes. ReLU comes before pooling, so that every runtime fuses it into the
-    convolution and 8-bit integers need no negative half.
+    """An encoder without variables, with batch normalisation folded into its layers (`ClipEncoder.folded`).
 
     Args:
         encoder: Built, float32, for clips of exactly `clip_num_samples`.
     """
 
-    def __init__(self, encoder: SampleCNN) -> None:
-        self._clip_num_samples = encoder.clip_num_samples
-        pools = [1, *(pool.pool_size[0] for pool in encoder.pools), 1]
-        self.layers = tuple(
-            FoldedLayer(*_fold(convolution, normalization), convolution.strides[0], _padding(convolution, index), pool)
-            for index, (convolution, normalization, pool) in enumerate(
-                zip(encoder.convolutions, encoder.normalizations, pools, strict=True)
-            )
-        )
+    def __init__(self, encoder: ClipEncoder) -> None:
+        self._encoder = encoder
 
     def function(
-        self, head: FoldedHead | None = None, *, head_as_sums: bool = False
+        self, head: FoldedHead | None = None, *, in_8_bits: bool = False
     ) -> tf.types.experimental.PolymorphicFunction:
         """A function from `audio` float32 [n, clip_num_samples] to {"embedding": float32 [n, 512]}.
 
         Args:
             head: Adds the output "tags", float32 [n, tags].
-            head_as_sums: `as_sums` of the head.
+            in_8_bits: The converter will round constants to 8 bits; what does not bear it is kept from that.
         """
-        signature = [tf.TensorSpec([None, self._clip_num_samples], tf.float32, name="audio")]
+        signature = [tf.TensorSpec([None, self._encoder.clip_num_samples], tf.float32, name="audio")]
+        encode = self._encoder.folded(in_8_bits=in_8_bits)
 
         def network(audio: tf.Tensor) -> dict[str, tf.Tensor]:
-            frames = tf.reshape(audio, [-1, 1, self._clip_num_samples, 1])
-            for layer in self.layers:
-                strides = [1, 1, layer.stride, 1]
-                frames = tf.nn.relu(tf.nn.conv2d(frames, layer.kernel, strides, layer.padding) + layer.bias)
-                if layer.pool_size > 1:
-                    frames = tf.nn.max_pool2d(frames, [1, layer.pool_size], [1, layer.pool_size], "VALID")
-            embedding = tf.reshape(frames, [-1, EMBEDDING_DIM])
-            return {"embedding": embedding} | ({"tags": head(embedding, as_sums=head_as_sums)} if head else {})
+            embedding = encode(audio)
+            return {"embedding": embedding} | ({"tags": head(embedding, as_sums=in_8_bits)} if head else {})
 
         return tf.function(network, input_signature=signature)
-
-
-def _fold(convolution: keras.layers.Conv1D, normalization: BatchNormalization1D) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel float32 [1, size, in, out] and bias float32 [out] of both together."""
-    gamma, beta, mean, variance = (
-        variable.numpy().astype(np.float64)
-        for variable in (
-            normalization.gamma,
-            normalization.beta,
-            normalization.moving_mean,
-            normalization.moving_variance,
-        )
-    )
-    scale = gamma / np.sqrt(variance + normalization.epsilon)
-    kernel = convolution.kernel.numpy()[np.newaxis] * scale
-    return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
-
-
-def _padding(convolution: keras.layers.Conv1D, index: int) -> str | list[list[int]]:
-    if convolution.padding == "same":
-        return "SAME"
-    return _ONE_FRAME_PER_SIDE if index else "VALID"
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ tag_names = json.loads(session.get_modelmeta().custom_metadata_map["tag_names"])
 likeliest = [tag_names[column] for column in tags.argmax(axis=1)]  # tags [n, {num_tags}] are probabilities"""
 
 _IS_EQUAL = 'assert np.abs(embedding - golden["embedding"]).max() <= {allowed} * np.abs(golden["embedding"]).max()'
-_IS_ALIKE = """\
+_IS_SIMILAR = """\
 lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(golden["embedding"], axis=1)
 assert ((embedding * golden["embedding"]).sum(axis=1) / lengths).min() >= 0.995"""
 
@@ -110,7 +110,7 @@ def _litert_section(files: list[str], manifest: dict[str, Any]) -> str:
         file=first,
         others=f"; the same with {' and '.join(f'`{name}`' for name in others)}" if others else "",
         imports="import json\nimport zipfile\n\n" if has_tags else "",
-        check=_IS_ALIKE if "int8" in first else _IS_EQUAL.format(allowed="5e-3" if "fp16" in first else "1e-3"),
+        check=_IS_SIMILAR if "int8" in first else _IS_EQUAL.format(allowed="5e-3" if "fp16" in first else "1e-3"),
         tags=_LITERT_TAGS.format(file=first, num_tags=len(manifest["tag_names"])) if has_tags else "",
     )
 
@@ -128,8 +128,7 @@ def _onnx_section(manifest: dict[str, Any]) -> str:
 
 
 def _outputs_of(file: str, manifest: dict[str, Any]) -> list[str]:
-    # Older files have only this one, and their description does not name it.
-    return manifest["runtimes"][file].get("outputs", ["embedding"])
+    return manifest["runtimes"][file]["outputs"]
 
 
 def head_section(head: dict[str, Any] | None) -> str:
@@ -141,14 +140,13 @@ def head_section(head: dict[str, Any] | None) -> str:
     if head is None:
         return ""
     corpus, test = head["corpus"], head["test"]
-    labels, protocol = head.get("labels", {}), head.get("protocol", {}).get("head") or {}
+    labels, protocol = head["labels"], head["protocol"]["head"] or {}
     kind = f"one hidden layer of {protocol['hidden_units']}" if protocol.get("hidden_units") else "linear"
-    learned_from = f"{labels['num_clips']} clips of {labels['num_songs']} songs" if labels else "its train split"
     lines = [
         "## Tag head",
-        f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head.get('preset', 'unknown')}`, "
-        f"{kind}, seed {head.get('seed', 'unknown')}, with the labels of {learned_from} of the corpus {corpus['name']} "
-        f"(fingerprint `{corpus['fingerprint']}`)"
+        f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head['preset']}`, "
+        f"{kind}, seed {head['seed']}, with the labels of {labels['num_clips']} clips of {labels['num_songs']} songs "
+        f"of the corpus {corpus['name']} (fingerprint `{corpus['fingerprint']}`)"
         + (f", task {head['task']['name']}" if "task" in head else "")
         + f". On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
         "",
@@ -240,13 +238,15 @@ def _introduction(manifest: dict[str, Any]) -> str:
     clip, rate = manifest["input"]["clip_num_samples"], manifest["input"]["sample_rate_hz"]
     architecture, dimensions = manifest["architecture"], manifest["output"]["dimensions"]
     width, num_tags = architecture["arguments"].get("width", 1.0), len(manifest["tag_names"])
+    encoder = architecture["arguments"].get("encoder")
+    option = f" (`--encoder {encoder}`)" if encoder else ""
     command = "convert" if "converted_from" in manifest["training"] else "export"
     tags = f", `tags` float32 [n, {num_tags}], probabilities in this order" if num_tags else ""
     lines = [
         f"# {manifest['name']}",
         f"Encodes {clip / rate:.2f} s of music as {dimensions} numbers, the input of linear classifiers. An encoder "
         f"as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
-        f"{architecture['class']} of width {width:g}.",
+        f"{architecture['class']}{option} of width {width:g}.",
         "",
         f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again for every score.",
         "",
@@ -321,11 +321,11 @@ def _conversion_lines(origin: dict[str, Any]) -> list[str]:
 
 
 def _settings_sentence(config: dict[str, Any]) -> str:
-    told_elsewhere = CHANGEABLE_ON_RESUME | {"seed", "objective"}
+    described_elsewhere = CHANGEABLE_ON_RESUME | {"seed", "objective"}
     changed = [
         f"`--{name.replace('_', '-')} {_option(value)}`"
         for name, value in changed_settings(config).items()
-        if name not in told_elsewhere and value is not None
+        if name not in described_elsewhere and value is not None
     ]
     if not changed:
         return "Every other setting is the default of `python -m clmr_tf.train`."
@@ -346,8 +346,8 @@ def _limits_section(manifest: dict[str, Any]) -> str:
     corpus = manifest["training"].get("run", {}).get("corpus")
     if corpus and "train" in corpus.get("num_songs", {}):
         limits.append(
-            f"Trained on {corpus['num_songs']['train']} songs of one corpus. For other music, see only the "
-            "scores above."
+            f"Trained on {corpus['num_songs']['train']} songs of one corpus. Only the scores above show how well it "
+            "works on other music."
         )
     limits += [
         f"`{name}` is an approximation: the cosine of its embeddings with the encoder's is at least "

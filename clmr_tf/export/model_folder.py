@@ -1,7 +1,7 @@
 """Reads model folders and checks them against their golden numbers.
 
 saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] -> embedding [n, 512]
-encoder.weights.h5    the same weights for `SampleCNN`
+encoder.weights.h5    the same weights for `clmr_tf.models.encoders.build_encoder`
 manifest.json         architecture, input, training, origin of an added head, scores, licence
 head.npz              optional: from the embedding to the logits of the tags
 projector.npz         optional, of converted models: from the embedding to the projection
@@ -23,24 +23,28 @@ import tensorflow as tf
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_card import model_card
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, build_projector
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN, build_encoder, dtype_policy
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 _ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
 # Prepared corpora have a manifest.json with a format version too.
-_PARTS_OF_MODELS = {"architecture.arguments": dict, "training.step": int, "scores": dict, "tag_names": list}
+_PARTS_OF_MODELS = {
+    **{"architecture.arguments": dict, "training.step": int, "scores": dict},
+    **{"tag_names": list, "single_label": bool},
+}
 PARTS_OF_CARDS = {
     **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
     **{"input.clip_num_samples": int, "input.sample_rate_hz": int},
 }
-"""Needed by the model card in addition."""
+"""Also needed by the model card."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder, with at least architecture, training step, scores and `tag_names`.
+    """The manifest of a model folder, with at least architecture, training step, scores and tags.
 
     Raises:
         UsageError: If it is missing, damaged or of another format version.
@@ -52,7 +56,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is not a model folder: {path} cannot be read; {_ADVICE}.") from error
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise UsageError(f"{path} is not of format version {FORMAT_VERSION}, which this program reads; {_ADVICE}.")
-    manifest.setdefault("tag_names", [])
     require_parts(folder, manifest, _PARTS_OF_MODELS)
     return manifest
 
@@ -83,7 +86,7 @@ GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""
 
 
-def read_encoder(folder: Path) -> SampleCNN:
+def read_encoder(folder: Path) -> ClipEncoder:
     """The encoder of a model folder, with its weights.
 
     Raises:
@@ -94,7 +97,8 @@ def read_encoder(folder: Path) -> SampleCNN:
         encoder = build_encoder(**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments}; export the model again."
+            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments} ({error}); export the "
+            "model again."
         ) from error
     path = folder / WEIGHTS_FILE
     try:
@@ -106,12 +110,12 @@ def read_encoder(folder: Path) -> SampleCNN:
 
 
 def gives_tags(folder: Path) -> bool:
-    """Whether a model has tags; early exports with a head do not say of which kind, and have none."""
-    return (folder / HEAD_FILE).is_file() and "single_label" in read_manifest(folder)
+    """Whether a model has a head, and so gives tags."""
+    return (folder / HEAD_FILE).is_file()
 
 
 def read_head(folder: Path) -> Head:
-    """The head of a model; see `gives_tags` for whether its outputs are tags.
+    """The head of a model, from the embedding to the logits of its tags.
 
     Raises:
         UsageError: If there is none, it cannot be read, or it does not match the embedding or the tag names.
@@ -200,7 +204,7 @@ def check_golden(folder: Path) -> None:
         _require_equal(folder / PROJECTOR_FILE, "projections", projected, golden["projection"])
 
 
-def check_golden_of(folder: Path, encoder: SampleCNN) -> None:
+def check_golden_of(folder: Path, encoder: ClipEncoder) -> None:
     """Checks the outputs of an encoder and of the head in its model folder against the golden numbers.
 
     Raises:
@@ -276,7 +280,7 @@ def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.nda
         )
 
 
-def weights_hash(encoder: SampleCNN) -> str:
+def weights_hash(encoder: ClipEncoder) -> str:
     """SHA-256 of a built encoder: names, shapes and values of its variables, clip length and sample rate."""
     digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
     for variable in encoder.variables:

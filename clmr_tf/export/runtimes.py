@@ -40,7 +40,7 @@ class RuntimeFormat:
         file: Name in the model folder.
         title: Description for the manifest and the model card.
         bytes_per_weight: Size of a weight of the encoder.
-        bytes_per_head_weight: Size of a weight of the head.
+        bytes_per_head_weight: Size of a weight of the head, and of a constant of the encoder.
         converters: Packages that write it, besides TensorFlow.
         runtime: Package that runs it.
         max_error: Of an embedding, relative to the largest golden value; None if only the cosine is limited.
@@ -201,8 +201,10 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
         ClmrError: If a conversion or a check failed; the other files have been written.
     """
     failures = []
-    num_weights = read_encoder(folder).count_params()
-    num_head_weights = sum(part.size for part in read_head(folder).weights) if gives_tags(folder) else 0
+    encoder = read_encoder(folder)
+    num_weights = encoder.count_params()
+    num_others = encoder.num_constants
+    num_others += sum(part.size for part in read_head(folder).weights) if gives_tags(folder) else 0
     with tempfile.TemporaryDirectory(prefix=".runtimes.", dir=folder) as draft:
         reasons = _convert(folder, Path(draft), kinds)
         for kind in kinds:
@@ -210,7 +212,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             try:
                 if kind in reasons:
                     raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
-                min_num_bytes = num_weights * wanted.bytes_per_weight + num_head_weights * wanted.bytes_per_head_weight
+                min_num_bytes = num_weights * wanted.bytes_per_weight + num_others * wanted.bytes_per_head_weight
                 description = _checked(Path(draft) / wanted.file, wanted, folder, min_num_bytes)
             except ClmrError as error:
                 failures.append(str(error))
@@ -273,7 +275,7 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, min_num_bytes: int
 
 
 def _run_in_process(module: str, *arguments: object) -> str | None:
-    """Runs a module of this package in a process of its own; returns the reason if it failed."""
+    """Runs a module of this package in a separate process; returns the reason if it failed."""
     command = [sys.executable, "-m", f"clmr_tf.export.{module}", *map(str, arguments)]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True, "errors": "replace"}
@@ -283,7 +285,7 @@ def _run_in_process(module: str, *arguments: object) -> str | None:
         return f"its process was stopped after {_TIMEOUT_SECONDS:g} seconds"
     if done.returncode == 0:
         return None
-    last_words = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
+    last_line = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
     if done.returncode < 0:
-        return f"its process was killed by {signal.Signals(-done.returncode).name}: {last_words}"
-    return last_words
+        return f"its process was killed by {signal.Signals(-done.returncode).name}: {last_line}"
+    return last_line

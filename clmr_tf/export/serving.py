@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from clmr_tf.audio.downmix import mono_weights
 from clmr_tf.audio.resampling import plan_block, resample_block
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 # "RIFF", size, "WAVE".
@@ -23,7 +23,7 @@ _FORMAT_BYTES, _EXTENSIBLE_FORMAT_BYTES = 16, 26
 # Real files have a handful; looping over a file full of empty chunks would take minutes.
 _MAX_CHUNKS = 100
 _LOWEST_RATE_HZ = 1000
-# Above it no hardware records; the memory for resampling a window grows with the rate.
+# No hardware records at a higher rate, and the memory for resampling a window grows with the rate.
 _HIGHEST_RATE_HZ = 768_000
 _FULL_SCALE = 32768.0
 _MAX_WEIGHTED_CHANNELS = 8
@@ -108,14 +108,14 @@ def read_wav_header(content: tf.Tensor) -> WavHeader:
 
 
 def read_wav(content: tf.Tensor, header: WavHeader) -> tf.Tensor:
-    """The samples of a file, mixed to mono as `clmr_tf.audio.downmix` says.
+    """The samples of a file, mixed to mono as in `clmr_tf.audio.downmix`.
 
     Args:
         content: The file that `header` was read from; string scalar.
-        header: Of it.
+        header: Its header.
 
     Returns:
-        float32 [samples]; in [-1, 1) with one or two channels, while the centre and the surrounds of more may add up
+        float32 [samples]; in [-1, 1) with one or two channels. With more, the centre and surround channels may add up
         to more.
     """
     num_bytes = 2 * header.num_frames * header.num_channels
@@ -169,7 +169,7 @@ class ServedModel:
         single_label: Softmax instead of sigmoids.
     """
 
-    def __init__(self, encoder: SampleCNN, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
+    def __init__(self, encoder: ClipEncoder, head: Head | None, tag_names: Sequence[str], single_label: bool) -> None:
         self._encoder = encoder
         # One function, so that the network is traced once for all signatures.
         self._encode = tf.function(
@@ -298,8 +298,8 @@ class ServedModel:
     def _tags_of(self, embedding: tf.Tensor) -> Outputs:
         if not self._head:
             return {}
-        mean, deviation, *weights = self._head
-        hidden = (embedding - mean) / deviation
+        mean, standard_deviation, *weights = self._head
+        hidden = (embedding - mean) / standard_deviation
         for layer in range(0, len(weights), 2):
             hidden = tf.nn.relu(hidden) if layer else hidden
             hidden = hidden @ weights[layer] + weights[layer + 1]

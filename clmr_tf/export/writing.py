@@ -34,12 +34,13 @@ from clmr_tf.export.model_folder import (
 )
 from clmr_tf.export.serving import ServedModel, write_warm_up_requests
 from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern, writable_or_usage_error
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models.encoders import DEFAULT_ENCODER, architecture_of
 from clmr_tf.models.heads import Head, head_file_of
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
 
 logger = logging.getLogger(__name__)
 
-_RESULTS = ("probe-*.json", "evaluation-*.json", "evaluation-*.npz")
+_RESULTS = ("probe-*.json", "retrieval-*.json", "evaluation-*.json", "evaluation-*.npz")
 _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
 # What an export may replace; the last ones are left by a killed write.
 _OWN_FILES = (
@@ -77,11 +78,13 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
         origin = _origin(read_manifest(folder)["training"])
     except UsageError as error:
         raise UsageError(
-            f"{folder} holds a model of unknown origin ({error}); give another --out, or --overwrite to replace it."
+            f"{folder} holds a model of unknown origin ({error}); choose another --out, or use --overwrite to replace "
+            "it."
         ) from error
     if origin is None or origin != _origin(training):
         raise UsageError(
-            f"{folder} holds the model of another run or checkpoint; give another --out, or --overwrite to replace it."
+            f"{folder} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+            "replace it."
         )
 
 
@@ -90,9 +93,10 @@ def _origin(training: dict[str, Any]) -> Any:
     with contextlib.suppress(KeyError, IndexError, TypeError):
         return training["converted_from"]["checkpoint"]["sha256"]
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        # The time alone does not: two runs with other seeds may start in the same second.
+        # The time alone is not enough: two runs with different seeds may start in the same second.
         run, settings = training["run"], training["config"]
-        return run["starts"][0], settings["seed"], settings["width"]
+        encoder = settings.get("encoder", DEFAULT_ENCODER)
+        return run["starts"][0], settings["seed"], settings["width"], encoder
     return None
 
 
@@ -161,7 +165,7 @@ def keep_files(folder: Path, draft: Path) -> None:
 
 
 def write_model_folder(
-    encoder: SampleCNN,
+    encoder: ClipEncoder,
     folder: Path,
     manifest_entries: dict[str, Any],
     head: Head | None = None,
@@ -222,27 +226,27 @@ def golden_audio(clip_num_samples: int, sample_rate_hz: int) -> np.ndarray:
     return (np.round(np.stack([sweep, bursts]) * 32767) / 32768).astype(np.float32)
 
 
-def _require_space(folder: Path, encoder: SampleCNN) -> None:
+def _require_space(folder: Path, encoder: ClipEncoder) -> None:
     # HDF5 crashes the process if the disk fills up.
     needed = 2 * sum(math.prod(variable.shape) * 4 for variable in encoder.variables) + 4 * 2**20
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent))
 
 
-def _require_finite(encoder: SampleCNN, golden: dict[str, np.ndarray]) -> None:
+def _require_finite(encoder: ClipEncoder, golden: dict[str, np.ndarray]) -> None:
     # The weights too, because ReLU turns NaN into 0, and embeddings can be finite again.
     numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
     found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
     if found is not None:
         what = "numbers for the golden clips," if found in golden else "weights,"
         raise ClmrError(
-            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; take another "
+            f"The model's {what} `{found}`, are not finite (NaN or infinite), so nothing was written; use another "
             "checkpoint, such as the best one, or one of a run whose loss stayed finite."
         )
 
 
 def _write(
-    encoder: SampleCNN,
+    encoder: ClipEncoder,
     folder: Path,
     manifest_entries: dict[str, Any],
     head: Head | None,
@@ -268,10 +272,9 @@ def _write(
         archive.add_endpoint(name=name, fn=function, input_signature=specification)
     archive.write_out(str(folder / SAVED_MODEL), verbose=False)
     write_warm_up_requests(folder / SAVED_MODEL, manifest_entries["name"], clip_num_samples)
-    arguments = {"width": encoder.width, "sample_rate_hz": rate, "pooling": encoder.pooling}
     manifest = {
         "format_version": FORMAT_VERSION,
-        "architecture": {"class": "SampleCNN", "arguments": arguments},
+        "architecture": {"class": type(encoder).__name__, "arguments": architecture_of(encoder)},
         "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
         "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
         **manifest_entries,
@@ -279,8 +282,8 @@ def _write(
     write_manifest(folder, manifest)
 
 
-# Entries of a probe's result that say how the head was trained; not every result has all.
-_RESULT_ENTRIES = ("preset", "task", "protocol", "labels", "seed", "fit")
+# Entries of a probe's result that say how the head was trained.
+_RESULT_ENTRIES = ("preset", "protocol", "labels", "seed", "fit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +308,7 @@ class ProbeHead:
         return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.origin}
 
 
-def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
+def read_probe_head(result_file: Path, encoder: ClipEncoder) -> ProbeHead:
     """Reads the head that a probe trained on the embeddings of an encoder.
 
     Args:
@@ -322,7 +325,8 @@ def read_probe_head(result_file: Path, encoder: SampleCNN) -> ProbeHead:
         corpus = {name: result["corpus"][name] for name in ("name", "fingerprint", "tag_names")}
         tag_names, hash_of_features = corpus.pop("tag_names"), result["features"].get("model_hash")
         origin = {"result": result_file.name, "corpus": corpus, "test": result["scores"]["test"]}
-        origin |= {name: result[name] for name in _RESULT_ENTRIES if name in result}
+        origin |= {name: result[name] for name in _RESULT_ENTRIES}
+        origin |= {"task": result["task"]} if "task" in result else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{result_file} is not the result of a probe; {advice}.") from error
     if kind != "model" or hash_of_features != weights_hash(encoder):

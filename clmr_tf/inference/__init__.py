@@ -1,1 +1,1 @@
-"""A trained encoder in use: embeddings, tags, similar songs."""
+"""Using a trained encoder: embeddings, tags, similar songs."""

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import UnreadableArraysError, exclusive_lock, read_arrays, require_writable, write_atomically
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
 _LOG = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ def read_songs(path: Path) -> SongEmbeddings:
         )
         version = songs.metadata["format_version"]
     # pyarrow raises ValueError, KeyError and OSError.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UsageError(
             f"{path} is not a readable table of embeddings; give a file written by `python -m clmr_tf.embed`."
         ) from error
@@ -220,19 +219,16 @@ def _npz(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], me
         lost_seconds=np.array([one.lost_seconds for one in embeddings]),
         skipped_paths=np.array([one.source for one in skipped], np.str_),
         skipped_reasons=np.array([one.detail for one in skipped], np.str_),
-        facts=np.array(json.dumps(metadata)),
+        metadata=np.array(json.dumps(metadata)),
     )
     return content.getvalue()
 
 
 def _songs_of_npz(path: Path) -> SongEmbeddings:
-    # NumPy does not close a file that it cannot read.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        paths = arrays["paths"]
-        # Tables of version 0.1 have no `is_silent`.
-        is_silent = arrays["is_silent"] if "is_silent" in arrays else np.zeros(len(paths), bool)
-        silent_paths = frozenset(paths[is_silent].tolist())
-        return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["facts"])))
+    arrays = read_arrays(path, "paths", "means", "is_silent", "metadata")
+    paths = arrays["paths"]
+    silent_paths = frozenset(paths[arrays["is_silent"]].tolist())
+    return SongEmbeddings(tuple(paths.tolist()), arrays["means"], silent_paths, json.loads(str(arrays["metadata"])))
 
 
 def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile], metadata: dict[str, Any]) -> bytes:
@@ -250,7 +246,7 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
         "lost_seconds": np.repeat(np.array([one.lost_seconds for one in embeddings]), counts),
         "embedding": pyarrow.FixedSizeListArray.from_arrays(vectors.ravel(), EMBEDDING_DIM),
     }
-    encoded = json.dumps({"facts": metadata, "skipped": [[printable(one.source), one.detail] for one in skipped]})
+    encoded = json.dumps({"metadata": metadata, "skipped": [[printable(one.source), one.detail] for one in skipped]})
     table = pyarrow.table(columns).replace_schema_metadata({_METADATA_KEY: encoded})
     content = io.BytesIO()
     parquet.write_table(table, content, write_page_checksum=True)
@@ -260,7 +256,6 @@ def _parquet(embeddings: Sequence[FileEmbedding], skipped: Sequence[SkippedFile]
 def _songs_of_parquet(path: Path) -> SongEmbeddings:
     from pyarrow import parquet
 
-    # Tables of version 0.1 have no `is_silent`; missing columns are ignored.
     columns = ["path", "embedding", "is_silent"]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
@@ -270,9 +265,9 @@ def _songs_of_parquet(path: Path) -> SongEmbeddings:
     starts = [row for row, name in enumerate(paths) if row == 0 or name != paths[row - 1]]
     means = [vectors[start:end].mean(axis=0) for start, end in zip(starts, [*starts[1:], len(paths)], strict=True)]
     stacked = np.stack(means) if means else np.zeros((0, EMBEDDING_DIM), np.float32)
-    is_silent = table["is_silent"].to_pylist() if "is_silent" in table.column_names else [False] * len(paths)
+    is_silent = table["is_silent"].to_pylist()
     silent_paths = frozenset(name for name, silent in zip(paths, is_silent, strict=True) if silent)
-    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, silent_paths, metadata["facts"])
+    return SongEmbeddings(tuple(paths[start] for start in starts), stacked, silent_paths, metadata["metadata"])
 
 
 def _require_pyarrow() -> None:

@@ -15,10 +15,10 @@ from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import UsageError
 from clmr_tf.export import model_folder
 from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models.encoders import encoder_name
 from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.models.sample_cnn import EMBEDDING_DIM, SampleCNN
-from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record
-from clmr_tf.train.trained_encoder import read_run_encoder, read_run_with_head
+from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record, read_run_encoder, read_run_with_head
 
 # More means that the axes are swapped.
 _MAX_CHANNELS = 64
@@ -274,7 +274,7 @@ def _tagger_of_model(folder: Path) -> Tagger | None:
     return _tagger(model_folder.read_head(folder), manifest["tag_names"], manifest["single_label"])
 
 
-def _encoder_of_run(folder: Path) -> tuple[SampleCNN, Tagger | None]:
+def _encoder_of_run(folder: Path) -> tuple[ClipEncoder, Tagger | None]:
     if not read_config(folder).has_labels:
         return read_run_encoder(folder)[0], None
     labels = read_record(folder)["labels"]
@@ -289,7 +289,7 @@ def _tagger(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
     return Tagger(tuple(tag_names), probabilities_of)
 
 
-def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
+def start_from_pretrained(encoder: ClipEncoder, folder: Path) -> None:
     """Copies the weights and running statistics of a trained encoder to a built one.
 
     Args:
@@ -297,14 +297,14 @@ def start_from_pretrained(encoder: SampleCNN, folder: Path) -> None:
         folder: As for `load_encoder`.
 
     Raises:
-        UsageError: If the folder holds no encoder, or one of another width or sample rate.
+        UsageError: If the folder holds no encoder, or another one, or one of another width or sample rate.
     """
     pretrained = load_encoder(folder).model
-    shape, expected = ((one.width, one.sample_rate_hz) for one in (pretrained, encoder))
+    shape, expected = ((encoder_name(one), one.width, one.sample_rate_hz) for one in (pretrained, encoder))
     if shape != expected:
         raise UsageError(
-            f"The encoder in {folder} has --width {shape[0]:g} and --sample-rate-hz {shape[1]}, but the run has "
-            f"{expected[0]:g} and {expected[1]}; use the values of the encoder."
+            f"The encoder in {folder} has --encoder {shape[0]}, --width {shape[1]:g} and --sample-rate-hz {shape[2]}, "
+            f"but the run has {expected[0]}, {expected[1]:g} and {expected[2]}; use the values of the encoder."
         )
     for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
         variable.assign(value)

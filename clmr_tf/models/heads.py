@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from clmr_tf.files import UnreadableArraysError, read_arrays
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
 PROJECTION_DIM = 64
 
@@ -37,21 +38,20 @@ def build_projector(
     )
 
 
-def build_classifier(num_tags: int, embedding_dim: int = 512, seed: int | None = None) -> keras.Model:
+def build_classifier(num_tags: int, seed: int | None = None) -> keras.Model:
     """Builds the last layer of the supervised SampleCNN, `fc` in the released code.
 
-    Input float [batch, embedding_dim], output logits float32 [batch, num_tags], under mixed precision as well, since
-    the loss is computed in float32. Initial weights and biases are those of PyTorch's linear layers, uniform within
-    1/sqrt(inputs).
+    Input float [batch, 512], output logits float32 [batch, num_tags], under mixed precision as well, since the loss is
+    computed in float32. Initial weights and biases are those of PyTorch's linear layers, uniform within 1/sqrt(inputs).
     """
-    bound = embedding_dim**-0.5
+    bound = EMBEDDING_DIM**-0.5
 
     def uniform(offset: int) -> keras.initializers.Initializer:
         return keras.initializers.RandomUniform(-bound, bound, seed=None if seed is None else seed * 16 + offset)
 
     return keras.Sequential(
         [
-            keras.Input((embedding_dim,)),
+            keras.Input((EMBEDDING_DIM,)),
             keras.layers.Dense(
                 num_tags,
                 kernel_initializer=uniform(14),
@@ -98,7 +98,7 @@ class Head:
         Raises:
             UnreadableArraysError: If it is another file, or its arrays do not fit together.
         """
-        arrays = read_arrays(path, "mean", "deviation", "weights_0", "weights_1")
+        arrays = read_arrays(path)
         names = [f"weights_{number}" for number in range(len(arrays) - 2)]
         if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "deviation", *names)):
             raise UnreadableArraysError(f"it holds {', '.join(arrays)}, not floats of the layers of a head")

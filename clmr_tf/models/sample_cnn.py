@@ -1,31 +1,29 @@
 """SampleCNN, the encoder of CLMR: from raw audio to a 512-dimensional representation."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-from clmr_tf.models.batch_normalization import BatchNormalization1D
-from clmr_tf.models.convolution import Convolution1D
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, scale_channels
+from clmr_tf.models.folding import fold_convolution
+from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 
-EMBEDDING_DIM = 512
-
-# Pooling factors of the nine blocks by sample rate, and the input length that they reduce to one frame.
+# Pooling factors of the nine blocks by sample rate, which reduce a clip to one frame.
 POOL_SIZES = {
     22050: (3, 3, 3, 3, 3, 3, 3, 3, 3),
     16000: (3, 3, 3, 3, 3, 3, 5, 2, 2),
     8000: (3, 3, 3, 2, 2, 4, 4, 2, 2),
 }
-CLIP_NUM_SAMPLES = {22050: 59049, 16000: 43470, 8000: 20736}
 
 _STEM_CHANNELS = 128
 _BLOCK_CHANNELS = (128, 128, 256, 256, 256, 256, 256, 256)
+# PyTorch pads one frame on each side, whatever the kernel size.
+_ONE_FRAME_PER_SIDE = [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 
 @keras.saving.register_keras_serializable("clmr_tf")
-class SampleCNN(keras.Model):
+class SampleCNN(ClipEncoder):
     """SampleCNN 3^9 (Lee et al. 2017) as CLMR's released code builds it.
 
     A strided convolution, nine blocks of convolution, batch normalisation, max-pooling and ReLU, and one more
@@ -55,13 +53,10 @@ class SampleCNN(keras.Model):
         seed: int | None = None,
         **kwargs,
     ) -> None:
-        if width <= 0:
-            raise ValueError(f"width must be positive. Received: width={width}")
-        if sample_rate_hz not in POOL_SIZES:
-            raise ValueError(f"sample_rate_hz must be one of {list(POOL_SIZES)}. Received: {sample_rate_hz}")
         if pooling not in (None, "average"):
             raise ValueError(f"pooling must be None or 'average'. Received: pooling={pooling!r}")
-        super().__init__(**kwargs)
+        super().__init__(width, sample_rate_hz, seed, **kwargs)
+        self.pooling = pooling
 
         # === Layers ===
         def convolution(channels: int, size: int, name: str, strides: int = 1, padding: str = "valid") -> keras.Layer:
@@ -89,13 +84,6 @@ class SampleCNN(keras.Model):
         for layer in self.convolutions:
             name = layer.name.replace("convolution", "normalization")
             self.normalizations.append(BatchNormalization1D(name=name))
-
-        # === Config ===
-        self.width = width
-        self.sample_rate_hz = sample_rate_hz
-        self.pooling = pooling
-        self.seed = seed
-        self.clip_num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
 
     def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
         """Creates all weights; their shapes do not depend on the input."""
@@ -133,43 +121,31 @@ class SampleCNN(keras.Model):
         if num_samples < self.clip_num_samples:
             raise ValueError(f"SampleCNN needs {self.clip_num_samples} samples. Received: {num_samples} samples")
 
-    def get_config(self) -> dict:
-        """The arguments of the model."""
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "sample_rate_hz": self.sample_rate_hz,
-            "pooling": self.pooling,
-            "seed": self.seed,
-        }
+    def folded(self, *, in_8_bits: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The network at inference without variables; takes exactly one clip."""
+        pool_sizes = [1, *(pool.pool_size[0] for pool in self.pools), 1]
+        layers = []
+        for index, (convolution, normalization) in enumerate(zip(self.convolutions, self.normalizations, strict=True)):
+            padding = "SAME" if convolution.padding == "same" else _ONE_FRAME_PER_SIDE if index else "VALID"
+            layers.append(fold_convolution(convolution, normalization, padding))
+
+        def network(audio: tf.Tensor) -> tf.Tensor:
+            frames = tf.reshape(audio, [-1, 1, self.clip_num_samples, 1])
+            for layer, pool_size in zip(layers, pool_sizes, strict=True):
+                frames = layer(frames)
+                if pool_size > 1:
+                    frames = tf.nn.max_pool2d(frames, [1, pool_size], [1, pool_size], "VALID")
+            return tf.reshape(frames, [-1, EMBEDDING_DIM])
+
+        return network
+
+    @property
+    def arguments(self) -> dict:
+        """The arguments that build the same network."""
+        return {**super().arguments, "pooling": self.pooling}
 
 
 def layer_channels(width: float) -> tuple[int, ...]:
     """Output channels of the eleven convolutions: the stem, the nine blocks and the last one."""
-    scaled = (_scale(channels, width) for channels in (_STEM_CHANNELS, *_BLOCK_CHANNELS))
+    scaled = (scale_channels(channels, width) for channels in (_STEM_CHANNELS, *_BLOCK_CHANNELS))
     return (*scaled, EMBEDDING_DIM, EMBEDDING_DIM)
-
-
-def _scale(channels: int, width: float) -> int:
-    """Channels times width, rounded to a multiple of 8, which suits vector units and tensor cores."""
-    return max(8, 8 * round(channels * width / 8))
-
-
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Sets Keras' global dtype policy, such as "float32", within a `with` block."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def build_encoder(**arguments: Any) -> SampleCNN:
-    """Builds a SampleCNN that computes in float32, whatever the global dtype policy is; takes the same arguments."""
-    # Through the policy, since layers do not inherit the dtype of their model.
-    with dtype_policy("float32"):
-        encoder = SampleCNN(**arguments)
-        encoder.build()
-    return encoder

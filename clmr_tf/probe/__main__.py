@@ -1,4 +1,4 @@
-"""`python -m clmr_tf.probe`: scores an exported encoder by training a classifier on its embeddings."""
+"""`python -m clmr_tf.probe`: scores an exported encoder by a classifier on its embeddings, or by retrieval."""
 
 import contextlib
 import dataclasses
@@ -10,8 +10,7 @@ from rich import box
 from rich.progress import TaskID
 from rich.table import Table
 
-from clmr_tf.config.command_line import parse_command
-from clmr_tf.config.model_option import require_model
+from clmr_tf.config.command_line import parse_command, require_model
 from clmr_tf.console import progress_bar, run_command, stderr, stdout
 from clmr_tf.files import require_writable, write_atomically
 from clmr_tf.probe.settings import ProbeConfig
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         ProbeConfig,
         arguments,
         program="python -m clmr_tf.probe",
-        description="Scores an exported encoder by training a classifier on its frozen embeddings.",
+        description="Scores an exported encoder by a classifier on its frozen embeddings, or by retrieval.",
     )
     if config.out is not None:
         require_writable(config.out.expanduser(), "--out")
@@ -38,27 +37,35 @@ def main(arguments: Sequence[str]) -> None:
         result, head = probe_model(config, on_progress)
     _show(result)
     name = _name_of(config, result)
-    kind = "probe" if config.preset == "quick" else "evaluation"
+    kind = {"quick": "probe", "retrieval": "retrieval"}.get(config.preset, "evaluation")
     out = (config.out or config.model / f"{kind}-{name}.json").expanduser()
     if head is not None and config.features == "model" and config.head != "own":
         # Written before the result, which refers to it; `clmr_tf.export --head` reads both.
         head.save(head_file_of(out))
-    write_atomically(out, json.dumps(result, indent=2) + "\n")
+    write_atomically(out, _text_of(result))
     stdout.print(f"Written to {out}", markup=False)
-    if config.features == "model" and out.parent.resolve() == config.model.resolve():
+    if config.features == "model" and config.preset != "retrieval" and out.parent.resolve() == config.model.resolve():
         record_score(config.model, name, main_score(result))
 
 
 def _name_of(config: ProbeConfig, result: dict) -> str:
     """Distinguishes the results of a model: corpus, and options that are not the defaults."""
     parts = [result["corpus"]["name"], *([config.task] if config.task else [])]
-    parts += [config.preset] if config.preset != "quick" else []
-    parts += [config.head] if config.preset not in ("quick", "grid") else []
+    parts += [config.preset] if config.preset not in ("quick", "retrieval") else []
+    parts += [config.head] if config.preset not in ("quick", "retrieval", "grid") else []
     parts += [result["features"]["kind"]] if config.features != "model" else []
     parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
     parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
     parts += [f"seed-{config.seed}"] if config.seed != ProbeConfig.seed else []
     return "-".join(parts)
+
+
+def _text_of(result: dict) -> str:
+    """JSON, indented except for the thousands of numbers that other results are compared with."""
+    text = json.dumps({name: entry for name, entry in result.items() if name != "paired"}, indent=2)
+    if "paired" in result:
+        text = f'{text.removesuffix("}").rstrip()},\n  "paired": {json.dumps(result["paired"])}\n}}'
+    return f"{text}\n"
 
 
 @contextlib.contextmanager
@@ -85,7 +92,12 @@ def _show(result: dict) -> None:
         low, high = difference["interval"]
         stdout.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
         return
+    if result["preset"] == "retrieval":
+        stdout.print(_retrieval_table(result))
+        _show_differences(result, ["clean/recall_at_1", "chain/recall_at_1"])
+        return
     stdout.print(_head_table(result))
+    _show_differences(result, ["accuracy" if result["single_label"] else "average_precision"])
     test = result["scores"]["test"]
     for what, names in (
         ("Not scored, since no test clip has them", test["tags_without_positives"]),
@@ -99,6 +111,39 @@ def _show(result: dict) -> None:
             f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
             "they are scored by it."
         )
+
+
+def _show_differences(result: dict, metrics: Sequence[str]) -> None:
+    for entry in result.get("differences", ()):
+        minus = entry["minus"]
+        name = minus.get("file", f"{minus['features']['kind']} features")
+        for metric in metrics:
+            score = entry["scores"].get(metric, {})
+            if score.get("interval"):
+                low, high = score["interval"]
+                shown = f"{score['mean']:+.3f} (95 %: {low:+.3f} to {high:+.3f})"
+                stdout.print(f"Minus {name}, {metric.replace('_', ' ')}: {shown}", markup=False)
+
+
+def _retrieval_table(result: dict) -> Table:
+    protocol = result["protocol"]
+    title = (
+        f"Retrieval on {result['corpus']['name']}: recall at 1 of {protocol['num_queries']} queries among "
+        f"{protocol['num_candidates']} recordings"
+    )
+    table = Table(title=title, box=box.SIMPLE)
+    # More columns would be cut off in a terminal of 80 characters; the file has the mean reciprocal ranks too.
+    for heading in ("query", "trained", "95 %", "untrained", "mel"):
+        table.add_column(heading, no_wrap=True)
+    trained = result["scores"][protocol["split"]]
+    others = [entry["scores"] for entry in result["differences"][:2]]
+    for condition in dict.fromkeys(name.partition("/")[0] for name in trained):
+        name = f"{condition}/recall_at_1"
+        low, high = trained[name]["interval"]
+        baselines = [f"{other[name]['subtrahend']:.3f}" for other in others]
+        table.add_row(condition, f"{trained[name]['mean']:.3f}", f"{low:.3f}-{high:.3f}", *baselines)
+    table.add_row("guessing", f"{protocol['chance']['recall_at_1']:.3f}", "", "", "")
+    return table
 
 
 def _head_table(result: dict) -> Table:

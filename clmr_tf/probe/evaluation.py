@@ -16,8 +16,9 @@ from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.models.sample_cnn import build_encoder
+from clmr_tf.probe.comparison import PAIRED, difference, paired_scores, read_compared, require_same_examples
 from clmr_tf.probe.features import (
     EncoderFeatures,
     FeatureSource,
@@ -29,15 +30,25 @@ from clmr_tf.probe.features import (
     import_source,
     read_features,
 )
-from clmr_tf.probe.heads import fit_head, majority_head, search
-from clmr_tf.probe.protocols import MLP_HIDDEN_UNITS, PROTOCOLS, HeadSettings, ProbeProtocol, grid_of_heads
+from clmr_tf.probe.heads import fit_head, fit_logistic_head, majority_head, search
+from clmr_tf.probe.protocols import (
+    L2_STRENGTHS,
+    MLP_HIDDEN_UNITS,
+    PROTOCOLS,
+    HeadSettings,
+    LogisticSettings,
+    ProbeProtocol,
+    grid_of_heads,
+)
 from clmr_tf.probe.quick import compare_with_untrained
-from clmr_tf.probe.scores import NUM_RESAMPLINGS, PERCENTILES, evaluate_scores
+from clmr_tf.probe.retrieval import draw_views, score_retrieval
+from clmr_tf.probe.scores import NUM_RESAMPLINGS, PERCENTILES, Score, evaluate_scores, resampling_weights
 from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.run_folder import versions
 
 FORMAT_VERSION = 1
+_INTERVAL = {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)}
 
 
 def probe_model(
@@ -50,14 +61,17 @@ def probe_model(
         on_progress: Called with what is being computed, the amount done and the total.
 
     Returns:
-        The result as JSON data, which docs/evaluation.md describes, and the trained head; None with the preset quick.
+        The result as JSON data, which docs/evaluation.md describes, and the trained head; None with the presets quick
+        and retrieval.
 
     Raises:
-        UsageError: If the model or the corpus cannot be read, lacks tags or a split, or does not fit the settings.
+        UsageError: If the model or the corpus cannot be read, lacks tags, a split or recordings, or does not fit the
+            settings, or a result to compare with is of another preset or other examples.
         ClmrError: If a clip is shorter than a window, or the head diverges.
     """
     # Before a corpus is prepared for it.
     manifest = read_manifest(config.model)
+    compared = {str(path): read_compared(path.expanduser(), config.preset) for path in config.compare}
     encoder = load_encoder(config.model)
     prepared = resolve_corpus(
         config.corpus,
@@ -67,14 +81,20 @@ def probe_model(
         reader=None,
     )
     labeled = prepared if config.task is None else prepared.for_task(config.task)
-    require_labels(labeled)
+    if config.preset != "retrieval":
+        require_labels(labeled)
     corpus_metadata = {
         "name": prepared.manifest.name,
         "fingerprint": prepared.manifest.fingerprint,
         "tag_names": list(labeled.manifest.tag_names),
     }
+    if config.preset == "retrieval":
+        return _retrieve(config, manifest, encoder, labeled, corpus_metadata, compared, on_progress), None
+    if config.preset == "standard":
+        return _probe_and_compare(config, manifest, encoder, labeled, corpus_metadata, compared, on_progress)
     if config.preset != "quick":
-        return _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
+        result, head, _ = _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
+        return result, head
     scores = compare_with_untrained(
         encoder, manifest["architecture"]["arguments"], labeled, config.seed, on_progress=on_progress
     )
@@ -103,6 +123,80 @@ def main_score(result: dict[str, Any]) -> dict[str, Any]:
     return {"split": "test", "metric": "macro average precision", **test["average_precision"]["over_tags"]}
 
 
+def _retrieve(
+    config: ProbeConfig,
+    manifest: dict[str, Any],
+    encoder: Encoder,
+    corpus: Corpus,
+    corpus_metadata: dict[str, Any],
+    compared: dict[str, dict[str, Any]],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    views = draw_views(corpus, encoder.clip_num_samples, config.seed)
+    examples = _hash([corpus_metadata["fingerprint"], *views.identity])
+    for file, other in compared.items():
+        require_same_examples(file, other, examples, corpus_metadata["name"], config.task)
+    start_xla_quietly()
+    kinds = ("model", "untrained", "mel")
+    sources = [_source(kind, config, encoder, manifest) for kind in kinds]
+    every = score_retrieval(views, corpus, sources, on_progress)
+    entries = [
+        {
+            "features": source.describe(),
+            "scores": {name: score.to_json() for name, score in scores.items()},
+            PAIRED: paired_scores(examples, scores),
+        }
+        for source, scores in zip(sources, every, strict=True)
+    ]
+    model, *baselines = entries
+    return {
+        "format_version": FORMAT_VERSION,
+        "preset": config.preset,
+        **task_metadata(corpus),
+        "corpus": {name: corpus_metadata[name] for name in ("name", "fingerprint")},
+        "features": model["features"],
+        "protocol": {**views.describe(), "interval": {**_INTERVAL, "resampled": "recordings"}},
+        "seed": config.seed,
+        "scores": {views.split: model["scores"]},
+        "differences": [difference(model, one) for one in baselines]
+        + [difference(model, other, file) for file, other in compared.items()],
+        "versions": versions(),
+        PAIRED: model[PAIRED],
+    }
+
+
+def _probe_and_compare(
+    config: ProbeConfig,
+    manifest: dict[str, Any],
+    encoder: Encoder,
+    labeled: Corpus,
+    corpus_metadata: dict[str, Any],
+    compared: dict[str, dict[str, Any]],
+    on_progress: OnProgress,
+) -> tuple[dict[str, Any], Head]:
+    """The preset standard: the result and the head, with differences from untrained weights and from other results."""
+    items, tag_names = labeled.items_of("test"), corpus_metadata["tag_names"]
+    clips = [[item.id, item.song_id, list(item.tags)] for item in items]
+    draws = hashlib.sha256(resampling_weights([item.song_id for item in items]).tobytes()).hexdigest()
+    examples = _hash([tag_names, has_single_labels(labeled), clips, draws])
+    for file, other in compared.items():
+        require_same_examples(file, other, examples, corpus_metadata["name"], config.task)
+
+    def probe(config: ProbeConfig) -> tuple[dict[str, Any], Head]:
+        result, head, scores = _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
+        return {**result, PAIRED: paired_scores(examples, scores)}, head
+
+    result, head = probe(config)
+    differences = []
+    if config.features == "model" and config.head != "own":
+        untrained, _ = probe(dataclasses.replace(config, features="untrained"))
+        differences.append(difference(result, untrained))
+    differences += [difference(result, other, file) for file, other in compared.items()]
+    # The numbers of each resampling stay at the end, where they do not hide the rest from a reader.
+    paired = result.pop(PAIRED)
+    return {**result, "differences": differences, PAIRED: paired}, head
+
+
 def _probe_with_head(
     config: ProbeConfig,
     manifest: dict[str, Any],
@@ -110,8 +204,9 @@ def _probe_with_head(
     labeled: Corpus,
     corpus_metadata: dict[str, Any],
     on_progress: OnProgress,
-) -> tuple[dict[str, Any], Head]:
-    source = _source(config, encoder, manifest)
+) -> tuple[dict[str, Any], Head, dict[str, Score]]:
+    """The result, the head, and the main scores of the test split with their bootstrap distributions."""
+    source = _source(config.features, config, encoder, manifest)
     protocol = _protocol(config, source)
     single_label = has_single_labels(labeled)
     start_xla_quietly()
@@ -138,14 +233,14 @@ def _probe_with_head(
     else:
         train, _ = read("train", protocol.train_windows)
         valid, _ = read("valid", protocol.train_windows)
-        chosen, labels = choose_labels(
+        selected, labels = choose_labels(
             labeled,
             train.clip_of_row,
             song_fraction=config.labels,
             combination_fraction=config.labels_like_paper,
             seed=config.seed,
         )
-        train = train.select(chosen)
+        train = train.select(selected)
         key = {
             "source": source.identity,
             "corpus": corpus_metadata["fingerprint"],
@@ -156,17 +251,18 @@ def _probe_with_head(
         head, settings, fit = _fit(config, protocol, source, train, valid, single_label, key, on_progress)
         protocol = dataclasses.replace(protocol, head=settings)
 
-    scores = {}
+    scores, distributions = {}, {}
     for split in SPLITS[1:]:
         features, num_rescued = read(split, protocol.score_windows)
+        of_split, distributions[split] = evaluate_scores(
+            features.labels,
+            clip_scores(head, features, protocol.averaged, single_label),
+            [item.song_id for item in labeled.items_of(split)],
+            labeled.manifest.tag_names,
+            single_label=single_label,
+        )
         scores[split] = {
-            **evaluate_scores(
-                features.labels,
-                clip_scores(head, features, protocol.averaged, single_label),
-                [item.song_id for item in labeled.items_of(split)],
-                labeled.manifest.tag_names,
-                single_label=single_label,
-            ),
+            **of_split,
             "num_windows": len(features.vectors),
             "num_clips_of_one_window": num_rescued,
         }
@@ -179,7 +275,7 @@ def _probe_with_head(
         "features": source.describe(),
         "protocol": {
             **dataclasses.asdict(protocol),
-            "interval": {"resampled": "songs", "num_resamplings": NUM_RESAMPLINGS, "percentiles": list(PERCENTILES)},
+            "interval": _INTERVAL,
         },
         **({"head": "own", "objective": _objective(manifest)} if fit is None else {}),
         "labels": labels,
@@ -188,7 +284,7 @@ def _probe_with_head(
         "scores": scores,
         "versions": {**versions(), "scikit-learn": metadata.version("scikit-learn")},
     }
-    return result, head
+    return result, head, distributions["test"]
 
 
 def clip_scores(head: Head, features: LabeledFeatures, averaged: str, single_label: bool) -> np.ndarray:
@@ -234,16 +330,16 @@ def _objective(manifest: dict[str, Any]) -> str:
     return manifest["training"].get("config", {"objective": "converted"})["objective"]
 
 
-def _source(config: ProbeConfig, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:
+def _source(kind: str, config: ProbeConfig, encoder: Encoder, manifest: dict[str, Any]) -> FeatureSource:
     shape = encoder.clip_num_samples, encoder.sample_rate_hz
     architecture = manifest["architecture"]["arguments"]
-    if config.features == "mel":
+    if kind == "mel":
         return MelFeatures(*shape)
-    if config.features == "majority":
+    if kind == "majority":
         return MajorityFeatures(*shape)
-    if ":" in config.features:
-        return import_source(config.features, *shape)
-    if config.features == "untrained":
+    if ":" in kind:
+        return import_source(kind, *shape)
+    if kind == "untrained":
         untrained = Encoder(build_encoder(**architecture, seed=config.seed), *shape)
         return EncoderFeatures(untrained, "untrained", {"architecture": architecture, "seed": config.seed})
     step = manifest["training"]["step"]
@@ -255,13 +351,15 @@ def _source(config: ProbeConfig, encoder: Encoder, manifest: dict[str, Any]) -> 
 def _protocol(config: ProbeConfig, source: FeatureSource) -> ProbeProtocol:
     protocol = PROTOCOLS[config.preset]
     if config.labels_like_paper is not None:
-        # The original chose among chunks.
+        # The original selected chunks.
         protocol = dataclasses.replace(protocol, train_windows="chunks")
     hidden_units = MLP_HIDDEN_UNITS if config.head == "mlp" else 0
     return dataclasses.replace(protocol, head=_standardised(protocol.head, source, hidden_units=hidden_units))
 
 
-def _standardised(settings: HeadSettings, source: FeatureSource, **changes: Any) -> HeadSettings:
+def _standardised(
+    settings: HeadSettings | LogisticSettings, source: FeatureSource, **changes: Any
+) -> HeadSettings | LogisticSettings:
     standardise = settings.standardise or source.needs_standardising
     return dataclasses.replace(settings, standardise=standardise, **changes)
 
@@ -275,22 +373,24 @@ def _fit(
     single_label: bool,
     key: dict[str, Any],
     on_progress: OnProgress,
-) -> tuple[Head, HeadSettings, dict[str, Any]]:
+) -> tuple[Head, HeadSettings | LogisticSettings, dict[str, Any]]:
     """The head, the hyperparameters that it was trained with, and the entry "fit" of the result."""
     if isinstance(source, MajorityFeatures):
         return majority_head(train.row_labels, single_label), protocol.head, {"num_steps": 0}
-    fit: Callable = partial(
-        fit_head,
-        train.vectors,
-        train.row_labels,
-        valid.vectors,
-        valid.row_labels,
-        single_label=single_label,
-        seed=config.seed,
-    )
+    examples = train.vectors, train.row_labels, valid.vectors, valid.row_labels
     settings, runs = protocol.head, {}
+    if isinstance(settings, LogisticSettings):
+        best, settings, records = fit_logistic_head(
+            *examples,
+            [dataclasses.replace(settings, l2=l2) for l2 in L2_STRENGTHS],
+            single_label=single_label,
+            on_fit=partial(on_progress, f"Heads on {source.kind}"),
+        )
+        entry = {"monitor": settings.monitor, "valid": best.best_value, "num_steps": best.num_steps}
+        return best.head, settings, {**entry, "num_runs": len(records), "runs": records}
+    fit: Callable = partial(fit_head, *examples, single_label=single_label, seed=config.seed)
     if config.preset == "grid":
-        # Where features are always standardised, both halves of the grid are the same.
+        # If features are always standardised, both halves of the grid are the same.
         heads = list(dict.fromkeys(_standardised(one, source) for one in grid_of_heads(single_label)))
         journal = config.features_cache.expanduser() / source.identity[:16] / f"grid-{_hash(key)[:16]}.jsonl"
         best, settings, records = search(heads, fit, journal, key, on_run=partial(on_progress, "Heads of the grid"))

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,7 +19,7 @@ from clmr_tf.data.corpus import Corpus, Item
 from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
-from clmr_tf.files import replaced_file
+from clmr_tf.files import read_arrays, replaced_file
 from clmr_tf.inference.encoder import Encoder
 
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, MEL_NUM_BANDS, MEL_LOWEST_HZ = 2048, 1024, 96, 30.0
@@ -138,7 +137,7 @@ class MajorityFeatures:
 
 
 def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> FeatureSource:
-    """Imports a feature source of the user's own.
+    """Imports a user-defined feature source.
 
     Args:
         name: MODULE:CLASS; the class is called with the other two arguments.
@@ -146,7 +145,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
         sample_rate_hz: Sample rate of the windows.
 
     Raises:
-        UsageError: If there is no such module or class, or it is no `FeatureSource`.
+        UsageError: If there is no such module or class, or it is not a `FeatureSource`.
     """
     module_name, _, class_name = name.partition(":")
     try:
@@ -273,8 +272,8 @@ def read_features(
     too_short = np.flatnonzero(num_windows == 0)
     if len(too_short):
         raise ClmrError(
-            f"{len(too_short)} clips are shorter than one window, the first is {items[too_short[0]].source}; prepare "
-            "the corpus again, which leaves them out."
+            f"{len(too_short)} clips are shorter than one window, such as {items[too_short[0]].source}; prepare the "
+            "corpus again, which leaves them out."
         )
     return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(items), arrays["num_samples"])
 
@@ -291,9 +290,8 @@ def _compute(
     clip_of_row: list[int] = []
 
     def cut() -> Iterator[np.ndarray]:
-        is_direct = corpus.manifest.storage == "direct"
         for row, item in enumerate(items):
-            samples = load_audio(Path(item.file), source.sample_rate_hz) if is_direct else corpus.read_samples(item)
+            samples = read_recording(corpus, item)
             num_samples[row] = len(samples)
             starts = window_starts(len(samples), source.clip_num_samples)
             if windows == "crop" and len(starts):
@@ -303,7 +301,7 @@ def _compute(
                 yield samples[start : start + source.clip_num_samples]
             on_clip(row + 1, len(items))
 
-    # Batches go across clips, since a batch of one window takes as long as one of several.
+    # A batch has windows of several clips, since a batch of one window takes as long as one of several.
     every = cut()
     vectors = []
     while batch := list(itertools.islice(every, _CLIPS_PER_CALL)):
@@ -313,6 +311,13 @@ def _compute(
         "item": np.array(clip_of_row, np.int64),
         "num_samples": num_samples,
     }
+
+
+def read_recording(corpus: Corpus, item: Item) -> np.ndarray:
+    """The samples of an item of any corpus, float32 in [-1, 1]; UnreadableAudioError if a file cannot be decoded."""
+    if corpus.manifest.storage == "direct":
+        return load_audio(Path(item.file), corpus.manifest.sample_rate_hz)
+    return corpus.read_samples(item)
 
 
 def crop_offset(item_id: str, num_offsets: int, seed: int) -> int:
@@ -333,16 +338,13 @@ def _content_digest(arrays: dict[str, np.ndarray]) -> str:
 
 def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
     try:
-        # Opened here, since NumPy does not close a file that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("vectors", "item", "num_samples")}
-            metadata = json.loads(str(stored["facts"]))
+        arrays = read_arrays(path, "vectors", "item", "num_samples", "metadata")
+        metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["key"] != key:
             raise ValueError("it belongs to something else")
         if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
-    # What NumPy and zipfile raise for damaged files.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         _LOG.warning("The cached features %s are damaged (%s); they are computed again.", path, error)
         return None
     return arrays
@@ -353,7 +355,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], key: dict[str, object]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     # Directly into the file and not through a buffer: these are the largest arrays of an evaluation.
     with replaced_file(path) as file:
-        np.savez(file, facts=np.array(metadata), **arrays)
+        np.savez(file, metadata=np.array(metadata), **arrays)
 
 
 def chunks_of(features: LabeledFeatures, clip_num_samples: int, drops_last: bool) -> tuple[LabeledFeatures, int]:

@@ -1,7 +1,7 @@
 """The protocols: what a head is trained on, how it is trained, and how a clip is scored.
 
-Sources: CLMR's thesis and both versions of its code (https://github.com/Spijkervet/CLMR), and the probes of JukeMIR
-(Castellon, Donahue and Liang, ISMIR 2021, https://github.com/p-lambda/jukemir).
+Sources of those that were published: CLMR's thesis and both versions of its code (https://github.com/Spijkervet/CLMR),
+and the probes of JukeMIR (Castellon, Donahue and Liang, ISMIR 2021, https://github.com/p-lambda/jukemir).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ TrainWindows = Literal["crop", "chunks", "mean"]
 
 MLP_HIDDEN_UNITS = 512
 GRID_MONITORS = {True: "accuracy", False: "roc_auc"}
-"""Validation metric that chooses between the heads of the grid; the key is whether every clip has one label."""
+"""Validation metric that selects the best head of the grid; the key is whether every clip has one label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,29 @@ class HeadSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogisticSettings:
+    """Hyperparameters of a logistic regression, fitted to its optimum on all examples at once.
+
+    Attributes:
+        l2: Of the penalty l2 / 2 times the sum of the squared weights, without the biases, which is added to the mean
+            loss of an example; None before the validation split has chosen it. Relative to the mean, so that one grid
+            suits corpora of every size.
+        hidden_units: 0, since the head is linear.
+        standardise: As in `HeadSettings`.
+        monitor: As in `HeadSettings`.
+    """
+
+    l2: float | None = None
+    hidden_units: int = 0
+    standardise: bool = True
+    monitor: str = "loss"
+
+
+L2_STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""The grid of `LogisticSettings.l2`, the strongest first: each fit begins at the optimum of the one before."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbeProtocol:
     """The protocol of a preset.
 
@@ -62,9 +85,9 @@ class ProbeProtocol:
         drops_last_chunk: Always drop the last chunk of a clip, partial or not. The original's `torch.split(...)[:-1]`
             is meant for partial chunks, but also loses a whole one if the length is an exact multiple of a chunk's. For
             clips of one chunk the original crashed; here they keep it.
-        head: Hyperparameters of the head; for "grid" the ones that all its heads share, None for a head that the model
-            came with.
-        differs: Known differences from the original.
+        head: Hyperparameters of the head; for "grid" those that are the same for all its heads, None for the model's
+            own head.
+        differs: Known differences from the original; empty for a protocol of our own.
     """
 
     name: str
@@ -72,11 +95,21 @@ class ProbeProtocol:
     score_windows: Literal["chunks", "mean"]
     averaged: Literal["probabilities", "logits"]
     drops_last_chunk: bool
-    head: HeadSettings | None
+    head: HeadSettings | LogisticSettings | None
     differs: str
 
 
 PROTOCOLS: Mapping[str, ProbeProtocol] = {
+    # For comparisons between encoders of this project; docs/evaluation.md has the reasons.
+    "standard": ProbeProtocol(
+        name="standard",
+        train_windows="chunks",
+        score_windows="chunks",
+        averaged="probabilities",
+        drops_last_chunk=False,
+        head=LogisticSettings(),
+        differs="",
+    ),
     # Version 2 of the code, which the paper's README links to.
     "released": ProbeProtocol(
         name="released",
@@ -127,6 +160,6 @@ def grid_of_heads(single_label: bool) -> list[HeadSettings]:
         "dropout": (0.25, 0.5, 0.75),
         "weight_decay": (0.0, 1e-4, 1e-3),
     }
-    base = dataclasses.replace(PROTOCOLS["grid"].head, monitor=GRID_MONITORS[single_label])
+    base: HeadSettings = dataclasses.replace(PROTOCOLS["grid"].head, monitor=GRID_MONITORS[single_label])
     points = itertools.product(*axes.values())
     return [dataclasses.replace(base, **dict(zip(axes, point, strict=True))) for point in points]

@@ -11,7 +11,8 @@ import numpy as np
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.data.labels import has_single_labels, require_labels
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.clip_encoder import ClipEncoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.probe.features import EncoderFeatures, LabeledFeatures, OnProgress, read_features
 from clmr_tf.probe.scores import Score, main_metric, main_score, resampling_weights
 
@@ -76,14 +77,14 @@ def fit_linear_probe(
         model = make_pipeline(StandardScaler(), classifier if single_label else OneVsRestClassifier(classifier))
         probe = LinearProbe(model.fit(train.vectors, targets), inverse_penalty)
         value = main_metric(valid.labels, valid.mean_by_clip(probe.window_scores(valid)), single_label)
-        # Of equal scores, the stronger penalty wins.
+        # If scores are equal, the stronger penalty is kept.
         if value > best_value:
             best, best_value = probe, value
         on_fit()
     return best
 
 
-def build_probe(model: SampleCNN, corpus: Corpus) -> Callable[[Callable[[], None]], dict[str, float]]:
+def build_probe(model: ClipEncoder, corpus: Corpus) -> Callable[[Callable[[], None]], dict[str, float]]:
     """Makes a probe for use during training: fitted on the train split, chosen and scored on the valid split.
 
     The test split is not used, so the score may choose between checkpoints. It is slightly optimistic, since the valid

@@ -76,22 +76,21 @@ class RankedScores:
         return float(roc_auc[is_scorable].mean()), float(average_precision[is_scorable].mean())
 
 
-def resampling_weights(group_ids: Sequence[Hashable], num_resamplings: int = NUM_RESAMPLINGS) -> np.ndarray:
-    """Draws as many groups as there are, with replacement, `num_resamplings` times; always the same draws.
+def resampling_weights(group_ids: Sequence[Hashable]) -> np.ndarray:
+    """Draws as many groups as there are, with replacement, 1,000 times; always the same draws.
 
     Fixed draws make the intervals of two encoders comparable. `scipy.stats.bootstrap` draws the same, but its interval
     is NaN if a single resampling cannot be scored.
 
     Args:
         group_ids: Group of each example, such as its song; examples of one group are drawn together.
-        num_resamplings: Number of resamplings.
 
     Returns:
-        How often each example counts, int32 [num_resamplings, examples].
+        How often each example counts, int32 [1000, examples].
     """
     _, group_of_example = np.unique(np.asarray(group_ids), return_inverse=True)
     num_groups = group_of_example.max() + 1
-    draws = np.random.default_rng(0).integers(num_groups, size=(num_resamplings, num_groups))
+    draws = np.random.default_rng(0).integers(num_groups, size=(NUM_RESAMPLINGS, num_groups))
     counts = np.stack([np.bincount(draw, minlength=num_groups) for draw in draws]).astype(np.int32)
     return counts[:, group_of_example]
 
@@ -116,7 +115,8 @@ class Score:
         )
 
     def __sub__(self, other: "Score") -> "Score":
-        return Score(self.value - other.value, self.resampled - other.resampled)
+        value = None if self.value is None or other.value is None else self.value - other.value
+        return Score(value, self.resampled - other.resampled)
 
     @property
     def interval(self) -> list[float] | None:
@@ -159,8 +159,7 @@ def evaluate_scores(
     tag_names: Sequence[str],
     *,
     single_label: bool,
-    num_resamplings: int = NUM_RESAMPLINGS,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Score]]:
     """Compares the scores of clips with their tags.
 
     "over_tags" is the macro average over the tags that have both positives and negatives. "over_clips" ranks the tags
@@ -174,16 +173,16 @@ def evaluate_scores(
         song_ids: Song of each clip.
         tag_names: Names of the columns.
         single_label: Whether every clip has exactly one tag; the accuracy is reported as well then.
-        num_resamplings: Number of resamplings.
 
     Returns:
         JSON data: {"num_songs", "num_clips", "tags_without_positives", "tags_without_negatives",
         "roc_auc" and "average_precision": {"over_tags": {"mean", "interval"}, "over_clips": {"mean", "interval",
         "num_clips"}, "per_tag": {tag: value or None}}, "accuracy": {"mean", "interval"}}. A mean is None where
-        nothing can be scored.
+        nothing can be scored. And "roc_auc" and "average_precision" over tags, and "accuracy", with their bootstrap
+        distributions.
     """
     labels = np.asarray(labels)
-    weights = resampling_weights(song_ids, num_resamplings)
+    weights = resampling_weights(song_ids)
     has_positives, has_negatives = labels.any(axis=0), ~labels.all(axis=0)
     result: dict[str, Any] = {
         "num_songs": len(set(song_ids)),
@@ -196,19 +195,22 @@ def evaluate_scores(
     per_clip = RankedScores(labels.T, scores.T).per_tag()
     is_scorable = (has_positives & has_negatives).any()
     metric_of = {"roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision}
+    distributions: dict[str, Score] = {}
     for index, (name, metric) in enumerate(metric_of.items()):
         value, per_tag = metric(labels, scores) if is_scorable else (None, np.full(len(tag_names), np.nan))
         over_clips = _mean_over_clips(per_clip[index], weights).to_json()
+        distributions[name] = Score(value, resampled[index])
         result[name] = {
-            "over_tags": Score(value, resampled[index]).to_json(),
+            "over_tags": distributions[name].to_json(),
             "over_clips": {**over_clips, "num_clips": int(np.isfinite(per_clip[index]).sum())},
             "per_tag": {
                 tag: float(one) if np.isfinite(one) else None for tag, one in zip(tag_names, per_tag, strict=True)
             },
         }
     if single_label:
-        result["accuracy"] = _accuracy(labels, scores, weights).to_json()
-    return result
+        distributions["accuracy"] = _accuracy(labels, scores, weights)
+        result["accuracy"] = distributions["accuracy"].to_json()
+    return result, distributions
 
 
 def _macro_resampled(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -4,11 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.errors import UsageError
 from clmr_tf.probe.protocols import PROTOCOLS
 
 FEATURES = ("model", "untrained", "mel", "majority")
+COMPARABLE = ("standard", "retrieval")
+"""Presets whose results keep what a comparison needs."""
+_WITHOUT_HEAD = ("quick", "retrieval")
 # The quick preset uses the next two seeds as well.
 _LARGEST_SEED = 2**31 - 3
 
@@ -20,24 +23,27 @@ class ProbeConfig:
     model: Path = DEMO_MODEL
     """Model folder written by `python -m clmr_tf.export`. Default: the demo model of a checkout."""
     corpus: str = "demo"
-    """Corpus with tags and three splits: "demo", or the folder of a prepared one, such as
-    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-share 0.2` makes."""
+    """Corpus with tags and three splits: "demo", or the folder of a prepared one, made for example by
+    `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-fraction 0.2`. Retrieval needs no tags
+    and only one split besides the train split."""
     corpora: Path = Path("corpora")
     """Folder for prepared corpora."""
     out: Path | None = None
-    """JSON file for the result. Default: in the model folder, probe-NAME-OF-CORPUS.json, or with the presets that
-    train a head evaluation-....json, named by corpus and options. A result in the model folder is also added to the
-    manifest and the model card."""
+    """JSON file for the result. Default: in the model folder, evaluation-....json, named by corpus and options;
+    retrieval-....json or probe-....json with the presets retrieval and quick. A result in the model folder, except that
+    of retrieval, is also added to the manifest and the model card."""
     seed: int = 42
-    """Seed of everything random: crops, label subsets, heads, untrained weights. The quick preset uses this seed and
-    the next two for its three untrained encoders."""
-    preset: Literal["quick", "released", "thesis", "grid"] = "quick"
-    """Protocol. "quick": logistic regression on all windows, compared with untrained encoders and a majority guess. The
-    others train a head: "released" as CLMR's released code, "thesis" as the thesis, "grid" the best on the validation
+    """Seed of everything random: crops, views, label subsets, heads, untrained weights. The quick preset uses this seed
+    and the next two for its three untrained encoders."""
+    preset: Literal["standard", "retrieval", "quick", "released", "thesis", "grid"] = "standard"
+    """Protocol. "standard", for comparisons of our own: logistic regression on all windows, and the difference from
+    untrained weights on the same test songs. "retrieval", without labels: which unheard recording is an augmented view
+    from? "quick": as "standard", with three untrained encoders and a majority guess, and without a head to export. For
+    published numbers: "released" as CLMR's released code, "thesis" as the thesis, "grid" the best on the validation
     split of JukeMIR's 216 settings."""
     head: Literal["linear", "mlp", "own"] = "linear"
     """"linear": one layer. "mlp": one hidden layer of 512 units. "own": no training, the classifier of a model that was
-    trained with labels. "grid" tries the first two; "quick" has no head."""
+    trained with labels. "grid" tries the first two, "standard" has no MLP; "retrieval" and "quick" have no head."""
     features: str = "model"
     """Input of the head: "model"; "untrained", the same architecture with random weights; "mel", mean and standard
     deviation of a log-mel spectrogram; "majority", tag frequencies only; or MODULE:CLASS, such as
@@ -45,12 +51,17 @@ class ProbeConfig:
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
     labels_like_paper: float | None = None
-    """Fraction of labels chosen as in the original code instead: of the 2.7 s chunks of every combination of tags, at
-    least one."""
+    """Fraction of labels, selected as in the original code instead: this fraction of the 2.7 s chunks of every
+    combination of tags, at least one."""
+    compare: tuple[Path, ...] = ()
+    """Results of the same preset to subtract from this one, on the same resampled songs: evaluation-....json of
+    "standard", or retrieval-....json."""
     task: str | None = None
-    """Name of a task of the corpus, if it has several sets of labels. Default: the tags of the corpus itself."""
+    """Name of a task of the corpus, if it has several sets of labels and splits. Default: the tags and the splits of
+    the corpus itself."""
     features_cache: Path = Path("features")
-    """Folder for computed features, and for the progress of an interrupted grid. "quick" does not use it."""
+    """Folder for computed features, and for the progress of an interrupted grid. "retrieval" and "quick" do not
+    use it."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range and options that exclude each other."""
@@ -65,21 +76,16 @@ class ProbeConfig:
         for option, fraction in (("--labels", self.labels), ("--labels-like-paper", self.labels_like_paper)):
             if fraction is not None and not 0 < fraction <= 1:
                 raise UsageError(f"{option} must be a fraction above 0 and up to 1; received {fraction}.")
-        if self.preset == "quick":
-            for option in ("head", "features", "labels", "labels_like_paper"):
-                # The class attributes are the defaults.
-                if getattr(self, option) != getattr(ProbeConfig, option):
-                    raise UsageError(
-                        f"--{option.replace('_', '-')} has no effect with --preset quick; choose released, thesis or "
-                        "grid."
-                    )
+        self._refuse_options_without_effect()
         if self.head == "own" and (self.features, self.labels, self.labels_like_paper) != ("model", 1.0, None):
             raise UsageError(
                 "--head own scores a model as it was trained, with the labels used then; leave out --features, "
                 "--labels and --labels-like-paper."
             )
         if self.head == "own" and self.preset == "grid":
-            raise UsageError("--head own trains nothing, so there is no grid; use --preset released or thesis.")
+            raise UsageError(
+                "--head own trains nothing, so there is no grid; use --preset standard, released or thesis."
+            )
         if self.labels_like_paper is None:
             return
         if self.labels < 1:
@@ -87,5 +93,21 @@ class ProbeConfig:
         if PROTOCOLS[self.preset].train_windows == "mean":
             raise UsageError(
                 f"--labels-like-paper chooses among the chunks of clips, but the preset {self.preset} trains on means "
-                "over whole clips; use --labels, or the preset thesis or released."
+                "over whole clips; use --labels, or the preset standard, thesis or released."
+            )
+
+    def _refuse_options_without_effect(self) -> None:
+        if self.preset in _WITHOUT_HEAD:
+            for option in ("head", "features", "labels", "labels_like_paper"):
+                # The class attributes are the defaults.
+                if getattr(self, option) != getattr(ProbeConfig, option):
+                    raise UsageError(
+                        f"--{option.replace('_', '-')} has no effect with --preset {self.preset}; choose standard, "
+                        "released, thesis or grid."
+                    )
+        if self.preset == "standard" and self.head == "mlp":
+            raise UsageError("--preset standard has a linear head; use --head linear, or --preset released or thesis.")
+        if self.compare and self.preset not in COMPARABLE:
+            raise UsageError(
+                f"--compare has no effect with --preset {self.preset}; use --preset {' or '.join(COMPARABLE)} for both."
             )

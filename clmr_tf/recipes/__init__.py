@@ -1,1 +1,1 @@
-"""Published rows as files, and the commands that measure them again."""
+"""Published rows as files, and the commands that reproduce them."""

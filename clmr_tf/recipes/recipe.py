@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 """The recipes of the project."""
 
 OTHER_PUBLISHED = "other-published.yaml"
+_UNPUBLISHED_PRESETS = ("standard", "retrieval", "quick")
 
 METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "roc_auc": ("ROC-AUC", ("roc_auc", "over_tags")),
@@ -87,8 +88,10 @@ class Recipe:
         try:
             has_labels = self.train_config.has_labels
             for probe in self.probes:
-                if probe.config.preset == "quick":
-                    raise UsageError("the preset quick is not a published protocol; choose released, thesis or grid.")
+                if (preset := probe.config.preset) in _UNPUBLISHED_PRESETS:
+                    raise UsageError(
+                        f"the preset {preset} is not a published protocol; choose released, thesis or grid."
+                    )
                 if probe.config.head == "own" and not has_labels:
                     raise UsageError("--head own needs a model trained with labels; set objective: supervised.")
                 if unknown := set(probe.expected_percent) - set(METRICS):

@@ -29,9 +29,9 @@ class RecipeRun:
         recipe: With the changed settings.
         corpora: Folder of prepared corpora.
         runs: Folder of the runs, each named after the recipe that trains it.
-        savedmodels: Folder of the exported models, named alike, which also hold the results.
+        savedmodels: Folder of the exported models with their results, each named after the same recipe.
         features_cache: Folder of computed features.
-        probe_changes: Changed settings of the probes; their results get file names of their own.
+        probe_changes: Changed settings of the probes; their results get separate file names.
     """
 
     recipe: Recipe
@@ -82,7 +82,7 @@ class RecipeRun:
         rate_hz = self.recipe.train_config.sample_rate_hz
         for pipeline in self.recipe.corpora:
             folder, found = self.corpus_folder(pipeline), "no prepared corpus"
-            # Published rows are about one corpus of a pipeline; recipes of other people are about any.
+            # Published rows are about one corpus of a pipeline; users' recipes may be about any.
             wanted = PUBLISHED_CORPORA.get(pipeline)
             if is_prepared(folder):
                 manifest = Corpus.open(folder).manifest
@@ -197,7 +197,7 @@ class CommandFailedError(ClmrError):
 
 
 def _execute(command: Sequence[str]) -> None:
-    """Runs a command in a process of its own and stops it if this process is stopped."""
+    """Runs a command in a separate process and stops it if this process is stopped."""
     stderr.print(f"$ {line_of(command)}", markup=False)
     stops = []
     # Standard output is for the comparison alone.

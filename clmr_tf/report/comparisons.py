@@ -9,7 +9,7 @@ _FIGURE_ORDER = ["none", *(f"only-{name}" for name in AUGMENTATION_NAMES)]
 
 
 def ablations(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups contrastive models of one section that differ in their augmentations only.
+    """Groups contrastive models of one section that differ only in their augmentations.
 
     Returns:
         Groups with at least two augmentations, each in the order of the published figure, then all others.
@@ -36,18 +36,18 @@ def _place_in_figure(row: Row) -> tuple[int, str]:
 
 
 def label_curves(rows: Sequence[Row], choice: str) -> dict[str, dict[float, Score]]:
-    """Scores by the fraction of labels, for one way to choose few labels.
+    """Scores by the fraction of labels, for one way to select few labels.
 
     A fraction of the songs and a fraction of every combination of tags are different things, so a curve has points of
-    one of them only. All labels are the end of both, if the head learned from the same kind of examples.
+    only one of them. The point for all labels belongs to both, if the head was trained on the same kind of examples.
 
     Args:
         rows: Of one section.
         choice: "songs" or "like-paper".
 
     Returns:
-        Points by the name of the curve, for what was evaluated with few labels. Where a name is not unique, it has
-        what differs behind it.
+        Points by the name of the curve, for what was evaluated with few labels. What differs is appended to names that
+        would otherwise be equal.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -57,7 +57,7 @@ def label_curves(rows: Sequence[Row], choice: str) -> dict[str, dict[float, Scor
     names = _distinct_names([group[0] for group in curves])
     found = {}
     for name, group in zip(names, curves, strict=True):
-        # Where both have a fraction of 1, that of the choice itself is taken.
+        # If both have a fraction of 1, that of the choice itself is used.
         ordered = sorted(group, key=lambda row: row.first.labels_used[0] != "all")
         points = {row.first.labels_used[1]: row.score(row.metric) for row in ordered}
         found[name] = dict(sorted(points.items()))
@@ -78,10 +78,11 @@ def _distinct_names(rows: Sequence[Row]) -> list[str]:
 
 
 def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
-    """Chooses two rows by the validation split, because a choice by the test split would be biased.
+    """Selects two rows by the validation split, because selection by the test split would be biased.
 
-    The model is the best one with a linear head, or with any head if there is none, at the most labels at which there
-    is something to compare it with: the best supervised model, or else the best baseline with the same protocol.
+    The model is the best one with a linear head, or with any head if there is none, at the largest fraction of labels
+    at which there is something to compare it with: the best supervised model, or else the best baseline with the same
+    protocol.
 
     Args:
         rows: Of one section, in its order.
@@ -95,7 +96,7 @@ def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
         model = _best([row for row in models if row.first.head == "linear"] or models)
         if model is None:
             continue
-        supervised = [row for row in alike if row.name == "SampleCNN supervised"]
+        supervised = [row for row in alike if row.first.head == "own" and row.first.objective == "supervised"]
         baselines = [row for row in alike if row.first.kind != "model" and row.protocol_text == model.protocol_text]
         other = _best(supervised) or _best(baselines)
         if other is not None:
@@ -104,7 +105,7 @@ def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 
 def common_tags(model: Row, other: Row) -> list[str]:
-    """The tags that both rows have scores of, by falling PR-AUC of the first."""
+    """The tags that both rows have scores of, in descending order of the first row's PR-AUC."""
     ours, theirs = model.per_tag("average_precision"), other.per_tag("average_precision")
     tags = [tag for tag in ours if ours[tag] is not None and theirs[tag] is not None]
     return sorted(tags, key=lambda tag: -ours[tag])

@@ -38,7 +38,7 @@ class Section:
     """All results on one corpus and task, of the same fingerprints, tags and test split.
 
     Attributes:
-        heading: Corpus and task, with a number if a section before has the same.
+        heading: Corpus and task, with a number if an earlier section has the same.
         slug: The heading as part of a file name; no other section has it.
         rows: At least one, in the order of the tables.
         remarks: Sentences about files that repeat others.
@@ -51,7 +51,7 @@ class Section:
 
     @property
     def first(self) -> Result:
-        """One result, for everything that they share."""
+        """One result, for everything that is the same in all of them."""
         return self.rows[0].first
 
     @property
@@ -89,7 +89,7 @@ def make_report(results: Sequence[Result]) -> tuple[str, dict[str, Figure]]:
     lines = ["# Evaluations", f"Written by `python -m clmr_tf.report` from {len(results)} results.", ""]
     for section in sections_of(results):
         lines += [f"## {section.heading}", *_about(section), "", *main_table(section), ""]
-        lines += [*(f"- {remark}" for remark in _remarks(section)), ""]
+        lines += [*(f"- {remark}" for remark in _remarks(section)), "", *_differences(section)]
         lines += [*_few_labels(section, figures), *_by_tag(section, figures), *_ablations(section, figures)]
         lines += [*_published(section), *_details("Files", files_table(section))]
     return "\n".join(lines).rstrip("\n") + "\n", figures
@@ -102,7 +102,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 
 def main_table(section: Section) -> list[str]:
-    """All rows with all metrics, how they came about, and the published numbers that they repeat."""
+    """All rows with all metrics, how they were measured, and the published numbers that they reproduce."""
     metrics, names = section.metrics, [METRIC_NAMES[metric] for metric in section.metrics]
     headings = ["#", "features and head", "labels used", "protocol", *_with_intervals(names)]
     headings += ["training steps", "training", "seed"]
@@ -221,10 +221,39 @@ def _remarks(section: Section) -> list[str]:
     unknown = [number for number, row in enumerate(rows, 1) if row.first.kind == "model" and row.first.training is None]
     if unknown:
         remarks.append(
-            f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because no "
-            "manifest.json of theirs is beside the results; they count as CLMR."
+            f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because their "
+            "manifest.json is not beside the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
+
+
+def _differences(section: Section) -> list[str]:
+    """The differences that the results of the preset standard hold, each on the same resampled songs."""
+    lines = []
+    for number, row in enumerate(section.rows, 1):
+        for entry in (one for result in row.results for one in result.entries.get("differences", ())):
+            minus = entry["minus"]
+            features = minus["features"]
+            other = f"`{minus['file']}`" if "file" in minus else f"{features['kind']}, seed {features['seed']}"
+            cells = [f"{number}: {row.name}", other]
+            for metric in section.metrics:
+                score = entry["scores"].get(metric, {})
+                low_high = score.get("interval")
+                cells += (
+                    [f"{score['mean']:+.3f}", "{:+.3f} to {:+.3f}".format(*low_high)] if low_high else 2 * [NOTHING]
+                )
+            lines.append(cells)
+    if not lines:
+        return []
+    headings = ["row", "minus", *_with_intervals([METRIC_NAMES[metric] for metric in section.metrics])]
+    return [
+        "### Differences",
+        "Both encoders are scored on the same songs in each resampling, so a difference has a narrower interval than "
+        "the two scores suggest.",
+        "",
+        *markdown_table(headings, lines),
+        "",
+    ]
 
 
 def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:
@@ -241,7 +270,7 @@ def _few_labels(section: Section, figures: dict[str, Figure]) -> list[str]:
     figures[figure] = draw_label_curves(panels, metric)
     lines = [
         "### Few labels",
-        f"{METRIC_NAMES[metric]} by the fraction of the labels. The two ways to choose 1 % are different: the paper's "
+        f"{METRIC_NAMES[metric]} by the fraction of the labels. The two ways to select 1 % are different: the paper's "
         "keeps at least one example of every combination of tags, which is far more than 1 % of the songs.",
         "",
     ]
@@ -265,7 +294,7 @@ def _by_tag(section: Section, figures: dict[str, Figure]) -> list[str]:
     model, other = (f"{row.name} (row {section.rows.index(row) + 1})" for row in rows)
     return [
         "### By tag",
-        f"{model} and {kind}, {other}; where there are several, the validation split chose.",
+        f"{model} and {kind}, {other}; if there are several, the best on the validation split.",
         "",
         f"![PR-AUC and ROC-AUC of each tag]({figure})",
         "",

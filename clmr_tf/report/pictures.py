@@ -22,7 +22,7 @@ Panel = tuple[str, Mapping[str, Mapping[float, Score]], Mapping[str, Sequence[tu
 
 
 def draw_label_curves(panels: Sequence[Panel], metric: str) -> Figure:
-    """Draws scores over the fraction of labels, with a panel for each way to choose labels."""
+    """Draws scores over the fraction of labels, with a panel for each way to select labels."""
     size = (6.2 * len(panels), 4.6)
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, sharey=True)
     names = dict.fromkeys(name for _, curves, published in panels for name in (*curves, *published))

@@ -10,7 +10,7 @@ from clmr_tf.report.results import Result, name_of
 _ABLATION_TABLES = ("one augmentation alone", "probability of one augmentation")
 _LABEL_TABLE = "few labels"
 # Settings of a training, besides its corpus, steps and augmentation, that must equal those of the recipe.
-_SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "width", "sample_rate_hz")
+_SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "encoder", "width", "sample_rate_hz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _run_of(result: Result) -> dict[str, Any]:
 def _run_of_recipe(recipe: Recipe, probe: RecipeProbe) -> dict[str, Any]:
     config, settings = recipe.train_config, probe.config
     head = "grid" if settings.preset == "grid" else settings.head
-    # A head of its own has the labels of the training.
+    # The model's own head was trained with the labels of the run.
     labels = config if head == "own" else settings
     few = labels.labels_like_paper
     choice = ("like-paper", few) if few else ("songs" if labels.labels < 1 else "all", labels.labels)

@@ -18,13 +18,13 @@ METRIC_NAMES = {"accuracy": "accuracy", "roc_auc": "ROC-AUC", "average_precision
 NOTHING = "-"
 
 _ENTRIES = ("preset", "seed", "single_label", "corpus", "features", "protocol", "labels", "scores")
-# Columns of their own, or settings that do not change what is computed.
+# Settings that have their own columns, or do not change what is computed.
 _NOT_COMPARED = CHANGEABLE_ON_RESUME | {"seed", "corpus", "objective", "augmentation", "augmentation_changes"}
 # `choice` of `clmr_tf.data.labels.choose_labels`, in the order of the tables.
 _LABEL_CHOICES = {
     "all": "all",
-    "share of the songs": "songs",
-    "share of the examples of each combination of tags, at least one": "like-paper",
+    "fraction of the songs": "songs",
+    "fraction of the examples of each combination of tags, at least one": "like-paper",
 }
 _HEAD_NAMES = {"linear": "linear", "mlp": "MLP", "grid": "grid"}
 _KIND_NAMES = {"mel": "mel statistics", "untrained": "untrained SampleCNN", "musicnn": "musicnn features"}
@@ -93,12 +93,14 @@ class Result:
     @property
     def name(self) -> str:
         """Features and head, such as "CLMR linear"."""
-        return name_of(self.kind, self.head, self.objective)
+        # An architecture without the name of an encoder is SampleCNN.
+        encoder = self.features.get("architecture", {}).get("encoder", "SampleCNN")
+        return name_of(self.kind, self.head, self.objective).replace("SampleCNN", encoder)
 
     @property
     def labels_used(self) -> tuple[str, float]:
-        """How labels were chosen, "all", "songs" or "like-paper", and which fraction of them."""
-        return _LABEL_CHOICES[self.labels["choice"]], self.labels["share"]
+        """How labels were selected, "all", "songs" or "like-paper", and which fraction of them."""
+        return _LABEL_CHOICES[self.labels["choice"]], self.labels["fraction"]
 
     @property
     def tag_names(self) -> list[str]:
@@ -108,7 +110,7 @@ class Result:
     @property
     def training_settings(self) -> dict[str, Any]:
         """The settings that decide what the model learns, except those with columns of their own."""
-        # The column of labels is about those of the head, which a model with its own head learned from.
+        # The column of labels is about those of the head; a model with its own head was trained with the same ones.
         skipped = _NOT_COMPARED | ({"labels", "labels_like_paper"} if self.head == "own" else set())
         return {name: value for name, value in sorted(self.training.settings.items()) if name not in skipped}
 
@@ -138,8 +140,7 @@ def read_results(folder: Path) -> list[Result]:
     results = [read_result(path, path.relative_to(folder).as_posix()) for path in sorted(folder.rglob(PATTERN))]
     if not results:
         raise UsageError(
-            f"There is no {PATTERN} in {folder}; write one with `python -m clmr_tf.probe --preset released`, or give "
-            "another --results."
+            f"There is no {PATTERN} in {folder}; write one with `python -m clmr_tf.probe`, or give another --results."
         )
     return results
 
@@ -223,13 +224,13 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Results that differ in their seeds only."""
+    """Results that differ only in their seeds."""
 
     results: tuple[Result, ...]
 
     @property
     def first(self) -> Result:
-        """One of them, for everything that they share."""
+        """One of them, for everything that is the same in all of them."""
         return self.results[0]
 
     @property
@@ -291,9 +292,9 @@ class Row:
         found, preset = self.first.protocol, PROTOCOLS[self.first.preset]
         differing = _differing(found, dataclasses.asdict(preset), {"name", "differs", "head"})
         if self.first.head in ("linear", "mlp"):
-            # The name of the row gives the first; the kind of features decides the second.
+            # The name of the row gives the first, the kind of features the second, the validation split the third.
             usual = dataclasses.asdict(preset.head)
-            differing += _differing(found["head"], usual, {"hidden_units", "standardise"})
+            differing += _differing(found["head"], usual, {"hidden_units", "standardise", "l2"})
         return ", ".join([self.first.preset, *differing])
 
     @property
@@ -346,18 +347,19 @@ def _seeds(result: Result) -> tuple[int, int]:
 
 
 def row_key(result: Result, *without: str) -> str:
-    """Text that is equal for results that differ in their seeds only.
+    """Text that is equal for results that differ only in their seeds.
 
     Args:
         result: The result.
         without: What may differ as well, "labels" or "augmentation".
     """
     unnamed = {name: value for name, value in result.protocol.items() if name not in ("name", "differs", "interval")}
+    has_no_fixed_head = result.head not in ("linear", "mlp") or result.preset == "standard"
     key: dict[str, Any] = {
         "name": result.name,
         "preset": result.preset,
-        # The grid chooses the numbers of its head.
-        "protocol": unnamed | ({} if result.head in ("linear", "mlp") else {"head": None}),
+        # With the presets grid and standard, the validation split chooses the numbers of the head.
+        "protocol": unnamed | ({"head": None} if has_no_fixed_head else {}),
         "labels": result.labels_used,
     }
     training, features = result.training, result.features

@@ -9,51 +9,28 @@ The same command resumes the run.
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.console import progress_bar, run_command, stderr, stdout
+from clmr_tf.console import run_command, shown_progress, stdout
 
 if TYPE_CHECKING:
     from clmr_tf.train import callbacks
 
-_SECONDS_BETWEEN_LINES = 30.0
 
-
-class ProgressReport:
-    """Shows how far the training is: a bar on a terminal, a line every half minute elsewhere."""
-
-    def __init__(self) -> None:
-        self._last_line = -_SECONDS_BETWEEN_LINES
-        self._bar = progress_bar()
-        self._task = self._bar.add_task("training", total=None)
-
-    def __enter__(self) -> "ProgressReport":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, progress: "callbacks.Progress") -> None:
-        """Shows the metrics of the last step, if they were read."""
-        # Not before the first step: the preparation of a corpus has its own bar.
-        self._bar.start()
-        self._bar.update(self._task, completed=progress.step, total=progress.num_steps)
-        if progress.metrics is None:
-            return
-        words = f"loss {progress.metrics['loss']:.3f}"
-        for name in ("contrastive_accuracy", "accuracy"):
-            if name in progress.metrics:
-                words += f", {name.replace('_', ' ')} {progress.metrics[name]:.2f}"
-        if progress.clips_per_second is not None:
-            words += f", {progress.clips_per_second:.1f} clips/s"
-        self._bar.update(self._task, description=words)
-        if not stderr.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            stderr.print(f"step {progress.step} of {progress.num_steps}: {words}")
-            self._last_line = time.monotonic()
+def _words_of(progress: "callbacks.Progress") -> str | None:
+    """The metrics of the last step, if they were read."""
+    if progress.metrics is None:
+        return None
+    words = f"loss {progress.metrics['loss']:.3f}"
+    for name in ("contrastive_accuracy", "accuracy"):
+        if name in progress.metrics:
+            words += f", {name.replace('_', ' ')} {progress.metrics[name]:.2f}"
+    if progress.clips_per_second is not None:
+        words += f", {progress.clips_per_second:.1f} clips/s"
+    return words
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,7 +45,13 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.train.run import train
     from clmr_tf.train.run_folder import ends_with_schedule
 
-    with ProgressReport() as report:
+    with shown_progress() as show:
+
+        def report(progress: "callbacks.Progress") -> None:
+            words = _words_of(progress)
+            line = words and f"step {progress.step} of {progress.num_steps}: {words}"
+            show(progress.step, progress.num_steps, words, line)
+
         outcome = train(config, report)
     if outcome.first_step >= outcome.num_steps:
         if outcome.ended_early:

@@ -10,8 +10,9 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
+from clmr_tf.models.clip_encoder import dtype_policy
+from clmr_tf.models.encoders import encoder_class
 from clmr_tf.models.heads import build_classifier, build_projector
-from clmr_tf.models.sample_cnn import SampleCNN, dtype_policy
 from clmr_tf.train.checkpoints import named_variables
 from clmr_tf.train.optimizers import build_optimizer
 from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainingModel, WeightUpdate
@@ -39,7 +40,7 @@ def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "
 def learning_rate_schedule(
     schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
 ) -> float | LearningRateSchedule:
-    """The learning rate as a function of the number of steps done alone, so that it resumes exactly.
+    """The learning rate as a function of only the number of steps done, so that it resumes exactly.
 
     As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so the first step of a warm-up
     changes no weight. Then "cosine" follows half a cosine that starts there and is zero from n = decay_steps on. The
@@ -95,7 +96,7 @@ def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
     """The plan of a run.
 
     Args:
-        config: The run.
+        config: The run, resolved.
         num_examples: Songs or clips of an epoch; needed for lengths in epochs.
     """
     num_steps = steps_of_epochs(config.epochs, config, num_examples) or config.steps
@@ -104,7 +105,7 @@ def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
         warmup_steps=steps_of_epochs(config.warmup_epochs, config, num_examples) or config.warmup_steps,
         decay_steps=config.decay_steps or num_steps,
         peak_learning_rate=config.learning_rate
-        or default_learning_rate(config.resolved().optimizer, config.batch_size, config.lars_scaling),
+        or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling),
     )
 
 
@@ -135,15 +136,17 @@ def build_model(config: TrainConfig, plan: RunPlan | None = None, label_spec: La
     Call it inside the scope of the strategy.
 
     Args:
-        config: The run.
+        config: The run, resolved.
         plan: Its plan; `plan_of(config)` if None.
         label_spec: For the objectives with labels.
     """
-    config, plan = config.resolved(), plan or plan_of(config)
+    plan = plan or plan_of(config)
     augmentations = augmentation_config(config.augmentation, config.augmentation_changes)
     chain = AugmentationChain(augmentations, sample_rate_hz=config.sample_rate_hz)
     with dtype_policy(config.precision):
-        encoder = SampleCNN(width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed)
+        encoder = encoder_class(config.encoder)(
+            width=config.width, sample_rate_hz=config.sample_rate_hz, seed=config.seed
+        )
         shared = {"jit_views": config.jit, "num_micro_batches": config.micro_batches}
         model: TrainingModel
         if label_spec is None:

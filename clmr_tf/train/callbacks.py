@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Progress:
-    """Where a training is; callbacks read it and may change it.
+    """The progress of a training; callbacks read it and may change it.
 
     Attributes:
         step: Steps done.
@@ -45,7 +45,7 @@ class Progress:
 
 
 class Callback:
-    """Something that is done between training steps.
+    """An action between training steps.
 
     The loop calls every callback, in the order of its list, after every execution of steps; an execution never runs
     past a step where a callback is due. All workers must have callbacks that are due at the same steps, or they wait
@@ -124,7 +124,7 @@ class SaveCheckpoints(Callback):
             self.save_on_all_workers(progress.step, progress.metrics)
 
     def save_on_all_workers(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Saves, and tells the other workers whether the chief could: only then is the step saved for them too."""
+        """Saves, and tells the other workers whether the chief could; if so, the step counts as saved for them too."""
         try:
             self.save(step, metrics)
         finally:
@@ -174,10 +174,10 @@ class Measure(Callback):
 
     Args:
         every: Steps between measurements.
-        measure: Returns metrics by name; calls its argument now and then.
+        measure: Returns metrics by name; calls its argument regularly.
         weight_update: Has the averaged weights.
         strategy: Every worker measures, so that none waits long for another.
-        heartbeat: Called now and then.
+        heartbeat: Called regularly.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class KeepBestCheckpoint(Callback):
         folder: Where the best is kept; None on a worker that is not the chief, which only checks its weights.
         metric: "validation_loss", where lower is better, or another, where higher is better.
         measured_on: What else its value depends on, as JSON data. An earlier best checkpoint that was measured
-            otherwise is not compared, and is replaced after the next measurement.
+            differently is not compared, and is replaced after the next measurement.
     """
 
     def __init__(
@@ -332,7 +332,7 @@ class ReduceLearningRateOnPlateau(Callback):
         peak: The learning rate at the start.
         optimizer: Its learning rate is set.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; the chief alone has them.
+        rows: Of earlier starts, in their order; only the chief has them.
     """
 
     def __init__(
@@ -374,7 +374,7 @@ class StopEarly(Callback):
     Args:
         patience: Validations in a row without a lower loss.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; the chief alone has them.
+        rows: Of earlier starts, in their order; only the chief has them.
     """
 
     def __init__(
@@ -491,7 +491,7 @@ class WarnOfSkippedSteps(Callback):
         if num_new and (num_skipped >= 2 * self._num_reported or (are_many and not self._were_many)):
             logger.warning(
                 "%d steps were skipped since the run began, %d of the last %d, because their loss or gradient was not "
-                "finite; if this goes on, try a lower --learning-rate or higher --temperature in a new --workdir.",
+                "finite; if this continues, try a lower --learning-rate or higher --temperature in a new --workdir.",
                 num_skipped,
                 num_new,
                 num_steps,

@@ -316,7 +316,7 @@ def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[
             return step_of(path)
         damaged.add(path)
         if path.exists():
-            logger.warning("The checkpoint %s is damaged (%s); trying the one before.", path, damage)
+            logger.warning("The checkpoint %s is damaged (%s); trying the previous one.", path, damage)
     if damaged:
         raise ClmrError(
             f"None of the {len(damaged)} checkpoints in {folder} can be restored; "

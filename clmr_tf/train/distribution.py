@@ -30,7 +30,7 @@ class Cluster:
 
     Attributes:
         addresses: Of all, "host:port", the chief's first.
-        index: Place of this process among them.
+        index: Index of this process among them.
     """
 
     addresses: tuple[str, ...]
@@ -38,7 +38,7 @@ class Cluster:
 
 
 def configured_cluster() -> Cluster | None:
-    """The cluster of TF_CONFIG; None where it is not set.
+    """The cluster of TF_CONFIG; None if it is not set.
 
     Raises:
         UsageError: If it is not what MultiWorkerMirroredStrategy takes.
@@ -88,7 +88,7 @@ def _is_host(host: str) -> bool:
 
 def _task_of(task: object, jobs: dict[str, list[object]]) -> tuple[str, int]:
     job, index = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
-    # A bool is an int to Python.
+    # In Python, a bool is an int.
     if not isinstance(job, str) or type(index) is not int:
         raise UsageError(
             'TF_CONFIG must say which process this is, such as "task": {"type": "worker", "index": 0}; '
@@ -107,13 +107,13 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> None:
     """Returns once every process of the cluster has called this.
 
-    The processes write files in a folder that all share: the chief a random number, each worker an answer with that
-    number and one of its own, and once all have answered, the chief a confirmation with the numbers of all. Files of
-    earlier starts have other numbers and are ignored.
+    The processes write files to a shared folder: the chief a random number; each worker an answer with that number and
+    one of its own; and once all have answered, the chief a confirmation with all their numbers. Files of earlier starts
+    have other numbers and are ignored.
 
     Args:
         folder: Of the run; made if it does not exist.
-        cluster: The same for all, but for the index.
+        cluster: The same for all, except for the index.
         timeout_seconds: How long to wait for the last.
 
     Raises:
@@ -158,7 +158,7 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
 
 
 def _read_message(path: Path) -> dict[str, Any]:
-    """What a worker wrote; nothing if it has not yet, or if the file is from something else."""
+    """What a worker wrote; empty if it has not written yet, or if the file is not from a worker."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

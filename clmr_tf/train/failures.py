@@ -45,22 +45,22 @@ class NonFiniteError(ClmrError):
 
     @classmethod
     def of_step(cls, step: int, checked_steps: tuple[int, int], saved_step: int) -> "NonFiniteError":
-        """For a loss or gradient; the weights are those before it."""
+        """The error of a step whose loss or gradient is not finite; the weights before it are kept."""
         return cls("loss or the gradient was not finite", step, checked_steps, step - 1, saved_step)
 
     @classmethod
     def of_weights(cls, step: int, saved_step: int) -> "NonFiniteError":
-        """For weights that were about to be saved after a step."""
+        """The error of weights that are not finite when they should be saved after a step."""
         return cls("weights are no longer finite", step, (saved_step + 1, step), step, saved_step)
 
 
 def write_nonfinite_report(folder: Path, error: NonFiniteError, checkpoints: Checkpoints, item_ids: list[str]) -> str:
-    """Writes down which items the step trained on, and saves the weights before or after it.
+    """Records which items the step trained on, and saves the weights before or after it.
 
     The running statistics of batch normalisation, which no weight depends on, are saved as they are now.
 
     Args:
-        folder: Gets report.json and, in "checkpoints", the state.
+        folder: Where report.json and, in "checkpoints", the state are written.
         error: The step.
         checkpoints: Saves into `folder`/checkpoints.
         item_ids: The items of the batch, in its order.
@@ -80,7 +80,7 @@ def write_nonfinite_report(folder: Path, error: NonFiniteError, checkpoints: Che
 
 
 def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_workers: int) -> ClmrError:
-    """For what TensorFlow raises in a step."""
+    """The error that replaces an error of TensorFlow in a step."""
     if isinstance(error, tf.errors.ResourceExhaustedError):
         advice = "use a smaller --batch-size or --width, or more --micro-batches, in a new --workdir."
         return ClmrError(f"Step {step} ran out of memory. {_saved(saved_step)}; {advice}")
@@ -95,13 +95,13 @@ def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_worker
 
 
 def lost_worker(step: int, saved_step: int) -> ClmrError:
-    """For another worker that no longer answers."""
+    """The error if another worker no longer answers."""
     advice = "start all workers again, and they resume from there."
     return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
 
 
 def unsaved_by_chief(step: int, saved_step: int) -> ClmrError:
-    """For a worker whose chief could not write."""
+    """The error on a worker if the chief could not save."""
     return ClmrError(f"The chief could not save the state after step {step}; see its error. {_saved(saved_step)}.")
 
 

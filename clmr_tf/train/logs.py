@@ -21,7 +21,7 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import crop_reader, window_starts
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import sync, write_atomically
-from clmr_tf.models.sample_cnn import SampleCNN
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.train.step import TrainingModel
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class RunLog:
         tensorboard_folder: Folder of the event files.
         last_kept_step: Last step whose logs of earlier starts are kept; -1 for none, not even what is logged before the
             first step.
-        explained: Returns a context that turns write errors into better ones, given what could not be done.
+        explained: Returns a context manager that turns write errors into clearer ones, given what could not be done.
 
     Attributes:
         earlier_rows: The rows of metrics.jsonl that are kept.
@@ -216,7 +216,7 @@ def log_views(log: RunLog, model: TrainingModel, dataset: tf.data.Dataset, confi
 
 
 def log_embeddings(
-    log: RunLog, encoder: SampleCNN, corpus: Corpus, after_batch: Callable[[], None] = lambda: None
+    log: RunLog, encoder: ClipEncoder, corpus: Corpus, after_batch: Callable[[], None] = lambda: None
 ) -> None:
     """Shows embeddings of the validation split in the projector, with song, tags and time of each window.
 

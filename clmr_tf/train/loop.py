@@ -22,7 +22,7 @@ from clmr_tf.train.step import TrainingModel
 def deferred_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in the list that it yields, instead of acting on them; a second signal acts as usual.
 
-    Outside of the main thread, which alone may handle signals, the list stays empty.
+    Outside the main thread, which is the only one that may handle signals, the list stays empty.
     """
     received: list[int] = []
     before: dict[int, SignalHandler] = {}

@@ -7,6 +7,16 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+# Of Nesterov, LARS and SGD.
+MOMENTUM = 0.9
+# PyTorch's; Keras has 1e-7. Keras' Adam adds it before the bias correction and PyTorch after, which makes a difference
+# in the first steps for gradients of about 1e-6 and below.
+EPSILON = 1e-8
+# Size of a step of LARS at a learning rate of 1, as a fraction of the norm of the weight ("eeta" in SimCLR).
+_TRUST_COEFFICIENT = 1e-3
+# Of LAMB: decay rates of the means of the gradient and of its square.
+_BETA_1, _BETA_2 = 0.9, 0.999
+
 
 def is_kernel(weight: tf.Variable) -> bool:
     """Whether a weight is decayed and adapted: kernels are; biases, and scales and offsets of normalisation, are not.
@@ -20,15 +30,25 @@ def is_kernel(weight: tf.Variable) -> bool:
 def trust_ratio(weight: tf.Tensor, update: tf.Tensor, coefficient: float = 1.0) -> tf.Tensor:
     """`coefficient` ‖weight‖ / ‖update‖, a scalar; 1 where either is zero.
 
-    The norms are Euclidean, over all elements. A ratio of 0 would keep a weight that starts at zero there for ever.
+    The norms are Euclidean, over all elements. A ratio of 0 would keep a weight that starts at zero there forever.
     """
     weight_norm, update_norm = tf.norm(weight), tf.norm(update)
     ratio = coefficient * tf.math.divide_no_nan(weight_norm, update_norm)
     return tf.where((weight_norm > 0) & (update_norm > 0), ratio, tf.ones_like(ratio))
 
 
-@keras.saving.register_keras_serializable("clmr_tf")
-class Nesterov(keras.optimizers.Optimizer):
+class _WithVelocities(keras.optimizers.Optimizer):
+    """An optimizer that keeps a velocity for every weight."""
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the velocities of the weights, once."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+
+class Nesterov(_WithVelocities):
     """`torch.optim.SGD(nesterov=True)` (PyTorch's documentation of it; Sutskever et al. 2013, section 2).
 
     With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
@@ -42,44 +62,22 @@ class Nesterov(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a schedule.
-        momentum: m.
         decay: λ, of all weights including biases and batch normalisation, as in the released code.
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
-    def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 3e-4,
-        *,
-        momentum: float = 0.9,
-        decay: float = 1e-6,
-        **kwargs,
-    ) -> None:
-        super().__init__(learning_rate, **kwargs)
-        self.momentum = momentum
+    def __init__(self, learning_rate: float | LearningRateSchedule = 3e-4, *, decay: float = 1e-6) -> None:
+        super().__init__(learning_rate)
         self.decay = decay
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the velocities of the weights, once."""
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Updates a weight."""
         learning_rate = tf.cast(learning_rate, variable.dtype)
         update = tf.cast(gradient, variable.dtype) + self.decay * variable
         velocity = self._velocities[self._get_variable_index(variable)]
-        self.assign(velocity, self.momentum * velocity + update)
-        self.assign_sub(variable, learning_rate * (update + self.momentum * velocity))
-
-    def get_config(self) -> dict:
-        """The arguments, from which Keras can create it again."""
-        return {**super().get_config(), "momentum": self.momentum, "decay": self.decay}
+        self.assign(velocity, MOMENTUM * velocity + update)
+        self.assign_sub(variable, learning_rate * (update + MOMENTUM * velocity))
 
 
-@keras.saving.register_keras_serializable("clmr_tf")
 class AdamW(keras.optimizers.Adam):
     """Adam with decoupled weight decay, Loshchilov and Hutter 2019, algorithm 2.
 
@@ -107,14 +105,9 @@ class AdamW(keras.optimizers.Adam):
             self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * self.kernel_decay * variable)
         super().update_step(gradient, variable, learning_rate)
 
-    def get_config(self) -> dict:
-        """The arguments, from which Keras can create it again."""
-        return {**super().get_config(), "kernel_decay": self.kernel_decay}
 
-
-@keras.saving.register_keras_serializable("clmr_tf")
-class LARS(keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling, You et al. 2017, as SimCLR has it (`lars_optimizer.py`, classic momentum).
+class LARS(_WithVelocities):
+    """Layer-wise adaptive rate scaling, You et al. 2017, as in SimCLR (`lars_optimizer.py`, classic momentum).
 
     With w a weight, g its gradient, v its velocity, η the learning rate, λ the decay, m the momentum:
 
@@ -131,33 +124,12 @@ class LARS(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a schedule.
-        momentum: m.
         kernel_decay: λ, of weights of at least two dimensions.
-        trust_coefficient: Size of a step at a learning rate of 1, as a fraction of the norm of the weight ("eeta" in
-            SimCLR).
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
-    def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 0.1,
-        *,
-        momentum: float = 0.9,
-        kernel_decay: float = 1e-6,
-        trust_coefficient: float = 1e-3,
-        **kwargs,
-    ) -> None:
-        super().__init__(learning_rate, **kwargs)
-        self.momentum = momentum
+    def __init__(self, learning_rate: float | LearningRateSchedule = 0.1, *, kernel_decay: float = 1e-6) -> None:
+        super().__init__(learning_rate)
         self.kernel_decay = kernel_decay
-        self.trust_coefficient = trust_coefficient
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the velocities of the weights, once."""
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Updates a weight; its gradient must be that of the whole batch, because its norm is used."""
@@ -165,22 +137,12 @@ class LARS(keras.optimizers.Optimizer):
         update = tf.cast(gradient, variable.dtype)
         if is_kernel(variable):
             update += self.kernel_decay * variable
-            update *= trust_ratio(variable, update, self.trust_coefficient)
+            update *= trust_ratio(variable, update, _TRUST_COEFFICIENT)
         velocity = self._velocities[self._get_variable_index(variable)]
-        self.assign(velocity, self.momentum * velocity + learning_rate * update)
+        self.assign(velocity, MOMENTUM * velocity + learning_rate * update)
         self.assign_sub(variable, velocity)
 
-    def get_config(self) -> dict:
-        """The arguments, from which Keras can create it again."""
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "kernel_decay": self.kernel_decay,
-            "trust_coefficient": self.trust_coefficient,
-        }
 
-
-@keras.saving.register_keras_serializable("clmr_tf")
 class LAMB(keras.optimizers.Optimizer):
     """Layer-wise adaptive moments, You et al. 2020, algorithm 2, with the identity for its φ.
 
@@ -197,27 +159,11 @@ class LAMB(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a schedule.
-        beta_1: Decay rate of the mean of the gradient.
-        beta_2: Decay rate of the mean of its square.
-        epsilon: ε.
         kernel_decay: λ, of weights of at least two dimensions.
-        **kwargs: Of `keras.optimizers.Optimizer`; its `weight_decay` would be added.
     """
 
-    def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 1e-3,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-6,
-        kernel_decay: float = 1e-6,
-        **kwargs,
-    ) -> None:
-        super().__init__(learning_rate, **kwargs)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+    def __init__(self, learning_rate: float | LearningRateSchedule = 1e-3, *, kernel_decay: float = 1e-6) -> None:
+        super().__init__(learning_rate)
         self.kernel_decay = kernel_decay
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -231,23 +177,13 @@ class LAMB(keras.optimizers.Optimizer):
         """Updates a weight; its gradient must be that of the whole batch, because its norm is used."""
         learning_rate, gradient = (tf.cast(value, variable.dtype) for value in (learning_rate, gradient))
         index = self._get_variable_index(variable)
-        mean = self._averaged(self._means[index], gradient, self.beta_1)
-        mean_square = self._averaged(self._mean_squares[index], tf.square(gradient), self.beta_2)
-        update = mean / (tf.sqrt(mean_square) + self.epsilon)
+        mean = self._averaged(self._means[index], gradient, _BETA_1)
+        mean_square = self._averaged(self._mean_squares[index], tf.square(gradient), _BETA_2)
+        update = mean / (tf.sqrt(mean_square) + EPSILON)
         if is_kernel(variable):
             update += self.kernel_decay * variable
             update *= trust_ratio(variable, update)
         self.assign_sub(variable, learning_rate * update)
-
-    def get_config(self) -> dict:
-        """The arguments, from which Keras can create it again."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "kernel_decay": self.kernel_decay,
-        }
 
     def _averaged(self, average: keras.Variable, value: tf.Tensor, beta: float) -> tf.Tensor:
         """Updates a running mean, which starts at zero, and returns it with the bias correction."""
@@ -255,11 +191,6 @@ class LAMB(keras.optimizers.Optimizer):
         step = tf.cast(self.iterations + 1, value.dtype)
         # 1 - beta ** step; computed like this, float32 does not lose digits in the first steps.
         return average / -tf.math.expm1(step * math.log(beta))
-
-
-# PyTorch's; Keras has 1e-7. Keras' Adam adds it before the bias correction and PyTorch after, which makes a difference
-# in the first steps for gradients of about 1e-6 and below.
-EPSILON = 1e-8
 
 
 def build_optimizer(
@@ -280,9 +211,9 @@ def build_optimizer(
         "adam": lambda: keras.optimizers.Adam(learning_rate, epsilon=EPSILON),
         "adamw": lambda: AdamW(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
         "lars": lambda: LARS(learning_rate, kernel_decay=weight_decay),
-        "lamb": lambda: LAMB(learning_rate, epsilon=EPSILON, kernel_decay=weight_decay),
+        "lamb": lambda: LAMB(learning_rate, kernel_decay=weight_decay),
         "nesterov": lambda: Nesterov(learning_rate, decay=weight_decay),
-        "sgd": lambda: keras.optimizers.SGD(learning_rate, momentum=0.9),
+        "sgd": lambda: keras.optimizers.SGD(learning_rate, momentum=MOMENTUM),
     }
     if name not in optimizers:
         raise ValueError(f"name must be one of {list(optimizers)}. Received: {name!r}")

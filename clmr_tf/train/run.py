@@ -21,9 +21,7 @@ from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels
 from clmr_tf.data.resolution import is_pipeline, is_prepared, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import unusable_gpu
-from clmr_tf.inference.encoder import start_from_pretrained
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
-from clmr_tf.probe.quick import build_probe
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import LabelSpec, RunPlan, build_model, checkpoint_groups, plan_of, steps_of_epochs
 from clmr_tf.train.callbacks import (
@@ -96,8 +94,8 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
     Raises:
         UsageError: If the configuration, the devices, the workdir and the corpus do not fit together.
         StoppedBySignalError: After SIGTERM or Ctrl-C, once everything is saved.
-        ClmrError: If the training cannot go on; the newest checkpoint is unchanged. Also at the end of a run that has
-            skipped more than half of its steps because they were not finite.
+        ClmrError: If the training cannot continue; the newest checkpoint is unchanged. Also at the end of a run that
+            has skipped more than half of its steps because they were not finite.
     """
     config = resolve_paths(config)
     strategy = build_strategy(
@@ -124,7 +122,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
             sample_rate_hz=config.sample_rate_hz,
             clip_num_samples=CLIP_NUM_SAMPLES[config.sample_rate_hz],
             reader=config.reader,
-            max_skipped_share=config.max_skipped_share,
+            max_skipped_fraction=config.max_skipped_fraction,
         )
         data = training_data(corpus, config)
         _require_same_run(strategy, config, data.corpus)
@@ -136,6 +134,8 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
         )
         first_step, unlogged = _restore(strategy, config.workdir, checkpoints)
         if first_step == 0 and config.pretrained:
+            from clmr_tf.inference.encoder import start_from_pretrained
+
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.reset_averages()
         num_steps = first_step
@@ -183,8 +183,8 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
     """Selects the music and the labels of a run.
 
     An objective without labels trains on the whole train split, whatever the task. One with labels trains on the clips
-    whose labels it may use: those that `python -m clmr_tf.probe` takes for the same fraction and seed, so that a head
-    on frozen features and a network trained from scratch see the same.
+    whose labels it may use: those that `python -m clmr_tf.probe` uses for the same fraction and seed, so that a head
+    on frozen features and a network trained from scratch have the same labels.
 
     Raises:
         UsageError: If there is no such task, or no label, or if the best metric is not available for such labels.
@@ -194,7 +194,7 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
         return TrainingData(corpus, labelled, num_units(corpus, "train", config.sampling_unit))
     require_labels(labelled, ("train", "valid"))
     items, tag_names = labelled.items_of("train"), labelled.manifest.tag_names
-    rows, chosen = choose_labels(
+    rows, selection = choose_labels(
         labelled,
         np.arange(len(items)),
         song_fraction=config.labels,
@@ -211,7 +211,7 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
         **task_metadata(labelled),
         "tag_names": list(tag_names),
         "single_label": label_spec.single_label,
-        "chosen": chosen,
+        "chosen": selection,
     }
     return TrainingData(selected, labelled, num_units(selected, "train", config.sampling_unit), label_spec, record)
 
@@ -301,7 +301,7 @@ class _Run:
     report: Callable[[Progress], None]
 
     def train_as_worker(self) -> int:
-        """Trains beside the chief, and writes nothing."""
+        """Trains together with the chief, and writes nothing."""
         dataset = self._dataset()
         try:
             return self._loop(dataset, *self._callbacks(log=None))
@@ -409,6 +409,8 @@ class _Run:
         if config.validate_every and (validate := build(model, self.data.corpus, config)):
             found.append((config.validate_every, validate))
         if config.probe_every_epochs:
+            from clmr_tf.probe.quick import build_probe
+
             every = steps_of_epochs(config.probe_every_epochs, config, self.data.num_examples)
             found.append((every, build_probe(model.encoder, self.data.labelled)))
         if config.embeddings_every:

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its record, and the lock that keeps other processes out."""
+"""The folder of a run: its configuration, its record, its encoder, and the lock that keeps other processes out."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+
 from clmr_tf import __version__
 from clmr_tf.config.command_line import from_json, to_json
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, TrainConfig
@@ -20,6 +23,10 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import exclusive_lock, refuse_pattern, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import hardware
+from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.heads import Head, build_classifier
+from clmr_tf.train.checkpoints import named_variables, restore_newest
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +102,6 @@ def read_config(workdir: Path) -> TrainConfig:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{workdir} is not the folder of a run: {path} cannot be read.") from error
-    if isinstance(plain, dict):
-        # A setting of versions before 0.2, which decided what happens when the disk is full.
-        plain.pop("on_failed_save", None)
     return from_json(TrainConfig, plain, where=str(path))
 
 
@@ -107,7 +111,9 @@ def read_record(workdir: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         # The parts that are read later.
-        if not isinstance(record["starts"], list) or not isinstance(record["corpus"]["fingerprint"], str):
+        parts: list[tuple[Any, type]] = [(record["corpus"]["fingerprint"], str), (record["starts"], list)]
+        parts += [(start["num_replicas"], int) for start in record["starts"]]
+        if not all(isinstance(value, kind) for value, kind in parts):
             raise TypeError("not the record of a run")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
@@ -186,8 +192,7 @@ def versions() -> dict[str, str]:
 
 
 def _note_other_replicas(starts: list[dict[str, Any]], num_replicas: int) -> None:
-    # Not recorded by earlier versions.
-    num_before = starts[-1].get("num_replicas", num_replicas) if starts else num_replicas
+    num_before = starts[-1]["num_replicas"] if starts else num_replicas
     if num_before != num_replicas:
         replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
         logger.warning(
@@ -205,7 +210,7 @@ def ends_with_schedule(config: TrainConfig) -> bool:
 def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
     """The settings in which a run in a folder differs and that may not change, each as "name before -> now".
 
-    For a setting that only the schedule of the learning rate forbids to change, the reason is added.
+    If a setting may not change only because of the learning rate schedule, the reason is added.
 
     Raises:
         UsageError: If the settings of the run in `workdir` cannot be read.
@@ -237,3 +242,50 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
             f"{workdir} holds a run with other settings ({', '.join(differing)}{why}); "
             "choose another --workdir, or use the settings of that run."
         )
+
+
+def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[ClipEncoder, int]:
+    """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
+
+    If the run keeps a running average of its weights, these are the weights.
+
+    Args:
+        workdir: Folder of the run.
+        best: Take the best checkpoint by the metric of the run instead of the newest.
+
+    Raises:
+        UsageError: If the run has no such checkpoint yet.
+        ClmrError: If none of its checkpoints can be read.
+    """
+    encoder, _, step = _read_run(workdir, best, num_tags=None)
+    return encoder, step
+
+
+def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[ClipEncoder, Head, int]:
+    """As `read_run_encoder`, with the classifier of a run with labels."""
+    encoder, classifier, step = _read_run(workdir, best, num_tags)
+    weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
+    mean, standard_deviation = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    return encoder, Head(mean, standard_deviation, weights), step
+
+
+def _read_run(workdir: Path, best: bool, num_tags: int | None) -> tuple[ClipEncoder, keras.Model | None, int]:
+    refuse_pattern(workdir)
+    config = read_config(workdir)
+    encoder = build_encoder(config.encoder, width=config.width, sample_rate_hz=config.sample_rate_hz)
+    parts: dict[str, keras.Model] = {"encoder": encoder}
+    if num_tags is not None:
+        with dtype_policy("float32"):
+            parts["classifier"] = build_classifier(num_tags)
+    groups = {}
+    for name, part in parts.items():
+        if config.ema_momentum:
+            groups[f"{name}_average"] = named_variables(part.trainable_variables)
+            groups[name] = named_variables(part.non_trainable_variables)
+        else:
+            groups[name] = named_variables(part.variables)
+    step = restore_newest(workdir / (BEST if best else CHECKPOINTS), groups)
+    if step is None:
+        lack = "has no best checkpoint, which needs a validation" if best else "has no checkpoint yet"
+        raise UsageError(f"The run in {workdir} {lack}; train it for longer.")
+    return encoder, parts.get("classifier"), step

@@ -72,7 +72,7 @@ class TrainingModel(keras.Model, abc.ABC):
         """
         results: list[tuple[list[tf.Tensor], dict[str, tf.Tensor]]] = []
         for rows in self._micro_batches(batch):
-            # Each waits for the one before, or all would be in memory at once.
+            # Each waits for the previous one, or all would be in memory at once.
             with tf.control_dependencies(tf.nest.flatten(results[-1:])):
                 part = {name: tf.identity(tensor) for name, tensor in rows.items()}
             views = self.make_views(part["clips"], part["seeds"])
@@ -120,9 +120,9 @@ class ContrastiveModel(TrainingModel):
 
     A batch is `{"clips": float32 [batch, 2, samples], "seeds": int32 [batch, 2, 2], ...}`, see `data.crops`. Both
     views of all pairs go through the encoder in one pass, so batch normalisation sees the statistics of all 2N views.
-    With `two_passes` it sees those of the N first and of the N second views separately, as in the original. Where both
-    views are made alike, as in all presets but the asymmetric ones, the two differ only by the noise of an estimate
-    from N views instead of 2N.
+    With `two_passes` it sees those of the N first and of the N second views separately, as in the original. If both
+    views are made in the same way, as in all presets but the asymmetric ones, the two differ only by the noise of an
+    estimate from N views instead of 2N.
 
     On several replicas each compares its own views with those of all.
 
@@ -266,7 +266,7 @@ def drop(vectors: tf.Tensor, seeds: tf.Tensor, fraction: float) -> tf.Tensor:
 
 
 def direction_moments(vectors: tf.Tensor) -> tf.Tensor:
-    """Moments from which `direction_std` follows; their mean over equal parts of a batch is that of the batch.
+    """Moments from which `direction_std` is computed; their mean over equal parts of a batch is that of the batch.
 
     So they are averaged together with the gradients, without a separate all-reduce.
 
@@ -285,8 +285,8 @@ def direction_moments(vectors: tf.Tensor) -> tf.Tensor:
 def direction_std(moments: tf.Tensor) -> tf.Tensor:
     """Standard deviation of normalised vectors: about 1 for random directions, 0 when all are the same.
 
-    The standard deviation over the batch of each coordinate, averaged and multiplied by the root of the number of
-    coordinates (Chen and He 2021, SimSiam, figure 2). It shows a collapse of the representation.
+    The standard deviation over the batch of each coordinate, averaged and multiplied by the square root of the number
+    of coordinates (Chen and He 2021, SimSiam, figure 2). It shows a collapse of the representation.
 
     Args:
         moments: Of `direction_moments`, or their mean over parts of a batch; float [3, dimensions].
@@ -410,7 +410,7 @@ class WeightUpdate:
             strategy.experimental_local_results(flag)[0] for flag in (is_finite, has_finite_loss)
         )
         self.num_steps.assign_add(1)
-        # A loss that is not finite is not the fault of the loss scale.
+        # A loss that is not finite is not caused by the loss scale.
         is_overflow = tf.constant(False)
         if self.loss_scale:
             is_overflow = ~is_finite & has_finite_loss & (self.loss_scale.value > 1.0)

@@ -39,7 +39,7 @@ def build_validation(
     batch_size = min(num_units(corpus, "valid", config.sampling_unit), config.batch_size, config.num_validation_pairs)
     if batch_size < 2:
         logger.warning(
-            "The corpus %s has no 2 %ss to validate on; the run is not validated.",
+            "The corpus %s has fewer than 2 %ss to validate on; the run is not validated.",
             corpus.manifest.name,
             config.sampling_unit,
         )

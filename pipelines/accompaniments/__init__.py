@@ -12,7 +12,7 @@ Source: packages of Debian, tested with Debian 12. --download fetches them with 
 pip; nothing is installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, sf_GMbank
 (csound-soundfont) public domain, FluidR3Mono_GM MIT; tinysoundfont MIT.
 
-Expected files, in data/accompaniments or the folder behind --data:
+Expected files, in data/accompaniments or the folder given with --data:
 
     mma_*.deb                            the Debian packages
     timgm6mb-soundfont_*.deb
@@ -50,7 +50,7 @@ from pipelines.accompaniments.songs import (
     read_grooves,
 )
 from pipelines.accompaniments.tools import MMA, MMA_LICENCE, SOUNDFONTS, Tools, fetch_tools, find_tools
-from pipelines.preparation.command import DownloadOptions, run_pipeline, shown_progress
+from pipelines.preparation.command import DownloadOptions, run_pipeline, shown_preparation
 from pipelines.preparation.prepare import PrepareSettings, Progress, opened_if_finished, prepare
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.sources import SourceFile
@@ -120,7 +120,7 @@ def _render_and_prepare(songs: Sequence[Song], destination: Path, options: Optio
     made_with = ", ".join(f"{name} {number}" for name, number in versions.items())
     folder = data / _folder_of_songs(options.seed, versions)
     sources, skipped = _render(songs, tools, folder, options)
-    with shown_progress(NAME) as on_progress:
+    with shown_preparation(NAME) as on_progress:
         return prepare(
             sources,
             destination,
@@ -156,7 +156,7 @@ def _render(
     )
     sources: list[SourceFile] = []
     skipped: list[SkippedFile] = []
-    with contextlib.closing(outcomes), shown_progress(NAME, doing="Rendering") as on_progress:
+    with contextlib.closing(outcomes), shown_preparation(NAME, doing="Rendering") as on_progress:
         for song, task, outcome in zip(songs, tasks, outcomes, strict=True):
             source = task.path.name
             if outcome.error is None:
@@ -168,7 +168,7 @@ def _render(
                 raise outcome.error
             num_done = len(sources) + len(skipped)
             on_progress(Progress(num_done, len(songs), len(skipped), len(sources) * SONG_SECONDS))
-    if len(skipped) > options.max_skipped_share * len(songs):
+    if len(skipped) > options.max_skipped_fraction * len(songs):
         raise ClmrError(
             f"{len(skipped)} of {len(songs)} songs cannot be rendered, such as {skipped[0].source}: "
             f"{skipped[0].detail.rstrip('.')}."
@@ -226,11 +226,10 @@ def _licences() -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, options_type=Options, name=NAME, description=__doc__)
+    run_pipeline(arguments, _prepare, data=DATA, options_type=Options, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: Options) -> Corpus:
-    data = options.data or DATA
+def _prepare(destination: Path, options: Options, data: Path) -> Corpus:
     if options.download:
         fetch_tools(data)
     return prepare_corpus(destination, options, data)

@@ -1,7 +1,7 @@
 """Builds the demo corpus from Debian packages: python -m pipelines.demo_data.build --cache DIR.
 
-The result is committed, so nobody needs this command to use the demo corpus; it shows how the excerpts
-were made and makes them again. Downloads about 1.8 GB once, then takes about two minutes.
+The result is committed, so nobody needs this command to use the demo corpus; it shows how the excerpts were made and
+can make them again. It downloads about 1.8 GB once, and then takes about two minutes.
 """
 
 import argparse
@@ -40,14 +40,14 @@ from pipelines.demo_data.tables import (
 from pipelines.preparation.debian_packages import fetch_version, take_files
 
 ARCHIVE_SEPARATOR = "!/"
-# Other processors and library versions round differently; a different excerpt is below 0.5.
+# Processors and library versions differ in rounding; for a different excerpt it is below 0.5.
 MIN_CORRELATION = 0.999
 
 
 def build(folder: Path, cache: Path) -> tuple[Track, ...]:
     """Makes every excerpt of `folder`/selection.csv and writes audio/, tracks.csv and ATTRIBUTION.md.
 
-    Other files in audio/ are deleted: excerpts no longer selected, and what a killed build left.
+    Other files in audio/ are deleted: excerpts that are no longer selected, and files left by a killed build.
 
     Args:
         folder: The folder of the demo corpus.
@@ -57,8 +57,8 @@ def build(folder: Path, cache: Path) -> tuple[Track, ...]:
         The rows of tracks.csv.
 
     Raises:
-        UsageError: If the selection is not usable or a package cannot be had.
-        ClmrError: If a source track is missing, is another than the one selected, or cannot be used.
+        UsageError: If the selection is invalid or apt does not have a package.
+        ClmrError: If a source track is missing, is not the selected one, or cannot be used.
     """
     made = []
     for track, excerpt in _excerpts(folder, cache):
@@ -78,11 +78,11 @@ def check(folder: Path, cache: Path) -> tuple[int, int]:
     """Makes every excerpt again, in memory, and compares it with the one in `folder`.
 
     Returns:
-        The number of excerpts, and how many of them differ in bytes though they sound the same.
+        The number of excerpts, and how many of them sound the same but differ in their bytes.
 
     Raises:
         UsageError: As in `build`, or if there is no tracks.csv.
-        ClmrError: As in `build`, or if an excerpt or its row differs from what is made now.
+        ClmrError: As in `build`, or if an excerpt or its row differs from the new one.
     """
     rows = {track.file: track for track in read_tracks(folder)}
     num_excerpts = num_other_bytes = 0
@@ -92,7 +92,7 @@ def check(folder: Path, cache: Path) -> tuple[int, int]:
             raise ClmrError(f"{TRACKS_FILE} is out of date for {track.file}; build without --check.")
         stored = (folder / track.file).read_bytes()
         if _correlation(stored, excerpt) < MIN_CORRELATION:
-            raise ClmrError(f"{track.file} is another excerpt than selection.csv gives; build without --check.")
+            raise ClmrError(f"{track.file} is not the excerpt that selection.csv gives; build without --check.")
         num_excerpts += 1
         num_other_bytes += stored != excerpt
     if rows:
@@ -169,9 +169,9 @@ MIN_VALID_TRACKS = 1
 def assign_splits(tracks: Sequence[SelectedTrack]) -> dict[str, str]:
     """Assigns every song to "train", "valid" or "test".
 
-    Stratified by class. In each class, songs of one track come first, ordered by a hash of the track's path in its
-    package; they fill test, then valid, with about `HELD_OUT_FRACTION` of the tracks each. Songs of several tracks come
-    last and so go to train, where a theme that occurs twice cannot distort a score.
+    The splits are stratified by class. In each class, songs of one track come first, ordered by a hash of the track's
+    path in its package; they fill test, then valid, with about `HELD_OUT_FRACTION` of the tracks each. Songs of several
+    tracks come last and are in train, so that a theme that occurs twice cannot distort a score.
 
     Args:
         tracks: The whole selection, in any order.
@@ -251,13 +251,13 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo_data.build", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for Debian packages (1.8 GB, 4 GB unpacked)")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing, compare what would be written with what is there"
+        "--check", action="store_true", help="write nothing; compare the existing excerpts with new ones"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.check:
         num_excerpts, num_other_bytes = check(FOLDER, options.cache)
-        stdout.print(f"{num_excerpts} excerpts are the selected ones; {num_other_bytes} differ in bytes only.")
+        stdout.print(f"{num_excerpts} excerpts match the selection; {num_other_bytes} differ only in their bytes.")
         return
     tracks = build(FOLDER, options.cache)
     num_bytes = sum((FOLDER / track.file).stat().st_size for track in tracks)

@@ -17,7 +17,7 @@ GRID_SECONDS = 5
 # At this quality Vorbis overshoots a peak by up to 8 %, so decoded excerpts stay inside [-1, 1].
 PEAK_LIMIT = 0.9
 
-# Vorbis quality 0.55: about 215 kB for 30 s of mono, 25 dB above its own error.
+# Vorbis quality 0.55: about 215 kB for 30 s of mono, with a signal-to-error ratio of 25 dB.
 COMPRESSION_LEVEL = 0.45
 
 _SERIAL_NUMBER = 1
@@ -40,9 +40,9 @@ def decode_mono(source: bytes) -> np.ndarray:
 
 
 def loudest_start_seconds(audio: np.ndarray) -> int:
-    """Where the loudest excerpt begins, on a grid of `GRID_SECONDS`; the earliest of equals.
+    """Start of the loudest excerpt in seconds, on a grid of `GRID_SECONDS`; the earliest if several are equal.
 
-    Loudness is the standard deviation, not the root mean square: some tracks carry a constant offset.
+    Loudness is the standard deviation, not the root mean square, since some tracks have a constant offset.
 
     Raises:
         ClmrError: If `audio` is shorter than an excerpt.
@@ -58,7 +58,7 @@ def loudest_start_seconds(audio: np.ndarray) -> int:
 
 
 def cut_excerpt(audio: np.ndarray, start_seconds: int) -> np.ndarray:
-    """Cuts an excerpt, removes a constant offset, and turns it down only where it would clip.
+    """Cuts an excerpt, removes a constant offset, and lowers the level only if it would clip.
 
     Returns:
         float32 [EXCERPT_SAMPLES] in [-PEAK_LIMIT, PEAK_LIMIT].
@@ -69,13 +69,13 @@ def cut_excerpt(audio: np.ndarray, start_seconds: int) -> np.ndarray:
 
 
 def encode_vorbis(excerpt: np.ndarray, title: str, author: str, licence_url: str) -> bytes:
-    """Encodes an excerpt as Ogg Vorbis that names its title, author and licence.
+    """Encodes an excerpt as Ogg Vorbis, with its title, author and licence as tags.
 
     Args:
         excerpt: float32 [samples] at `SAMPLE_RATE_HZ` in [-1, 1].
         title: Title of the source track.
-        author: Who made the source track.
-        licence_url: The licence of both.
+        author: Author of the source track.
+        licence_url: The licence of the track and the excerpt.
 
     Returns:
         The file. The same input and library versions give the same bytes.
@@ -112,7 +112,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def with_serial_number(stream: bytes, serial_number: int) -> bytes:
-    """Gives all pages of an Ogg file another serial number, and new checksums.
+    """Replaces the serial number in all pages of an Ogg file, and their checksums.
 
     Encoders draw the serial number at random; with a fixed one the same audio gives the same bytes. Page layout and
     checksum: RFC 3533, section 6.
@@ -144,6 +144,6 @@ def with_serial_number(stream: bytes, serial_number: int) -> bytes:
 
 
 def _checksum(page: bytes) -> int:
-    # Ogg's CRC-32 has zlib's polynomial, but takes the bits of a byte from the other end and inverts nothing.
+    # Ogg's CRC-32 has zlib's polynomial, but processes the bits of a byte in reverse order and inverts nothing.
     mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

@@ -1,7 +1,7 @@
-"""The two tables of the demo corpus: what was chosen (by people) and what was made of it (by the build).
+"""The two tables of the demo corpus: the selected tracks (written by hand) and the excerpts (written by the build).
 
-`selection.csv` names each source track, the package it is in, its licence and the place where that is stated.
-`tracks.csv` adds what the build decided and made: file, split, position and digest of the excerpt.
+`selection.csv` names each source track, its package, its licence and the place where the licence is stated.
+`tracks.csv` adds the results of the build: file, split, position and digest of the excerpt.
 """
 
 import csv
@@ -21,7 +21,7 @@ AUDIO_FOLDER = "audio"
 
 _Row = TypeVar("_Row")
 
-# The licences under which an excerpt may stand in this repository, by their SPDX names.
+# The licences that an excerpt in this repository may have, by their SPDX names.
 LICENCE_URLS = {
     "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
@@ -40,8 +40,8 @@ class SelectedTrack:
         class_name: The label: artist where known, else soundtrack. Column "class".
         song_id: Tracks that may be variants of one theme share it; a split never separates them.
         title: Title of the track.
-        author: Who made it, as far as the package says.
-        package: Debian package that holds the track.
+        author: Author, as far as the package says.
+        package: Debian package that contains the track.
         package_version: Version of that package.
         source_path: Path inside the package; "archive!/member" for a member of a zip archive.
         source_sha256: SHA-256 of the source file.
@@ -72,7 +72,7 @@ class Track:
 
     Attributes:
         file: The excerpt, relative to the folder of the demo corpus.
-        class_name: As in `SelectedTrack`, and so are all fields not named here.
+        class_name: As in `SelectedTrack`, like all fields that are not listed here.
         split: "train", "valid" or "test".
         start_seconds: Where the excerpt begins in the source track.
         excerpt_sha256: SHA-256 of the excerpt's file.
@@ -117,7 +117,7 @@ def read_selection(folder: Path = FOLDER) -> tuple[SelectedTrack, ...]:
                 f"only {', '.join(LICENCE_URLS)} may be in the demo corpus."
             )
         if track.file in files:
-            raise UsageError(f"{path}: two tracks would become {track.file}; give one another title.")
+            raise UsageError(f"{path}: two tracks would become {track.file}; give one of them a different title.")
         files.add(track.file)
     return tracks
 
@@ -142,7 +142,7 @@ def tracks_csv(tracks: tuple[Track, ...]) -> str:
 
 
 def _columns_of(row_type: type) -> list[str]:
-    # "class" is a keyword of Python, so the field cannot bear the name of its column.
+    # "class" is a keyword of Python, so the field cannot have the name of its column.
     names = [field.name for field in dataclasses.fields(row_type)]
     return ["class" if name == "class_name" else name for name in names]
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,36 +9,29 @@ from typing import TypeVar
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import progress_bar, stderr, stdout
+from clmr_tf.console import shown_progress, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, SPLITS, Corpus
 from pipelines.preparation.prepare import PrepareSettings, Progress, default_destination
 from pipelines.preparation.sources import counted_reasons, read_skipped
 
-_SECONDS_BETWEEN_LINES = 60.0
-
 
 @contextlib.contextmanager
-def shown_progress(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
-    """Shows a progress bar; yields the `on_progress` of `prepare`. Nothing is shown before its first call.
+def shown_preparation(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
+    """Yields the `on_progress` of `prepare`, which shows how far it is.
 
     Args:
         name: Name of the corpus.
         doing: The first word of what is shown.
     """
-    if not stderr.is_terminal:
-        yield _line_printer(f"{doing} {name}")
-        return
-    bar = progress_bar()
-    with contextlib.ExitStack() as stack:
-        task = bar.add_task(f"{doing} {name}")
+    with shown_progress() as show:
 
-        def show(progress: Progress) -> None:
-            if not bar.live.is_started:
-                stack.enter_context(bar)
-            words = f"{doing} {name}: {_amounts(progress)}"
-            bar.update(task, completed=progress.num_done, total=progress.num_files, description=words)
+        def on_progress(progress: Progress) -> None:
+            amounts = f"{progress.audio_seconds / 3600:.1f} hours of audio, {progress.num_skipped} left out"
+            files = f"{progress.num_done} of {progress.num_files} files"
+            words, line = f"{doing} {name}: {amounts}", f"{doing} {name}: {files}, {amounts}"
+            show(progress.num_done, progress.num_files, words, line)
 
-        yield show
+        yield on_progress
 
 
 def summarise(corpus: Corpus) -> str:
@@ -59,32 +51,12 @@ def summarise(corpus: Corpus) -> str:
     return sentence + "."
 
 
-def _line_printer(what: str) -> Callable[[Progress], None]:
-    last_line_at = float("-inf")
-
-    def show(progress: Progress) -> None:
-        nonlocal last_line_at
-        now = time.monotonic()
-        if now - last_line_at >= _SECONDS_BETWEEN_LINES or progress.num_done == progress.num_files:
-            last_line_at = now
-            stderr.print(
-                f"{what}: {progress.num_done} of {progress.num_files} files, {_amounts(progress)}",
-                markup=False,
-            )
-
-    return show
-
-
-def _amounts(progress: Progress) -> str:
-    return f"{progress.audio_seconds / 3600:.1f} hours of audio, {progress.num_skipped} left out"
-
-
 @dataclasses.dataclass(frozen=True)
 class CorpusOptions(PrepareSettings):
     """Options of a published data set: the folders, and how files are prepared."""
 
     data: Path | None = None
-    """Folder with the published files, laid out as described above; by default the folder named there."""
+    """Folder with the published files, as described above; by default the folder named there."""
     out: Path | None = None
     """Folder for the corpus: new, empty, or interrupted; by default the folder in corpora/ where --corpus with the
     name of this data set looks for it."""
@@ -103,8 +75,9 @@ Options = TypeVar("Options", bound=CorpusOptions)
 
 def run_pipeline(
     arguments: Sequence[str],
-    prepare: Callable[[Path, Options], Corpus],
+    prepare: Callable[[Path, Options, Path], Corpus],
     *,
+    data: Path,
     options_type: type[Options],
     name: str,
     description: str,
@@ -113,11 +86,12 @@ def run_pipeline(
 
     Args:
         arguments: The command line without the program's name.
-        prepare: Makes the corpus from its destination and the options.
+        prepare: Makes the corpus from its destination, the options and the folder of the published files.
+        data: That folder, without --data.
         options_type: Dataclass of the options.
         name: Name of the pipeline.
         description: Text of `--help`.
     """
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
-    corpus = prepare(options.out or default_destination(name, options), options)
+    corpus = prepare(options.out or default_destination(name, options), options, options.data or data)
     stdout.print(summarise(corpus), markup=False)

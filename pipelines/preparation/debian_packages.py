@@ -1,4 +1,4 @@
-"""Finds and downloads Debian packages, and takes files out of them."""
+"""Finds and downloads Debian packages, and extracts files from them."""
 
 import dataclasses
 import hashlib
@@ -50,8 +50,8 @@ class Package:
 def find_packages(names: Sequence[str]) -> dict[str, Package]:
     """Looks packages up in the package lists of this machine.
 
-    A package with a version in its name, such as wesnoth-1.16-music, has another name in another release: if there is
-    no package of that name, the one with the newest version is used.
+    A package with a version in its name, such as wesnoth-1.16-music, has a different name in other releases: if there
+    is no package of that name, the one with the newest version is used.
 
     Args:
         names: Names of the packages, in any release.
@@ -65,19 +65,19 @@ def find_packages(names: Sequence[str]) -> dict[str, Package]:
     known = run_program("apt-cache", ["pkgnames"])
     candidates = {name: _names_of_releases(name, known.stdout.split()) for name in names}
     offered = _offered([candidate for group in candidates.values() for candidate in group])
-    chosen = {name: found[0] for name, group in candidates.items() if (found := [c for c in group if c in offered])}
-    if not chosen:
+    name_here = {name: found[0] for name, group in candidates.items() if (found := [c for c in group if c in offered])}
+    if not name_here:
         raise UsageError(_no_packages(known.stderr, names))
-    finished = run_program("apt-get", ["download", "--print-uris", *chosen.values()])
+    finished = run_program("apt-get", ["download", "--print-uris", *name_here.values()])
     packages = _parsed(finished.stdout)
-    downloadable = {name: packages[there] for name, there in chosen.items() if there in packages}
+    downloadable = {name: packages[here] for name, here in name_here.items() if here in packages}
     if finished.returncode or not downloadable:
         raise UsageError(_no_packages(finished.stderr, names))
     return downloadable
 
 
 def _parsed(uris: str) -> dict[str, Package]:
-    """The packages in what `apt-get download --print-uris` printed, by name."""
+    """The packages in the output of `apt-get download --print-uris`, by name."""
     packages = {}
     for match in map(_ADDRESS_LINE.fullmatch, uris.splitlines()):
         if match:
@@ -116,8 +116,8 @@ def _offered(names: Sequence[str]) -> set[str]:
 def _no_packages(stderr: str, names: Sequence[str]) -> str:
     reason = f" ({reason_of(stderr)})" if stderr.strip() else ""
     return (
-        f"apt-get can get none of {len(names)} packages, such as {names[0]}{reason}; have the main section of Debian "
-        "12 or 13 in its sources and run `apt-get update` as root."
+        f"apt-get can download none of {len(names)} packages, such as {names[0]}{reason}; add the main section of "
+        "Debian 12 or 13 to its sources and run `apt-get update` as root."
     )
 
 
@@ -143,7 +143,7 @@ def program_environment() -> dict[str, str]:
 def absent_program(program: str) -> UsageError:
     """The error for a missing program."""
     return UsageError(
-        f"There is no {program} on this machine; this music comes in Debian packages, so use Debian 12 or 13."
+        f"There is no {program} on this machine; the music is in Debian packages, so use Debian 12 or 13."
     )
 
 
@@ -168,13 +168,13 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
         version: Its version, if it is not the one that apt chooses.
 
     Raises:
-        ClmrError: If apt cannot download it; packages that were downloaded before stay.
+        ClmrError: If apt cannot download it; packages that were downloaded before are kept.
     """
     path = cache / package.file
     if _is_whole(path, package):
         return path
     stderr.print(f"Fetching {package.file}, {package.num_bytes / 1e6:.0f} MB", markup=False)
-    # In a folder of its own: every .deb in the cache is complete, and apt resumes an incomplete file where it stopped.
+    # In a separate folder, so that every .deb in the cache is complete, and apt can resume an incomplete file.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)
     wanted = f"{package.name}={version}" if version else package.name
@@ -182,7 +182,7 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
         reason = (
-            reason_of(finished.stderr) if finished.returncode else "what arrived is not what the package lists name"
+            reason_of(finished.stderr) if finished.returncode else "the file differs from the one in the package lists"
         )
         if not finished.returncode:
             arrived.unlink(missing_ok=True)
@@ -214,13 +214,13 @@ def fetch_version(name: str, version: str, cache: Path) -> Path:
 
 
 def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
-    """Takes files out of a package, and out of zip archives in it.
+    """Extracts files from a package, and from zip archives in it.
 
     Args:
         deb: The package.
         wanted: Paths in it, "usr/share/games/x/music/1.ogg"; in an archive "usr/share/games/x/music.pk3/1.ogg"; with
             a slash at its end, everything in a folder that is not in an archive.
-        cache: Where a folder for these files is made, once.
+        cache: Folder in which a folder for these files is made, once.
 
     Returns:
         That folder. Files that the package does not contain are missing there.
@@ -249,7 +249,7 @@ def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
 
 
 def archive_of(path: str) -> str | None:
-    """The zip archive that a path passes through, None if there is none."""
+    """The path of the zip archive that a file is in; None if it is in none."""
     parts = path.split("/")
     for number, part in enumerate(parts[:-1], start=1):
         if part.endswith(ZIP_SUFFIXES):

@@ -1,9 +1,9 @@
 """Checks, file by file, that the direct reader gives the same audio as the prepared reader.
 
 tensorflow-io has other decoders than FFmpeg. They agree on intact files of common formats. On other files tensorflow-io
-fails, gives noise (WAV of 32-bit integers), or never returns or aborts (damaged files). Where FFmpeg reads directly, a
-file of several parts or with wrong time stamps gives other samples than when it is decoded whole. So each file is read
-in both ways, in a worker process with a time limit, before training uses it.
+fails, gives noise (WAV of 32-bit integers), or never returns or aborts (damaged files). If FFmpeg is the direct reader,
+a file of several parts or with wrong time stamps gives other samples than when it is decoded completely. So each file
+is read in both ways, in a worker process with a time limit, before training uses it.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ _MAX_NUM_COMPARISONS = 12
 # roll-offs of the two resamplers by less than a tenth of it.
 _RELATIVE_TOLERANCE = 0.01
 _ABSOLUTE_TOLERANCE = 1e-6
-# Left out at both ends of an excerpt: at the end of the file the prepared reader's resampler sees silence, and that of
-# tensorflow-io may see what an encoder padded the last frame with.
+# Left out at both ends of an excerpt: after the end of the file, the prepared reader's resampler has silence, and that
+# of tensorflow-io may have the encoder's padding of the last frame.
 _EDGE_SAMPLES = 64
-# tensorflow-io holds the sizes in a WAV header in 32 bits with a sign, and aborts the process beyond.
+# tensorflow-io stores the sizes in a WAV header as signed 32-bit integers, and aborts the process if they are larger.
 _MAX_WAV_BYTES = 2**31
 
 
 def validate(task: TranscodingTask) -> MeasuredAudio:
-    """Compares both readers at a file's start, its end and up to ten places between; writes nothing.
+    """Compares both readers at a file's start, its end and up to ten positions in between; writes nothing.
 
     The digest of the result is that of the file, since the direct reader reads the file.
 
@@ -49,7 +49,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
             if the readers give different audio ("decoders_disagree").
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
-    _leave_accelerators_alone()
+    _hide_gpus()
     with reported_as_unreadable(path), open_audio(path, sample_rate_hz) as stream:
         if tensorflow_io_decoders() is not None:
             _refuse_large_wav(path)
@@ -57,7 +57,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
         for block in stream.blocks:
             survey.add(block)
     if stream.report.lost_seconds > 0:
-        detail = f"about {stream.report.lost_seconds:.2f} s of it are damaged, and only whole files are read directly"
+        detail = f"about {stream.report.lost_seconds:.2f} s of it are damaged, and only intact files are read directly"
         raise UnreadableAudioError(NO_DIRECT_DECODER, detail, path)
     decoder = "FFmpeg" if tensorflow_io_decoders() is None else "tensorflow-io"
     read_excerpt = _excerpt_reader(sample_rate_hz)
@@ -77,7 +77,7 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
 
 
 class _Survey:
-    """Length and some excerpts of a stream, so that a long file needs little memory."""
+    """Keeps the length and some excerpts of a stream, so that a long file needs little memory."""
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -102,8 +102,8 @@ class _Survey:
     def comparisons(self) -> Iterator[tuple[int, np.ndarray]]:
         """Start and samples of each excerpt: float32 [_EXCERPT_NUM_SAMPLES], with zeros after the stream's end."""
         starts = sorted(self._excerpts)
-        num_chosen = min(len(starts), _MAX_NUM_COMPARISONS - 1)
-        for rank in np.linspace(0, len(starts) - 1, num_chosen).round().astype(int):
+        num_compared = min(len(starts), _MAX_NUM_COMPARISONS - 1)
+        for rank in np.linspace(0, len(starts) - 1, num_compared).round().astype(int):
             yield starts[rank], self._excerpts[starts[rank]]
         missing = _EXCERPT_NUM_SAMPLES - len(self._recent)
         yield self.num_samples - len(self._recent), np.pad(self._recent, [0, missing])
@@ -128,7 +128,7 @@ def _rms(samples: np.ndarray) -> np.float32:
 
 @functools.cache
 def _excerpt_reader(sample_rate_hz: int) -> Callable[[bytes, int], np.ndarray]:
-    # As the graph that training runs: eager execution takes other paths.
+    # A graph, as in training, since eager execution uses other code.
     @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)], autograph=False)
     def read(path: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
         return read_crop(path, offset_samples, num_samples=_EXCERPT_NUM_SAMPLES, sample_rate_hz=sample_rate_hz)
@@ -136,9 +136,9 @@ def _excerpt_reader(sample_rate_hz: int) -> Callable[[bytes, int], np.ndarray]:
     return lambda path, start: read(tf.constant(path), tf.constant(start, tf.int64)).numpy()
 
 
-def _leave_accelerators_alone() -> None:
-    # Every worker would otherwise take the memory of all GPUs. RuntimeError if TensorFlow runs already, which it does
-    # not in a worker.
+def _hide_gpus() -> None:
+    # Every worker would otherwise take the memory of all GPUs. RuntimeError if TensorFlow has started already, which
+    # is never so in a worker.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 

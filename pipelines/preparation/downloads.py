@@ -1,4 +1,4 @@
-"""Downloads that resume, and archives unpacked within limits."""
+"""Resumable downloads, and unpacking of archives within limits."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """Downloads a file into `folder`, unless it is there with the right checksum.
+    """Downloads a file into `folder`, unless it exists with the right checksum.
 
     Args:
         remote: The file.
@@ -58,8 +58,8 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         Its path.
 
     Raises:
-        UsageError: If a different file of that name is there, or another process is downloading it.
-        ClmrError: If the download fails, which keeps what has arrived, or has the wrong checksum, which removes it.
+        UsageError: If there is a different file of that name, or another process is downloading it.
+        ClmrError: If the download fails (the received part is kept) or has the wrong checksum (it is deleted).
         OSError: If the disk is full; the next start continues from there.
     """
     path = folder / remote.name
@@ -70,7 +70,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
     with exclusive_lock(lock, f"Another process is already fetching {part}; wait for it to finish."):
-        # Another process may have finished it between the first look and the lock.
+        # Another process may have finished it between the check above and the lock.
         if not path.exists():
             with part.open("ab") as file:
                 _receive(remote, file)
@@ -78,7 +78,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
                 part.unlink()
                 lock.unlink()
                 raise ClmrError(
-                    f"{remote.url} delivers another file than was published ({remote.checksum}); it was removed."
+                    f"{remote.url} is not the file that was published ({remote.checksum}); the download was deleted."
                 )
             put_in_place(part, path)
         lock.unlink()
@@ -93,7 +93,7 @@ def has_checksum(path: Path, checksum: str) -> bool:
 
 
 def _receive(remote: RemoteFile, file: BinaryIO) -> None:
-    """Appends to `file` until it is whole."""
+    """Appends to `file` until it is complete."""
     if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
         raise UsageError(f"{remote.url} cannot be fetched; use http or https.")
     num_fruitless = 0
@@ -103,7 +103,7 @@ def _receive(remote: RemoteFile, file: BinaryIO) -> None:
             try:
                 if _receive_some(remote.url, file, bar):
                     return
-                reason = "the connection broke"
+                reason = "the connection was lost"
             except urllib.error.HTTPError as error:
                 if error.code < 500:
                     raise ClmrError(f"{remote.url} cannot be fetched: the server answers {error.code}.") from error
@@ -137,7 +137,7 @@ def _receive_some(url: str, file: BinaryIO, bar: "_Transfer") -> bool:
         while block := response.read(_BLOCK_NUM_BYTES):
             file.write(block)
             bar.advance(len(block))
-    # Reading in blocks gives no error for a broken connection, only a shorter last block.
+    # If the connection is lost, reading in blocks gives no error, only a shorter last block.
     file.flush()
     return whole_num_bytes is None or file.tell() >= whole_num_bytes
 
@@ -211,7 +211,7 @@ def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLim
 
 
 class JoinedFiles(io.RawIOBase):
-    """Several files read as one, in the order of `cat`."""
+    """Several files read as one, in the given order."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in paths]
@@ -230,11 +230,11 @@ class JoinedFiles(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Position in the whole, in bytes."""
+        """Position in the joined file, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a position in the whole, as every file does."""
+        """Moves to a position in the joined file; see `io.IOBase.seek`."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
         if base + offset < 0:
             raise ValueError(f"position {base + offset} lies before the first byte")
@@ -262,7 +262,7 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     mode = entry.external_attr >> 16
     is_odd = mode != 0 and stat.S_IFMT(mode) not in (0, stat.S_IFREG)
     objection = "is a link or a device" if is_odd else None
-    # The name as it is in the archive: zipfile cuts it at a zero byte and replaces other separators.
+    # The name as it is in the archive: `filename` is cut at a zero byte and has other separators replaced.
     return _Member(entry.orig_filename, entry.file_size, objection, lambda: archive.open(entry))
 
 
@@ -275,14 +275,14 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
     if num_bytes > limits.num_bytes or len(members) > limits.num_files:
         raise UsageError(
             f"{archive} is not unpacked, because its {len(members)} files of {num_bytes} bytes are more than the "
-            f"{limits.num_files} files of {limits.num_bytes} bytes that it may hold."
+            f"{limits.num_files} files of {limits.num_bytes} bytes that it may contain."
         )
     destination.mkdir(parents=True, exist_ok=True)
     root = destination.resolve()
     for member in members:
         path = root / PurePosixPath(member.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The folder may contain a link from before.
+        # The folder may already contain a link.
         if not path.parent.resolve().is_relative_to(root):
             raise UsageError(f"{path.parent} is a link out of {destination}; remove it.")
         _write(member, path, archive)
@@ -291,7 +291,7 @@ def _unpack(members: Sequence[_Member], destination: Path, limits: UnpackingLimi
 def _objection_to_name(name: str) -> str | None:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
-        return "would be written outside of the folder"
+        return "would be written outside the folder"
     if not name or "\0" in name or parts[-1] in ("", "."):
         return "has a name that no file can have"
     return None
@@ -299,12 +299,12 @@ def _objection_to_name(name: str) -> str | None:
 
 def _write(member: _Member, path: Path, archive: object) -> None:
     with member.open() as source, replaced_file(path) as target:
-        # Only the announced sizes were added up above, so a member may not be larger than announced.
+        # The limits were checked for the sizes in the headers, so no member may be larger than its header says.
         remaining = member.num_bytes
         while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
             remaining -= len(block)
             if remaining < 0:
-                raise UsageError(f"{archive} is not a valid archive ({member.name!r} is larger than announced).")
+                raise UsageError(f"{archive} is not a valid archive ({member.name!r} is larger than its header says).")
             target.write(block)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

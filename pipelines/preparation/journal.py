@@ -18,7 +18,7 @@ _SYNC_BYTES = 256 * 2**20
 
 
 class GrowingAudio:
-    """The file that the audio of one item after the other is appended to."""
+    """The file to which the audio of each item is appended."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -26,7 +26,7 @@ class GrowingAudio:
 
     @property
     def num_samples(self) -> int:
-        """Its length, which is where the next item begins."""
+        """Its length, where the next item begins."""
         return self._file.tell() // PCM_DTYPE.itemsize
 
     def append(self, part: Path) -> None:
@@ -48,10 +48,10 @@ class GrowingAudio:
         self._file.close()
 
 
-def num_items_with_sound_audio(items: Sequence[Item], path: Path) -> int:
+def num_items_with_intact_audio(items: Sequence[Item], path: Path) -> int:
     """How many items, from the first on, have intact audio in the file.
 
-    Compares the digests of audio that may not have been synced before a power cut; of the rest only the length.
+    Checks the digests only of audio that may not have been synced before a power cut; of the rest, only the length.
     """
     size = path.stat().st_size
     num_complete = sum(_end_bytes(item) <= size for item in items)
@@ -74,7 +74,7 @@ def cut_audio(items: Sequence[Item], path: Path) -> None:
 
 
 def digest_of(pcm: bytes) -> str:
-    """What the index keeps of an item's audio: the first 16 hexadecimal digits of its SHA-256."""
+    """The digest of an item's audio in the index: the first 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(pcm).hexdigest()[:16]
 
 
@@ -88,12 +88,12 @@ _PARTS_PREFIX = "parts-"
 
 
 class Journal:
-    """Appends one row per source, and knows those that are there.
+    """Appends one row per source, and has the existing ones.
 
     Attributes:
         items: Items that are done, in order.
         skipped: Files that were left out, in order.
-        audio: The audio of all items, None where the corpus points at its source files.
+        audio: The audio of all items; None if the corpus refers to its source files.
         parts: Folder for the audio of files that are not in the journal yet.
     """
 
@@ -176,10 +176,10 @@ def _cut_to_whole_rows(path: Path, audio: Path | None) -> list[Item | SkippedFil
     if audio is not None:
         audio.touch()
         items = [row for row in rows if isinstance(row, Item)]
-        num_sound = num_items_with_sound_audio(items, audio)
-        if num_sound < len(items):
-            del rows[rows.index(items[num_sound]) :]
-        cut_audio(items[:num_sound], audio)
+        num_intact = num_items_with_intact_audio(items, audio)
+        if num_intact < len(items):
+            del rows[rows.index(items[num_intact]) :]
+        cut_audio(items[:num_intact], audio)
     os.truncate(path, sum(lengths[: len(rows)]))
     return rows
 

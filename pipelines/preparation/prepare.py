@@ -1,7 +1,7 @@
-"""From a list of audio files to a prepared corpus; damaged files and kills at any moment do no harm.
+"""From a list of audio files to a prepared corpus; safe against damaged files and kills at any moment.
 
 Worker processes decode; this one writes, in the order of the list. So the corpus has the same bytes for any number of
-workers, and however often its preparation was interrupted.
+workers and any number of interruptions.
 """
 
 import collections
@@ -55,8 +55,8 @@ class PrepareSettings:
     """Time limit for one file, in seconds; a healthy song takes less than one."""
     num_workers: int | None = None
     """Number of processes that decode; one per core if not given."""
-    max_skipped_share: float = 0.5
-    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk."""
+    max_skipped_fraction: float = 0.5
+    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggest a wrong folder or a bad disk."""
     reader: Literal["prepared", "direct"] = "prepared"
     """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode."""
 
@@ -66,7 +66,7 @@ class PrepareSettings:
             "min_num_samples": self.min_num_samples >= 1,
             "timeout_seconds": self.timeout_seconds > 0,
             "num_workers": self.num_workers is None or self.num_workers >= 1,
-            "max_skipped_share": 0 <= self.max_skipped_share <= 1,
+            "max_skipped_fraction": 0 <= self.max_skipped_fraction <= 1,
         }
         for name, is_valid in limits.items():
             if not is_valid:
@@ -74,7 +74,7 @@ class PrepareSettings:
 
     @property
     def storage(self) -> str:
-        """The manifest's word for `reader`."""
+        """The value for `reader` in the manifest."""
         return "direct" if self.reader == "direct" else "pcm"
 
 
@@ -110,13 +110,13 @@ def prepare(
 ) -> Corpus:
     """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
 
-    `num_workers`, `timeout_seconds` and `max_skipped_share` may change between the starts; after any other change it
-    starts again. A finished corpus is never changed: delete its folder to prepare it again.
+    `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change between the starts; after any other change,
+    the preparation begins again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
         sources: The files in the order of the index.
         destination: Folder of the corpus, made if it does not exist.
-        settings: How.
+        settings: How files are decoded and which are accepted.
         name: Short name of the corpus.
         tag_names: All tags, in the order of the multi-hot vectors.
         source_description: Where the files came from, without a path of this machine.
@@ -128,7 +128,7 @@ def prepare(
     Raises:
         UsageError: If no file can be used, the destination cannot be used, or it holds a corpus that was prepared
             with other settings.
-        ClmrError: If more than `settings.max_skipped_share` of the sources cannot be used.
+        ClmrError: If more than `settings.max_skipped_fraction` of the sources cannot be used.
         OSError: If the disk is full; the next start continues from there.
     """
     check_sources(sources, tag_names)
@@ -152,7 +152,7 @@ def prepare(
             f"There is no audio for the corpus {name!r} among {len(rejected)} files ({counted(rejected)})."
         )
     with _claimed_destination(destination) as work:
-        # Another process may have finished it between the first look and the lock.
+        # Another process may have finished it between the check above and the lock.
         corpus = opened_if_finished(destination, outline, settings.min_num_samples)
         if corpus is not None:
             return corpus
@@ -185,10 +185,10 @@ def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
 
 @contextlib.contextmanager
 def _claimed_destination(destination: Path) -> Iterator[Path]:
-    """Makes the folder and its work folder, and locks out every other preparation.
+    """Makes the folder and its work folder, and locks them against other preparations.
 
     Yields:
-        The work folder, for what has to survive a kill. It stays until `_clear_work_folder`.
+        The work folder, for everything that must survive a kill. It stays until `_clear_work_folder`.
 
     Raises:
         UsageError: If the folder cannot be written, holds something else, or is being prepared right now.
@@ -207,7 +207,7 @@ def _claimed_destination(destination: Path) -> Iterator[Path]:
 
 
 def _clear_work_folder(destination: Path) -> None:
-    # Where removing is not allowed, the folder does no harm.
+    # If it cannot be removed, the folder does no harm.
     shutil.rmtree(destination / _WORK_FOLDER, ignore_errors=True)
 
 
@@ -225,12 +225,12 @@ _FREE_TEXT = frozenset({"description", _LISTING})
 def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_samples: int) -> Corpus | None:
     """Opens the corpus in `destination`; None if there is no finished one.
 
-    Files that were added or removed since are only a warning: music folders change all the time, and a run should
-    continue with what it began with.
+    Files that were added or removed since only cause a warning: music folders change all the time, and a run should
+    continue with the corpus that it started with.
 
     Args:
         destination: Folder of the corpus.
-        outline: The manifest that it would get now, as far as that is known before decoding.
+        outline: The manifest that it would get now, as far as it is known before decoding.
         min_num_samples: Shortest item to accept.
 
     Raises:
@@ -250,7 +250,7 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
         )
     if corpus.manifest.storage == "direct" and not Path(corpus.items[0].file).is_file():
         raise UsageError(
-            f"{destination} points at audio files that are no longer there, such as {printable(corpus.items[0].file)}; "
+            f"{destination} refers to audio files that no longer exist, such as {printable(corpus.items[0].file)}; "
             "delete that folder to prepare it again."
         )
     if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
@@ -262,11 +262,11 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
 
 
 def _require_same_settings(corpus: Corpus, outline: CorpusManifest) -> None:
-    there, wanted = _settings(corpus.manifest), _settings(outline)
-    for name in sorted(there.keys() | wanted.keys()):
-        if there.get(name) != wanted.get(name):
+    existing, wanted = _settings(corpus.manifest), _settings(outline)
+    for name in sorted(existing.keys() | wanted.keys()):
+        if existing.get(name) != wanted.get(name):
             raise UsageError(
-                f"{corpus.folder} was prepared with {name} {there.get(name)}, not {wanted.get(name)}; delete that "
+                f"{corpus.folder} was prepared with {name} {existing.get(name)}, not {wanted.get(name)}; delete that "
                 "folder to prepare it again, or choose another one."
             )
 
@@ -351,7 +351,7 @@ def _skipped(source: SourceFile, error: Exception) -> SkippedFile:
             return SkippedFile(source.source, TIMED_OUT, str(error))
         case WorkerCrashError() | MemoryError():
             return SkippedFile(source.source, CRASHED, str(error))
-    # A full disk, or a bug in this program; not the fault of this file.
+    # A full disk, or a bug in this program; not an error in this file.
     raise error
 
 
@@ -359,18 +359,18 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
     num_skipped, num_files = len(journal.skipped), journal.num_done
     found = f"{num_skipped} of {num_files} audio files cannot be used ({counted(journal.skipped)})"
     if not journal.items:
-        raise UsageError(f"{found}; {destination / SKIPPED_FILE} says why, and the corpus would be empty.")
-    if num_skipped > settings.max_skipped_share * num_files:
+        raise UsageError(f"{found}, so the corpus would be empty; see the reasons in {destination / SKIPPED_FILE}.")
+    if num_skipped > settings.max_skipped_fraction * num_files:
         raise ClmrError(
             f"{found}; see {destination / SKIPPED_FILE}, and if that is expected, start again with "
-            f"--max-skipped-share {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
+            f"--max-skipped-fraction {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
         )
 
 
 def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
     # With few songs, the one drawn for validation may be broken.
     for split in sorted({source.split for source in sources} - {item.split for item in items}):
-        _logger.warning("None of the files for the split %s can be used; the corpus goes without it.", split)
+        _logger.warning("None of the files for the split %s can be used; the corpus does not have it.", split)
 
 
 def _finish(

@@ -1,4 +1,4 @@
-"""From the tables of a published data set, and the part of its audio that exists, to a prepared corpus."""
+"""From the tables of a published data set, and its audio files that exist, to a prepared corpus."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_progress
+from pipelines.preparation.command import shown_preparation
 from pipelines.preparation.prepare import PrepareSettings, prepare
 from pipelines.preparation.sources import SourceFile
 
@@ -50,17 +50,17 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
         settings: How files are decoded, and which fraction of them may be missing.
 
     Raises:
-        UsageError: If more than `settings.max_skipped_share` of the files are missing; and as `prepare`.
+        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; and as `prepare`.
         ClmrError: If more than that fraction of the others cannot be used.
     """
     sources = songs_in_one_split(published.sources)
     present = [source for source in sources if source.path.is_file()]
-    there = {source.item_id for source in present}
-    missing = [source for source in sources if source.item_id not in there]
+    present_ids = {source.item_id for source in present}
+    missing = [source for source in sources if source.item_id not in present_ids]
     _require_enough(published, missing, settings)
     if missing and not (destination / MANIFEST_FILE).is_file():
         _logger.warning("%d of the %d audio files of %s are missing.", len(missing), len(sources), published.name)
-    with shown_progress(published.name) as on_progress:
+    with shown_preparation(published.name) as on_progress:
         return prepare(
             present,
             destination,
@@ -75,9 +75,9 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
 
 
 def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
-    """Makes a song that a published split has in two splits into two songs, with a warning.
+    """Turns a song that a data set has in two splits into two songs, with a warning.
 
-    The published split stays as it is, since results on it could not be compared if songs were moved.
+    The published splits stay as they are, since results could not be compared if songs were moved.
     """
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for source in sources:
@@ -95,7 +95,7 @@ def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
 
 
 def require_files(data: Path, names: Iterable[str], program: str) -> None:
-    """Raises UsageError unless `data` holds all of these files."""
+    """Raises UsageError unless `data` contains all of these files."""
     missing = [name for name in names if not (data / name).is_file()]
     if missing:
         raise UsageError(f"{data / missing[0]} is missing; `python -m {program} --help` says where it comes from.")
@@ -103,8 +103,8 @@ def require_files(data: Path, names: Iterable[str], program: str) -> None:
 
 def _require_enough(published: PublishedCorpus, missing: Sequence[SourceFile], settings: PrepareSettings) -> None:
     num_files = len(published.sources)
-    if len(missing) > settings.max_skipped_share * num_files or len(missing) == num_files:
+    if len(missing) > settings.max_skipped_fraction * num_files or len(missing) == num_files:
         raise UsageError(
             f"{len(missing):,} of the {num_files:,} audio files of {published.name} are missing, such as "
-            f"{missing[0].path}; put them there, or allow a larger --max-skipped-share."
+            f"{missing[0].path}; put them there, or allow a larger --max-skipped-fraction."
         )

@@ -39,7 +39,7 @@ def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> No
     """Checks a pipeline's list of files.
 
     Raises:
-        UsageError: For an item id that occurs twice, an unknown split or tag, a song in two splits.
+        UsageError: If an item id occurs twice, a split or tag is unknown, or a song is in two splits.
     """
     item_ids: set[str] = set()
     split_of: dict[str, str] = {}
@@ -53,7 +53,7 @@ def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> No
         if split_of.setdefault(source.song_id, source.split) != source.split:
             raise UsageError(f"The song {source.song_id!r} is in two splits; keep each song in one.")
         if unknown := set(source.tags) - known_tags:
-            raise UsageError(f"{source.item_id!r} has the tag {min(unknown)!r}, which the corpus does not name.")
+            raise UsageError(f"{source.item_id!r} has the tag {min(unknown)!r}, which the corpus does not have.")
 
 
 def listing_digest(sources: Iterable[SourceFile]) -> str:
@@ -104,7 +104,7 @@ def counted_reasons(num_skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in by_frequency) or "none"
 
 
-def split_songs(song_ids: Iterable[str], valid_share: float, test_share: float) -> dict[str, str]:
+def split_songs(song_ids: Iterable[str], valid_fraction: float, test_fraction: float) -> dict[str, str]:
     """Puts every song into "train", "valid" or "test"; depends on the song ids only, not on their order.
 
     The songs are ranked by a hash of their ids; the first go to "valid", the next to "test", so that the fractions
@@ -113,24 +113,24 @@ def split_songs(song_ids: Iterable[str], valid_share: float, test_share: float) 
 
     Args:
         song_ids: Songs; repetitions do not count.
-        valid_share: Fraction for "valid", from 0 to 1.
-        test_share: Fraction for "test", from 0 to 1; together at most 1.
+        valid_fraction: Fraction for "valid", from 0 to 1.
+        test_fraction: Fraction for "test", from 0 to 1; together at most 1.
 
     Returns:
         The split of every song.
     """
     ranked = sorted(set(song_ids), key=lambda song: hashlib.sha256(fsencode(song)).digest())
-    num_valid = _num_songs(valid_share, len(ranked), 2)
-    num_test = _num_songs(test_share, len(ranked), 3)
+    num_valid = _num_songs(valid_fraction, len(ranked), 2)
+    num_test = _num_songs(test_fraction, len(ranked), 3)
     num_test = min(num_test, max(0, len(ranked) - 1 - num_valid))
     splits = ["valid"] * num_valid + ["test"] * num_test + ["train"] * (len(ranked) - num_valid - num_test)
     return dict(zip(ranked, splits, strict=True))
 
 
-def _num_songs(share: float, num_songs: int, num_needed: int) -> int:
-    if share == 0 or num_songs < num_needed:
+def _num_songs(fraction: float, num_songs: int, num_needed: int) -> int:
+    if fraction == 0 or num_songs < num_needed:
         return 0
-    return min(max(1, round(share * num_songs)), num_songs - num_needed + 1)
+    return min(max(1, round(fraction * num_songs)), num_songs - num_needed + 1)
 
 
 # The longest text in the tables of the FMA is a few hundred thousand characters; Python stops at 131,072 by default.
@@ -163,13 +163,13 @@ def read_records(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator
         columns: Columns that it must have.
 
     Raises:
-        UsageError: As `read_rows`, if a column is missing, or if a row has another number of fields.
+        UsageError: As `read_rows`, if a column is missing, or if a row has the wrong number of fields.
     """
     rows = read_rows(path, delimiter)
     header = next(rows, [])
     missing = [column for column in columns if column not in header]
     if missing:
-        raise UsageError(f"{path} has no column {missing[0]!r}; fetch it again from where --help says.")
+        raise UsageError(f"{path} has no column {missing[0]!r}; fetch it again (--help says where it comes from).")
     for number, row in enumerate(rows, start=2):
         yield _record(path, number, header, row)
 

@@ -32,7 +32,7 @@ class TranscodingTask:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredAudio:
-    """A file and its audio in numbers; the attributes are those of `clmr_tf.data.corpus.Item`."""
+    """Measurements of a file and its audio; the attributes are those of `clmr_tf.data.corpus.Item`."""
 
     num_samples: int
     digest: str
@@ -69,7 +69,7 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
 
 
 def measured(task: TranscodingTask, stream: AudioStream, sha256: str) -> MeasuredAudio:
-    """Checks that a recording can be trained on, and returns its numbers for the index.
+    """Checks that a recording can be trained on, and returns its measurements for the index.
 
     Args:
         task: The file to decode.

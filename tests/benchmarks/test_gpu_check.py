@@ -11,6 +11,7 @@ from clmr_tf.console import run_command
 SMALL = ["--batch-size", "4", "--width", "0.0625", "--num-steps", "1", "--augmentation", "only-gain"]
 
 
+@pytest.mark.soak
 def test_all_promises_hold_on_two_cpus_with_a_note_about_the_missing_gpu(capsys):
     assert run_command(main, SMALL) == 0
     output, notes = capsys.readouterr()

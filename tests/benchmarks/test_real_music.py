@@ -38,9 +38,10 @@ def commands(monkeypatch):
             of = trained[str(config.model)]
             # A run with labels records the fingerprint of its corpus for its task.
             corpus = Corpus.open(of.corpus) if of.task is None else Corpus.open(of.corpus).for_task(of.task)
-            run_facts = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
-            training = {"step": of.steps, "config": to_json(of), "run": run_facts}
+            run_metadata = {"corpus": {"fingerprint": corpus.manifest.fingerprint}}
+            training = {"step": of.steps, "config": to_json(of), "run": run_metadata}
             manifest = {"format_version": 1, "architecture": {"arguments": {}}, "scores": {}, "training": training}
+            manifest |= {"tag_names": [], "single_label": False}
             config.out.mkdir(parents=True)
             (config.out / "manifest.json").write_text(json.dumps(manifest))
         if module == "clmr_tf.probe":
@@ -61,7 +62,7 @@ def test_every_command_is_valid_and_runs_once(commands, tmp_path):
             trained[config.workdir.name] = config
         if module == "clmr_tf.probe":
             parse_command(ProbeConfig, arguments, program="probe", description="")
-    few = [f"supervised-{share}-{seed}" for share in (0.1, 0.01) for seed in (42, 43, 44)]
+    few = [f"supervised-{fraction}-{seed}" for fraction in (0.1, 0.01) for seed in (42, 43, 44)]
     assert list(trained) == [
         *("clmr", "supervised-1-42", *few, "none"),
         *(f"only-{name}" for name in ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")),

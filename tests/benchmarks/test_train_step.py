@@ -81,7 +81,7 @@ def test_all_figures_are_present_and_absent_ones_are_listed(measured):
     }
     assert (result["batch_size"], result["width"]) == (2, 0.0625)
     assert result["num_cpus"] == num_usable_cores()
-    assert result["absent"]["jit"] == "not asked for" and "pytorch" not in result["absent"]
+    assert result["absent"]["jit"] == "not requested" and "pytorch" not in result["absent"]
     assert result["jit_over_float32"] is None and result["jit_compile_seconds"] is None
     assert ("bf16" in result["absent"]) == (result["bf16_over_float32"] is None)
     kinds = {"float32", "bf16", "pytorch"} - set(result["absent"])

@@ -1,20 +1,16 @@
 """A tiny exported model with a head and a projector, its test music, and the tags that its head must give."""
 
-import contextlib
 import functools
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import soundfile
 import tensorflow as tf
 
 from clmr_tf.export.model_folder import relative_error, weights_hash
-from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.heads import Head, build_projector, head_file_of
@@ -74,21 +70,6 @@ def write_exported(folder: Path) -> None:
     write_model_folder(model(), folder, MANIFEST_ENTRIES, HEAD, build_projector(projection_dim=64))
 
 
-@contextlib.contextmanager
-def only_default_signature() -> Iterator[None]:
-    """Makes exports faster: only `serving_default`, without validation or tags."""
-
-    def signatures(served):
-        def function(audio):
-            return {"embedding": served._encoder(audio, training=False)}
-
-        return {"serving_default": (function, [tf.TensorSpec([None, served._encoder.clip_num_samples], name="audio")])}
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ServedModel, "signatures", signatures)
-        yield
-
-
 @functools.cache
 def music() -> np.ndarray:
     """Returns three clips, float32 [3, clip]."""
@@ -111,7 +92,14 @@ def write_probe(folder: Path) -> Path:
     source = {"kind": "model", "model_hash": weights_hash(model())}
     corpus = {"name": "songs", "fingerprint": "abc", "tag_names": PROBE_TAGS}
     scores = {"test": {"num_songs": 4, "num_clips": 9, "accuracy": {"mean": 0.75, "interval": [0.5, 1.0]}}}
-    result = {"features": source, "corpus": corpus, "single_label": True, "scores": scores}
+    training = {
+        "preset": "released",
+        "protocol": {"head": {"hidden_units": NUM_PROBE_HIDDEN}},
+        "labels": {"num_songs": 6, "num_clips": 12},
+        "seed": 42,
+        "fit": {"num_steps": 1},
+    }
+    result = {"features": source, "corpus": corpus, "single_label": True, "scores": scores, **training}
     file.write_text(json.dumps(result))
     head.save(head_file_of(file))
     return file

@@ -1,12 +1,18 @@
 """A tiny model, its exported folder, and a corpus with several tasks, for the tests of probes and exports."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from clmr_tf.data.corpus import Corpus, CorpusTask, Label
+from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from tests.synthetic import write_corpus
 
 CLIP = 59049
@@ -14,6 +20,21 @@ TAGS = ("brass", "keys", "strings")
 NUM_SONGS = {"train": 14, "valid": 6, "test": 10}
 # Item k has k more samples: the first test item is one sample shorter than two clips, the second exactly two.
 NUM_SAMPLES = 2 * CLIP - 21
+
+
+@contextlib.contextmanager
+def only_default_signature() -> Iterator[None]:
+    """Makes exports faster: only `serving_default`, without validation or tags."""
+
+    def signatures(served):
+        def function(audio):
+            return {"embedding": served._encoder(audio, training=False)}
+
+        return {"serving_default": (function, [tf.TensorSpec([None, served._encoder.clip_num_samples], name="audio")])}
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(ServedModel, "signatures", signatures)
+        yield
 
 
 def tiny_model() -> SampleCNN:
@@ -34,7 +55,8 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
         "scores": {},
         "training": {"step": 3},
     }
-    write_model_folder(model, folder, metadata)
+    with only_default_signature():
+        write_model_folder(model, folder, metadata)
     return folder
 
 

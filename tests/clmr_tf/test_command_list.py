@@ -26,7 +26,7 @@ def test_listing_has_every_command_and_corpus(capsys):
     commands |= {path.parent.name for path in (ROOT / "clmr_tf").glob("*/__main__.py")}
     assert set(command_list.COMMANDS) == commands >= {"train", "augment"}
     corpora = {path.stem for path in (ROOT / "pipelines").glob("*.py") if has_main(path)}
-    corpora |= {path.parent.name for path in (ROOT / "pipelines").glob("*/__init__.py") if has_main(path)}
+    corpora |= {path.parent.name for path in (ROOT / "pipelines").glob("*/__main__.py")}
     assert set(command_list.CORPORA) == corpora >= {"demo", "gtzan"}
     for arguments in ([], ["--help"], ["prepare"]):
         assert run_command(command_list.main, arguments) == 0

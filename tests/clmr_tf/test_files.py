@@ -149,10 +149,11 @@ def test_tensorflow_finds_all_folder_names_that_are_accepted(tmp_path):
 def test_arrays_are_read_as_written(tmp_path):
     written = {"audio": np.random.default_rng(0).uniform(-1, 1, (2, 30)), "names": np.array(["one", "zwölf"])}
     np.savez_compressed(tmp_path / "file.npz", **written)
-    received = read_arrays(tmp_path / "file.npz", "audio")
+    received = read_arrays(tmp_path / "file.npz")
     assert received.keys() == written.keys()
     for name, array in written.items():
         np.testing.assert_array_equal(received[name], array)
+    assert read_arrays(tmp_path / "file.npz", "audio").keys() == {"audio"}
     with pytest.raises(UnreadableArraysError, match=r"^it has no array `logits`$"):
         read_arrays(tmp_path / "file.npz", "audio", "logits")
 
@@ -167,7 +168,7 @@ def test_file_without_arrays_raises_unreadable_arrays_error(tmp_path):
     for name in ("gone", "folder", "empty", "words", "one.npy", "objects.npz"):
         with pytest.raises(UnreadableArraysError) as error:
             read_arrays(tmp_path / name)
-        assert str(error.value) == reasons.get(name, "it is damaged, or no .npz file")
+        assert str(error.value) == reasons.get(name, "it is damaged, or not an .npz file")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -15,10 +15,10 @@ TASK = {"task": "pseudo-tags", "corpus": "debian-games-medium"}
 def models(tmp_path):
     folder = tmp_path / "models"
     write_manifest(folder / "clmr", 2500, trained_on="debian-games-medium", batch_size=64, corpus="/home/ada/music")
-    for share, score in ((1.0, 0.6), (0.1, 0.3)):
-        labels = {"choice": "all" if share == 1 else "songs", "share": share, **TASK}
-        write(folder / "clmr" / f"evaluation-model-{share}.json", result(score, kind="model", step=2500, **labels))
-        write(folder / "clmr" / f"evaluation-mel-{share}.json", result(score - 0.2, **labels))
+    for fraction, score in ((1.0, 0.6), (0.1, 0.3)):
+        labels = {"choice": "all" if fraction == 1 else "songs", "fraction": fraction, **TASK}
+        write(folder / "clmr" / f"evaluation-model-{fraction}.json", result(score, kind="model", step=2500, **labels))
+        write(folder / "clmr" / f"evaluation-mel-{fraction}.json", result(score - 0.2, **labels))
     artist = {"task": "artist", "corpus": "debian-games-medium", "accuracy": 0.5}
     write(folder / "clmr" / "evaluation-artist.json", result(0.4, kind="model", step=2500, **artist))
     for name, score in (("none", 0.2), ("only-filter", 0.35)):
@@ -31,13 +31,13 @@ def test_tables_show_the_scores(models, tmp_path):
     records = tmp_path / "real_music"
     real_music.record(models, records)
     text = real_music.section(records)
-    assert "on [debian-games-medium](debian_games.md): 200 songs to learn from, 20 in\nthe test split." in text
+    assert "on [debian-games-medium](debian_games.md): 200 songs to train on, 20 in\nthe test split." in text
     assert "2,500 steps of 64 pairs" in text
     assert "Labels: 10 % of the songs (20 of 200); all (200 songs). The valid split" in text
     (picture,) = records.glob("*-few-labels.png")
     assert f"](real_music/{picture.name})" in text
     # Protocols and seeds without results are not mentioned.
-    assert "By the released protocol" in text and "thesis" not in text and "drawn several times" not in text
+    assert "In the released protocol" in text and "thesis" not in text and "drawn several times" not in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells == [
         ["features and head", "accuracy", "95 %"],

@@ -256,7 +256,7 @@ def test_a_song_that_cannot_be_rendered_is_left_out(data, tmp_path, monkeypatch)
     assert skipped_sources(corpus.folder) == {"000003.flac": "not_rendered"}
     assert len(corpus.items) == len(corpus.for_task("mode").items) == 9
     with pytest.raises(ClmrError, match=r"1 of 10 songs cannot be rendered, such as 000003\.flac: mma failed"):
-        prepare_corpus(tmp_path / "other", dataclasses.replace(OPTIONS, max_skipped_share=0.05), data)
+        prepare_corpus(tmp_path / "other", dataclasses.replace(OPTIONS, max_skipped_fraction=0.05), data)
     assert not (tmp_path / "other" / MANIFEST_FILE).exists()
 
 

@@ -18,7 +18,7 @@ ROWS = [
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(billboard, "NUM_PLACES", 4)
+    monkeypatch.setattr(billboard, "NUM_ENTRIES", 4)
     write_lines(tmp_path / "data/billboard-2.0-index.csv", HEADER, *ROWS)
     for seed, name in enumerate(("0003.mp3", "0006.flac", "1300.wav")):
         write_clip(tmp_path / "data/audio" / name, seed, 44100)
@@ -39,7 +39,7 @@ def test_places_of_one_song_stay_together(data, tmp_path):
 
 
 def test_a_tenth_of_the_songs_is_for_validation(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(billboard, "NUM_PLACES", 740)
+    monkeypatch.setattr(billboard, "NUM_ENTRIES", 740)
     rows = [f"{number},1987-07-11,1,1,Song {number},Singer,1,1" for number in range(1, 741)]
     write_lines(data / "billboard-2.0-index.csv", HEADER, *rows)
     splits = [source.split for source in billboard.read_sources(data)]
@@ -49,7 +49,7 @@ def test_a_tenth_of_the_songs_is_for_validation(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([HEADER, *ROWS[1:]], "has 3 annotated places instead of the published 4"),
+        ([HEADER, *ROWS[1:]], "has 3 annotated entries instead of the published 4"),
         ([HEADER, *ROWS[1:], "x,,,,title,artist,,"], "has the id 'x', which is not a number"),
         ([HEADER.replace("artist", "singer"), *ROWS], "has no column 'artist'"),
     ],
@@ -67,4 +67,4 @@ def test_two_files_for_one_place_are_refused(data, tmp_path):
 
 
 def test_the_published_count():
-    assert billboard.NUM_PLACES == 890
+    assert billboard.NUM_ENTRIES == 890

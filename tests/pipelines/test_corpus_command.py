@@ -25,8 +25,8 @@ def test_help_describes_sources_and_folder_layout(pipeline, capsys):
     words = " ".join(shown.split())
     assert f"python -m pipelines.{pipeline.NAME}" in shown
     assert " Source: " in words
-    assert f"Expected files, in {pipeline.DATA} or the folder behind --data:" in words
-    for option in ("--data", "--out", "--max-skipped-share", "--sample-rate-hz", "--config"):
+    assert f"Expected files, in {pipeline.DATA} or the folder given with --data:" in words
+    for option in ("--data", "--out", "--max-skipped-fraction", "--sample-rate-hz", "--config"):
         assert option in words
     assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)
 
@@ -41,8 +41,8 @@ def test_missing_data_is_one_sentence_that_points_to_help(pipeline, tmp_path, mo
 def test_wrong_options_are_refused(pipeline):
     with pytest.raises(UsageError, match=r"Unknown option `--sampel-rate-hz`; did you mean `--sample-rate-hz`\?"):
         pipeline.main(["--sampel-rate-hz", "16000"])
-    with pytest.raises(UsageError, match="max_skipped_share cannot be 2"):
-        pipeline.main(["--max-skipped-share", "2"])
+    with pytest.raises(UsageError, match="max_skipped_fraction cannot be 2"):
+        pipeline.main(["--max-skipped-fraction", "2"])
 
 
 @dataclasses.dataclass

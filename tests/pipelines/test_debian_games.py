@@ -155,7 +155,7 @@ def test_settings_of_another_pipeline_prepare_the_small_set(debian, tmp_path):
 
 def test_the_command_reports_a_missing_apt_get(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="no apt-cache on this machine; this music comes in Debian packages"):
+    with pytest.raises(UsageError, match="no apt-cache on this machine; the music is in Debian packages"):
         main(["--out", str(tmp_path / "corpus")])
     assert list(tmp_path.iterdir()) == []
 

@@ -76,7 +76,9 @@ def test_a_renamed_package_gives_the_same_corpus_to_the_bit(table, release, tmp_
     newer = prepare_corpus(tmp_path / "2/corpus", OPTIONS, table)
     # Ids, songs, splits and audio, on which labels and results depend.
     assert newer.manifest.fingerprint == published.manifest.fingerprint
-    sentence = "8 of the 8 recordings of the published list are there: c-1.18-music 1:2.0-1 is taken for c-1.16-music"
+    sentence = (
+        "8 of the 8 recordings of the published list were found: c-1.18-music 1:2.0-1 is used instead of c-1.16-music"
+    )
     assert f"warning: {sentence}." in " ".join(capsys.readouterr().err.split())
     assert f"; {sentence}; licences" in newer.manifest.source["description"]
 
@@ -89,14 +91,14 @@ def test_missing_and_changed_recordings_are_listed_and_reported(table, release, 
         "d-data/usr/d/4.flac",
     ]
     assert skipped_of(corpus) == [
-        ("d-data/usr/d/5.flac", "not_in_package", "d-data 1:2.0-1 does not hold it"),
+        ("d-data/usr/d/5.flac", "not_in_package", "d-data 1:2.0-1 does not contain it"),
         ("e-data/usr/6.flac", "no_package", "this system has no package e-data"),
         ("e-data/usr/7.flac", "no_package", "this system has no package e-data"),
     ]
     assert corpus.manifest.num_skipped == {"not_in_package": 1, "no_package": 2}
     sentence = (
-        "5 of the 8 recordings of the published list are there: there is no package e-data (2); recordings are not in "
-        "d-data (1); recordings are other files in d-data (1)"
+        "5 of the 8 recordings of the published list were found: there is no package e-data (2); recordings are not in "
+        "d-data (1); recordings have changed in d-data (1)"
     )
     assert f"warning: {sentence}." in " ".join(capsys.readouterr().err.split())
     assert f"; {sentence}; licences" in corpus.manifest.source["description"]
@@ -108,7 +110,7 @@ def test_a_downloadable_package_is_preferred_to_an_installed_one(table, release,
     (folder / "installed").write_text("c-1.16-music e-data")
     corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, table)
     assert corpus.manifest.num_skipped == {"no_package": 2}
-    assert "c-1.18-music 1:2.0-1 is taken for c-1.16-music" in corpus.manifest.source["description"]
+    assert "c-1.18-music 1:2.0-1 is used instead of c-1.16-music" in corpus.manifest.source["description"]
 
 
 def test_too_few_recordings_are_refused(table, release, tmp_path):
@@ -117,5 +119,5 @@ def test_too_few_recordings_are_refused(table, release, tmp_path):
     with pytest.raises(UsageError, match=r"Only 2 of the 8 recordings of the set small are .*apt-get update"):
         prepare_corpus(tmp_path / "corpus", OPTIONS, table)
     assert not (tmp_path / "corpus").exists()
-    enough = dataclasses.replace(OPTIONS, max_skipped_share=0.75)
+    enough = dataclasses.replace(OPTIONS, max_skipped_fraction=0.75)
     assert len(prepare_corpus(tmp_path / "corpus", enough, table).items) == 2

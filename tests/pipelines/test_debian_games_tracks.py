@@ -54,9 +54,9 @@ def test_recordings_of_one_song_have_its_id():
     assert by_path["music/through_space.ogg"].song == by_path["music/Through Space.ogg"].song
     assert by_path["aftermath_soundtrack/track3_enhanced.opus"].song == by_path["original_soundtrack/track3.opus"].song
     # Every copy in another game counts for one game, which is in the smaller set of the two.
-    copies = [track for track in read_tracks() if track.home != track.game]
+    copies = [track for track in read_tracks() if track.original_game != track.game]
     assert [(track.game, track.song) for track in copies] == [("starfighter", "singularity/Through Space")]
-    sets = {track.song: track.set for track in read_tracks() if track.home == track.game}
+    sets = {track.song: track.set for track in read_tracks() if track.original_game == track.game}
     assert sets["singularity/Through Space"] == "small"
 
 
@@ -89,7 +89,7 @@ def test_splits_do_not_depend_on_the_order_or_on_other_games():
     tracks = read_tracks()
     splits = split_of_songs(tracks)
     assert split_of_songs(tracks[::-1]) == splits
-    without = [track for track in tracks if track.home != "ufoai"]
+    without = [track for track in tracks if track.original_game != "ufoai"]
     assert split_of_songs(without) == {song: split for song, split in splits.items() if not song.startswith("ufoai/")}
     # On every machine, now and later: a change here makes all results incomparable.
     assert collections.Counter(splits.values()) == {"train": 230, "valid": 41, "test": 68}

@@ -28,7 +28,7 @@ class Sound:
     peak: float
     mean: float
     rms_db: float
-    silent_share: float
+    silent_fraction: float
     spectral_centroid_hz: float
     fingerprint: np.ndarray
 
@@ -72,7 +72,7 @@ def describe(audio):
         peak=float(np.abs(audio).max()),
         mean=float(audio.mean(dtype=np.float64)),
         rms_db=float(20 * np.log10(audio.std(dtype=np.float64))),
-        silent_share=float(np.mean(frames.std(axis=1) < 10 ** (-55 / 20))),
+        silent_fraction=float(np.mean(frames.std(axis=1) < 10 ** (-55 / 20))),
         spectral_centroid_hz=float((spectra @ frequencies_hz).sum() / spectra.sum()),
         fingerprint=fingerprint_of(spectra),
     )
@@ -103,8 +103,8 @@ def test_every_class_is_in_every_split_and_no_song_in_two():
     for track in TRACKS:
         assert split_of_song.setdefault(track.song_id, track.split) == track.split
         assert track.song_id.startswith(f"{track.class_name}/")
-    shares = Counter(track.split for track in TRACKS)
-    assert 0.55 <= shares["train"] / len(TRACKS) <= 0.65
+    counts = Counter(track.split for track in TRACKS)
+    assert 0.55 <= counts["train"] / len(TRACKS) <= 0.65
 
 
 def test_the_table_matches_the_selection():
@@ -163,7 +163,7 @@ def test_every_excerpt_is_thirty_seconds_of_sound(sounds):
         assert sound.num_samples == 30 * SAMPLE_RATE_HZ, file
         assert 0.05 < sound.peak < 0.99, file
         assert -35 < sound.rms_db < -6, file
-        assert sound.silent_share < 0.1, file
+        assert sound.silent_fraction < 0.1, file
         assert abs(sound.mean) < 1e-3, file
         assert 40 < sound.spectral_centroid_hz < 4000, file
 

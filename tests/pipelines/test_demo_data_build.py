@@ -144,7 +144,7 @@ def test_check_finds_another_excerpt_and_accepts_another_encoding(folder, cache)
     soundfile.write(first, audio, rate_hz, format="OGG", subtype="VORBIS", compression_level=0.3)
     assert check(folder, cache) == (2, 1)
     shutil.copy(second, first)
-    with pytest.raises(ClmrError, match="another excerpt"):
+    with pytest.raises(ClmrError, match="is not the excerpt that"):
         check(folder, cache)
 
 

@@ -92,7 +92,7 @@ def test_damage_in_the_middle_of_a_long_file_is_found(tmp_path):
     path.write_bytes(encoded)
     error = refusal(path)
     assert error.reason == NO_DIRECT_DECODER
-    assert "of it are damaged, and only whole files are read directly" in error.detail
+    assert "of it are damaged, and only intact files are read directly" in error.detail
 
 
 @needs_tensorflow_io

@@ -42,9 +42,9 @@ def test_the_library_function_prints_the_summary_once(tmp_path, capfd):
 
 def test_songs_are_drawn_for_the_splits_by_their_paths():
     names = [f"album/{number}.mp3" for number in range(40)]
-    splits = splits_of(names, valid_share=0.25, test_share=0.05)
+    splits = splits_of(names, valid_fraction=0.25, test_fraction=0.05)
     assert [list(splits.values()).count(split) for split in ("train", "valid", "test")] == [28, 10, 2]
-    assert splits == splits_of(names, valid_share=0.25, test_share=0.05)
+    assert splits == splits_of(names, valid_fraction=0.25, test_fraction=0.05)
     assert set(splits_of(names[:1]).values()) == {"train"}
 
 
@@ -66,12 +66,12 @@ def test_folders_called_train_valid_test_are_the_splits():
     ],
 )
 def test_other_folders_are_not_splits(names):
-    splits = splits_of(names, valid_share=0.5)
+    splits = splits_of(names, valid_fraction=0.5)
     assert list(splits.values()).count("valid") == round(len(names) / 2)
     assert splits != {name: name.split("/")[0] for name in names}
 
 
-@pytest.mark.parametrize("wrong", [{"valid_share": -0.1}, {"valid_share": 0.6, "test_share": 0.4}])
+@pytest.mark.parametrize("wrong", [{"valid_fraction": -0.1}, {"valid_fraction": 0.6, "test_fraction": 0.4}])
 def test_fractions_that_leave_nothing_to_train_on_are_refused(wrong):
     with pytest.raises(UsageError, match="leave songs to train on"):
         FolderSettings(**wrong)
@@ -91,7 +91,7 @@ def test_copies_of_a_recording_are_one_song_of_one_split(tmp_path, caplog):
     for seed in range(12):
         for place in ("a", "b/copy of ", "c/"):
             write_clip(tmp_path / f"music/{place}{seed}.flac", seed)
-    corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS, FolderSettings(valid_share=0.25))
+    corpus = prepare_corpus(tmp_path / "music", tmp_path / "corpus", SETTINGS, FolderSettings(valid_fraction=0.25))
     assert "24 of 36 files are copies of others; copies count as one song." in caplog.text
     assert corpus.manifest.num_songs == {"train": 9, "valid": 3}
     assert corpus.manifest.num_items == {"train": 27, "valid": 9}

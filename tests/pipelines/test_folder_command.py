@@ -13,7 +13,6 @@ from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.folder import main
-from pipelines.preparation import command
 from tests.pipelines.published_data import write_clip
 from tests.sounds import noise, write_encoded
 
@@ -78,8 +77,7 @@ def test_a_terminal_sees_a_progress_bar(tmp_path, monkeypatch, no_workers):
     # On a dumb terminal, no bar is drawn.
     monkeypatch.setenv("TERM", "xterm")
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
-    for module in (command, console):
-        monkeypatch.setattr(module, "stderr", terminal)
+    monkeypatch.setattr(console, "stderr", terminal)
     main([str(tmp_path / "music"), "--out", str(tmp_path / "corpus"), "--min-num-samples", "11025"])
     shown = terminal.file.getvalue()
     assert "Preparing music" in shown and "0.0 hours of audio, 0 left out" in shown
@@ -114,7 +112,7 @@ def _broken_audio(path):
     [
         (_no_folder, "does not exist"),
         (_a_file, "is a file"),
-        (_an_empty_folder, "holds no audio, nothing"),
+        (_an_empty_folder, "holds no audio, no files at all"),
         (_texts, "holds no audio, only other files (2 not_audio)"),
         (_broken_audio, "1 of 1 audio files cannot be used (1 unreadable)"),
     ],
@@ -134,10 +132,10 @@ def test_a_wrong_source_is_one_sentence(tmp_path, capfd, no_workers, make, sente
     ("arguments", "sentence"),
     [
         (["--out", "/proc/corpus"], "cannot be written"),
-        (["--out", "corpus", "--valid-share", "1.5"], "leave songs to train on"),
+        (["--out", "corpus", "--valid-fraction", "1.5"], "leave songs to train on"),
         (["--out", "corpus", "--num-workers", "0"], "num_workers cannot be 0"),
         (["--out", "corpus", "--tags", "folder"], "has no sub-folders"),
-        (["--out", "corpus", "--valid-shore", "0.2"], "--valid-share"),
+        (["--out", "corpus", "--valid-fractoin", "0.2"], "--valid-fraction"),
         ([], "--out"),
     ],
 )
@@ -160,14 +158,14 @@ def test_help_names_every_option_with_its_default(capsys):
     assert "[OPTIONS] MUSIC " in shown
     for option, default in [
         ("--out", None),
-        ("--valid-share", "0.1"),
-        ("--test-share", "0.0"),
+        ("--valid-fraction", "0.1"),
+        ("--test-fraction", "0.0"),
         ("--tags", "none"),
         ("--sample-rate-hz", "22050"),
         ("--min-num-samples", "59049"),
         ("--timeout-seconds", "300.0"),
         ("--num-workers", "None"),
-        ("--max-skipped-share", "0.5"),
+        ("--max-skipped-fraction", "0.5"),
         ("--reader", "prepared"),
     ]:
         assert option in shown

@@ -99,7 +99,7 @@ def test_missing_audio_is_listed_and_too_much_of_it_refused(data, tmp_path, capl
     assert corpus.manifest.num_skipped == {"missing": 2}
     assert skipped_sources(tmp_path / "one") == {f"audio/{name}": "missing" for name in gone}
     assert "2 of the 6 audio files of magnatagatune-pons2017 are missing." in caplog.text
-    options = ["--data", str(data), "--out", str(tmp_path / "two"), "--max-skipped-share", "0.3"]
+    options = ["--data", str(data), "--out", str(tmp_path / "two"), "--max-skipped-fraction", "0.3"]
     with pytest.raises(UsageError, match=r"2 of the 6 audio files .* are missing, such as .*song-30-59"):
         magnatagatune.main(options)
     assert not (tmp_path / "two").exists()

@@ -93,7 +93,7 @@ def test_a_clip_is_in_one_of_the_sixteen_folders_whatever_the_table_says(path):
 def test_wrong_numpy_files_are_one_sentence(data, tmp_path):
     write_numpy_files(data)
     np.save(data / "valid.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UsageError, match=r"valid\.npy cannot be read without running what it holds"):
+    with pytest.raises(UsageError, match=r"valid\.npy cannot be read without running its content"):
         magnatagatune_clean.read_clips(data)
     np.save(data / "valid.npy", np.array(["7\tc/cem-album-02-tune-59-88.mp3"]))
     with pytest.raises(UsageError, match="instead of a row and a path"):

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from clmr_tf.data.tag_names import MSD_TAGS
+from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.errors import UsageError
 from pipelines import msd
 from tests.pipelines.published_data import SETTINGS, skipped_sources, write_clip

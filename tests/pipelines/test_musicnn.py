@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.musicnn import WHEEL, WINDOW_NUM_SAMPLES, build_tagger, fetch_wheel, log_mel, read_weights
 from tests.pipelines.musicnn_inputs import music, noise_weights

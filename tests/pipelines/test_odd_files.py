@@ -13,7 +13,7 @@ from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile, 
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
-SETTINGS = PrepareSettings(min_num_samples=RATE_HZ, num_workers=1, max_skipped_share=1.0)
+SETTINGS = PrepareSettings(min_num_samples=RATE_HZ, num_workers=1, max_skipped_fraction=1.0)
 
 
 def prepared(folder, destination, settings=SETTINGS):

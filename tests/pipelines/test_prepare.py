@@ -63,7 +63,7 @@ def test_every_kind_of_bad_file_is_left_out_with_its_reason(tmp_path):
     bad = ["short.wav", "silent.wav", "dither.wav", "text.mp3", "empty.mp3", "missing.flac"]
     sources = sources_in(tmp_path, *[*names, *bad, "quiet.wav"])
     rejected = [SkippedFile("cover.jpg", "not_audio", "a picture"), SkippedFile("\udcff.txt", "not_audio", "no")]
-    settings = dataclasses.replace(SETTINGS, max_skipped_share=0.9)
+    settings = dataclasses.replace(SETTINGS, max_skipped_fraction=0.9)
     corpus = run(sources, tmp_path / "corpus", settings, rejected=rejected)
     assert [item.id for item in corpus.items] == [*names, "quiet.wav"]
     skipped = [json.loads(line) for line in (tmp_path / "corpus/skipped.jsonl").read_text().splitlines()]
@@ -134,14 +134,16 @@ def test_too_many_bad_files_are_an_error_that_can_be_allowed(tmp_path):
     for number in range(3):
         (tmp_path / f"music/bad{number}.wav").write_bytes(b"\0bad")
     sources = sources_in(tmp_path / "music", *names, "bad0.wav", "bad1.wav", "bad2.wav")
-    with pytest.raises(ClmrError, match=r"3 of 5 audio files cannot be used \(3 unreadable\).*share 0.6\.$") as caught:
+    with pytest.raises(
+        ClmrError, match=r"3 of 5 audio files cannot be used \(3 unreadable\).*fraction 0.6\.$"
+    ) as caught:
         run(sources, tmp_path / "corpus")
     assert caught.value.exit_code == 1
     assert len((tmp_path / "corpus/skipped.jsonl").read_text().splitlines()) == 3
     with pytest.raises(UsageError, match="not a prepared corpus"):
         Corpus.open(tmp_path / "corpus")
     seen = []
-    allowed = dataclasses.replace(SETTINGS, max_skipped_share=0.6)
+    allowed = dataclasses.replace(SETTINGS, max_skipped_fraction=0.6)
     corpus = run(sources, tmp_path / "corpus", allowed, on_progress=seen.append)
     assert [progress.num_done for progress in seen] == [5], "nothing is decoded twice"
     assert len(corpus.items) == 2
@@ -150,7 +152,11 @@ def test_too_many_bad_files_are_an_error_that_can_be_allowed(tmp_path):
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"\0bad")
     with pytest.raises(UsageError, match=r"1 of 1 audio files cannot be used .* would be empty"):
-        run(sources_in(tmp_path, "bad.wav"), tmp_path / "corpus", dataclasses.replace(SETTINGS, max_skipped_share=1.0))
+        run(
+            sources_in(tmp_path, "bad.wav"),
+            tmp_path / "corpus",
+            dataclasses.replace(SETTINGS, max_skipped_fraction=1.0),
+        )
     with pytest.raises(UsageError, match="no audio"):
         run([], tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -171,5 +177,5 @@ def test_the_direct_reader_needs_only_an_index(tmp_path):
     assert sorted(bytes_of(tmp_path / "corpus")) == ["index.jsonl", "manifest.json", "skipped.jsonl"]
 
     (tmp_path / "music").rename(tmp_path / "moved")
-    with pytest.raises(UsageError, match=r"no longer there, such as .*00\.flac"):
+    with pytest.raises(UsageError, match=r"no longer exist, such as .*00\.flac"):
         run(sources_in(tmp_path / "moved", *names), tmp_path / "corpus", dataclasses.replace(SETTINGS, reader="direct"))

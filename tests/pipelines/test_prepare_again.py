@@ -32,16 +32,16 @@ def test_a_finished_corpus_is_used_again(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"shares": "a"}, "sample_rate_hz 22050, not 16000"),
-        (dataclasses.replace(SETTINGS, reader="direct"), {"shares": "a"}, "reader prepared, not direct"),
-        (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"shares": "a"}, "fewer than the 40000"),
-        (SETTINGS, {"shares": "b"}, "shares a, not b"),
-        (SETTINGS, {}, "shares a, not None"),
+        (dataclasses.replace(SETTINGS, sample_rate_hz=16000), {"fractions": "a"}, "sample_rate_hz 22050, not 16000"),
+        (dataclasses.replace(SETTINGS, reader="direct"), {"fractions": "a"}, "reader prepared, not direct"),
+        (dataclasses.replace(SETTINGS, min_num_samples=40_000), {"fractions": "a"}, "fewer than the 40000"),
+        (SETTINGS, {"fractions": "b"}, "fractions a, not b"),
+        (SETTINGS, {}, "fractions a, not None"),
     ],
 )
 def test_a_corpus_of_other_settings_is_refused(tmp_path, settings, options, message):
     names = write_songs(tmp_path / "music", 1)
-    run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", options={"shares": "a"})
+    run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", options={"fractions": "a"})
     before = bytes_of(tmp_path / "corpus")
     with pytest.raises(UsageError, match=message):
         run(sources_in(tmp_path / "music", *names), tmp_path / "corpus", settings, options=options)
@@ -109,7 +109,7 @@ def test_inconsistent_lists_are_refused(tmp_path):
         {"min_num_samples": 0},
         {"timeout_seconds": 0.0},
         {"num_workers": 0},
-        {"max_skipped_share": 1.5},
+        {"max_skipped_fraction": 1.5},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
 from tests.synthetic import write_corpus
@@ -100,7 +100,7 @@ def test_the_command_adds_the_task_and_predicts_once(corpus, monkeypatch, capsys
     options = ["--corpus", str(corpus.folder), "--musicnn", "some.whl", "--min-train", "1", "--min-test", "1"]
     main(options)
     output = capsys.readouterr()
-    assert "2 pseudo-tags (guitar, classical), 1.00 a recording; dropped for too few songs" in output.out
+    assert "2 pseudo-tags (guitar, classical), 1.00 per recording; dropped for too few songs" in output.out
     assert "Predicting tags: 10 of 10 recordings" in output.err
     # 3.2 seconds hold one window of 3 seconds.
     assert heard == [(1, 187, 96)] * 10
@@ -117,7 +117,7 @@ def test_the_command_adds_the_task_and_predicts_once(corpus, monkeypatch, capsys
 
 
 def test_wrong_use_is_one_sentence(corpus, tmp_path):
-    with pytest.raises(UsageError, match="Name the corpus"):
+    with pytest.raises(UsageError, match="Give the corpus"):
         main([])
     with pytest.raises(UsageError, match="--num-windows must be at least 1"):
         Options(num_windows=0)

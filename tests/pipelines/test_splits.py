@@ -5,15 +5,15 @@ import pytest
 from pipelines.preparation.sources import split_songs
 
 
-def counts(num_songs, valid_share, test_share):
-    splits = split_songs([f"song {number}" for number in range(num_songs)], valid_share, test_share)
+def counts(num_songs, valid_fraction, test_fraction):
+    splits = split_songs([f"song {number}" for number in range(num_songs)], valid_fraction, test_fraction)
     assert len(splits) == num_songs
     found = collections.Counter(splits.values())
     return found["train"], found["valid"], found["test"]
 
 
 @pytest.mark.parametrize(
-    ("num_songs", "valid_share", "test_share", "expected"),
+    ("num_songs", "valid_fraction", "test_fraction", "expected"),
     [
         (1000, 0.1, 0.0, (900, 100, 0)),
         (1000, 0.1, 0.2, (700, 100, 200)),
@@ -28,8 +28,8 @@ def counts(num_songs, valid_share, test_share):
         (50, 0.0, 0.0, (50, 0, 0)),
     ],
 )
-def test_split_sizes_are_exact(num_songs, valid_share, test_share, expected):
-    assert counts(num_songs, valid_share, test_share) == expected
+def test_split_sizes_are_exact(num_songs, valid_fraction, test_fraction, expected):
+    assert counts(num_songs, valid_fraction, test_fraction) == expected
 
 
 def test_a_split_depends_only_on_the_names():

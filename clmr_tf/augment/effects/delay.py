@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, has_only_cpus
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_parameter, has_only_cpus
 from clmr_tf.augment.randomness import sample_range
 from clmr_tf.config.augmentation import DelayConfig
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
 from clmr_tf.augment.effects.fourier import fast_fft_length
 from clmr_tf.augment.randomness import sample_range
 from clmr_tf.config.augmentation import FilterConfig
@@ -18,7 +18,7 @@ LOWEST_CUTOFF_HZ = 20.0
 def lowpass(
     audio: tf.Tensor, cutoff_hz: tf.Tensor, sample_rate: int, lowest_cutoff_hz: float = LOWEST_CUTOFF_HZ
 ) -> tf.Tensor:
-    """Removes what is above a frequency: half amplitude (-6 dB) at the cutoff, no delay, unit gain at 0 Hz.
+    """Removes frequencies above the cutoff: half amplitude (-6 dB) at the cutoff, no delay, unit gain at 0 Hz.
 
     The filter of `julius.lowpass_filter` 0.2.7, which the released code uses: a sinc with a Hann window of eight zero
     crossings on each side, so a lower cutoff has a longer filter. At both ends the clip is extended by repeating its
@@ -53,7 +53,7 @@ def lowpass(
 def highpass(
     audio: tf.Tensor, cutoff_hz: tf.Tensor, sample_rate: int, lowest_cutoff_hz: float = LOWEST_CUTOFF_HZ
 ) -> tf.Tensor:
-    """Removes what is below a frequency: the audio minus its `lowpass`, whose arguments and errors it shares."""
+    """Removes frequencies below the cutoff: the audio minus its `lowpass`, with the same arguments and errors."""
     return audio - lowpass(audio, cutoff_hz, sample_rate, lowest_cutoff_hz)
 
 

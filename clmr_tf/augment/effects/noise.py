@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, as_seeds, check_batch
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_parameter, as_seeds, check_batch
 from clmr_tf.augment.randomness import sample_range
 from clmr_tf.config.augmentation import NoiseConfig
 
@@ -11,8 +11,8 @@ def add_noise(audio: tf.Tensor, noise_to_signal: tf.Tensor, seeds: tf.Tensor) ->
     """Adds white Gaussian noise: audio + noise_to_signal * std(audio) * n, with n ~ N(0, 1) for each sample.
 
     std is the clip's standard deviation, so silence and a constant offset stay as they are. A signal-to-noise ratio
-    of d dB is a `noise_to_signal` of 10^(-d / 20). torchaudio-augmentations 0.2.4 defines it alike and calls the
-    ratio `snr`.
+    of d dB is a `noise_to_signal` of 10^(-d / 20). torchaudio-augmentations 0.2.4 defines the ratio in the same way and
+    calls it `snr`.
 
     Args:
         audio: float32 [batch, samples].

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
 from clmr_tf.augment.effects.fourier import fast_fft_length, phase_ramp, phase_ramp_factors
 from clmr_tf.augment.randomness import sample_range
 from clmr_tf.config.augmentation import PitchConfig
@@ -37,13 +37,13 @@ def pitch_shift(
     back at their times. The rest is resampled by that speed as a whole, and a phase vocoder restores its tempo: frames
     are read at the times of the clip and written half a frame apart. The phases of a stationary sound are continued
     from one frame to the next by comparing two frames of the resampled clip that are as far apart as in the output
-    (Puckette 1995); then neighbouring bins are rotated alike, in proportion to their energy, so that a partial stays
+    (Puckette 1995); then the rotations of neighbouring bins are averaged, weighted by energy, so that a partial stays
     coherent. Where a frame has energy that the previous one lacks, it keeps its own phases, delayed so that its centre
-    of energy falls on the time that it has in the clip.
+    of energy is at the same time as in the clip.
 
-    Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, of 45 a
-    second within 4 ms (root mean square; sox's `pitch` of the released code, which cuts and joins segments of 82 ms: 3
-    to 32 ms). Short drums keep their level within 1 dB and their peaks within 20 %.
+    Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, that of 45
+    a second within 4 ms (root mean square; with sox's `pitch` of the released code, which cuts and joins segments of
+    82 ms, it is 3 to 32 ms). Short drums keep their level within 1 dB and their peaks within 20 %.
 
     Args:
         audio: float32 [batch, samples].
@@ -74,7 +74,7 @@ def pitch_shift(
     frames, previous_frames, start_errors = _read_frames(
         coefficients, speed, window, transient_fractions, num_samples, largest_shift_cents
     )
-    # A sound that is off the centre of a frame in the resampled clip belongs `speed` times as far from it.
+    # A sound at some distance from the centre of a frame of the resampled clip belongs at `speed` times that distance.
     onset_delays = (speed[:, tf.newaxis] - 1) * _centre_of_energy(frames) + speed[:, tf.newaxis] * start_errors
     vocoded = _synthesize(
         tf.signal.rfft(frames),
@@ -169,7 +169,7 @@ def _synthesize(
     by_frame = [tf.transpose(values, [1, 0, 2]) for values in (continuations, weighted_onsets[:, 1:])]
     later_rotations = tf.transpose(tf.scan(next_rotation, by_frame, onset_rotations[:, 0]), [1, 0, 2])
     rotations = tf.concat([onset_rotations[:, :1], later_rotations], axis=1)
-    # Neighbouring bins rotate together, or the partial that they share would lose its coherence.
+    # Neighbouring bins rotate together, or a partial in several bins would lose its coherence.
     rotated = spectra * _to_unit_magnitude(_smooth(rotations * _as_complex(energy)))
     hop = window.shape[1] // 2
     fade_in, fade_out = _synthesis_fades(window)
@@ -242,7 +242,7 @@ def _synthesis_fades(window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 # === Transients ===
 
-# A transient is searched for this far around a time. Transients twice as far apart, 46 ms, are told apart reliably.
+# Transients are searched for this far around a time. Transients twice as far apart (46 ms) are separated reliably.
 _REACH_SECONDS = 512 / 22050
 # Variance of the energy's time around its centre, relative to that of a steady sound: up to the first value the sound
 # is a transient, from the second on it is steady.
@@ -339,7 +339,7 @@ def _resample_transients(
     Returns:
         float32 [batch, num_samples].
     """
-    # At a distance from its centre, a transient plays what is `speed` times as far from it.
+    # Each output sample is read from the clip `speed` times as far from the transient's centre.
     starts = BLOCK_NUM_SAMPLES * np.arange(float(fractions.shape[1]))
     times = starts + (1 - speed[:, tf.newaxis]) * tf.cast(centres, tf.float64)
     transients = resample_blocks(coefficients, times, gain[:, tf.newaxis] * fractions, num_samples)
@@ -378,13 +378,13 @@ def spline_coefficients(audio: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
     return tf.signal.irfft(spectrum, [_OVERSAMPLING * fft_length])
 
 
-def resample_blocks(coefficients: tf.Tensor, times: tf.Tensor, levels: tf.Tensor, num_samples: int) -> tf.Tensor:
-    """Plays clips at times and levels that are given every 64 samples and interpolated linearly in between.
+def resample_blocks(coefficients: tf.Tensor, times: tf.Tensor, gains: tf.Tensor, num_samples: int) -> tf.Tensor:
+    """Reads clips at times and with gains that are given every 64 samples and interpolated linearly in between.
 
     Args:
         coefficients: From `spline_coefficients`.
         times: Times in the clip in samples, float64 [batch, blocks + 1]; outside it there is silence.
-        levels: Factors for the output, float32 [batch, blocks + 1].
+        gains: Factors for the output, float32 [batch, blocks + 1].
         num_samples: Length of the clip.
 
     Returns:
@@ -396,7 +396,7 @@ def resample_blocks(coefficients: tf.Tensor, times: tf.Tensor, levels: tf.Tensor
     starts = tf.clip_by_value(_OVERSAMPLING * (times[:, :-1] + _MARGIN_SAMPLES), -2.0 * end, 2.0 * end)
     whole_starts = tf.floor(starts)
     fractions = tf.cast(starts - whole_starts, tf.float32)
-    return _evaluate_splines(coefficients, tf.cast(whole_starts, tf.int32), fractions, steps, levels, end)
+    return _evaluate_splines(coefficients, tf.cast(whole_starts, tf.int32), fractions, steps, gains, end)
 
 
 # Compiled, which is eleven times as fast on a CPU as four gathers in sequence.
@@ -406,7 +406,7 @@ def _evaluate_splines(
     whole_starts: tf.Tensor,
     fractions: tf.Tensor,
     steps: tf.Tensor,
-    levels: tf.Tensor,
+    gains: tf.Tensor,
     end: int,
 ) -> tf.Tensor:
     """See `resample_blocks`; a block starts at its whole start plus its fraction and advances by its step."""
@@ -427,8 +427,8 @@ def _evaluate_splines(
     )
     neighbours = (tf.gather(coefficients, index + place, batch_dims=1) for place in (-1, 0, 1, 2))
     values = tf.add_n([weight * neighbour for weight, neighbour in zip(weights, neighbours, strict=True)])
-    rise = levels[:, 1:] - levels[:, :-1]
-    return values * (levels[:, :-1, tf.newaxis] + rise[:, :, tf.newaxis] * (places / BLOCK_NUM_SAMPLES))
+    rise = gains[:, 1:] - gains[:, :-1]
+    return values * (gains[:, :-1, tf.newaxis] + rise[:, :, tf.newaxis] * (places / BLOCK_NUM_SAMPLES))
 
 
 # Compiled, since the graph optimiser would order the products differently for different batches.

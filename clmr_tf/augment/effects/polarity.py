@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio
 from clmr_tf.config.augmentation import PolarityConfig
 
 

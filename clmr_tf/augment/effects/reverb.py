@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.augment.augmentation import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
+from clmr_tf.augment.effect import Augmentation, Parameters, as_audio, as_parameter, static_num_samples
 from clmr_tf.augment.effects.fourier import fast_fft_length, grid_of_bins, phase_ramp_factors
 from clmr_tf.augment.randomness import sample_range
 from clmr_tf.config.augmentation import ReverbConfig

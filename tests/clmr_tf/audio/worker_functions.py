@@ -74,4 +74,7 @@ def note_and_sleep(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    hold_workers_busy(Path(sys.argv[1]))
+    # Workers do not import the main module, so the functions must be those of the module by its name.
+    from tests.clmr_tf.audio import worker_functions
+
+    worker_functions.hold_workers_busy(Path(sys.argv[1]))

@@ -178,7 +178,7 @@ def test_with_a_gpu_whole_batches_are_computed_with_the_same_result(make_views, 
 
     devices = [*tf.config.list_logical_devices("CPU"), SimpleNamespace(device_type="GPU")]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
-    monkeypatch.setattr("clmr_tf.augment.augmentation.transform_selected", no_loop)
+    monkeypatch.setattr("clmr_tf.augment.effect.transform_selected", no_loop)
     views = AugmentationChain(BUSY)(clips, make_seeds(19)).numpy()
     # Sums over batches of another size round differently on some processors.
     np.testing.assert_allclose(views, expected, rtol=0, atol=2e-6)

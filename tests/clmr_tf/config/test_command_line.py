@@ -165,7 +165,7 @@ def test_help_documents_every_option_with_its_default(capsys):
         ({"worker_timeout_seconds": float("inf")}, "--worker-timeout-seconds must be at most 1000000; received inf"),
         ({"worker_timeout_seconds": 1_000_001.0}, "--worker-timeout-seconds"),
         ({"worker_timeout_seconds": float("nan")}, "--worker-timeout-seconds"),
-        ({"max_skipped_share": 1.5}, "--max-skipped-share"),
+        ({"max_skipped_fraction": 1.5}, "--max-skipped-fraction"),
         ({"best_metric": "probe_score"}, "probe_score needs --probe-every-epochs"),
         (
             {"best_metric": "validation_accuracy", "validate_every": 0},

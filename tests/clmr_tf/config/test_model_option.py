@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clmr_tf import embed, similar, tag
-from clmr_tf.config.model_option import DEMO_MODEL, require_model
+from clmr_tf.config.command_line import DEMO_MODEL, require_model
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.probe import __main__ as probe

@@ -9,7 +9,7 @@ from clmr_tf.convert.reader import read_checkpoint
 from clmr_tf.convert.translation import state_dict_bytes
 from tests.clmr_tf.convert.checkpoint_files import GOLDEN, lightning_bytes
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
-from tests.clmr_tf.exported import only_default_signature
+from tests.clmr_tf.probed import only_default_signature
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from clmr_tf.convert import translation as conversion
 from clmr_tf.convert.__main__ import main
 from clmr_tf.convert.reader import read_checkpoint
 from clmr_tf.convert.translation import state_dict_bytes
-from clmr_tf.data.tag_names import MAGNATAGATUNE_TAGS, MSD_TAGS
+from clmr_tf.data.labels import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.export.model_folder import read_head, read_manifest, read_projector, relative_error
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.heads import Head
@@ -23,7 +23,7 @@ from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.report.results import read_result
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
-from tests.clmr_tf.exported import only_default_signature
+from tests.clmr_tf.probed import only_default_signature
 from tests.synthetic import write_corpus
 
 PLAIN = prefixed("encoder.", encoder()) | prefixed("projector.", projector())

@@ -46,7 +46,7 @@ def test_common_objects_beside_the_weights_are_accepted(read):
 def test_a_refusal_names_the_keys_of_the_object(read):
     content = pickled_dict({"hyper_parameters": pickled_dict({"optimizer": b"ctorch.optim\nAdam\n"})[2:-1]})
     with pytest.raises(
-        UsageError, match=r"torch\.optim\.Adam, .*, behind the keys `hyper_parameters`, `optimizer`; no code"
+        UsageError, match=r"torch\.optim\.Adam, .*, near the keys `hyper_parameters`, `optimizer`; no code"
     ):
         read(with_pickle(content))
 

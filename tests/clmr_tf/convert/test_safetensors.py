@@ -15,7 +15,7 @@ from clmr_tf.convert.translation import safetensors_bytes
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_manifest
 from tests.clmr_tf.convert.checkpoint_files import archive_of
-from tests.clmr_tf.exported import only_default_signature
+from tests.clmr_tf.probed import only_default_signature
 
 TENSORS = {
     "ünicode.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

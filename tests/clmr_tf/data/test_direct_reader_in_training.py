@@ -139,7 +139,7 @@ def test_batches_equal_those_from_prepared_audio(music, tmp_path):
 def test_a_missing_file_is_reported_before_training(music, tmp_path):
     corpus = direct_corpus([music / "22k.ogg"])
     gone = dataclasses.replace(corpus.items[0], file=str(tmp_path / "gone.ogg"))
-    with pytest.raises(UsageError, match=r"1 of 2 files .* gone or have changed, the first is '.*gone\.ogg'"):
+    with pytest.raises(UsageError, match=r"1 of 2 files .* missing or have changed, such as '.*gone\.ogg'"):
         direct_crop_reader(corpus, [corpus.items[0], gone], CROP)
 
 
@@ -148,7 +148,7 @@ def test_a_file_of_another_size_is_reported_before_training(music, tmp_path):
     path.write_bytes((music / "22k.ogg").read_bytes())
     corpus = direct_corpus([path])
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UsageError, match="gone or have changed"):
+    with pytest.raises(UsageError, match="missing or have changed"):
         direct_crop_reader(corpus, corpus.items, CROP)
 
 

@@ -55,8 +55,8 @@ def test_the_choice_is_described_with_its_counts(tmp_path):
     assert chosen.tolist() == [row for row in range(60) if items[row // 3].song_id in songs]
     present = {tag for item in items if item.song_id in songs for tag in item.tags}
     assert description == {
-        "choice": "share of the songs",
-        "share": 0.2,
+        "choice": "fraction of the songs",
+        "fraction": 0.2,
         "num_songs": 2,
         "num_clips": 4,
         "num_examples": 12,
@@ -68,4 +68,4 @@ def test_the_choice_is_described_with_its_counts(tmp_path):
     assert sorted(items[row // 3].tags for row in chosen) == [(tag,) for tag in tags]
     assert description["num_examples"] == 4 and description["tags_without_positives"] == []
     chosen, description = choose_labels(corpus, clip_of_example)
-    assert len(chosen) == 60 and (description["choice"], description["share"]) == ("all", 1.0)
+    assert len(chosen) == 60 and (description["choice"], description["fraction"]) == ("all", 1.0)

@@ -28,9 +28,9 @@ def with_tag(value: float) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("kind", "allowed"), [("fp32", 1e-3), ("fp16", 5e-3), ("int8", 1e-3), ("onnx", 1e-3)])
 def test_tags_within_the_limit_are_accepted(kind, allowed):
     probability = OUTPUTS["tags"][1, 1]
-    facts = compare(FORMATS[kind], with_tag(probability + 0.9 * allowed), GOLDEN)
-    assert facts["largest_head_error"] == facts["largest_tag_error"] == pytest.approx(0.9 * allowed)
-    assert facts["largest_error"] == 0 and facts["least_cosine"] == pytest.approx(1)
+    errors = compare(FORMATS[kind], with_tag(probability + 0.9 * allowed), GOLDEN)
+    assert errors["largest_head_error"] == errors["largest_tag_error"] == pytest.approx(0.9 * allowed)
+    assert errors["largest_error"] == 0 and errors["least_cosine"] == pytest.approx(1)
     with pytest.raises(ClmrError, match=rf"{FORMATS[kind].file} gives probabilities of tags .* not kept"):
         compare(FORMATS[kind], with_tag(probability - 1.1 * allowed), GOLDEN)
 
@@ -38,8 +38,8 @@ def test_tags_within_the_limit_are_accepted(kind, allowed):
 def test_the_head_is_compared_on_the_embedding_of_the_file():
     embedding = EMBEDDING.copy()
     embedding[0, 0] += 0.3
-    facts = compare(FORMATS["int8"], {"embedding": embedding, "tags": tags_of(embedding)}, GOLDEN)
-    assert facts["largest_head_error"] == 0 and facts["largest_tag_error"] == pytest.approx(0.15)
+    errors = compare(FORMATS["int8"], {"embedding": embedding, "tags": tags_of(embedding)}, GOLDEN)
+    assert errors["largest_head_error"] == 0 and errors["largest_tag_error"] == pytest.approx(0.15)
     with pytest.raises(ClmrError, match=r"probabilities of tags .* differ by 1\.5e-01 \(allowed 1e-03\)"):
         compare(FORMATS["int8"], {**OUTPUTS, "embedding": embedding}, GOLDEN)
 
@@ -68,5 +68,5 @@ def test_other_outputs_are_refused(received, golden):
 
 
 def test_a_model_without_a_head_has_no_error_of_tags():
-    facts = compare(FORMATS["fp32"], {"embedding": EMBEDDING}, Golden(EMBEDDING, None))
-    assert set(facts) == {"largest_error", "least_cosine"}
+    errors = compare(FORMATS["fp32"], {"embedding": EMBEDDING}, Golden(EMBEDDING, None))
+    assert set(errors) == {"largest_error", "least_cosine"}

@@ -12,9 +12,10 @@ from clmr_tf.export.converter import FoldedHead, FoldedNetwork, convert, read_fo
 from clmr_tf.export.runtime_process import load
 from clmr_tf.export.runtimes import FORMATS, version_of
 from clmr_tf.export.writing import golden_audio
+from clmr_tf.models.encoders import ENCODERS, build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from tests.clmr_tf.exported import tags_by_definition
+from tests.reference.random_weights import randomize
 
 NUM_FEATURES, NUM_HIDDEN = 512, 40
 TAGS = ("Größe", "quiet", 'the "last"', "4", "5")
@@ -76,31 +77,27 @@ def names_in(file) -> list[str]:
     return json.loads(zipfile.ZipFile(file).read("tag_names.json"))
 
 
-def test_a_model_whose_saved_model_gives_no_tags_has_none(tmp_path):
+def test_a_model_without_a_head_file_has_none(tmp_path):
     manifest = {"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 3}, "scores": {}}
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "single_label": True, "tag_names": TAGS}))
     assert read_folded_head(tmp_path) is None
     head_of(0).save(tmp_path / "head.npz")
     assert read_folded_head(tmp_path).tag_names == TAGS
-    # As the first exports with a head were.
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "tag_names": TAGS}))
-    assert read_folded_head(tmp_path) is None
 
 
 @pytest.mark.parametrize("sample_rate_hz", [22050, 16000, 8000])
-def test_the_folded_network_gives_the_encoders_embeddings(sample_rate_hz):
-    encoder = build_encoder(width=0.0625, sample_rate_hz=sample_rate_hz, seed=1)
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_the_folded_network_gives_the_encoders_embeddings(name, sample_rate_hz):
+    encoder = build_encoder(name, width=0.0625, sample_rate_hz=sample_rate_hz, seed=1)
+    randomize(encoder)
     generator = np.random.default_rng(0)
-    for normalization in encoder.normalizations:
-        shape = normalization.gamma.shape
+    for variable in encoder.variables:
         # Negative scales as well: behind them the greatest frame of a pooling was the least one.
-        normalization.gamma.assign(generator.uniform(-1.5, 1.5, shape))
-        normalization.beta.assign(generator.uniform(-0.3, 0.5, shape))
-        normalization.moving_mean.assign(generator.uniform(-0.2, 0.2, shape))
-        normalization.moving_variance.assign(generator.uniform(0.5, 2.0, shape))
+        if variable.name == "gamma":
+            variable.assign(generator.uniform(-1.5, 1.5, variable.shape))
     audio = golden_audio(encoder.clip_num_samples, sample_rate_hz)
     expected = encoder(audio).numpy()
-    network = FoldedNetwork(encoder)
-    received = network.function()(audio)["embedding"].numpy()
     assert expected.std() > 1e-3
-    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    for in_8_bits in (False, True):
+        received = FoldedNetwork(encoder).function(in_8_bits=in_8_bits)(audio)["embedding"].numpy()
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5 * expected.max())

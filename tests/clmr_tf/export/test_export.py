@@ -67,8 +67,8 @@ def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     arguments = ["--model", str(other), "--out", str(model)]
     assert run_command(command.main, arguments) == 2
     assert " ".join(capsys.readouterr().err.split()) == (
-        f"error: {model} holds the model of another run or checkpoint; give another --out, or --overwrite to replace "
-        "it."
+        f"error: {model} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+        "replace it."
     )
     assert content_of(model) == before
     assert run_command(command.main, [*arguments, "--overwrite"]) == 0
@@ -91,7 +91,7 @@ def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, mon
 def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
     config = ExportConfig(model=home / "runs" / "one", out=home / "model")
     (home / "model" / "manifest.json").write_text("{")
-    with pytest.raises(UsageError, match=r"of unknown origin .*; give another --out, or --overwrite"):
+    with pytest.raises(UsageError, match=r"of unknown origin .*; choose another --out, or use --overwrite"):
         export(config)
     export(ExportConfig(model=config.model, out=config.out, overwrite=True))
     load_encoder(config.out, check=True)

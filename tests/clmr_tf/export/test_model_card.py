@@ -117,10 +117,10 @@ def test_an_added_head_has_its_origin_and_scores():
 
 
 def test_limits_have_the_tag_error_of_a_file():
-    facts = {"checked_with": "ai-edge-litert 2.3.0", "outputs": ["embedding", "tags"], "least_cosine": 0.99999}
+    metadata = {"checked_with": "ai-edge-litert 2.3.0", "outputs": ["embedding", "tags"], "least_cosine": 0.99999}
     runtimes = {
-        "model.tflite": {**facts, "largest_tag_error": 2e-7},
-        "model-int8.tflite": {**facts, "largest_tag_error": 0.00951},
+        "model.tflite": {**metadata, "largest_tag_error": 2e-7},
+        "model-int8.tflite": {**metadata, "largest_tag_error": 0.00951},
     }
     limits = card_of(tag_names=["slow"], runtimes=runtimes).partition("## Limits")[2].partition("##")[0]
     assert "The tag probabilities of `model-int8.tflite` differ from the encoder's by up to 0.0095" in limits
@@ -141,20 +141,26 @@ def test_it_shows_the_largest_golden_numbers_first():
 
 
 def test_it_shows_how_to_load_only_what_is_there():
-    facts = {"checked_with": "ai-edge-litert 2.3.0", "largest_error": 0.03, "least_cosine": 0.9981}
-    card = card_of(runtimes={"model-int8.tflite": facts})
+    metadata = {
+        "checked_with": "ai-edge-litert 2.3.0",
+        "outputs": ["embedding"],
+        "largest_error": 0.03,
+        "least_cosine": 0.9981,
+    }
+    card = card_of(runtimes={"model-int8.tflite": metadata})
     assert 'Interpreter("model-int8.tflite")' in card and "0.9981" in card and "onnxruntime" not in card
     assert "ai_edge_litert" not in card_of()
 
 
 def test_it_shows_the_tags_of_the_files_that_give_them():
-    facts = {"checked_with": None, "outputs": ["embedding", "tags"]}
-    tagged = {"tag_names": ["guitar", "slow"], "runtimes": {"model-fp16.tflite": facts, "model.onnx": facts}}
+    metadata = {"checked_with": None, "outputs": ["embedding", "tags"]}
+    tagged = {"tag_names": ["guitar", "slow"], "runtimes": {"model-fp16.tflite": metadata, "model.onnx": metadata}}
     code = card_of(**tagged).partition("## How to load it")[2]
     assert 'tags = outputs["tags"]' in code and 'ZipFile("model-fp16.tflite").read("tag_names.json")' in code
     assert '[embedding, tags] = session.run(["embedding", "tags"], {"audio": golden["audio"]})' in code
     assert code.count("tags [n, 2] are probabilities") == 2 and "<= 5e-3 * np.abs" in code
-    # Files that were written before a head gave tags have none, whatever the model has.
-    older = {"model-int8.tflite": {"checked_with": None}, "model.onnx": {"checked_with": None}}
-    code = card_of(tag_names=["guitar", "slow"], runtimes=older).partition("## How to load it")[2]
+    # Files that could not be made again with a new head have no tags, whatever the model has.
+    facts = {"checked_with": None, "outputs": ["embedding"]}
+    other = {"model-int8.tflite": facts, "model.onnx": facts}
+    code = card_of(tag_names=["guitar", "slow"], runtimes=other).partition("## How to load it")[2]
     assert "tags" not in code and '[embedding] = session.run(["embedding"], {"audio": golden["audio"]})' in code

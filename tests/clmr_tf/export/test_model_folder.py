@@ -11,7 +11,8 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, record_score
 from clmr_tf.export.writing import golden_audio, write_model_folder
 from clmr_tf.inference.encoder import load_encoder
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from tests.clmr_tf.exported import MANIFEST_ENTRIES, model
 from tests.clmr_tf.probed import tiny_model
 from tests.synthetic import write_corpus

@@ -12,8 +12,8 @@ from clmr_tf.export import __main__ as export
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.export.writing import read_probe_head
 from clmr_tf.inference.encoder import load_encoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe import __main__ as probe
 from tests.clmr_tf.probed import TAGS, write_corpus_with_tasks
 

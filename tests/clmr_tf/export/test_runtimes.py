@@ -76,15 +76,15 @@ def test_the_manifest_describes_every_file_and_files_hold_all_weights(with_runti
         if wanted.file not in described:
             assert kind == "onnx"
             continue
-        content, facts = (with_runtimes / wanted.file).read_bytes(), described[wanted.file]
-        assert facts["num_bytes"] == len(content) and facts["sha256"] == hashlib.sha256(content).hexdigest()
+        content, metadata = (with_runtimes / wanted.file).read_bytes(), described[wanted.file]
+        assert metadata["num_bytes"] == len(content) and metadata["sha256"] == hashlib.sha256(content).hexdigest()
         num_bytes = wanted.bytes_per_weight * 816_784 + wanted.bytes_per_head_weight * NUM_PROBE_HEAD_WEIGHTS
         assert 1 <= len(content) / num_bytes < 1.1
-        assert facts["outputs"] == ["embedding", "tags"]
-        assert 0 <= facts["largest_tag_error"] <= {"fp16": 5e-3, "int8": 0.05}.get(kind, 1e-5)
-        assert 0 <= facts["largest_head_error"] <= (2e-3 if kind == "fp16" else 1e-5)
+        assert metadata["outputs"] == ["embedding", "tags"]
+        assert 0 <= metadata["largest_tag_error"] <= {"fp16": 5e-3, "int8": 0.05}.get(kind, 1e-5)
+        assert 0 <= metadata["largest_head_error"] <= (2e-3 if kind == "fp16" else 1e-5)
         version = module.version_of(wanted.runtime)
-        assert facts["checked_with"] == (version and f"{wanted.runtime} {version}")
+        assert metadata["checked_with"] == (version and f"{wanted.runtime} {version}")
     assert not list(with_runtimes.glob(".*")), "the export has left a draft"
 
 

@@ -12,7 +12,7 @@ import soundfile
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.inference import embeddings as embedding_stream
@@ -63,8 +63,12 @@ def test_a_file_has_the_same_embeddings_in_a_list_and_alone(encoder, music, tmp_
         np.testing.assert_allclose(found["means"][row], expected.vectors.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found["durations_seconds"], 4, atol=0.1)
     assert not found["is_padded"].any()
-    facts = json.loads(str(found["facts"]))
-    assert (facts["hop_num_samples"], facts["window_num_samples"], facts["sample_rate_hz"]) == (11_025, CLIP, RATE_HZ)
+    metadata = json.loads(str(found["metadata"]))
+    assert (metadata["hop_num_samples"], metadata["window_num_samples"], metadata["sample_rate_hz"]) == (
+        11_025,
+        CLIP,
+        RATE_HZ,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
@@ -132,7 +136,7 @@ def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
     for name in ("is_padded", "is_silent", "lost_seconds"):
         assert rows[name] == expected[name][expected["file_index"]].tolist()
     metadata = json.loads(parquet.read_schema(tmp_path / "x.parquet").metadata[b"clmr_tf"])
-    assert metadata["facts"] == json.loads(str(expected["facts"]))
+    assert metadata["metadata"] == json.loads(str(expected["metadata"]))
     assert metadata["skipped"] == [[str(files[-1]), expected["skipped_reasons"][0]]]
     npz, same = read_songs(tmp_path / "x.npz"), read_songs(tmp_path / "x.parquet")
     assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.metadata == same.metadata
@@ -162,10 +166,14 @@ def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
     table.write_bytes(content)
     with pytest.raises(UsageError, match="not a readable table of embeddings"):
         read_songs(table)
-    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32)}
-    facts = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
-    for changed in ({}, {"means": np.zeros((1, 3))}, {"facts": np.array(json.dumps({**facts, "hop_num_samples": 0}))}):
-        arrays = {**means, "facts": np.array(json.dumps(facts)), **changed}
+    means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32), "is_silent": np.array([False])}
+    metadata = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
+    for changed in (
+        {},
+        {"means": np.zeros((1, 3))},
+        {"metadata": np.array(json.dumps({**metadata, "hop_num_samples": 0}))},
+    ):
+        arrays = {**means, "metadata": np.array(json.dumps(metadata)), **changed}
         np.savez(tmp_path / "y.npz", **arrays)
         with pytest.raises(UsageError, match=r"y\.npz is damaged or of another version"):
             read_songs(tmp_path / "y.npz")
@@ -234,8 +242,8 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
     ("arguments", "words"),
     [
         ([], "No music was given; give files or folders"),
-        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
-        (["."], "; name audio files, or folders of them"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
+        (["."], "; give audio files, or folders that contain some"),
         ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
         ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; choose a file in a folder that exists"),
         ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),

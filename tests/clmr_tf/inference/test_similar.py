@@ -6,7 +6,7 @@ import soundfile
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clmr_tf import embed, similar
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.inference.similarity import SongIndex
@@ -90,7 +90,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     ("arguments", "words"),
     [
         ([], "No song was given; give a file"),
-        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["song 0.wav", "--index", "no.npz"], "no.npz is not a readable table of embeddings"),
         (["song 0.wav", "--top", "0"], "--top must be at least 1; received 0"),
     ],

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from clmr_tf import tag
-from clmr_tf.config.model_option import DEMO_MODEL
+from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder
@@ -93,7 +93,7 @@ def test_the_command(tagging_encoder, tmp_path, capsys, caplog):
     ("arguments", "words"),
     [
         ([], "No music was given; give files or folders"),
-        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); name audio files"),
+        (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["x.wav", "--top", "0"], "--top must be at least 1; received 0"),
         (["x.wav", "--plot", "x.jpg"], "--plot must be a file that ends in .png; received x.jpg"),
         (["x.wav", "--plot", "no/x.png"], "no/x.png cannot be written; choose a file in a folder that exists"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.layers import BatchNormalization1D
 from clmr_tf.train.distribution import build_strategy
 
 SHAPE = (8, 30, 5)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.models.convolution import Convolution1D
-from clmr_tf.models.sample_cnn import dtype_policy
+from clmr_tf.models.clip_encoder import dtype_policy
+from clmr_tf.models.layers import Convolution1D
 
 
 def outputs_and_gradients(layer: keras.layers.Conv1D, inputs: np.ndarray, slopes: np.ndarray, **arguments):

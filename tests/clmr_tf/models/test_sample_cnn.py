@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES, POOL_SIZES, SampleCNN
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
+from clmr_tf.models.sample_cnn import POOL_SIZES, SampleCNN
 from tests.reference.sample_cnn import sample_cnn as slow_sample_cnn
 
 RATES = sorted(CLIP_NUM_SAMPLES)

@@ -15,9 +15,9 @@ def model() -> SampleCNN:
 
 
 @pytest.fixture(scope="session")
-def model_folder(model, tmp_path_factory) -> Path:
+def model_folder(shared_folder) -> Path:
     """Shared; tests that change it take a copy."""
-    return write_tiny_model(model, tmp_path_factory.mktemp("savedmodels") / "tiny")
+    return shared_folder("probed", lambda folder: write_tiny_model(tiny_model(), folder))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_few_labels_are_a_fraction_of_the_songs_or_chosen_like_the_paper(result_
     songs = sample_songs([item.song_id for item in items], 0.3, SEED)
     tags = {tag for item in items if item.song_id in songs for tag in item.tags}
     # 0.3 of 14 songs.
-    assert (labels["choice"], labels["share"], labels["num_songs"]) == ("share of the songs", 0.3, 4)
+    assert (labels["choice"], labels["fraction"], labels["num_songs"]) == ("fraction of the songs", 0.3, 4)
     assert labels["of"]["num_songs"] == 14 and labels["tags_without_positives"] == sorted(set(TAGS) - tags)
 
     result = result_of("released", labels_like_paper=0.01)
@@ -181,6 +182,15 @@ def test_the_grid_chooses_a_head_and_continues_from_its_journal(result_of, cache
         ({"head": "own", "labels": 0.5}, "--head own scores a model as it was trained"),
         ({"preset": "quick", "labels": 0.5}, "--labels has no effect with --preset quick"),
         ({"preset": "quick", "labels_like_paper": 0.5}, "--labels-like-paper has no effect with --preset quick"),
+        (
+            {"preset": "retrieval", "features": "mel"},
+            "--features has no effect with --preset retrieval; choose standard",
+        ),
+        ({"preset": "standard", "head": "mlp"}, "--preset standard has a linear head; use --head linear, or"),
+        (
+            {"compare": (Path("x"),)},
+            "--compare has no effect with --preset released; use --preset standard or retrieval",
+        ),
         ({"seed": -1}, "--seed must be between 0 and 2147483645; received -1"),
         ({"seed": 2**31}, "--seed must be between 0 and 2147483645; received 2147483648"),
         ({"features": "melody"}, "--features must be one of model, untrained, mel, majority, .* received 'melody'"),

@@ -8,8 +8,8 @@ import pytest
 
 from clmr_tf.errors import ClmrError
 from clmr_tf.inference.encoder import Encoder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe.evaluation import clip_scores
 from clmr_tf.probe.features import (
     EncoderFeatures,
@@ -83,7 +83,7 @@ def test_crops_are_uniform_and_reach_both_ends():
 def test_clips_shorter_than_a_window_are_refused(tmp_path, source, num_samples):
     corpus = write_corpus(tmp_path / "short", num_songs={"train": 5}, num_samples=num_samples)
     num_short = min(5, CLIP - num_samples)
-    with pytest.raises(ClmrError, match=f"{num_short} clips are shorter than one window, the first is 0.wav"):
+    with pytest.raises(ClmrError, match=f"{num_short} clips are shorter than one window, such as 0.wav"):
         read(tmp_path / "cache", source, corpus)
 
 

@@ -17,7 +17,8 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
 from clmr_tf.errors import UsageError
 from clmr_tf.metrics import accuracy, average_precision
-from clmr_tf.models.sample_cnn import SampleCNN, build_encoder
+from clmr_tf.models.encoders import build_encoder
+from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.features import LabeledFeatures
 from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe, fit_linear_probe, wilson_interval
@@ -187,7 +188,7 @@ def songs(tmp_path_factory) -> Corpus:
 
 
 def result_of(model_folder: Path, corpus: Corpus) -> dict:
-    result, head = probe_model(ProbeConfig(model_folder, str(corpus.folder), seed=SEED))
+    result, head = probe_model(ProbeConfig(model_folder, str(corpus.folder), seed=SEED, preset="quick"))
     assert head is None
     return result
 
@@ -288,4 +289,4 @@ def test_a_corpus_without_tags_or_a_split_is_refused(model_folder, tmp_path, num
     corpus = write_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
     with pytest.raises(UsageError, match=f"The corpus lacking has {missing}; ") as refused:
         result_of(model_folder, corpus)
-    assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-share 0.2" in str(refused.value)
+    assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2" in str(refused.value)

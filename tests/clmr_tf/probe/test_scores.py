@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from clmr_tf.errors import ClmrError
+from clmr_tf.probe import scores as scores_module
 from clmr_tf.probe.scores import (
     PERCENTILES,
     RankedScores,
@@ -66,7 +67,7 @@ def test_tags_whose_positives_or_negatives_have_no_weight_are_left_out():
 
 def test_scores_over_tags_and_over_clips_equal_scikit_learn(tagged):
     labels, scores, songs = tagged
-    result = evaluate_scores(labels, scores, songs, TAGS, single_label=False, num_resamplings=20)
+    result, _ = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
     rows = (labels.sum(axis=1) > 0) & (labels.sum(axis=1) < 5)
     for name, metric in METRICS.items():
         expected = metric(labels[:, :4], scores[:, :4], average=None)
@@ -82,9 +83,10 @@ def test_scores_over_tags_and_over_clips_equal_scikit_learn(tagged):
     json.loads(json.dumps(result, allow_nan=False))
 
 
-def test_intervals_equal_a_bootstrap_that_repeats_the_clips_of_songs(tagged):
+def test_intervals_equal_a_bootstrap_that_repeats_the_clips_of_songs(tagged, monkeypatch):
+    monkeypatch.setattr(scores_module, "NUM_RESAMPLINGS", 40)
     labels, scores, songs = tagged
-    result = evaluate_scores(labels, scores, songs, TAGS, single_label=False, num_resamplings=40)
+    result, _ = evaluate_scores(labels, scores, songs, TAGS, single_label=False)
     names = sorted(set(songs))
     clips_of = {name: [clip for clip, song in enumerate(songs) if song == name] for name in names}
     generator = np.random.default_rng(0)
@@ -114,14 +116,14 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
 
 
 def test_clips_of_a_song_are_resampled_together():
-    weights = resampling_weights(["a", "b", "a", "c"], 500)
+    weights = resampling_weights(["a", "b", "a", "c"])
     assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
     # Twice as many clips of the same songs carry no more information about other songs.
     labels = np.eye(2)[np.arange(40) % 2]
     scores = labels + np.random.default_rng(1).standard_normal((40, 2))
     songs = [str(clip) for clip in range(40)]
-    once = evaluate_scores(labels, scores, songs, "ab", single_label=True)
-    twice = evaluate_scores(np.tile(labels, (2, 1)), np.tile(scores, (2, 1)), songs * 2, "ab", single_label=True)
+    once, _ = evaluate_scores(labels, scores, songs, "ab", single_label=True)
+    twice, _ = evaluate_scores(np.tile(labels, (2, 1)), np.tile(scores, (2, 1)), songs * 2, "ab", single_label=True)
     assert once["accuracy"] == twice["accuracy"]
     expected = once["roc_auc"]["over_tags"]["interval"]
     assert twice["roc_auc"]["over_tags"]["interval"] == pytest.approx(expected, abs=1e-12)
@@ -130,7 +132,7 @@ def test_clips_of_a_song_are_resampled_together():
 def test_single_labels_have_an_accuracy(tagged):
     _, scores, songs = tagged
     classes = np.random.default_rng(2).integers(5, size=40)
-    result = evaluate_scores(np.eye(5)[classes], scores, songs, TAGS, single_label=True, num_resamplings=100)
+    result, _ = evaluate_scores(np.eye(5)[classes], scores, songs, TAGS, single_label=True)
     expected = accuracy_score(classes, scores.argmax(axis=1))
     assert result["accuracy"]["mean"] == pytest.approx(expected, abs=1e-12)
     assert main_metric(np.eye(5)[classes], scores, True) == pytest.approx(expected, abs=1e-12)
@@ -139,12 +141,12 @@ def test_single_labels_have_an_accuracy(tagged):
 
 def test_where_nothing_can_be_scored_there_is_no_number():
     nothing = np.zeros((3, 2))
-    result = evaluate_scores(nothing, nothing, ["a", "b", "c"], "xy", single_label=False, num_resamplings=5)
+    result, _ = evaluate_scores(nothing, nothing, ["a", "b", "c"], "xy", single_label=False)
     assert result["roc_auc"]["over_tags"] == {"mean": None, "interval": None}
     assert result["roc_auc"]["over_clips"] == {"mean": None, "interval": None, "num_clips": 0}
     assert result["tags_without_positives"] == ["x", "y"]
     with pytest.raises(ClmrError, match="No tag has both"):
-        main_score(nothing, nothing, resampling_weights(range(3), 5), False)
+        main_score(nothing, nothing, resampling_weights(range(3)), False)
 
 
 def test_the_main_metric_of_several_tags_is_macro_average_precision():

@@ -25,6 +25,6 @@ def prepare_corpora(folder: Path) -> Path:
         manifests[name] = folder / name / "manifest.json"
     for name, path in manifests.items():
         rate_hz = int(name.split("-")[1].removesuffix("hz")) if name.endswith("hz") else 22_050
-        facts = {"name": PUBLISHED_CORPORA[name.split("-")[0]], "sample_rate_hz": rate_hz}
-        path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+        metadata = {"name": PUBLISHED_CORPORA[name.split("-")[0]], "sample_rate_hz": rate_hz}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **metadata}))
     return folder

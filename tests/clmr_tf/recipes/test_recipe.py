@@ -7,7 +7,7 @@ import yaml
 
 from clmr_tf.data.resolution import is_pipeline
 from clmr_tf.errors import UsageError
-from clmr_tf.models.sample_cnn import CLIP_NUM_SAMPLES
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.recipes.recipe import (
     PUBLISHED_CORPORA,
     RECIPES,
@@ -59,6 +59,7 @@ def test_reads_the_entries_of_a_file(tmp_path):
         ({"train": {**TRAIN, "batchsize": 4}}, "unknown setting `batchsize`; did you mean `batch_size`"),
         ({"train": {**TRAIN, "temperature": -1}}, "--temperature must be positive"),
         ({"probes": [{**PROBE, "preset": "quick"}]}, "preset quick"),
+        ({"probes": [{name: PROBE[name] for name in PROBE if name != "preset"}]}, "preset standard"),
         ({"probes": [{**PROBE, "head": "wide"}]}, "`head` must be one of .* received 'wide'"),
         ({"probes": [{**PROBE, "labels": 2}]}, r"--labels must be .* received 2"),
         ({"probes": [{**PROBE, "head": "own"}]}, "--head own needs a model trained with labels"),

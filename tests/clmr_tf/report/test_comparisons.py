@@ -11,8 +11,8 @@ def points_of(curve) -> dict[float, float]:
 
 
 def test_the_two_meanings_of_a_fraction_are_never_one_curve(tmp_path):
-    shares = [("all", 1.0, 0.5), ("songs", 0.1, 0.4), ("songs", 0.01, 0.3), ("like-paper", 0.01, 0.45)]
-    results = [result(value, choice=choice, share=share) for choice, share, value in shares]
+    fractions = [("all", 1.0, 0.5), ("songs", 0.1, 0.4), ("songs", 0.01, 0.3), ("like-paper", 0.01, 0.45)]
+    results = [result(value, choice=choice, fraction=fraction) for choice, fraction, value in fractions]
     rows = rows_in(tmp_path, *((one, None) for one in (*results, result(0.5, kind="majority"))))
     assert {name: points_of(curve) for name, curve in label_curves(rows, "songs").items()} == {
         "mel statistics linear": {0.01: 0.3, 0.1: 0.4, 1.0: 0.5}
@@ -23,23 +23,23 @@ def test_the_two_meanings_of_a_fraction_are_never_one_curve(tmp_path):
 
 
 def test_all_labels_end_the_paper_s_curve_if_the_examples_are_the_same(tmp_path):
-    few = (result(0.4, choice="like-paper", share=0.1, preset="thesis"), None), (result(0.5, preset="thesis"), None)
+    few = (result(0.4, choice="like-paper", fraction=0.1, preset="thesis"), None), (result(0.5, preset="thesis"), None)
     (curve,) = label_curves(rows_in(tmp_path, *few), "like-paper").values()
     assert points_of(curve) == {0.1: 0.4, 1.0: 0.5}
-    whole = result(0.45, choice="like-paper", share=1.0, preset="thesis")
+    whole = result(0.45, choice="like-paper", fraction=1.0, preset="thesis")
     (curve,) = label_curves(rows_in(tmp_path, *few, (whole, None)), "like-paper").values()
     assert points_of(curve) == {0.1: 0.4, 1.0: 0.45}
 
 
 def test_models_with_their_own_head_are_one_curve_whatever_their_last_steps(tmp_path):
     options = {"kind": "model", "head": "own"}
-    shares = (("songs", 0.01, 50), ("songs", 0.1, 300), ("all", 1.0, 2000))
+    fractions = (("songs", 0.01, 50), ("songs", 0.1, 300), ("all", 1.0, 2000))
     written = [
         (
-            result(share, choice=choice, share=share, step=step, model_hash=f"{step}", **options),
-            {"objective": "supervised", "labels": share},
+            result(fraction, choice=choice, fraction=fraction, step=step, model_hash=f"{step}", **options),
+            {"objective": "supervised", "labels": fraction},
         )
-        for choice, share, step in shares
+        for choice, fraction, step in fractions
     ]
     curves = label_curves(rows_in(tmp_path, *written), "songs")
     assert {name: points_of(curve) for name, curve in curves.items()} == {
@@ -49,9 +49,12 @@ def test_models_with_their_own_head_are_one_curve_whatever_their_last_steps(tmp_
 
 def test_names_of_curves_contain_what_differs(tmp_path):
     written = [
-        (result(0.4, kind="model", choice="songs", share=share, preset=preset, model_hash=f"{width}"), {"width": width})
+        (
+            result(0.4, kind="model", choice="songs", fraction=fraction, preset=preset, model_hash=f"{width}"),
+            {"width": width},
+        )
         for width, preset in ((0.25, "released"), (0.5, "released"), (0.5, "thesis"))
-        for share in (0.01, 0.1)
+        for fraction in (0.01, 0.1)
     ]
     curves = label_curves(rows_in(tmp_path, *written), "songs")
     first, second, third = sorted(curves)
@@ -91,7 +94,7 @@ def test_without_a_supervised_model_the_validation_split_chooses_the_baseline(tm
 
 
 def test_both_rows_have_the_same_labels(tmp_path):
-    few = {"choice": "songs", "share": 0.1}
+    few = {"choice": "songs", "fraction": 0.1}
     results = (result(0.5), None), (result(0.5, kind="model", **few), {}), (result(0.5, **few), None)
     model, other = tag_comparison(rows_in(tmp_path, *results))
     assert model.first.labels_used == other.first.labels_used == ("songs", 0.1)

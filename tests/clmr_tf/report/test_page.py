@@ -70,7 +70,7 @@ def test_names_in_any_script_have_file_names_of_their_own(tmp_path):
 
 
 def test_every_number_of_the_page_is_that_of_its_file(tmp_path):
-    few = {"choice": "songs", "share": 0.1}
+    few = {"choice": "songs", "fraction": 0.1}
     values = {"guitar": 0.2, "piano": 0.6, "harp": 0.4}
     write(tmp_path / "base" / "evaluation-mel.json", result({"guitar": 0.35, "piano": 0.25, "harp": 0.15}))
     write(tmp_path / "base" / "evaluation-few.json", result(0.25, **few))
@@ -121,7 +121,7 @@ def test_published_numbers_are_on_their_corpus_only(tmp_path):
     write_manifest(tmp_path / "clmr", 120_000, "magnatagatune-pons2017", **training)
     model = {"kind": "model", "preset": "thesis", "step": 120_000, **options}
     write(tmp_path / "clmr" / "evaluation-x.json", result(0.35, **model))
-    write(tmp_path / "clmr" / "evaluation-few.json", result(0.3, choice="like-paper", share=0.01, **model))
+    write(tmp_path / "clmr" / "evaluation-few.json", result(0.3, choice="like-paper", fraction=0.01, **model))
     page, _ = make_report(read_results(tmp_path))
     main, labels, published, _ = tables_of(page)
     assert [row[-1] for row in main[2:]] == [
@@ -162,3 +162,30 @@ def test_a_name_with_a_bar_is_one_cell(tmp_path):
     page, _ = make_report(read_results(tmp_path))
     assert "| a&#124;b | 0.500 |" in page
     assert all(len({len(row) for row in table}) == 1 for table in tables_of(page))
+
+
+def test_differences_are_those_of_the_results(tmp_path):
+    features = {"kind": "untrained", "seed": 42}
+    scores = {
+        "average_precision": {"mean": 0.125, "interval": [-0.02, 0.25]},
+        "roc_auc": {"mean": None, "interval": None},
+    }
+    compared = result(0.5, preset="standard", kind="model")
+    compared["differences"] = [
+        {"minus": {"features": features}, "scores": scores},
+        {"minus": {"file": "other/evaluation-a.json", "features": {"kind": "model"}}, "scores": scores},
+    ]
+    # The validation split chooses the strength, so two seeds with other strengths are one row.
+    again = result(0.5, preset="standard", kind="model", seed=43)
+    compared["protocol"]["head"]["l2"], again["protocol"]["head"]["l2"] = 0.1, 0.001
+    (section,) = sections_in(tmp_path, compared, again)
+    (row,) = section.rows
+    assert row.protocol_text == "standard"
+    page, _ = make_report(read_results(tmp_path))
+    (table,) = [table for table in tables_of(page) if table[0][1] == "minus"]
+    shown = ["-", "-", "+0.125", "-0.020 to +0.250"]
+    assert table[2:] == [
+        ["1: CLMR linear", "untrained, seed 42", *shown],
+        ["1: CLMR linear", "`other/evaluation-a.json`", *shown],
+    ]
+    assert "### Differences" not in make_report(read_results(tmp_path / "1"))[0]

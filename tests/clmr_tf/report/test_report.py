@@ -10,12 +10,13 @@ from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.export.writing import write_model_folder
+from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
-from clmr_tf.models.sample_cnn import build_encoder
 from clmr_tf.probe import __main__ as probe
 from clmr_tf.probe.evaluation import FORMAT_VERSION
 from clmr_tf.report.__main__ import main
 from clmr_tf.report.results import READS_FORMAT_VERSION, read_results
+from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.report.written_results import result, write
 from tests.synthetic import write_corpus
 
@@ -33,7 +34,7 @@ def probed(tmp_path_factory):
     config = {**to_json(TrainConfig()), "width": 0.0625, "augmentation": "only-gain", "seed": 3}
     run = {"starts": [], "corpus": {"name": "songs", "fingerprint": corpus.manifest.fingerprint}}
     training = {"step": 12, "config": config, "run": run}
-    facts = {
+    metadata = {
         "name": "tiny",
         "licence": "CC0-1.0",
         "tag_names": [],
@@ -42,14 +43,16 @@ def probed(tmp_path_factory):
         "training": training,
     }
     encoder = build_encoder(width=0.0625, seed=2)
-    write_model_folder(encoder, folder / "models" / "tiny", facts)
-    chosen = {"choice": "share of the songs", "share": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
+    with only_default_signature():
+        write_model_folder(encoder, folder / "models" / "tiny", metadata)
+    chosen = {"choice": "fraction of the songs", "fraction": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
     chosen |= {"of": {"num_songs": 9, "num_clips": 9, "num_examples": 9}, "tags_without_positives": []}
     config |= {"objective": "supervised", "labels": 0.4, "augmentation": "none"}
     labelled = {"step": 30, "config": config, "run": {**run, "labels": {"chosen": chosen}}}
     head = Head(np.zeros(512), np.ones(512), (np.eye(512, 3), np.zeros(3)))
-    facts |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
-    write_model_folder(encoder, folder / "models" / "labelled", facts, head)
+    metadata |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
+    with only_default_signature():
+        write_model_folder(encoder, folder / "models" / "labelled", metadata, head)
     arguments = ["--corpus", str(corpus.folder), "--features-cache", str(folder / "features"), "--preset", "thesis"]
     for options in ([], ["--features", "majority"], ["--labels-like-paper", "0.5"]):
         probe.main([*arguments, "--model", str(folder / "models" / "tiny"), *options])

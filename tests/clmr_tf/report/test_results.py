@@ -16,7 +16,7 @@ def only(folder):
 
 
 def test_reads_the_entries_of_a_file(tmp_path):
-    entries = result({"guitar": 0.5, "piano": 0.25}, task="mood", choice="songs", share=0.1, seed=7)
+    entries = result({"guitar": 0.5, "piano": 0.25}, task="mood", choice="songs", fraction=0.1, seed=7)
     write(tmp_path / "a" / "b" / "evaluation-x.json", entries)
     for name in ("probe-songs.json", "manifest.json", "evaluation-notes.txt", ".evaluation-x.json.draft"):
         (tmp_path / "a" / name).write_text("{")
@@ -67,7 +67,7 @@ def test_reads_the_training_from_the_manifest_of_that_model(tmp_path):
 
 def test_the_labels_of_a_model_with_its_own_head_are_not_in_the_column_of_its_training(tmp_path):
     write_manifest(tmp_path, objective="supervised", labels=0.1, batch_size=16)
-    own = result(0.5, kind="model", head="own", choice="songs", share=0.1)
+    own = result(0.5, kind="model", head="own", choice="songs", fraction=0.1)
     write(tmp_path / "evaluation-own.json", own)
     write(tmp_path / "evaluation-features.json", result(0.5, kind="model"))
     rows = {row.name: row.training_text for row in rows_of(read_results(tmp_path))[0]}
@@ -131,8 +131,8 @@ def test_without_a_score_of_every_seed_there_is_no_mean(tmp_path):
     [
         {"head": "mlp"},
         {"preset": "thesis"},
-        {"choice": "songs", "share": 0.1},
-        {"choice": "like-paper", "share": 0.1},
+        {"choice": "songs", "fraction": 0.1},
+        {"choice": "like-paper", "fraction": 0.1},
         {"kind": "majority"},
     ],
 )
@@ -182,7 +182,7 @@ def test_models_of_unknown_training_are_grouped_by_their_weights(tmp_path):
 
 
 def test_models_with_their_own_head_are_one_row_whatever_their_last_steps(tmp_path):
-    options = {"kind": "model", "head": "own", "choice": "songs", "share": 0.1}
+    options = {"kind": "model", "head": "own", "choice": "songs", "fraction": 0.1}
     (row,) = rows_in(
         tmp_path,
         *(
@@ -213,9 +213,9 @@ def test_rows_have_the_order_of_the_tables(tmp_path):
         {"kind": "model", "preset": "grid"},
         {"kind": "model", "head": "own", "objective": "finetune"},
         {"kind": "musicnn"},
-        {"choice": "songs", "share": 0.5},
-        {"choice": "songs", "share": 0.1},
-        {"choice": "like-paper", "share": 0.1},
+        {"choice": "songs", "fraction": 0.5},
+        {"choice": "songs", "fraction": 0.1},
+        {"choice": "like-paper", "fraction": 0.1},
     ]
     # The score is the place.
     results = [(result(place / 100, **options), None) for place, options in enumerate(ordered)]
@@ -224,7 +224,7 @@ def test_rows_have_the_order_of_the_tables(tmp_path):
 
 
 def test_labels_have_ranges_over_the_seeds(tmp_path):
-    results = [result(0.5, seed=seed, choice="like-paper", share=0.1) for seed in (1, 2)]
+    results = [result(0.5, seed=seed, choice="like-paper", fraction=0.1) for seed in (1, 2)]
     results[1]["labels"] |= {"num_songs": 23, "tags_without_positives": ["harp", "piano"]}
     (row,) = rows_in(tmp_path, *((one, None) for one in results))
     assert row.labels_text == (

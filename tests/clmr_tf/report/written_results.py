@@ -14,8 +14,8 @@ TAGS = ("guitar", "piano", "harp")
 ARCHITECTURE = {"width": 0.5, "sample_rate_hz": 22050, "pooling": None}
 CHOICES = {
     "all": "all",
-    "songs": "share of the songs",
-    "like-paper": "share of the examples of each combination of tags, at least one",
+    "songs": "fraction of the songs",
+    "like-paper": "fraction of the examples of each combination of tags, at least one",
 }
 
 
@@ -54,7 +54,7 @@ def result(
     fingerprint: str = "c" * 64,
     task: str | None = None,
     choice: str = "all",
-    share: float = 1.0,
+    fraction: float = 1.0,
     seed: int = 42,
     step: int = 100,
     model_hash: str = "a" * 64,
@@ -89,10 +89,10 @@ def result(
         "protocol": protocol,
         "labels": {
             "choice": CHOICES[choice],
-            "share": share,
-            "num_songs": max(1, round(200 * share)),
-            "num_clips": max(1, round(400 * share)),
-            "num_examples": max(1, round(4000 * share)),
+            "fraction": fraction,
+            "num_songs": max(1, round(200 * fraction)),
+            "num_clips": max(1, round(400 * fraction)),
+            "num_examples": max(1, round(4000 * fraction)),
             "of": {"num_songs": 200, "num_clips": 400, "num_examples": 4000},
             "tags_without_positives": [],
         },

@@ -29,6 +29,7 @@ def corpus(tmp_path_factory):
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:
     quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
+    quick |= {"num_validation_pairs": 6}
     return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, log_every=1, validate_every=1, **settings)
 
 
@@ -47,7 +48,7 @@ def test_best_checkpoint_has_lowest_validation_loss(corpus, tmp_path):
     assert len(losses) == 5 and best_of(tmp_path / "run") == {
         "step": best + 1,
         "metric": "validation_loss",
-        "measured_on": {"corpus": corpus.manifest.fingerprint, "num_validation_pairs": 256},
+        "measured_on": {"corpus": corpus.manifest.fingerprint, "num_validation_pairs": 6},
         "value": losses[best],
     }
 

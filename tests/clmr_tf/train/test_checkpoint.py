@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.models.batch_normalization import BatchNormalization1D
+from clmr_tf.models.layers import BatchNormalization1D
 from clmr_tf.train.checkpoints import Checkpoints, named_variables, restore_newest
 from tests.clmr_tf.train.saved_variables import make_groups, names_in, save_steps, set_step, step_in
 

@@ -130,8 +130,10 @@ def test_std_over_replicas_equals_std_of_the_whole_batch():
 
 
 def test_build_model_follows_the_configuration():
-    model = build_model(TrainConfig(width=0.125, learning_rate=0.01, temperature=0.2, seed=5, optimizer="sgd"))
-    again = build_model(TrainConfig(width=0.125, seed=5))
+    model = build_model(
+        TrainConfig(width=0.125, learning_rate=0.01, temperature=0.2, seed=5, optimizer="sgd").resolved()
+    )
+    again = build_model(TrainConfig(width=0.125, seed=5).resolved())
     assert model.temperature == 0.2
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
     assert model.encoder.convolutions[0].filters == 16

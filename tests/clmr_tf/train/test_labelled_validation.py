@@ -14,7 +14,7 @@ from tests.tiny_network import CLIP_NUM_SAMPLES
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
 TAGS = ("a", "b", "c")
-CONFIG = TrainConfig(objective="supervised", width=0.0625, batch_size=4, num_validation_pairs=10)
+CONFIG = TrainConfig(objective="supervised", width=0.0625, batch_size=4, num_validation_pairs=10).resolved()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def crops(corpus):
 
 def test_single_label_metrics_equal_scikit_learn(corpus, crops):
     model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=True))
-    validate = build_labelled_validation(model, corpus, CONFIG.resolved())
+    validate = build_labelled_validation(model, corpus, CONFIG)
     clips, labels = crops
     logits = model(clips, training=False).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -51,7 +51,7 @@ def test_multi_label_metrics_equal_scikit_learn(corpus, crops):
     model = build_model(CONFIG, label_spec=LabelSpec(3, single_label=False))
     clips, labels = crops
     probabilities = 1 / (1 + np.exp(-model(clips, training=False).numpy().astype(np.float64)))
-    measured = build_labelled_validation(model, corpus, CONFIG.resolved())()
+    measured = build_labelled_validation(model, corpus, CONFIG)()
     losses = [log_loss(labels[:, tag], probabilities[:, tag]) for tag in range(3)]
     assert measured["validation/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     expected = average_precision_score(labels, probabilities, average="macro")

@@ -119,7 +119,7 @@ def corpus(tmp_path_factory):
 def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], list[float]]:
     """Returns the losses of one batch before and after the first update, and the loss scale after every step."""
     strategy = build_strategy("mirrored", 2) if num_replicas == 2 else build_strategy("single")
-    config = TrainConfig(width=0.0625, batch_size=4, augmentation="none", precision=precision)
+    config = TrainConfig(width=0.0625, batch_size=4, augmentation="none", precision=precision).resolved()
     with strategy.scope():
         model = build_model(config)
     execute = build_execution(model, strategy, several_steps=False, jit=False)

@@ -1,4 +1,4 @@
-"""Optimizers give the same weights eagerly, compiled and on two replicas, and can be serialized."""
+"""Optimizers give the same weights eagerly, compiled and on two replicas."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from clmr_tf.train.build import learning_rate_schedule
 from clmr_tf.train.distribution import build_strategy
-from clmr_tf.train.optimizers import LAMB, LARS, AdamW, build_optimizer
+from clmr_tf.train.optimizers import build_optimizer
 from tests.clmr_tf.train.weight_steps import take_step
 
 NAMES = ("adam", "adamw", "lars", "lamb", "sgd")
@@ -83,29 +83,6 @@ def test_weights_on_two_replicas_equal_one_device(name):
         first, second = (copy.numpy() for copy in strategy.experimental_local_results(variable.value))
         np.testing.assert_array_equal(first, second)
         np.testing.assert_allclose(first, weight, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_optimizer_survives_keras_serialization(name):
-    optimizer, _ = built(name)
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert type(again) is type(optimizer)
-    assert again.get_config() == optimizer.get_config()
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [
-        (AdamW, {"kernel_decay": 0.2}),
-        (LARS, {"momentum": 0.8, "kernel_decay": 0.2, "trust_coefficient": 0.02}),
-        (LAMB, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5, "kernel_decay": 0.2}),
-    ],
-)
-def test_every_argument_is_serialized(kind, arguments):
-    again = keras.optimizers.deserialize(keras.optimizers.serialize(kind(0.5, **arguments)))
-    assert {name: getattr(again, name) for name in arguments} == arguments
-    # Keras' own decay would be added to ours.
-    assert again.weight_decay is None
 
 
 def test_learning_rate_follows_the_restored_iterations():

@@ -31,7 +31,8 @@ def corpus(tmp_path_factory):
 
 
 # Tracing the whole chain takes minutes; tests/clmr_tf/augment/test_chain_on_replicas.py covers its views.
-@pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("augmentation", ["only-noise", "released"])
 def test_two_devices_equal_one_device_that_resumed_from_two(corpus, tmp_path, augmentation):
     one, two = (tmp_path / name for name in STRATEGIES)
     settings = {**PLAIN, "augmentation": augmentation}
@@ -45,26 +46,37 @@ def test_two_devices_equal_one_device_that_resumed_from_two(corpus, tmp_path, au
     assert len({row["loss"] for row in rows}) == NUM_STEPS
     assert abs(rows[-1]["loss"] - rows[0]["loss"]) > 1e-3
     # Variables of the model and of the optimizer, and the number of skipped steps.
-    assert len(state(one)) == 32 + 22 + 1
+    assert len(state(one)) == 22 + 16 + 1
 
 
-@pytest.mark.parametrize("augmentation", ["only-noise", pytest.param("released", marks=pytest.mark.soak)])
-def test_two_devices_resume_from_one_with_four_steps_per_execution(corpus, tmp_path, augmentation):
-    """With Adam, micro-batches, clipping and averages, from a one-device run killed after four steps."""
+@pytest.mark.parametrize(
+    ("augmentation", "changes"),
+    [
+        # Clipping and Adam would hide a gradient that is wrong by a constant factor.
+        ("only-noise", {**PLAIN, "clip_norm": 0.0}),
+        pytest.param("only-noise", {}, marks=pytest.mark.soak),
+        pytest.param("released", {}, marks=pytest.mark.soak),
+    ],
+)
+def test_two_devices_resume_from_one_with_four_steps_per_execution(corpus, tmp_path, augmentation, changes):
+    """With micro-batches and averages, from a one-device run killed after four steps."""
     one, two = (tmp_path / name for name in STRATEGIES)
-    settings = {**EVERYTHING, "augmentation": augmentation, "keep_checkpoints": 5}
+    settings = {**EVERYTHING, **changes, "augmentation": augmentation, "keep_checkpoints": 5}
     train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
     shutil.copytree(one, two)
     shutil.rmtree(checkpoint_path(two / "checkpoints", 8))
     train(config_of(corpus, two, **settings, **STRATEGIES["two devices"]))
     assert [(start["first_step"], start["num_replicas"]) for start in starts(two)] == [(0, 1), (4, 2)]
-    assert_same_training(one, two, rtol=1e-4)
+    assert_same_training(one, two, rtol=1e-5 if changes else 1e-4)
     rows = metrics(one)
     assert [row["step"] for row in rows] == [4, 8]
-    assert min(row["gradient_norm"] for row in rows) > EVERYTHING["clip_norm"]
+    # Every step must change the loss for the comparison to mean something.
+    assert abs(rows[-1]["loss"] - rows[0]["loss"]) > 1e-3
+    if settings["clip_norm"]:
+        assert min(row["gradient_norm"] for row in rows) > settings["clip_norm"]
     averages = {name: value for name, value in state(one).items() if name.startswith("encoder_average")}
     weights = {name: state(one)[name.replace("_average", "", 1)] for name in averages}
-    assert len(averages) == 18 and all((averages[name] != weights[name]).any() for name in averages)
+    assert len(averages) == 12 and all((averages[name] != weights[name]).any() for name in averages)
 
 
 class FirstSteps:
@@ -76,7 +88,7 @@ class FirstSteps:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         config = TrainConfig(
             width=0.0625, batch_size=8, optimizer="sgd", learning_rate=self.RATE, augmentation="only-noise"
-        )
+        ).resolved()
         with strategy.scope():
             self.model = build_model(config)
         self.execute = build_execution(self.model, strategy, several_steps=False, jit=False)
@@ -89,6 +101,7 @@ class FirstSteps:
         return loss, np.concatenate([momentum.numpy().ravel() for momentum in self.momentums]) / -self.RATE
 
 
+@pytest.mark.soak
 def test_float32_error_of_two_devices_is_that_of_reordering_the_batch(corpus):
     def dataset(shard):
         return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=CLIP_NUM_SAMPLES, seed=1, shard=shard)
@@ -114,6 +127,7 @@ def test_float32_error_of_two_devices_is_that_of_reordering_the_batch(corpus):
     assert distance(gradient_of_two) < 2 * max(of_orders)
 
 
+@pytest.mark.soak
 def test_collapse_metrics_need_no_extra_all_gather(monkeypatch):
     """They are averaged together with the gradients instead."""
     gather, num_gathered = tf.distribute.ReplicaContext.all_gather, [0]
@@ -124,7 +138,7 @@ def test_collapse_metrics_need_no_extra_all_gather(monkeypatch):
 
     two = build_strategy("mirrored", 2)
     with two.scope():
-        model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none"))
+        model = build_model(TrainConfig(width=0.0625, batch_size=4, optimizer="sgd", augmentation="none").resolved())
     batch = {
         "clips": tf.random.stateless_normal([2, 2, CLIP_NUM_SAMPLES], [1, 2]),
         "seeds": tf.zeros([2, 2, 2], tf.int32),

@@ -1,7 +1,6 @@
 """The run folder: its lock, its configuration and its record of starts."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -127,11 +126,6 @@ def test_resuming_on_other_devices_warns(tmp_path, corpus, caplog):
         "The run resumes with 1 replica instead of 2; its numbers are equal up to rounding, not bit for bit."
     ]
     assert [one["num_replicas"] for one in read_record(tmp_path)["starts"]] == [1, 1, 2, 1]
-    # Records of earlier versions do not name the devices.
-    record = json.loads((tmp_path / "run.json").read_text())
-    del record["starts"][-1]["num_replicas"]
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    start(tmp_path, several, corpus, 7, num_replicas=2)
     (tmp_path / "run.json").unlink()
     start(tmp_path, CONFIG, corpus, 9)
     assert len(caplog.messages) == 1

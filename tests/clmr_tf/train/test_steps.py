@@ -29,7 +29,8 @@ def corpus(tmp_path_factory):
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:
     quick = {"width": 0.0625, "batch_size": 4, "augmentation": "none", "num_audio_examples": 0, "embeddings_every": 0}
-    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, "validate_every": 0, **settings})
+    quick |= {"validate_every": 0, "num_validation_pairs": 4}
+    return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, **settings})
 
 
 def steps_saved(workdir) -> list[int]:
@@ -54,7 +55,7 @@ def test_steps_per_execution_stops_when_a_callback_is_due_and_equals_single_step
     # The newest three; step 9 is saved because its validation is the first and so the best.
     assert steps_saved(tmp_path / "1") == steps_saved(tmp_path / "3") == [9, 10, 11]
     one, three = state(tmp_path / "1"), state(tmp_path / "3")
-    assert one.keys() == three.keys() and len(one) == 32 + 42 + 1
+    assert one.keys() == three.keys() and len(one) == 22 + 30 + 1
     assert [name for name in one if one[name].tobytes() != three[name].tobytes()] == []
 
 

@@ -15,8 +15,8 @@ from clmr_tf.console import run_command
 from clmr_tf.export.writing import golden_audio
 from clmr_tf.train.__main__ import main
 from clmr_tf.train.checkpoints import list_checkpoints
+from clmr_tf.train.run_folder import read_run_encoder
 from clmr_tf.train.step import ContrastiveModel
-from clmr_tf.train.trained_encoder import read_run_encoder
 from tests.clmr_tf.train.training_runs import SETTINGS, command, metrics, state
 from tests.synthetic import write_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
@@ -27,14 +27,15 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 10, "valid": 3}, tag_names=("a", "b"))
+    return write_corpus(folder, num_songs={"train": 10, "valid": 3}, num_samples=2_000, tag_names=("a", "b"))
 
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     """The folder of a run of two steps, read-only."""
     workdir = tmp_path_factory.mktemp("runs") / "trained"
-    assert run_command(main, command(corpus, workdir, "--steps", "2")) == 0
+    everything = ["--embeddings-every", "2", "--num-audio-examples", "1"]
+    assert run_command(main, command(corpus, workdir, "--steps", "2", *everything)) == 0
     return workdir
 
 
@@ -93,6 +94,8 @@ def test_defaults_on_one_device_are_single_strategy_and_contrastive(corpus, trai
     options = ["--strategy", "single", "--objective", "contrastive", "--steps", "2"]
     assert run(command(corpus, tmp_path / "single", *options), capsys)[0] == 0
     assert len(metrics(trained)) == 2 and metrics(trained) == metrics(tmp_path / "single")
+    assert (trained / "tensorboard" / "embeddings.tsv").exists()
+    assert not (tmp_path / "single" / "tensorboard" / "embeddings.tsv").exists()
 
 
 def test_finished_run_is_reported_and_can_be_extended(corpus, workdir, capsys):
@@ -115,8 +118,8 @@ def test_tensorboard_has_scalars_audio_and_embeddings(trained):
     assert {f"training/{name}" for name in names | {"clips_per_second"}} <= tags
     assert {"first_crop/original", "first_crop/view", "second_crop/original", "second_crop/view"} <= tags
     metadata = (trained / "tensorboard" / "embeddings_metadata.tsv").read_text().splitlines()
-    assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3 * (70_000 // CLIP_NUM_SAMPLES)
-    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3 * (70_000 // CLIP_NUM_SAMPLES), 512)
+    assert metadata[0] == "item\tsong\ttags\tseconds" and len(metadata) == 1 + 3 * (2_010 // CLIP_NUM_SAMPLES)
+    assert np.loadtxt(trained / "tensorboard" / "embeddings.tsv").shape == (3 * (2_010 // CLIP_NUM_SAMPLES), 512)
 
 
 def test_run_encoder_has_the_weights_of_the_newest_checkpoint(trained):
@@ -215,11 +218,6 @@ def test_nonfinite_weights_after_the_last_update_are_not_saved(corpus, tmp_path,
     assert report["checked_steps"] == [1, 1] and len(set(report["items"])) == 4
     kept = state(folder)
     assert not all(np.isfinite(value).all() for value in kept.values() if value.dtype.kind == "f")
-
-
-def test_no_projector_files_without_embeddings(corpus, tmp_path, capsys):
-    assert run(command(corpus, tmp_path / "run", "--steps", "1", "--embeddings-every", "0"), capsys)[0] == 0
-    assert not (tmp_path / "run" / "tensorboard" / "embeddings.tsv").exists()
 
 
 def test_corpus_of_another_sample_rate_or_reader_is_rejected(corpus, tmp_path, capsys):

@@ -37,7 +37,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
 
 def trained_model(config: TrainConfig):
     """Builds the model with the weights and running statistics of the run's checkpoint."""
-    model = build_model(config)
+    model = build_model(config.resolved())
     saved = state(config.workdir)
     for name, part in (("encoder", model.encoder), ("projector", model.projector)):
         for variable in part.variables:
@@ -93,7 +93,7 @@ def test_run_without_enough_validation_songs_warns_and_trains(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(config_of(corpus, tmp_path / "run", steps=1, augmentation="none"))
     messages = [record.message for record in caplog.records if record.name == "clmr_tf.train.validation"]
-    assert messages == ["The corpus music has no 2 songs to validate on; the run is not validated."]
+    assert messages == ["The corpus music has fewer than 2 songs to validate on; the run is not validated."]
     (row,) = metrics(tmp_path / "run")
     assert "validation_loss" not in row and np.isfinite(row["loss"])
     assert not list((tmp_path / "run").glob("best/*"))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.augment import add_noise, delay, gain, highpass, lowpass, pitch_shift, polarity, reverb
-from clmr_tf.augment.augmentation import transform_selected
+from clmr_tf.augment.effect import transform_selected
 from clmr_tf.errors import UsageError
 
 RATE_HZ = 22_050

@@ -1,4 +1,4 @@
-"""What all augmentations share: their interface, checks of arguments, and transforming selected rows only."""
+"""The interface of augmentations, checks of their arguments, and transforming only selected rows."""
 
 import abc
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def as_audio(audio: tf.Tensor) -> tf.Tensor:
     audio = _as_float(audio, "audio", ("batch", "samples"))
     if 0 in audio.shape.as_list():
         raise UsageError(
-            f"audio must hold at least one clip of at least one sample; received {audio.shape}, leave it out."
+            f"audio must hold at least one clip of at least one sample; received {audio.shape}, skip empty ones."
         )
     return audio
 
