@@ -38,7 +38,7 @@ from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.accompaniments.instruments import INSTRUMENTS
-from pipelines.accompaniments.rendering import RenderingError, RenderingTask, render_song
+from pipelines.accompaniments.rendering import RENDERING_VERSION, RenderingError, RenderingTask, render_song
 from pipelines.accompaniments.songs import (
     GROOVES_TABLE,
     KEYS,
@@ -136,7 +136,8 @@ def _render_and_prepare(songs: Sequence[Song], destination: Path, options: Optio
 
 def _folder_of_songs(seed: int, versions: Mapping[str, str]) -> str:
     # Songs of other versions may sound different, and a corpus with --reader direct still needs the old ones.
-    made_from = json.dumps([versions, hashlib.sha256(GROOVES_TABLE.read_bytes()).hexdigest()], sort_keys=True)
+    grooves = hashlib.sha256(GROOVES_TABLE.read_bytes()).hexdigest()
+    made_from = json.dumps([RENDERING_VERSION, versions, grooves], sort_keys=True)
     return f"songs-seed-{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
 
 

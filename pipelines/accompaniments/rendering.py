@@ -25,6 +25,8 @@ SAMPLE_RATE_HZ = 44_100
 # One decibel below full scale.
 PEAK = 10 ** (-1 / 20)
 DRUM_CHANNEL = 9
+# Raised with every change after which songs sound different, so that none that was rendered before is used.
+RENDERING_VERSION = 1
 # MMA takes a fifth of a second.
 _MMA_LIMIT_SECONDS = 60.0
 # After a reset, voices fade for some milliseconds.
@@ -174,6 +176,8 @@ def synthesize(events: list[Any], soundfont: Path, tools: Tools) -> np.ndarray:
 def _play(synthesizer: Any, channel: int, action: Any) -> None:
     match type(action).__name__:
         case "NoteOn":
+            # MMA ends a note that it begins twice only once; without this, such notes take all voices after a while.
+            synthesizer.noteoff(channel, action.key)
             synthesizer.noteon(channel, action.key, action.velocity)
         case "NoteOff":
             synthesizer.noteoff(channel, action.key)

@@ -184,6 +184,28 @@ def test_a_note_has_its_pitch(parts):
         assert abs(1200 * np.log2(hz / 440)) < 20
 
 
+def test_a_note_that_begins_again_ends_the_earlier_one(parts):
+    """An organ note that begins five times and ends once is silent afterwards; MMA writes such notes."""
+    midi = rendering._imported("tinysoundfont.midi", parts.synthesizer)
+    events = [midi.Event(midi.ProgramChange(16))]
+    events += [midi.Event(midi.NoteOn(60, 100), t=float(second)) for second in range(5)]
+    events.append(midi.Event(midi.NoteOff(60), t=10.0))
+    audio = rendering.synthesize(events, parts.soundfonts[TRAINING], parts)
+    assert audio[5 * 44100 : 10 * 44100].std() > 0.01
+    assert np.abs(audio[15 * 44100 :]).max() < 1e-6
+
+
+@pytest.mark.parametrize("groove", ["FolkRock", "DSoul", "GypsyJazz"])
+def test_grooves_of_many_notes_do_not_fade(parts, groove):
+    song = next(song for song in draw_songs(100, 0, read_grooves()) if song.groove.name == groove)
+    song = dataclasses.replace(song, bpm=120, changes=())
+    events = midi_events(compose(song.score(), parts), parts)
+    levels_db = 20 * np.log10(
+        rendering.synthesize(events, parts.soundfonts[TRAINING], parts).reshape(3, -1).std(axis=1)
+    )
+    assert np.ptp(levels_db) < 3
+
+
 def test_levels(data, corpus):
     folder = next(data.glob("songs-*"))
     for item in corpus.items:
