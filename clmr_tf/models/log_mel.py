@@ -15,11 +15,10 @@ class LogMel:
     Frames of a periodic Hann window that overlap by half, without padding, the squared magnitude of their discrete
     Fourier transform, and triangular bands of equal width on Slaney's mel scale from 0 Hz to the Nyquist frequency,
     each with an area of 1 (per hertz). These are the numbers of `librosa.feature.melspectrogram(center=False)` with its
-    defaults. The logarithm is that of musicnn (Pons and Serra 2019): silence gives 0, and the floor of 1e-4 is 40 dB
-    above the noise of 16 bits.
+    default scale, bands and power. The logarithm is that of musicnn (Pons and Serra 2019): silence gives 0.
 
-    A frame is symmetrical around its middle but for signs: the cosines are, and the sines are with the other sign. So
-    the transform takes the sums and the differences of the two halves, with half of the products.
+    The window and the cosines are symmetrical around the middle of a frame, and the sines but for the sign. So the
+    transform takes the sums and the differences of the two halves, with half of the products.
 
     Call: float32 or float64 [batch, samples] -> the same type [batch, frames, bands].
 
