@@ -69,11 +69,8 @@ test-torch: $(TORCH)/test-requirements
 
 # More kills than in the suite, and everything that is marked as long.
 soak: $(VENV)/test-requirements
-	CLMR_TF_NUM_KILLS=20,20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py tests/clmr_tf/train/test_replicas.py \
-	    tests/clmr_tf/train/test_workers.py tests/clmr_tf/train/test_encoders_trained.py \
-	    tests/clmr_tf/recipes/test_real_commands.py \
-	    tests/clmr_tf/audio/test_decoding_damaged_files.py \
-	    tests/clmr_tf/export/test_malformed_requests.py tests/benchmarks
+	CLMR_TF_NUM_KILLS=20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py
+	$(RUN) -m pytest -m soak --ignore tests/clmr_tf/train/test_training_killed.py
 
 # pyproject.toml names the modules that must be covered.
 coverage: $(VENV)/test-requirements
