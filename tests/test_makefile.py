@@ -28,7 +28,7 @@ def test_next_steps_after_make_train_work():
 
 def test_paths_to_tests_in_makefile_and_ci_exist():
     named = re.findall(r"tests/[\w/.]+", (ROOT / "Makefile").read_text() + (ROOT / ".ci" / "run").read_text())
-    assert len(named) > 10 and [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
+    assert len(named) >= 5 and [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
 
 
 PYTHON = """#!/bin/sh

@@ -93,7 +93,7 @@ def test_a_file_over_the_time_limit_is_skipped(tmp_path):
     content[begin + 16 : begin + 24] = (24 + NUM_BYTES_OF_TWO_WEEKS).to_bytes(8, "little")
     long.write_bytes(content[: begin + 24])
     os.truncate(long, begin + 24 + NUM_BYTES_OF_TWO_WEEKS)
-    settings = dataclasses.replace(SETTINGS, timeout_seconds=10.0, num_workers=2)
+    settings = dataclasses.replace(SETTINGS, timeout_seconds=5.0, num_workers=2)
     corpus = run(sources_in(tmp_path / "music", "long.w64", *names), tmp_path / "corpus", settings)
     assert corpus.manifest.num_skipped == {"timed_out": 1}
     assert [item.id for item in corpus.items] == names

@@ -150,6 +150,7 @@ def test_eager_function_and_dataset_give_the_same_bits(make_views, clips, make_s
     np.testing.assert_array_equal(bits(AugmentationChain(BUSY)(clips, seeds)), expected)
 
 
+@pytest.mark.soak
 def test_compiled_by_xla_views_are_the_same_to_rounding_and_nan_stays_in_its_clip(clips, make_seeds):
     chain = AugmentationChain(BUSY)
     draws = chain.draw(make_seeds(19))

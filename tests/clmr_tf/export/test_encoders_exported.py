@@ -50,7 +50,7 @@ class Exported(NamedTuple):
     expected: np.ndarray
 
 
-@pytest.fixture(scope="module", params=list(CLASSES))
+@pytest.fixture(scope="module", params=["mel_cnn", pytest.param("tune", marks=pytest.mark.soak)])
 def exported(request, shared_folder) -> Exported:
     encoder = build_encoder(request.param, width=0.125, seed=2)
     randomize(encoder)

@@ -185,8 +185,8 @@ def quick_write(exported_folder, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [
-        cut("golden.npz", 0),
-        lambda folder: (folder / "manifest.json").unlink(),
+        pytest.param(cut("golden.npz", 0), marks=pytest.mark.soak),
+        pytest.param(lambda folder: (folder / "manifest.json").unlink(), marks=pytest.mark.soak),
         lambda folder: shutil.rmtree(folder / "saved_model"),
     ],
     ids=["golden-empty", "manifest-gone", "saved-model-gone"],

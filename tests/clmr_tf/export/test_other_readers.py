@@ -59,6 +59,7 @@ def saved_model(exported) -> Path:
     return exported.folder / SAVED_MODEL
 
 
+@pytest.mark.soak
 def test_tensorflows_own_command_shows_and_runs_the_model(exported, saved_model, run, tmp_path):
     np.save(tmp_path / "audio.npy", CLIPS)
     # An array of bytes would lose the zeros at their end.

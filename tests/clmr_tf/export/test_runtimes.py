@@ -208,8 +208,8 @@ if [ "$2" = fp16 ]; then exec sleep 600; fi
 exit 0"""
     stand_in(tmp_path, script, monkeypatch)
     # Enough for the runtime, which reads the file in a second.
-    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 20)
-    expected = r"model-fp16\.tflite could not be made: its process was stopped after 20 seconds"
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 8)
+    expected = r"model-fp16\.tflite could not be made: its process was stopped after 8 seconds"
     with pytest.raises(ClmrError, match=expected) as error:
         add_runtime_files(without_runtimes, ["fp32", "fp16"])
     assert "model.tflite" not in str(error.value)

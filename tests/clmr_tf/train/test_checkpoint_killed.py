@@ -9,7 +9,7 @@ from pathlib import Path
 from clmr_tf.train.checkpoints import Checkpoints, find_best, find_damage, list_checkpoints, restore_newest, step_of
 from tests.clmr_tf.train.saved_variables import make_groups, set_step, step_in
 
-NUM_KILLS = 20
+NUM_KILLS = 8
 NUM_VALUES = 200_000
 
 

@@ -23,6 +23,7 @@ def config_of(corpus, workdir, **settings) -> TrainConfig:
     return TrainConfig(**{"corpus": str(corpus.folder), "workdir": workdir, **quick, **settings})
 
 
+@pytest.mark.soak
 def test_xla_compiled_step_has_the_same_statistics(corpus, tmp_path):
     rows = {}
     for jit in (False, True):

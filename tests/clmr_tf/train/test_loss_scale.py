@@ -140,6 +140,7 @@ def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], l
 
 
 @pytest.mark.usefixtures("tiny_network")
+@pytest.mark.soak
 def test_float16_losses_equal_float32_on_one_and_two_replicas(corpus):
     exact, _ = losses_of(corpus, "float32", 1)
     assert exact[1] < exact[0] - 0.1

@@ -31,6 +31,7 @@ def arguments_of(corpus, workdir, **changes) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
+@pytest.mark.soak
 def test_signal_during_validation_stops_quickly_and_resume_is_bit_identical(corpus, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     # This validation would take hours.

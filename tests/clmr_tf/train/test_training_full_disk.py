@@ -36,14 +36,20 @@ cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
     [
         (2**20, "step 4 could not be written .*; the last good checkpoint is step-000000002"),
         # Not even a row of metrics.jsonl fits.
-        (64, "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002"),
+        pytest.param(
+            64,
+            "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_bytes, words):
     """Stands for a full disk where mounting is not permitted."""
     corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
-    config = TrainConfig(**settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none")
+    config = TrainConfig(
+        **settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none", validate_every=0
+    )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit_after_the_first_checkpoint(progress):
@@ -62,6 +68,7 @@ def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_by
     assert [row.split(",")[0] for row in rows] == [f'{{"step": {n}' for n in range(1, 7)]
 
 
+@pytest.mark.soak
 def test_full_disk_keeps_the_last_checkpoint_and_the_next_start_resumes(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
@@ -69,7 +76,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_the_next_start_resumes(tmp_path
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
     settings = {"corpus": corpus.folder, "width": 0.0625, "steps": 6, "batch_size": 4, "augmentation": "none"}
-    settings |= {"checkpoint_every": 2, "log_every": 1, "num_audio_examples": 0}
+    settings |= {"checkpoint_every": 2, "log_every": 1, "num_audio_examples": 0, "validate_every": 0}
     command = [*TINY_TRAIN, *words_of(settings)]
     script = ["sh", "-c", SCRIPT, "sh", tmp_path / "disk", tmp_path / "result", *command]
     finished = subprocess.run(["unshare", "-rm", *map(str, script)], cwd=ROOT, check=False, capture_output=True)

@@ -16,7 +16,7 @@ from tests.synthetic import write_corpus
 pytestmark = pytest.mark.starts_first
 # `make soak` kills more often, on two devices too, and uses all augmentations, which dominate the time until the first
 # step of each start.
-NUM_KILLS = int(os.environ.get("CLMR_TF_NUM_KILLS", "2"))
+NUM_KILLS = int(os.environ.get("CLMR_TF_NUM_KILLS", "1"))
 AUGMENTATION = "only-noise" if NUM_KILLS <= 10 else "released"
 FOREVER = "1000000"
 SETTINGS = ["--checkpoint-every", "1", "--validate-every", "2"]

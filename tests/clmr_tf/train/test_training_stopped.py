@@ -24,7 +24,9 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpora") / "melodies", num_songs={"train": 10}, tag_names=("a", "b"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak)]
+)
 def test_signal_saves_the_run_and_reports_it(corpus, tmp_path, number, code):
     process = start(command(corpus, tmp_path / "run", "--steps", FOREVER, "--checkpoint-every", FOREVER))
     wait_for(lambda: len(metrics(tmp_path / "run")) >= 2, process)
@@ -63,6 +65,7 @@ def test_sigterm_before_the_first_step_is_reported(corpus, tmp_path):
 
 def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
     quick = {"width": 0.0625, "batch_size": 4, "log_every": 1, "augmentation": "none", "num_audio_examples": 0}
+    quick |= {"validate_every": 0}
     return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
 
 

@@ -15,7 +15,7 @@ from tests.strict_python import STRICT_PYTHON
 ROOT = Path(__file__).parents[3]
 # Noise is random and cheap; the full chain takes most of the time until the first step.
 SETTINGS = ["--width", "0.0625", "--batch-size", "4", "--log-every", "1", "--checkpoint-every", "3"]
-SETTINGS += ["--augmentation", "only-noise", "--num-validation-pairs", "8"]
+SETTINGS += ["--augmentation", "only-noise", "--num-validation-pairs", "8", "--validate-every", "0"]
 SETTINGS += ["--embeddings-every", "0", "--num-audio-examples", "0"]
 # Tracing takes most of the start; the small network halves it.
 TINY_TRAIN = [*STRICT_PYTHON, "-m", "tests.tiny_command", "clmr_tf.train"]
