@@ -23,7 +23,7 @@ class EmbedConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, sample rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, or folders of audio files."""
     model: Path = DEMO_MODEL
     """Model folder or run folder. Default: the demo model of a checkout."""
     out: Path = Path("embeddings.npz")

@@ -21,14 +21,14 @@ class TagConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, sample rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, or folders of audio files."""
     model: Path = DEMO_MODEL
     """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
     checkout."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
-    """PNG file to write, a plot of the tags over time; for a single song."""
+    """PNG file for a plot of the tags over time; for a single song."""
     hop_seconds: float | None = None
     """Time between the starts of two windows. Default: the length of a window, so that they do not overlap."""
 

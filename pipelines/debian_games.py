@@ -292,12 +292,12 @@ class Options(PrepareSettings):
     set: Literal["small", "medium"] = "small"
     """Size of the corpus."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or interrupted; by default corpora/debian_games, where --corpus debian_games
-    looks for it, or corpora/debian_games-medium."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default corpora/debian_games, where
+    --corpus debian_games looks for it, or corpora/debian_games-medium."""
     cache: Path | None = None
-    """Folder for the packages and their music; by default downloads/debian-games beside the corpus."""
+    """Folder for the packages and their music; by default downloads/debian-games next to the corpus."""
     leave_out: tuple[str, ...] = ()
-    """Packages to leave out, by their names in the published list; missing packages are left out anyway."""
+    """Packages to leave out, by their names in the published list; missing packages are always left out."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:

@@ -29,7 +29,7 @@ class Options(PrepareSettings):
     """The command line."""
 
     out: Path | None = None
-    """Folder for the corpus: new, empty, or of an interrupted preparation; by default the folder in corpora/ where
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default the folder in corpora/ where
     --corpus demo looks for it."""
 
 

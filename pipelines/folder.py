@@ -42,7 +42,7 @@ class FolderSettings:
     test_fraction: float = 0.0
     """Fraction of the songs, from 0 to 1, for testing; at least one song if there are three."""
     tags: Literal["none", "folder"] = "none"
-    """folder: a file's first-level sub-folder (below train, valid, test if these are the splits) is its tag."""
+    """"folder": the tag of a file is its first-level sub-folder (below train, valid, test if these are the splits)."""
 
     def __post_init__(self) -> None:
         if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
@@ -57,9 +57,9 @@ class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
-    """Folder of music, with all its sub-folders."""
+    """Folder of music; its sub-folders are included."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or of an interrupted preparation."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation."""
 
     def __post_init__(self) -> None:
         FolderSettings.__post_init__(self)

@@ -40,7 +40,7 @@ class Options:
     corpus: Path | None = None
     """Folder of the prepared corpus."""
     musicnn: Path | None = None
-    """The wheel musicnn-0.1.0-py3-none-any.whl; by default downloaded into downloads/musicnn beside the corpus."""
+    """The wheel musicnn-0.1.0-py3-none-any.whl; by default downloaded into downloads/musicnn next to the corpus."""
     num_windows: int = 32
     """Largest number of windows of 3 seconds per recording."""
     min_train: int = 5

@@ -37,10 +37,10 @@ class RecipesConfig:
     dry_run: bool = False
     """Check the recipe and its data, show the commands, and run nothing."""
     train_changes: tuple[str, ...] = ()
-    """Settings of the training to change, each NAME=VALUE, such as `precision=mixed_bfloat16` or `micro_batches=2`.
-    The score is then no longer that of the row."""
+    """Training settings to change, each NAME=VALUE, such as `precision=mixed_bfloat16` or `micro_batches=2`. The score
+    is then no longer that of the published row."""
     probe_changes: tuple[str, ...] = ()
-    """Settings of all probes to change, such as `labels=0.01`."""
+    """Probe settings to change, for all probes, such as `labels=0.01`."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         run.require_corpora()
         run.require_no_longer_run()
         if config.dry_run:
-            stdout.print("\n".join([*lines, "All data were found; nothing was run."]), markup=False)
+            stdout.print("\n".join([*lines, "All data were found. Nothing was run."]), markup=False)
             return
         run.execute()
         rows, remarks = run.compare()
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
             table.add_row(*row)
         stdout.print(table, *remarks, sep="\n", markup=False)
     if changes := [*config.train_changes, *config.probe_changes]:
-        stdout.print(f"Changed: {', '.join(changes)}; the published scores are of other settings.", markup=False)
+        stdout.print(f"Changed: {', '.join(changes)}; the published scores are for other settings.", markup=False)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ class Options(DownloadOptions):
     """The command line."""
 
     num_songs: int = 1000
-    """Number of songs; a multiple of 1000 has every groove in every split, in the same proportions."""
+    """Number of songs; with a multiple of 1000, every groove is in every split, in the same proportions."""
     seed: int = 0
-    """Seed of all songs; another one gives other songs."""
+    """Seed of all songs; another seed gives other songs."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:

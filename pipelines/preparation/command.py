@@ -58,16 +58,16 @@ class CorpusOptions(PrepareSettings):
     data: Path | None = None
     """Folder with the published files, as described above; by default the folder named there."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or interrupted; by default the folder in corpora/ where --corpus with the
-    name of this data set looks for it."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default the folder in corpora/ where
+    --corpus looks for a data set of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadOptions(CorpusOptions):
-    """The same for data sets that anyone may download."""
+    """Options of a data set that anyone may download."""
 
     download: bool = False
-    """Download missing files first; you accept the licence named above."""
+    """Download missing files first; with this option, you accept the licence named above."""
 
 
 Options = TypeVar("Options", bound=CorpusOptions)

@@ -52,13 +52,14 @@ class PrepareSettings:
     min_num_samples: int = 59049
     """Shortest recording to keep, in samples at that rate; the default is one crop, 2.68 seconds."""
     timeout_seconds: float = 300.0
-    """Time limit for one file, in seconds; a healthy song takes less than one."""
+    """Time limit for one file, in seconds; an intact song takes less than one second."""
     num_workers: int | None = None
-    """Number of processes that decode; one per core if not given."""
+    """Number of decoding processes. Default: one per core."""
     max_skipped_fraction: float = 0.5
-    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggest a wrong folder or a bad disk."""
+    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk."""
     reader: Literal["prepared", "direct"] = "prepared"
-    """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode."""
+    """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode the
+    files."""
 
     def __post_init__(self) -> None:
         limits = {

@@ -50,7 +50,7 @@ def test_the_commands_have_the_settings_of_the_recipe(name, corpora, tmp_path, c
     runs, models = tmp_path / "runs", tmp_path / "models"
     main(["run", name, "--dry-run", "--corpora", f"{corpora}", "--runs", f"{runs}", "--savedmodels", f"{models}"])
     *lines, last = capsys.readouterr().out.splitlines()
-    assert last == "All data were found; nothing was run."
+    assert last == "All data were found. Nothing was run."
     train, export, *probes = map(parse, lines)
 
     recipe = read_recipe(RECIPES, name)
