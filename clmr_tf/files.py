@@ -28,7 +28,7 @@ def refuse_pattern(folder: Path) -> None:
     found = _PATTERN_CHARACTERS.intersection(str(folder.absolute()))
     if found:
         raise UsageError(
-            f"TensorFlow cannot load from {folder.absolute()}, since it takes {' '.join(sorted(found))} for a "
+            f"TensorFlow cannot load from {folder.absolute()}, since it interprets {' '.join(sorted(found))} as a "
             "pattern; choose a folder without it."
         )
 
@@ -41,7 +41,7 @@ def require_writable(path: Path, option: str) -> None:
         option: The option that named it, such as "--out".
     """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written; choose a file in a folder that exists with {option}.")
+        raise UsageError(f"{path} cannot be written; give {option} a file in an existing folder.")
 
 
 @contextlib.contextmanager

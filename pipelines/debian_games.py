@@ -394,7 +394,7 @@ def licences(tracks: Iterable[Track]) -> dict[str, str]:
 def _without_packages(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
     packages = {track.package for track in tracks}
     if unknown := set(leave_out) - packages:
-        raise UsageError(f"There is no package {min(unknown)} to leave out; there are {', '.join(sorted(packages))}.")
+        raise UsageError(f"There is no package {min(unknown)} to leave out; choose from {', '.join(sorted(packages))}.")
     if set(leave_out) == packages:
         raise UsageError("All packages are left out; keep at least one.")
     return [track for track in tracks if track.package not in leave_out]

@@ -177,16 +177,16 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
 
 def _list(folder: Path, destination: Path) -> Listing:
     if not folder.exists():
-        raise UsageError(f"The folder {folder} does not exist; give the folder that holds the music.")
+        raise UsageError(f"The folder {folder} does not exist; give the folder that contains the music.")
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give the folder that holds the music.")
+        raise UsageError(f"{folder} is a file; give the folder that contains the music.")
     try:
         listing = list_audio(folder, leave_out=destination)
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be listed ({error.strerror}); change its permissions.") from error
     if not listing.audio:
         found = f"only other files ({counted(listing.rejected)})" if listing.rejected else "no files at all"
-        raise UsageError(f"The folder {folder} holds no audio, {found}; give the folder that holds the music.")
+        raise UsageError(f"The folder {folder} contains no audio, {found}; give the folder that contains the music.")
     return listing
 
 

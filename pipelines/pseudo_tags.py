@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("Give the corpus to add pseudo-tags to, such as --corpus corpora/debian_games.")
     corpus = Corpus.open(options.corpus.expanduser())
     if corpus.manifest.storage != "pcm":
-        raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader prepared.")
+        raise UsageError(f"{corpus.folder} has no decoded audio; prepare it with --reader prepared.")
     min_songs = dict(zip(SPLITS, (options.min_train, options.min_valid, options.min_test), strict=True))
     probabilities = predicted_probabilities(corpus, options.musicnn, options.num_windows)
     task, dropped = pseudo_tags_task(corpus.items, probabilities, MAGNATAGATUNE_TAGS, min_songs)

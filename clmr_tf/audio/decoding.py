@@ -448,7 +448,7 @@ def _open_container(section: _Section) -> "InputContainer":
     if not container.streams.audio:
         has_video = bool(container.streams.video)
         container.close()
-        raise UnreadableAudioError(NOT_AUDIO if has_video else UNREADABLE, "it has no sound")
+        raise UnreadableAudioError(NOT_AUDIO if has_video else UNREADABLE, "it has no audio stream")
     # One core per file: other files are decoded on the others.
     container.streams.audio[0].codec_context.thread_type = "NONE"
     return container
@@ -801,7 +801,7 @@ def _mix_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple
         # NaN and infinity both propagate to the maximum.
         peak = float(np.abs(mono).max())
         if not np.isfinite(peak):
-            raise UnreadableAudioError(UNREADABLE, "it holds samples that are NaN or infinite")
+            raise UnreadableAudioError(UNREADABLE, "it contains NaN or infinite samples")
         if peak > _HIGHEST_PLAUSIBLE_PEAK:
             raise UnreadableAudioError(UNREADABLE, f"its samples reach {peak:.4g} where full scale is 1")
         if peak <= SILENCE_PEAK and float(np.abs(block.samples).max()) > SILENCE_PEAK:

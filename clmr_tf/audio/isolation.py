@@ -56,7 +56,7 @@ class WorkerCrashError(ClmrError):
 
     def __init__(self, exit_code: int | None, num_times: int = 1) -> None:
         times = f" {num_times} times" if num_times > 1 else ""
-        super().__init__(f"Its worker process died{times}, exit code {exit_code}.")
+        super().__init__(f"Its worker process died{times} with exit code {exit_code}.")
         self.exit_code = exit_code
 
 
@@ -88,7 +88,7 @@ class WorkerProcess(Generic[Task, Result]):
             if self._process is not None:
                 return
             if self._is_closed:
-                raise WorkerStartError("The worker is closed; make another one.")
+                raise WorkerStartError("The worker is closed; create another one.")
             context = multiprocessing.get_context("spawn")
             self._connection, far_end = context.Pipe()
             self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
@@ -363,7 +363,7 @@ class IsolatedDecoder:
             return self._worker.call(request, self._reply_limit_seconds)
         except WorkerTimeoutError as error:
             limit = f"{self._reply_limit_seconds:g} s"
-            raise UnreadableAudioError(TIMED_OUT, f"its decoder gave no audio for {limit} and was stopped") from error
+            raise UnreadableAudioError(TIMED_OUT, f"its decoder sent no audio for {limit} and was stopped") from error
         except WorkerCrashError as error:
             raise UnreadableAudioError(CRASHED, f"its decoder crashed (exit code {error.exit_code})") from error
 

@@ -93,7 +93,7 @@ class AugmentationChain:
         """
         audio = as_audio(audio)
         if self.augmentations:
-            audio = tf.debugging.check_numerics(audio, "A clip to be augmented holds NaN or infinity")
+            audio = tf.debugging.check_numerics(audio, "A clip to be augmented contains NaN or infinity")
         for augmentation in self.augmentations:
             parameters = draws[augmentation.name]
             check_batch(parameters["applied"], "seeds", audio)

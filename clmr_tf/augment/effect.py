@@ -127,7 +127,7 @@ def as_audio(audio: tf.Tensor) -> tf.Tensor:
     audio = _as_float(audio, "audio", ("batch", "samples"))
     if 0 in audio.shape.as_list():
         raise UsageError(
-            f"audio must hold at least one clip of at least one sample; received {audio.shape}, skip empty ones."
+            f"audio must contain at least one clip of at least one sample; received {audio.shape}, skip empty ones."
         )
     return audio
 

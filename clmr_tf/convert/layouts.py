@@ -168,7 +168,7 @@ class _Weights:
         tensor = self._unused.pop(key, None)
         if tensor is None:
             raise UsageError(
-                f"{self._path} lacks `{key}` and has the unused keys {some_keys(self._unused)}; give a complete "
+                f"{self._path} has no `{key}`, but the unused keys {some_keys(self._unused)}; give a complete "
                 "checkpoint of the released code."
             )
         fits = len(tensor.shape) == len(shape) and all(
@@ -279,7 +279,7 @@ def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndar
     prefix = next((one for one in ("", "model.") if f"{one}0.weight" in tensors), None)
     if prefix is None:
         raise UsageError(
-            f"{path} holds no head: it has neither `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
+            f"{path} contains no head: it has neither `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
             "give a finetuner checkpoint of the released code."
         )
     return _Weights(tensors, path).take_head(prefix)

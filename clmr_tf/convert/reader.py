@@ -128,7 +128,7 @@ class Storages:
             # They are converted to float64 later.
             num_bytes += 8 * num_numbers
         if num_bytes > max_bytes:
-            raise ValueError(f"its tensors would have {num_bytes} bytes, and a checkpoint may have {max_bytes}")
+            raise ValueError(f"its tensors would have {num_bytes} bytes, but a checkpoint may have at most {max_bytes}")
         return {name: self._array_of(tensor) for name, tensor in tensors.items()}
 
     def _array_of(self, tensor: StoredTensor) -> np.ndarray:
@@ -217,8 +217,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give a checkpoint of PyTorch.") from error
     if num_bytes > _MAX_BYTES:
         raise UsageError(
-            f"{path} has {num_bytes} bytes, and a checkpoint may have {_MAX_BYTES}; save only the state dict of its "
-            "encoder."
+            f"{path} has {num_bytes} bytes, but a checkpoint may have at most {_MAX_BYTES}; save only the state dict "
+            "of its encoder."
         )
     try:
         return _read(content, _Budget(_MAX_BYTES))
@@ -229,7 +229,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "run. If you trust the file, save only its state dict."
         ) from error
     except _UnclearError as error:
-        raise UsageError(f"{path} holds {error}; extract it and give one checkpoint.") from error
+        raise UsageError(f"{path} contains {error}; extract it and give one checkpoint.") from error
     # A damaged file can raise anything.
     except Exception as error:
         reason = _in_one_line(error) or type(error).__name__
@@ -264,7 +264,7 @@ class _Limited:
 
     def read(self, num_bytes: int) -> bytes:
         if num_bytes > self._num_left():
-            raise ValueError(f"it holds a pickle of more than {_MAX_PICKLE_BYTES} bytes, or one that is damaged")
+            raise ValueError(f"it contains a pickle of more than {_MAX_PICKLE_BYTES} bytes, or one that is damaged")
         return self._file.read(num_bytes)
 
     def readline(self) -> bytes:
@@ -313,7 +313,7 @@ def _read_safetensors(content: bytes) -> Checkpoint:
         storages.fill(name, bytes(stored["data"]))
         tensors[name] = StoredTensor(name, 0, shape, contiguous_strides(shape))
     if not tensors:
-        raise ValueError("it holds no tensor")
+        raise ValueError("it contains no tensor")
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     step = header.get("__metadata__", {}).get("global_step", "")
     return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), {"global_step": int(step)} if step.isdecimal() else {})
@@ -367,14 +367,14 @@ def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int
         state = state if inside is None else _items(inside)
     tensors = {name: one for name, one in state.items() if isinstance(one, StoredTensor)}
     if not tensors or any(not isinstance(name, str) for name in tensors):
-        raise ValueError(f"it holds no state dict, but {some_keys(state)}")
+        raise ValueError(f"it contains no state dict, but {some_keys(state)}")
     names = ("epoch", "global_step", "pytorch-lightning_version")
     return tensors, {name: outside[name] for name in names if type(outside.get(name)) in (int, str)}
 
 
 def _items(content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"it holds no state dict, but an object of the type {type(content).__name__}")
+        raise ValueError(f"it contains no state dict, but an object of the type {type(content).__name__}")
     # The method of dict itself, since a pickle may have replaced that of the object.
     return dict(dict.items(content))
 

@@ -288,7 +288,7 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     if encoder_name(encoder) != DEFAULT_ENCODER:
         raise UsageError(
-            f"The released code builds only SampleCNN, and the encoder in {folder} is {encoder_name(encoder)}; give a "
+            f"The released code builds only SampleCNN, but the encoder in {folder} is {encoder_name(encoder)}; give a "
             f"model that was trained with --encoder {DEFAULT_ENCODER}."
         )
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
@@ -296,7 +296,8 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     require_writable(checkpoint, "--out")
     if encoder.width != 1:
         logger.warning(
-            "The released code builds only SampleCNN of width 1, and this has %g; change the channels of its class.",
+            "The released code builds only SampleCNN of width 1, but this one has width %g; change the channels of "
+            "its class.",
             encoder.width,
         )
     network = to_original(encoder, read_projector(folder), head)
@@ -323,7 +324,7 @@ def _require_original_head(folder: Path, head: Head | None) -> None:
     hidden_units = [len(bias) for bias in head.weights[1:-1:2]] if head else []
     if hidden_units not in ([], [EMBEDDING_DIM]):
         raise UsageError(
-            f"The head of the model in {folder} has hidden layers of {hidden_units} units, and the released code has "
+            f"The head of the model in {folder} has hidden layers of {hidden_units} units, but the released code has "
             f"none or one of {EMBEDDING_DIM}; convert a model with such a head, or without a head."
         )
 

@@ -76,7 +76,7 @@ class CorpusTask:
         fields = json.loads(text)
         received = fields.pop("format", None) if isinstance(fields, dict) else type(fields).__name__
         if received != TASK_FORMAT:
-            raise ValueError(f"format {received!r}, this program reads {TASK_FORMAT}")
+            raise ValueError(f"format {received!r}, but this program reads {TASK_FORMAT}")
         try:
             items = {
                 item_id: Label(**{**label, "tags": tuple(label["tags"])}) for item_id, label in fields["items"].items()
@@ -103,7 +103,7 @@ def labelled(items: Sequence[ItemType], task: CorpusTask) -> tuple[ItemType, ...
     selected = [item for item in items if item.id in task.items]
     if len(selected) < len(task.items):
         unknown = min(task.items.keys() - {item.id for item in selected})
-        raise UsageError(f"The task {task.name!r} labels {unknown!r}, which the corpus does not hold; make it again.")
+        raise UsageError(f"The task {task.name!r} labels {unknown!r}, which is not in the corpus; make it again.")
     split_of: dict[str, str] = {}
     for item in selected:
         if split_of.setdefault(item.song_id, task.items[item.id].split) != task.items[item.id].split:
@@ -251,7 +251,7 @@ class CorpusManifest:
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.get("format_version") != FORMAT_VERSION:
             received = fields.get("format_version") if isinstance(fields, dict) else type(fields).__name__
-            raise ValueError(f"format version {received!r}, this program reads {FORMAT_VERSION}")
+            raise ValueError(f"format version {received!r}, but this program reads {FORMAT_VERSION}")
         try:
             return cls(**{**fields, "tag_names": tuple(fields["tag_names"])})
         except (TypeError, KeyError) as error:

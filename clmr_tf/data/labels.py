@@ -146,7 +146,7 @@ def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
     if missing or not corpus.manifest.tag_names:
         what = f"no {' and no '.join(missing)} split" if missing else "no tags"
         raise UsageError(
-            f"The corpus {name} has {what}; prepare one that has, with "
+            f"The corpus {name} has {what}; prepare another one with "
             "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2`, "
             "and give --corpus FOLDER."
         )

@@ -109,7 +109,7 @@ def _open_or_prepare(
     if pipeline is None and not folder.exists():
         raise UsageError(f"There is no corpus named {corpus!r} and no such folder; give --corpus a folder of music.")
     if pipeline is None and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
+        raise UsageError(f"{folder} is a file; give --corpus the folder that contains the music.")
 
     _require_own_pipelines()
     from pipelines.preparation.prepare import PrepareSettings
@@ -178,7 +178,7 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     manifest = corpus.manifest
     if manifest.sample_rate_hz != sample_rate_hz:
         raise UsageError(
-            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run needs {sample_rate_hz} Hz; "
+            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz, but the run needs {sample_rate_hz} Hz; "
             f"use --sample-rate-hz {manifest.sample_rate_hz} or prepare the music again."
         )
     if manifest.storage != storage:
@@ -187,6 +187,6 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     too_short = sum(item.num_samples < clip_num_samples for item in corpus.items)
     if too_short:
         raise UsageError(
-            f"The corpus in {corpus.folder} has {too_short} items shorter than the clip of {clip_num_samples} samples; "
+            f"The corpus in {corpus.folder} has {too_short} items shorter than a clip of {clip_num_samples} samples; "
             f"prepare the music again with --min-num-samples {clip_num_samples}."
         )

@@ -60,7 +60,7 @@ class StoredArray:
     def __setstate__(self, state: tuple[int, tuple[int, ...], "_StoredType", bool, bytes | str]) -> None:
         _, self._shape, stored_type, self._fortran_order, raw = state
         if not isinstance(stored_type, _StoredType) or not isinstance(raw, bytes | str):
-            raise TypeError("an array of other than numbers")
+            raise TypeError("an array that is not numeric")
         self._dtype = stored_type.dtype()
         self._bytes = raw.encode("latin1") if isinstance(raw, str) else raw
 
@@ -176,7 +176,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._load_persistent = load_persistent
 
     def _refuse_buffer(self) -> None:
-        raise pickle.UnpicklingError("it holds a buffer, which plain data does not need")
+        raise pickle.UnpicklingError("it contains a buffer, which plain data does not need")
 
     # The only opcode that allocates the memory that it claims before reading.
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
@@ -186,7 +186,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         try:
             return super().load()
         except (LookupError, EOFError, AttributeError, struct.error) as error:
-            raise pickle.UnpicklingError("it is damaged or cut short") from error
+            raise pickle.UnpicklingError("it is damaged or truncated") from error
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """The stand-in for a name."""

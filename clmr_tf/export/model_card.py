@@ -89,7 +89,8 @@ def loading_section(manifest: dict[str, Any]) -> str:
         manifest: Of the model folder.
     """
     parts = [
-        "## How to load it\nRun this code in this folder. `golden.npz` stands for your own audio.\n",
+        "## How to load it\n"
+        "Run this code in this folder. It uses the audio in `golden.npz`; replace it with your own.\n",
         _PACKAGE.format(dimensions=manifest["output"]["dimensions"]),
         _TENSORFLOW,
         _SERVING.format(name=manifest["name"], clip=manifest["input"]["clip_num_samples"]),
@@ -172,7 +173,7 @@ def scores_section(scores: dict[str, Any]) -> str:
     """
     if not scores:
         return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
-    lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
+    lines = ["## Scores", "Scores of classifiers on the frozen embedding.", ""]
     lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
     for name, score in sorted(scores.items()):
         value = score.get("score", score.get("mean"))
@@ -248,7 +249,8 @@ def _introduction(manifest: dict[str, Any]) -> str:
         f"as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
         f"{architecture['class']}{option} of width {width:g}.",
         "",
-        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again for every score.",
+        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and updated with every new "
+        "score.",
         "",
         "| | |",
         "|---|---|",
@@ -373,8 +375,8 @@ def _golden_section(golden_embedding: np.ndarray) -> str:
     greatest = np.argsort(-golden_embedding[0], kind="stable")[:_NUM_GOLDEN_NUMBERS]
     lines = [
         "## Golden numbers",
-        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The largest numbers of "
-        "the first embedding:",
+        "`golden.npz` contains two clips and the embeddings that every runtime must compute from them. The largest "
+        "values of the first embedding:",
         "",
         "| dimension | value |",
         "|---|---|",

@@ -69,10 +69,10 @@ def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]
             found = found.get(name) if isinstance(found, dict) else None
         return found
 
-    lacking = [names for names, kind in parts.items() if not isinstance(part(names), kind)]
-    if lacking:
+    missing = [names for names, kind in parts.items() if not isinstance(part(names), kind)]
+    if missing:
         raise UsageError(
-            f"{folder} is not a model folder: {folder / MANIFEST_FILE} lacks `{'`, `'.join(lacking)}`; {_ADVICE}."
+            f"{folder} is not a model folder: {folder / MANIFEST_FILE} has no `{'`, `'.join(missing)}`; {_ADVICE}."
         )
 
 
@@ -123,7 +123,7 @@ def read_head(folder: Path) -> Head:
     path = folder / HEAD_FILE
     if not path.is_file():
         raise UsageError(
-            f"The model in {folder} has no head of its own; export a run that was trained with --objective supervised "
+            f"The model in {folder} has no head; export a run that was trained with --objective supervised "
             "or finetune, convert a checkpoint with its head, or choose another --head."
         )
     try:

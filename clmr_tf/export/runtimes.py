@@ -211,7 +211,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             wanted = FORMATS[kind]
             try:
                 if kind in reasons:
-                    raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
+                    raise ClmrError(f"{wanted.file} could not be written: {reasons[kind]}.")
                 min_num_bytes = num_weights * wanted.bytes_per_weight + num_others * wanted.bytes_per_head_weight
                 description = _checked(Path(draft) / wanted.file, wanted, folder, min_num_bytes)
             except ClmrError as error:

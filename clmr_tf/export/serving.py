@@ -219,7 +219,7 @@ class ServedModel:
         """Files, string [n] -> outputs as for a waveform, with a batch dimension, padded with zeros to the longest."""
         wav = _of_shape(wav, r"\[[1-9]\d*\]", "Files must be [n], at least one")
         num_files = tf.size(wav, tf.int64)
-        advice = f"A request may have {_MAX_FILES} files; received {{}}; send fewer at a time."
+        advice = f"A request may have at most {_MAX_FILES} files; received {{}}; send fewer at a time."
         wav = _checked(wav, num_files <= _MAX_FILES, tf.strings.format(advice, num_files))
         # All headers first, so that a request is refused before anything expensive.
         headers = WavHeader(*tf.map_fn(read_wav_header, wav, fn_output_signature=WavHeader(*4 * [tf.int64])))
@@ -229,7 +229,7 @@ class ServedModel:
         num_windows = tf.maximum(num_samples // clip, 1)
         num_answered = num_files * tf.reduce_max(num_windows)
         advice = (
-            f"The answer to a request may have {_MAX_WINDOWS} windows, with all files padded to the longest; this one "
+            f"A response may have at most {_MAX_WINDOWS} windows, with all files padded to the longest; this one "
             "would have {}; send fewer or shorter files at a time."
         )
         wav = _checked(wav, num_answered <= _MAX_WINDOWS, tf.strings.format(advice, num_answered))

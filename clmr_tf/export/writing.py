@@ -78,12 +78,12 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
         origin = _origin(read_manifest(folder)["training"])
     except UsageError as error:
         raise UsageError(
-            f"{folder} holds a model of unknown origin ({error}); choose another --out, or use --overwrite to replace "
-            "it."
+            f"{folder} contains a model of unknown origin ({error}); choose another --out, or use --overwrite to "
+            "replace it."
         ) from error
     if origin is None or origin != _origin(training):
         raise UsageError(
-            f"{folder} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+            f"{folder} contains the model of another run or checkpoint; choose another --out, or use --overwrite to "
             "replace it."
         )
 
@@ -128,7 +128,7 @@ def require_replaceable(folder: Path) -> None:
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
     if foreign:
         raise UsageError(
-            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
+            f"{folder} contains {', '.join(foreign)}, which an export would delete with the old model; "
             "move it away, or choose another --out."
         )
 

@@ -323,7 +323,7 @@ def embed_files(
     }
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    refusal = f"Another process embeds to {out}; wait for it, or choose another --out."
+    refusal = f"Another process is writing {out}; wait for it, or choose another --out."
     with exclusive_lock(parts / ".lock", refusal):
         part_of, gone = _parts_of(files, parts, metadata)
         skipped = [*unlisted, *gone]

@@ -103,9 +103,9 @@ def mel_filters(frequencies_hz: np.ndarray, sample_rate_hz: int, num_bands: int)
     if empty.size:
         first = empty[0]
         raise ValueError(
-            "Every band must hold a frequency of the transform; use fewer bands or a longer window. Received: "
-            f"{num_bands} bands at {sample_rate_hz} Hz, of which that from {low[first]:.1f} to {high[first]:.1f} Hz "
-            "holds none"
+            "Every band must contain a frequency of the transform; use fewer bands or a longer window. Received: "
+            f"{num_bands} bands at {sample_rate_hz} Hz, of which the one from {low[first]:.1f} to {high[first]:.1f} Hz "
+            "contains none"
         )
     return filters
 

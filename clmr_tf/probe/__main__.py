@@ -100,16 +100,16 @@ def _show(result: dict) -> None:
     _show_differences(result, ["accuracy" if result["single_label"] else "average_precision"])
     test = result["scores"]["test"]
     for what, names in (
-        ("Not scored, since no test clip has them", test["tags_without_positives"]),
-        ("Not scored, since all test clips have them", test["tags_without_negatives"]),
+        ("Not scored because no test clip has them", test["tags_without_positives"]),
+        ("Not scored because all test clips have them", test["tags_without_negatives"]),
         ("Without a training example", result["labels"]["tags_without_positives"]),
     ):
         if names:
             stdout.print(f"{what}: {', '.join(names)}", markup=False)
     if test["num_clips_of_one_window"]:
         stdout.print(
-            f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
-            "they are scored by it."
+            f"{test['num_clips_of_one_window']} test clips have only one window, which is scored here; "
+            "the original could not score such clips."
         )
 
 

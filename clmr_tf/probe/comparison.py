@@ -80,9 +80,9 @@ def read_compared(path: Path, preset: str) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["preset"] != preset:
-            raise ValueError(f"it is of the preset {result['preset']}")
+            raise ValueError(f"it was made with the preset {result['preset']}")
         if len({score.resampled.shape for score in _scores_of(result).values()}) != 1:
-            raise ValueError("its scores do not fit together")
+            raise ValueError("its scores are inconsistent")
         _ = result["features"]["kind"], result["corpus"]["name"], result[PAIRED]["examples"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"it has no entry {error}" if isinstance(error, LookupError) else str(error)
@@ -104,6 +104,6 @@ def require_same_examples(
         for name, task_name in ((other["corpus"]["name"], other.get("task", {}).get("name")), (corpus_name, task))
     )
     raise UsageError(
-        f"--compare {file} is about {theirs}, and this result about {ours}, with other recordings, labels or views; "
-        "evaluate both on the same ones, with the same --seed for retrieval."
+        f"--compare {file} is for {theirs}, and this result for {ours}, with other recordings, labels or views; "
+        "evaluate both on the same ones, and use the same --seed for retrieval."
     )

@@ -305,8 +305,8 @@ def clip_scores(head: Head, features: LabeledFeatures, averaged: str, single_lab
 def _own_head(config: ProbeConfig, manifest: dict[str, Any], labeled: Corpus) -> Head:
     if "head" in manifest:
         raise UsageError(
-            f"The head of {config.model} was trained on frozen embeddings and added, so the model has none "
-            "of its own; its scores are in the model card, and --head linear trains another one."
+            f"The head of {config.model} was trained on frozen embeddings and added later, so it is not the "
+            "model's own; its scores are in the model card, and --head linear trains another one."
         )
     head = read_head(config.model)
     if manifest["tag_names"] != list(labeled.manifest.tag_names):

@@ -162,7 +162,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
     ]
     if missing:
         raise UsageError(
-            f"--features {name} lacks {', '.join(missing)}; see FeatureSource in clmr_tf/probe/features.py."
+            f"--features {name} has no {', '.join(missing)}; see FeatureSource in clmr_tf/probe/features.py."
         )
     return source
 
@@ -341,7 +341,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
         arrays = read_arrays(path, "vectors", "item", "num_samples", "metadata")
         metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["key"] != key:
-            raise ValueError("it belongs to something else")
+            raise ValueError("it belongs to other features")
         if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
     except (ValueError, KeyError, TypeError) as error:

@@ -168,8 +168,8 @@ def fit_head(
         value = _measure(logits, valid_labels, settings.monitor, single_label)
         if not np.isfinite(value):
             raise ClmrError(
-                "No tag of the validation split has both positives and negatives, so no head can be chosen; prepare a "
-                "corpus whose validation split has some."
+                "No tag of the validation split has both positives and negatives, so no head can be selected; prepare "
+                "a corpus whose validation split has some."
             )
         num_since_best += 1
         if value > best_value:
@@ -217,7 +217,7 @@ def fit_logistic_head(
         ClmrError: If features are infinite or NaN.
     """
     if not (np.isfinite(features).all() and np.isfinite(valid_features).all()):
-        raise ClmrError("Features hold NaN or infinity, so no head can be fitted to them; check the encoder.")
+        raise ClmrError("Features contain NaN or infinity, so no head can be fitted to them; check the encoder.")
     # scipy, as scikit-learn, is imported late.
     from scipy.optimize import minimize
 

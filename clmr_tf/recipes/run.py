@@ -92,8 +92,9 @@ class RecipeRun:
             rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
             line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
             raise UsageError(
-                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, {folder} holds {found}; "
-                f"prepare it with `{line}`, whose --help says where the data come from, or give another --corpora."
+                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, but {folder} contains "
+                f"{found}; prepare it with `{line}` (its --help says where the data come from), or give another "
+                "--corpora."
             )
 
     def require_no_longer_run(self) -> None:
@@ -101,8 +102,8 @@ class RecipeRun:
         config, step = self.recipe.train_config, _newest_step(self.run / CHECKPOINTS)
         if step is not None and not config.epochs and step > config.steps:
             raise UsageError(
-                f"{self.run} holds a run of {step} steps, and {self.recipe.base} has {config.steps}; give other --runs "
-                "and --savedmodels, or --train-changes with the steps of that run."
+                f"{self.run} contains a run of {step} steps, but {self.recipe.base} has {config.steps}; give other "
+                "--runs and --savedmodels, or --train-changes with the steps of that run."
             )
 
     def is_exported(self) -> bool:

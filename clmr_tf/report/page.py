@@ -222,7 +222,7 @@ def _remarks(section: Section) -> list[str]:
     if unknown:
         remarks.append(
             f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because their "
-            "manifest.json is not beside the results; they count as CLMR."
+            "manifest.json is not next to the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
 

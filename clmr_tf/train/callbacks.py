@@ -153,7 +153,7 @@ class SaveCheckpoints(Callback):
         self.check_weights(step)
         if self._log is None:
             return
-        with self.checkpoints.explained_failure(f"The metrics up to step {step}, and so the step, could not be saved"):
+        with self.checkpoints.explained_failure(f"Metrics and checkpoint of step {step} could not be saved"):
             self._log.flush()
         self.checkpoints.save(step, metrics)
         self.saved_step = step
@@ -259,7 +259,7 @@ class KeepBestCheckpoint(Callback):
         differing = [name for name, value in self._measurement.items() if record.get(name) != value]
         if differing or not isinstance(record.get("value"), float):
             logger.warning(
-                "The best checkpoint in %s was chosen by another measurement (%s); the next one replaces it.",
+                "The best checkpoint in %s was selected by another measurement (%s); the next one replaces it.",
                 self._folder,
                 ", ".join(f"{name} {record.get(name)}" for name in differing or ["value"]),
             )
@@ -453,7 +453,7 @@ class ProfileSteps(Callback):
             tf.profiler.experimental.stop()
         if not self._is_complete and self._folder:
             logger.warning(
-                "--profile covers %s of its %d steps, because this start ended after %d steps; it needs %d.",
+                "--profile recorded %s of its %d steps, because this start ended after %d steps; it needs %d.",
                 max(0, self._step - self._begin) or "none",
                 self._end - self._begin,
                 self._step - self._first_step,

@@ -211,8 +211,8 @@ def workers_watchdog(strategy: tf.distribute.Strategy, timeout_seconds: float) -
         yield lambda: None
         return
     lost = (
-        f"Nothing was finished for {timeout_seconds:g} seconds, so another worker counts as lost; "
-        "start all workers again, and they resume from the newest checkpoint."
+        f"There was no progress for {timeout_seconds:g} seconds, so another worker counts as lost; "
+        "start all workers again to resume from the newest checkpoint."
     )
     with Watchdog(timeout_seconds, lost) as watchdog:
         yield watchdog.report

@@ -96,7 +96,7 @@ def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_worker
 
 def lost_worker(step: int, saved_step: int) -> ClmrError:
     """The error if another worker no longer answers."""
-    advice = "start all workers again, and they resume from there."
+    advice = "start all workers again to resume from there."
     return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
 
 

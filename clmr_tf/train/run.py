@@ -109,7 +109,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
     is_chief = worker_index(strategy) == 0
     if num_workers(strategy) > 1 and not is_prepared(Path(config.corpus)):
         raise UsageError(
-            f"Several workers need a prepared corpus, or each would prepare {config.corpus}; make one with "
+            f"Several workers need a prepared corpus, or each would prepare {config.corpus}; prepare it with "
             "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
         )
     with (

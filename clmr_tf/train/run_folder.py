@@ -117,7 +117,7 @@ def read_record(workdir: Path) -> dict[str, Any]:
             raise TypeError("not the record of a run")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{path} cannot be read; restore it from a copy, or delete it and lose the record of starts."
+            f"{path} cannot be read; restore it from a copy, or delete it, which loses the record of starts."
         ) from error
     return record
 
@@ -151,7 +151,7 @@ def record_start(
     is_changed = record["corpus"]["fingerprint"] != description["fingerprint"]
     if is_changed and first_step > 0 and not config.allow_changed_corpus:
         raise UsageError(
-            f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
+            f"The corpus in {corpus.folder} is not the one that the run in {workdir} started with; "
             "use a new --workdir, restore the corpus, or allow it with --allow-changed-corpus."
         )
     hours = dict.fromkeys(corpus.manifest.num_items, 0.0)

@@ -90,7 +90,7 @@ class TrainingModel(keras.Model, abc.ABC):
         The views of a pair follow each other: rows 2k and 2k + 1 are the two views of pair k.
         """
         # A compiled chain cannot report errors. Neither can a step that is compiled as a whole.
-        clips = tf.debugging.check_numerics(clips, "A clip to be augmented holds NaN or infinity")
+        clips = tf.debugging.check_numerics(clips, "A clip to be augmented contains NaN or infinity")
         augmented, num_crops = None, clips.shape[1]
         if self.augmentation.config.asymmetric:
             # The ablation of the paper: the second view of every pair is the crop alone.

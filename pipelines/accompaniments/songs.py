@@ -182,7 +182,7 @@ def draw_songs(num_songs: int, seed: int, grooves: list[Groove]) -> list[Song]:
         UsageError: If a number is too small.
     """
     if num_songs < 1 or seed < 0:
-        raise UsageError(f"--num-songs must be at least 1 and --seed at least 0, not {num_songs} and {seed}.")
+        raise UsageError(f"--num-songs must be at least 1 and --seed at least 0; received {num_songs} and {seed}.")
     order = np.random.default_rng([seed]).permutation(len(grooves))
     songs = []
     for number in range(num_songs):

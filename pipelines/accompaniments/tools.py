@@ -83,8 +83,8 @@ def fetch_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> None:
         found = find_packages(missing)
         if unknown := [name for name in missing if name not in found]:
             raise UsageError(
-                f"apt-get knows no package {unknown[0]}; have the main section of Debian 12 or 13 in its sources and "
-                "run `apt-get update` as root."
+                f"apt-get does not know the package {unknown[0]}; add the main section of Debian 12 or 13 to its "
+                "sources and run `apt-get update` as root."
             )
         for package in found.values():
             fetch_package(package, data)
@@ -116,7 +116,7 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
     }
     for deb, path in [(files[MMA], mma / _MMA_PROGRAM), *((files[SOUNDFONTS[n].package], places[n]) for n in places)]:
         if not path.is_file():
-            raise UsageError(f"{deb} does not hold {path.name}; use the package of Debian 12 or 13.")
+            raise UsageError(f"{deb} does not contain {path.name}; use the package of Debian 12 or 13.")
     return Tools(
         mma=mma / _MMA_PROGRAM,
         mma_home=mma / _MMA_LIBRARY,

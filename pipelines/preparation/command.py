@@ -43,7 +43,7 @@ def summarise(corpus: Corpus) -> str:
     if damaged := [item for item in corpus.items if item.lost_seconds > 0]:
         lost_seconds = sum(item.lost_seconds for item in damaged)
         are = "item is" if len(damaged) == 1 else "items are"
-        sentence += f"; {len(damaged):,} {are} damaged and lack {lost_seconds:.1f} s (lost_seconds in index.jsonl)"
+        sentence += f"; {len(damaged):,} {are} damaged, with {lost_seconds:.1f} s missing (lost_seconds in index.jsonl)"
     if manifest.num_skipped:
         sentence += f"; left out: {counted_reasons(manifest.num_skipped)} (see {SKIPPED_FILE} there)"
         if no_audio := read_skipped(corpus.folder / SKIPPED_FILE, NOT_AUDIO):

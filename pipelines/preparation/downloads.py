@@ -106,8 +106,8 @@ def _receive(remote: RemoteFile, file: BinaryIO) -> None:
                 reason = "the connection was lost"
             except urllib.error.HTTPError as error:
                 if error.code < 500:
-                    raise ClmrError(f"{remote.url} cannot be fetched: the server answers {error.code}.") from error
-                reason = f"the server answers {error.code}"
+                    raise ClmrError(f"{remote.url} cannot be fetched: the server returned {error.code}.") from error
+                reason = f"the server returned {error.code}"
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             num_fruitless = 0 if file.tell() > num_bytes_before else num_fruitless + 1

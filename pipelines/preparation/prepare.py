@@ -215,7 +215,7 @@ def _clear_work_folder(destination: Path) -> None:
 def _refuse_foreign_files(destination: Path) -> None:
     names = {entry.name for entry in destination.iterdir() if not entry.name.startswith(".")}
     if names and names.isdisjoint({_WORK_FOLDER, MANIFEST_FILE}):
-        raise UsageError(f"{destination} holds other files and no corpus; choose an empty folder for the corpus.")
+        raise UsageError(f"{destination} contains other files and no corpus; choose an empty folder for the corpus.")
 
 
 _LISTING = "listing_sha256"
@@ -256,7 +256,8 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
         )
     if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
         _logger.warning(
-            "The source files have changed since %s was prepared; it is used as it is (delete it to prepare it again).",
+            "The source files have changed since %s was prepared; it is used unchanged (delete it to prepare it "
+            "again).",
             destination,
         )
     return corpus
@@ -371,7 +372,7 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
 def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
     # With few songs, the one drawn for validation may be broken.
     for split in sorted({source.split for source in sources} - {item.split for item in items}):
-        _logger.warning("None of the files for the split %s can be used; the corpus does not have it.", split)
+        _logger.warning("None of the files for the split %s can be used; the corpus does not have this split.", split)
 
 
 def _finish(

@@ -153,7 +153,7 @@ def test_names_that_no_tensor_needs_are_refused(read, content, asked):
         (b"}p0\nVmodel\ng0\ns.", "it holds no state dict, but `model`"),
         # Says that it has 2**40 bytes.
         (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "a buffer"),
-        (b"a.", "damaged or cut short"),
+        (b"a.", "damaged or truncated"),
         # A memo index far beyond the others, which must not allocate what lies between.
         (b"Nr\xff\xff\xff\x7f.", ""),
     ],

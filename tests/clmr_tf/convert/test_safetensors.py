@@ -66,7 +66,7 @@ def test_tensors_of_every_type_that_the_library_writes_are_read(read, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (file_of({}), "it holds no tensor"),
+        (file_of({}), "it contains no tensor"),
         (file_of(b"{" * 50), ""),
         (file_of({"a": entry("F32", [1], 0, 4)})[:20], ""),
         (file_of({"a": entry("F32", [3], 0, 4)}, bytes(4)), ""),

@@ -84,5 +84,5 @@ def test_files_of_other_dtypes_are_rejected(tmp_path):
     Head(head.mean, head.standard_deviation, tuple(w.astype(np.int32) for w in head.weights)).save(
         tmp_path / "head.npz"
     )
-    with pytest.raises(UnreadableArraysError, match="not floats"):
+    with pytest.raises(UnreadableArraysError, match="not the float arrays"):
         Head.load(tmp_path / "head.npz")

@@ -86,7 +86,7 @@ def test_a_tag_without_positives_stays_unlikely_and_the_others_do_not_notice():
     )
     np.testing.assert_allclose(other[:, :4], one, atol=5e-3)
     assert (other[:, 4] < np.log(1 / 150)).all() and np.isfinite(other).all()
-    with pytest.raises(ClmrError, match="Features hold NaN or infinity"):
+    with pytest.raises(ClmrError, match="Features contain NaN or infinity"):
         fit_logistic_head(features, labels, features * np.inf, labels, HEADS[:1], single_label=False)
 
 
@@ -221,7 +221,7 @@ def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp
         probed("refused", "--compare", "nowhere.json")
     # Another task has other labels and another split.
     with pytest.raises(
-        UsageError, match="is about the corpus songs, and this result about the corpus songs, task halv"
+        UsageError, match="is for the corpus songs, and this result for the corpus songs, task halv"
     ):
         probed("refused", "--task", "halves", "--compare", out)
 
