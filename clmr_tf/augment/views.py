@@ -59,7 +59,7 @@ def make_views(
     Args:
         recording: An audio file.
         config: Configuration of the augmentation chain.
-        decoder: Decodes the file twice: once for its length, and once for the crops, so that memory holds only these.
+        decoder: Decodes the file twice: once for its length, and once for the crops, so only these are kept in memory.
         num_views: Number of views.
         seed: Seed of crops and parameters.
         sample_rate_hz: Sample rate of the views.

@@ -169,7 +169,7 @@ class Item:
 
     Attributes:
         id: Unique name of the item, the same in every preparation.
-        song_id: Shared by the items of a song, which are never in two splits nor negatives of each other.
+        song_id: Shared by the items of a song, which are never in two splits or negatives of each other.
         source: Path of the source file, relative to the corpus' source folder.
         split: "train", "valid" or "test".
         tags: Names from the manifest's `tag_names`; empty if the corpus has no labels.
@@ -266,7 +266,7 @@ class Corpus:
         folder: Folder of the corpus.
         manifest: Manifest of these items.
         items: Items in the order of the index.
-        task: The task selected by `for_task`; None for the corpus as it was prepared.
+        task: The task selected by `for_task`; None for the corpus's own labels and splits.
     """
 
     folder: Path

@@ -93,10 +93,10 @@ class Head:
 
     @classmethod
     def load(cls, path: Path) -> "Head":
-        """Reads a file that `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            UnreadableArraysError: If it is another file, or its arrays do not fit together.
+            UnreadableArraysError: If it is another file, or its arrays do not match.
         """
         arrays = read_arrays(path)
         names = [f"weights_{number}" for number in range(len(arrays) - 2)]

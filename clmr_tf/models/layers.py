@@ -21,7 +21,7 @@ class Convolution1D(keras.layers.Conv1D):
         """Float [batch, time, channels] -> [batch, frames, filters]."""
         shape = (*self.kernel_size, *self.strides, *self.dilation_rate, self.groups, self.padding)
         has_fast_gradient = shape == (3, 1, 1, 1, "same")
-        # Exports contain the plain layer, which every runtime supports; GPU kernels are fast as they are.
+        # Exports contain the plain layer, which every runtime supports; GPU kernels are fast already.
         if not training or not has_fast_gradient or tf.config.list_physical_devices("GPU"):
             return super().call(inputs)
         outputs = _convolve(inputs, tf.convert_to_tensor(self.kernel))
@@ -152,7 +152,8 @@ def _normalized(
     """Normalises by the statistics of all replicas' inputs; the gradient includes that through the statistics.
 
     Only the inputs are kept for the backward pass, in their own dtype. The gradient of the inputs is that of the losses
-    of all replicas, that of gamma and beta of this replica's loss; the update sums the latter over replicas.
+    of all replicas. The gradients of gamma and beta are those of this replica's loss; the update sums them over
+    replicas.
 
     Args:
         inputs: Inputs of this replica, [batch, time, channels].

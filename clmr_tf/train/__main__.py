@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         program="python -m clmr_tf.train",
         description="Trains an encoder on music, with or without labels. Rerun the same command to resume.",
     )
-    # After the command line is checked, because TensorFlow takes seconds to load.
+    # Imported after the command line is checked, because TensorFlow takes seconds to load.
     from clmr_tf.train.run import train
     from clmr_tf.train.run_folder import ends_with_schedule
 

@@ -220,9 +220,7 @@ def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp
     with pytest.raises(UsageError, match=r"--compare nowhere\.json cannot be subtracted .*No such file"):
         probed("refused", "--compare", "nowhere.json")
     # Another task has other labels and another split.
-    with pytest.raises(
-        UsageError, match="is for the corpus songs, and this result for the corpus songs, task halv"
-    ):
+    with pytest.raises(UsageError, match="is for the corpus songs, and this result for the corpus songs, task halv"):
         probed("refused", "--task", "halves", "--compare", out)
 
 
