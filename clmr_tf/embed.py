@@ -14,7 +14,7 @@ from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
-# 250 MB of audio. An interruption loses the batch in progress.
+# 250 MB of audio. If the command is interrupted, the current batch is lost.
 _MAX_BATCH_SIZE = 1024
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     require_model(config.model)
-    # After the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import embed_files, require_table_name, usable
     from clmr_tf.inference.encoder import load_encoder

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
-    # After the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio

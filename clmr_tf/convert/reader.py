@@ -18,7 +18,7 @@ from safetensors import deserialize
 from clmr_tf.data.restricted_pickle import NUMPY_SCALARS, PlainMapping, RestrictedUnpickler, UnknownNameError
 from clmr_tf.errors import UsageError
 
-# By the names of PyTorch's storages. NumPy has no bfloat16, so its bits are read.
+# Types by the names of PyTorch's storages. NumPy has no bfloat16, so its bits are read.
 STORAGE_DTYPES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
@@ -56,7 +56,7 @@ class StoredTensor(NamedTuple):
         storage: Key of its storage.
         first: Index of its first element in the storage.
         shape: Length of each dimension.
-        strides: Distance of neighbouring elements in each dimension, in elements.
+        strides: Distance between neighbouring elements in each dimension, in elements.
     """
 
     storage: str
@@ -67,12 +67,12 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass
 class Storages:
-    """The storages of one file: first declared by the pickle, then filled.
+    """The storages of one file, which are declared by the pickle and then filled.
 
     Attributes:
         types: By key, type name and number of elements.
         contents: By key, the elements; bfloat16 as its bits.
-        byte_order: Of the elements, "<" or ">".
+        byte_order: Byte order of the elements, "<" or ">".
     """
 
     types: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
@@ -160,13 +160,13 @@ _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 _MAX_BYTES = 2**31
 """Limit of a file, of everything read from a zip archive, and of all tensors. Released checkpoints have 30 MB."""
 _MAX_PICKLE_BYTES = 2**24
-"""Limit of a pickle, which holds no numbers; with optimizers, it has about 100 KB."""
+"""Limit of a pickle, which contains no arrays; with optimizers, it has about 100 KB."""
 _STATE_DICT_NAMES = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which a checkpoint can hold its state dict, also nested."""
+"""Keys under which a checkpoint can contain its state dict, also nested."""
 _MAX_NESTING = 3
-"""Of state dicts; a pickle can hold a dictionary that contains itself."""
+"""Limit for the nesting of state dicts; a pickle can contain a dictionary that contains itself."""
 
-# What training code saves besides the weights: numbers are kept, everything else becomes empty.
+# What training code saves in addition to the weights: numbers are kept, everything else becomes empty.
 _FACTORIES = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 _TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -195,7 +195,7 @@ class Checkpoint:
 
     Attributes:
         tensors: The state dict, in its order.
-        metadata: Those of "epoch", "global_step" and "pytorch-lightning_version" that it has.
+        metadata: "epoch", "global_step" and "pytorch-lightning_version", if the checkpoint has them.
     """
 
     tensors: dict[str, np.ndarray]
@@ -206,8 +206,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads the state dict of a `.pt`, `.ckpt` or `.safetensors` file, which may be the only one in a zip archive.
 
     Raises:
-        UsageError: If the file cannot be read, is not a checkpoint, is damaged, or holds anything but tensors and plain
-            data. No code from the file is run.
+        UsageError: If the file cannot be read, is not a checkpoint, is damaged, or contains anything but tensors and
+            plain data. No code from the file is run.
     """
     try:
         with path.open("rb") as file:
@@ -237,7 +237,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class _UnclearError(Exception):
-    """A zip archive does not hold exactly one checkpoint; the message says what it holds."""
+    """A zip archive does not contain exactly one checkpoint; the message says what it contains."""
 
 
 class _Budget:
@@ -331,7 +331,7 @@ def _read_archive(archive: zipfile.ZipFile, root: str, budget: _Budget) -> Check
     if f"{root}byteorder" in archive.namelist() and budget.read(archive, f"{root}byteorder") == b"big":
         storages.byte_order = ">"
     tensors, metadata = _state_dict_in(content)
-    # Only these: an optimizer has its own storages.
+    # Only these, since an optimizer has its own storages.
     for key in {tensor.storage: None for tensor in tensors.values()}:
         storages.fill(key, budget.read(archive, f"{root}data/{key}", storages.num_bytes(key)))
     return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), metadata)
@@ -359,7 +359,7 @@ def _read_legacy(file: BinaryIO) -> Checkpoint:
 
 
 def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int | str]]:
-    """The tensors of a state dict, and the metadata beside it."""
+    """The tensors of a state dict, and the metadata that is stored with it."""
     outside = _items(content)
     state = outside
     for _ in range(_MAX_NESTING):
@@ -375,7 +375,7 @@ def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int
 def _items(content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"it contains no state dict, but an object of the type {type(content).__name__}")
-    # The method of dict itself, since a pickle may have replaced that of the object.
+    # Calls the method of dict itself, since a pickle may have replaced that of the object.
     return dict(dict.items(content))
 
 
@@ -385,7 +385,7 @@ _NUM_LISTED_KEYS, _LONGEST_KEY = 3, 80
 def some_keys(keys: Iterable[Any]) -> str:
     """A few keys of a file for an error message, such as "`a`, `b`, `c` and 40 more"; "no key" if there are none."""
     found = list(keys)
-    # Text from a file must not reach the terminal as it is.
+    # Text from a file must be escaped before it is printed to the terminal.
     listed = ", ".join(
         f"`{key}`" if isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_KEY else reprlib.repr(key)
         for key in found[:_NUM_LISTED_KEYS]

@@ -191,14 +191,14 @@ def safetensors_bytes(tensors: Mapping[str, np.ndarray], num_batches: int) -> by
         tensors: As for `state_dict_bytes`.
         num_batches: Number of training steps, "global_step" of the metadata, which also holds versions.
     """
-    # safetensors copies memory as it is, so tensors must be contiguous.
+    # safetensors copies raw memory, so tensors must be contiguous.
     contiguous = {name: tensor.copy(order="C") for name, tensor in tensors.items()}
     return save(contiguous, {"format": "pt", "global_step": str(num_batches), **versions()})
 
 
 _TAG_LISTS = {"magnatagatune": MAGNATAGATUNE_TAGS, "msd": MSD_TAGS}
 Outputs = Mapping[str, np.ndarray]
-"""Under the original's names: h, z and logits."""
+"""Outputs by their names in the original: h, z and logits."""
 
 
 def from_pytorch(
@@ -214,12 +214,12 @@ def from_pytorch(
     """Converts a checkpoint to a model folder.
 
     Args:
-        checkpoint: Of the encoder, in any known layout.
+        checkpoint: Checkpoint of the encoder, in any known layout.
         folder: Model folder to write, as for `write_model_folder`.
-        head_checkpoint: Of the head, if saved separately.
+        head_checkpoint: Checkpoint of the head, if saved separately.
         tags: "magnatagatune", "msd", or a file with one name per line. Default: "magnatagatune" for a head of 50.
         golden: .npz file with `audio` and outputs of the original code to compare with.
-        licence: For the manifest.
+        licence: Licence for the manifest.
         overwrite: Also replace the model of a run or of another checkpoint.
 
     Returns:
@@ -343,7 +343,7 @@ def _original_outputs(network: OriginalNetwork, audio: np.ndarray) -> dict[str, 
 
 
 def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str, float]:
-    """The relative errors of the outputs that both have."""
+    """Checks the outputs that both have, and returns their relative errors."""
     names = [name for name in received if name in expected]
     if not names:
         raise UsageError(f"{whose} has none of the model's outputs {', '.join(received)}; give other numbers.")

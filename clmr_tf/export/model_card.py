@@ -136,7 +136,7 @@ def head_section(head: dict[str, Any] | None) -> str:
     """The section on a head that a probe trained; empty for other models.
 
     Args:
-        head: "head" of the manifest.
+        head: The entry "head" of the manifest.
     """
     if head is None:
         return ""
@@ -169,7 +169,7 @@ def scores_section(scores: dict[str, Any]) -> str:
     """The scores of probes.
 
     Args:
-        scores: Of the manifest.
+        scores: The entry "scores" of the manifest.
     """
     if not scores:
         return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
@@ -188,7 +188,7 @@ def _interval(low_high: list[float] | None) -> str:
 
 
 _NUM_GOLDEN_NUMBERS = 5
-# Of a probability; below this it is rounding.
+# Differences of probabilities below this are rounding errors.
 _MIN_TAG_ERROR = 1e-4
 _RELEASED_CODE = "[the code of the paper](https://github.com/Spijkervet/CLMR)"
 _PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
@@ -198,8 +198,8 @@ def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
     """Writes the card.
 
     Args:
-        manifest: Of the model folder; sections without data are left out.
-        golden_embedding: Of the golden clips, float32 [clips, dimensions].
+        manifest: The manifest of the model folder; sections without data are left out.
+        golden_embedding: Embeddings of the golden clips, float32 [clips, dimensions].
 
     Returns:
         Markdown with a metadata header. Its Python code runs in the model folder.

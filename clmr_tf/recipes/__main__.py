@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no action {config.action!r}; choose one of {', '.join(_ACTIONS)}.")
     if (config.name is None) != (config.action == "list"):
         raise UsageError("`list` takes no name; `show` and `run` take one, as in `show mtt-epochs-1000`.")
-    # Only once the command line is valid: these take a second to import.
+    # Imported only once the command line is valid: these take a second to import.
     from clmr_tf.recipes.recipe import RECIPES, read_recipe, read_recipes
     from clmr_tf.recipes.run import RecipeRun, line_of
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
         base = "" if recipe.base == recipe.name else f"\n--- {recipe.base} ---\n{read_recipe(folder, recipe.base).text}"
         stdout.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)
     else:
-        # Before a training that takes days.
+        # Checked before a training that takes days.
         run.require_corpora()
         run.require_no_longer_run()
         if config.dry_run:

@@ -29,7 +29,7 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UsageError: If there are no results, a file is not a result, or `out` cannot be a folder.
     """
-    # Only once the command line is valid: Matplotlib takes a second to import.
+    # Imported only once the command line is valid: Matplotlib takes a second to import.
     from clmr_tf.report.page import make_report
     from clmr_tf.report.pictures import png_of
     from clmr_tf.report.results import read_results

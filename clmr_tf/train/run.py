@@ -82,7 +82,7 @@ class Outcome:
 
 
 def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    """Trains until `config.steps` or `config.epochs` are done, starting from the newest checkpoint in the workdir, if any.
+    """Trains until `config.steps` or `config.epochs` are done, starting at the newest checkpoint of the workdir if any.
 
     The order is: find the devices, check and lock the workdir, open or prepare the corpus, build the model, restore the
     newest checkpoint, and read the data from the next step on.
