@@ -167,8 +167,7 @@ def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | Non
             if number == len(lines):
                 return
             raise ClmrError(
-                f"Line {number} of {metrics_path} is damaged, and {len(lines) - number} lines follow it; fix or remove "
-                "it."
+                f"Line {number} of the {len(lines)} lines of {metrics_path} is damaged; fix or remove it."
             ) from error
         yield line, row
 

@@ -137,7 +137,7 @@ def test_names_that_no_tensor_needs_are_refused(read, content, asked):
         (b"(Vfile\ntQ.", "outside"),
         (
             b"(Vstorage\nVFloatStorage\nV../../etc/passwd\nVcpu\nI4\ntQ.",
-            "it holds no state dict, but an object of the type str",
+            "it contains no state dict, but an object of the type str",
         ),
         (b"(Vstorage\nVEvilStorage\nV0\nVcpu\nI4\ntQ.", "EvilStorage"),
         (b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI4\nI1\ntQ.", "is a view or has no length"),
@@ -147,10 +147,10 @@ def test_names_that_no_tensor_needs_are_refused(read, content, asked):
         ),
         (b"ccollections\nOrderedDict\n(N(dVitems\nNstb.", ""),
         (b"N.", ""),
-        (b"}.", "it holds no state dict, but no key"),
-        (pickle.dumps(dict.fromkeys("abcde", 1)), "it holds no state dict, but `a`, `b`, `c` and 2 more"),
+        (b"}.", "it contains no state dict, but no key"),
+        (pickle.dumps(dict.fromkeys("abcde", 1)), "it contains no state dict, but `a`, `b`, `c` and 2 more"),
         # A dictionary that holds itself.
-        (b"}p0\nVmodel\ng0\ns.", "it holds no state dict, but `model`"),
+        (b"}p0\nVmodel\ng0\ns.", "it contains no state dict, but `model`"),
         # Says that it has 2**40 bytes.
         (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "a buffer"),
         (b"a.", "damaged or truncated"),

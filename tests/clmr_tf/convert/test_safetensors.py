@@ -85,7 +85,7 @@ def test_a_malformed_file_is_refused_in_one_printable_sentence(read, content, re
 
 def test_its_tensors_are_bounded_in_the_type_that_they_are_computed_in(read, monkeypatch):
     monkeypatch.setattr("clmr_tf.convert.reader._MAX_BYTES", 1000)
-    with pytest.raises(UsageError, match="its tensors would have 1600 bytes, and a checkpoint may have 1000"):
+    with pytest.raises(UsageError, match="its tensors would have 1600 bytes, but a checkpoint may have at most 1000"):
         read(save({"a": np.zeros(200, np.uint8)}))
 
 

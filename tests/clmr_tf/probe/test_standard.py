@@ -211,7 +211,12 @@ def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp
     }
     for (name, plain), words in zip(
         written.items(),
-        ("it is of the preset released", "it has no entry 'paired'", "list indices must be", "could not convert"),
+        (
+            "it was made with the preset released",
+            "it has no entry 'paired'",
+            "list indices must be",
+            "could not convert",
+        ),
         strict=True,
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(plain))
