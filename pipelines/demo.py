@@ -2,7 +2,7 @@
 
     python -m pipelines.demo
 
-ATTRIBUTION.md beside the audio names every track, its author and its licence.
+ATTRIBUTION.md next to the audio lists every track with its author and licence.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ class Options(PrepareSettings):
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the demo corpus, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
-    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, whatever
-    `settings.max_skipped_fraction` is.
+    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, regardless of
+    `settings.max_skipped_fraction`.
 
     Args:
         destination: Folder of the corpus.

@@ -3,8 +3,8 @@
     python -m pipelines.folder ~/Music --out corpora/music
 
 Every audio file below the folder becomes one item and one song; copies of a recording under other names are one song.
-A second start continues an interrupted preparation. Any audio format, sample rate and number of channels is accepted;
-files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
+Rerun the command to resume an interrupted preparation. Any audio format, sample rate and number of channels is
+accepted; files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
 
 Splits: if all sub-folders with audio are called train, valid or test (train and at least one other), they are the
 splits. Otherwise a hash of a song's path (of copies, the first path) decides. By default a tenth of the songs is for
@@ -150,10 +150,10 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
 
 
 def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are_splits: bool) -> list[Item]:
-    """Makes copies of a recording one song, and draws the splits from the songs.
+    """Merges copies of a recording into one song, and assigns the songs to splits.
 
     Args:
-        items: In the order of their paths, each a song of its own.
+        items: Items in the order of their paths, each with its own song.
         folder_settings: Fractions of the splits.
         are_splits: Whether the folders are the splits; copies then keep their split.
     """

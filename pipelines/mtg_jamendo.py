@@ -90,7 +90,7 @@ def read_sources(data: Path) -> list[SourceFile]:
 
 
 def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
-    # Every tag has a field of its own, so rows are of different lengths.
+    # Every tag is a separate field, so rows have different lengths.
     track, path, tags = row[0], "".join(row[3:4]), tuple(row[5:])
     if not tags or PurePosixPath(path).is_absolute() or ".." in path or not path.endswith(".mp3"):
         raise UsageError(f"{where} has a row that begins with {row[:4]} and is not a track; fetch it again.")

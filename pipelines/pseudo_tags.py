@@ -151,7 +151,7 @@ def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int
         there = json.loads(path.read_text(encoding="utf-8"))
         if all(there.get(key) == value for key, value in made_from.items()):
             return np.array([there["probabilities"][item.id] for item in corpus.items])
-    # It imports TensorFlow.
+    # Imported late, because it imports TensorFlow.
     from pipelines import musicnn
 
     wheel = wheel or musicnn.fetch_wheel(corpus.folder.parent / "downloads" / "musicnn")

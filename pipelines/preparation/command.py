@@ -17,11 +17,11 @@ from pipelines.preparation.sources import counted_reasons, read_skipped
 
 @contextlib.contextmanager
 def shown_preparation(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
-    """Yields the `on_progress` of `prepare`, which shows how far it is.
+    """Yields an `on_progress` for `prepare` that shows the progress.
 
     Args:
         name: Name of the corpus.
-        doing: The first word of what is shown.
+        doing: The first word of the progress text.
     """
     with shown_progress() as show:
 

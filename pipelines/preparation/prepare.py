@@ -1,7 +1,7 @@
-"""From a list of audio files to a prepared corpus; safe against damaged files and kills at any moment.
+"""Turns a list of audio files into a prepared corpus; safe against damaged files and kills at any moment.
 
-Worker processes decode; this one writes, in the order of the list. So the corpus has the same bytes for any number of
-workers and any number of interruptions.
+Worker processes decode, and this one writes in the order of the list. So the corpus has the same bytes with any number
+of workers and interruptions.
 """
 
 import collections
@@ -39,7 +39,7 @@ from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, tr
 
 _logger = logging.getLogger(__name__)
 
-# Several times what the slowest format takes.
+# Several times the time that the slowest format takes.
 _DIRECT_CHECK_SECONDS, _DIRECT_CHECK_BYTES_PER_SECOND = 20.0, 1e6
 
 
@@ -109,25 +109,25 @@ def prepare(
     arrange: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
-    """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
+    """Prepares a corpus, resumes an interrupted preparation, or opens a finished corpus.
 
-    `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change between the starts; after any other change,
-    the preparation begins again. A finished corpus is never changed: delete its folder to prepare it again.
+    `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change when resuming; after any other change, the
+    preparation starts again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
         sources: The files in the order of the index.
-        destination: Folder of the corpus, made if it does not exist.
+        destination: Folder of the corpus, created if it does not exist.
         settings: How files are decoded and which are accepted.
         name: Short name of the corpus.
         tag_names: All tags, in the order of the multi-hot vectors.
         source_description: Where the files came from, without a path of this machine.
-        options: Other options that the list depends on; a finished corpus with other options is refused.
+        options: Other options that the list depends on; a finished corpus with other options is rejected.
         rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
         arrange: Sets the final songs and splits of the items, once all are decoded.
         on_progress: Called at the beginning and after every file.
 
     Raises:
-        UsageError: If no file can be used, the destination cannot be used, or it holds a corpus that was prepared
+        UsageError: If no file can be used, the destination cannot be used, or it contains a corpus that was prepared
             with other settings.
         ClmrError: If more than `settings.max_skipped_fraction` of the sources cannot be used.
         OSError: If the disk is full; the next start continues from there.
@@ -186,13 +186,13 @@ def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
 
 @contextlib.contextmanager
 def _claimed_destination(destination: Path) -> Iterator[Path]:
-    """Makes the folder and its work folder, and locks them against other preparations.
+    """Creates the folder and its work folder, and locks them against other preparations.
 
     Yields:
-        The work folder, for everything that must survive a kill. It stays until `_clear_work_folder`.
+        The work folder, for everything that must survive a kill. It exists until `_clear_work_folder`.
 
     Raises:
-        UsageError: If the folder cannot be written, holds something else, or is being prepared right now.
+        UsageError: If the folder cannot be written, contains something else, or is being prepared by another process.
     """
     work = destination / _WORK_FOLDER
     with contextlib.ExitStack() as stack:
@@ -208,7 +208,7 @@ def _claimed_destination(destination: Path) -> Iterator[Path]:
 
 
 def _clear_work_folder(destination: Path) -> None:
-    # If it cannot be removed, the folder does no harm.
+    # If the folder cannot be removed, it does no harm.
     shutil.rmtree(destination / _WORK_FOLDER, ignore_errors=True)
 
 
@@ -219,7 +219,7 @@ def _refuse_foreign_files(destination: Path) -> None:
 
 
 _LISTING = "listing_sha256"
-# These say where the music came from, and do not change the corpus.
+# These entries describe the source of the music and do not change the corpus.
 _FREE_TEXT = frozenset({"description", _LISTING})
 
 
@@ -231,7 +231,7 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
 
     Args:
         destination: Folder of the corpus.
-        outline: The manifest that it would get now, as far as it is known before decoding.
+        outline: The manifest that the corpus would get now, as far as it is known before decoding.
         min_num_samples: Shortest item to accept.
 
     Raises:
@@ -395,7 +395,7 @@ def _finish(
         num_skipped=dict(collections.Counter(file.reason for file in skipped)),
         fingerprint=fingerprint_of(index),
     )
-    # Last, since a folder with a manifest is a finished corpus.
+    # The manifest is written last, since a folder with a manifest is a finished corpus.
     write_atomically(destination / MANIFEST_FILE, manifest.to_json().encode("utf-8"), draft_folder=work)
 
 
