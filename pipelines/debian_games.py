@@ -129,7 +129,7 @@ def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> Corpu
 
     Args:
         tracks: The existing tracks of a set.
-        splits: Of every song.
+        splits: The split of every song.
     """
     # A copy of another game's song would be two classes at once.
     own = [track for track in tracks if track.original_game == track.game]
@@ -151,7 +151,7 @@ def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: 
 
     Args:
         tracks: The existing tracks of a set.
-        splits: Of every song.
+        splits: The split of every song.
         all_tracks: The whole table.
     """
     # A copy has the label of its song, but not the sound of its game.
@@ -309,7 +309,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
         table: The table of tracks.
 
     Raises:
-        UsageError: If apt, dpkg-deb or too many recordings of the set are missing; and as `prepare`.
+        UsageError: If apt, dpkg-deb or too many recordings of the set are missing; see also `prepare`.
         ClmrError: If a package cannot be downloaded or read.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))

@@ -45,7 +45,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of tracks.csv and of the audio in it.
 
     Raises:
-        UsageError: If the demo data is missing; and as `prepare`.
+        UsageError: If the demo data is missing; see also `prepare`.
         ClmrError: If a file of the demo data is missing, damaged or cannot be decoded.
     """
     tracks = _read_tracks(data)

@@ -83,7 +83,7 @@ def prepare_corpus(
         folder_settings: Splits and tags.
 
     Raises:
-        UsageError: If the folder is missing, is a file, or has no audio; and as `prepare`.
+        UsageError: If the folder is missing, is a file, or has no audio; see also `prepare`.
         ClmrError: If more files than allowed cannot be used.
     """
     is_new = not (destination / MANIFEST_FILE).is_file()
@@ -105,7 +105,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
             name=name,
             tag_names=sorted({tag for source in sources for tag in source.tags}),
             source_description=f"the folder {name}",
-            # Only the options that the list depends on.
+            # Only those options that the list of files depends on.
             options={
                 field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)
             },

@@ -288,8 +288,8 @@ def download(data: Path) -> None:
     The three parts of the archive are read as one file and are not deleted.
 
     Raises:
-        UsageError: As `fetch` and `unpack_zip`.
-        ClmrError: As `fetch`.
+        UsageError: See `fetch` and `unpack_zip`.
+        ClmrError: See `fetch`.
     """
     for table in TABLES:
         fetch(table, data)
@@ -319,9 +319,9 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
+        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     clips = read_clips(data)
     return prepare_published(published_clips(CORPUS_NAME, clips, NUM_CLIPS, data), destination, settings)

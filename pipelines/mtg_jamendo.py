@@ -55,9 +55,9 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the tables and the audio.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
+        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     sources = read_sources(data)
     # The published list, data/tags/top50.txt, is in alphabetical order.
@@ -76,7 +76,7 @@ def read_sources(data: Path) -> list[SourceFile]:
     """Reads the three tables; every track is a song.
 
     Raises:
-        UsageError: As `prepare_corpus`.
+        UsageError: See `prepare_corpus`.
     """
     require_files(data, TABLES.values(), f"pipelines.{NAME}")
     sources = []

@@ -520,7 +520,7 @@ class _Decoding:
         self._decoded_seconds = self._missing_seconds = 0.0
 
     def lost_seconds(self) -> float:
-        """After the last block: the estimated duration of what could not be decoded."""
+        """The estimated duration of what could not be decoded; valid after the last block."""
         seconds_per_byte = self._decoded_seconds / max(1, self._num_decoded_bytes)
         return self._missing_seconds + self._num_failed_bytes * seconds_per_byte
 

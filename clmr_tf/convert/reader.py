@@ -70,8 +70,8 @@ class Storages:
     """The storages of one file, which are declared by the pickle and then filled.
 
     Attributes:
-        types: By key, type name and number of elements.
-        contents: By key, the elements; bfloat16 as its bits.
+        types: Type name and number of elements of each storage, by key.
+        contents: Elements of each storage, by key; bfloat16 as its bits.
         byte_order: Byte order of the elements, "<" or ">".
     """
 

@@ -122,7 +122,7 @@ def state_dict_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """A state dict as a file for `torch.load(weights_only=True)`; equal tensors give equal bytes.
 
     Args:
-        tensors: By name, float32, float64 or int64 of any shape.
+        tensors: Tensors by name, float32, float64 or int64 of any shape.
     """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

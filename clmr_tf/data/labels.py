@@ -11,8 +11,8 @@ from clmr_tf.errors import UsageError
 
 # The tags of published data sets, in the order of their label vectors and published tables.
 # fmt: off
-# As in the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and in tags.npy of Won et al.:
-# the 50 most frequent tags in descending order, ties in the order of these files.
+# The tags of the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and of tags.npy of Won et
+# al.: the 50 most frequent tags in descending order, ties in the order of these files.
 MAGNATAGATUNE_TAGS = (
     "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
     "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
@@ -21,8 +21,8 @@ MAGNATAGATUNE_TAGS = (
     "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 
-# As in 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags of
-# Last.fm, in this spelling.
+# The tags of 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags
+# of Last.fm, in this spelling.
 MSD_TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s", "alternative rock",
     "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock", "soul", "indie rock", "Mellow",
@@ -42,7 +42,7 @@ def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str
 
     Args:
         song_ids: Song of every item; repetitions count once.
-        fraction: In (0, 1].
+        fraction: Fraction in (0, 1].
         seed: Determines the order.
     """
     songs = sorted(set(song_ids), key=lambda song: hashlib.sha256(f"{seed}/{song}".encode()).digest())
@@ -58,7 +58,7 @@ def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np
 
     Args:
         labels: Multi-hot, [examples, tags].
-        fraction: In (0, 1].
+        fraction: Fraction in (0, 1].
         seed: Determines the draws.
 
     Returns:

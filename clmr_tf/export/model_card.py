@@ -86,7 +86,7 @@ def loading_section(manifest: dict[str, Any]) -> str:
     """The section on how to load the model; its Python code runs in the model folder.
 
     Args:
-        manifest: Of the model folder.
+        manifest: The manifest of the model folder.
     """
     parts = [
         "## How to load it\n"

@@ -72,7 +72,7 @@ TFLITE_FORMATS = {
 }
 ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", 4, 4, ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
 FORMATS = {**TFLITE_FORMATS, "onnx": ONNX_FORMAT}
-"""By the name of the kind."""
+"""Formats by the name of their kind."""
 
 
 Outputs = dict[str, np.ndarray]

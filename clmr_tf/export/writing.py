@@ -293,7 +293,7 @@ class ProbeHead:
 
     Attributes:
         head: From embeddings to logits.
-        tag_names: Of the logits.
+        tag_names: Names of the logits.
         single_label: Softmax instead of sigmoids.
         origin: For the manifest: result file, corpus, how the head was trained, and its test scores.
     """

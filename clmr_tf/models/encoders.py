@@ -17,7 +17,7 @@ ENCODERS: dict[str, type[ClipEncoder]] = {
     "tune": TUNe,
     "tail": Tail,
 }
-"""By the name that `--encoder`, configurations and model folders use; `clmr_tf.config.train` lists the same names."""
+"""Encoders by their names in `--encoder`, configurations and model folders; `clmr_tf.config.train` lists them too."""
 
 
 def encoder_class(name: str) -> type[ClipEncoder]:

@@ -132,7 +132,7 @@ class BatchNormalization1D(keras.layers.Layer):
         # `_normalized` has the gradient through the statistics, without float32 copies for the backward pass.
         frames = tf.cast(tf.stop_gradient(inputs), self.variable_dtype)
         mean, variance = moments_over_replicas(frames, [0, 1])
-        # In 64 bits: a thousand views have more than 2^31 values in the first layer.
+        # An int64, since a thousand views have more than 2^31 values in the first layer.
         num_values = tf.size(frames, out_type=tf.int64) // frames.shape[-1] * num_replicas_in_sync()
         count = tf.cast(num_values, frames.dtype)
         scale_and_offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)

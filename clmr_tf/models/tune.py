@@ -12,7 +12,7 @@ from clmr_tf.models.folding import fold_convolution
 from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 
 _BASE_CHANNELS = 11
-# In units of the base: of the contracting part, of the expanding part, and of the tail without its last convolution.
+# Channels in units of the base: contracting part, expanding part, and tail without its last convolution.
 _CONTRACTING, _EXPANDING, _TAIL = (1, 2, 4, 8, 16), (8, 4, 2, 1), (2, 4, 8, 16, 32, 32, 32, 32)
 _POOL = 3
 # The contracting part divides the length by this, and the expanding part multiplies it again.

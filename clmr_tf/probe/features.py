@@ -132,7 +132,7 @@ class MajorityFeatures:
         return np.zeros((len(clips), 0), np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """Only the kind."""
+        """The kind; there is nothing else to describe."""
         return {"kind": self.kind}
 
 
@@ -242,7 +242,7 @@ def read_features(
         split: Must not be empty.
         windows: "all" takes consecutive whole windows from the start of each clip; "crop" takes one random window of
             each clip, whose offset is a function of seed and clip.
-        seed: Of the crops.
+        seed: Seed of the crops.
         cache: Folder of computed features; None for no cache.
         fingerprint: Required with a cache: the fingerprint of the corpus without the task, since features do not depend
             on labels.

@@ -100,8 +100,8 @@ class Score:
     """A metric with its bootstrap distribution.
 
     Attributes:
-        value: On the examples themselves; None if nothing can be scored.
-        resampled: On each resampling, float64 [resamplings]; NaN where nothing can be scored.
+        value: The score on the examples themselves; None if nothing can be scored.
+        resampled: The score on each resampling, float64 [resamplings]; NaN where nothing can be scored.
     """
 
     value: float | None

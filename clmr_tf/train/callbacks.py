@@ -115,7 +115,7 @@ class SaveCheckpoints(Callback):
         self._log = log
 
     def is_due(self, progress: Progress) -> bool:
-        """Also when a signal stops the run."""
+        """Whether it is due; it is also due when a signal stops the run."""
         return super().is_due(progress) or progress.stop_signal > 0
 
     def __call__(self, progress: Progress) -> None:
@@ -176,7 +176,7 @@ class Measure(Callback):
     Args:
         every: Steps between measurements.
         measure: Returns metrics by name; calls its argument regularly.
-        weight_update: Has the averaged weights.
+        weight_update: Keeps the averaged weights.
         strategy: Every worker measures, so that none waits long for another.
         heartbeat: Called regularly.
     """
@@ -243,7 +243,7 @@ class KeepBestCheckpoint(Callback):
         self._saver.check_weights(progress.step)
         if self._folder is None or not self._is_better(value):
             return
-        # Before the row is written: a run that is killed in between measures again and finds the same.
+        # This comes before the row is written: a run that is killed in between measures again, with the same result.
         self._saver.save(progress.step, progress.metrics)
         self._saver.checkpoints.keep_best(progress.step, self._folder, {**self._measurement, "value": value})
         self._best = value
@@ -333,7 +333,7 @@ class ReduceLearningRateOnPlateau(Callback):
         peak: The learning rate at the start.
         optimizer: Its learning rate is set.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; only the chief has them.
+        rows: Rows of earlier starts, in order; only the chief has them.
     """
 
     def __init__(
@@ -375,7 +375,7 @@ class StopEarly(Callback):
     Args:
         patience: Validations in a row without a lower loss.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; only the chief has them.
+        rows: Rows of earlier starts, in order; only the chief has them.
     """
 
     def __init__(

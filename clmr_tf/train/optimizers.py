@@ -90,7 +90,7 @@ class AdamW(keras.optimizers.Adam):
     Args:
         learning_rate: A number or a schedule.
         kernel_decay: λ, of weights of at least two dimensions; the others are not decayed.
-        **kwargs: Of `keras.optimizers.Adam`, with its names and defaults.
+        **kwargs: Passed to `keras.optimizers.Adam`, with its names and defaults.
     """
 
     def __init__(
@@ -201,8 +201,8 @@ def build_optimizer(
     Args:
         name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).
         learning_rate: A number or a schedule, see `build.learning_rate_schedule`.
-        weight_decay: Of kernels, for "adamw", "lars" and "lamb"; of all weights, for "nesterov"; "adam" and "sgd" have
-            none.
+        weight_decay: Decay of kernels for "adamw", "lars" and "lamb", of all weights for "nesterov"; "adam" and "sgd"
+            have none.
 
     Raises:
         ValueError: If there is no optimizer of this name.

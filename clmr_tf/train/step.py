@@ -55,7 +55,7 @@ class TrainingModel(keras.Model, abc.ABC):
         """The loss of this replica's views, and metrics by name, "loss" among them.
 
         Args:
-            views: As `make_views` returns them.
+            views: From `make_views`.
             batch: The batch that the views were made from.
             training: False uses the running batch statistics and no dropout.
 
@@ -132,7 +132,7 @@ class ContrastiveModel(TrainingModel):
         augmentation: Makes a view of a crop and its seed.
         temperature: Temperature of NT-Xent.
         two_passes: Encode first and second views separately.
-        **kwargs: Of `TrainingModel`.
+        **kwargs: Passed to `TrainingModel`.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class SupervisedModel(TrainingModel):
         single_label: Every clip has exactly one label.
         dropout: Expected fraction of each embedding that is set to zero in training; the rest is scaled up to match. It
             depends on the seed of the crop alone.
-        **kwargs: Of `TrainingModel`.
+        **kwargs: Passed to `TrainingModel`.
     """
 
     def __init__(
@@ -374,7 +374,7 @@ class WeightUpdate:
         """Updates the weights; called within each replica.
 
         Args:
-            gradients: Of `scale_loss(loss)` on this replica, one for each weight, of its type.
+            gradients: Gradients of `scale_loss(loss)` on this replica, one for each weight and of its type.
             metrics: Scalars or moments of this replica; one that is not finite marks the loss as not finite.
 
         Returns:

@@ -82,8 +82,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the packages and of the rendered songs.
 
     Raises:
-        UsageError: If a package is missing; and as `prepare`.
-        ClmrError: If a package cannot be unpacked, or too many songs cannot be rendered; and as `prepare`.
+        UsageError: If a package is missing; see also `prepare`.
+        ClmrError: If a package cannot be unpacked, or too many songs cannot be rendered; see also `prepare`.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
     songs = draw_songs(options.num_songs, options.seed, read_grooves())

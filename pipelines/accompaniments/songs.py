@@ -14,7 +14,7 @@ MIN_BPM, MAX_BPM = 60, 180
 # The first tempo of each class but the first; the ratio of neighbours is about the sixth root of 3.
 TEMPO_EDGES_BPM = (72, 87, 104, 125, 150)
 MODES = ("major", "minor")
-# As key signatures usually spell them.
+# Spelled as in the usual key signatures.
 TONICS = {
     "major": ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
     "minor": ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B"),

@@ -163,7 +163,7 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
     """Downloads a package unless its file is in the cache with the right size and checksum. Returns the file.
 
     Args:
-        package: As the package lists describe it.
+        package: The package, from the package lists.
         cache: Folder that keeps packages; created if it does not exist.
         version: Its version, if it is not the one that apt chooses.
 

@@ -45,8 +45,8 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
     The digest of the result is that of the file, since the direct reader reads the file.
 
     Raises:
-        UnreadableAudioError: As `transcode`, if tensorflow-io cannot decode the file ("no_direct_decoder"), or
-            if the readers give different audio ("decoders_disagree").
+        UnreadableAudioError: See `transcode`; also if tensorflow-io cannot decode the file ("no_direct_decoder"), or if
+            the readers give different audio ("decoders_disagree").
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
     _hide_gpus()

@@ -50,7 +50,7 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
         settings: How files are decoded, and which fraction of them may be missing.
 
     Raises:
-        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; and as `prepare`.
+        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; see also `prepare`.
         ClmrError: If more than that fraction of the others cannot be used.
     """
     sources = songs_in_one_split(published.sources)

@@ -48,7 +48,7 @@ def pitch_shift(
     Args:
         audio: float32 [batch, samples].
         cents: float32 [batch], hundredths of a semitone, positive is higher; clipped to the largest shift.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         largest_shift_cents: Determines static lengths.
 
     Returns:
@@ -256,7 +256,7 @@ def find_transients(audio: tf.Tensor, sample_rate: int) -> tuple[tf.Tensor, tf.T
 
     Args:
         audio: float32 [batch, samples].
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
 
     Returns:
         Two float32 [batch, blocks + 1]: the centre of energy in samples from the boundary, and the fraction of the
