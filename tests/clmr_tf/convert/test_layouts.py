@@ -97,7 +97,7 @@ def test_a_state_dict_comes_back_as_it_was(head):
 
 @pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
 @pytest.mark.parametrize("tensors", [PLAIN, LIGHTNING, OLD], ids=["plain", "lightning", "old"])
-def test_what_wraps_a_network_is_taken_off(wrapped, tensors):
+def test_network_wrappers_are_removed_from_keys(wrapped, tensors):
     expected, layout = arrange(tensors, PATH)
     for keys in (
         {key: wrapped.format(key) for key in tensors},

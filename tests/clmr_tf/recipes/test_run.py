@@ -104,7 +104,7 @@ def test_a_missing_or_different_corpus_is_refused_with_its_pipeline(run_of, corp
         run_of("transfer-fma", tmp_path).require_corpora()
 
 
-def test_recipes_of_ones_own_may_use_any_corpus(run_of, tmp_path):
+def test_recipes_of_users_may_use_any_corpus(run_of, tmp_path):
     write_corpus(tmp_path / "mine", num_songs={"train": 1, "valid": 1, "test": 1}, num_samples=59_049)
     run = run_of("mtt-only-crop", tmp_path)
     probe = dataclasses.replace(run.recipe.probes[0], settings={**run.recipe.probes[0].settings, "corpus": "mine"})
