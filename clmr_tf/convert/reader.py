@@ -225,7 +225,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except UnknownNameError as error:
         where = f", near the keys {some_keys(error.keys)}" if error.keys else ""
         raise UsageError(
-            f"{path} was refused because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
+            f"{path} was rejected because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
             "run. If you trust the file, save only its state dict."
         ) from error
     except _UnclearError as error:

@@ -111,7 +111,7 @@ def test_a_malicious_checkpoint_runs_no_code(read, tmp_path):
         legacy = pickle.dumps(reading._LEGACY_MAGIC_NUMBER, 2) + content
         for file in (with_pickle(content), legacy, content, archive_of({"clmr.pt": with_pickle(content)})):
             with pytest.raises(
-                UsageError, match=r"was refused because it refers to \w+\.\w+, which .* no code from it was run"
+                UsageError, match=r"was rejected because it refers to \w+\.\w+, which .* no code from it was run"
             ):
                 read(file)
     assert not marker.exists()
@@ -127,7 +127,7 @@ def test_a_malicious_checkpoint_runs_no_code(read, tmp_path):
     ],
 )
 def test_names_that_no_tensor_needs_are_refused(read, content, asked):
-    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt was refused because it refers to {asked}, which")):
+    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt was rejected because it refers to {asked}, which")):
         read(with_pickle(content))
 
 
@@ -184,7 +184,7 @@ def test_a_truncated_file_is_one_sentence(read, name):
     content = SAVED[name]
     for length in (*range(0, len(content), 97), len(content) - 1):
         # Half a name is an unknown one.
-        with pytest.raises(UsageError, match=rf"{REFUSED}|was refused because it refers to \S+, which"):
+        with pytest.raises(UsageError, match=rf"{REFUSED}|was rejected because it refers to \S+, which"):
             read(content[:length])
 
 
