@@ -1,6 +1,6 @@
-# The two commands of the project: `make train` and `make test`. Everything they need goes into .venv.
+# The two main commands are `make train` and `make test`. Everything they need is installed into .venv.
 
-# The Python to make .venv with, such as `make PYTHON=/opt/python3.12/bin/python train`; the newest usable one if empty.
+# The Python to create .venv with, such as `make PYTHON=/opt/python3.12/bin/python train`; if empty, the newest usable one.
 PYTHON ?=
 VENV := .venv
 LATEST := .venv-latest
@@ -22,14 +22,14 @@ help:
 	@echo "make train         train on the demo corpus, export, probe (4 to 14 minutes on two cores)"
 	@echo "make demo-model    the pretrained model in savedmodels/demo (half an hour on two cores)"
 	@echo "make test          the whole test suite"
-	@echo "make test-latest   the same with the newest TensorFlow, in an environment of its own (TESTS=tests/... for a part)"
-	@echo "make test-torch    compare with the original's network in PyTorch, in an environment of its own"
+	@echo "make test-latest   the same with the newest TensorFlow, in a separate environment (TESTS=tests/... for a part)"
+	@echo "make test-torch    compare with the original network in PyTorch, in a separate environment"
 	@echo "make coverage      branch coverage of numerics, readers and checkpoints; under 95 % fails"
 	@echo "make soak          the longer versions of tests that kill and compare runs"
 	@echo "make lint          formatting and lint rules"
 	@echo "make format        apply them"
 	@echo "make docs          the API reference, build/reference/index.html"
-	@echo "make figures       make the pictures and tables of docs/ again"
+	@echo "make figures       regenerate the pictures and tables of docs/"
 	@echo "make bench         run all benchmarks, one JSON object each"
 	@echo "make gpu-check     compare a GPU with the CPU number by number, and time it"
 
@@ -40,12 +40,12 @@ train: $(VENV)/run-requirements
 	$(RUN) -m clmr_tf.probe --model $(DEMO_MODEL) --corpus demo --preset retrieval
 	@echo
 	@echo "Next:"
-	@echo "  $(RUN) -m clmr_tf.tag $(DEMO_SONG)   # by the model that comes with the code"
+	@echo "  $(RUN) -m clmr_tf.tag $(DEMO_SONG)   # with the included model"
 	@echo "  $(VENV)/bin/tensorboard --logdir $(DEMO_RUN)"
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
 	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
 
-# The pretrained model that comes with the code; an export over it takes the probes of other weights away.
+# The included pretrained model. Exporting over it removes the probe results of other weights.
 demo-model: $(VENV)/test-requirements
 	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 2000 --learning-rate 0.0003 --precision mixed_bfloat16 \
 	    --checkpoint-every 250 --workdir runs/demo
@@ -54,20 +54,20 @@ demo-model: $(VENV)/test-requirements
 	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset thesis --out savedmodels/demo/evaluation-demo.json
 	$(RUN) -m clmr_tf.export --model savedmodels/demo --head savedmodels/demo/evaluation-demo.json --tflite int8
 
-# Two processes: most of a test's time is building graphs, which is done on one core. They take the files in the order
-# of tests/conftest.py.
+# Two processes: most of a test's time is spent building graphs, which uses one core. Files run in the order that
+# tests/conftest.py sets.
 test: $(VENV)/test-requirements
 	$(RUN) -m pytest $(TWO_PROCESSES)
 
-# On Python 3.11 and 3.12 requirements.txt has an older TensorFlow, for the sake of tensorflow-io.
+# On Python 3.11 and 3.12, requirements.txt has an older TensorFlow, because tensorflow-io needs it.
 test-latest: $(LATEST)/test-requirements
 	$(LATEST)/bin/python -m pytest $(TWO_PROCESSES) $(TESTS)
 
-# What the suite compares with recorded numbers of PyTorch is compared with PyTorch itself.
+# Compares with PyTorch itself what the suite compares with recorded numbers of PyTorch.
 test-torch: $(TORCH)/test-requirements
 	$(TORCH)/bin/python -m pytest tests/golden tests/clmr_tf/convert
 
-# More kills than in the suite, and everything that is marked as long.
+# More kills than in the suite, and all tests that are marked as long.
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py
 	$(RUN) -m pytest -m soak --ignore tests/clmr_tf/train/test_training_killed.py
@@ -110,7 +110,7 @@ bench: $(VENV)/run-requirements
 gpu-check: $(VENV)/run-requirements
 	$(RUN) -m benchmarks.gpu_check
 
-# Each stamp is made once its packages are installed; an interrupted installation is taken up again.
+# Each stamp file is created once its packages are installed; an interrupted installation is resumed.
 $(VENV)/run-requirements: requirements.txt constraints.txt | $(VENV)/bin/pip
 	$(RUN) $(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
@@ -119,7 +119,7 @@ $(VENV)/test-requirements: requirements-test.txt requirements.txt constraints.tx
 	$(RUN) $(PIP) -r requirements-test.txt -c constraints.txt
 	@touch $@ $(VENV)/run-requirements
 
-# Without the lines of constraints.txt that depend on the version of Python.
+# Leaves out the lines of constraints.txt that depend on the Python version.
 $(LATEST)/test-requirements: requirements-latest.txt constraints.txt | $(LATEST)/bin/pip
 	grep -v ';' constraints.txt > $(LATEST)/constraints.txt
 	$(LATEST)/bin/python $(PIP) -r requirements-latest.txt -c $(LATEST)/constraints.txt
@@ -129,7 +129,7 @@ $(TORCH)/test-requirements: requirements-torch.txt requirements.txt constraints.
 	$(TORCH)/bin/python $(PIP) -r requirements-torch.txt -c constraints.txt
 	@touch $@
 
-# pyenv and others have commands that are there and do not run, and Debian has Pythons without the venv module.
+# pyenv and others install commands that exist but do not run, and Debian has Pythons without the venv module.
 $(VENV)/bin/pip $(LATEST)/bin/pip $(TORCH)/bin/pip:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
 	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \

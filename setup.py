@@ -59,11 +59,11 @@ setup(
     extras_require={
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
         "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
-        # Nothing more by now: PyAV decodes every file, and is always installed.
+        # Empty: PyAV decodes every file and is always installed now.
         "av": [],
-        # Tables of embeddings as Parquet; NumPy 1.26, which TensorFlow 2.17 needs, takes none that is newer than 22.
+        # Embedding tables as Parquet; pyarrow above 22 does not support NumPy 1.26, which TensorFlow 2.17 needs.
         "parquet": ['pyarrow>=15,<23; python_version < "3.13"', 'pyarrow>=18; python_version >= "3.13"'],
-        # Write and run the other forms of a model; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 has.
+        # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "ai-edge-litert>=2.3",
             "onnxruntime>=1.20",
@@ -71,7 +71,7 @@ setup(
             'onnx>=1.19; python_version >= "3.13"',
             "tf2onnx>=1.17",
         ],
-        # `pytest` and `ruff` on a checkout; requirements-test.txt has everything that tests use.
+        # For `pytest` and `ruff` in a checkout; requirements-test.txt has everything that the tests use.
         "dev": [
             "pytest>=9",
             "pytest-xdist>=3.8",

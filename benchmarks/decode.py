@@ -4,9 +4,9 @@
 
 prints one JSON object. `real_time_per_core` is the seconds of audio that one core prepares per second
 (`pipelines.preparation.transcoding`): decode, mix to mono, resample to 22,050 Hz, write 16-bit PCM and its hash.
-`ratio_to_libsndfile` is this time divided by that of the same work with libsndfile as the decoder, measured alternately
-in one run; the ratio at the top level is for all formats together. The music is three minutes of the demo corpus in
-44.1 kHz stereo.
+`ratio_to_libsndfile` is the time for this divided by that for the same work with libsndfile as the decoder, measured
+alternately in one run; the ratio at the top level is for all formats together. The music is three minutes of the demo
+corpus in 44.1 kHz stereo.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def transcode_with_libsndfile(path: Path, part: Path) -> None:
 
 
 def cpu_seconds_in_turn(works: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
-    """Runs the works alternately and returns the lowest CPU time of each."""
+    """Runs the tasks alternately and returns the lowest CPU time of each."""
     least = [float("inf")] * len(works)
     for _ in range(repetitions):
         for index, work in enumerate(works):

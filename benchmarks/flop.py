@@ -10,8 +10,8 @@ def forward_flop(model: keras.Model, input_shape: tuple[int, ...]) -> int:
     """Multiplications and additions of the convolutions and matrix products of a network at inference, for one input.
 
     Args:
-        model: Built.
-        input_shape: Of one input, without the batch.
+        model: A built model.
+        input_shape: Shape of one input, without the batch dimension.
 
     Raises:
         ValueError: If a shape in the graph is not static.

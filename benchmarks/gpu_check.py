@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu_check: whether a GPU computes what a CPU computes, and how fast it trains.
+"""python -m benchmarks.gpu_check: whether a GPU computes the same numbers as a CPU, and how fast it trains.
 
 Views, embeddings and one training step are computed on the GPU, and in a separate process on the CPU, and compared:
 in float32 without TF32, in bfloat16, and on two GPUs if there are two. Prints one JSON object, and one sentence for

@@ -14,7 +14,7 @@ import soundfile
 # The versions from the time of the released code that can still be installed.
 _JULIUS_PACKAGES = ("torch==2.13.0", "julius==0.2.7", "numpy<3")
 _PYTHON = Path("bin", "python")
-# How many different sox settings are timed; their mean stands for all.
+# How many different sox settings are timed; their mean is used for all.
 _NUM_SETTINGS = 8
 
 # Runs with the Python that has julius. Filters each clip on its own, as the released code does, on one core.

@@ -14,7 +14,7 @@ from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError, suggestion
 
 COMMANDS = {
-    "train": "learn a representation of music from a folder of audio",
+    "train": "train an encoder on a folder of audio",
     "export": "write a trained encoder as a model folder that other programs load",
     "probe": "evaluate a model with a classifier on its embeddings",
     "embed": "write embeddings of files and folders",
@@ -37,8 +37,8 @@ CORPORA = {
     "fma": "the Free Music Archive data set",
     "mtg_jamendo": "MTG-Jamendo",
     "billboard": "McGill Billboard",
-    "debian_games": "music of games in Debian",
-    "accompaniments": "songs rendered from scores, with exact labels",
+    "debian_games": "game music from Debian packages",
+    "accompaniments": "generated songs with exact labels",
     "pseudo_tags": "tags predicted by another model, for a prepared corpus",
 }
 """Modules of `pipelines`, each with a `main`."""

@@ -1,4 +1,4 @@
-"""For all commands: two consoles, the progress bar, errors as sentences, exit codes."""
+"""What all commands share: two consoles, the progress bar, errors as sentences, exit codes."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ from clmr_tf.quiet_start import hide_tensorflow_start
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
-# Without emoji, a file called ":guitar: solo.wav" keeps its name.
+# Emoji codes are off, so a file called ":guitar: solo.wav" keeps its name.
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -46,10 +46,10 @@ def progress_bar(*amounts: ProgressColumn) -> Progress:
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Callable[..., None]]:
-    """Shows on standard error how far a long command is: a bar on a terminal, elsewhere a line every half minute.
+    """Shows the progress of a long command on standard error: a bar on a terminal, otherwise a line every half minute.
 
-    Yields a function of the amount done, the total, the words before the bar, and the line; without words and line,
-    only the bar moves. Nothing is shown before its first call.
+    Yields a function that takes the amount done, the total, the text before the bar, and the line; without text and
+    line, it only moves the bar. Nothing is shown before its first call.
     """
     bar, last_line_at = progress_bar(), -math.inf
     task = bar.add_task("", total=None)
@@ -83,17 +83,16 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     debug = "--debug" in arguments
     hide_tensorflow_start()
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()])
-    # Only for this package: what other libraries log at this level is of no use to users.
+    # Only for this package: messages of other libraries at this level do not help users.
     logging.getLogger("clmr_tf").setLevel(logging.INFO)
     terminations: list[int] = []
     try:
         with _interrupted_by_sigterm(terminations):
             command(arguments)
-    # The last place where an error can become a sentence.
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error ends as one sentence
         if debug:
             traceback.print_exc()
-        # A library may have turned the interrupt into an exception of its own.
+        # A library may have replaced the interrupt with its own exception.
         sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
         stderr.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
@@ -104,7 +103,8 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 def _interrupted_by_sigterm(received: list[int]) -> Iterator[None]:
     """Makes SIGTERM raise KeyboardInterrupt, so that cleanup runs, and appends it to `received`.
 
-    Not a subclass of Exception: AutoGraph catches every Exception in the code that it runs and raises another one.
+    KeyboardInterrupt is not a subclass of Exception. That matters because AutoGraph catches every Exception in the code
+    that it runs and raises another one.
     """
 
     def interrupt(number: int, _frame: object) -> None:
@@ -121,8 +121,8 @@ def _interrupted_by_sigterm(received: list[int]) -> Iterator[None]:
 def restore_signal_handler(number: int, before: SignalHandler) -> None:
     """Restores the handler that `signal.signal` returned.
 
-    None is a handler that was not installed from Python. It cannot be restored, so the signal gets its default action,
-    which for SIGTERM and SIGINT is to end the process.
+    None means that the handler was not installed from Python. It cannot be restored, so the signal gets its default
+    action, which ends the process for SIGTERM and SIGINT.
     """
     signal.signal(number, signal.SIG_DFL if before is None else before)
 
@@ -147,7 +147,7 @@ def _reason(error: BaseException) -> str:
     # Keras prints the reason in bold and the arguments of the call after it.
     text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
-    # Such as AutoGraph's "in user code:", followed by the traceback, and "Graph execution error:".
+    # For example AutoGraph's "in user code:", followed by the traceback, and "Graph execution error:".
     is_location = lines[0].endswith(":") or lines[0].startswith("Exception encountered when calling")
     return lines[-1].removeprefix(f"{type(error).__name__}: ") if is_location else lines[0]
 
@@ -155,7 +155,7 @@ def _reason(error: BaseException) -> str:
 def printable(name: str) -> str:
     """A file name as valid UTF-8.
 
-    Other bytes become `\\xff`, and a hash at the end keeps two such names apart.
+    Other bytes become `\\xff`, and a hash at the end distinguishes such names.
     """
     try:
         name.encode("utf-8")

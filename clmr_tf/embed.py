@@ -14,7 +14,7 @@ from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
-# 250 MB of audio. An interruption loses the batch in progress.
+# 250 MB of audio. If the command is interrupted, the current batch is lost.
 _MAX_BATCH_SIZE = 1024
 
 
@@ -23,7 +23,7 @@ class EmbedConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, sample rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, or folders of audio files."""
     model: Path = DEMO_MODEL
     """Model folder or run folder. Default: the demo model of a checkout."""
     out: Path = Path("embeddings.npz")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     require_model(config.model)
-    # After the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import embed_files, require_table_name, usable
     from clmr_tf.inference.encoder import load_encoder

@@ -7,13 +7,13 @@ from errno import EDQUOT, ENOSPC
 
 
 class ClmrError(Exception):
-    """A failure that the user can do something about; its message says what failed, on what, and what to do."""
+    """A failure that the user can fix; its message says what failed, on what, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(ClmrError):
-    """The command cannot do what was asked; nothing was started."""
+    """The command cannot do what was requested; nothing was started."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks, and arrays from files that may be damaged."""
+"""Atomic writes, locks, and reading arrays from files that may be damaged."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from clmr_tf.errors import UsageError, is_disk_full
 
 _PATTERN_CHARACTERS = frozenset("*?[]\\")
-# What NumPy, zipfile and zlib raise for damaged bytes; TypeError for an array that is in no archive.
+# What NumPy, zipfile and zlib raise for damaged bytes; TypeError for an array that is not in an archive.
 _OF_DAMAGED_ARRAYS = (
     *(ValueError, KeyError, EOFError, MemoryError, TypeError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
@@ -24,24 +24,24 @@ _OF_DAMAGED_ARRAYS = (
 
 
 def refuse_pattern(folder: Path) -> None:
-    """Raises UsageError if TensorFlow would read the path of a folder as a pattern and find nothing."""
+    """Raises UsageError if TensorFlow would interpret the path of a folder as a pattern and find nothing."""
     found = _PATTERN_CHARACTERS.intersection(str(folder.absolute()))
     if found:
         raise UsageError(
-            f"TensorFlow cannot load from {folder.absolute()}, since it takes {' '.join(sorted(found))} for a "
+            f"TensorFlow cannot load from {folder.absolute()}, since it interprets {' '.join(sorted(found))} as a "
             "pattern; choose a folder without it."
         )
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Raises UsageError if a file cannot be written, before anything is computed for it.
+    """Raises UsageError if a file cannot be written; call it before computing anything for the file.
 
     Args:
         path: The file.
         option: The option that named it, such as "--out".
     """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written; choose a file in a folder that exists with {option}.")
+        raise UsageError(f"{path} cannot be written; give {option} a file in an existing folder.")
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def writable_or_usage_error(folder: Path, advice: str) -> Iterator[None]:
     """Turns an OSError of the block into a UsageError, unless the disk is full.
 
     Args:
-        folder: What the block makes.
+        folder: The folder that the block creates.
         advice: The end of the message, such as "choose another --out".
     """
     try:
@@ -62,15 +62,15 @@ def writable_or_usage_error(folder: Path, advice: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
-    """Holds a lock during the block. The system releases it when the process ends, also after `kill -9`.
+    """Holds a lock during the block. The system releases it when the process ends, even after `kill -9`.
 
     Args:
-        path: The lock file, which stays; its folder must exist.
+        path: The lock file, which is not removed; its folder must exist.
         refusal: Message if another process holds the lock.
 
     Raises:
         UsageError: If another process holds the lock.
-        OSError: If the lock file cannot be made.
+        OSError: If the lock file cannot be created.
     """
     try:
         lock = FileLock(path, timeout=0).acquire()
@@ -92,10 +92,10 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
         names: The arrays to read; all if there are none.
 
     Raises:
-        UnreadableArraysError: If the file is missing or damaged, is not an .npz file, or lacks an array.
+        UnreadableArraysError: If the file is missing or damaged, is not an .npz file, or an array is missing.
     """
     try:
-        # Opened here, since NumPy does not close a file that it cannot read.
+        # The file is opened here, since NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in names or archive if name in archive}
     except OSError as error:
@@ -122,9 +122,9 @@ def sync(path: Path) -> None:
 
 
 def put_in_place(draft: Path, path: Path, previous: Path | None = None) -> None:
-    """Renames a finished file or folder, so that after a power cut `path` is complete or does not exist.
+    """Renames a finished file or folder; after a power cut, `path` is complete or does not exist.
 
-    Draft, fsync of everything in it, rename, fsync of the parent folder.
+    The steps are: fsync everything in the draft, rename it, fsync the parent folder.
 
     Args:
         draft: The finished file or folder, on the same file system.

@@ -4,13 +4,13 @@ import os
 import platform
 from pathlib import Path
 
-# Here NVIDIA's driver for Linux lists GPUs.
+# NVIDIA's driver for Linux lists GPUs here.
 _DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 _DEVICE_FOLDER = Path("/dev")
 
 
 def num_usable_cores() -> int:
-    """Cores that this process may use; in a container often fewer than the machine has."""
+    """Cores that this process may use; in a container, often fewer than the machine has."""
     # macOS has no sched_getaffinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -32,7 +32,7 @@ def unusable_gpu() -> str | None:
     """A sentence if there is an NVIDIA GPU that TensorFlow cannot use, with what to do; else None."""
     import tensorflow as tf
 
-    # Hidden on purpose.
+    # The user has hidden the GPUs on purpose.
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")
     is_present = _DRIVER_FOLDER.is_dir() or any(_DEVICE_FOLDER.glob("nvidia[0-9]*"))
     if is_hidden or not is_present or tf.config.list_physical_devices("GPU"):

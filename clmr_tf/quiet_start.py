@@ -1,8 +1,8 @@
 """Hides the start-up messages of TensorFlow, which no setting turns off.
 
 TF_CPP_MIN_LOG_LEVEL does not apply to the lines on CUDA that TensorFlow 2.21 writes while it is imported, nor to those
-on XLA that 2.17 writes when it first compiles (tensorflow/tensorflow#100442). Native code writes both straight to file
-descriptor 2, so for these two moments it is redirected.
+on XLA that 2.17 writes when it first compiles (tensorflow/tensorflow#100442). Native code writes both directly to file
+descriptor 2, so it is redirected at these two points.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from types import ModuleType
 
 @contextlib.contextmanager
 def hidden_standard_error() -> Iterator[None]:
-    """Hides what the process, with all its threads, writes to standard error; shows it if the block raises."""
+    """Hides what all threads of the process write to standard error; shows it if the block raises."""
     sys.stderr.flush()
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as hidden:
@@ -51,9 +51,10 @@ class _TensorFlowFinder(importlib.machinery.PathFinder):
 
 
 def hide_tensorflow_start() -> None:
-    """Makes the first import of TensorFlow quiet, wherever it is.
+    """Makes the first import of TensorFlow quiet, wherever it happens.
 
-    An import hook, because commands import TensorFlow in many places and only when they need it: it takes seconds.
+    This is an import hook, because commands import TensorFlow in many places, and only when they need it, since the
+    import takes seconds.
     """
     if _TensorFlowFinder not in sys.meta_path:
         sys.meta_path.insert(0, _TensorFlowFinder)

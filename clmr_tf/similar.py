@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
     require_model(config.model)
-    # After the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.export.model_folder import weights_hash

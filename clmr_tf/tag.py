@@ -21,14 +21,14 @@ class TagConfig:
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Audio files of any format, sample rate and length, and folders of them."""
+    """Audio files of any format, sample rate and length, or folders of audio files."""
     model: Path = DEMO_MODEL
     """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
     checkout."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
-    """PNG file to write, a plot of the tags over time; for a single song."""
+    """PNG file for a plot of the tags over time; for a single song."""
     hop_seconds: float | None = None
     """Time between the starts of two windows. Default: the length of a window, so that they do not overlap."""
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
-    # After the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio

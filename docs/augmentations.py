@@ -41,29 +41,29 @@ to every first view. Every setting can be changed by name: `--augmentation-chang
 ablation).
 
 Everything is float32, whatever the Keras policy, with static shapes. The chain reports NaN or infinity in a clip (if
-XLA compiles the chain, the training step does so before it); the functions alone pass them on, in the same row only.
-The filters, the pitch shift and the reverb are computed only for the examples that get them.
+XLA compiles the chain, the training step checks for them first); the individual functions pass them through, in that
+row only. The filters, the pitch shift and the reverb are computed only for the examples that get them.
 """
 # Continues the section on the pitch shift.
 TRANSIENTS = """\
-Frames of 93 ms cannot separate two notes that close together; sox, with pieces of 82 ms, puts them just as far off.
+Frames of 93 ms cannot separate two notes that close together; sox, with segments of 82 ms, is just as far off.
 
-With the vocoder alone, clicks less than a frame apart came out up to 17 ms from their places, with sox up to 4 ms.
+With the vocoder alone, clicks less than a frame apart were displaced by up to 17 ms, with sox by up to 4 ms.
 What was tried; milliseconds are the root mean square distance of the energy from the clicks, over -700 to 700 cents:
 
 | method | clicks | chords | kept |
 |---|---|---|---|
 | frames of 46 ms | 0.1 ms up to 13 a second, 2.6 at 16, 8 at 20 | 16 cents off | no |
-| cutting and joining pieces in time, as sox's `pitch` does | 3 to 32 ms | 24 cents off | no |
+| cutting and joining segments in time, as sox's `pitch` does | 3 to 32 ms | 24 cents off | no |
 | transients shifted separately and faded over the vocoder's output | \
 0.1 ms up to 20 a second; with noise 60 dB below the clicks 11 ms at 13 a second (sox 5 to 25) | 0.2 cents off | no |
 | transients removed before the vocoder, shifted separately, and added | \
 0.1 ms up to 36 a second, 3 at 45 (sox 4 to 7); with that noise 0.9 ms at 13 a second | 0.2 cents off | yes |
 
-`tests/clmr_tf/augment/effects/test_pitch.py` checks the last one. It costs the chain of preset `released` 5.5 % more
-CPU time (both versions alternating on one core, 40 times). Not solved: long drums and loud mixes, which go through the
-vocoder, come out with peaks of 0.7 to 1.4 times the original (sox, which copies waveforms: 1.0), because their phases
-change."""
+`tests/clmr_tf/augment/effects/test_pitch.py` checks the last one. It increases the CPU time of the chain of preset
+`released` by 5.5 % (both versions alternating on one core, 40 times). Not solved: long drums and loud mixes, which go
+through the vocoder, have peaks of 0.7 to 1.4 times the original afterwards (sox, which copies waveforms: 1.0), because
+their phases change."""
 # Continues the section on the reverb.
 FREEVERB = """
 - `C(z)`, eight parallel combs, is the sum of `1 / (z^n - g (1 - d) / (1 - d / z))`. The feedback is
@@ -170,7 +170,7 @@ def section(name: str, effect: Effect, clip: np.ndarray) -> str:
             "",
             *rows,
             "",
-            f"![A clip, and the same with {name}](augmentations/{name}.png)",
+            f"![A clip without and with {name}](augmentations/{name}.png)",
             "",
         ]
     )

@@ -1,8 +1,8 @@
 """python -m docs.make: draws the pictures and writes the tables of docs/ from the recorded runs.
 
-    python -m docs.make                                           all recorded runs again
+    python -m docs.make                                                     uses all recorded runs
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
-    python -m docs.make --record-real-music savedmodels/real-music          records what the benchmark measured first
+    python -m docs.make --record-real-music savedmodels/real-music          records results of the benchmark first
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -38,7 +38,7 @@ def record(name: str, run: Path, model: Path) -> None:
     """Copies the files of a run and the probe of its model to docs/runs/NAME.
 
     Raises:
-        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is about
+        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is of
             another corpus or another step than the run.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -51,7 +51,7 @@ def record(name: str, run: Path, model: Path) -> None:
         )
     missing = [file for file in RUN_FILES if not (run / file).is_file()]
     if missing:
-        raise UsageError(f"{run} lacks {', '.join(missing)}; give --run the folder of a run.")
+        raise UsageError(f"{run} has no {', '.join(missing)}; give --run the folder of a run.")
     _require_same_source(run, probes[0])
     (RUNS / name).mkdir(parents=True, exist_ok=True)
     for file in RUN_FILES:
@@ -66,14 +66,14 @@ def _require_same_source(run: Path, probe_file: Path) -> None:
     probed_on = probe["corpus"]["fingerprint"]
     if trained_on != probed_on:
         raise UsageError(
-            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is about the one "
+            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is for the one "
             f"with {probed_on[:12]}; probe the model on the run's corpus."
         )
     rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last_step = json.loads(rows[-1])["step"] if rows else 0
     if probe["training_step"] != last_step:
         raise UsageError(
-            f"{run} logged steps up to {last_step}, but {probe_file} is about a model of step "
+            f"{run} logged steps up to {last_step}, but {probe_file} is for a model of step "
             f"{probe['training_step']}; export the run again and probe that model."
         )
 

@@ -13,7 +13,7 @@ _BEGIN, _END = "<!-- python -m docs.recipes -->\n", "<!-- end -->\n"
 
 
 def page_with(recipes: Mapping[str, Recipe], page: str) -> str:
-    """The page with its table made from `recipes`; ValueError if it has no place for one."""
+    """The page with its table generated from `recipes`; ValueError if it has no place for one."""
     before, _, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not end:

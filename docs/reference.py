@@ -22,7 +22,7 @@ def write_reference(folder: Path, *, with_source: bool = True) -> None:
     """Writes a page for each public module, and an index with a search.
 
     Args:
-        folder: Made if it does not exist; the pages of an earlier call are replaced.
+        folder: Created if it does not exist; the pages of an earlier call are replaced.
         with_source: Whether the pages show the source of each function, which takes most of the time.
     """
     pdoc.render.configure(docformat="google", template_directory=TEMPLATES, show_source=with_source)
@@ -34,7 +34,7 @@ def write_reference(folder: Path, *, with_source: bool = True) -> None:
 
 
 def hidden_modules(package: str) -> Iterator[str]:
-    """The public modules that pdoc does not find, since the `__all__` of their package does not name them."""
+    """The public modules that pdoc does not find because the `__all__` of their package does not list them."""
     module = importlib.import_module(package)
     names = getattr(module, "__all__", None)
     if names is None or not hasattr(module, "__path__"):
@@ -48,8 +48,8 @@ def hidden_modules(package: str) -> Iterator[str]:
 
 
 def _public_modules() -> dict[type, str]:
-    """Where users find classes, without which tf.Tensor would be tensorflow.python.framework.tensor.Tensor."""
-    # After clmr_tf, which keeps TensorFlow from reporting harmless things at its start.
+    """The modules users know classes by; otherwise tf.Tensor would be tensorflow.python.framework.tensor.Tensor."""
+    # Imported after clmr_tf, which hides TensorFlow's harmless start-up messages.
     import keras
     import tensorflow as tf
 

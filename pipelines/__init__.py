@@ -1,4 +1,3 @@
 """Corpora by name: one command each, `python -m pipelines.NAME`."""
 
-# It also takes the current folder out of the import path.
-import clmr_tf  # noqa: F401
+import clmr_tf  # noqa: F401 - removes the current folder from the import path

@@ -47,8 +47,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
 
     Raises:
         UsageError: If the index is missing, cannot be read or does not have the published count, if two files have the
-            same id; and as `prepare_published`.
-        ClmrError: As `prepare_published`.
+            same id; see also `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     published = PublishedCorpus(
         name=NAME,
@@ -63,7 +63,7 @@ def read_sources(data: Path) -> list[SourceFile]:
     """Reads the index and looks for a file for each of its songs.
 
     Raises:
-        UsageError: As `prepare_corpus`.
+        UsageError: See `prepare_corpus`.
     """
     require_files(data, [INDEX], f"pipelines.{NAME}")
     records = read_records(data / INDEX, ",", ["id", "title", "artist"])

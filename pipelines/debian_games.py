@@ -1,9 +1,9 @@
-"""Music of games from Debian packages.
+"""Game music from Debian packages.
 
     python -m pipelines.debian_games --set small
 
 small is 12.6 hours from five packages, a download of 585 MB; medium is 21 hours from 25 packages, 1.3 GB. apt-get
-downloads them into the cache, where they are unpacked. Nothing is installed, root is not needed, and a second start
+downloads them into the cache, where they are unpacked. Nothing is installed, root is not needed, and a second run
 downloads only missing packages. The machine needs the package lists of Debian 12 or 13 (apt-get update). The published
 list of recordings was made on Debian 12; a warning and the manifest report differences. Every package is free to use
 and to share; LICENCES.md in the corpus names the licences.
@@ -96,7 +96,7 @@ def split_of_songs(tracks: Sequence[Track]) -> dict[str, str]:
         strata.setdefault((game, artist if is_class else ""), set()).update(songs)
     splits = dict.fromkeys(held_out, "test")
     taken: set[str] = set()
-    # A song with two artists is drawn among those of the larger stratum.
+    # A song with two artists is assigned with those of the larger stratum.
     for songs in sorted(strata.values(), key=lambda songs: (-len(songs), min(songs))):
         drawn = songs - held_out - taken
         taken |= drawn
@@ -129,7 +129,7 @@ def soundtrack_task(tracks: Sequence[Track], splits: Mapping[str, str]) -> Corpu
 
     Args:
         tracks: The existing tracks of a set.
-        splits: Of every song.
+        splits: The split of every song.
     """
     # A copy of another game's song would be two classes at once.
     own = [track for track in tracks if track.original_game == track.game]
@@ -151,7 +151,7 @@ def artist_task(tracks: Sequence[Track], splits: Mapping[str, str], all_tracks: 
 
     Args:
         tracks: The existing tracks of a set.
-        splits: Of every song.
+        splits: The split of every song.
         all_tracks: The whole table.
     """
     # A copy has the label of its song, but not the sound of its game.
@@ -215,7 +215,7 @@ class FoundTracks:
     changed: Sequence[Track]
 
     def differences(self) -> str | None:
-        """The differences from the published list in one sentence without a full stop; None if there are none."""
+        """The differences from the published list, as one sentence without a full stop; None if there are none."""
         parts = [
             f"{package.name} {package.version} is used instead of {name}"
             for name, package in self.packages.items()
@@ -292,12 +292,12 @@ class Options(PrepareSettings):
     set: Literal["small", "medium"] = "small"
     """Size of the corpus."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or interrupted; by default corpora/debian_games, where --corpus debian_games
-    looks for it, or corpora/debian_games-medium."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default corpora/debian_games, where
+    --corpus debian_games looks for it, or corpora/debian_games-medium."""
     cache: Path | None = None
-    """Folder for the packages and their music; by default downloads/debian-games beside the corpus."""
+    """Folder for the packages and their music; by default downloads/debian-games next to the corpus."""
     leave_out: tuple[str, ...] = ()
-    """Packages to leave out, by their names in the published list; missing packages are left out anyway."""
+    """Packages to leave out, by their names in the published list; missing packages are always left out."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:
@@ -309,7 +309,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
         table: The table of tracks.
 
     Raises:
-        UsageError: If apt, dpkg-deb or too many recordings of the set are missing; and as `prepare`.
+        UsageError: If apt, dpkg-deb or too many recordings of the set are missing; see also `prepare`.
         ClmrError: If a package cannot be downloaded or read.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
@@ -362,7 +362,7 @@ def _fetch_and_prepare(
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
             name=f"{NAME}-{options.set}",
             tag_names=(),
-            source_description=f"music of games in the Debian packages {versions}; "
+            source_description=f"game music from the Debian packages {versions}; "
             f"{differences or 'all recordings are those of the published list'}; licences: {of_packages}",
             options=_manifest_options(options),
             rejected=found.skipped,
@@ -394,7 +394,7 @@ def licences(tracks: Iterable[Track]) -> dict[str, str]:
 def _without_packages(tracks: Sequence[Track], leave_out: Sequence[str]) -> list[Track]:
     packages = {track.package for track in tracks}
     if unknown := set(leave_out) - packages:
-        raise UsageError(f"There is no package {min(unknown)} to leave out; there are {', '.join(sorted(packages))}.")
+        raise UsageError(f"There is no package {min(unknown)} to leave out; choose from {', '.join(sorted(packages))}.")
     if set(leave_out) == packages:
         raise UsageError("All packages are left out; keep at least one.")
     return [track for track in tracks if track.package not in leave_out]
@@ -419,7 +419,7 @@ def _write_beside(
 
 
 def _default_out(options: Options) -> Path:
-    # The small set is what `--corpus debian_games` means.
+    # `--corpus debian_games` refers to the small set.
     return default_destination(PIPELINE if options.set == "small" else f"{PIPELINE}-{options.set}", options)
 
 

@@ -2,7 +2,7 @@
 
     python -m pipelines.demo
 
-ATTRIBUTION.md beside the audio names every track, its author and its licence.
+ATTRIBUTION.md next to the audio lists every track with its author and licence.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ class Options(PrepareSettings):
     """The command line."""
 
     out: Path | None = None
-    """Folder for the corpus: new, empty, or of an interrupted preparation; by default the folder in corpora/ where
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default the folder in corpora/ where
     --corpus demo looks for it."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the demo corpus, with a progress bar; continues or reuses an existing corpus, see `prepare`.
 
-    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, whatever
-    `settings.max_skipped_fraction` is.
+    Splits are those of the table; the one tag of a track is its class. Every excerpt must be usable, regardless of
+    `settings.max_skipped_fraction`.
 
     Args:
         destination: Folder of the corpus.
@@ -45,7 +45,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of tracks.csv and of the audio in it.
 
     Raises:
-        UsageError: If the demo data is missing; and as `prepare`.
+        UsageError: If the demo data is missing; see also `prepare`.
         ClmrError: If a file of the demo data is missing, damaged or cannot be decoded.
     """
     tracks = _read_tracks(data)

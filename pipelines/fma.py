@@ -77,9 +77,9 @@ def prepare_corpus(
         size: Which subset.
 
     Raises:
-        UsageError: If tracks.csv is missing, cannot be read or does not have the published counts; and as
+        UsageError: If tracks.csv is missing, cannot be read or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     sources = read_sources(data, size)
     published = PublishedCorpus(
@@ -95,7 +95,7 @@ def read_sources(data: Path, size: str) -> list[SourceFile]:
     """Reads the clips of a subset; every track is a song.
 
     Raises:
-        UsageError: As `prepare_corpus`.
+        UsageError: See `prepare_corpus`.
     """
     require_files(data, [TRACKS], f"pipelines.{NAME}")
     wanted = SIZES[: SIZES.index(size) + 1]

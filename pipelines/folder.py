@@ -3,8 +3,8 @@
     python -m pipelines.folder ~/Music --out corpora/music
 
 Every audio file below the folder becomes one item and one song; copies of a recording under other names are one song.
-A second start continues an interrupted preparation. Any audio format, sample rate and number of channels is accepted;
-files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
+Rerun the command to resume an interrupted preparation. Any audio format, sample rate and number of channels is
+accepted; files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
 
 Splits: if all sub-folders with audio are called train, valid or test (train and at least one other), they are the
 splits. Otherwise a hash of a song's path (of copies, the first path) decides. By default a tenth of the songs is for
@@ -42,7 +42,7 @@ class FolderSettings:
     test_fraction: float = 0.0
     """Fraction of the songs, from 0 to 1, for testing; at least one song if there are three."""
     tags: Literal["none", "folder"] = "none"
-    """folder: a file's first-level sub-folder (below train, valid, test if these are the splits) is its tag."""
+    """"folder": the tag of a file is its first-level sub-folder (below train, valid, test if these are the splits)."""
 
     def __post_init__(self) -> None:
         if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
@@ -57,9 +57,9 @@ class Options(FolderSettings, PrepareSettings):
     """The command line."""
 
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
-    """Folder of music, with all its sub-folders."""
+    """Folder of music; its sub-folders are included."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or of an interrupted preparation."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation."""
 
     def __post_init__(self) -> None:
         FolderSettings.__post_init__(self)
@@ -83,7 +83,7 @@ def prepare_corpus(
         folder_settings: Splits and tags.
 
     Raises:
-        UsageError: If the folder is missing, is a file, or has no audio; and as `prepare`.
+        UsageError: If the folder is missing, is a file, or has no audio; see also `prepare`.
         ClmrError: If more files than allowed cannot be used.
     """
     is_new = not (destination / MANIFEST_FILE).is_file()
@@ -105,7 +105,7 @@ def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_
             name=name,
             tag_names=sorted({tag for source in sources for tag in source.tags}),
             source_description=f"the folder {name}",
-            # Only the options that the list depends on.
+            # Only those options that the list of files depends on.
             options={
                 field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)
             },
@@ -150,10 +150,10 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
 
 
 def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are_splits: bool) -> list[Item]:
-    """Makes copies of a recording one song, and draws the splits from the songs.
+    """Merges copies of a recording into one song, and assigns the songs to splits.
 
     Args:
-        items: In the order of their paths, each a song of its own.
+        items: Items in the order of their paths, each with its own song.
         folder_settings: Fractions of the splits.
         are_splits: Whether the folders are the splits; copies then keep their split.
     """
@@ -177,16 +177,16 @@ def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are
 
 def _list(folder: Path, destination: Path) -> Listing:
     if not folder.exists():
-        raise UsageError(f"The folder {folder} does not exist; give the folder that holds the music.")
+        raise UsageError(f"The folder {folder} does not exist; give the folder that contains the music.")
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give the folder that holds the music.")
+        raise UsageError(f"{folder} is a file; give the folder that contains the music.")
     try:
         listing = list_audio(folder, leave_out=destination)
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be listed ({error.strerror}); change its permissions.") from error
     if not listing.audio:
         found = f"only other files ({counted(listing.rejected)})" if listing.rejected else "no files at all"
-        raise UsageError(f"The folder {folder} holds no audio, {found}; give the folder that holds the music.")
+        raise UsageError(f"The folder {folder} contains no audio, {found}; give the folder that contains the music.")
     return listing
 
 

@@ -57,8 +57,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the lists and the audio.
 
     Raises:
-        UsageError: If a list is missing or is not the published one; and as `prepare_published`.
-        ClmrError: As `prepare_published`.
+        UsageError: If a list is missing or is not the published one; see also `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     published = PublishedCorpus(
         name=CORPUS_NAME,

@@ -3,9 +3,9 @@
     python -m pipelines.magnatagatune --download
 
 Split: 18,706 train, 1,825 valid, 5,329 test, by the sixteen folders of the archive (0 to 9, a, b; c; d, e, f), without
-the three bad clips 35644, 55753 and 57881. Clips without any of the 50 tags belong to it. Clips of one song share a
-song id, so that they are never each other's negatives. Results on the other common split,
-pipelines.magnatagatune_clean, are not comparable.
+the three bad clips 35644, 55753 and 57881. Clips without any of the 50 tags are included. Clips of one song share a
+song id, so they are never each other's negatives. Results on the other common split, pipelines.magnatagatune_clean, are
+not comparable.
 
 Source: Law et al. 2009, https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset; the music is Magnatune's, free
 for non-commercial research; read the terms there before you use --download, which fetches 3 GB.
@@ -59,7 +59,7 @@ BAD_CLIPS = frozenset(
         "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien_xiveme_ordre_couperin-88-117.mp3",
     }
 )
-# Both splits go by the folder (Dieleman and Schrauwen 2014): 12 for training, one for validation, three for the test.
+# Both splits are by folder (Dieleman and Schrauwen 2014): 12 for training, one for validation, three for testing.
 SPLIT_OF_FOLDER = {**dict.fromkeys("0123456789ab", "train"), "c": "valid", **dict.fromkeys("def", "test")}
 
 
@@ -212,7 +212,7 @@ def published_clips(
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a count is wrong, or clip_info_final.csv lacks one of the clips.
+        UsageError: If a count is wrong, or clip_info_final.csv does not contain one of the clips.
     """
     table = data / CLIP_INFO
     songs = read_songs(table) if table.is_file() else None
@@ -288,8 +288,8 @@ def download(data: Path) -> None:
     The three parts of the archive are read as one file and are not deleted.
 
     Raises:
-        UsageError: As `fetch` and `unpack_zip`.
-        ClmrError: As `fetch`.
+        UsageError: See `fetch` and `unpack_zip`.
+        ClmrError: See `fetch`.
     """
     for table in TABLES:
         fetch(table, data)
@@ -319,9 +319,9 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
+        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     clips = read_clips(data)
     return prepare_published(published_clips(CORPUS_NAME, clips, NUM_CLIPS, data), destination, settings)

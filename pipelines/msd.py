@@ -57,9 +57,9 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, holds more than plain data or does not have the published counts; and as
+        UsageError: If a table is missing, holds more than plain data or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     published = PublishedCorpus(
         name=CORPUS_NAME,
@@ -74,7 +74,7 @@ def read_sources(data: Path) -> list[SourceFile]:
     """Reads the split; every track is a song.
 
     Raises:
-        UsageError: As `prepare_corpus`.
+        UsageError: See `prepare_corpus`.
     """
     require_files(data, [TRAIN_AND_VALID, TEST, TAG_VECTORS, SEVENDIGITAL_IDS, PATHS], f"pipelines.{NAME}")
     train_and_valid, test = (_ids(data / name) for name in (TRAIN_AND_VALID, TEST))

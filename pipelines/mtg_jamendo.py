@@ -55,9 +55,9 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the tables and the audio.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; and as
+        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
             `prepare_published`.
-        ClmrError: As `prepare_published`.
+        ClmrError: See `prepare_published`.
     """
     sources = read_sources(data)
     # The published list, data/tags/top50.txt, is in alphabetical order.
@@ -76,7 +76,7 @@ def read_sources(data: Path) -> list[SourceFile]:
     """Reads the three tables; every track is a song.
 
     Raises:
-        UsageError: As `prepare_corpus`.
+        UsageError: See `prepare_corpus`.
     """
     require_files(data, TABLES.values(), f"pipelines.{NAME}")
     sources = []
@@ -90,7 +90,7 @@ def read_sources(data: Path) -> list[SourceFile]:
 
 
 def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
-    # Every tag has a field of its own, so rows are of different lengths.
+    # Every tag is a separate field, so rows have different lengths.
     track, path, tags = row[0], "".join(row[3:4]), tuple(row[5:])
     if not tags or PurePosixPath(path).is_absolute() or ".." in path or not path.endswith(".mp3"):
         raise UsageError(f"{where} has a row that begins with {row[:4]} and is not a track; fetch it again.")

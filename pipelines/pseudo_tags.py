@@ -40,7 +40,7 @@ class Options:
     corpus: Path | None = None
     """Folder of the prepared corpus."""
     musicnn: Path | None = None
-    """The wheel musicnn-0.1.0-py3-none-any.whl; by default downloaded into downloads/musicnn beside the corpus."""
+    """The wheel musicnn-0.1.0-py3-none-any.whl; by default downloaded into downloads/musicnn next to the corpus."""
     num_windows: int = 32
     """Largest number of windows of 3 seconds per recording."""
     min_train: int = 5
@@ -151,7 +151,7 @@ def predicted_probabilities(corpus: Corpus, wheel: Path | None, num_windows: int
         there = json.loads(path.read_text(encoding="utf-8"))
         if all(there.get(key) == value for key, value in made_from.items()):
             return np.array([there["probabilities"][item.id] for item in corpus.items])
-    # It imports TensorFlow.
+    # Imported late, because it imports TensorFlow.
     from pipelines import musicnn
 
     wheel = wheel or musicnn.fetch_wheel(corpus.folder.parent / "downloads" / "musicnn")
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("Give the corpus to add pseudo-tags to, such as --corpus corpora/debian_games.")
     corpus = Corpus.open(options.corpus.expanduser())
     if corpus.manifest.storage != "pcm":
-        raise UsageError(f"{corpus.folder} has no samples of its own; prepare it with --reader prepared.")
+        raise UsageError(f"{corpus.folder} has no decoded audio; prepare it with --reader prepared.")
     min_songs = dict(zip(SPLITS, (options.min_train, options.min_valid, options.min_test), strict=True))
     probabilities = predicted_probabilities(corpus, options.musicnn, options.num_windows)
     task, dropped = pseudo_tags_task(corpus.items, probabilities, MAGNATAGATUNE_TAGS, min_songs)

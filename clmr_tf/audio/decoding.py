@@ -64,7 +64,7 @@ _CONTROL_BYTES = frozenset(range(32)) - {9, 10, 12, 13, 27}
 
 
 def is_named_like_audio(name: str) -> bool:
-    """Whether the extension, in upper or lower case, is one of audio files."""
+    """Whether the extension, in upper or lower case, is that of an audio file."""
     return PurePath(name).suffix.lower() in AUDIO_EXTENSIONS
 
 
@@ -88,7 +88,7 @@ def describe_other_content(head: bytes) -> str | None:
     for signature, description in _OTHER_SIGNATURES:
         if head.startswith(signature):
             return description
-    # Compressed audio looks random and contains one of these 27 bytes within a few dozen.
+    # Compressed audio looks random, so one of these 27 values occurs within a few dozen bytes.
     if head and _CONTROL_BYTES.isdisjoint(head):
         return "text"
     return None
@@ -97,7 +97,7 @@ def describe_other_content(head: bytes) -> str | None:
 _OGG_PAGE = b"OggS"
 _OGG_HEADER_BYTES = 27
 _OGG_FIRST_PAGE = 2
-# How far the first page is searched for in a file that begins with junk.
+# How far to search for the first page in a file that begins with junk.
 _OGG_SEARCH_BYTES = 1 << 20
 
 
@@ -252,7 +252,7 @@ _FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,ircam,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,"
     "tak,tta,voc,w64,wav,wv"
 )
-# Formats whose header has the exact length of the audio: whatever is missing was cut off.
+# Formats whose header has the exact length of the audio: what is missing was cut off.
 _FORMATS_WITH_LENGTH = frozenset(["aiff", "ape", "au", "flac", "mov", "tta", "voc", "wv"])
 # Formats whose packets have timestamps: gaps between them were lost.
 _FORMATS_WITH_TIMES = frozenset(["ogg", "matroska", "asf"])
@@ -266,7 +266,7 @@ _NUM_SAMPLES_PER_BLOCK = 1 << 15
 _BUFFER_BYTES = 1 << 16
 # With this many channels or more, PyAV reads beyond a planar frame's list of channels.
 _MOST_PLANES = 8
-# MP3 frames use bits of earlier frames: at 8 kbit/s and 22,050 Hz of up to 25, each of 576 samples.
+# MP3 frames use bits of earlier frames: at 8 kbit/s and 22,050 Hz, of up to 25 frames of 576 samples each.
 _NUM_PRE_ROLL_SAMPLES = 32_768
 _NUM_SPARE_SAMPLES = 4096
 _NO_AUDIO = "no audio was found in it"
@@ -278,7 +278,7 @@ class UnreadableAudioError(ClmrError):
     Attributes:
         reason: A code for programs, such as "unreadable" or "not_audio".
         detail: An explanation for people, without the file's path.
-        path: The file, where known.
+        path: The file, if known.
     """
 
     def __init__(self, reason: str, detail: str, path: Path | None = None) -> None:
@@ -297,7 +297,7 @@ class UnreadableAudioError(ClmrError):
 def reported_as_unreadable(path: Path) -> Iterator[None]:
     """Turns every error in a `with` block that only reads the file at `path` into UnreadableAudioError.
 
-    Damaged files raise unforeseen errors in decoders, so there is no list of their types.
+    Damaged files can raise any error in decoders, so the types are not listed.
 
     Raises:
         UnreadableAudioError: Instead of every error except ImportError and MemoryError.
@@ -381,7 +381,7 @@ class _Section:
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        # Damaged headers make FFmpeg seek to places outside of the file.
+        # Damaged headers make FFmpeg seek outside of the file.
         place = offset + {0: self._start, 1: self._place}.get(whence, self._end)
         if place < self._start:
             return -1
@@ -427,7 +427,7 @@ def _open_container(section: _Section) -> "InputContainer":
     av.logging.set_level(None)
     options = {"format_whitelist": _FORMATS}
     if starts_like_wav(section.file):
-        # By default packets are 4 KiB, and a fifth of the time is spent on probing 5 MB for other codecs.
+        # By default, packets are 4 KiB, and probing 5 MB for other codecs takes a fifth of the time.
         options |= {"max_size": str(_BUFFER_BYTES), "probesize": str(4 * _BUFFER_BYTES)}
         if missing_num_bytes(section.file) is None:
             options["ignore_length"] = "1"
@@ -448,7 +448,7 @@ def _open_container(section: _Section) -> "InputContainer":
     if not container.streams.audio:
         has_video = bool(container.streams.video)
         container.close()
-        raise UnreadableAudioError(NOT_AUDIO if has_video else UNREADABLE, "it has no sound")
+        raise UnreadableAudioError(NOT_AUDIO if has_video else UNREADABLE, "it has no audio stream")
     # One core per file: other files are decoded on the others.
     container.streams.audio[0].codec_context.thread_type = "NONE"
     return container
@@ -520,7 +520,7 @@ class _Decoding:
         self._decoded_seconds = self._missing_seconds = 0.0
 
     def lost_seconds(self) -> float:
-        """After the last block: the estimated duration of what could not be decoded."""
+        """The estimated duration of what could not be decoded; valid after the last block."""
         seconds_per_byte = self._decoded_seconds / max(1, self._num_decoded_bytes)
         return self._missing_seconds + self._num_failed_bytes * seconds_per_byte
 
@@ -636,7 +636,7 @@ class _BlockQueue:
 
     def add(self, frame: "AudioFrame") -> Iterator[Block]:
         frame.pts = None
-        # The FIFO accepts frames of other layouts, and then reads channels that do not exist.
+        # The FIFO accepts frames with another layout, and then reads channels that do not exist.
         form = (frame.sample_rate, frame.format.name, frame.layout.name, frame.layout.nb_channels)
         if form != self._form:
             yield from self.rest()
@@ -672,9 +672,9 @@ RESAMPLING_QUALITY = "VHQ"
 # -80 dB: three steps of 16-bit audio, below which there is nothing but dither.
 SILENCE_PEAK = 1e-4
 
-# A header with another rate is damaged, and resampling from it could make one file fill the disk.
+# A header with a rate outside this range is damaged, and resampling from it could make one file fill the disk.
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 2_000, 1_000_000
-# Float files may exceed full scale, but not thirty-fold: those are 16-bit integers stored as floats.
+# Float files may exceed full scale, but not by a factor of thirty: those are 16-bit integers stored as floats.
 _HIGHEST_PLAUSIBLE_PEAK = 32.0
 
 
@@ -729,7 +729,8 @@ def load_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
         float32 [num_samples], nominally in [-1, 1].
 
     Raises:
-        UnreadableAudioError: If no audio is found, most of it cannot be decoded, or it holds NaN or infinite samples.
+        UnreadableAudioError: If no audio is found, most of it cannot be decoded, or it contains NaN or infinite
+            samples.
     """
     with open_audio(path, sample_rate_hz) as stream:
         return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
@@ -743,7 +744,7 @@ def flaws_of(*, is_silent: bool, lost_seconds: float) -> list[str]:
 
 @contextlib.contextmanager
 def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
-    """Opens a file for decoding in blocks, which concatenated are what `load_audio` returns.
+    """Opens a file for decoding in blocks, which together are what `load_audio` returns.
 
     A truncated or damaged file is decoded as far as possible; the report says how much is lost.
 
@@ -769,7 +770,7 @@ def open_audio(path: Path | str, sample_rate_hz: int) -> Iterator[AudioStream]:
                 yield block
             report.lost_seconds = decoding.lost_seconds()
 
-        # Around the blocks, not around the yield: an error of the caller is not an error of the file.
+        # Wraps the blocks, not the yield: an error of the caller is not an error of the file.
         yield AudioStream(first.rate_hz, len(first.samples), report, _reporting_errors(path, blocks()))
 
 
@@ -801,7 +802,7 @@ def _mix_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple
         # NaN and infinity both propagate to the maximum.
         peak = float(np.abs(mono).max())
         if not np.isfinite(peak):
-            raise UnreadableAudioError(UNREADABLE, "it holds samples that are NaN or infinite")
+            raise UnreadableAudioError(UNREADABLE, "it contains NaN or infinite samples")
         if peak > _HIGHEST_PLAUSIBLE_PEAK:
             raise UnreadableAudioError(UNREADABLE, f"its samples reach {peak:.4g} where full scale is 1")
         if peak <= SILENCE_PEAK and float(np.abs(block.samples).max()) > SILENCE_PEAK:

@@ -1,4 +1,4 @@
-"""Work in other processes, which may hang or crash without harm to the command: single calls, many tasks, decoding."""
+"""Runs calls, tasks and decoders in other processes, which may hang or crash without harming the command."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ from clmr_tf.errors import ClmrError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# A worker imports NumPy and decoders, sometimes TensorFlow, before it is ready, from a cold and busy disk.
+# Before a worker is ready, it imports NumPy, decoders and sometimes TensorFlow, possibly from a slow disk.
 _START_LIMIT_SECONDS = 300.0
 _NUM_START_ATTEMPTS = 3
 _KILL_LIMIT_SECONDS = 10.0
@@ -48,15 +48,15 @@ class WorkerTimeoutError(ClmrError):
 
 
 class WorkerCrashError(ClmrError):
-    """The process died during a call: a fault in a decoder, or the kernel killed it for lack of memory.
+    """The process died during a call: a decoder crashed, or the kernel killed it because memory ran out.
 
     Attributes:
-        exit_code: Of the process, negative for a signal; None if it could not be killed.
+        exit_code: Exit code of the process, negative for a signal; None if it could not be killed.
     """
 
     def __init__(self, exit_code: int | None, num_times: int = 1) -> None:
         times = f" {num_times} times" if num_times > 1 else ""
-        super().__init__(f"Its worker process died{times}, exit code {exit_code}.")
+        super().__init__(f"Its worker process died{times} with exit code {exit_code}.")
         self.exit_code = exit_code
 
 
@@ -65,12 +65,12 @@ class WorkerProcess(Generic[Task, Result]):
 
     The process is spawned, not forked: a fork would copy locks that TensorFlow's threads may hold. It ignores Ctrl-C,
     which a terminal sends to the whole process group, and exits when its parent is gone, even after `kill -9`. Each
-    process has its own pipe. In pebble 5.2, workers share one and the parent keeps both ends open: a worker that was
-    killed while it sent a result blocked the pool forever, despite all time limits.
+    process has its own pipe. In pebble 5.2, workers share one pipe and the parent keeps both ends open: a worker that
+    was killed while sending a result blocked the pool forever, despite all time limits.
 
     Args:
         function: Importable by name (or a `functools.partial` of such a function); tasks, results and errors must be
-            picklable. All of them from other modules than the program's main one, which the process does not import.
+            picklable. None of them may come from the program's main module, which the process does not import.
     """
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
@@ -79,7 +79,7 @@ class WorkerProcess(Generic[Task, Result]):
         self._connection: Any = None
         self._is_ready = False
         self._is_closed = False
-        # Prevents a start in one thread while another closes.
+        # Prevents a start in one thread while another thread closes.
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class WorkerProcess(Generic[Task, Result]):
             if self._process is not None:
                 return
             if self._is_closed:
-                raise WorkerStartError("The worker is closed; make another one.")
+                raise WorkerStartError("The worker is closed; create another one.")
             context = multiprocessing.get_context("spawn")
             self._connection, far_end = context.Pipe()
             self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
@@ -179,8 +179,8 @@ _START_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    # Otherwise the child would import the program's main module first: seconds if that imports TensorFlow, and in a
-    # script without `if __name__ == "__main__":` another start of the same workers.
+    # Otherwise the child would import the program's main module first, which takes seconds if that imports TensorFlow,
+    # and starts the same workers again in a script without `if __name__ == "__main__":`.
     with _START_LOCK:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -219,22 +219,22 @@ def _exit_with_parent() -> None:
 
 
 def _silence_decoders() -> None:
-    # MPEG decoders write a line on standard error for every damaged frame, through the progress bar.
+    # MPEG decoders write a line to standard error for every damaged frame, which garbles the progress bar.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.close(nowhere)
 
 
-# Tasks taken ahead per worker, so that the other workers have work while one file runs into its time limit.
+# Tasks fetched ahead per worker, which keeps the other workers busy while one file runs into its time limit.
 _WINDOW_PER_WORKER = 16
-# A worker can die for lack of memory, whatever its task is; a task that kills two workers is the cause.
+# Any worker can die when memory runs out; only a task that kills two workers is considered the cause.
 _NUM_ATTEMPTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """The result of one task, or the error that it ended with.
+    """The result of one task, or its error.
 
     Attributes:
         result: What the function returned.
@@ -254,14 +254,14 @@ def run_in_workers(
 ) -> Iterator[Outcome[Result]]:
     """Runs `function` on every task and yields one outcome per task, in the order of the tasks.
 
-    Tasks are taken from the iterable only as they are needed, at most 16 per worker ahead of the one whose
-    outcome is due. Close the iterator (`contextlib.closing`) to end the workers before the last outcome.
+    Tasks are fetched from the iterable only when needed, at most 16 per worker ahead of the one whose outcome is
+    yielded next. Close the iterator (`contextlib.closing`) to end the workers early.
 
     Args:
         function: See `WorkerProcess`.
         tasks: Arguments, one per call.
         num_workers: Processes, at least 1.
-        timeout_seconds: Time limit of one call, on the wall clock.
+        timeout_seconds: Time limit for one call, in wall-clock time.
 
     Raises:
         WorkerStartError: If the workers cannot start.
@@ -317,9 +317,10 @@ _NUM_SAMPLES_PER_REPLY = 1 << 17
 
 
 class IsolatedDecoder:
-    """Opens files like `clmr_tf.audio.decoding.open_audio`, in another process, which is started at once.
+    """Opens files like `clmr_tf.audio.decoding.open_audio`, but in another process, which is started at once.
 
-    A context manager; the process ends with it. One file at a time, from any one thread.
+    It is a context manager; the process ends with it. It decodes one file at a time and may be used from any thread,
+    but only from one at a time.
 
     Args:
         reply_limit_seconds: How long the next piece of a file may take.
@@ -363,7 +364,7 @@ class IsolatedDecoder:
             return self._worker.call(request, self._reply_limit_seconds)
         except WorkerTimeoutError as error:
             limit = f"{self._reply_limit_seconds:g} s"
-            raise UnreadableAudioError(TIMED_OUT, f"its decoder gave no audio for {limit} and was stopped") from error
+            raise UnreadableAudioError(TIMED_OUT, f"its decoder sent no audio for {limit} and was stopped") from error
         except WorkerCrashError as error:
             raise UnreadableAudioError(CRASHED, f"its decoder crashed (exit code {error.exit_code})") from error
 

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that is left out.
+    """A file that was left out.
 
     Attributes:
         source: Its path; names that are not UTF-8 as `os.fsdecode` gives them.
@@ -56,13 +56,13 @@ class Listing:
 def list_audio(folder: Path, leave_out: Path | None = None) -> Listing:
     """Lists a folder and all folders below it.
 
-    Links are followed. A file or folder with several paths counts once, under a path without links if there is one,
-    so that links in a circle end. Hidden files and folders, named pipes and devices are left out; pipes and devices
-    are never opened.
+    Links are followed. A file or folder with several paths counts once, under a path without links if there is one, so
+    circular links end. Hidden files and folders, named pipes and devices are left out; pipes and devices are never
+    opened.
 
     Args:
         folder: The folder.
-        leave_out: A folder that is neither listed nor rejected, for a corpus inside its own source folder.
+        leave_out: A folder to ignore, for a corpus inside its own source folder.
 
     Raises:
         OSError: If `folder` itself cannot be listed.
@@ -89,14 +89,14 @@ def find_audio(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
 
     Returns:
         Absolute paths, each file once even if it has several; and the files and folders that could not be read. Other
-        files in a folder are in neither; one warning counts them.
+        files in a folder are in neither list; one warning counts them.
 
     Raises:
         UsageError: If nothing is found.
     """
     found: dict[tuple[int, int], Path] = {}
     skipped, no_audio = [], []
-    # Without following links, so that a song keeps the path that was given.
+    # Does not follow links, so a song keeps the path that was given.
     for path in (path.expanduser().absolute() for path in paths):
         try:
             listing = list_audio(path) if path.is_dir() else Listing((".",), ())

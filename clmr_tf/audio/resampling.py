@@ -3,8 +3,8 @@
 A rate change by out/in = p/q (in lowest terms) maps every q-th source sample exactly to every p-th output sample. So a
 block of k * q source samples that starts at a multiple of q is transformed, its spectrum truncated or zero-padded to
 that of k * p output samples, and transformed back. This needs no filter bank, works for any pair of integer rates, and
-the output samples have the same times whatever the position of the crop. The block extends beyond the crop on both
-sides, so that the circular wrap-around of the transform stays outside it.
+the times of the output samples do not depend on the position of the crop. The block extends beyond the crop on both
+sides, which keeps the circular wrap-around of the transform out of the crop.
 
 The roll-off is that of soxr's quality VHQ, with which corpora are prepared: half amplitude at 0.9557 of the lower
 Nyquist frequency, flat to 1e-4 up to 0.918 of it.

@@ -1,4 +1,4 @@
-"""Windows of many files, decoded in a background thread, in memory that does not depend on the length of a file."""
+"""Windows of many files, decoded in a background thread; memory use does not depend on the length of a file."""
 
 import dataclasses
 import queue
@@ -12,7 +12,7 @@ from clmr_tf.audio.decoding import UNREADABLE, AudioReport, UnreadableAudioError
 from clmr_tf.audio.isolation import IsolatedDecoder
 
 _MAX_QUEUED_WINDOWS = 256
-# How often a thread that waits for room in the queue checks whether it should stop.
+# How often a thread that waits for space in the queue checks whether it should stop.
 _STOP_CHECK_SECONDS = 0.2
 
 
@@ -55,7 +55,7 @@ def stream_windows(
 ) -> Iterator[Window | FileEnd]:
     """Yields the windows of each file in order, followed by its end.
 
-    A file shorter than a window gives one window that is padded with zeros; the remainder of a longer file is dropped.
+    A file shorter than a window gives one window, padded with zeros; the remainder of a longer file is dropped.
 
     Args:
         files: Audio files.

@@ -1,8 +1,8 @@
 """Audio effects as pure functions, and the chain that draws their parameters at random and applies them in the graph.
 
-Everywhere `audio` is float32 [batch, samples] and a parameter is float32 [batch], one value per example. A NaN never
-spreads to another clip: the effects pass it through, the chain reports it. Names are imported on first use, so that
-`python -m clmr_tf.augment --help` does not load TensorFlow.
+In all functions, `audio` is float32 [batch, samples] and a parameter is float32 [batch], one value per example. A NaN
+never spreads to another clip: the effects pass it through, and the chain reports it. Names are imported on first use,
+so that `python -m clmr_tf.augment --help` does not load TensorFlow.
 """
 
 import importlib

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No recording was given; give an audio file, as in `python -m clmr_tf.augment song.mp3`.")
     folder = config.out.expanduser()
     _check_output(folder, config.num_views)
-    # Only once the command line is valid: TensorFlow takes seconds to load.
+    # Imported only once the command line is valid: TensorFlow takes seconds to load.
     from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.augment.views import draw_views, make_views

@@ -1,4 +1,4 @@
-"""The augmentation chain: from clips and seeds to views, in the training graph."""
+"""The augmentation chain, which turns clips and seeds into views in the training graph."""
 
 import tensorflow as tf
 
@@ -64,8 +64,8 @@ class AugmentationChain:
         """Draws the parameters of a batch of views; arguments and errors as for a call.
 
         Returns:
-            The parameters of each augmentation, by name, with one row per view: `applied`, bool [batch], and others,
-            which are drawn even where it is not applied.
+            The parameters of each augmentation, by name, with one row per view: `applied`, bool [batch], and its other
+            parameters, which are drawn even for rows where it is not applied.
         """
         if augmented is None and self.config.asymmetric:
             raise UsageError("An asymmetric chain needs `augmented`: True for the rows that are first views.")
@@ -88,12 +88,12 @@ class AugmentationChain:
 
         Raises:
             UsageError: If the audio has another dtype, shape or batch size, or is known to be empty.
-            tf.errors.InvalidArgumentError: If a clip holds NaN or infinity, which a filter would spread over all of
-                it. With `jit_compile=True` nothing is raised, and the other clips are not affected.
+            tf.errors.InvalidArgumentError: If a clip contains NaN or infinity, which a filter would spread over the
+                whole clip. With `jit_compile=True`, nothing is raised, and the other clips are not affected.
         """
         audio = as_audio(audio)
         if self.augmentations:
-            audio = tf.debugging.check_numerics(audio, "A clip to be augmented holds NaN or infinity")
+            audio = tf.debugging.check_numerics(audio, "A clip to be augmented contains NaN or infinity")
         for augmentation in self.augmentations:
             parameters = draws[augmentation.name]
             check_batch(parameters["applied"], "seeds", audio)

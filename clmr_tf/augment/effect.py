@@ -63,7 +63,7 @@ def has_only_cpus() -> bool:
     """Whether TensorFlow has no device other than CPUs.
 
     Loops over rows or chunks save work on a CPU. On a GPU they are many small kernels that leave it idle, so there
-    augmentations compute whole batches.
+    augmentations process whole batches.
     """
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
@@ -78,12 +78,12 @@ def transform_selected(
     parameters: Parameters,
     selected: tf.Tensor,
 ) -> tf.Tensor:
-    """Transforms the selected rows; the others are returned bit for bit and cost next to nothing.
+    """Transforms the selected rows; the others are returned unchanged, bit for bit, at almost no cost.
 
     The batch is sorted so that selected rows come first, and cut into chunks of a fixed size, so that all shapes are
-    static. Chunks without a selected row are skipped. The last chunk with one may hold others as well: up to seven
-    rows of a batch are computed and discarded. Besides copies of the batch itself, memory is used for the chunks that
-    `tf.map_fn` computes at the same time, at most ten however large the batch is.
+    static. Chunks without a selected row are skipped. The last chunk with a selected row may contain others as well: up
+    to seven rows of a batch are computed and discarded. Besides copies of the batch itself, memory is used for the
+    chunks that `tf.map_fn` computes at the same time, at most ten however large the batch is.
 
     Args:
         transform: Maps audio [rows, samples] and its parameters to audio of the same shape, row by row.
@@ -95,7 +95,7 @@ def transform_selected(
         float32 [batch, samples].
     """
     num_rows = tf.shape(audio)[0]
-    # In small batches as well: sums over chunks of another size round differently on some processors.
+    # Used for small batches as well: on some processors, sums over chunks of another size round differently.
     chunk_num_rows = _CHUNK_NUM_ROWS
     order = tf.argsort(tf.cast(selected, tf.int32), direction="DESCENDING", stable=True)
     # The last chunk is padded with row 0, whose result there is discarded.
@@ -127,7 +127,7 @@ def as_audio(audio: tf.Tensor) -> tf.Tensor:
     audio = _as_float(audio, "audio", ("batch", "samples"))
     if 0 in audio.shape.as_list():
         raise UsageError(
-            f"audio must hold at least one clip of at least one sample; received {audio.shape}, skip empty ones."
+            f"audio must contain at least one clip of at least one sample; received {audio.shape}, skip empty ones."
         )
     return audio
 

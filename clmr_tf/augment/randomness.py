@@ -1,11 +1,11 @@
 """The random numbers of a view, and ranges drawn from them.
 
-A view's numbers are a pure function of its seed pair: the batch around it, its row, and the number of replicas or
-threads change nothing. Each augmentation has its own numbers, so leaving one out does not change the draws of the
-others.
+A view's numbers are a pure function of its seed pair: they do not depend on the rest of the batch, its row, or the
+number of replicas or threads. Each augmentation has its own numbers, so leaving one out does not change the draws of
+the others.
 
 With XLA (`jit_compile=True`) the values differ from those without, as for all `tf.random.stateless_*`; the
-distributions are the same. A run uses one or the other throughout.
+distributions are the same. A run always uses only one of them.
 """
 
 import functools
@@ -65,7 +65,7 @@ def uniform_rows(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
 
 
 def fold_in(seeds: tf.Tensor, purpose: str) -> tf.Tensor:
-    """Derives seeds for one purpose, so that two purposes never share random bits.
+    """Derives seeds for one purpose; two purposes never share random bits.
 
     The seeds are XORed with 64 bits of the SHA-256 of the purpose; the generator scrambles the pair afterwards.
 
@@ -93,8 +93,8 @@ def sample_range(values: Range, uniforms: tf.Tensor) -> tf.Tensor:
     """
     minimum, maximum, step = map(float, (values.minimum, values.maximum, values.step))
     if step == 0:
-        # Rounding may carry the sum past the maximum.
+        # Rounding may push the sum above the maximum.
         return tf.minimum(minimum + (maximum - minimum) * uniforms, maximum)
-    # The tolerance keeps the maximum where the division falls just short, as in 0.3 / 0.1.
+    # The tolerance keeps the maximum if the result of the division is slightly too small, as in 0.3 / 0.1.
     num_values = math.floor((maximum - minimum) / step + 1e-6) + 1
     return minimum + step * tf.floor(num_values * uniforms)

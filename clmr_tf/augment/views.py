@@ -59,7 +59,7 @@ def make_views(
     Args:
         recording: An audio file.
         config: Configuration of the augmentation chain.
-        decoder: Decodes the file twice: once for its length, and once for the crops, so that memory holds only these.
+        decoder: Decodes the file twice: once for its length, and once for the crops, so only these are kept in memory.
         num_views: Number of views.
         seed: Seed of crops and parameters.
         sample_rate_hz: Sample rate of the views.
@@ -73,7 +73,7 @@ def make_views(
     num_samples = CLIP_NUM_SAMPLES[sample_rate_hz]
     if total_num_samples < num_samples:
         raise UsageError(
-            f"{recording} has {total_num_samples / sample_rate_hz:.2f} s, less than the "
+            f"{recording} is {total_num_samples / sample_rate_hz:.2f} s long, less than the "
             f"{num_samples / sample_rate_hz:.2f} s of a clip; give a longer one."
         )
     generator = np.random.default_rng(seed)

@@ -1,1 +1,1 @@
-"""Typed settings: from YAML and the command line, validated once."""
+"""Typed settings, read from YAML and the command line and validated once."""

@@ -145,8 +145,8 @@ class AugmentationConfig:
 
     Attributes:
         order: All of AUGMENTATION_NAMES, in the order in which they are applied.
-        asymmetric: Only the first of the two views of a recording is augmented, the second is the crop itself (the
-            published ablation). The caller of the chain says which rows those are.
+        asymmetric: Augment only the first of the two views of a recording; the second is the crop itself (as in the
+            published ablation). The caller of the chain says which rows are first views.
     """
 
     polarity: PolarityConfig = PolarityConfig()
@@ -213,7 +213,7 @@ def augmentation_config(preset: str, changes: Sequence[str] = ()) -> Augmentatio
     """Returns a preset with changed settings.
 
     Args:
-        preset: A name that `augmentation_preset` knows.
+        preset: A name that `augmentation_preset` accepts.
         changes: Each `AUGMENTATION.SETTING=VALUE`, `order=[...]` or `asymmetric=true`. Values are YAML; a range is
             `[minimum, maximum]` or `[minimum, maximum, step]`.
 

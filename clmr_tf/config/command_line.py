@@ -1,4 +1,4 @@
-"""From a command line, with or without a configuration file, to a typed configuration, and back to a file."""
+"""Parses a command line, with an optional configuration file, into a typed configuration, and converts it back."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
 
     Raises:
         UsageError: For a file that cannot be read, an unknown key or option (naming the nearest), a wrong type, an
-            empty argument, or values that `config_type` refuses.
+            empty argument, or values that `config_type` rejects.
         SystemExit: With code 0, after `--help`.
     """
     arguments = list(arguments)
@@ -53,7 +53,7 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
         settings: Annotated[config_type, tyro.conf.arg(name="")] = defaults  # type: ignore[valid-type] # known at run time
 
     try:
-        # The parser's own message for a mistake fills half a screen.
+        # The parser's own error message fills half a screen.
         with contextlib.redirect_stderr(io.StringIO()):
             options, unknown = tyro.cli(
                 Options, args=arguments, prog=program, description=description, return_unknown_args=True
@@ -102,7 +102,7 @@ def from_json(config_type: type[Config], plain: Any, *, where: str) -> Config:
 
     Raises:
         UsageError: If `plain` is not a mapping, has an unknown key (naming the nearest), a wrong type, or values that
-            `config_type` refuses.
+            `config_type` rejects.
     """
     return config_type(**_values_of(config_type, plain, where))
 
@@ -130,7 +130,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    # As from an unset shell variable; as a path it would mean the current folder.
+    # For example from an unset shell variable; as a path, it would mean the current folder.
     if any(argument == "" or (argument.startswith("--") and argument.endswith("=")) for argument in arguments):
         raise UsageError(f"An argument is empty: `{shlex.join(arguments)}`; give it a value or remove it.")
 
@@ -159,7 +159,7 @@ def _refused_option(config_type: type, argument: str, program: str) -> str:
 
 
 def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
-    """Names the value that the parser refused, with the same message as for a file."""
+    """Names the value that the parser rejected, with the same message as for a file."""
     hints = {**typing.get_type_hints(config_type), "config": Path}
     for index, argument in enumerate(arguments):
         option, has_value, value = argument.partition("=")
@@ -184,7 +184,7 @@ def _refused_value(config_type: type, arguments: Sequence[str]) -> str:
 
 
 def _read_as(hint: Any, text: str) -> Any:
-    """A word of the command line as YAML would read it: a whole number where `hint` allows one, else text."""
+    """A word of the command line as YAML would read it: an integer where `hint` allows one, otherwise text."""
     choices = typing.get_args(hint)
     if type(None) in choices:
         return None if text == "None" else _read_as(next(one for one in choices if one is not type(None)), text)
@@ -225,7 +225,7 @@ def _name(hint: Any) -> str:
 
 
 DEMO_MODEL = Path("savedmodels/demo")
-"""The default of commands that use a model. It is part of a checkout of the code, not of an installation."""
+"""The default model of commands. It is included in a checkout of the code, but not in an installation."""
 
 
 def require_model(folder: Path) -> Path:

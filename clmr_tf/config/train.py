@@ -73,13 +73,13 @@ class TrainConfig:
     sample_rate_hz: Literal[22050, 16000, 8000] = 22050
     """Sample rate in Hz; a clip is 59,049, 43,470 or 20,736 samples long."""
     sampling_unit: Literal["song", "clip"] | None = None
-    """What an epoch draws once: "song" (one item of each song, so clips of a song are never each other's negatives)
-    or "clip" (every item). Default: "song", or "clip" with labels."""
+    """What an epoch visits once: "song" (one item of each song, so clips of a song are never each other's negatives) or
+    "clip" (every item). Default: "song", or "clip" with labels."""
     reader: Literal["prepared", "direct"] = "prepared"
     """"prepared" decodes all files once and reads PCM; "direct" decodes the files while training, for corpora whose PCM
     does not fit on the disk."""
     max_skipped_fraction: float = 0.5
-    """Largest fraction of unusable audio files, from 0 to 1, with which a folder is still prepared."""
+    """Largest fraction of unusable audio files, from 0 to 1, that is accepted when a folder is prepared."""
     learning_rate: float | None = None
     """Learning rate. Default: 3e-4; for "lars" see --lars-scaling."""
     lars_scaling: Literal["thesis", "released"] = "thesis"
@@ -102,7 +102,7 @@ class TrainConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero at the start."""
     warmup_epochs: int = 0
-    """The same in epochs, instead of --warmup-steps."""
+    """The warm-up in epochs, instead of --warmup-steps."""
     decay_steps: int = 0
     """Step at which "cosine" reaches zero. 0 means the end of the run, which then cannot be changed when the run is
     resumed."""
@@ -126,12 +126,12 @@ class TrainConfig:
     """Model folder or run folder that "finetune" starts from."""
     task: str | None = None
     """Name of a task of the corpus, if it has several sets of labels; for training with labels and for
-    --probe-every-epochs. Default: the tags of the corpus itself."""
+    --probe-every-epochs. Default: the corpus's own tags."""
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
     labels_like_paper: float | None = None
-    """Fraction of labels, selected as in the original code instead: this fraction of the clips of every combination of
-    tags, at least one."""
+    """Fraction of labels, selected as in the original code: this fraction of the clips of every combination of tags, at
+    least one. Instead of --labels."""
     dropout: float = 0.5
     """Dropout on the embedding before the classifier, when training with labels."""
     strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
@@ -178,7 +178,7 @@ class TrainConfig:
     num_audio_examples: int = 3
     """Number of clips that TensorBoard plays, each with its views; written when a run starts."""
     allow_changed_corpus: bool = False
-    """Resume even if the corpus has changed since the run started."""
+    """Resume even if the corpus has changed since the run was started."""
     worker_timeout_seconds: float = 600.0
     """With several workers: how long to wait for all of them at the start, and how long a step may take before a worker
     counts as lost. The first step includes reading the corpus, restoring and building the graph."""
@@ -187,7 +187,7 @@ class TrainConfig:
     tensorboard-plugin-profile to show it."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for values that are impossible or contradict each other."""
+        """Raises UsageError for invalid or contradictory values."""
         _validate(self)
 
     @property
@@ -196,7 +196,7 @@ class TrainConfig:
         return self.objective != "contrastive"
 
     def resolved(self) -> "TrainConfig":
-        """The same with the defaults that depend on the objective filled in."""
+        """A copy in which the defaults that depend on the objective are filled in."""
         defaults = OBJECTIVE_DEFAULTS[self.objective]
         filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **filled_in)
@@ -216,7 +216,7 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a recorded run that differ from the defaults of its objective.
 
     Args:
-        settings: Of a config.json, maybe of an earlier version; settings that no longer exist are left out.
+        settings: From a config.json, possibly of an earlier version; settings that no longer exist are left out.
     """
     defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS.get(settings.get("objective", ""), {})}
     return {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
@@ -243,7 +243,7 @@ _NOT_NEGATIVE = (
     "embeddings_every",
     "num_audio_examples",
 )
-# Timeouts of threads are limited; and every replica holds a copy of the network.
+# Thread timeouts have a limit, and every replica has a copy of the network.
 _AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
 # They have no effect without labels, so other values are rejected.
 _ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
@@ -282,7 +282,7 @@ def _validate(config: Any) -> None:
         parts,
     )
     lengths = (config.warmup_steps, config.warmup_epochs)
-    _require(0 in lengths, "--warmup-steps and --warmup-epochs exclude each other", lengths)
+    _require(0 in lengths, "--warmup-steps and --warmup-epochs cannot be combined", lengths)
     _require(
         config.best_metric != "probe_score" or config.probe_every_epochs > 0,
         "--best-metric probe_score needs --probe-every-epochs",
@@ -313,8 +313,8 @@ def _require_fitting_objective(config: Any) -> None:
     _require(filled_in["schedule"] != "plateau" or lengths == (0, 0), "--schedule plateau has no warm-up", lengths)
     if (config.objective == "finetune") != (config.pretrained is not None):
         raise UsageError(
-            "--objective finetune needs --pretrained, the model or run to start from, and no other objective takes it; "
-            f"received --objective {config.objective} and --pretrained {config.pretrained}."
+            "--objective finetune needs --pretrained, the model or run to start from, and no other objective accepts "
+            f"it; received --objective {config.objective} and --pretrained {config.pretrained}."
         )
     for name, default in () if config.has_labels else _ONLY_WITH_LABELS.items():
         rule = f"{_option(name)} is for --objective supervised and finetune"

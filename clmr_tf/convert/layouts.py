@@ -80,7 +80,7 @@ def _convolve(frames: np.ndarray, layer: OriginalLayer, stride: int, padding: in
     frames = np.pad(frames, ((0, 0), (0, 0), (padding, padding)))
     size = layer.kernel.shape[2]
     num_frames = (frames.shape[2] - size) // stride + 1
-    # NumPy multiplies contiguous matrices with BLAS, others without.
+    # NumPy multiplies contiguous matrices with BLAS, and others without.
     taps = np.ascontiguousarray(layer.kernel.transpose(2, 0, 1))
     shifts = (frames[:, :, tap : tap + stride * (num_frames - 1) + 1 : stride] for tap in range(size))
     return sum(map(np.matmul, taps, map(np.ascontiguousarray, shifts))) + layer.bias[:, np.newaxis]
@@ -96,7 +96,7 @@ def _pool(frames: np.ndarray, size: int) -> np.ndarray:
     return frames[:, :, : num_frames * size].reshape(*frames.shape[:2], num_frames, size).max(axis=3)
 
 
-# Prefixes of keys: of DataParallel and DistributedDataParallel, and of torch.compile.
+# Key prefixes that are added by DataParallel and DistributedDataParallel, and by torch.compile.
 _WRAPPERS = frozenset({"module", "_orig_mod"})
 _NUM_LAYERS = 11
 _LAYER_PARTS = {
@@ -168,7 +168,7 @@ class _Weights:
         tensor = self._unused.pop(key, None)
         if tensor is None:
             raise UsageError(
-                f"{self._path} lacks `{key}` and has the unused keys {some_keys(self._unused)}; give a complete "
+                f"{self._path} has no `{key}`, but the unused keys {some_keys(self._unused)}; give a complete "
                 "checkpoint of the released code."
             )
         fits = len(tensor.shape) == len(shape) and all(
@@ -211,7 +211,7 @@ def unwrapped(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.nda
 
     Args:
         tensors: A state dict.
-        path: Named in errors.
+        path: Its path, for errors.
 
     Raises:
         UsageError: If two keys become equal.
@@ -231,7 +231,7 @@ def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetw
 
     Args:
         tensors: The state dict.
-        path: Named in errors.
+        path: Its path, for errors.
 
     Raises:
         UsageError: If the layout is unknown, a key is missing or unexpected, or a shape does not fit.
@@ -262,7 +262,7 @@ def arrange(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[OriginalNetw
     if f"{layout.encoder_head}weight" in tensors:
         head = weights.take_linear(layout.encoder_head, None)
     if layout.head is not None and f"{layout.head}0.weight" in tensors:
-        # Trained afterwards; then the one inside the encoder was never used.
+        # This head was trained afterwards; then the one inside the encoder was never used.
         head = weights.take_head(layout.head)
     weights.require_used(layout.repeated)
     # The released code writes zeros if there is no head.
@@ -279,7 +279,7 @@ def arrange_head(tensors: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndar
     prefix = next((one for one in ("", "model.") if f"{one}0.weight" in tensors), None)
     if prefix is None:
         raise UsageError(
-            f"{path} holds no head: it has neither `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
+            f"{path} contains no head: it has neither `0.weight` nor `model.0.weight`, but {some_keys(tensors)}; "
             "give a finetuner checkpoint of the released code."
         )
     return _Weights(tensors, path).take_head(prefix)
@@ -306,7 +306,7 @@ def state_dict_of(network: OriginalNetwork, num_batches: int) -> dict[str, np.nd
 
 
 def width_of(kernel_shapes: list[tuple[int, ...]]) -> float:
-    """The width of a SampleCNN with these kernels, [out, in, size] each; arbitrary for another network.
+    """The width of a SampleCNN with these kernels, [out, in, size] each; for another network, the result is arbitrary.
 
     Channels are rounded to multiples of 8, so a range of widths has the same channels. Its middle is returned, which
     is 1 for the original.

@@ -18,7 +18,7 @@ from safetensors import deserialize
 from clmr_tf.data.restricted_pickle import NUMPY_SCALARS, PlainMapping, RestrictedUnpickler, UnknownNameError
 from clmr_tf.errors import UsageError
 
-# By the names of PyTorch's storages. NumPy has no bfloat16, so its bits are read.
+# Types by the names of PyTorch's storages. NumPy has no bfloat16, so its bits are read.
 STORAGE_DTYPES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
@@ -56,7 +56,7 @@ class StoredTensor(NamedTuple):
         storage: Key of its storage.
         first: Index of its first element in the storage.
         shape: Length of each dimension.
-        strides: Distance of neighbouring elements in each dimension, in elements.
+        strides: Distance between neighbouring elements in each dimension, in elements.
     """
 
     storage: str
@@ -67,12 +67,12 @@ class StoredTensor(NamedTuple):
 
 @dataclasses.dataclass
 class Storages:
-    """The storages of one file: first declared by the pickle, then filled.
+    """The storages of one file, which are declared by the pickle and then filled.
 
     Attributes:
-        types: By key, type name and number of elements.
-        contents: By key, the elements; bfloat16 as its bits.
-        byte_order: Of the elements, "<" or ">".
+        types: Type name and number of elements of each storage, by key.
+        contents: Elements of each storage, by key; bfloat16 as its bits.
+        byte_order: Byte order of the elements, "<" or ">".
     """
 
     types: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
@@ -128,7 +128,7 @@ class Storages:
             # They are converted to float64 later.
             num_bytes += 8 * num_numbers
         if num_bytes > max_bytes:
-            raise ValueError(f"its tensors would have {num_bytes} bytes, and a checkpoint may have {max_bytes}")
+            raise ValueError(f"its tensors would have {num_bytes} bytes, but a checkpoint may have at most {max_bytes}")
         return {name: self._array_of(tensor) for name, tensor in tensors.items()}
 
     def _array_of(self, tensor: StoredTensor) -> np.ndarray:
@@ -160,13 +160,13 @@ _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 _MAX_BYTES = 2**31
 """Limit of a file, of everything read from a zip archive, and of all tensors. Released checkpoints have 30 MB."""
 _MAX_PICKLE_BYTES = 2**24
-"""Limit of a pickle, which holds no numbers; with optimizers, it has about 100 KB."""
+"""Limit of a pickle, which contains no arrays; with optimizers, it has about 100 KB."""
 _STATE_DICT_NAMES = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which a checkpoint can hold its state dict, also nested."""
+"""Keys under which a checkpoint can contain its state dict, also nested."""
 _MAX_NESTING = 3
-"""Of state dicts; a pickle can hold a dictionary that contains itself."""
+"""Limit for the nesting of state dicts; a pickle can contain a dictionary that contains itself."""
 
-# What training code saves besides the weights: numbers are kept, everything else becomes empty.
+# What training code saves in addition to the weights: numbers are kept, everything else becomes empty.
 _FACTORIES = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
 _TORCH_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -195,7 +195,7 @@ class Checkpoint:
 
     Attributes:
         tensors: The state dict, in its order.
-        metadata: Those of "epoch", "global_step" and "pytorch-lightning_version" that it has.
+        metadata: "epoch", "global_step" and "pytorch-lightning_version", if the checkpoint has them.
     """
 
     tensors: dict[str, np.ndarray]
@@ -206,8 +206,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads the state dict of a `.pt`, `.ckpt` or `.safetensors` file, which may be the only one in a zip archive.
 
     Raises:
-        UsageError: If the file cannot be read, is not a checkpoint, is damaged, or holds anything but tensors and plain
-            data. No code from the file is run.
+        UsageError: If the file cannot be read, is not a checkpoint, is damaged, or contains anything but tensors and
+            plain data. No code from the file is run.
     """
     try:
         with path.open("rb") as file:
@@ -217,19 +217,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give a checkpoint of PyTorch.") from error
     if num_bytes > _MAX_BYTES:
         raise UsageError(
-            f"{path} has {num_bytes} bytes, and a checkpoint may have {_MAX_BYTES}; save only the state dict of its "
-            "encoder."
+            f"{path} has {num_bytes} bytes, but a checkpoint may have at most {_MAX_BYTES}; save only the state dict "
+            "of its encoder."
         )
     try:
         return _read(content, _Budget(_MAX_BYTES))
     except UnknownNameError as error:
         where = f", near the keys {some_keys(error.keys)}" if error.keys else ""
         raise UsageError(
-            f"{path} was refused because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
+            f"{path} was rejected because {_in_one_line(error)}, which weights do not need{where}; no code from it was "
             "run. If you trust the file, save only its state dict."
         ) from error
     except _UnclearError as error:
-        raise UsageError(f"{path} holds {error}; extract it and give one checkpoint.") from error
+        raise UsageError(f"{path} contains {error}; extract it and give one checkpoint.") from error
     # A damaged file can raise anything.
     except Exception as error:
         reason = _in_one_line(error) or type(error).__name__
@@ -237,7 +237,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class _UnclearError(Exception):
-    """A zip archive does not hold exactly one checkpoint; the message says what it holds."""
+    """A zip archive does not contain exactly one checkpoint; the message says what it contains."""
 
 
 class _Budget:
@@ -264,7 +264,7 @@ class _Limited:
 
     def read(self, num_bytes: int) -> bytes:
         if num_bytes > self._num_left():
-            raise ValueError(f"it holds a pickle of more than {_MAX_PICKLE_BYTES} bytes, or one that is damaged")
+            raise ValueError(f"it contains a pickle of more than {_MAX_PICKLE_BYTES} bytes, or one that is damaged")
         return self._file.read(num_bytes)
 
     def readline(self) -> bytes:
@@ -313,7 +313,7 @@ def _read_safetensors(content: bytes) -> Checkpoint:
         storages.fill(name, bytes(stored["data"]))
         tensors[name] = StoredTensor(name, 0, shape, contiguous_strides(shape))
     if not tensors:
-        raise ValueError("it holds no tensor")
+        raise ValueError("it contains no tensor")
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     step = header.get("__metadata__", {}).get("global_step", "")
     return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), {"global_step": int(step)} if step.isdecimal() else {})
@@ -331,7 +331,7 @@ def _read_archive(archive: zipfile.ZipFile, root: str, budget: _Budget) -> Check
     if f"{root}byteorder" in archive.namelist() and budget.read(archive, f"{root}byteorder") == b"big":
         storages.byte_order = ">"
     tensors, metadata = _state_dict_in(content)
-    # Only these: an optimizer has its own storages.
+    # Only these, since an optimizer has its own storages.
     for key in {tensor.storage: None for tensor in tensors.values()}:
         storages.fill(key, budget.read(archive, f"{root}data/{key}", storages.num_bytes(key)))
     return Checkpoint(storages.arrays_of(tensors, _MAX_BYTES), metadata)
@@ -359,7 +359,7 @@ def _read_legacy(file: BinaryIO) -> Checkpoint:
 
 
 def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int | str]]:
-    """The tensors of a state dict, and the metadata beside it."""
+    """The tensors of a state dict, and the metadata that is stored with it."""
     outside = _items(content)
     state = outside
     for _ in range(_MAX_NESTING):
@@ -367,15 +367,15 @@ def _state_dict_in(content: Any) -> tuple[dict[str, StoredTensor], dict[str, int
         state = state if inside is None else _items(inside)
     tensors = {name: one for name, one in state.items() if isinstance(one, StoredTensor)}
     if not tensors or any(not isinstance(name, str) for name in tensors):
-        raise ValueError(f"it holds no state dict, but {some_keys(state)}")
+        raise ValueError(f"it contains no state dict, but {some_keys(state)}")
     names = ("epoch", "global_step", "pytorch-lightning_version")
     return tensors, {name: outside[name] for name in names if type(outside.get(name)) in (int, str)}
 
 
 def _items(content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"it holds no state dict, but an object of the type {type(content).__name__}")
-    # The method of dict itself, since a pickle may have replaced that of the object.
+        raise ValueError(f"it contains no state dict, but an object of the type {type(content).__name__}")
+    # Calls the method of dict itself, since a pickle may have replaced that of the object.
     return dict(dict.items(content))
 
 
@@ -385,7 +385,7 @@ _NUM_LISTED_KEYS, _LONGEST_KEY = 3, 80
 def some_keys(keys: Iterable[Any]) -> str:
     """A few keys of a file for an error message, such as "`a`, `b`, `c` and 40 more"; "no key" if there are none."""
     found = list(keys)
-    # Text from a file must not reach the terminal as it is.
+    # Text from a file must be escaped before it is printed to the terminal.
     listed = ", ".join(
         f"`{key}`" if isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_KEY else reprlib.repr(key)
         for key in found[:_NUM_LISTED_KEYS]

@@ -122,7 +122,7 @@ def state_dict_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """A state dict as a file for `torch.load(weights_only=True)`; equal tensors give equal bytes.
 
     Args:
-        tensors: By name, float32, float64 or int64 of any shape.
+        tensors: Tensors by name, float32, float64 or int64 of any shape.
     """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -191,14 +191,14 @@ def safetensors_bytes(tensors: Mapping[str, np.ndarray], num_batches: int) -> by
         tensors: As for `state_dict_bytes`.
         num_batches: Number of training steps, "global_step" of the metadata, which also holds versions.
     """
-    # safetensors copies memory as it is, so tensors must be contiguous.
+    # safetensors copies raw memory, so tensors must be contiguous.
     contiguous = {name: tensor.copy(order="C") for name, tensor in tensors.items()}
     return save(contiguous, {"format": "pt", "global_step": str(num_batches), **versions()})
 
 
 _TAG_LISTS = {"magnatagatune": MAGNATAGATUNE_TAGS, "msd": MSD_TAGS}
 Outputs = Mapping[str, np.ndarray]
-"""Under the original's names: h, z and logits."""
+"""Outputs by their names in the original: h, z and logits."""
 
 
 def from_pytorch(
@@ -214,12 +214,12 @@ def from_pytorch(
     """Converts a checkpoint to a model folder.
 
     Args:
-        checkpoint: Of the encoder, in any known layout.
+        checkpoint: Checkpoint of the encoder, in any known layout.
         folder: Model folder to write, as for `write_model_folder`.
-        head_checkpoint: Of the head, if saved separately.
+        head_checkpoint: Checkpoint of the head, if saved separately.
         tags: "magnatagatune", "msd", or a file with one name per line. Default: "magnatagatune" for a head of 50.
         golden: .npz file with `audio` and outputs of the original code to compare with.
-        licence: For the manifest.
+        licence: Licence for the manifest.
         overwrite: Also replace the model of a run or of another checkpoint.
 
     Returns:
@@ -288,7 +288,7 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     manifest, encoder = read_manifest(folder), read_encoder(folder)
     if encoder_name(encoder) != DEFAULT_ENCODER:
         raise UsageError(
-            f"The released code builds only SampleCNN, and the encoder in {folder} is {encoder_name(encoder)}; give a "
+            f"The released code builds only SampleCNN, but the encoder in {folder} is {encoder_name(encoder)}; give a "
             f"model that was trained with --encoder {DEFAULT_ENCODER}."
         )
     head = read_head(folder) if (folder / HEAD_FILE).is_file() else None
@@ -296,7 +296,8 @@ def to_pytorch(folder: Path, checkpoint: Path) -> dict[str, float]:
     require_writable(checkpoint, "--out")
     if encoder.width != 1:
         logger.warning(
-            "The released code builds only SampleCNN of width 1, and this has %g; change the channels of its class.",
+            "The released code builds only SampleCNN of width 1, but this one has width %g; change the channels of "
+            "its class.",
             encoder.width,
         )
     network = to_original(encoder, read_projector(folder), head)
@@ -323,7 +324,7 @@ def _require_original_head(folder: Path, head: Head | None) -> None:
     hidden_units = [len(bias) for bias in head.weights[1:-1:2]] if head else []
     if hidden_units not in ([], [EMBEDDING_DIM]):
         raise UsageError(
-            f"The head of the model in {folder} has hidden layers of {hidden_units} units, and the released code has "
+            f"The head of the model in {folder} has hidden layers of {hidden_units} units, but the released code has "
             f"none or one of {EMBEDDING_DIM}; convert a model with such a head, or without a head."
         )
 
@@ -342,7 +343,7 @@ def _original_outputs(network: OriginalNetwork, audio: np.ndarray) -> dict[str, 
 
 
 def _require_equal(received: Outputs, expected: Outputs, whose: str) -> dict[str, float]:
-    """The relative errors of the outputs that both have."""
+    """Checks the outputs that both have, and returns their relative errors."""
     names = [name for name in received if name in expected]
     if not names:
         raise UsageError(f"{whose} has none of the model's outputs {', '.join(received)}; give other numbers.")

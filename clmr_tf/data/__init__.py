@@ -1,1 +1,1 @@
-"""Prepared corpora, their tasks and labels, and tf.data over them."""
+"""Prepared corpora, their tasks and labels, and tf.data pipelines that read them."""

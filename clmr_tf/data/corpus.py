@@ -76,7 +76,7 @@ class CorpusTask:
         fields = json.loads(text)
         received = fields.pop("format", None) if isinstance(fields, dict) else type(fields).__name__
         if received != TASK_FORMAT:
-            raise ValueError(f"format {received!r}, this program reads {TASK_FORMAT}")
+            raise ValueError(f"format {received!r}, but this program reads {TASK_FORMAT}")
         try:
             items = {
                 item_id: Label(**{**label, "tags": tuple(label["tags"])}) for item_id, label in fields["items"].items()
@@ -103,7 +103,7 @@ def labelled(items: Sequence[ItemType], task: CorpusTask) -> tuple[ItemType, ...
     selected = [item for item in items if item.id in task.items]
     if len(selected) < len(task.items):
         unknown = min(task.items.keys() - {item.id for item in selected})
-        raise UsageError(f"The task {task.name!r} labels {unknown!r}, which the corpus does not hold; make it again.")
+        raise UsageError(f"The task {task.name!r} labels {unknown!r}, which is not in the corpus; make it again.")
     split_of: dict[str, str] = {}
     for item in selected:
         if split_of.setdefault(item.song_id, task.items[item.id].split) != task.items[item.id].split:
@@ -169,7 +169,7 @@ class Item:
 
     Attributes:
         id: Unique name of the item, the same in every preparation.
-        song_id: Shared by the items of a song, which are never in two splits nor negatives of each other.
+        song_id: Shared by the items of a song, which are never in two splits or negatives of each other.
         source: Path of the source file, relative to the corpus' source folder.
         split: "train", "valid" or "test".
         tags: Names from the manifest's `tag_names`; empty if the corpus has no labels.
@@ -251,7 +251,7 @@ class CorpusManifest:
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.get("format_version") != FORMAT_VERSION:
             received = fields.get("format_version") if isinstance(fields, dict) else type(fields).__name__
-            raise ValueError(f"format version {received!r}, this program reads {FORMAT_VERSION}")
+            raise ValueError(f"format version {received!r}, but this program reads {FORMAT_VERSION}")
         try:
             return cls(**{**fields, "tag_names": tuple(fields["tag_names"])})
         except (TypeError, KeyError) as error:
@@ -266,7 +266,7 @@ class Corpus:
         folder: Folder of the corpus.
         manifest: Manifest of these items.
         items: Items in the order of the index.
-        task: The task selected by `for_task`; None for the corpus as it was prepared.
+        task: The task selected by `for_task`; None for the corpus's own labels and splits.
     """
 
     folder: Path

@@ -12,7 +12,7 @@ from clmr_tf.errors import UsageError
 CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """Takes an item's row in the index of the split and an offset in samples (int64 scalars), returns a crop."""
 
-# Separate streams of one run seed, folded into it, so that no two draws share their random bits.
+# Separate streams, folded into the run seed; no two draws share random bits.
 _ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
 
 
@@ -21,7 +21,7 @@ class BatchShard:
     """The part of every batch that one process reads.
 
     Each of the M micro-batches of a batch is split evenly between the R replicas, so a micro-batch has the same
-    examples however many replicas there are.
+    examples for any number of replicas.
 
     Attributes:
         num_replicas: All replicas of the run.
@@ -50,7 +50,7 @@ def pair_dataset(
     sampling_unit: str = "song",
     shard: BatchShard = WHOLE_BATCH,
 ) -> tf.data.Dataset:
-    """Batches of two random crops per item, without end.
+    """Endless batches of two random crops per item.
 
     An epoch visits every song (or every item, with `sampling_unit` "clip") at most once, in its own order, and drops
     the remainder that does not fill a batch. Both crops of a pair come from the same item and may overlap, as in the
@@ -116,9 +116,9 @@ def crop_dataset(
     """Batches of random crops of items as in `pair_dataset`, with any number of crops per item and without its checks.
 
     Args:
-        num_crops: Crops of an item, "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
-        epoch_size: Examples of an epoch, after which a new order begins; at most the number of units.
-        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, shard: As of `pair_dataset`.
+        num_crops: Crops per item: "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
+        epoch_size: Examples per epoch, after which a new order begins; at most the number of units.
+        corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, shard: As in `pair_dataset`.
     """
     items = corpus.items_of(split)
     first_item_of_unit, items_by_unit = _group(items, sampling_unit)
@@ -154,7 +154,7 @@ def crop_dataset(
         return step * batch_size + (part * shard.num_replicas + rank) * part_size + row_of_part
 
     first_index = first_step * replica_batch_size * shard.num_local_replicas
-    # Infinite, since otherwise workers would ask each other before every batch whether there is another one.
+    # Infinite, since otherwise workers would check with each other before every batch whether there is another one.
     indices = tf.data.Dataset.range(first_index, np.iinfo(np.int64).max).repeat()
     examples = indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return examples.batch(replica_batch_size, drop_remainder=True).prefetch(2)
@@ -176,7 +176,7 @@ def crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) ->
 
 
 def pcm_crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:
-    """The reader for prepared PCM: a slice of the memory-mapped file, no Python, no copy but the crop."""
+    """The reader for prepared PCM: slices the memory-mapped file without Python, and copies only the crop."""
     path = corpus.folder / PCM_FILE
     total_num_samples = path.stat().st_size // PCM_DTYPE.itemsize
     item_offsets = tf.constant([item.offset_samples for item in items], tf.int64)
@@ -212,7 +212,7 @@ def _group(items: Sequence[Item], sampling_unit: str) -> tuple[np.ndarray, np.nd
 
 
 def _permute(rank: tf.Tensor, num_units: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-    # The shuffle op uses the low byte of each word of its key and no more, so seed and epoch are hashed first.
+    # The shuffle op uses only the low byte of each word of its key, so seed and epoch are hashed first.
     seed_and_epoch = tf.stack([tf.constant(seed, tf.int64), epoch])
     key = tf.random.stateless_uniform([3], seed_and_epoch, minval=None, maxval=None, dtype=tf.uint32)
     # With the default of 4 rounds, the orders of successive epochs are correlated (0.3); with 8 they are not.
@@ -240,7 +240,7 @@ def labelled_dataset(
     sampling_unit: str = "clip",
     shard: BatchShard = WHOLE_BATCH,
 ) -> tf.data.Dataset:
-    """Batches of one random crop of each item and its tags, without end.
+    """Endless batches of random crops with the tags of their items.
 
     An epoch visits every item once, in its own order. The next one begins where it ends, even in the middle of a batch,
     because with few labels an epoch may be shorter than a batch. The released code drops the remainder.

@@ -101,8 +101,8 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
 
     Raises:
         tf.errors.OpError: At run time, if the file is missing or cannot be decoded (eagerly and without tensorflow-io,
-            UnreadableAudioError). Some damaged FLAC files make tensorflow-io loop forever, so use it only for checked
-            files.
+            UnreadableAudioError). Some damaged FLAC files make tensorflow-io loop forever, so use this function only
+            for checked files.
     """
     offset_samples = tf.convert_to_tensor(offset_samples, tf.int64)
     decoders = tensorflow_io_decoders()
@@ -114,7 +114,7 @@ def read_crop(path: tf.Tensor, offset_samples: tf.Tensor, *, num_samples: int, s
 def _read_with_ffmpeg(
     path: tf.Tensor, offset_samples: tf.Tensor, num_samples: int, sample_rate_hz: int
 ) -> tuple[tf.Tensor, SourceBlock]:
-    # In a graph the name is bytes, eagerly a zero-dimensional array.
+    # In a graph, the name is bytes; in eager mode, it is a zero-dimensional array.
     def path_of(name: bytes | np.ndarray) -> Path:
         return Path(os.fsdecode(np.asarray(name, object).item()))
 

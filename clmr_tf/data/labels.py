@@ -1,4 +1,4 @@
-"""Labels: what the tags of a corpus allow, and which training examples may be used with their labels."""
+"""Labels: which tasks the tags of a corpus allow, and which training examples may be used with their labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from clmr_tf.errors import UsageError
 
 # The tags of published data sets, in the order of their label vectors and published tables.
 # fmt: off
-# As in the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and in tags.npy of Won et al.:
-# the 50 most frequent tags in descending order, ties in the order of these files.
+# The tags of the label files of Pons et al. (https://github.com/jordipons/musicnn-training) and of tags.npy of Won et
+# al.: the 50 most frequent tags in descending order, ties in the order of these files.
 MAGNATAGATUNE_TAGS = (
     "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
     "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
@@ -21,8 +21,8 @@ MAGNATAGATUNE_TAGS = (
     "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 
-# As in 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags of
-# Last.fm, in this spelling.
+# The tags of 50tagList.txt of Lee et al. (https://github.com/jongpillee/music_dataset_split): the 50 most frequent tags
+# of Last.fm, in this spelling.
 MSD_TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s", "alternative rock",
     "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock", "soul", "indie rock", "Mellow",
@@ -35,14 +35,14 @@ MSD_TAGS = (
 
 
 def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """Chooses a random fraction of the songs: max(1, round(fraction × songs)) of them.
+    """Selects a random fraction of the songs: max(1, round(fraction × songs)) of them.
 
-    The songs are sorted by a hash of seed and song id, and the first ones are taken. So for one seed a smaller fraction
-    is a subset of every larger one, and adding or removing songs does not reorder the others.
+    The songs are sorted by a hash of seed and song id, and the first ones are selected. So with the same seed, a
+    smaller fraction is a subset of every larger one, and adding or removing songs does not reorder the others.
 
     Args:
         song_ids: Song of every item; repetitions count once.
-        fraction: In (0, 1].
+        fraction: Fraction in (0, 1].
         seed: Determines the order.
     """
     songs = sorted(set(song_ids), key=lambda song: hashlib.sha256(f"{seed}/{song}".encode()).digest())
@@ -50,7 +50,7 @@ def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str
 
 
 def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses, of every distinct combination of tags, max(1, int(n × fraction)) of its n examples.
+    """Selects max(1, int(n × fraction)) of the n examples of every distinct combination of tags.
 
     This is the paper's subset: `random_undersample_balanced` in version 1 of the original code, applied there to
     chunks of 2.7 s (our random draws differ). At least one example of each combination is kept, so where many
@@ -58,7 +58,7 @@ def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np
 
     Args:
         labels: Multi-hot, [examples, tags].
-        fraction: In (0, 1].
+        fraction: Fraction in (0, 1].
         seed: Determines the draws.
 
     Returns:
@@ -130,7 +130,7 @@ def choose_labels(
 
 
 def has_single_labels(corpus: Corpus) -> bool:
-    """Whether this is single-label classification: as the task says, or else if every recording has exactly one tag."""
+    """Whether this is single-label classification: as the task says, else if every recording has exactly one tag."""
     return corpus.task.single_label if corpus.task else all(len(item.tags) == 1 for item in corpus.items)
 
 
@@ -140,13 +140,13 @@ def task_metadata(corpus: Corpus) -> dict[str, Any]:
 
 
 def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
-    """Raises UsageError if the corpus has no tags, has the same tags on every clip, or lacks one of `splits`."""
+    """Raises UsageError if the corpus has no tags, the same tags on every clip, or not all of `splits`."""
     name = corpus.manifest.name
     missing = [split for split in splits if not corpus.items_of(split)]
     if missing or not corpus.manifest.tag_names:
         what = f"no {' and no '.join(missing)} split" if missing else "no tags"
         raise UsageError(
-            f"The corpus {name} has {what}; prepare one that has, with "
+            f"The corpus {name} has {what}; prepare another one with "
             "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2`, "
             "and give --corpus FOLDER."
         )

@@ -1,4 +1,4 @@
-"""From the value of --corpus to a prepared corpus, which is prepared if necessary and checked for changes."""
+"""Resolves the value of --corpus to a prepared corpus: prepares it if necessary and checks it for changes."""
 
 import hashlib
 import importlib
@@ -15,7 +15,7 @@ from clmr_tf.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-# Takes less than a tenth of a second; all of a large corpus would take minutes at every start.
+# This takes less than a tenth of a second; checking all of a large corpus would take minutes at every start.
 _CHECKED_NUM_BYTES = 32 * 2**20
 
 
@@ -23,7 +23,7 @@ def require_unchanged_audio(corpus: Corpus) -> None:
     """Compares items, evenly spread over the corpus, with their digests in the index.
 
     The fingerprint of a corpus covers its index only; this check covers the audio. A small corpus is checked
-    completely. In a larger one a replaced file is detected, but possibly not a single flipped bit.
+    completely. In a larger one, a replaced file is detected, but a single flipped bit may not be.
 
     Args:
         corpus: A corpus with storage "pcm" or "direct".
@@ -76,8 +76,8 @@ def resolve_corpus(
         corpora: Folder of prepared corpora.
         sample_rate_hz: Sample rate that the corpus must have.
         clip_num_samples: Shortest usable recording, in samples at that rate.
-        reader: "prepared" for PCM, "direct" for an index of the compressed files; None accepts what a prepared corpus
-            has, and otherwise prepares PCM.
+        reader: "prepared" for PCM, "direct" for an index of the compressed files; None accepts either in a prepared
+            corpus, and otherwise prepares PCM.
         max_skipped_fraction: Fraction of a folder's audio files that may be unusable.
 
     Raises:
@@ -109,7 +109,7 @@ def _open_or_prepare(
     if pipeline is None and not folder.exists():
         raise UsageError(f"There is no corpus named {corpus!r} and no such folder; give --corpus a folder of music.")
     if pipeline is None and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give --corpus the folder that holds the music.")
+        raise UsageError(f"{folder} is a file; give --corpus the folder that contains the music.")
 
     _require_own_pipelines()
     from pipelines.preparation.prepare import PrepareSettings
@@ -178,7 +178,7 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     manifest = corpus.manifest
     if manifest.sample_rate_hz != sample_rate_hz:
         raise UsageError(
-            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz but the run needs {sample_rate_hz} Hz; "
+            f"The corpus in {corpus.folder} has {manifest.sample_rate_hz} Hz, but the run needs {sample_rate_hz} Hz; "
             f"use --sample-rate-hz {manifest.sample_rate_hz} or prepare the music again."
         )
     if manifest.storage != storage:
@@ -187,6 +187,6 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     too_short = sum(item.num_samples < clip_num_samples for item in corpus.items)
     if too_short:
         raise UsageError(
-            f"The corpus in {corpus.folder} has {too_short} items shorter than the clip of {clip_num_samples} samples; "
+            f"The corpus in {corpus.folder} has {too_short} items shorter than a clip of {clip_num_samples} samples; "
             f"prepare the music again with --min-num-samples {clip_num_samples}."
         )

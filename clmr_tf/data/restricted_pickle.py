@@ -1,8 +1,8 @@
 """Reads pickles of plain data, such as the split files of the Million Song Dataset, without running their code.
 
-A pickle is a program: it may name any function of any module and have it called. This reader accepts only the names
-that its caller expects, such as those that NumPy writes for an array, and replaces them by stand-ins that only store
-their arguments. Every other name is rejected before anything is imported or called.
+A pickle is a program: it can name any function of any module and call it. This reader accepts only the names that its
+caller expects, such as those that NumPy writes for an array, and replaces them with classes and functions that only
+store their arguments. Every other name is rejected before anything is imported or called.
 """
 
 import pickle
@@ -39,7 +39,7 @@ def load_plain_pickle(path: Path) -> Any:
 
 
 class PlainMapping(dict):
-    """Stands in for dictionary subclasses and for objects that are not needed; keeps only dictionary items."""
+    """Replaces dictionary subclasses and objects that are not needed; keeps only dictionary items."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class StoredArray:
     def __setstate__(self, state: tuple[int, tuple[int, ...], "_StoredType", bool, bytes | str]) -> None:
         _, self._shape, stored_type, self._fortran_order, raw = state
         if not isinstance(stored_type, _StoredType) or not isinstance(raw, bytes | str):
-            raise TypeError("an array of other than numbers")
+            raise TypeError("an array that is not numeric")
         self._dtype = stored_type.dtype()
         self._bytes = raw.encode("latin1") if isinstance(raw, str) else raw
 
@@ -77,7 +77,7 @@ class StoredArray:
 
 
 class _StoredType:
-    """Stands in for numpy.dtype."""
+    """Replaces numpy.dtype."""
 
     def __init__(self, name: str, *_: object) -> None:
         if name not in _NUMBER_TYPES:
@@ -93,21 +93,21 @@ class _StoredType:
 
 
 def _stored_type(name: str, *arguments: object) -> _StoredType | PlainMapping:
-    """Stands in for numpy.dtype where other dtypes are ignored."""
+    """Replaces numpy.dtype where other dtypes are ignored."""
     return _StoredType(name, *arguments) if name in _NUMBER_TYPES else PlainMapping()
 
 
 class _ArrayClass:
-    """Stands in for numpy.ndarray, which only occurs as an argument."""
+    """Replaces numpy.ndarray, which occurs only as an argument."""
 
 
 def _reconstruct(*_: object) -> StoredArray:
-    """Stands in for NumPy's function that creates the empty array to be filled afterwards."""
+    """Replaces NumPy's function that creates the empty array to be filled afterwards."""
     return StoredArray()
 
 
 def _scalar(stored_type: _StoredType | PlainMapping, raw: bytes | str | None = None) -> int | float | None:
-    """Stands in for NumPy's function that creates a scalar; numbers become Python's, all else becomes None."""
+    """Replaces NumPy's function that creates a scalar; numbers become Python numbers, everything else becomes None."""
     if not isinstance(stored_type, _StoredType):
         return None
     data = raw.encode("latin1") if isinstance(raw, str) else raw
@@ -115,7 +115,7 @@ def _scalar(stored_type: _StoredType | PlainMapping, raw: bytes | str | None = N
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for codecs.encode, with which Python 3 writes bytes in the protocols of Python 2."""
+    """Replaces codecs.encode, with which Python 3 writes bytes in the protocols of Python 2."""
     if encoding != "latin1":
         raise TypeError(f"the encoding {encoding!r}")
     return text.encode("latin1")
@@ -127,7 +127,7 @@ NUMPY_SCALARS: Mapping[tuple[str, str], Any] = {
     ("numpy", "dtype"): _stored_type,
     ("_codecs", "encode"): _encode,
 }
-"""Stand-ins that turn NumPy's numeric scalars into Python numbers, and all other scalars into None."""
+"""Replacements that turn NumPy's numeric scalars into Python numbers, and all other scalars into None."""
 _NUMPY_STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -150,9 +150,9 @@ class UnknownNameError(pickle.UnpicklingError):
         self.keys = tuple(keys)
 
 
-# Python's implementation: a damaged index would make the one in C allocate all memory.
+# Python's implementation, because a damaged index would make the C implementation allocate all memory.
 class RestrictedUnpickler(pickle._Unpickler):
-    """Unpickles with stand-ins only.
+    """Unpickles with replacements only.
 
     Args:
         file: Positioned at the start of the pickle; afterwards at its end.
@@ -176,9 +176,9 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._load_persistent = load_persistent
 
     def _refuse_buffer(self) -> None:
-        raise pickle.UnpicklingError("it holds a buffer, which plain data does not need")
+        raise pickle.UnpicklingError("it contains a buffer, which plain data does not need")
 
-    # The only opcode that allocates the memory that it claims before reading.
+    # The only opcode that allocates the memory that it claims to need before it reads.
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_buffer}
 
     def load(self) -> Any:
@@ -186,10 +186,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         try:
             return super().load()
         except (LookupError, EOFError, AttributeError, struct.error) as error:
-            raise pickle.UnpicklingError("it is damaged or cut short") from error
+            raise pickle.UnpicklingError("it is damaged or truncated") from error
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """The stand-in for a name."""
+        """The replacement for a name."""
         stand_in = self._stand_ins.get((module_name, global_name))
         if stand_in is None:
             unpickler: Any = self

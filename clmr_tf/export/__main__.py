@@ -19,20 +19,21 @@ class ExportConfig:
     """Settings of the export."""
 
     model: Path = Path("runs/demo")
-    """Run folder to export; or a model folder, to add files with --head, --tflite or --onnx."""
+    """Run folder to export, or model folder to which --head, --tflite or --onnx add files."""
     checkpoint: Literal["newest", "best"] = "newest"
     """Which checkpoint to export. "best" is the best by the --best-metric of the run."""
     out: Path | None = None
-    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run is replaced, even
-    if it is damaged. If the weights are the same, its probes are kept; if the head is the same too, so are its
+    """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run is replaced, even if
+    it is damaged. If the weights are the same, its probe results are kept; if the head is the same too, so are its
     files for other runtimes."""
     overwrite: bool = False
     """Also replace a model of another run or checkpoint, or of unknown origin."""
     licence: str = "unspecified"
     """Licence of the weights, for the manifest and the model card, preferably an SPDX name such as CC-BY-4.0."""
     head: Path | None = None
-    """Result of a probe of this model, evaluation-....json. Its head becomes part of the export, which then gives tags.
-    Models trained with labels already have a head. Existing files for other runtimes are made again with the tags."""
+    """Result of a probe of this model, evaluation-....json. Its head becomes part of the export, which then outputs
+    tags. Models trained with labels already have a head. Existing files for other runtimes are written again with the
+    tags."""
     tflite: str | None = None
     """Also write files for LiteRT: fp32, fp16, int8, separated by commas."""
     onnx: bool = False
@@ -86,14 +87,14 @@ def export(config: ExportConfig) -> Path:
         )
     if outdated:
         files = " and ".join(FORMATS[kind].file for kind in outdated)
-        stderr.print(f"Making {files} again, with the tags of the new head.", markup=False)
+        stderr.print(f"Writing {files} again, with the tags of the new head.", markup=False)
     if kinds:
         add_runtime_files(folder, kinds)
     return folder
 
 
 def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
-    """Exports a run; returns the model folder, and the files that only the previous model had."""
+    """Exports a run; returns the model folder and the files that only the previous model had."""
     from clmr_tf.export.writing import read_probe_head, require_same_origin, write_model_folder
     from clmr_tf.train.run_folder import read_config, read_record, read_run_encoder, read_run_with_head
 
@@ -129,7 +130,7 @@ def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[s
     from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, read_projector
     from clmr_tf.export.writing import read_probe_head, write_model_folder
 
-    # New golden numbers of a damaged model would hide the damage.
+    # New golden numbers from a damaged model would hide the damage.
     check_golden(folder)
     if config.head is None:
         return folder, ()
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = export(config)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    stdout.print(f"Exported to {folder}; loaded again, its embeddings are the same.", markup=False)
+    stdout.print(f"Exported to {folder}; its embeddings are the same after loading it again.", markup=False)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from clmr_tf.files import write_atomically
 from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.heads import Head
 
-# Of 2021, so that old and new runtimes read it.
+# An opset of 2021, which old and new runtimes read.
 _ONNX_OPSET = 15
 _TAG_NAMES = "tag_names"
 
 Function: TypeAlias = Any
-"""A `tf.function`, which has no type that type checkers know."""
+"""A `tf.function`, for which there is no static type."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def convert(function: Function, kind: str, tag_names: Sequence[str] = ()) -> byt
     """Converts a function to the content of a file.
 
     Args:
-        function: Holds only constants, no variables; has an input signature.
+        function: A function with an input signature that contains only constants, no variables.
         kind: Key of `FORMATS`.
         tag_names: Stored as a JSON list: in the ONNX metadata as `tag_names`, or in the zip archive that is appended to
             a .tflite file as `tag_names.json`.
@@ -57,7 +57,7 @@ def convert(function: Function, kind: str, tag_names: Sequence[str] = ()) -> byt
 
 
 def _tflite(function: Function, kind: str, names: str | None) -> bytes:
-    # Only safe without variables: those of a Keras model would be missing, or the process would abort.
+    # Safe only without variables: those of a Keras model would be missing, or the process would abort.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
     if kind != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -88,9 +88,9 @@ class FoldedHead:
     """Dense layers with ReLU between them and sigmoid or softmax after the last.
 
     Attributes:
-        layers: Matrix float32 [in, out] and bias float32 [out] of each.
+        layers: Matrix float32 [in, out] and bias float32 [out] of each layer.
         single_label: Softmax instead of sigmoids.
-        tag_names: Of the outputs.
+        tag_names: Names of the outputs.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -137,7 +137,7 @@ class FoldedNetwork:
     """An encoder without variables, with batch normalisation folded into its layers (`ClipEncoder.folded`).
 
     Args:
-        encoder: Built, float32, for clips of exactly `clip_num_samples`.
+        encoder: A built float32 encoder for clips of exactly `clip_num_samples`.
     """
 
     def __init__(self, encoder: ClipEncoder) -> None:
@@ -150,7 +150,8 @@ class FoldedNetwork:
 
         Args:
             head: Adds the output "tags", float32 [n, tags].
-            in_8_bits: The converter will round constants to 8 bits; what does not bear it is kept from that.
+            in_8_bits: The converter will round constants to 8 bits; values that need more precision are protected from
+                that.
         """
         signature = [tf.TensorSpec([None, self._encoder.clip_num_samples], tf.float32, name="audio")]
         encode = self._encoder.folded(in_8_bits=in_8_bits)

@@ -86,10 +86,11 @@ def loading_section(manifest: dict[str, Any]) -> str:
     """The section on how to load the model; its Python code runs in the model folder.
 
     Args:
-        manifest: Of the model folder.
+        manifest: The manifest of the model folder.
     """
     parts = [
-        "## How to load it\nRun this code in this folder. `golden.npz` stands for your own audio.\n",
+        "## How to load it\n"
+        "Run this code in this folder. It uses the audio in `golden.npz`; replace it with your own.\n",
         _PACKAGE.format(dimensions=manifest["output"]["dimensions"]),
         _TENSORFLOW,
         _SERVING.format(name=manifest["name"], clip=manifest["input"]["clip_num_samples"]),
@@ -135,7 +136,7 @@ def head_section(head: dict[str, Any] | None) -> str:
     """The section on a head that a probe trained; empty for other models.
 
     Args:
-        head: "head" of the manifest.
+        head: The entry "head" of the manifest.
     """
     if head is None:
         return ""
@@ -168,11 +169,11 @@ def scores_section(scores: dict[str, Any]) -> str:
     """The scores of probes.
 
     Args:
-        scores: Of the manifest.
+        scores: The entry "scores" of the manifest.
     """
     if not scores:
         return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
-    lines = ["## Scores", "Of classifiers on the frozen embedding.", ""]
+    lines = ["## Scores", "Scores of classifiers on the frozen embedding.", ""]
     lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
     for name, score in sorted(scores.items()):
         value = score.get("score", score.get("mean"))
@@ -187,7 +188,7 @@ def _interval(low_high: list[float] | None) -> str:
 
 
 _NUM_GOLDEN_NUMBERS = 5
-# Of a probability; below this it is rounding.
+# Differences of probabilities below this are rounding errors.
 _MIN_TAG_ERROR = 1e-4
 _RELEASED_CODE = "[the code of the paper](https://github.com/Spijkervet/CLMR)"
 _PAPER = "[Spijkervet and Burgoyne, ISMIR 2021](https://arxiv.org/abs/2103.09410)"
@@ -197,8 +198,8 @@ def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
     """Writes the card.
 
     Args:
-        manifest: Of the model folder; sections without data are left out.
-        golden_embedding: Of the golden clips, float32 [clips, dimensions].
+        manifest: The manifest of the model folder; sections without data are left out.
+        golden_embedding: Embeddings of the golden clips, float32 [clips, dimensions].
 
     Returns:
         Markdown with a metadata header. Its Python code runs in the model folder.
@@ -248,7 +249,8 @@ def _introduction(manifest: dict[str, Any]) -> str:
         f"as in CLMR, Contrastive Learning of Musical Representations ({_PAPER}): "
         f"{architecture['class']}{option} of width {width:g}.",
         "",
-        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and again for every score.",
+        f"This file is written by `python -m clmr_tf.{command}` from `manifest.json`, and updated with every new "
+        "score.",
         "",
         "| | |",
         "|---|---|",
@@ -373,8 +375,8 @@ def _golden_section(golden_embedding: np.ndarray) -> str:
     greatest = np.argsort(-golden_embedding[0], kind="stable")[:_NUM_GOLDEN_NUMBERS]
     lines = [
         "## Golden numbers",
-        "`golden.npz` holds two clips and the embeddings that every runtime must give for them. The largest numbers of "
-        "the first embedding:",
+        "`golden.npz` contains two clips and the embeddings that every runtime must compute from them. The largest "
+        "values of the first embedding:",
         "",
         "| dimension | value |",
         "|---|---|",

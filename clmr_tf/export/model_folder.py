@@ -4,11 +4,11 @@ saved_model/          TensorFlow SavedModel, `serving_default`: audio [n, clip] 
 encoder.weights.h5    the same weights for `clmr_tf.models.encoders.build_encoder`
 manifest.json         architecture, input, training, origin of an added head, scores, licence
 head.npz              optional: from the embedding to the logits of the tags
-projector.npz         optional, of converted models: from the embedding to the projection
+projector.npz         optional, only in converted models: from the embedding to the projection
 README.md             model card: the manifest in words, and how to load the model
 model*.tflite         optional, for LiteRT: float32, float16 and 8-bit integers
 model.onnx            optional, for ONNX Runtime
-golden.npz            audio, and the embedding, logits and projection that every loader and runtime must give for it
+golden.npz            audio, and the embedding, logits and projection that every loader and runtime must compute
 """
 
 import hashlib
@@ -69,10 +69,10 @@ def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]
             found = found.get(name) if isinstance(found, dict) else None
         return found
 
-    lacking = [names for names, kind in parts.items() if not isinstance(part(names), kind)]
-    if lacking:
+    missing = [names for names, kind in parts.items() if not isinstance(part(names), kind)]
+    if missing:
         raise UsageError(
-            f"{folder} is not a model folder: {folder / MANIFEST_FILE} lacks `{'`, `'.join(lacking)}`; {_ADVICE}."
+            f"{folder} is not a model folder: {folder / MANIFEST_FILE} has no `{'`, `'.join(missing)}`; {_ADVICE}."
         )
 
 
@@ -110,12 +110,12 @@ def read_encoder(folder: Path) -> ClipEncoder:
 
 
 def gives_tags(folder: Path) -> bool:
-    """Whether a model has a head, and so gives tags."""
+    """Whether a model has a head and so outputs tags."""
     return (folder / HEAD_FILE).is_file()
 
 
 def read_head(folder: Path) -> Head:
-    """The head of a model, from the embedding to the logits of its tags.
+    """The head of a model, which maps the embedding to the logits of its tags.
 
     Raises:
         UsageError: If there is none, it cannot be read, or it does not match the embedding or the tag names.
@@ -123,7 +123,7 @@ def read_head(folder: Path) -> Head:
     path = folder / HEAD_FILE
     if not path.is_file():
         raise UsageError(
-            f"The model in {folder} has no head of its own; export a run that was trained with --objective supervised "
+            f"The model in {folder} has no head; export a run that was trained with --objective supervised "
             "or finetune, convert a checkpoint with its head, or choose another --head."
         )
     try:
@@ -166,7 +166,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replaces the manifest and the model card of a model folder.
 
     Raises:
-        UsageError: If the manifest lacks what the card needs; then nothing is replaced.
+        UsageError: If the manifest does not contain what the card needs; then nothing is replaced.
     """
     require_parts(folder, manifest, PARTS_OF_CARDS)
     card = model_card(manifest, read_golden(folder)["embedding"])

@@ -41,11 +41,12 @@ class RuntimeFormat:
         title: Description for the manifest and the model card.
         bytes_per_weight: Size of a weight of the encoder.
         bytes_per_head_weight: Size of a weight of the head, and of a constant of the encoder.
-        converters: Packages that write it, besides TensorFlow.
+        converters: Packages that write it, in addition to TensorFlow.
         runtime: Package that runs it.
-        max_error: Of an embedding, relative to the largest golden value; None if only the cosine is limited.
-        min_cosine: Of the embedding of each golden clip to the golden embedding.
-        max_head_error: Of a tag's probability, compared with the head on the file's own embedding.
+        max_error: Largest error of an embedding, relative to the largest golden value; None if only the cosine is
+            limited.
+        min_cosine: Smallest cosine between the embedding of a golden clip and the golden embedding.
+        max_head_error: Largest error of a tag's probability, compared with the head on the file's own embedding.
     """
 
     file: str
@@ -71,7 +72,7 @@ TFLITE_FORMATS = {
 }
 ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", 4, 4, ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
 FORMATS = {**TFLITE_FORMATS, "onnx": ONNX_FORMAT}
-"""By the name of the kind."""
+"""Formats by the name of their kind."""
 
 
 Outputs = dict[str, np.ndarray]
@@ -118,7 +119,7 @@ def compare(wanted: RuntimeFormat, received: Outputs, golden: Golden) -> dict[st
     head is therefore compared on the file's own embeddings.
 
     Args:
-        wanted: The limits.
+        wanted: The format, with its limits.
         received: Outputs of the file.
         golden: Expected outputs.
 
@@ -164,10 +165,10 @@ def _head_error(wanted: RuntimeFormat, tags: np.ndarray, expected: np.ndarray) -
     return error
 
 
-# Per process. Converting the widest model to all formats takes some minutes on a slow machine.
+# Time limit of a process. Converting the widest model to all formats takes some minutes on a slow machine.
 _TIMEOUT_SECONDS = 1800
 _ROOT = Path(__file__).parents[2]
-# Besides the weights: the graph, and for 8-bit integers a scale per channel.
+# In addition to the weights: the graph, and a scale per channel for 8-bit integers.
 _MAX_SURPLUS_RATIO, _MAX_SURPLUS_BYTES = 1.15, 2**17
 
 
@@ -211,7 +212,7 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             wanted = FORMATS[kind]
             try:
                 if kind in reasons:
-                    raise ClmrError(f"{wanted.file} could not be made: {reasons[kind]}.")
+                    raise ClmrError(f"{wanted.file} could not be written: {reasons[kind]}.")
                 min_num_bytes = num_weights * wanted.bytes_per_weight + num_others * wanted.bytes_per_head_weight
                 description = _checked(Path(draft) / wanted.file, wanted, folder, min_num_bytes)
             except ClmrError as error:
@@ -238,7 +239,7 @@ def version_of(package: str) -> str | None:
 def _convert(folder: Path, draft: Path, kinds: Sequence[str]) -> dict[str, str]:
     """Writes the files to the folder `draft`; returns the reason for each that could not be made."""
     reasons, left = {}, list(kinds)
-    # One process converts all; if it dies on one, another process converts the rest.
+    # One process converts all files; if it dies on one of them, another process converts the rest.
     while left:
         reason = _run_in_process("converter", folder, draft, *left)
         left = [kind for kind in left if not (draft / FORMATS[kind].file).is_file()]

@@ -18,7 +18,7 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 # "RIFF", size, "WAVE".
 _FIRST_CHUNK_BYTE = 12
 _CHUNK_HEAD_BYTES = 8
-# Of the plain and of the extensible format chunk, which has the kind of samples further on.
+# Bytes read of the plain and of the extensible format chunk; the latter has the sample type at a later offset.
 _FORMAT_BYTES, _EXTENSIBLE_FORMAT_BYTES = 16, 26
 # Real files have a handful; looping over a file full of empty chunks would take minutes.
 _MAX_CHUNKS = 100
@@ -150,7 +150,7 @@ Outputs = dict[str, tf.Tensor]
 _MUST_BE_FINITE = "Audio must be finite, and some samples are not; send numbers in [-1, 1]"
 # Longer recordings are encoded in parts to limit memory.
 _WINDOWS_PER_PART = 16
-# All headers are read first, in less than a second.
+# All headers are read first, which takes less than a second.
 _MAX_FILES = 1024
 # 24 hours of audio. Answers are padded to the longest file, so one long file among many could fill the memory.
 _MAX_WINDOWS = 2**15
@@ -165,7 +165,7 @@ class ServedModel:
     Args:
         encoder: Built, float32.
         head: From embeddings to logits; optional.
-        tag_names: Of the logits; output of the signature "tag_names".
+        tag_names: Names of the logits; the output of the signature "tag_names".
         single_label: Softmax instead of sigmoids.
     """
 
@@ -219,9 +219,9 @@ class ServedModel:
         """Files, string [n] -> outputs as for a waveform, with a batch dimension, padded with zeros to the longest."""
         wav = _of_shape(wav, r"\[[1-9]\d*\]", "Files must be [n], at least one")
         num_files = tf.size(wav, tf.int64)
-        advice = f"A request may have {_MAX_FILES} files; received {{}}; send fewer at a time."
+        advice = f"A request may have at most {_MAX_FILES} files; received {{}}; send fewer at a time."
         wav = _checked(wav, num_files <= _MAX_FILES, tf.strings.format(advice, num_files))
-        # All headers first, so that a request is refused before anything expensive.
+        # Checks all headers first, so a request is rejected before anything expensive.
         headers = WavHeader(*tf.map_fn(read_wav_header, wav, fn_output_signature=WavHeader(*4 * [tf.int64])))
         own_rate_hz, clip = self._encoder.sample_rate_hz, self._encoder.clip_num_samples
         # Rounded as by soxr, so that the number of windows equals that of `load_encoder`.
@@ -229,7 +229,7 @@ class ServedModel:
         num_windows = tf.maximum(num_samples // clip, 1)
         num_answered = num_files * tf.reduce_max(num_windows)
         advice = (
-            f"The answer to a request may have {_MAX_WINDOWS} windows, with all files padded to the longest; this one "
+            f"A response may have at most {_MAX_WINDOWS} windows, with all files padded to the longest; this one "
             "would have {}; send fewer or shorter files at a time."
         )
         wav = _checked(wav, num_answered <= _MAX_WINDOWS, tf.strings.format(advice, num_answered))
@@ -309,9 +309,9 @@ class ServedModel:
 def _of_shape(tensor: tf.Tensor, pattern: str, rule: str) -> tf.Tensor:
     """Returns a tensor if its shape matches a pattern; otherwise the request fails with a sentence.
 
-    A server does not compare inputs with the shapes of the signature, and some kernels crash the process on other
-    shapes (convolutions of oneDNN). TensorFlow trusts the signature too, and removes a numeric comparison from the
-    graph as always true, but not a comparison of text.
+    A server does not compare inputs with the shapes of the signature, and some kernels (oneDNN's convolutions) crash
+    the process on other shapes. TensorFlow trusts the signature too, and removes a numeric comparison from the graph as
+    always true, so the shapes are compared as text.
 
     Args:
         tensor: Input of a signature.

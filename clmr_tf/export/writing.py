@@ -1,4 +1,4 @@
-"""Writes model folders, and decides which an export may replace."""
+"""Writes model folders, and decides which ones an export may replace."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _RESULTS = ("probe-*.json", "retrieval-*.json", "evaluation-*.json", "evaluation-*.npz")
 _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
-# What an export may replace; the last ones are left by a killed write.
+# What an export may replace; the last ones remain after a killed write.
 _OWN_FILES = (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -61,7 +61,7 @@ _OWN_FILES = (
 
 
 def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
-    """Refuses to replace the model of another run or checkpoint; call it before anything is computed.
+    """Checks that an export does not replace the model of another run or checkpoint; call it before computing anything.
 
     Args:
         folder: Where the model will be written.
@@ -78,12 +78,12 @@ def require_same_origin(folder: Path, training: dict[str, Any]) -> None:
         origin = _origin(read_manifest(folder)["training"])
     except UsageError as error:
         raise UsageError(
-            f"{folder} holds a model of unknown origin ({error}); choose another --out, or use --overwrite to replace "
-            "it."
+            f"{folder} contains a model of unknown origin ({error}); choose another --out, or use --overwrite to "
+            "replace it."
         ) from error
     if origin is None or origin != _origin(training):
         raise UsageError(
-            f"{folder} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+            f"{folder} contains the model of another run or checkpoint; choose another --out, or use --overwrite to "
             "replace it."
         )
 
@@ -118,17 +118,17 @@ def names_in(folder: Path) -> set[str]:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raises UsageError if a folder exists and is not a model folder, or holds other files."""
+    """Raises UsageError if a folder exists and is not a model folder, or contains other files."""
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    # Prepared corpora have a manifest.json too, and a damaged model may lack a file.
+    # Prepared corpora have a manifest.json too, and a file of a damaged model may be missing.
     if names is None or (names and len(_MADE_BY_EVERY_EXPORT.difference(names)) > 1):
         raise UsageError(f"{folder} exists and is not a model folder; choose another --out.")
     foreign = [name for name in names if not any(fnmatch(name, own) for own in _OWN_FILES)]
     if foreign:
         raise UsageError(
-            f"{folder} holds {', '.join(foreign)}, which an export would delete with the old model; "
+            f"{folder} contains {', '.join(foreign)}, which an export would delete with the old model; "
             "move it away, or choose another --out."
         )
 
@@ -136,7 +136,8 @@ def require_replaceable(folder: Path) -> None:
 def keep_files(folder: Path, draft: Path) -> None:
     """Copies files of the previous model that are still valid.
 
-    With equal weights these are probe results and their scores; with an equal head also the files for other runtimes.
+    If the weights are equal, these are probe results and their scores; if the head is equal too, also the files for
+    other runtimes.
 
     Args:
         folder: Previous model, if any.
@@ -179,14 +180,14 @@ def write_model_folder(
             `keep_files`.
         manifest_entries: "name", "training", "scores", "licence", "tag_names", "single_label", and "head" if a probe
             trained it.
-        head: Trained on labels, with the encoder or on its embeddings.
+        head: A head that was trained with labels, together with the encoder or on its embeddings.
         projector: From `build_projector`, float32; only converted models have one.
 
     Returns:
         Names of the files that only the previous model had.
 
     Raises:
-        UsageError: If `folder` exists and is not a model folder, holds other files, or cannot be written.
+        UsageError: If `folder` exists and is not a model folder, contains other files, or cannot be written.
         OSError: If the disk is full.
         ClmrError: If weights or outputs are not finite, or the written model gives other outputs.
     """
@@ -234,7 +235,7 @@ def _require_space(folder: Path, encoder: ClipEncoder) -> None:
 
 
 def _require_finite(encoder: ClipEncoder, golden: dict[str, np.ndarray]) -> None:
-    # The weights too, because ReLU turns NaN into 0, and embeddings can be finite again.
+    # The weights are checked too, because ReLU turns NaN into 0, which can make embeddings finite again.
     numbers = {variable.path: variable.numpy() for variable in encoder.variables} | golden
     found = next((name for name, values in numbers.items() if not np.isfinite(values).all()), None)
     if found is not None:
@@ -282,17 +283,17 @@ def _write(
     write_manifest(folder, manifest)
 
 
-# Entries of a probe's result that say how the head was trained.
+# Entries of a probe's result that describe how the head was trained.
 _RESULT_ENTRIES = ("preset", "protocol", "labels", "seed", "fit")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeHead:
-    """A head that a probe trained.
+    """A head trained by a probe.
 
     Attributes:
         head: From embeddings to logits.
-        tag_names: Of the logits.
+        tag_names: Names of the logits.
         single_label: Softmax instead of sigmoids.
         origin: For the manifest: result file, corpus, how the head was trained, and its test scores.
     """
@@ -309,10 +310,10 @@ class ProbeHead:
 
 
 def read_probe_head(result_file: Path, encoder: ClipEncoder) -> ProbeHead:
-    """Reads the head that a probe trained on the embeddings of an encoder.
+    """Reads a head that a probe trained on the embeddings of an encoder.
 
     Args:
-        result_file: evaluation-....json of `python -m clmr_tf.probe`, with its .npz beside it.
+        result_file: evaluation-....json of `python -m clmr_tf.probe`, with its .npz next to it.
         encoder: The encoder.
 
     Raises:

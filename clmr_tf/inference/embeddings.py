@@ -1,4 +1,4 @@
-"""Embeddings of many files: computes them, writes them as a table, and reads it."""
+"""Computes embeddings of many files, writes them as a table, and reads the table."""
 
 import dataclasses
 import hashlib
@@ -58,7 +58,7 @@ def stream_embeddings(
     hop_seconds: float | None = None,
     batch_size: int = 32,
 ) -> Iterator[FileEmbedding | SkippedFile]:
-    """Embeds files in order; decodes ahead, and fills batches with windows of several files.
+    """Embeds files in order; decodes ahead, and fills batches with windows from several files.
 
     Args:
         encoder: From `load_encoder`.
@@ -110,10 +110,10 @@ def stream_embeddings(
 
 
 def usable(embeddings: Iterable[FileEmbedding | SkippedFile]) -> Iterator[FileEmbedding]:
-    """Yields the embeddings, and warns of skipped, silent and damaged files.
+    """Yields the embeddings, and warns about skipped, silent and damaged files.
 
     Raises:
-        ClmrError: At the end, if there was no embedding.
+        ClmrError: At the end, if there were no embeddings.
     """
     num_used = num_skipped = 0
     for one in embeddings:
@@ -152,7 +152,7 @@ class SongEmbeddings:
 
 
 def require_table_name(out: Path) -> None:
-    """Raises UsageError if a table cannot be written to this file, before hours of embedding."""
+    """Raises UsageError if a table cannot be written to this file; call it before hours of embedding."""
     if out.suffix not in SUFFIXES:
         raise UsageError(f"--out must be a file that ends in .npz or .parquet; received {out}.")
     require_writable(out, "--out")
@@ -167,7 +167,7 @@ def write_table(
 
     Args:
         out: Ends in .npz or .parquet.
-        embeddings: Of the files that could be used.
+        embeddings: Embeddings of the usable files.
         skipped: The other files.
         metadata: As in `SongEmbeddings`.
     """
@@ -176,7 +176,7 @@ def write_table(
 
 
 def read_songs(path: Path) -> SongEmbeddings:
-    """Reads the mean embeddings of a table; from an .npz file without those of the windows.
+    """Reads the mean embeddings of a table; for an .npz file, without reading those of the windows.
 
     Raises:
         UsageError: If it is not a table of embeddings, or is damaged.
@@ -273,7 +273,7 @@ def _songs_of_parquet(path: Path) -> SongEmbeddings:
 def _require_pyarrow() -> None:
     try:
         importlib.import_module("pyarrow.parquet")
-    # Also if the installed version needs a newer NumPy than TensorFlow has.
+    # This includes a pyarrow that needs a newer NumPy than TensorFlow allows.
     except ImportError as error:
         raise UsageError(
             f"Parquet files need the package pyarrow ({error}); run `pip install 'pyarrow<23'`, or choose an .npz file."
@@ -296,7 +296,7 @@ def embed_files(
 ) -> tuple[list[FileEmbedding], list[SkippedFile]]:
     """Embeds files and writes a table.
 
-    Finished files are kept in a folder beside the table until it is written, so an interrupted command resumes.
+    Finished files are kept in a folder next to the table until it is written, so an interrupted command can resume.
 
     Args:
         encoder: From `load_encoder`.
@@ -323,7 +323,7 @@ def embed_files(
     }
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    refusal = f"Another process embeds to {out}; wait for it, or choose another --out."
+    refusal = f"Another process is writing {out}; wait for it, or choose another --out."
     with exclusive_lock(parts / ".lock", refusal):
         part_of, gone = _parts_of(files, parts, metadata)
         skipped = [*unlisted, *gone]

@@ -20,7 +20,7 @@ from clmr_tf.models.encoders import encoder_name
 from clmr_tf.models.heads import Head, probabilities
 from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record, read_run_encoder, read_run_with_head
 
-# More means that the axes are swapped.
+# More channels mean that the axes are swapped.
 _MAX_CHANNELS = 64
 
 
@@ -48,8 +48,8 @@ class Tagger:
     """Computes tags from embeddings.
 
     Attributes:
-        tag_names: Of the columns.
-        probabilities: float32 [n, 512] -> [n, tags] in [0, 1].
+        tag_names: Names of the columns.
+        probabilities: Maps float32 [n, 512] to [n, tags] in [0, 1].
     """
 
     tag_names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Tagging:
 
     Attributes:
         times_seconds: Start of each window, float64 [n].
-        tag_names: Of the columns.
+        tag_names: Names of the columns.
         probabilities: float32 [n, tags].
         is_silent: See `Embedding`.
         lost_seconds: See `Embedding`.
@@ -142,7 +142,7 @@ class Encoder:
         Args:
             recording: An audio file, or a waveform [samples] or [samples, channels] in [-1, 1], which is mixed to mono
                 by `clmr_tf.audio.downmix`.
-            sample_rate: Of a waveform, in Hz. Default: that of the model.
+            sample_rate: Sample rate of a waveform, in Hz. Default: that of the model.
             hop_seconds: Time between the starts of two windows. Default: the length of a window.
 
         Raises:
@@ -216,7 +216,7 @@ class Encoder:
     def encode_windows(self, samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Encodes the windows of a waveform [samples] that start at `starts`: float32 [n, 512]."""
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.clip_num_samples)
-        # In batches, since overlapping windows can be many times as large as the recording.
+        # In batches, since overlapping windows can take many times the memory of the recording.
         rows = range(0, len(starts), self._batch_size)
         vectors = [self.encode_clips(windows[starts[row : row + self._batch_size]]) for row in rows]
         return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
@@ -293,7 +293,7 @@ def start_from_pretrained(encoder: ClipEncoder, folder: Path) -> None:
     """Copies the weights and running statistics of a trained encoder to a built one.
 
     Args:
-        encoder: Of any precision, on any number of replicas.
+        encoder: An encoder of any precision, on any number of replicas.
         folder: As for `load_encoder`.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Below it a vector counts as zero.
+# A vector with a smaller norm counts as zero.
 _MIN_NORM = 1e-12
 
 

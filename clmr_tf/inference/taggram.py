@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 
 
 _INCHES_PER_TAG = 0.26
-# Dollar signs in names are not formulas.
+# Dollar signs in names do not mark formulas.
 _PLAIN_TEXT: Any = plt.rc_context({"text.parse_math": False})
 
 
@@ -25,7 +25,7 @@ def draw_taggram(tagging: Tagging, window_seconds: float, num_tags: int, title: 
     """A PNG with one row per tag, the most likely first, and time from left to right.
 
     Args:
-        tagging: Of at least one window.
+        tagging: The tags of at least one window.
         window_seconds: Length of a window.
         num_tags: Number of tags to show.
         title: Title of the plot.
@@ -44,7 +44,7 @@ def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title
     rows = tagging.probabilities[:, columns].T
     figure, axes = plt.subplots(figsize=(9, 1.4 + _INCHES_PER_TAG * len(shown)), layout="constrained")
     edges = _edges_of(tagging.times_seconds, window_seconds)
-    # Not up to 1, which many models never come near.
+    # The scale does not go up to 1, because the probabilities of many models never get close to it.
     mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1), rows, cmap="magma", vmin=0, vmax=rows.max())
     axes.set_yticks(np.arange(len(shown)) + 0.5, shown)
     axes.invert_yaxis()

@@ -1,4 +1,4 @@
-"""What every encoder is: a network from a clip of raw audio to 512 numbers."""
+"""The interface of all encoders: networks that map a clip of raw audio to 512 numbers."""
 
 import abc
 import contextlib
@@ -16,22 +16,23 @@ CLIP_NUM_SAMPLES = {22050: 59049, 16000: 43470, 8000: 20736}
 class ClipEncoder(keras.Model, abc.ABC):
     """The interface of all encoders, which training, export, probes and inference use.
 
-    Call: float [batch, samples] or [batch, samples, 1] in [-1, 1] -> float [batch, 512], whatever the width is. The
-    default input is 59,049 samples (2.678 s) at 22,050 Hz.
+    Call: float [batch, samples] or [batch, samples, 1] in [-1, 1] -> float [batch, 512] at any width. The default input
+    is 59,049 samples (2.678 s) at 22,050 Hz.
 
     A subclass creates its layers in `__init__` and all their weights in `build`. Checkpoints name a weight by its
-    layer, so the names of layers are unique within an encoder and never change. It normalises with
-    `BatchNormalization1D`, which agrees between replicas. `clmr_tf.models.encoders` gives the subclass a name.
+    layer, so the names of layers must be unique within an encoder and never change. It normalises with
+    `BatchNormalization1D`, whose statistics are the same on all replicas. `clmr_tf.models.encoders` gives the subclass
+    a name.
 
     Args:
         width: Scales the channels of the layers; at 1 they are those of the publication.
         sample_rate_hz: 22050, 16000 (43,470 samples) or 8000 (20,736 samples).
         seed: Makes the initial weights reproducible.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Passed to `keras.Model`.
 
     Attributes:
         clip_num_samples: Length of a clip.
-        num_constants: How many numbers besides the weights a file for another runtime holds.
+        num_constants: Number of constants, in addition to the weights, in a file for another runtime.
 
     Raises:
         ValueError: For other arguments, and on call for another length than `clip_num_samples`.
@@ -54,12 +55,13 @@ class ClipEncoder(keras.Model, abc.ABC):
     def folded(self, *, in_8_bits: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
         """The built network at inference as a function without variables, for converters to other runtimes.
 
-        Batch normalisation is folded into the layer before it. Only operations that every runtime has: LiteRT without
-        operations of TensorFlow, ONNX of 2021. Images with one row stand for frames, because converters wrap each
-        one-dimensional operation in reshapes.
+        Batch normalisation is folded into the layer before it. The function uses only operations that every runtime
+        has: LiteRT without TensorFlow operations, ONNX of 2021. Frames are represented by images with one row, because
+        converters wrap each one-dimensional operation in reshapes.
 
         Args:
-            in_8_bits: The converter will round constants to 8 bits. What does not bear it must not be a constant.
+            in_8_bits: The converter will round constants to 8 bits. Values that need more precision must not be
+                constants.
 
         Returns:
             From audio float32 [n, clip_num_samples] to the embedding float32 [n, 512].

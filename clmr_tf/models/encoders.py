@@ -1,4 +1,4 @@
-"""The encoders by name. Everything else takes an encoder from here and knows only the interface `ClipEncoder`."""
+"""The encoders by name. All other code gets encoders from here and uses only the interface `ClipEncoder`."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ENCODERS: dict[str, type[ClipEncoder]] = {
     "tune": TUNe,
     "tail": Tail,
 }
-"""By the name that `--encoder`, configurations and model folders use; `clmr_tf.config.train` lists the same names."""
+"""Encoders by their names in `--encoder`, configurations and model folders; `clmr_tf.config.train` lists them too."""
 
 
 def encoder_class(name: str) -> type[ClipEncoder]:
@@ -38,11 +38,11 @@ def encoder_name(encoder: ClipEncoder) -> str:
 
 
 def build_encoder(encoder: str = DEFAULT_ENCODER, **arguments: Any) -> ClipEncoder:
-    """Builds an encoder that computes in float32, whatever the global dtype policy is.
+    """Builds an encoder that computes in float32, regardless of the global dtype policy.
 
     Args:
         encoder: Its name.
-        **arguments: Of its class.
+        **arguments: Arguments of its class.
 
     Raises:
         ValueError: If no encoder has this name, or it does not take these arguments.
@@ -57,7 +57,8 @@ def build_encoder(encoder: str = DEFAULT_ENCODER, **arguments: Any) -> ClipEncod
 def architecture_of(encoder: ClipEncoder) -> dict[str, Any]:
     """The arguments of `build_encoder` that build the same network, as model folders and results record them.
 
-    The name of the default encoder is left out, as in all model folders that were written before there were others.
+    The name of the default encoder is left out, as in all model folders that were written before there were other
+    encoders.
     """
     name = encoder_name(encoder)
     return {**({} if name == DEFAULT_ENCODER else {"encoder": name}), **encoder.arguments}

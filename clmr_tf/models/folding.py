@@ -18,7 +18,7 @@ class FoldedConvolution:
     Attributes:
         kernel: float32 [height, width, in, out]; a convolution over time has one row.
         bias: float32 [out].
-        stride: In frames.
+        stride: Stride in frames.
         padding: As for `tf.nn.conv2d`.
     """
 
@@ -30,17 +30,17 @@ class FoldedConvolution:
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """float32 [n, rows, frames, in] -> float32 [n, rows, frames, out]."""
         strides = [1, 1, self.stride, 1]
-        # ReLU comes before pooling, so that every runtime fuses it into the convolution and 8-bit integers need no
-        # negative half.
+        # ReLU comes before pooling: every runtime then fuses it into the convolution, and 8-bit integers need no
+        # negative range.
         return tf.nn.relu(tf.nn.conv2d(images, self.kernel, strides, self.padding) + self.bias)
 
 
 def fold(kernel: keras.Variable, normalization: BatchNormalization1D) -> tuple[np.ndarray, np.ndarray]:
-    """The weights of a layer without bias and of the normalisation of its outputs together.
+    """Combines the weights of a layer without bias with the normalisation of its outputs.
 
     Args:
         kernel: [..., in, out].
-        normalization: Of the outputs, at inference.
+        normalization: Normalisation of the outputs, at inference.
 
     Returns:
         Kernel float32 [..., in, out] and bias float32 [out].
@@ -52,11 +52,11 @@ def fold(kernel: keras.Variable, normalization: BatchNormalization1D) -> tuple[n
 def fold_convolution(
     convolution: keras.layers.Conv1D, normalization: BatchNormalization1D, padding: Padding = "SAME"
 ) -> FoldedConvolution:
-    """A convolution over time and the normalisation of its outputs, for images with one row.
+    """Folds the normalisation of its outputs into a convolution over time, for images with one row.
 
     Args:
-        convolution: Without bias.
-        normalization: Of its outputs.
+        convolution: A convolution without bias.
+        normalization: Normalisation of its outputs.
         padding: As for `tf.nn.conv2d`.
     """
     kernel, bias = fold(convolution.kernel, normalization)

@@ -93,18 +93,18 @@ class Head:
 
     @classmethod
     def load(cls, path: Path) -> "Head":
-        """Reads a file that `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            UnreadableArraysError: If it is another file, or its arrays do not fit together.
+            UnreadableArraysError: If it is another file, or its arrays do not match.
         """
         arrays = read_arrays(path)
         names = [f"weights_{number}" for number in range(len(arrays) - 2)]
         if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "deviation", *names)):
-            raise UnreadableArraysError(f"it holds {', '.join(arrays)}, not floats of the layers of a head")
+            raise UnreadableArraysError(f"it contains {', '.join(arrays)}, not the float arrays of a head")
         head = cls(arrays["mean"], arrays["deviation"], tuple(arrays[name] for name in names))
         if not head._fits_together():
-            raise UnreadableArraysError("its layers do not fit together")
+            raise UnreadableArraysError("its layers do not match")
         return head
 
     @property

@@ -21,7 +21,7 @@ class Convolution1D(keras.layers.Conv1D):
         """Float [batch, time, channels] -> [batch, frames, filters]."""
         shape = (*self.kernel_size, *self.strides, *self.dilation_rate, self.groups, self.padding)
         has_fast_gradient = shape == (3, 1, 1, 1, "same")
-        # Exports contain the plain layer, which every runtime supports; GPU kernels are fast as they are.
+        # Exports contain the plain layer, which every runtime supports; GPU kernels are fast already.
         if not training or not has_fast_gradient or tf.config.list_physical_devices("GPU"):
             return super().call(inputs)
         outputs = _convolve(inputs, tf.convert_to_tensor(self.kernel))
@@ -132,7 +132,7 @@ class BatchNormalization1D(keras.layers.Layer):
         # `_normalized` has the gradient through the statistics, without float32 copies for the backward pass.
         frames = tf.cast(tf.stop_gradient(inputs), self.variable_dtype)
         mean, variance = moments_over_replicas(frames, [0, 1])
-        # In 64 bits: a thousand views have more than 2^31 values in the first layer.
+        # An int64, since a thousand views have more than 2^31 values in the first layer.
         num_values = tf.size(frames, out_type=tf.int64) // frames.shape[-1] * num_replicas_in_sync()
         count = tf.cast(num_values, frames.dtype)
         scale_and_offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
@@ -152,7 +152,8 @@ def _normalized(
     """Normalises by the statistics of all replicas' inputs; the gradient includes that through the statistics.
 
     Only the inputs are kept for the backward pass, in their own dtype. The gradient of the inputs is that of the losses
-    of all replicas, that of gamma and beta of this replica's loss; the update sums the latter over replicas.
+    of all replicas. The gradients of gamma and beta are those of this replica's loss; the update sums them over
+    replicas.
 
     Args:
         inputs: Inputs of this replica, [batch, time, channels].

@@ -1,4 +1,4 @@
-"""A log-mel spectrogram of matrix products, which every runtime has; LiteRT has no short-time Fourier transform."""
+"""A log-mel spectrogram computed by matrix products, which every runtime has; LiteRT has no Fourier transform."""
 
 import numpy as np
 import tensorflow as tf
@@ -17,23 +17,23 @@ class LogMel:
     each with an area of 1 (per hertz). These are the numbers of `librosa.feature.melspectrogram(center=False)` with its
     default scale, bands and power. The logarithm is that of musicnn (Pons and Serra 2019): silence gives 0.
 
-    The window and the cosines are symmetrical around the middle of a frame, and the sines but for the sign. So the
-    transform takes the sums and the differences of the two halves, with half of the products.
+    The window and the cosines are symmetric around the middle of a frame, and the sines are antisymmetric. So the
+    transform uses the sums and the differences of the two halves, which needs half of the products.
 
     Call: float32 or float64 [batch, samples] -> the same type [batch, frames, bands].
 
     Args:
-        sample_rate_hz: Of the audio.
-        window_num_samples: Length of a frame, even. The next frame begins half of it later.
+        sample_rate_hz: Sample rate of the audio.
+        window_num_samples: Length of a frame, even. Frames overlap by half.
         num_bands: Number of bands.
 
     Attributes:
-        cosines: Windowed, of the frequencies within a band, float64 [window / 2, frequencies].
-        sines: The same without the last row, which is zero, float64 [window / 2 - 1, frequencies].
+        cosines: Windowed cosines of the frequencies within a band, float64 [window / 2, frequencies].
+        sines: The sines, without the last row, which is zero, float64 [window / 2 - 1, frequencies].
         filters: From powers to bands, float64 [frequencies, bands].
 
     Raises:
-        ValueError: If a band holds no frequency of the transform, or the window is odd.
+        ValueError: If a band contains no frequency of the transform, or the window is odd.
     """
 
     floor = 1e-4
@@ -42,33 +42,33 @@ class LogMel:
         if window_num_samples < 2 or window_num_samples % 2:
             raise ValueError(f"window_num_samples must be even and positive. Received: {window_num_samples}")
         self.window_num_samples = window_num_samples
-        # 0 Hz and the Nyquist frequency are the ends of the outer triangles, where these are zero.
+        # 0 Hz and the Nyquist frequency are the ends of the outer triangles, which are zero there.
         bins = np.arange(1, window_num_samples // 2)
         self.filters = mel_filters(bins * sample_rate_hz / window_num_samples, sample_rate_hz, num_bands)
-        # The window is 0 at the first sample of a frame, and symmetrical around the middle, which is the last one here.
+        # The window is 0 at the first sample of a frame and symmetric around the middle, which is the last sample here.
         samples = np.arange(1, window_num_samples // 2 + 1)[:, np.newaxis]
         window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / window_num_samples)
-        # In integers first, so that the phases are exact.
+        # The phases are first computed as integers, so they are exact.
         phases = 2 * np.pi * (samples * bins % window_num_samples) / window_num_samples
         self.cosines, self.sines = window * np.cos(phases), (window * np.sin(phases))[:-1]
 
     @property
     def num_constants(self) -> int:
-        """How many numbers the matrices have."""
+        """The number of values in the matrices."""
         return self.cosines.size + self.sines.size + self.filters.size
 
     def __call__(self, audio: tf.Tensor, zero: tf.Tensor | None = None) -> tf.Tensor:
         """The spectrogram of audio.
 
         Args:
-            audio: The samples; their number is static.
-            zero: A scalar 0 that is known only at run time. It is added to the matrices, which then are no constants
-                that a converter would round to 8 bits.
+            audio: The samples, of a static length.
+            zero: A scalar 0 that is known only at run time. It is added to the matrices, so a converter does not treat
+                them as constants and round them to 8 bits.
         """
         hop = self.window_num_samples // 2
         num_blocks = audio.shape[1] // hop
         blocks = tf.reshape(audio[:, : num_blocks * hop], [-1, num_blocks, hop])
-        # A frame is two blocks. Its first sample does not count, and the first one of the second block is its middle.
+        # A frame is two blocks. Its first sample has weight 0, and the first sample of the second block is its middle.
         before, middle, after = blocks[:, :-1, 1:], blocks[:, 1:, :1], tf.reverse(blocks[:, 1:, 1:], [2])
         sums = tf.reshape(tf.concat([before + after, middle], axis=2), [-1, hop])
         differences = tf.reshape(before - after, [-1, hop - 1])
@@ -84,7 +84,7 @@ def mel_filters(frequencies_hz: np.ndarray, sample_rate_hz: int, num_bands: int)
     """Triangles of equal width on Slaney's mel scale from 0 Hz to the Nyquist frequency, each of area 1.
 
     Args:
-        frequencies_hz: [frequencies], rising.
+        frequencies_hz: [frequencies], ascending.
         sample_rate_hz: Twice the Nyquist frequency.
         num_bands: Number of triangles.
 
@@ -92,7 +92,7 @@ def mel_filters(frequencies_hz: np.ndarray, sample_rate_hz: int, num_bands: int)
         float64 [frequencies, bands], in 1/Hz.
 
     Raises:
-        ValueError: If a triangle holds none of the frequencies.
+        ValueError: If a triangle contains none of the frequencies.
     """
     edges_hz = _hz_of_mels(np.linspace(0, _mels_of_hz(sample_rate_hz / 2), num_bands + 2))
     low, centre, high = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
@@ -103,9 +103,9 @@ def mel_filters(frequencies_hz: np.ndarray, sample_rate_hz: int, num_bands: int)
     if empty.size:
         first = empty[0]
         raise ValueError(
-            "Every band must hold a frequency of the transform; use fewer bands or a longer window. Received: "
-            f"{num_bands} bands at {sample_rate_hz} Hz, of which that from {low[first]:.1f} to {high[first]:.1f} Hz "
-            "holds none"
+            "Every band must contain a frequency of the transform; use fewer bands or a longer window. Received: "
+            f"{num_bands} bands at {sample_rate_hz} Hz, of which the one from {low[first]:.1f} to {high[first]:.1f} Hz "
+            "contains none"
         )
     return filters
 

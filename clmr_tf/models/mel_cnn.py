@@ -1,4 +1,4 @@
-"""MelCNN: five convolutions over a log-mel spectrogram, much less work than SampleCNN."""
+"""MelCNN: five convolutions over a log-mel spectrogram, with much less computation than SampleCNN."""
 
 import math
 from collections.abc import Callable
@@ -29,8 +29,8 @@ class MelCNN(ClipEncoder):
     batch normalisation and ReLU. As in SampleCNN, no layer before a normalisation has a bias, and pooling comes before
     ReLU.
 
-    Under mixed precision, the spectrogram and the normalisation of the bands are float32 as well, since 8 bits of
-    mantissa would bury quiet bands under the rounding of loud ones.
+    The spectrogram and the normalisation of the bands are float32 under mixed precision as well, since with 8 bits of
+    mantissa, the rounding errors of loud bands would be larger than quiet bands.
 
     Call: float [batch, samples] or [batch, samples, 1] in [-1, 1] -> float [batch, 512].
 
@@ -99,7 +99,7 @@ class MelCNN(ClipEncoder):
         return tf.nn.relu(_normalized(self.embedding_normalization, outputs, training))
 
     def folded(self, *, in_8_bits: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The network at inference without variables. The spectrogram is float32 in a file of 8-bit integers too."""
+        """The network at inference without variables. The spectrogram is float32 in 8-bit files as well."""
         band_scale, band_offset = (part.astype(np.float32) for part in scale_and_offset(self.band_normalization))
         blocks = [
             FoldedConvolution(*fold(convolution.kernel, normalization))
@@ -108,7 +108,7 @@ class MelCNN(ClipEncoder):
         matrix, bias = fold(self.embedding.kernel, self.embedding_normalization)
 
         def network(audio: tf.Tensor) -> tf.Tensor:
-            # No optimizer of graphs knows that this is always 0.
+            # No graph optimiser can find out that this is always 0.
             zero = tf.minimum(tf.abs(audio[0, 0]), 0.0) if in_8_bits else None
             images = (self.log_mel(audio, zero) * band_scale + band_offset)[..., tf.newaxis]
             for block in blocks:

@@ -34,7 +34,7 @@ def nt_xent_with_accuracy(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) ->
     """
     logits, positives = _similarity_logits(z_i, z_j, temperature)
     hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), positives)
-    # The last op that reads the logits, so that the gradient can reuse their memory.
+    # This must be the last op that reads the logits; then the gradient can reuse their memory.
     with tf.control_dependencies([hits]):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=positives, logits=logits)
     return tf.reduce_mean(losses), tf.reduce_mean(tf.cast(hits, tf.float32))
@@ -56,8 +56,8 @@ def _similarity_logits(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tu
     logits = tf.matmul(anchors / temperature, columns, transpose_b=True)
     rows = tf.range(tf.shape(anchors)[0])
     own_columns = 2 * first_pair + rows
-    # The lowest number, since minus infinity would make the gradient of the softmax NaN. Scattered into the matrix,
-    # since a mask would be a second matrix of its size.
+    # The lowest finite number, since minus infinity would make the gradient of the softmax NaN. It is scattered into
+    # the matrix, since a mask would be a second matrix of that size.
     lowest = tf.fill(tf.shape(rows), logits.dtype.min)
     logits = tf.tensor_scatter_nd_update(logits, tf.stack([rows, own_columns], axis=1), lowest)
     return logits, tf.bitwise.bitwise_xor(own_columns, 1)

@@ -18,7 +18,7 @@ POOL_SIZES = {
 
 _STEM_CHANNELS = 128
 _BLOCK_CHANNELS = (128, 128, 256, 256, 256, 256, 256, 256)
-# PyTorch pads one frame on each side, whatever the kernel size.
+# PyTorch pads one frame on each side, regardless of the kernel size.
 _ONE_FRAME_PER_SIDE = [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 

@@ -12,7 +12,7 @@ from clmr_tf.models.folding import fold_convolution
 from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 
 _BASE_CHANNELS = 11
-# In units of the base: of the contracting part, of the expanding part, and of the tail without its last convolution.
+# Channels in units of the base: contracting part, expanding part, and tail without its last convolution.
 _CONTRACTING, _EXPANDING, _TAIL = (1, 2, 4, 8, 16), (8, 4, 2, 1), (2, 4, 8, 16, 32, 32, 32, 32)
 _POOL = 3
 # The contracting part divides the length by this, and the expanding part multiplies it again.
@@ -53,7 +53,7 @@ class TUNe(ClipEncoder):
 
         # === Layers ===
         def initializer(number: int) -> keras.initializers.Initializer:
-            # More layers than the 16 seeds that other networks leave to the next seed of a run.
+            # This network has more layers than the 16 layer seeds per run seed that other networks use.
             return keras.initializers.HeUniform(None if seed is None else seed * 64 + 32 + number)
 
         channels = [base * units for units in (*_CONTRACTING, *_EXPANDING, *_TAIL)] + [EMBEDDING_DIM]
@@ -88,7 +88,7 @@ class TUNe(ClipEncoder):
         first_of_tail = num_contracting + num_expanding
         inputs = [1, *filters[:-1]]
         for index in range(num_expanding):
-            # The transposed convolution and the contracting layer have as many channels as the result.
+            # The transposed convolution and the contracting layer each have as many channels as the result.
             inputs[num_contracting + index] = 2 * filters[num_contracting + index]
             if self._feeds_tail:
                 inputs[first_of_tail + index] += filters[first_of_tail - 2 - index]
@@ -135,7 +135,7 @@ class TUNe(ClipEncoder):
     def _network(
         self, audio: tf.Tensor, block: Callable[..., tf.Tensor], expand: Callable[..., tf.Tensor]
     ) -> tf.Tensor:
-        """How the layers are connected.
+        """Connects the layers.
 
         Args:
             audio: [batch, samples, 1], or images with one row, [batch, 1, samples, 1].

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         require_writable(config.out.expanduser(), "--out")
     config = dataclasses.replace(config, model=require_model(config.model))
     stderr.print(f"Probing {config.model} on {config.corpus} ...", markup=False)
-    # TensorFlow takes seconds to import, so mistakes in the options are reported first.
+    # TensorFlow takes seconds to import, so errors in the options are reported first.
     from clmr_tf.export.model_folder import record_score
     from clmr_tf.models.heads import head_file_of
     from clmr_tf.probe.evaluation import main_score, probe_model
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     kind = {"quick": "probe", "retrieval": "retrieval"}.get(config.preset, "evaluation")
     out = (config.out or config.model / f"{kind}-{name}.json").expanduser()
     if head is not None and config.features == "model" and config.head != "own":
-        # Written before the result, which refers to it; `clmr_tf.export --head` reads both.
+        # The head is written before the result, which refers to it; `clmr_tf.export --head` reads both.
         head.save(head_file_of(out))
     write_atomically(out, _text_of(result))
     stdout.print(f"Written to {out}", markup=False)
@@ -61,7 +61,7 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
 
 
 def _text_of(result: dict) -> str:
-    """JSON, indented except for the thousands of numbers that other results are compared with."""
+    """Indented JSON, except for the thousands of numbers that comparisons need, which are in one line."""
     text = json.dumps({name: entry for name, entry in result.items() if name != "paired"}, indent=2)
     if "paired" in result:
         text = f'{text.removesuffix("}").rstrip()},\n  "paired": {json.dumps(result["paired"])}\n}}'
@@ -100,16 +100,16 @@ def _show(result: dict) -> None:
     _show_differences(result, ["accuracy" if result["single_label"] else "average_precision"])
     test = result["scores"]["test"]
     for what, names in (
-        ("Not scored, since no test clip has them", test["tags_without_positives"]),
-        ("Not scored, since all test clips have them", test["tags_without_negatives"]),
+        ("Not scored because no test clip has them", test["tags_without_positives"]),
+        ("Not scored because all test clips have them", test["tags_without_negatives"]),
         ("Without a training example", result["labels"]["tags_without_positives"]),
     ):
         if names:
             stdout.print(f"{what}: {', '.join(names)}", markup=False)
     if test["num_clips_of_one_window"]:
         stdout.print(
-            f"{test['num_clips_of_one_window']} test clips have one window, which the original could not score; "
-            "they are scored by it."
+            f"{test['num_clips_of_one_window']} test clips have only one window, which is scored here; "
+            "the original could not score such clips."
         )
 
 
@@ -132,7 +132,7 @@ def _retrieval_table(result: dict) -> Table:
         f"{protocol['num_candidates']} recordings"
     )
     table = Table(title=title, box=box.SIMPLE)
-    # More columns would be cut off in a terminal of 80 characters; the file has the mean reciprocal ranks too.
+    # More columns would not fit into a terminal of 80 characters; the file also has the mean reciprocal ranks.
     for heading in ("query", "trained", "95 %", "untrained", "mel"):
         table.add_column(heading, no_wrap=True)
     trained = result["scores"][protocol["split"]]

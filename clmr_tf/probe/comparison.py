@@ -13,19 +13,19 @@ from clmr_tf.probe.scores import Score
 PAIRED = "paired"
 """The entry of a result that `paired_scores` makes."""
 
-# More would only make the files larger: intervals are printed with three digits.
+# More digits would only make the files larger: intervals are printed with three.
 _NUM_DIGITS = 7
 
 
 def paired_scores(examples: str, scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The entry of a result that a later one is compared with.
+    """The entry of a result that later results are compared with.
 
-    The values of all resamplings are kept, because they are all that a difference needs: one encoder's value minus the
-    other's, in each resampling.
+    The values of all resamplings are kept, because a difference is one encoder's value minus the other's in each
+    resampling.
 
     Args:
         examples: Hash of everything that must be equal for a comparison: recordings, labels or views, resamplings.
-        scores: By the names of their metrics.
+        scores: Scores by the names of their metrics.
 
     Returns:
         JSON data: {"examples", "scores": {name: {"value", "resampled"}}}; a resampling that cannot be scored is None.
@@ -50,10 +50,10 @@ def difference(result: Mapping[str, Any], other: Mapping[str, Any], file: str | 
     Args:
         result: Has the entries "features" and "paired".
         other: The result to subtract, with the same entries and the same "examples".
-        file: Where it was read from; None for one that was computed together with `result`.
+        file: Where it was read from; None if it was computed together with `result`.
 
     Returns:
-        JSON data: {"minus": {"file", "features", "head", "labels"; those that there are}, "scores": {name: {"minuend",
+        JSON data: {"minus": {"file", "features", "head", "labels"; those that exist}, "scores": {name: {"minuend",
         "subtrahend", "mean", "interval"}}}, for the metrics that both have.
     """
     described = {name: other[name] for name in ("features", "head", "labels") if name in other}
@@ -72,17 +72,17 @@ def _scores_of(result: Mapping[str, Any]) -> dict[str, Score]:
 
 
 def read_compared(path: Path, preset: str) -> dict[str, Any]:
-    """Reads a result that another one of the same preset is to be compared with.
+    """Reads a result for comparison with another one of the same preset.
 
     Raises:
-        UsageError: If it is not a result of this preset that keeps what a comparison needs.
+        UsageError: If it is not a result of this preset, or does not contain what a comparison needs.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["preset"] != preset:
-            raise ValueError(f"it is of the preset {result['preset']}")
+            raise ValueError(f"it was made with the preset {result['preset']}")
         if len({score.resampled.shape for score in _scores_of(result).values()}) != 1:
-            raise ValueError("its scores do not fit together")
+            raise ValueError("its scores are inconsistent")
         _ = result["features"]["kind"], result["corpus"]["name"], result[PAIRED]["examples"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"it has no entry {error}" if isinstance(error, LookupError) else str(error)
@@ -96,7 +96,7 @@ def read_compared(path: Path, preset: str) -> dict[str, Any]:
 def require_same_examples(
     file: str, other: Mapping[str, Any], examples: str, corpus_name: str, task: str | None
 ) -> None:
-    """Raises UsageError if a result that was read from `file` is about other examples than `examples`."""
+    """Raises UsageError if a result that was read from `file` is for other examples than `examples`."""
     if other[PAIRED]["examples"] == examples:
         return
     theirs, ours = (
@@ -104,6 +104,6 @@ def require_same_examples(
         for name, task_name in ((other["corpus"]["name"], other.get("task", {}).get("name")), (corpus_name, task))
     )
     raise UsageError(
-        f"--compare {file} is about {theirs}, and this result about {ours}, with other recordings, labels or views; "
-        "evaluate both on the same ones, with the same --seed for retrieval."
+        f"--compare {file} is for {theirs}, and this result for {ours}, with other recordings, labels or views; "
+        "evaluate both on the same ones, and use the same --seed for retrieval."
     )

@@ -1,4 +1,4 @@
-"""Probes an exported model: from its settings to a result."""
+"""Probes an exported model: turns settings into a result."""
 
 import dataclasses
 import hashlib
@@ -65,11 +65,11 @@ def probe_model(
         and retrieval.
 
     Raises:
-        UsageError: If the model or the corpus cannot be read, lacks tags, a split or recordings, or does not fit the
-            settings, or a result to compare with is of another preset or other examples.
+        UsageError: If the model or the corpus cannot be read, if tags, a split or recordings are missing, if they do
+            not match the settings, or if a result to compare with is for another preset or other examples.
         ClmrError: If a clip is shorter than a window, or the head diverges.
     """
-    # Before a corpus is prepared for it.
+    # Checked before a corpus is prepared.
     manifest = read_manifest(config.model)
     compared = {str(path): read_compared(path.expanduser(), config.preset) for path in config.compare}
     encoder = load_encoder(config.model)
@@ -192,7 +192,7 @@ def _probe_and_compare(
         untrained, _ = probe(dataclasses.replace(config, features="untrained"))
         differences.append(difference(result, untrained))
     differences += [difference(result, other, file) for file, other in compared.items()]
-    # The numbers of each resampling stay at the end, where they do not hide the rest from a reader.
+    # The numbers of each resampling come last, where they do not hide the rest from a reader.
     paired = result.pop(PAIRED)
     return {**result, "differences": differences, PAIRED: paired}, head
 
@@ -212,7 +212,7 @@ def _probe_with_head(
     start_xla_quietly()
 
     def read(split: str, windows: str) -> tuple[LabeledFeatures, int]:
-        """The rows that the protocol takes of each clip, and the number of clips that keep their only chunk."""
+        """The rows that the protocol uses of each clip, and the number of clips that keep their only chunk."""
         features = read_features(
             source,
             labeled,
@@ -305,8 +305,8 @@ def clip_scores(head: Head, features: LabeledFeatures, averaged: str, single_lab
 def _own_head(config: ProbeConfig, manifest: dict[str, Any], labeled: Corpus) -> Head:
     if "head" in manifest:
         raise UsageError(
-            f"The head of {config.model} was trained on frozen embeddings and added, so the model has none "
-            "of its own; its scores are in the model card, and --head linear trains another one."
+            f"The head of {config.model} was trained on frozen embeddings and added later, so it is not the "
+            "model's own; its scores are in the model card, and --head linear trains another one."
         )
     head = read_head(config.model)
     if manifest["tag_names"] != list(labeled.manifest.tag_names):
@@ -402,7 +402,7 @@ def _fit(
 
 
 def _examples_hash(corpus: Corpus, split: str, features: LabeledFeatures) -> str:
-    """Hash of the clips, of how many rows of each there are, and of their tags."""
+    """Hash of the clips, their numbers of rows and their tags."""
     items = corpus.items_of(split)
     clips = [[items[clip].id, list(items[clip].tags)] for clip in features.clip_of_row.tolist()]
     return _hash([list(corpus.manifest.tag_names), clips])

@@ -1,4 +1,4 @@
-"""Features of the windows of a split: their sources, their cache, and the labels that go with them."""
+"""Features of the windows of a split: their sources, their cache, and their labels."""
 
 import dataclasses
 import functools
@@ -84,7 +84,7 @@ class MelFeatures:
     """
 
     kind = "mel"
-    # The logarithms are around -10; with the protocols' small learning rates the bias would not get there in time.
+    # The logarithms are around -10; with the protocols' small learning rates, the bias would not reach that in time.
     needs_standardising = True
 
     def __init__(self, clip_num_samples: int, sample_rate_hz: int) -> None:
@@ -132,7 +132,7 @@ class MajorityFeatures:
         return np.zeros((len(clips), 0), np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """Only the kind."""
+        """The kind; there is nothing else to describe."""
         return {"kind": self.kind}
 
 
@@ -162,7 +162,7 @@ def import_source(name: str, clip_num_samples: int, sample_rate_hz: int) -> Feat
     ]
     if missing:
         raise UsageError(
-            f"--features {name} lacks {', '.join(missing)}; see FeatureSource in clmr_tf/probe/features.py."
+            f"--features {name} has no {', '.join(missing)}; see FeatureSource in clmr_tf/probe/features.py."
         )
     return source
 
@@ -174,7 +174,7 @@ def _mel_statistics(clips: tf.Tensor, bands: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.reduce_mean(levels, axis=1), tf.math.reduce_std(levels, axis=1)], axis=1)
 
 
-# Increase it when the layout of the files or the cutting of the windows changes.
+# Increase this when the layout of the files or the way in which windows are cut changes.
 _FORMAT_VERSION = 1
 _CLIPS_PER_CALL = 32
 _LOG = logging.getLogger(__name__)
@@ -238,13 +238,14 @@ def read_features(
 
     Args:
         source: Computes them.
-        corpus: With the labels of the task.
+        corpus: The corpus, with the labels of the task.
         split: Must not be empty.
         windows: "all" takes consecutive whole windows from the start of each clip; "crop" takes one random window of
             each clip, whose offset is a function of seed and clip.
-        seed: Of the crops.
+        seed: Seed of the crops.
         cache: Folder of computed features; None for no cache.
-        fingerprint: With a cache, the fingerprint of the corpus whatever the task, since labels do not matter there.
+        fingerprint: Required with a cache: the fingerprint of the corpus without the task, since features do not depend
+            on labels.
         on_clip: Called after each clip with the number of clips done and the total.
 
     Raises:
@@ -301,7 +302,7 @@ def _compute(
                 yield samples[start : start + source.clip_num_samples]
             on_clip(row + 1, len(items))
 
-    # A batch has windows of several clips, since a batch of one window takes as long as one of several.
+    # A batch has windows from several clips, since a batch of one window takes as long as one of several.
     every = cut()
     vectors = []
     while batch := list(itertools.islice(every, _CLIPS_PER_CALL)):
@@ -341,7 +342,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
         arrays = read_arrays(path, "vectors", "item", "num_samples", "metadata")
         metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["key"] != key:
-            raise ValueError("it belongs to something else")
+            raise ValueError("it belongs to other features")
         if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
     except (ValueError, KeyError, TypeError) as error:
@@ -353,7 +354,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
 def _write(path: Path, arrays: dict[str, np.ndarray], key: dict[str, object]) -> None:
     metadata = json.dumps({"key": key, "sha256": _content_digest(arrays)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Directly into the file and not through a buffer: these are the largest arrays of an evaluation.
+    # Written directly to the file instead of through a buffer: these are the largest arrays of an evaluation.
     with replaced_file(path) as file:
         np.savez(file, metadata=np.array(metadata), **arrays)
 
@@ -362,7 +363,7 @@ def chunks_of(features: LabeledFeatures, clip_num_samples: int, drops_last: bool
     """Selects the windows that the original code scores.
 
     Args:
-        features: Of "all" windows, which do not include partial ones.
+        features: Features of "all" windows, which do not include partial ones.
         clip_num_samples: Length of a window.
         drops_last: Drop the last window of clips whose length is an exact multiple of a window's, as the original
             does, except where it is the only one.

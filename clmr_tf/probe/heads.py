@@ -20,12 +20,12 @@ from clmr_tf.probe.scores import RankedScores
 from clmr_tf.train.callbacks import Plateau
 
 NO_ROW = -1
-"""Pads the last batch of an epoch; has no weight in the loss."""
+"""Row number that pads the last batch of an epoch; it has no weight in the loss."""
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-# Compiled, a step of a linear head takes a tenth of the time of its separate operations.
+# When compiled, a step of a linear head takes a tenth of the time of its separate operations.
 @tf.function(jit_compile=True, reduce_retracing=False)
 def adam_steps(
     weights: list[tf.Tensor],
@@ -92,7 +92,7 @@ class Fit:
     """A trained head.
 
     Attributes:
-        head: With the best weights by the validation metric.
+        head: The head with the best weights by the validation metric.
         best_value: Their validation metric.
         best_step: Number of steps that they were trained for.
         num_steps: Number of steps until training ended.
@@ -123,7 +123,7 @@ def fit_head(
         valid_labels: float32 [validation examples, tags].
         settings: Hyperparameters.
         single_label: Softmax cross-entropy over the tags; else the mean binary cross-entropy of the tags.
-        seed: Of the initial weights, the order of the examples and the dropout.
+        seed: Seed of the initial weights, the order of the examples and the dropout.
 
     Raises:
         ClmrError: If the logits become infinite or NaN, or no tag of the validation split can be scored.
@@ -168,8 +168,8 @@ def fit_head(
         value = _measure(logits, valid_labels, settings.monitor, single_label)
         if not np.isfinite(value):
             raise ClmrError(
-                "No tag of the validation split has both positives and negatives, so no head can be chosen; prepare a "
-                "corpus whose validation split has some."
+                "No tag of the validation split has both positives and negatives, so no head can be selected; prepare "
+                "a corpus whose validation split has some."
             )
         num_since_best += 1
         if value > best_value:
@@ -194,7 +194,7 @@ def fit_logistic_head(
     single_label: bool,
     on_fit: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Fit, LogisticSettings, list[dict[str, Any]]]:
-    """Fits logistic regressions to their optimum and takes the one with the lowest loss on the validation split.
+    """Fits logistic regressions to their optimum and selects the one with the lowest loss on the validation split.
 
     The optimum is unique up to rounding, so no seed is involved. All tags are fitted at once (L-BFGS), which takes a
     fraction of the time of one classifier per tag. A tag without positives among the examples keeps about the bias of
@@ -205,7 +205,7 @@ def fit_logistic_head(
         labels: Multi-hot, float32 [examples, tags].
         valid_features: float32 [validation examples, dimensions].
         valid_labels: float32 [validation examples, tags].
-        heads: What to choose from, in the order of falling `l2`. Of equal losses the first one wins.
+        heads: Settings to select from, in descending order of `l2`. If losses are equal, the first is selected.
         single_label: Softmax cross-entropy over the tags; else the sum of the binary cross-entropies of the tags. The
             loss on the validation split is the mean over the tags instead, as for `fit_head`.
         on_fit: Called with the number of finished fits and the total.
@@ -217,8 +217,8 @@ def fit_logistic_head(
         ClmrError: If features are infinite or NaN.
     """
     if not (np.isfinite(features).all() and np.isfinite(valid_features).all()):
-        raise ClmrError("Features hold NaN or infinity, so no head can be fitted to them; check the encoder.")
-    # scipy, as scikit-learn, is imported late.
+        raise ClmrError("Features contain NaN or infinity, so no head can be fitted to them; check the encoder.")
+    # Like scikit-learn, scipy is imported late.
     from scipy.optimize import minimize
 
     mean, standard_deviation = _statistics(features, standardise=True)
@@ -258,7 +258,7 @@ def majority_head(labels: np.ndarray, single_label: bool) -> Head:
         labels: Multi-hot, [examples, tags].
         single_label: As in `fit_head`.
     """
-    # Half an example is added to positives and negatives, so that no logarithm is infinite.
+    # Half an example is added to positives and negatives, so no logarithm is infinite.
     frequency = (labels.sum(axis=0, dtype=np.float64) + 0.5) / (len(labels) + 1)
     bias = np.log(frequency) if single_label else np.log(frequency / (1 - frequency))
     empty = np.zeros(0, np.float32)
@@ -294,7 +294,7 @@ def _statistics(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np
 def _initial_weights(
     generator: np.random.Generator, num_inputs: int, num_hidden: int, num_outputs: int
 ) -> tuple[np.ndarray, ...]:
-    """As torch's for linear layers: matrix and bias uniform within 1/sqrt(inputs)."""
+    """Initial weights as in torch's linear layers: matrix and bias are uniform within 1/sqrt(inputs)."""
     sizes = [num_inputs, num_hidden, num_outputs] if num_hidden else [num_inputs, num_outputs]
     weights = []
     for fan_in, fan_out in itertools.pairwise(sizes):
@@ -338,7 +338,7 @@ def search(
         The best fit, its settings, and a record of every run in the order of `heads`: {"settings", "valid",
         "best_step", "num_steps"}. If several heads are equally good, the first is returned.
     """
-    # As it will be read back, with lists instead of tuples.
+    # In the form in which it will be read back, with lists instead of tuples.
     key = json.loads(json.dumps(key))
     done = _read(journal, key)
     if done is None:
@@ -387,7 +387,7 @@ def _read(journal: Path, key: dict[str, Any]) -> dict[str, dict[str, Any]] | Non
     text = journal.read_text(encoding="utf-8")
     whole, _, incomplete = text.rpartition("\n")
     if incomplete:
-        # The process was killed in the middle of this line, and the next record must not continue it.
+        # The process was killed in the middle of this line; the next record must not be appended to it.
         with journal.open("r+", encoding="utf-8") as file:
             file.truncate(len(text.encode("utf-8")) - len(incomplete.encode("utf-8")))
     if not whole:

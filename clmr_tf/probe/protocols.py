@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 TrainWindows = Literal["crop", "chunks", "mean"]
-"""A training example: one random crop of each clip, every chunk of a clip, or the mean of a clip's windows."""
+"""Training examples: one random crop of each clip, every chunk of a clip, or the mean of a clip's windows."""
 
 MLP_HIDDEN_UNITS = 512
 GRID_MONITORS = {True: "accuracy", False: "roc_auc"}
-"""Validation metric that selects the best head of the grid; the key is whether every clip has one label."""
+"""Validation metric that selects the best head of the grid; the key says whether every clip has one label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class HeadSettings:
     Attributes:
         hidden_units: Units of the hidden layer, followed by ReLU; 0 for a linear head.
         batch_size: Examples per step.
-        learning_rate: Of Adam.
-        weight_decay: L2 coefficient, of biases as well.
+        learning_rate: Learning rate of Adam.
+        weight_decay: L2 coefficient, also applied to biases.
         dropout: Fraction of features and of hidden units dropped in a step.
         standardise: Scale every feature to mean 0 and standard deviation 1 on the training examples.
         monitor: Validation metric: "loss" (lower is better), "roc_auc" or "accuracy".
@@ -55,9 +55,9 @@ class LogisticSettings:
     """Hyperparameters of a logistic regression, fitted to its optimum on all examples at once.
 
     Attributes:
-        l2: Of the penalty l2 / 2 times the sum of the squared weights, without the biases, which is added to the mean
-            loss of an example; None before the validation split has chosen it. Relative to the mean, so that one grid
-            suits corpora of every size.
+        l2: Strength of the penalty, which is l2 / 2 times the sum of the squared weights, without the biases. It is
+            added to the mean loss of an example, so one grid suits corpora of every size. None until it is selected on
+            the validation split.
         hidden_units: 0, since the head is linear.
         standardise: As in `HeadSettings`.
         monitor: As in `HeadSettings`.
@@ -70,7 +70,7 @@ class LogisticSettings:
 
 
 L2_STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""The grid of `LogisticSettings.l2`, the strongest first: each fit begins at the optimum of the one before."""
+"""The grid of `LogisticSettings.l2`, the strongest first: each fit starts at the optimum of the previous one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ProbeProtocol:
             clips of one chunk the original crashed; here they keep it.
         head: Hyperparameters of the head; for "grid" those that are the same for all its heads, None for the model's
             own head.
-        differs: Known differences from the original; empty for a protocol of our own.
+        differs: Known differences from the original; empty for this project's own protocol.
     """
 
     name: str
@@ -121,7 +121,7 @@ PROTOCOLS: Mapping[str, ProbeProtocol] = {
         differs="keeps the weights of the best validation loss; the original keeps those of its last epoch, "
         "up to ten worse ones later",
     ),
-    # The numbers in the text of the thesis; where it gives none, version 1 of the code, which it was written with.
+    # The numbers in the text of the thesis or, where it gives none, those of version 1 of the code, which it used.
     "thesis": ProbeProtocol(
         name="thesis",
         train_windows="chunks",

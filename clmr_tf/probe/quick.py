@@ -23,9 +23,9 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 _LOG = logging.getLogger(__name__)
 _NUM_UNTRAINED = 3
-# With more windows times fits, the probe takes an hour or more.
+# If the number of windows times the number of fits is larger, the probe takes an hour or more.
 _MANY_WINDOWS_FITTED = 2_000_000
-# Two-sided, of z = 1.96.
+# Two-sided, z = 1.96.
 _WILSON_CONFIDENCE = 0.950004209703559
 
 
@@ -35,7 +35,7 @@ class LinearProbe:
 
     Attributes:
         model: From scikit-learn, with the standardisation of the features.
-        inverse_penalty: The one that was best on the validation split.
+        inverse_penalty: The value that was best on the validation split.
     """
 
     model: "Pipeline"
@@ -44,7 +44,7 @@ class LinearProbe:
     def window_scores(self, features: LabeledFeatures) -> np.ndarray:
         """Probabilities of the tags of each row, float64 [rows, tags]."""
         scores = np.zeros((len(features.vectors), features.labels.shape[1]))
-        # The classifier does not know classes without training windows; their score stays 0.
+        # Classes without training windows are unknown to the classifier; their score stays 0.
         scores[:, self.model[-1].classes_] = self.model.predict_proba(features.vectors)
         return scores
 
@@ -52,16 +52,16 @@ class LinearProbe:
 def fit_linear_probe(
     train: LabeledFeatures, valid: LabeledFeatures, single_label: bool, on_fit: Callable[[], None] = lambda: None
 ) -> LinearProbe:
-    """Fits logistic regression on the windows of `train` and chooses the L2 penalty that scores best on `valid`.
+    """Fits logistic regression on the windows of `train` and selects the L2 penalty that scores best on `valid`.
 
     Features are standardised with the statistics of `train`. The optimum is unique, so no seed is involved. A clip's
     score is the mean of the probabilities of its windows.
 
     Args:
         train: Features to fit.
-        valid: Features to choose the penalty by.
-        single_label: Fit one multinomial classifier and choose by accuracy; else fit a binary classifier per tag and
-            choose by macro average precision.
+        valid: Features to select the penalty with.
+        single_label: Fit one multinomial classifier and select by accuracy; otherwise fit a binary classifier per tag
+            and select by macro average precision.
         on_fit: Called after each penalty.
     """
     # scikit-learn takes most of a second to import.
@@ -85,21 +85,21 @@ def fit_linear_probe(
 
 
 def build_probe(model: ClipEncoder, corpus: Corpus) -> Callable[[Callable[[], None]], dict[str, float]]:
-    """Makes a probe for use during training: fitted on the train split, chosen and scored on the valid split.
+    """Makes a probe for use during training: fitted on the train split, selected and scored on the valid split.
 
-    The test split is not used, so the score may choose between checkpoints. It is slightly optimistic, since the valid
-    split also chooses the penalty.
+    The test split is not used, so the score may be used to select checkpoints. It is slightly optimistic, since the
+    penalty is selected on the valid split too.
 
     Args:
         model: The encoder in training.
-        corpus: With tags, a train split and a valid split.
+        corpus: A corpus with tags, a train split and a valid split.
 
     Returns:
         A function that returns {"probe/score": accuracy with single labels, else macro average precision}. It calls
         its argument after each clip and each penalty.
 
     Raises:
-        UsageError: If the corpus lacks tags or a split.
+        UsageError: If the corpus has no tags, or a split is missing.
     """
     require_labels(corpus, ("train", "valid"))
     single_label = has_single_labels(corpus)
@@ -130,16 +130,16 @@ def compare_with_untrained(
     Scores of untrained encoders vary with their seed, so the row "untrained encoder" is the mean over three, which are
     listed as well.
 
-    Intervals are over recordings, since windows of one recording are not independent: Wilson's for the accuracy of
-    one encoder, else the 2.5 and 97.5 percentiles of 1,000 resamplings of the recordings. In each resampling all
-    encoders are scored on the same recordings before the untrained ones are averaged. The intervals cover other
-    recordings, not other seeds.
+    Intervals are over recordings, since windows of one recording are not independent: Wilson's for the accuracy of one
+    encoder, else the 2.5 and 97.5 percentiles of 1,000 resamplings of the recordings. In each resampling all encoders
+    are scored on the same recordings before the untrained ones are averaged. The intervals account for the choice of
+    recordings, not of seeds.
 
     Args:
         encoder: The trained encoder.
         architecture: Arguments of `build_encoder` for the untrained ones.
-        corpus: With the labels of the task, and three splits.
-        seed: Of the first untrained encoder; the others use the next ones.
+        corpus: The corpus, with the labels of the task and three splits.
+        seed: Seed of the first untrained encoder; the others use the next ones.
         on_progress: Called with what is being computed, the amount done and the total.
 
     Returns:
@@ -170,7 +170,7 @@ def compare_with_untrained(
         scored.append(_score(test, probe.window_scores(test), single_label))
         penalties.append(probe.inverse_penalty)
     trained, *untrained = scored
-    # All encoders have the same windows.
+    # All encoders use the same windows.
     majority = _score(test, np.tile(train.row_labels.mean(axis=0), (len(test.vectors), 1)), single_label)
     num_recordings = len(test.labels)
 
@@ -205,7 +205,7 @@ def compare_with_untrained(
 
 def wilson_interval(num_correct: int, num_examples: int) -> list[float]:
     """The 95 % interval of a proportion of independent examples (Wilson 1927)."""
-    # scikit-learn, which needs scipy, is imported late as well.
+    # Imported late, like scikit-learn, which needs scipy.
     from scipy import stats
 
     interval = stats.binomtest(num_correct, num_examples).proportion_ci(_WILSON_CONFIDENCE, method="wilson")

@@ -1,4 +1,4 @@
-"""Retrieval without labels: which recording is this view from, among all that were not heard in training?"""
+"""Retrieval without labels: which of the recordings that were not used in training does a view come from?"""
 
 import dataclasses
 import hashlib
@@ -23,15 +23,15 @@ CONDITIONS: Mapping[str, AugmentationConfig | None] = {
     **{name: dataclasses.replace(augmentation_preset(f"only-{name}"), asymmetric=False) for name in AUGMENTATION_NAMES},
     CHAIN: augmentation_preset("released"),
 }
-"""How the queries are augmented: not at all, by one augmentation always, or by the released chain. The same for every
-encoder, whatever it was trained with."""
+"""How the queries are augmented: not at all, always by one augmentation, or by the released chain. The same for every
+encoder, regardless of how it was trained."""
 METRICS = ("recall_at_1", "mean_reciprocal_rank")
 
 MIN_NUM_QUERIES = 300
 MIN_NUM_RECORDINGS = 10
 _CLIPS_PER_CALL = 32
 _MIN_NORM = 1e-12
-# Of two cosines that are equal.
+# Largest difference between cosines that count as equal.
 _MAX_ROUNDING = 1e-9
 
 
@@ -52,16 +52,16 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalViews:
-    """The views of a retrieval; they do not depend on the encoder.
+    """The views for retrieval; they do not depend on the encoder.
 
     Attributes:
-        split: What the recordings are taken from, "test" or "valid".
+        split: The split of the recordings, "test" or "valid".
         recordings: One of each song, in a random order.
-        num_queried: How many of them, from the first on, are asked for; all are candidates.
+        num_queried: How many of them, from the first on, are queried; all are candidates.
         num_too_short: Songs of the split without a recording of at least two clips.
-        num_rounds: How often each is asked for, each time with other crops of all recordings.
+        num_rounds: How often each is queried, each time with other crops of all recordings.
         clip_num_samples: Length of a crop.
-        seed: Of the order, the crops and the augmentations.
+        seed: Seed of the order, the crops and the augmentations.
     """
 
     split: str
@@ -73,7 +73,7 @@ class RetrievalViews:
     seed: int
 
     def draw(self, recording: Item, round_number: int) -> Draw:
-        """Draws from a hash of seed, recording and round, so that nothing else changes a view."""
+        """Draws from a hash of seed, recording and round; a view depends on nothing else."""
         digest = hashlib.sha256(f"{self.seed}/{recording.id}/{round_number}".encode()).digest()
         first, second, swap = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8, 16))
         num_free = recording.num_samples - 2 * self.clip_num_samples
@@ -84,12 +84,12 @@ class RetrievalViews:
 
     @property
     def identity(self) -> list[Any]:
-        """JSON data that is equal where all views of the same corpus are."""
+        """JSON data that is equal if all views of the same corpus are equal."""
         conditions = {name: dataclasses.asdict(one) if one else None for name, one in CONDITIONS.items()}
         return [self.describe(), [item.id for item in self.recordings], conditions]
 
     def describe(self) -> dict[str, Any]:
-        """The entries of a result that say what was asked, and what guessing scores."""
+        """The entries of a result that describe the queries, and the scores of guessing."""
         num_candidates = len(self.recordings)
         return {
             "split": self.split,
@@ -107,16 +107,16 @@ class RetrievalViews:
 
 
 def draw_views(corpus: Corpus, clip_num_samples: int, seed: int) -> RetrievalViews:
-    """Chooses recordings of the test split, or of the validation split if there is no test split.
+    """Selects recordings of the test split, or of the validation split if there is no test split.
 
-    Of each song the first recording of at least two clips is taken, because another recording of the song would be no
-    wrong answer. At least MIN_NUM_QUERIES questions are asked: all recordings in several rounds, or, if there are more,
-    that many of them once.
+    The first recording of at least two clips represents each song, because another recording of the song would not be a
+    wrong answer. There are at least MIN_NUM_QUERIES queries: all recordings in several rounds or, if there are more
+    recordings, that many of them once.
 
     Args:
-        corpus: Its tags do not matter.
+        corpus: The corpus; its tags are not used.
         clip_num_samples: Length of a crop.
-        seed: Of the views.
+        seed: Seed of the views.
 
     Raises:
         UsageError: If there are fewer than MIN_NUM_RECORDINGS.
@@ -154,14 +154,14 @@ def score_retrieval(
     """Ranks the candidates of every query by similarity, and scores the ranks of the right ones.
 
     Args:
-        views: What is asked.
-        corpus: That the views were drawn from.
+        views: Queries and candidates.
+        corpus: The corpus that the views were drawn from.
         sources: Features to score, all on the same views, which are made once.
         on_progress: Called with what is being computed, the amount done and the total.
 
     Returns:
-        For each source, by CONDITION/METRIC such as "pitch/recall_at_1", the mean over the recordings that are asked
-        for, with its distribution over 1,000 resamplings of these recordings. The candidates stay the same.
+        For each source, by CONDITION/METRIC such as "pitch/recall_at_1", the mean over the queried recordings, with its
+        distribution over 1,000 resamplings of these recordings. The candidates stay the same.
     """
     candidates = _features(views, corpus, sources, None, len(views.recordings), partial(on_progress, "Candidates"))
     weights = resampling_weights(range(views.num_queried))
@@ -182,8 +182,8 @@ def score_retrieval(
 def ranks_of(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Ranks of the right candidates by cosine similarity; candidates that are equally similar share their mean rank.
 
-    Features are standardised over all candidates first: a part that all recordings share would otherwise decide most
-    of the cosine, far more for some kinds of features than for others.
+    Features are standardised over all candidates first. Otherwise the part that all recordings share would dominate the
+    cosine, for some kinds of features far more than for others.
 
     Args:
         queries: float [queried, rounds, dimensions].
@@ -204,7 +204,7 @@ def ranks_of(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     similarities = np.einsum("qrd,crd->qrc", directions(queries), directions(candidates), optimize=True)
     right = similarities[np.arange(len(queries)), :, np.arange(len(queries))][:, :, None]
     num_better = (similarities > right + _MAX_ROUNDING).sum(axis=2)
-    # The right one itself is among the equal ones.
+    # The right candidate itself is among the equal ones.
     num_equal = (np.abs(similarities - right) <= _MAX_ROUNDING).sum(axis=2) - 1
     return 1 + num_better + num_equal / 2
 

@@ -13,7 +13,7 @@ PERCENTILES = (2.5, 97.5)
 
 
 class RankedScores:
-    """Scores sorted per tag, so that metrics of many weightings of the examples are cheap.
+    """Scores sorted per tag, which makes metrics for many weightings of the examples cheap.
 
     scikit-learn's functions take about 1 ms per tag and call, which is minutes for 1,000 resamplings.
 
@@ -23,7 +23,7 @@ class RankedScores:
     """
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
-        # Tags first from here on, so that the sums over ranks are contiguous in memory.
+        # From here on, tags are the first axis, so the sums over ranks are contiguous in memory.
         scores = np.ascontiguousarray(scores.T)
         self._order = np.argsort(-scores, axis=1)
         self._positive = np.take_along_axis(np.asarray(labels, np.float64).T, self._order, axis=1)
@@ -100,8 +100,8 @@ class Score:
     """A metric with its bootstrap distribution.
 
     Attributes:
-        value: On the examples themselves; None if nothing can be scored.
-        resampled: On each resampling, float64 [resamplings]; NaN where nothing can be scored.
+        value: The score on the examples themselves; None if nothing can be scored.
+        resampled: The score on each resampling, float64 [resamplings]; NaN where nothing can be scored.
     """
 
     value: float | None
@@ -163,9 +163,9 @@ def evaluate_scores(
     """Compares the scores of clips with their tags.
 
     "over_tags" is the macro average over the tags that have both positives and negatives. "over_clips" ranks the tags
-    of each clip, as the thesis does, and averages over the clips that have at least one tag and lack at least one. The
-    values are scikit-learn's. Intervals are the 2.5 and 97.5 percentiles over resamplings of songs with all their
-    clips, since clips of one song are not independent.
+    of each clip, as the thesis does, and averages over the clips that have at least one tag but not all. The values are
+    scikit-learn's. Intervals are the 2.5 and 97.5 percentiles over resamplings of songs with all their clips, since
+    clips of one song are not independent.
 
     Args:
         labels: Multi-hot, [clips, tags].
@@ -191,7 +191,7 @@ def evaluate_scores(
         "tags_without_negatives": [name for name, has in zip(tag_names, has_negatives, strict=True) if not has],
     }
     resampled = _macro_resampled(labels, scores, weights)
-    # For thousands of clips, one call of scikit-learn each would take seconds.
+    # With thousands of clips, one call of scikit-learn for each would take seconds.
     per_clip = RankedScores(labels.T, scores.T).per_tag()
     is_scorable = (has_positives & has_negatives).any()
     metric_of = {"roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision}

@@ -10,7 +10,7 @@ from clmr_tf.probe.protocols import PROTOCOLS
 
 FEATURES = ("model", "untrained", "mel", "majority")
 COMPARABLE = ("standard", "retrieval")
-"""Presets whose results keep what a comparison needs."""
+"""Presets whose results contain what a comparison needs."""
 _WITHOUT_HEAD = ("quick", "retrieval")
 # The quick preset uses the next two seeds as well.
 _LARGEST_SEED = 2**31 - 3
@@ -33,17 +33,18 @@ class ProbeConfig:
     retrieval-....json or probe-....json with the presets retrieval and quick. A result in the model folder, except that
     of retrieval, is also added to the manifest and the model card."""
     seed: int = 42
-    """Seed of everything random: crops, views, label subsets, heads, untrained weights. The quick preset uses this seed
+    """Seed of everything random: crops, views, label subsets, heads, untrained weights. Preset "quick" uses this seed
     and the next two for its three untrained encoders."""
     preset: Literal["standard", "retrieval", "quick", "released", "thesis", "grid"] = "standard"
-    """Protocol. "standard", for comparisons of our own: logistic regression on all windows, and the difference from
-    untrained weights on the same test songs. "retrieval", without labels: which unheard recording is an augmented view
-    from? "quick": as "standard", with three untrained encoders and a majority guess, and without a head to export. For
-    published numbers: "released" as CLMR's released code, "thesis" as the thesis, "grid" the best on the validation
-    split of JukeMIR's 216 settings."""
+    """Protocol. "standard", for comparing encoders of this project: logistic regression on all windows, and the
+    difference from untrained weights on the same test songs. "retrieval", without labels: which held-out recording does
+    an augmented view come from? "quick": like "standard", with three untrained encoders and a majority guess, and
+    without a head to export. To reproduce published numbers: "released" (CLMR's released code), "thesis", or "grid"
+    (the best of JukeMIR's 216 settings on the validation split)."""
     head: Literal["linear", "mlp", "own"] = "linear"
-    """"linear": one layer. "mlp": one hidden layer of 512 units. "own": no training, the classifier of a model that was
-    trained with labels. "grid" tries the first two, "standard" has no MLP; "retrieval" and "quick" have no head."""
+    """"linear": one layer. "mlp": one hidden layer of 512 units. "own": no training, but the classifier of a model that
+    was trained with labels. Preset "grid" tries the first two, "standard" has no MLP, and "retrieval" and "quick" have
+    no head."""
     features: str = "model"
     """Input of the head: "model"; "untrained", the same architecture with random weights; "mel", mean and standard
     deviation of a log-mel spectrogram; "majority", tag frequencies only; or MODULE:CLASS, such as
@@ -51,20 +52,20 @@ class ProbeConfig:
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
     labels_like_paper: float | None = None
-    """Fraction of labels, selected as in the original code instead: this fraction of the 2.7 s chunks of every
-    combination of tags, at least one."""
+    """Fraction of labels, selected as in the original code: this fraction of the 2.7 s chunks of every combination of
+    tags, at least one. Instead of --labels."""
     compare: tuple[Path, ...] = ()
     """Results of the same preset to subtract from this one, on the same resampled songs: evaluation-....json of
     "standard", or retrieval-....json."""
     task: str | None = None
-    """Name of a task of the corpus, if it has several sets of labels and splits. Default: the tags and the splits of
-    the corpus itself."""
+    """Name of a task of the corpus, if it has several sets of labels and splits. Default: the corpus's own tags and
+    splits."""
     features_cache: Path = Path("features")
-    """Folder for computed features, and for the progress of an interrupted grid. "retrieval" and "quick" do not
-    use it."""
+    """Folder for computed features, and for the progress of an interrupted grid. Not used by "retrieval" and
+    "quick"."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for values out of range and options that exclude each other."""
+        """Raises UsageError for values out of range and options that cannot be combined."""
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise UsageError(f"--seed must be between 0 and {_LARGEST_SEED}; received {self.seed}.")
         module, _, name = self.features.partition(":")
@@ -79,7 +80,7 @@ class ProbeConfig:
         self._refuse_options_without_effect()
         if self.head == "own" and (self.features, self.labels, self.labels_like_paper) != ("model", 1.0, None):
             raise UsageError(
-                "--head own scores a model as it was trained, with the labels used then; leave out --features, "
+                "--head own scores a model as it was trained, with its training labels; leave out --features, "
                 "--labels and --labels-like-paper."
             )
         if self.head == "own" and self.preset == "grid":
@@ -92,7 +93,7 @@ class ProbeConfig:
             raise UsageError("--labels and --labels-like-paper cannot be combined.")
         if PROTOCOLS[self.preset].train_windows == "mean":
             raise UsageError(
-                f"--labels-like-paper chooses among the chunks of clips, but the preset {self.preset} trains on means "
+                f"--labels-like-paper selects from the chunks of clips, but the preset {self.preset} trains on means "
                 "over whole clips; use --labels, or the preset standard, thesis or released."
             )
 

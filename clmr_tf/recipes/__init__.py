@@ -1,1 +1,1 @@
-"""Published rows as files, and the commands that reproduce them."""
+"""Recipes: files that describe published rows, and the commands that reproduce them."""

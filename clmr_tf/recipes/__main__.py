@@ -37,10 +37,10 @@ class RecipesConfig:
     dry_run: bool = False
     """Check the recipe and its data, show the commands, and run nothing."""
     train_changes: tuple[str, ...] = ()
-    """Settings of the training to change, each NAME=VALUE, such as `precision=mixed_bfloat16` or `micro_batches=2`.
-    The score is then no longer that of the row."""
+    """Training settings to change, each NAME=VALUE, such as `precision=mixed_bfloat16` or `micro_batches=2`. The score
+    is then no longer that of the published row."""
     probe_changes: tuple[str, ...] = ()
-    """Settings of all probes to change, such as `labels=0.01`."""
+    """Probe settings to change, for all probes, such as `labels=0.01`."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no action {config.action!r}; choose one of {', '.join(_ACTIONS)}.")
     if (config.name is None) != (config.action == "list"):
         raise UsageError("`list` takes no name; `show` and `run` take one, as in `show mtt-epochs-1000`.")
-    # Only once the command line is valid: these take a second to import.
+    # Imported only once the command line is valid: these take a second to import.
     from clmr_tf.recipes.recipe import RECIPES, read_recipe, read_recipes
     from clmr_tf.recipes.run import RecipeRun, line_of
 
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str]) -> None:
         base = "" if recipe.base == recipe.name else f"\n--- {recipe.base} ---\n{read_recipe(folder, recipe.base).text}"
         stdout.print("\n".join([f"{recipe.text}{base}", "--- commands ---", *lines]), markup=False)
     else:
-        # Before a training that takes days.
+        # Checked before a training that takes days.
         run.require_corpora()
         run.require_no_longer_run()
         if config.dry_run:
-            stdout.print("\n".join([*lines, "All data were found; nothing was run."]), markup=False)
+            stdout.print("\n".join([*lines, "All data were found. Nothing was run."]), markup=False)
             return
         run.execute()
         rows, remarks = run.compare()
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
             table.add_row(*row)
         stdout.print(table, *remarks, sep="\n", markup=False)
     if changes := [*config.train_changes, *config.probe_changes]:
-        stdout.print(f"Changed: {', '.join(changes)}; the published scores are of other settings.", markup=False)
+        stdout.print(f"Changed: {', '.join(changes)}; the published scores are for other settings.", markup=False)
 
 
 if __name__ == "__main__":

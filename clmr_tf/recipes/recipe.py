@@ -1,4 +1,4 @@
-"""Recipe files: published rows, their scores, and the settings of the run that repeats them."""
+"""Recipe files: published rows, their scores, and the settings of the run that reproduces them."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ PUBLISHED_CORPORA: Mapping[str, str] = {
     "magnatagatune": "magnatagatune-pons2017",
     "msd": "msd-lee2017",
 }
-"""By pipeline, the name of the corpus that published rows are about: a pipeline can prepare several."""
+"""For each pipeline, the name of the corpus of the published rows: a pipeline can prepare several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RecipeProbe:
     """One evaluation of a recipe.
 
     Attributes:
-        settings: Of `clmr_tf.probe`, by name, as in the file.
+        settings: Settings of `clmr_tf.probe` by name, as in the file.
         expected_percent: Published scores by the names in `METRICS`; empty if nothing was published.
     """
 
@@ -68,7 +68,7 @@ class Recipe:
         row: Row of the table.
         source: Who published it.
         train: Settings of `clmr_tf.train`, by name; `epochs` of the file are turned into steps.
-        checkpoint: Which one is exported, "newest" or "best".
+        checkpoint: The exported checkpoint, "newest" or "best".
         probes: The evaluations, at least one.
         text: The whole file.
     """
@@ -84,7 +84,7 @@ class Recipe:
     text: str
 
     def __post_init__(self) -> None:
-        """Raises UsageError for settings that are not valid, so that no run fails after days."""
+        """Raises UsageError for invalid settings; otherwise a run could fail after days."""
         try:
             has_labels = self.train_config.has_labels
             for probe in self.probes:
@@ -190,7 +190,7 @@ def read_recipe(folder: Path, name: str) -> Recipe:
 
 
 def remark_on_test_split(corpus: str, task: Any, num_clips: int) -> str | None:
-    """A sentence if a test split with the corpus' own tags (`task` is None) has another size than published."""
+    """A warning if a test split with the corpus' own tags (`task` is None) does not have the published size."""
     num_published = read_other_published()["num_test_clips"].get(corpus)
     if task is not None or num_published in (None, num_clips):
         return None
@@ -199,5 +199,5 @@ def remark_on_test_split(corpus: str, task: Any, num_clips: int) -> str | None:
 
 @functools.cache
 def read_other_published() -> dict[str, Any]:
-    """The numbers that no recipe repeats, the addresses of sources, and the sizes of published test splits."""
+    """The numbers that no recipe reproduces, the addresses of sources, and the sizes of published test splits."""
     return yaml.safe_load((RECIPES / OTHER_PUBLISHED).read_text(encoding="utf-8"))

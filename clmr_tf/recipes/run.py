@@ -1,4 +1,4 @@
-"""Runs a recipe: its commands one after the other, and the scores beside the published ones."""
+"""Runs the commands of a recipe one after the other, and compares the scores with the published ones."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ class RecipeRun:
     """A recipe with the folders of its data and results.
 
     Attributes:
-        recipe: With the changed settings.
+        recipe: The recipe, with the changed settings.
         corpora: Folder of prepared corpora.
         runs: Folder of the runs, each named after the recipe that trains it.
         savedmodels: Folder of the exported models with their results, each named after the same recipe.
@@ -82,7 +82,7 @@ class RecipeRun:
         rate_hz = self.recipe.train_config.sample_rate_hz
         for pipeline in self.recipe.corpora:
             folder, found = self.corpus_folder(pipeline), "no prepared corpus"
-            # Published rows are about one corpus of a pipeline; users' recipes may be about any.
+            # Published rows use one corpus of a pipeline; users' recipes may use any.
             wanted = PUBLISHED_CORPORA.get(pipeline)
             if is_prepared(folder):
                 manifest = Corpus.open(folder).manifest
@@ -92,17 +92,18 @@ class RecipeRun:
             rate = {} if rate_hz == 22_050 else {"sample_rate_hz": rate_hz}
             line = line_of([f"pipelines.{pipeline}", *options_of({**rate, "out": folder})])
             raise UsageError(
-                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, {folder} holds {found}; "
-                f"prepare it with `{line}`, whose --help says where the data come from, or give another --corpora."
+                f"{self.recipe.name} needs the corpus {wanted or pipeline} at {rate_hz} Hz, but {folder} contains "
+                f"{found}; prepare it with `{line}` (its --help says where the data come from), or give another "
+                "--corpora."
             )
 
     def require_no_longer_run(self) -> None:
-        """Raises UsageError if the run has more steps than the recipe: its scores would not be those of the row."""
+        """Raises UsageError if the run has more steps than the recipe: its scores would not belong to the row."""
         config, step = self.recipe.train_config, _newest_step(self.run / CHECKPOINTS)
         if step is not None and not config.epochs and step > config.steps:
             raise UsageError(
-                f"{self.run} holds a run of {step} steps, and {self.recipe.base} has {config.steps}; give other --runs "
-                "and --savedmodels, or --train-changes with the steps of that run."
+                f"{self.run} contains a run of {step} steps, but {self.recipe.base} has {config.steps}; give other "
+                "--runs and --savedmodels, or --train-changes with the steps of that run."
             )
 
     def is_exported(self) -> bool:
@@ -117,7 +118,7 @@ class RecipeRun:
         return same_run and training["step"] == step
 
     def is_probed(self, number: int) -> bool:
-        """Whether there is a result of probe `number` on the corpus as it is now."""
+        """Whether there is a result of probe `number` on the current corpus."""
         corpus = Corpus.open(self.corpus_folder(self.recipe.probes[number].settings["corpus"]))
         path = self.result(number)
         return path.is_file() and _read_json(path)["corpus"]["fingerprint"] == corpus.manifest.fingerprint
@@ -200,7 +201,7 @@ def _execute(command: Sequence[str]) -> None:
     """Runs a command in a separate process and stops it if this process is stopped."""
     stderr.print(f"$ {line_of(command)}", markup=False)
     stops = []
-    # Standard output is for the comparison alone.
+    # Standard output is only for the comparison.
     with subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr) as process:
 
         def stop(number: int, _frame: object) -> None:
@@ -211,7 +212,7 @@ def _execute(command: Sequence[str]) -> None:
         try:
             exit_code = process.wait()
         except KeyboardInterrupt:
-            # The terminal has sent Ctrl-C to the command as well, which saves its work.
+            # The terminal has also sent Ctrl-C to the command, which saves its work.
             process.wait()
             raise
         finally:

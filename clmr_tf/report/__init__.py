@@ -1,1 +1,1 @@
-"""Result files as tables and pictures."""
+"""Turns result files into tables and pictures."""

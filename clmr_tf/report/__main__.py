@@ -1,4 +1,4 @@
-"""python -m clmr_tf.report: tables and pictures of a folder of evaluations, beside the published numbers."""
+"""python -m clmr_tf.report: tables and pictures of a folder of evaluations, next to the published numbers."""
 
 import dataclasses
 import sys
@@ -18,9 +18,9 @@ class ReportConfig:
     """Settings of the report."""
 
     results: Path = Path("savedmodels")
-    """Folder to search, with all folders below, for evaluation-*.json."""
+    """Folder to search for evaluation-*.json, including its sub-folders."""
     out: Path | None = None
-    """Folder for report.md and its pictures, made if it does not exist. Default: reports/NAME-OF-THE-RESULTS-FOLDER."""
+    """Folder for report.md and its pictures, created if necessary. Default: reports/NAME-OF-THE-RESULTS-FOLDER."""
 
 
 def report(config: ReportConfig) -> Path:
@@ -29,13 +29,13 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UsageError: If there are no results, a file is not a result, or `out` cannot be a folder.
     """
-    # Only once the command line is valid: Matplotlib takes a second to import.
+    # Imported only once the command line is valid: Matplotlib takes a second to import.
     from clmr_tf.report.page import make_report
     from clmr_tf.report.pictures import png_of
     from clmr_tf.report.results import read_results
 
     folder = config.results.expanduser()
-    # Not into the folder itself, which may be a model's: an export refuses one that holds other files.
+    # Not into the folder itself, which may be a model folder: an export rejects one that contains other files.
     out = Path("reports") / folder.resolve().name if config.out is None else config.out.expanduser()
     page, figures = make_report(read_results(folder))
     try:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         ReportConfig,
         arguments,
         program="python -m clmr_tf.report",
-        description="Puts a folder of evaluations into tables and pictures, beside the published numbers.",
+        description="Makes tables and pictures from a folder of evaluations, next to the published numbers.",
     )
     stdout.print(f"Written to {report(config)}", markup=False)
 

@@ -22,7 +22,7 @@ def ablations(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def augmentation_text(row: Row) -> str:
-    """Such as "crop alone", "filter", or "filter, probability=0.4"."""
+    """Names the augmentations, such as "crop alone", "filter", or "filter, probability=0.4"."""
     settings = row.first.training.settings
     name = settings["augmentation"].removeprefix("only-")
     changes = [change.removeprefix(f"{name}.") for change in settings["augmentation_changes"]]
@@ -42,12 +42,12 @@ def label_curves(rows: Sequence[Row], choice: str) -> dict[str, dict[float, Scor
     only one of them. The point for all labels belongs to both, if the head was trained on the same kind of examples.
 
     Args:
-        rows: Of one section.
+        rows: Rows of one section.
         choice: "songs" or "like-paper".
 
     Returns:
-        Points by the name of the curve, for what was evaluated with few labels. What differs is appended to names that
-        would otherwise be equal.
+        Points by the name of the curve, for everything that was evaluated with few labels. If names would be equal, the
+        differences are appended.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -57,7 +57,7 @@ def label_curves(rows: Sequence[Row], choice: str) -> dict[str, dict[float, Scor
     names = _distinct_names([group[0] for group in curves])
     found = {}
     for name, group in zip(names, curves, strict=True):
-        # If both have a fraction of 1, that of the choice itself is used.
+        # If both kinds have a fraction of 1, the one of `choice` is used.
         ordered = sorted(group, key=lambda row: row.first.labels_used[0] != "all")
         points = {row.first.labels_used[1]: row.score(row.metric) for row in ordered}
         found[name] = dict(sorted(points.items()))
@@ -65,7 +65,7 @@ def label_curves(rows: Sequence[Row], choice: str) -> dict[str, dict[float, Scor
 
 
 def _distinct_names(rows: Sequence[Row]) -> list[str]:
-    """The names of rows, with protocol and training where they are needed to tell two rows apart."""
+    """The names of rows, with protocol and training if they are needed to distinguish two rows."""
     names = [row.name for row in rows]
     for texts in (
         [row.protocol_text for row in rows],
@@ -85,7 +85,7 @@ def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
     protocol.
 
     Args:
-        rows: Of one section, in its order.
+        rows: Rows of one section, in order.
 
     Returns:
         The model, and what it is compared with; None if there is no such pair.
@@ -105,7 +105,7 @@ def tag_comparison(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 
 def common_tags(model: Row, other: Row) -> list[str]:
-    """The tags that both rows have scores of, in descending order of the first row's PR-AUC."""
+    """The tags for which both rows have scores, in descending order of the first row's PR-AUC."""
     ours, theirs = model.per_tag("average_precision"), other.per_tag("average_precision")
     tags = [tag for tag in ours if ours[tag] is not None and theirs[tag] is not None]
     return sorted(tags, key=lambda tag: -ours[tag])

@@ -96,7 +96,7 @@ def make_report(results: Sequence[Result]) -> tuple[str, dict[str, Figure]]:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table, with the character that would end a cell as an entity."""
+    """The lines of a table; the character that would end a cell is written as an entity."""
     lines = ["| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |" for cells in (headings, *rows)]
     return [lines[0], "|" + len(headings) * "---|", *lines[1:]]
 
@@ -222,13 +222,13 @@ def _remarks(section: Section) -> list[str]:
     if unknown:
         remarks.append(
             f"It is not known how the models of row {', '.join(map(str, unknown))} were trained, because their "
-            "manifest.json is not beside the results; they count as CLMR."
+            "manifest.json is not next to the results; they count as CLMR."
         )
     return [*remarks, *section.remarks]
 
 
 def _differences(section: Section) -> list[str]:
-    """The differences that the results of the preset standard hold, each on the same resampled songs."""
+    """The differences in the results of the preset standard, each on the same resampled songs."""
     lines = []
     for number, row in enumerate(section.rows, 1):
         for entry in (one for result in row.results for one in result.entries.get("differences", ())):

@@ -14,7 +14,7 @@ from clmr_tf.report.results import METRIC_NAMES, Row, Score, format_percent
 
 matplotlib.use("Agg")
 
-# The name of a tag with dollar signs is not a formula.
+# Dollar signs in the name of a tag do not mark a formula.
 plt.rcParams["text.parse_math"] = False
 
 Panel = tuple[str, Mapping[str, Mapping[float, Score]], Mapping[str, Sequence[tuple[float, float]]]]

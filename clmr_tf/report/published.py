@@ -1,4 +1,4 @@
-"""Published numbers, all from recipes/*.yaml, and which of them belong beside a row of a report."""
+"""Published numbers, all from recipes/*.yaml, and which of them belong next to a row of a report."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from clmr_tf.report.results import Result, name_of
 
 _ABLATION_TABLES = ("one augmentation alone", "probability of one augmentation")
 _LABEL_TABLE = "few labels"
-# Settings of a training, besides its corpus, steps and augmentation, that must equal those of the recipe.
+# Training settings that must equal those of the recipe, in addition to corpus, steps and augmentation.
 _SETTINGS = ("batch_size", "sampling_unit", "optimizer", "temperature", "encoder", "width", "sample_rate_hz")
 
 
@@ -23,8 +23,8 @@ class PublishedRow:
         row: The row.
         scores: Numbers in [0, 1] by "roc_auc", "average_precision" and "accuracy".
         source: Who published it.
-        recipe: Name of the recipe that repeats it, if there is one.
-        run: What must be equal in a result that repeats it, by the names in `_run_of`; None without a recipe.
+        recipe: Name of the recipe that reproduces it, if there is one.
+        run: What must be equal in a result that reproduces it, by the names in `_run_of`; None without a recipe.
     """
 
     corpus: str
@@ -42,18 +42,18 @@ class PublishedRow:
 
 
 def published_on(result: Result) -> list[PublishedRow]:
-    """All published rows on the corpus of a result, if it is about the corpus' own tags."""
+    """All published rows on the corpus of a result, if it uses the corpus' own tags."""
     return [row for row in _read_published() if row.corpus == result.corpus["name"] and result.task is None]
 
 
 def published_beside(result: Result) -> list[PublishedRow]:
-    """The published rows that a result repeats: those of recipes with the same training and evaluation."""
+    """The published rows that a result reproduces: those of recipes with the same training and evaluation."""
     run = _run_of(result)
     return [row for row in published_on(result) if row.run and row.run.items() <= run.items()]
 
 
 def published_ablation(result: Result) -> PublishedRow | None:
-    """The published row with the augmentation of a result and no other one, whatever the corpus is."""
+    """The published row with only the augmentation of a result, on any corpus."""
     augmentation = result.training.augmentation
     rows = [row for row in _read_published() if row.table in _ABLATION_TABLES]
     return next((row for row in rows if row.run["augmentation"] == augmentation), None)

@@ -33,7 +33,7 @@ _OWN_HEAD_NAMES = {
     "finetune": "CLMR fine-tuned",
     "converted": "CLMR converted, its own head",
 }
-# The order of the tables, by the beginning of the name.
+# The order of the rows in tables, by the beginning of the name.
 _ORDER = ("majority", "mel statistics", "untrained SampleCNN", "SampleCNN supervised", "CLMR", "CLMR fine-tuned")
 
 
@@ -109,8 +109,8 @@ class Result:
 
     @property
     def training_settings(self) -> dict[str, Any]:
-        """The settings that decide what the model learns, except those with columns of their own."""
-        # The column of labels is about those of the head; a model with its own head was trained with the same ones.
+        """The settings that determine what the model learns, except those that have their own columns."""
+        # The column of labels describes those of the head; a model with its own head was trained with the same ones.
         skipped = _NOT_COMPARED | ({"labels", "labels_like_paper"} if self.head == "own" else set())
         return {name: value for name, value in sorted(self.training.settings.items()) if name not in skipped}
 
@@ -202,9 +202,9 @@ class Score:
     """A score of a row.
 
     Attributes:
-        mean: Over the seeds; None if one of them has no score.
-        interval: 95 %; of several seeds the means of both ends.
-        standard_deviation: Over the seeds; None for a single one.
+        mean: Mean over the seeds; None if one of them has no score.
+        interval: The 95 % interval; for several seeds, the means of both ends.
+        standard_deviation: Standard deviation over the seeds; None for a single one.
     """
 
     mean: float | None
@@ -212,7 +212,7 @@ class Score:
     standard_deviation: float | None
 
     def __str__(self) -> str:
-        """The mean, and of several seeds the standard deviation."""
+        """The mean and, for several seeds, the standard deviation."""
         deviation = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.3f}"
         return format_score(self.mean) + deviation
 
@@ -262,7 +262,7 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        """Seeds of the evaluations, for models as SEED-OF-TRAINING/SEED-OF-EVALUATION."""
+        """Seeds of the evaluations; for models, SEED-OF-TRAINING/SEED-OF-EVALUATION."""
         return ", ".join(
             f"{result.training.settings['seed']}/{result.seed}" if result.training else str(result.seed)
             for result in self.results
@@ -292,7 +292,8 @@ class Row:
         found, preset = self.first.protocol, PROTOCOLS[self.first.preset]
         differing = _differing(found, dataclasses.asdict(preset), {"name", "differs", "head"})
         if self.first.head in ("linear", "mlp"):
-            # The name of the row gives the first, the kind of features the second, the validation split the third.
+            # The first follows from the name of the row, the second from the kind of features, the third from the
+            # validation split.
             usual = dataclasses.asdict(preset.head)
             differing += _differing(found["head"], usual, {"hidden_units", "standardise", "l2"})
         return ", ".join([self.first.preset, *differing])
@@ -351,14 +352,14 @@ def row_key(result: Result, *without: str) -> str:
 
     Args:
         result: The result.
-        without: What may differ as well, "labels" or "augmentation".
+        without: What else may differ, "labels" or "augmentation".
     """
     unnamed = {name: value for name, value in result.protocol.items() if name not in ("name", "differs", "interval")}
     has_no_fixed_head = result.head not in ("linear", "mlp") or result.preset == "standard"
     key: dict[str, Any] = {
         "name": result.name,
         "preset": result.preset,
-        # With the presets grid and standard, the validation split chooses the numbers of the head.
+        # With the presets grid and standard, the validation split determines the numbers of the head.
         "protocol": unnamed | ({"head": None} if has_no_fixed_head else {}),
         "labels": result.labels_used,
     }

@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> None:
         TrainConfig,
         arguments,
         program="python -m clmr_tf.train",
-        description="Learns a representation of music from audio, with or without labels. The same command resumes.",
+        description="Trains an encoder on music, with or without labels. Rerun the same command to resume.",
     )
-    # After the command line is checked, because TensorFlow takes seconds to load.
+    # Imported after the command line is checked, because TensorFlow takes seconds to load.
     from clmr_tf.train.run import train
     from clmr_tf.train.run_folder import ends_with_schedule
 
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str]) -> None:
             advice = "--early-stopping ended it; export its best checkpoint"
         elif ends_with_schedule(config):
             advice = (
-                "the cosine schedule ended at zero with the last of them, so it cannot be continued; use another "
-                "--workdir, with --decay-steps if you may want to train for longer later"
+                "its cosine schedule reached zero at the last step, so it cannot be continued; use another --workdir, "
+                "with --decay-steps if you may want to extend the run later"
             )
         else:
             longer = "--epochs" if config.epochs else "--steps"

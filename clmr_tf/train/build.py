@@ -1,4 +1,4 @@
-"""The model of a run with its optimizer and plan, and which of its variables a checkpoint holds."""
+"""Builds the model of a run with its optimizer and plan, and lists the variables that a checkpoint contains."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, Tra
 
 
 def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "thesis") -> float:
-    """The learning rate of a run whose configuration has none.
+    """The learning rate of a run that does not set one.
 
     Args:
         optimizer: "lars" has one that grows with the batch; all others have 3e-4, that of Adam in the released code.
@@ -40,7 +40,7 @@ def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "
 def learning_rate_schedule(
     schedule: str, peak: float, *, warmup_steps: int, decay_steps: int
 ) -> float | LearningRateSchedule:
-    """The learning rate as a function of only the number of steps done, so that it resumes exactly.
+    """The learning rate as a function of only the number of steps done, so it resumes exactly.
 
     As in SimCLR, with n the steps done: peak n / warmup_steps until n is warmup_steps, so the first step of a warm-up
     changes no weight. Then "cosine" follows half a cosine that starts there and is zero from n = decay_steps on. The
@@ -113,13 +113,13 @@ def steps_of_epochs(num_epochs: int, config: TrainConfig, num_examples: int) -> 
     """Number of steps in N epochs; an epoch of pairs drops what does not fill a batch."""
     if config.has_labels:
         return math.ceil(num_epochs * num_examples / config.batch_size)
-    # The dataset refuses a split with too few songs for a batch.
+    # The dataset rejects a split with too few songs for a batch.
     return num_epochs * max(num_examples // config.batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """What an objective with labels has to predict.
+    """What an objective with labels predicts.
 
     Attributes:
         num_tags: Length of a multi-hot vector.
@@ -185,7 +185,7 @@ def checkpoint_groups(model: TrainingModel) -> dict[str, dict[str, tf.Variable]]
     """All variables that training changes, by the names that checkpoints use."""
     update = model.weight_update
     groups = {name: named_variables(part.variables) for name, part in model.parts.items()}
-    # The names of an optimizer's variables hold numbers that Keras counts up within a process.
+    # The names of an optimizer's variables contain numbers that Keras increments within a process.
     groups["optimizer"] = {str(index): variable.value for index, variable in enumerate(update.optimizer.variables)}
     groups["update"] = update.variables
     if update.averages:

@@ -26,11 +26,11 @@ class Progress:
     Attributes:
         step: Steps done.
         num_steps: Length of the run.
-        metrics: Of the last step; None if no callback needed them.
+        metrics: Metrics of the last step; None if no callback needed them.
         measurements: What callbacks have measured after this step, such as "validation/loss".
-        clips_per_second: Since the last time that metrics were read; None without metrics and after the first step.
+        clips_per_second: Rate since metrics were last read; None without metrics and after the first step.
         signals: Signals that this process has received.
-        stop_signal: A signal that some worker has received, which ends the run; 0 for none.
+        stop_signal: A signal that any worker has received, which ends the run; 0 for none.
         has_ended: Set by a callback that ends the run early.
     """
 
@@ -47,15 +47,15 @@ class Progress:
 class Callback:
     """An action between training steps.
 
-    The loop calls every callback, in the order of its list, after every execution of steps; an execution never runs
-    past a step where a callback is due. All workers must have callbacks that are due at the same steps, or they wait
-    for each other forever.
+    The loop calls every callback, in the order of its list, after every execution of steps; an execution never
+    continues past a step at which a callback is due. All workers must have callbacks that are due at the same steps, or
+    they wait for each other forever.
 
     Args:
-        every: Steps between the times that it is due; it is also due at the end of the run. 0 for never.
+        every: Steps between calls that do something; the end of the run is always included. 0 for never.
     """
 
-    # Whether the metrics of the step are read when it is due.
+    # Whether the callback needs the metrics of the step when it is due.
     needs_metrics = True
 
     def __init__(self, every: int = 0) -> None:
@@ -76,7 +76,7 @@ class Callback:
         """Called after every execution of steps."""
 
     def close(self) -> None:
-        """Called at the end, also after an error."""
+        """Called at the end, even after an error."""
 
 
 class SaveCheckpoints(Callback):
@@ -88,8 +88,8 @@ class SaveCheckpoints(Callback):
         model: Its weights must be finite.
         strategy: All workers call this at the same step.
         first_step: Steps done before.
-        log: Rows of the log reach the disk before the checkpoint, so that a run that resumes has lost none. None on a
-            worker that is not the chief, which writes nothing.
+        log: The log, whose rows reach the disk before the checkpoint, so a resumed run has lost none. None on workers
+            other than the chief, which write nothing.
 
     Attributes:
         saved_step: The step of the newest checkpoint.
@@ -115,7 +115,7 @@ class SaveCheckpoints(Callback):
         self._log = log
 
     def is_due(self, progress: Progress) -> bool:
-        """Also when a signal stops the run."""
+        """Whether it is due; it is also due when a signal stops the run."""
         return super().is_due(progress) or progress.stop_signal > 0
 
     def __call__(self, progress: Progress) -> None:
@@ -124,7 +124,7 @@ class SaveCheckpoints(Callback):
             self.save_on_all_workers(progress.step, progress.metrics)
 
     def save_on_all_workers(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Saves, and tells the other workers whether the chief could; if so, the step counts as saved for them too."""
+        """Saves, and reports to the other workers whether that worked; if so, the step counts as saved on all."""
         try:
             self.save(step, metrics)
         finally:
@@ -138,11 +138,12 @@ class SaveCheckpoints(Callback):
             self.saved_step = step
 
     def save(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Saves on the chief, unless this step is saved; elsewhere it only checks the weights.
+        """Saves on the chief, unless this step is already saved; other workers only check the weights.
 
         Args:
             step: Steps done.
-            metrics: Of this step, if it will have a row in the log; a run that is killed before that logs it later.
+            metrics: Metrics of this step, if it will have a row in the log; a run that is killed before that logs it
+                later.
 
         Raises:
             NonFiniteError: If a weight is not finite.
@@ -153,7 +154,7 @@ class SaveCheckpoints(Callback):
         self.check_weights(step)
         if self._log is None:
             return
-        with self.checkpoints.explained_failure(f"The metrics up to step {step}, and so the step, could not be saved"):
+        with self.checkpoints.explained_failure(f"Metrics and checkpoint of step {step} could not be saved"):
             self._log.flush()
         self.checkpoints.save(step, metrics)
         self.saved_step = step
@@ -166,16 +167,16 @@ class SaveCheckpoints(Callback):
 
 
 class MeasurementInterruptedError(Exception):
-    """A signal came during a measurement."""
+    """A signal was received during a measurement."""
 
 
 class Measure(Callback):
-    """Adds to the measurements, such as a validation. It uses the averaged weights if the run keeps them.
+    """Adds measurements, such as a validation. They use the averaged weights if the run keeps them.
 
     Args:
         every: Steps between measurements.
         measure: Returns metrics by name; calls its argument regularly.
-        weight_update: Has the averaged weights.
+        weight_update: Keeps the averaged weights.
         strategy: Every worker measures, so that none waits long for another.
         heartbeat: Called regularly.
     """
@@ -195,7 +196,7 @@ class Measure(Callback):
         self._heartbeat = heartbeat
 
     def __call__(self, progress: Progress) -> None:
-        """Measures if it is due; raises MeasurementInterruptedError if a signal comes meanwhile."""
+        """Measures if it is due; raises MeasurementInterruptedError if a signal is received meanwhile."""
 
         def check_signals() -> None:
             self._heartbeat()
@@ -209,11 +210,11 @@ class Measure(Callback):
 
 
 class KeepBestCheckpoint(Callback):
-    """Keeps the checkpoint with the best value of a metric besides the newest ones.
+    """Keeps the checkpoint with the best value of a metric, in addition to the newest ones.
 
     Args:
-        saver: Saves the checkpoint of a step that is the best.
-        folder: Where the best is kept; None on a worker that is not the chief, which only checks its weights.
+        saver: Saves the checkpoint of the best step.
+        folder: Where the best checkpoint is kept; None on workers other than the chief, which only check their weights.
         metric: "validation_loss", where lower is better, or another, where higher is better.
         measured_on: What else its value depends on, as JSON data. An earlier best checkpoint that was measured
             differently is not compared, and is replaced after the next measurement.
@@ -234,15 +235,15 @@ class KeepBestCheckpoint(Callback):
         self._best = self._comparable(find_best(folder)) if folder else None
 
     def __call__(self, progress: Progress) -> None:
-        """Keeps the checkpoint of a step that is the best so far."""
+        """Keeps the checkpoint if the step is the best so far."""
         value = row_of(progress.step, progress.measurements).get(self._metric)
         if value is None:
             return
-        # On every worker, so that all of them fail together and none waits for the chief.
+        # On every worker, so all of them fail together and none waits for the chief.
         self._saver.check_weights(progress.step)
         if self._folder is None or not self._is_better(value):
             return
-        # Before the row is written: a run that is killed in between measures again and finds the same.
+        # This comes before the row is written: a run that is killed in between measures again, with the same result.
         self._saver.save(progress.step, progress.metrics)
         self._saver.checkpoints.keep_best(progress.step, self._folder, {**self._measurement, "value": value})
         self._best = value
@@ -259,7 +260,7 @@ class KeepBestCheckpoint(Callback):
         differing = [name for name, value in self._measurement.items() if record.get(name) != value]
         if differing or not isinstance(record.get("value"), float):
             logger.warning(
-                "The best checkpoint in %s was chosen by another measurement (%s); the next one replaces it.",
+                "The best checkpoint in %s was selected by another measurement (%s); the next one replaces it.",
                 self._folder,
                 ", ".join(f"{name} {record.get(name)}" for name in differing or ["value"]),
             )
@@ -272,8 +273,8 @@ class WriteLog(Callback):
 
     Args:
         every: Steps between rows.
-        log: Of the run; None on a worker that is not the chief.
-        saver: A row of a step that is saved reaches the disk at once.
+        log: The log of the run; None on workers other than the chief.
+        saver: Knows which step is saved; the row of that step is synced to the disk at once.
     """
 
     def __init__(self, every: int, log: RunLog | None, saver: SaveCheckpoints) -> None:
@@ -290,7 +291,7 @@ class WriteLog(Callback):
         self._log.scalars(progress.step, {**progress.metrics, **progress.measurements}, speed, durable=is_saved)
 
 
-# Relative; a smaller difference is no improvement.
+# Relative; a smaller difference does not count as an improvement.
 _PLATEAU_THRESHOLD = 1e-4
 
 
@@ -306,7 +307,7 @@ class Plateau:
         self._best, self._num_bad = -math.inf, 0
 
     def update(self, value: float) -> bool:
-        """Takes the next value; True, and the count resets, after more than `patience` values without improvement."""
+        """Adds a value; returns True and resets the count after more than `patience` values without improvement."""
         self._num_bad += 1
         # The first value always counts as an improvement, and so does any after one that was not finite.
         if value > self._best + _PLATEAU_THRESHOLD * abs(self._best) or not math.isfinite(self._best):
@@ -324,7 +325,7 @@ _PLATEAU_FACTOR = 0.2
 class ReduceLearningRateOnPlateau(Callback):
     """Lowers the learning rate to a fifth when the validation loss has stopped falling.
 
-    Factor and rule (`Plateau`) are those of the released supervised baseline. The state follows from the rows of
+    Factor and rule (`Plateau`) are those of the released supervised baseline. The state is computed from the rows of
     metrics.jsonl, so a run resumes exactly.
 
     Args:
@@ -332,7 +333,7 @@ class ReduceLearningRateOnPlateau(Callback):
         peak: The learning rate at the start.
         optimizer: Its learning rate is set.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; only the chief has them.
+        rows: Rows of earlier starts, in order; only the chief has them.
     """
 
     def __init__(
@@ -368,13 +369,13 @@ class ReduceLearningRateOnPlateau(Callback):
 class StopEarly(Callback):
     """Ends the run when the validation loss has not fallen for some validations.
 
-    The released supervised baseline creates an early stopping with a patience of 20 epochs and never uses it. Its
-    state follows from the rows of metrics.jsonl, so a run resumes exactly.
+    The released supervised baseline creates an early stopping with a patience of 20 epochs but never uses it. The state
+    is computed from the rows of metrics.jsonl, so a run resumes exactly.
 
     Args:
         patience: Validations in a row without a lower loss.
         strategy: All workers call this at the same step, and the chief's state counts.
-        rows: Of earlier starts, in their order; only the chief has them.
+        rows: Rows of earlier starts, in order; only the chief has them.
     """
 
     def __init__(
@@ -388,7 +389,7 @@ class StopEarly(Callback):
             self._observe(loss)
 
     def start(self, progress: Progress) -> None:
-        """Ends a run that had ended before."""
+        """Ends a run that had already ended early."""
         self._synchronise(progress)
 
     def __call__(self, progress: Progress) -> None:
@@ -407,7 +408,7 @@ class StopEarly(Callback):
 
 
 def _validation_losses(rows: Iterable[Mapping[str, float | None]]) -> list[float]:
-    """The validation losses in rows; null, which stands for a value that is not finite, becomes infinity."""
+    """The validation losses in rows; null, which means that a value was not finite, becomes infinity."""
     losses = [row[_VALIDATION_LOSS] for row in rows if _VALIDATION_LOSS in row]
     return [math.inf if loss is None else loss for loss in losses]
 
@@ -419,7 +420,7 @@ class ProfileSteps(Callback):
     """Profiles the 10th to the 20th step after the start of a process, when everything is compiled and warm.
 
     Args:
-        folder: Where TensorBoard looks; None on a worker that is not the chief, which profiles nothing.
+        folder: The folder that TensorBoard reads; None on workers other than the chief, which do not profile.
         first_step: Steps done before this start.
     """
 
@@ -431,11 +432,11 @@ class ProfileSteps(Callback):
         self._is_running = self._is_complete = False
 
     def next_due_step(self, step: int) -> float:
-        """Where the profile begins and ends."""
+        """The steps at which the profile starts and stops."""
         return min((boundary for boundary in (self._begin, self._end) if boundary > step), default=math.inf)
 
     def __call__(self, progress: Progress) -> None:
-        """Begins or ends the profile."""
+        """Starts or stops the profile."""
         self._step = progress.step
         if self._folder is None:
             return
@@ -447,13 +448,13 @@ class ProfileSteps(Callback):
             self.close()
 
     def close(self) -> None:
-        """Writes what was profiled so far, if it is running; warns if that is not all of it."""
+        """Writes a profile that is still running; warns if the profile is incomplete."""
         if self._is_running:
             self._is_running = False
             tf.profiler.experimental.stop()
         if not self._is_complete and self._folder:
             logger.warning(
-                "--profile covers %s of its %d steps, because this start ended after %d steps; it needs %d.",
+                "--profile recorded %s of its %d steps, because this start ended after %d steps; it needs %d.",
                 max(0, self._step - self._begin) or "none",
                 self._end - self._begin,
                 self._step - self._first_step,
@@ -465,14 +466,14 @@ _MIN_STEPS, _MAX_SKIPPED_FRACTION = 10, 0.1
 
 
 class WarnOfSkippedSteps(Callback):
-    """Warns of steps that `--on-nonfinite skip` skipped.
+    """Warns about steps that `--on-nonfinite skip` skipped.
 
     It warns whenever their number has doubled, and when the fraction between two rows first exceeds a tenth. So a run
     that skips all of its steps warns a dozen times, not at every row.
 
     Args:
         first_step: Steps done before.
-        num_skipped: Those of them that were skipped.
+        num_skipped: How many of them were skipped.
     """
 
     def __init__(self, first_step: int, num_skipped: int) -> None:

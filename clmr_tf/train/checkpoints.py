@@ -1,4 +1,4 @@
-"""Checkpoints: folders with checksums, complete or absent after a kill at any moment."""
+"""Checkpoints: folders with checksums, which are complete or absent after a kill at any moment."""
 
 import contextlib
 import hashlib
@@ -41,7 +41,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Creates an empty folder for a checkpoint, which is renamed to `path` when the block ends without an error.
+    """Creates an empty folder for a checkpoint and renames it to `path` when the block ends without an error.
 
     Its files and the folder reach the disk before the rename, so `path` is complete even after a power cut. An
     existing checkpoint at `path` is replaced.
@@ -70,7 +70,7 @@ def discard(path: Path) -> None:
 
 
 def remove_remains(folder: Path) -> None:
-    """Cleans up what a killed process left half written or half removed; only the writer of the folder calls it."""
+    """Removes what a killed process left half written or half removed; only the writer of the folder calls it."""
     for remains in folder.glob(".step-*"):
         path = folder / remains.stem[1:]
         if remains.suffix == ".previous" and not path.exists():
@@ -81,7 +81,7 @@ def remove_remains(folder: Path) -> None:
 
 
 def write_checksums(draft: Path, step: int) -> None:
-    """Adds a file with the size and SHA-256 of every file in the draft of a checkpoint, and with its own checksum."""
+    """Adds a file with the size and SHA-256 of every file in the draft of a checkpoint, and its own checksum."""
     files = {path.name: {"num_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(draft.iterdir())}
     record = {"format_version": _FORMAT_VERSION, "step": step, "files": files}
     record["own_sha256"] = _own_sha256(record)
@@ -136,14 +136,14 @@ METRICS_FILE = "metrics.json"
 _PREFIX = "state"
 
 Groups = Mapping[str, Mapping[str, tf.Variable]]
-"""What a checkpoint holds: variables by name, in groups by name, such as "encoder"."""
+"""The content of a checkpoint: variables by name, in groups by name, such as "encoder"."""
 
 
 def named_variables(variables: Sequence[keras.Variable]) -> dict[str, tf.Variable]:
     """Variables by the names that checkpoints use, such as "stem_convolution/kernel".
 
-    Variables are listed explicitly, because the ones that TensorFlow finds in a Keras 3 model do not include layers in
-    lists, and so not the running statistics of batch normalisation.
+    Variables are listed explicitly, because TensorFlow does not find those of layers in lists of a Keras 3 model, among
+    them the running statistics of batch normalisation.
     """
     names = ["/".join(variable.path.split("/")[-2:]) for variable in variables]
     repeated = {name for name in names if names.count(name) > 1}
@@ -156,8 +156,8 @@ def restore_newest(folder: Path, groups: Groups) -> int | None:
     """Loads variables from the newest intact checkpoint in a folder, without changing the folder.
 
     Args:
-        folder: Of the newest checkpoints or of the best.
-        groups: The variables to load: all that a checkpoint holds, or some of them.
+        folder: The folder of the newest checkpoints or of the best one.
+        groups: The variables to load: all that a checkpoint contains, or some of them.
 
     Returns:
         The number of steps after which it was saved; None if there is no checkpoint.
@@ -179,7 +179,7 @@ class Checkpoints:
         folder: Where they are kept; nothing else may write there.
         groups: All variables that a step changes: weights, running statistics, optimizer and others.
         keep: Number of newest checkpoints to keep.
-        writes: False for a process that only restores, while another one writes.
+        writes: False for a process that only restores while another one writes.
     """
 
     def __init__(self, folder: Path, groups: Groups, keep: int, *, writes: bool = True) -> None:
@@ -204,7 +204,8 @@ class Checkpoints:
 
         Args:
             step: Steps done.
-            metrics: Of this step, if they will be logged: a run that is killed before that cannot compute them again.
+            metrics: Metrics of this step, if they will be logged: a run that is killed before that cannot compute them
+                again.
 
         Raises:
             ClmrError: If it cannot be written; the message names the last good checkpoint, which stays.
@@ -237,7 +238,7 @@ class Checkpoints:
         which take no space until the original is removed.
 
         Args:
-            step: Has a checkpoint.
+            step: A step that has a checkpoint.
             best_folder: Where the best is kept; nothing else may write there.
             record: JSON data that `find_best` returns.
 
@@ -266,7 +267,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            # TensorFlow puts the operation and the file first.
+            # TensorFlow's messages start with the operation and the file.
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0].rpartition("; ")[2]
             if is_disk_full(error):
                 reason = "the disk is full"
@@ -283,7 +284,7 @@ def find_best(best_folder: Path) -> dict[str, Any] | None:
         The record of `Checkpoints.keep_best`, with the "step"; None if there is no intact one.
     """
     remove_remains(best_folder)
-    # Two, if a kill came before the previous one was removed.
+    # There are two if the process was killed before the previous one was removed.
     for path in list_checkpoints(best_folder):
         damage = find_damage(path)
         try:
@@ -308,7 +309,7 @@ def _tracked(groups: Groups) -> tf.train.Checkpoint:
 
 
 def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[Path]) -> int | None:
-    """As `restore_newest`; adds damaged checkpoints to `damaged`."""
+    """Does the work of `restore_newest`; adds damaged checkpoints to `damaged`."""
     # Listed again each time, since another process may write and remove checkpoints at the same time.
     while path := next((path for path in list_checkpoints(folder) if path not in damaged), None):
         damage = find_damage(path)
@@ -331,7 +332,7 @@ def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[
 
 
 def _read(checkpoint: tf.train.Checkpoint, path: Path) -> bool:
-    """Loads an intact checkpoint; False if it has been removed meanwhile."""
+    """Loads an intact checkpoint; False if it has been removed in the meantime."""
     try:
         checkpoint.read(str(path / _PREFIX)).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:

@@ -29,7 +29,7 @@ class Cluster:
     """Processes that train together.
 
     Attributes:
-        addresses: Of all, "host:port", the chief's first.
+        addresses: Addresses of all processes, "host:port", the chief's first.
         index: Index of this process among them.
     """
 
@@ -41,7 +41,7 @@ def configured_cluster() -> Cluster | None:
     """The cluster of TF_CONFIG; None if it is not set.
 
     Raises:
-        UsageError: If it is not what MultiWorkerMirroredStrategy takes.
+        UsageError: If it is not what MultiWorkerMirroredStrategy accepts.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
@@ -107,14 +107,14 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> None:
     """Returns once every process of the cluster has called this.
 
-    The processes write files to a shared folder: the chief a random number; each worker an answer with that number and
-    one of its own; and once all have answered, the chief a confirmation with all their numbers. Files of earlier starts
-    have other numbers and are ignored.
+    The processes write files to a shared folder: the chief writes a random number, each worker answers with that number
+    and its own random number, and once all have answered, the chief writes a confirmation with all their numbers. Files
+    of earlier starts have other numbers and are ignored.
 
     Args:
-        folder: Of the run; made if it does not exist.
+        folder: Folder of the run; created if it does not exist.
         cluster: The same for all, except for the index.
-        timeout_seconds: How long to wait for the last.
+        timeout_seconds: How long to wait for the last process.
 
     Raises:
         ClmrError: If not all have called by then; it names the missing ones.
@@ -166,7 +166,7 @@ def _read_message(path: Path) -> dict[str, Any]:
 
 
 class Watchdog:
-    """Ends the process when nothing is reported for too long.
+    """Ends the process if nothing is reported for too long.
 
     Args:
         timeout_seconds: The longest time between two reports.
@@ -198,7 +198,7 @@ class Watchdog:
             self._reported.clear()
             if self._is_over:
                 return
-        # No exception: the main thread waits in native code for a worker that will never answer.
+        # An exception would not help: the main thread waits in native code for a worker that will never answer.
         sys.stderr.write(f"error: {self._message}\n")
         sys.stderr.flush()
         os._exit(EXIT_FAILURE)
@@ -211,8 +211,8 @@ def workers_watchdog(strategy: tf.distribute.Strategy, timeout_seconds: float) -
         yield lambda: None
         return
     lost = (
-        f"Nothing was finished for {timeout_seconds:g} seconds, so another worker counts as lost; "
-        "start all workers again, and they resume from the newest checkpoint."
+        f"There was no progress for {timeout_seconds:g} seconds, so another worker counts as lost; "
+        "start all workers again to resume from the newest checkpoint."
     )
     with Watchdog(timeout_seconds, lost) as watchdog:
         yield watchdog.report
@@ -221,15 +221,15 @@ def workers_watchdog(strategy: tf.distribute.Strategy, timeout_seconds: float) -
 def build_strategy(
     name: str, num_replicas: int = 0, *, shared_folder: Path | None = None, timeout_seconds: float = 600.0
 ) -> tf.distribute.Strategy:
-    """The devices that a run trains on.
+    """Sets up the devices that a run trains on.
 
     Call it before anything else uses a device: workers must wait for each other first, and a CPU can only be split
     before it is used.
 
     Args:
         name: "single", one device; "mirrored", several of this machine; "multi_worker", those of all machines in the
-            environment variable TF_CONFIG; "auto", the last of these with more than one device.
-        num_replicas: Devices for "mirrored"; 0 takes every GPU. Without a GPU, the CPU is split into as many.
+            environment variable TF_CONFIG; "auto", the last of these that has more than one device.
+        num_replicas: Devices for "mirrored"; 0 uses every GPU. Without a GPU, the CPU is split into this many.
         shared_folder: Where several workers wait for each other.
         timeout_seconds: How long they wait.
 
@@ -275,7 +275,7 @@ def _kept_signal_handler() -> Iterator[None]:
     try:
         yield
     finally:
-        # None if it was not set from Python; and only the main thread may set one.
+        # None if it was not set from Python; only the main thread may set one.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
@@ -289,7 +289,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
-    """Index of this process; 0 is the chief, which alone writes."""
+    """Index of this process; 0 is the chief, the only one that writes."""
     if num_workers(strategy) == 1:
         return 0
     resolver = strategy.cluster_resolver
@@ -298,7 +298,7 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:
-    """The strategy by its name in `build_strategy`, and its numbers of replicas and workers, as JSON data."""
+    """The name of the strategy in `build_strategy`, and its numbers of replicas and workers, as JSON data."""
     kind = "mirrored" if isinstance(strategy, tf.distribute.MirroredStrategy) else "single"
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         kind = "multi_worker"
@@ -306,7 +306,7 @@ def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:
 
 
 def gather_over_workers(strategy: tf.distribute.Strategy, number: int) -> list[int]:
-    """The numbers that all workers pass, one for each replica; each waits until all have called.
+    """The numbers that all workers pass, one for each replica; each worker waits until all have called.
 
     Raises:
         ClmrError: If another worker has stopped.
@@ -322,7 +322,7 @@ def gather_over_workers(strategy: tf.distribute.Strategy, number: int) -> list[i
 
 
 def largest_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The largest number that a worker passes; each waits until all have called."""
+    """The largest number that any worker passes; each worker waits until all have called."""
     return max(gather_over_workers(strategy, number))
 
 
@@ -363,7 +363,7 @@ def devices_in_words(strategy: tf.distribute.Strategy) -> str:
     in_words = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
     num_processes = num_workers(strategy)
     num_own = strategy.num_replicas_in_sync // num_processes
-    # A strategy for one device takes the first.
+    # A strategy for one device uses the first one.
     gpus = gpu_names()[:num_own]
     if gpus:
         in_words = f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(gpus)}"

@@ -1,4 +1,4 @@
-"""Why a training stops before its end, in one sentence each, and the report on a step that is not finite."""
+"""Errors that stop a training before its end, with one sentence each, and the report on a step that is not finite."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,9 @@ class NonFiniteError(ClmrError):
 
     Attributes:
         step: The step, or the one after which the weights were checked.
-        checked_steps: First and last of the steps in which it may have happened.
-        kept_step: The step after which the weights are saved: that before a loss that is not finite, or the one whose
-            weights are not finite.
+        checked_steps: The first and the last step in which it may have happened.
+        kept_step: The step after which the weights are saved: the one before a loss that is not finite, or the one
+            whose weights are not finite.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NonFiniteError(ClmrError):
 def write_nonfinite_report(folder: Path, error: NonFiniteError, checkpoints: Checkpoints, item_ids: list[str]) -> str:
     """Records which items the step trained on, and saves the weights before or after it.
 
-    The running statistics of batch normalisation, which no weight depends on, are saved as they are now.
+    The current running statistics of batch normalisation are saved, since no weight depends on them.
 
     Args:
         folder: Where report.json and, in "checkpoints", the state are written.
@@ -86,7 +86,7 @@ def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_worker
         return ClmrError(f"Step {step} ran out of memory. {_saved(saved_step)}; {advice}")
     if num_workers > 1 and isinstance(error, _LOST_WORKER):
         return lost_worker(step, saved_step)
-    # TensorFlow puts the place in the graph first and the reason last.
+    # TensorFlow's messages start with the location in the graph and end with the reason.
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
     return ClmrError(
@@ -96,7 +96,7 @@ def failed_step(error: tf.errors.OpError, step: int, saved_step: int, num_worker
 
 def lost_worker(step: int, saved_step: int) -> ClmrError:
     """The error if another worker no longer answers."""
-    advice = "start all workers again, and they resume from there."
+    advice = "start all workers again to resume from there."
     return ClmrError(f"Another worker was lost at step {step}. {_saved(saved_step)}; {advice}")
 
 
@@ -110,8 +110,8 @@ def require_trained(workdir: Path, num_steps: int, num_skipped: int) -> None:
 
     Args:
         workdir: Folder of the run.
-        num_steps: Steps that it has.
-        num_skipped: Those of them that `--on-nonfinite skip` skipped.
+        num_steps: Number of its steps.
+        num_skipped: How many of them `--on-nonfinite skip` skipped.
     """
     if num_skipped > _LARGEST_SKIPPED_FRACTION * num_steps:
         raise ClmrError(

@@ -33,14 +33,14 @@ _PROJECTOR_METADATA = "embeddings_metadata.tsv"
 class RunLog:
     """Writes the curves, sounds and embeddings of a run.
 
-    When a run resumes, what was logged after its checkpoint is removed: metrics.jsonl is cut, and TensorBoard's files
-    get the restart mark of their format. So no curve ever has two values for a step.
+    When a run resumes, what was logged after its checkpoint is removed: metrics.jsonl is truncated, and TensorBoard's
+    files get the restart mark of their format. So no curve ever has two values for a step.
 
     Args:
         metrics_path: The metrics.jsonl of the run, one JSON object per logged step.
         tensorboard_folder: Folder of the event files.
-        last_kept_step: Last step whose logs of earlier starts are kept; -1 for none, not even what is logged before the
-            first step.
+        last_kept_step: Last step whose logs from earlier starts are kept; -1 for none, not even what is logged before
+            the first step.
         explained: Returns a context manager that turns write errors into clearer ones, given what could not be done.
 
     Attributes:
@@ -72,8 +72,8 @@ class RunLog:
             step: Steps done.
             values: Metrics by name.
             speed: Curves that differ whenever a run is repeated, and that are not in metrics.jsonl.
-            durable: Everything is on the disk afterwards, the curves before the row: a run that finds the row of its
-                checkpoint completes nothing.
+            durable: Sync everything to the disk, the curves before the row: a run that finds the row of its checkpoint
+                does not write its curves again.
         """
         self._show_curves(step, {f"training/{name}": value for name, value in (speed or {}).items()})
         self._show_curves(step, {name if "/" in name else f"training/{name}": value for name, value in values.items()})
@@ -102,7 +102,7 @@ class RunLog:
         self._attempt(lambda: _write_embeddings(self._folder, vectors, metadata))
 
     def flush(self) -> None:
-        """Writes everything so far to the disk, where TensorBoard sees it."""
+        """Writes everything so far to the disk, where TensorBoard can read it."""
         if self._metrics_path.exists():
             self._attempt(lambda: sync(self._metrics_path))
         self._with_events(lambda writer: writer.flush())
@@ -167,13 +167,13 @@ def _whole_rows(metrics_path: Path) -> Iterator[tuple[str, dict[str, float | Non
             if number == len(lines):
                 return
             raise ClmrError(
-                f"Line {number} of {metrics_path} is damaged, and {len(lines) - number} follow it; fix or remove it."
+                f"Line {number} of the {len(lines)} lines of {metrics_path} is damaged; fix or remove it."
             ) from error
         yield line, row
 
 
 def _mark_start(folder: Path, last_kept_step: int) -> None:
-    # TensorBoard drops the points from the step of such a mark on, for every mark but the first.
+    # For every mark but the first, TensorBoard drops the points from the step of the mark on.
     writer = EventFileWriter(str(folder), filename_suffix=f".start-{os.getpid()}")
     writer.add_event(event_pb2.Event(step=last_kept_step + 1, session_log=SessionLog(status=SessionLog.START)))
     writer.close()

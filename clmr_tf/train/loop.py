@@ -44,10 +44,10 @@ def deferred_signals() -> Iterator[list[int]]:
 
 
 class ClipRate:
-    """Clips per second of the training itself, without the compilation of the first step and the time in callbacks.
+    """Clips per second of the training itself, excluding compilation in the first step and time spent in callbacks.
 
     Args:
-        clips_per_step: Views that a step trains on.
+        clips_per_step: Number of views that a step trains on.
     """
 
     def __init__(self, clips_per_step: int) -> None:
@@ -64,7 +64,7 @@ class ClipRate:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time inside."""
+        """Excludes the time inside the block."""
         start = time.monotonic()
         yield
         if self._since is not None:
@@ -85,7 +85,7 @@ class TrainingLoop:
     Args:
         model: Compiled and built; its `train_step` is the step.
         strategy: The replicas that share a batch.
-        dataset: Their batches, without end, starting at the next step.
+        dataset: Their endless batches, starting at the next step.
         config: The run.
         num_steps: Its length.
         saver: Saves checkpoints; also one of the callbacks.
@@ -123,16 +123,17 @@ class TrainingLoop:
         """Trains up to the last step.
 
         Args:
-            unlogged: Metrics of the restored step, if the process before was killed between its checkpoint and its row
-                in the log; empty on a worker that does not log. What is due at that step is done first.
+            unlogged: Metrics of the restored step, if the previous process was killed after it saved the checkpoint and
+                before it wrote the row in the log; empty on a worker that does not log. Callbacks that are due at that
+                step are called first.
 
         Returns:
-            How many steps the run has now: all, or fewer if a callback ended it.
+            The number of steps of the run: all, or fewer if a callback ended it.
 
         Raises:
             StoppedBySignalError: After SIGTERM or SIGINT, once the state is saved.
-            NonFiniteError: If a loss or gradient is not finite and the configuration says stop, or if a weight is not
-                finite; such weights are never a checkpoint of the run.
+            NonFiniteError: If a loss or gradient is not finite and the configuration says to stop, or if a weight is
+                not finite; such weights never become a checkpoint of the run.
             ClmrError: If a step fails.
         """
         progress, saver = self._progress, self._saver
@@ -166,7 +167,7 @@ class TrainingLoop:
             except MeasurementInterruptedError:
                 saver.save(progress.step, progress.metrics)
                 raise StoppedBySignalError(progress.step, progress.signals[0]) from None
-            # A callback may have ended the run after a step for which no checkpoint was due.
+            # A callback may have ended the run at a step for which no checkpoint was due.
             saver.save_on_all_workers(progress.step, None)
             # A worker that leaves counts as lost, so all wait until the chief has written everything.
             largest_over_workers(self._strategy, 0)
@@ -175,13 +176,13 @@ class TrainingLoop:
         return progress.step
 
     def _next_stop(self) -> int:
-        """The step up to which no callback is due."""
+        """The next step at which a callback is due."""
         progress = self._progress
         stops = [callback.next_due_step(progress.step) for callback in self._callbacks]
         return int(min(*stops, progress.step + self._config.steps_per_execution, progress.num_steps))
 
     def _read_metrics(self, metrics: dict[str, tf.Tensor]) -> None:
-        """Reads the metrics if a callback needs them; that waits for the device, so it is not done at every step."""
+        """Reads the metrics if a callback needs them; reading waits for the device, so it is not done at every step."""
         progress = self._progress
         progress.metrics = progress.clips_per_second = None
         progress.measurements = {}
@@ -210,7 +211,7 @@ def build_execution(
     Args:
         model: Compiled and built in the scope of the strategy.
         strategy: The replicas.
-        several_steps: Whether it is ever called for more than one step.
+        several_steps: Whether the function is ever called for more than one step.
         jit: Compile the step with XLA; for one replica, since replicas cannot communicate from within XLA.
 
     Returns:
@@ -219,8 +220,8 @@ def build_execution(
     """
     train_step = tf.function(model.train_step, jit_compile=True, autograph=False) if jit else model.train_step
 
-    # Without AutoGraph, which would rewrite the source of the whole model at every start: nothing in it needs that, and
-    # it takes as long as all the rest of the tracing.
+    # Without AutoGraph, which would rewrite the source of the whole model at every start: nothing in the model needs
+    # that, and it takes as long as the rest of the tracing.
     @tf.function(autograph=False)
     def one_step(batches: Any) -> dict[str, tf.Tensor]:
         metrics = strategy.run(train_step, args=(batches.get_next(),))

@@ -7,21 +7,21 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-# Of Nesterov, LARS and SGD.
+# Momentum of Nesterov, LARS and SGD.
 MOMENTUM = 0.9
 # PyTorch's; Keras has 1e-7. Keras' Adam adds it before the bias correction and PyTorch after, which makes a difference
 # in the first steps for gradients of about 1e-6 and below.
 EPSILON = 1e-8
 # Size of a step of LARS at a learning rate of 1, as a fraction of the norm of the weight ("eeta" in SimCLR).
 _TRUST_COEFFICIENT = 1e-3
-# Of LAMB: decay rates of the means of the gradient and of its square.
+# LAMB's decay rates of the means of the gradient and of its square.
 _BETA_1, _BETA_2 = 0.9, 0.999
 
 
 def is_kernel(weight: tf.Variable) -> bool:
-    """Whether a weight is decayed and adapted: kernels are; biases, and scales and offsets of normalisation, are not.
+    """Whether a weight is a kernel: only kernels are decayed and adapted, not biases or normalisation parameters.
 
-    It is decided by rank, since the variable that an optimizer gets has no name. SimCLR's LARS and ALBERT's LAMB
+    This is decided by rank, since the variable that an optimizer gets has no name. SimCLR's LARS and ALBERT's LAMB
     exclude the same weights by name.
     """
     return weight.shape.rank > 1
@@ -90,7 +90,7 @@ class AdamW(keras.optimizers.Adam):
     Args:
         learning_rate: A number or a schedule.
         kernel_decay: λ, of weights of at least two dimensions; the others are not decayed.
-        **kwargs: Of `keras.optimizers.Adam`, with its names and defaults.
+        **kwargs: Passed to `keras.optimizers.Adam`, with its names and defaults.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class LARS(_WithVelocities):
     Biases and batch normalisation have neither decay nor ratio: v ← m v + η g. While a kernel or its u is zero, the
     bracket is 1.
 
-    The released CLMR code intends the same, but its LARS (package simclr 1.0.2) ignores the list of exclusions, so
-    biases and batch normalisation are decayed and adapted too. Its ratio of a zero weight is 0, so the offsets of
-    batch normalisation, which start at zero, never change.
+    The released CLMR code tries to do the same, but its LARS (package simclr 1.0.2) ignores the list of exclusions, so
+    biases and batch normalisation are decayed and adapted too. Its ratio of a zero weight is 0, so the offsets of batch
+    normalisation, which start at zero, never change.
 
     Args:
         learning_rate: A number or a schedule.
@@ -200,9 +200,9 @@ def build_optimizer(
 
     Args:
         name: "adam" (the released default), "adamw", "lars", "lamb", "sgd" or "nesterov" (both of momentum 0.9).
-        learning_rate: A number, or one for each step, see `build.learning_rate_schedule`.
-        weight_decay: Of kernels, for "adamw", "lars" and "lamb"; of all weights, for "nesterov"; "adam" and "sgd" have
-            none.
+        learning_rate: A number or a schedule, see `build.learning_rate_schedule`.
+        weight_decay: Decay of kernels for "adamw", "lars" and "lamb", of all weights for "nesterov"; "adam" and "sgd"
+            have none.
 
     Raises:
         ValueError: If there is no optimizer of this name.

@@ -1,4 +1,4 @@
-"""A training from beginning to end; `clmr_tf.train` is its command."""
+"""A training from start to end; its command is `clmr_tf.train`."""
 
 import contextlib
 import dataclasses
@@ -82,10 +82,10 @@ class Outcome:
 
 
 def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    """Trains until `config.steps` or `config.epochs` are done, from the newest checkpoint of the workdir if any.
+    """Trains until `config.steps` or `config.epochs` are done, starting at the newest checkpoint of the workdir if any.
 
-    In this order: the devices are found, the workdir is checked and locked, the corpus is opened or prepared, the
-    model is built, the newest checkpoint is restored, and the data begin at the step after it.
+    The order is: find the devices, check and lock the workdir, open or prepare the corpus, build the model, restore the
+    newest checkpoint, and read the data from the next step on.
 
     Args:
         config: The run.
@@ -109,7 +109,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
     is_chief = worker_index(strategy) == 0
     if num_workers(strategy) > 1 and not is_prepared(Path(config.corpus)):
         raise UsageError(
-            f"Several workers need a prepared corpus, or each would prepare {config.corpus}; make one with "
+            f"Several workers need a prepared corpus, or each would prepare {config.corpus}; prepare it with "
             "`python -m pipelines.folder MUSIC --out FOLDER`, and give --corpus FOLDER."
         )
     with (
@@ -162,7 +162,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on and is measured on.
+    """The data that a run is trained and measured on.
 
     Attributes:
         corpus: Train split for training, valid split for validation.
@@ -182,9 +182,9 @@ class TrainingData:
 def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
     """Selects the music and the labels of a run.
 
-    An objective without labels trains on the whole train split, whatever the task. One with labels trains on the clips
-    whose labels it may use: those that `python -m clmr_tf.probe` uses for the same fraction and seed, so that a head
-    on frozen features and a network trained from scratch have the same labels.
+    An objective without labels trains on the whole train split, regardless of the task. One with labels trains on the
+    clips whose labels it may use: those that `python -m clmr_tf.probe` uses for the same fraction and seed, so that a
+    head on frozen features and a network trained from scratch have the same labels.
 
     Raises:
         UsageError: If there is no such task, or no label, or if the best metric is not available for such labels.
@@ -226,7 +226,7 @@ def _require_measurable(best_metric: str, label_spec: LabelSpec) -> None:
 
 
 def resolve_paths(config: TrainConfig) -> TrainConfig:
-    """The configuration with its defaults filled in, and with absolute paths of what it reads."""
+    """The configuration with its defaults filled in, and with absolute paths for everything that it reads."""
     config = config.resolved()
     folder = Path(config.corpus).expanduser()
     # A name of a corpus stays a name.
@@ -273,7 +273,7 @@ def _restore(
     is_unlogged = (
         first_step not in logged_steps(workdir / METRICS_FILE) and checkpoints.metrics_of(first_step) is not None
     )
-    # The chief may have logged the row by the time that another worker looks, so its answer counts.
+    # The chief may already have logged the row when another worker looks, so its answer is used.
     answers = gather_over_workers(strategy, 2 * first_step + is_unlogged)
     if {answer // 2 for answer in answers} != {first_step}:
         raise UsageError(
@@ -287,7 +287,7 @@ def _restore(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """Everything that is decided before the first step; `train` has the details."""
+    """Everything that is determined before the first step; see `train`."""
 
     config: TrainConfig
     plan: RunPlan
@@ -306,14 +306,14 @@ class _Run:
         try:
             return self._loop(dataset, *self._callbacks(log=None))
         except NonFiniteError:
-            # The chief writes a report first.
+            # Let the chief write a report first.
             gather_over_workers(self.strategy, 0)
             raise
 
     def train_as_chief(self) -> int:
         """Trains, and writes logs and checkpoints."""
         config, workdir, first_step = self.config, self.config.workdir, self.first_step
-        # Before anything is written, since the corpus may have too little music for a batch.
+        # This comes before anything is written, since the corpus may have too little music for a batch.
         dataset = self._dataset()
         record_start(
             workdir, config, self.data.corpus, first_step, describe_devices(self.strategy), self.data.label_record
@@ -356,7 +356,7 @@ class _Run:
                 callback.close()
 
     def _callbacks(self, log: RunLog | None) -> tuple[SaveCheckpoints, list[Callback]]:
-        """The saver, and all callbacks in their order; without a log, those of a worker that writes nothing."""
+        """The saver, and all callbacks in order; without a log, those of a worker that writes nothing."""
         config, first_step, strategy = self.config, self.first_step, self.strategy
         saver = SaveCheckpoints(config.checkpoint_every, self.checkpoints, self.model, strategy, first_step, log)
         callbacks: list[Callback] = [saver, *self._measurements(log)]
@@ -397,7 +397,7 @@ class _Run:
         )
 
     def _measurements(self, log: RunLog | None) -> list[Callback]:
-        """Validation, probe, and on the chief the embeddings in TensorBoard."""
+        """Validation, probe and, on the chief, the embeddings in TensorBoard."""
         config, model, found = self.config, self.model, []
 
         def log_current_embeddings(check_signals: Callable[[], None]) -> dict[str, float]:
@@ -419,7 +419,7 @@ class _Run:
         return [Measure(every, measure, update, self.strategy, self.heartbeat) for every, measure in found]
 
     def _measured_on(self) -> dict[str, object]:
-        """What the values of the best metric depend on, besides the weights."""
+        """What the values of the best metric depend on, apart from the weights."""
         weights = {"weights": "averages"} if self.config.ema_momentum else {}
         if self.config.best_metric == "probe_score":
             return {"corpus": self.data.labelled.manifest.fingerprint, **weights}

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its record, its encoder, and the lock that keeps other processes out."""
+"""The folder of a run: its configuration, its record, its encoder, and the lock against other processes."""
 
 import contextlib
 import dataclasses
@@ -37,8 +37,8 @@ def git_revision(tree: Path = _TREE) -> str | None:
     """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
 
     Args:
-        tree: Folder that `clmr_tf` is imported from. An enclosing repository, such as one with a virtual environment
-            in it, belongs to another project and does not count.
+        tree: Folder that `clmr_tf` is imported from. An enclosing repository, such as one that contains the virtual
+            environment, belongs to another project and is ignored.
     """
     # Git sets such variables for hooks and aliases; they would point to another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -106,18 +106,18 @@ def read_config(workdir: Path) -> TrainConfig:
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
-    """What run.json holds: the corpus and every start of the run; UsageError if it cannot be read."""
+    """The content of run.json: the corpus and every start of the run; UsageError if it cannot be read."""
     path = workdir / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        # The parts that are read later.
+        # The parts that other code reads.
         parts: list[tuple[Any, type]] = [(record["corpus"]["fingerprint"], str), (record["starts"], list)]
         parts += [(start["num_replicas"], int) for start in record["starts"]]
         if not all(isinstance(value, kind) for value, kind in parts):
             raise TypeError("not the record of a run")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{path} cannot be read; restore it from a copy, or delete it and lose the record of starts."
+            f"{path} cannot be read; restore it from a copy, or delete it, which loses the record of starts."
         ) from error
     return record
 
@@ -132,18 +132,19 @@ def record_start(
 ) -> None:
     """Writes the configuration, and adds this start to run.json: versions, git revision, hardware, devices, corpus.
 
-    Call it when everything else is checked, so that a start that is refused leaves no configuration behind.
+    Call it after all other checks; then a rejected start leaves no configuration behind.
 
     Args:
         workdir: Folder of the run.
-        config: Of the run, resolved.
-        corpus: What it trains on.
-        first_step: 0, or where it resumes.
-        devices: What it trains on (`describe_devices`); a warning is logged if the previous start had other replicas.
+        config: Configuration of the run, resolved.
+        corpus: The corpus that it trains on.
+        first_step: 0, or the step from which it resumes.
+        devices: The devices that it trains on (`describe_devices`); a warning is logged if the previous start had other
+            replicas.
         labels: Which labels it may use, if any.
 
     Raises:
-        UsageError: If the corpus is not the one that the run began with, unless the configuration allows that.
+        UsageError: If the corpus is not the one that the run started with, unless the configuration allows that.
     """
     path = workdir / RUN_FILE
     description = {"name": corpus.manifest.name, "fingerprint": corpus.manifest.fingerprint}
@@ -151,7 +152,7 @@ def record_start(
     is_changed = record["corpus"]["fingerprint"] != description["fingerprint"]
     if is_changed and first_step > 0 and not config.allow_changed_corpus:
         raise UsageError(
-            f"The corpus in {corpus.folder} is not the one that the run in {workdir} began with; "
+            f"The corpus in {corpus.folder} is not the one that the run in {workdir} started with; "
             "use a new --workdir, restore the corpus, or allow it with --allow-changed-corpus."
         )
     hours = dict.fromkeys(corpus.manifest.num_items, 0.0)
@@ -208,7 +209,7 @@ def ends_with_schedule(config: TrainConfig) -> bool:
 
 
 def settings_that_differ(workdir: Path, config: TrainConfig) -> list[str]:
-    """The settings in which a run in a folder differs and that may not change, each as "name before -> now".
+    """The settings that may not change and that differ from those of the run in a folder, as "name before -> now".
 
     If a setting may not change only because of the learning rate schedule, the reason is added.
 
@@ -245,13 +246,13 @@ def _check_same_settings(workdir: Path, config: TrainConfig) -> None:
 
 
 def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[ClipEncoder, int]:
-    """The float32 encoder of a run's newest checkpoint, and the number of steps it was trained for.
+    """The float32 encoder of a run's newest checkpoint, and the number of steps that it was trained for.
 
-    If the run keeps a running average of its weights, these are the weights.
+    If the run keeps a running average of its weights, the encoder has the averaged weights.
 
     Args:
         workdir: Folder of the run.
-        best: Take the best checkpoint by the metric of the run instead of the newest.
+        best: Use the best checkpoint by the metric of the run instead of the newest one.
 
     Raises:
         UsageError: If the run has no such checkpoint yet.
@@ -262,7 +263,7 @@ def read_run_encoder(workdir: Path, *, best: bool = False) -> tuple[ClipEncoder,
 
 
 def read_run_with_head(workdir: Path, num_tags: int, *, best: bool = False) -> tuple[ClipEncoder, Head, int]:
-    """As `read_run_encoder`, with the classifier of a run with labels."""
+    """Like `read_run_encoder`, but also reads the classifier of a run with labels."""
     encoder, classifier, step = _read_run(workdir, best, num_tags)
     weights = tuple(weight.numpy() for weight in classifier.trainable_variables)
     mean, standard_deviation = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)

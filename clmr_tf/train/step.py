@@ -14,10 +14,10 @@ from clmr_tf.models.replicas import mean_over_replicas
 
 
 class TrainingModel(keras.Model, abc.ABC):
-    """An encoder, what an objective adds to it, and the step that trains both.
+    """An encoder, the networks that an objective adds to it, and the step that trains them.
 
     A batch is `{"clips": float32 [batch, crops, samples], "seeds": int32 [batch, crops, 2], ...}`. Views are made
-    inside the step, on the device that trains. On several replicas each has its part of the batch.
+    inside the step, on the device that trains. With several replicas, each gets its part of the batch.
 
     Args:
         encoder: [batch, samples] -> [batch, embedding].
@@ -55,8 +55,8 @@ class TrainingModel(keras.Model, abc.ABC):
         """The loss of this replica's views, and metrics by name, "loss" among them.
 
         Args:
-            views: As `make_views` returns them.
-            batch: What the views were made of.
+            views: From `make_views`.
+            batch: The batch that the views were made from.
             training: False uses the running batch statistics and no dropout.
 
         Returns:
@@ -72,7 +72,7 @@ class TrainingModel(keras.Model, abc.ABC):
         """
         results: list[tuple[list[tf.Tensor], dict[str, tf.Tensor]]] = []
         for rows in self._micro_batches(batch):
-            # Each waits for the previous one, or all would be in memory at once.
+            # Each part waits for the previous one; otherwise all would be in memory at once.
             with tf.control_dependencies(tf.nest.flatten(results[-1:])):
                 part = {name: tf.identity(tensor) for name, tensor in rows.items()}
             views = self.make_views(part["clips"], part["seeds"])
@@ -87,13 +87,13 @@ class TrainingModel(keras.Model, abc.ABC):
     def make_views(self, clips: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Augments every clip: [batch, crops, samples] and seeds [batch, crops, 2] -> [crops * batch, samples].
 
-        The views of a pair follow each other: rows 2k and 2k + 1 are the two views of pair k.
+        The views of a pair are adjacent: rows 2k and 2k + 1 are the two views of pair k.
         """
-        # A compiled chain cannot report errors. Neither can a step that is compiled as a whole.
-        clips = tf.debugging.check_numerics(clips, "A clip to be augmented holds NaN or infinity")
+        # A compiled chain cannot report errors, and neither can a fully compiled step.
+        clips = tf.debugging.check_numerics(clips, "A clip to be augmented contains NaN or infinity")
         augmented, num_crops = None, clips.shape[1]
         if self.augmentation.config.asymmetric:
-            # The ablation of the paper: the second view of every pair is the crop alone.
+            # The ablation of the paper: the second view of every pair is the unchanged crop.
             augmented = tf.equal(tf.range(num_crops * tf.shape(clips)[0]) % num_crops, 0)
         return self._augment(tf.reshape(clips, [-1, clips.shape[-1]]), tf.reshape(seeds, [-1, 2]), augmented)
 
@@ -103,7 +103,7 @@ class TrainingModel(keras.Model, abc.ABC):
         self.built = True
 
     def compile(self, weight_update: "WeightUpdate") -> None:
-        """Sets the update, whose weights must be the `trainable_variables` in their order."""
+        """Sets the update, whose weights must be the `trainable_variables` in the same order."""
         # Without Keras' own loss scale, which fails on several replicas.
         super().compile(optimizer=weight_update.optimizer, jit_compile=False, auto_scale_loss=False)
         self.weight_update = weight_update
@@ -118,21 +118,21 @@ class TrainingModel(keras.Model, abc.ABC):
 class ContrastiveModel(TrainingModel):
     """An encoder and a projector, trained to find the other view of a recording among all views of a batch.
 
-    A batch is `{"clips": float32 [batch, 2, samples], "seeds": int32 [batch, 2, 2], ...}`, see `data.crops`. Both
-    views of all pairs go through the encoder in one pass, so batch normalisation sees the statistics of all 2N views.
-    With `two_passes` it sees those of the N first and of the N second views separately, as in the original. If both
-    views are made in the same way, as in all presets but the asymmetric ones, the two differ only by the noise of an
-    estimate from N views instead of 2N.
+    A batch is `{"clips": float32 [batch, 2, samples], "seeds": int32 [batch, 2, 2], ...}`, see `data.crops`. Both views
+    of all pairs go through the encoder in one pass, so batch normalisation sees the statistics of all 2N views. With
+    `two_passes`, the N first and the N second views have separate statistics, as in the original. If both views are
+    made in the same way, as in all presets but the asymmetric ones, the only difference is that statistics of N views
+    are noisier than those of 2N.
 
-    On several replicas each compares its own views with those of all.
+    With several replicas, each compares its own views with the views of all replicas.
 
     Args:
         encoder: [batch, samples] -> [batch, embedding].
         projector: [batch, embedding] -> [batch, projection], float32.
         augmentation: Makes a view of a crop and its seed.
-        temperature: Of NT-Xent.
+        temperature: Temperature of NT-Xent.
         two_passes: Encode first and second views separately.
-        **kwargs: Of `TrainingModel`.
+        **kwargs: Passed to `TrainingModel`.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class SupervisedModel(TrainingModel):
         single_label: Every clip has exactly one label.
         dropout: Expected fraction of each embedding that is set to zero in training; the rest is scaled up to match. It
             depends on the seed of the crop alone.
-        **kwargs: Of `TrainingModel`.
+        **kwargs: Passed to `TrainingModel`.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ def classification_loss(logits: tf.Tensor, labels: tf.Tensor, single_label: bool
 
 
 def drop(vectors: tf.Tensor, seeds: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Dropout that is a function of the seed of each row, whatever batch or replica it is in.
+    """Dropout that depends only on the seed of each row, not on its batch or replica.
 
     Args:
         vectors: [batch, dimensions].
@@ -266,9 +266,9 @@ def drop(vectors: tf.Tensor, seeds: tf.Tensor, fraction: float) -> tf.Tensor:
 
 
 def direction_moments(vectors: tf.Tensor) -> tf.Tensor:
-    """Moments from which `direction_std` is computed; their mean over equal parts of a batch is that of the batch.
+    """Moments for `direction_std`; the mean of the moments of equal parts of a batch is that of the whole batch.
 
-    So they are averaged together with the gradients, without a separate all-reduce.
+    So they can be averaged together with the gradients, without a separate all-reduce.
 
     Args:
         vectors: [batch, dimensions] of this replica, any float type.
@@ -289,7 +289,7 @@ def direction_std(moments: tf.Tensor) -> tf.Tensor:
     of coordinates (Chen and He 2021, SimSiam, figure 2). It shows a collapse of the representation.
 
     Args:
-        moments: Of `direction_moments`, or their mean over parts of a batch; float [3, dimensions].
+        moments: From `direction_moments`, or their mean over parts of a batch; float [3, dimensions].
 
     Returns:
         float32 scalar.
@@ -303,14 +303,14 @@ def direction_std(moments: tf.Tensor) -> tf.Tensor:
 class WeightUpdate:
     """Averages the gradient over the replicas, clips it, and updates the weights if it is finite.
 
-    It calls the optimizer's `update_step` for each weight outside of the replicas: `apply` of a Keras optimizer clips
-    and checks each replica's own gradient, and cannot be skipped on all replicas at once.
+    It calls the optimizer's `update_step` for each weight outside of the replicas, because `apply` of a Keras optimizer
+    clips and checks each replica's own gradient and cannot be skipped on all replicas together.
 
     Create it inside the scope of the strategy, with an optimizer that is built for the weights.
 
     Args:
         optimizer: Computes the change of a weight; its own clipping, weight decay and averages are not used.
-        weights: What the gradients belong to, in this order.
+        weights: The weights that the gradients belong to, in this order.
         clip_norm: Largest norm of the gradient of all weights together; 0 disables clipping.
         ema_momentum: Momentum of the running average of the weights; 0 keeps no average.
         skips_nonfinite: Skip and count a step whose gradient is not finite. Otherwise the weights are frozen from that
@@ -345,7 +345,7 @@ class WeightUpdate:
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
-        """What a checkpoint holds besides the optimizer's own variables and the averages, by name."""
+        """The variables for checkpoints, in addition to the optimizer's own and the averages, by name."""
         return {"num_skipped": self.num_skipped, **(self.loss_scale.variables if self.loss_scale else {})}
 
     def reset_averages(self) -> None:
@@ -367,14 +367,14 @@ class WeightUpdate:
                 weight.value.assign(value)
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss whose gradient the update takes."""
+        """The loss whose gradient the update expects."""
         return loss * self.loss_scale.value if self.loss_scale else loss
 
     def __call__(self, gradients: Sequence[tf.Tensor], metrics: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Updates the weights; called within each replica.
 
         Args:
-            gradients: Of `scale_loss(loss)` on this replica, one for each weight, of its type.
+            gradients: Gradients of `scale_loss(loss)` on this replica, one for each weight and of its type.
             metrics: Scalars or moments of this replica; one that is not finite marks the loss as not finite.
 
         Returns:
@@ -382,7 +382,7 @@ class WeightUpdate:
             step and "num_skipped", the steps skipped since the run began; with a loss scale also "loss_scale" of this
             step and "num_overflows", the steps for which it was too large. All float32.
         """
-        # One all-reduce, for which all must have one type.
+        # A single all-reduce, which needs a single type.
         values = [tf.cast(value, gradients[0].dtype) for value in metrics.values()]
         reduced = mean_over_replicas([*gradients, *values])
         gradients, means = reduced[: len(self.weights)], dict(zip(metrics, reduced[len(self.weights) :], strict=True))
@@ -425,7 +425,7 @@ class WeightUpdate:
         tf.cond(is_applied, lambda: self._apply(strategy, gradients), lambda: None)
 
     def _apply(self, strategy: tf.distribute.Strategy, gradients: list) -> None:
-        # Read before the iterations are incremented, or the schedule would be a step ahead.
+        # Read before the iterations are incremented; otherwise the schedule would be a step ahead.
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
 
         def update(weight: tf.Variable, gradient: tf.Tensor) -> None:
@@ -449,8 +449,8 @@ class LossScale:
     """A dynamic loss scale (Micikevicius et al. 2018, section 3.2).
 
     The loss is multiplied by it and the gradient divided. It halves when a gradient overflows and doubles after 2,000
-    steps without an overflow. It checks the gradient of all replicas together, so that they agree. Keras' own loss
-    scale checks each replica's before they are summed, and then a replica may wait for the others forever.
+    steps without an overflow. It checks the summed gradient of all replicas, so they agree. Keras' own loss scale
+    checks each replica's gradient before the sum, and then a replica may wait for the others forever.
 
     Create it inside the scope of the strategy.
 
@@ -466,7 +466,7 @@ class LossScale:
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
-        """What a checkpoint holds, by name."""
+        """The variables for checkpoints, by name."""
         return {
             "loss_scale": self.value,
             "num_good_steps": self._num_good_steps,

@@ -14,7 +14,7 @@ from clmr_tf.train.step import ContrastiveModel, SupervisedModel, classification
 
 logger = logging.getLogger(__name__)
 
-# Not the seed of the run, so that runs that are compared are measured on the same views.
+# Not the seed of the run: different runs are then measured on the same views.
 VALIDATION_SEED = 0
 
 
@@ -28,9 +28,9 @@ def build_validation(
     the same every time. Batch normalisation uses its running statistics.
 
     Args:
-        model: Measured on one device, with all negatives of a batch.
+        model: The model, which is measured on one device, with all negatives of a batch.
         corpus: Its "valid" split is used.
-        config: Says how many pairs.
+        config: Determines the number of pairs.
 
     Returns:
         A function that returns "validation/loss" and "validation/accuracy", means over the batches; it calls its
@@ -79,9 +79,10 @@ def build_labelled_validation(
     the same every time. They are not augmented. (The released code draws new crops every time.)
 
     Args:
-        model: Measured on one device. Batch normalisation uses its running statistics; there is no dropout.
+        model: The model, which is measured on one device. Batch normalisation uses its running statistics; there is no
+            dropout.
         corpus: Its "valid" split is used.
-        config: Says how many crops, `num_validation_pairs`.
+        config: Determines the number of crops, `num_validation_pairs`.
 
     Returns:
         A function that returns "validation/loss", and "validation/accuracy" for single labels or
@@ -106,7 +107,7 @@ def build_labelled_validation(
             logits.append(classify(batch["clips"]))
             labels.append(batch["labels"])
             after_batch()
-        # The last batch may hold more than is asked for.
+        # The last batch may contain more crops than needed.
         all_logits, all_labels = (tf.concat(parts, 0)[:num_crops] for parts in (logits, labels))
         loss = classification_loss(all_logits, all_labels, model.single_label)
         score = _score(all_labels.numpy(), all_logits.numpy(), model.single_label)

@@ -1,15 +1,15 @@
-"""Accompaniments: songs rendered from scores, whose labels are exact because the scores are ours.
+"""Accompaniments: songs rendered from generated scores, so their labels are exact.
 
     python -m pipelines.accompaniments --download
 
-1,000 songs of 30 seconds; MMA (Musical MIDI Accompaniment) plays chord progressions drawn from a seed in 100 of its
-grooves, and three soundfonts make them audible. The corpus has 38 tags of instruments and styles, and the tasks "mode",
-"key" and "tempo". 700 songs are for training, 100 for validation and 200 for the test; the soundfont of the test plays
-no other song. The same seed, number of songs and versions of all packages give the same bytes. Rendering takes some
-minutes on two cores, and may be interrupted.
+1,000 songs of 30 seconds: MMA (Musical MIDI Accompaniment) plays chord progressions drawn from a seed in 100 of its
+grooves, and a synthesizer renders them with three soundfonts. The corpus has 38 tags of instruments and styles, and the
+tasks "mode", "key" and "tempo". 700 songs are for training, 100 for validation and 200 for testing; the test soundfont
+is used for no other songs. The same seed, number of songs and versions of all packages give the same bytes. Rendering
+takes some minutes on two cores, and can be interrupted.
 
-Source: packages of Debian, tested with Debian 12. --download fetches them with apt-get, 32 MB, and tinysoundfont with
-pip; nothing is installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, sf_GMbank
+Source: Debian packages, tested with Debian 12. --download fetches them with apt-get, 32 MB, and tinysoundfont with pip;
+nothing is installed, and root is not needed. Licences: MMA and its grooves GPL-2+; TimGM6mb GPL-2, sf_GMbank
 (csound-soundfont) public domain, FluidR3Mono_GM MIT; tinysoundfont MIT.
 
 Expected files, in data/accompaniments or the folder given with --data:
@@ -18,9 +18,9 @@ Expected files, in data/accompaniments or the folder given with --data:
     timgm6mb-soundfont_*.deb
     csound-soundfont_*.deb
     fluidr3mono-gm-soundfont_*.deb
-    tinysoundfont-0.3.7-*.whl            of PyPI, for this version of Python
+    tinysoundfont-0.3.7-*.whl            from PyPI, for this version of Python
 
-The rendered songs are put beside them (1.2 GB). With --reader prepared they may be deleted afterwards.
+The rendered songs are put next to them (1.2 GB). With --reader prepared, you can delete them afterwards.
 """
 
 import contextlib
@@ -68,9 +68,9 @@ class Options(DownloadOptions):
     """The command line."""
 
     num_songs: int = 1000
-    """Number of songs; a multiple of 1000 has every groove in every split, in the same proportions."""
+    """Number of songs; with a multiple of 1000, every groove is in every split, in the same proportions."""
     seed: int = 0
-    """Seed of all songs; another one gives other songs."""
+    """Seed of all songs; another seed gives other songs."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
@@ -82,8 +82,8 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the packages and of the rendered songs.
 
     Raises:
-        UsageError: If a package is missing; and as `prepare`.
-        ClmrError: If a package cannot be unpacked, or too many songs cannot be rendered; and as `prepare`.
+        UsageError: If a package is missing; see also `prepare`.
+        ClmrError: If a package cannot be unpacked, or too many songs cannot be rendered; see also `prepare`.
     """
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
     songs = draw_songs(options.num_songs, options.seed, read_grooves())

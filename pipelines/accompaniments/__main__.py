@@ -1,4 +1,4 @@
-"""The command; see the package."""
+"""The command of the package."""
 
 import sys
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-# Programs of General MIDI, counted from 0, by tag. Programs that no song has are missing.
+# General MIDI programs, counted from 0, by tag. Programs that no song uses are missing.
 PROGRAMS = {
     "piano": range(4),
     "electric piano": (4, 5),
@@ -31,7 +31,7 @@ LATIN_PERCUSSION_KEYS = (56, *range(60, 71), *range(73, 76), 78, 79, 82)
 DRUM_KIT_KEYS = (*range(35, 54), 55, 57, 59)
 PERCUSSION = {"drums": DRUM_KIT_KEYS, "latin percussion": LATIN_PERCUSSION_KEYS}
 INSTRUMENTS = (*PROGRAMS, *PERCUSSION)
-# Notes of an instrument that make a tag: fewer are hard to hear.
+# An instrument needs this many notes to get a tag: fewer are hard to hear.
 MIN_NUM_NOTES = 4
 
 _TAG_OF_PROGRAM = {program: tag for tag, programs in PROGRAMS.items() for program in programs}

@@ -1,4 +1,4 @@
-"""From a score to audio: MMA writes MIDI, a synthesizer plays it with a soundfont; instruments from the notes."""
+"""Renders a score: MMA writes MIDI, and a synthesizer plays it with a soundfont; the notes give the instruments."""
 
 import dataclasses
 import functools
@@ -25,9 +25,9 @@ SAMPLE_RATE_HZ = 44_100
 # One decibel below full scale.
 PEAK = 10 ** (-1 / 20)
 DRUM_CHANNEL = 9
-# Raised with every change after which songs sound different, so that none that was rendered before is used.
+# Increment this with every change that makes songs sound different; songs rendered before are then not used.
 RENDERING_VERSION = 1
-# MMA takes a fifth of a second.
+# MMA usually takes a fifth of a second.
 _MMA_LIMIT_SECONDS = 60.0
 # After a reset, voices fade for some milliseconds.
 _FADE_NUM_SAMPLES = SAMPLE_RATE_HZ // 2
@@ -55,7 +55,7 @@ class RenderingTask:
 
 
 def render_song(task: RenderingTask) -> tuple[str, ...]:
-    """Renders a song unless its files are there: `SONG_SECONDS` of mono FLAC of 44.1 kHz, its peak at `PEAK`.
+    """Renders a song unless its files exist: `SONG_SECONDS` of mono FLAC at 44.1 kHz, with the peak at `PEAK`.
 
     Returns:
         The tags of its instruments.
@@ -78,13 +78,13 @@ def render_song(task: RenderingTask) -> tuple[str, ...]:
     soundfile.write(flac, to_pcm16(audio * (PEAK / loudest)), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     write_atomically(task.path, flac.getvalue())
     write_atomically(midi_path, midi)
-    # Last, so that what it describes is complete.
+    # Written last, when everything that it describes is complete.
     write_atomically(score_path, task.score)
     return instruments_of(notes_of(events))
 
 
 def compose(score: str, tools: Tools) -> bytes:
-    """The MIDI file that MMA makes of a score, the same for the same score.
+    """The MIDI file that MMA makes from a score; the same score gives the same file.
 
     Raises:
         RenderingError: If MMA fails.
@@ -92,13 +92,13 @@ def compose(score: str, tools: Tools) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "song.mma", Path(folder) / "song.mid"
         source.write_text(score, encoding="utf-8")
-        # Without warnings, settings of the user, and a comment that says when it was made.
+        # Without warnings, the user's settings, and a comment with the time.
         options = ["-w", "-i", os.devnull, "-xNOCREDIT", "-f", str(result)]
         try:
             finished = subprocess.run(
                 [sys.executable, "-P", "-s", "-W", "ignore", str(tools.mma), *options, str(source)],
                 cwd=folder,
-                # Nothing of the user's environment, where variables name other libraries of MMA.
+                # Without the user's environment, in which variables may name other MMA libraries.
                 env={"MMA_HOME": str(tools.mma_home), "PYTHONHASHSEED": "0", "HOME": folder, "LC_ALL": "C.UTF-8"},
                 capture_output=True,
                 text=True,
@@ -119,7 +119,7 @@ def _reason(output: str) -> str:
 
 
 def midi_events(midi: bytes, tools: Tools) -> list[Any]:
-    """The events of a MIDI file in the order of time, before `SONG_SECONDS`.
+    """The events of a MIDI file before `SONG_SECONDS`, in the order of time.
 
     Returns:
         `tinysoundfont.midi.Event`, with the time in seconds.
@@ -143,10 +143,10 @@ def notes_of(events: list[Any]) -> list[tuple[int | None, int]]:
 
 
 def synthesize(events: list[Any], soundfont: Path, tools: Tools) -> np.ndarray:
-    """Plays events with a soundfont; what was played before does not change the result.
+    """Plays events with a soundfont; earlier calls do not change the result.
 
     Args:
-        events: As `midi_events` gives them.
+        events: From `midi_events`.
         soundfont: The file.
         tools: Where the programs are.
 
@@ -154,7 +154,7 @@ def synthesize(events: list[Any], soundfont: Path, tools: Tools) -> np.ndarray:
         float32 [SONG_SECONDS * SAMPLE_RATE_HZ], both channels averaged; may exceed 1.
 
     Raises:
-        RenderingError: If the soundfont cannot be loaded or lacks an instrument.
+        RenderingError: If the soundfont cannot be loaded or does not have an instrument.
     """
     num_samples = int(SONG_SECONDS * SAMPLE_RATE_HZ)
     try:
@@ -176,7 +176,8 @@ def synthesize(events: list[Any], soundfont: Path, tools: Tools) -> np.ndarray:
 def _play(synthesizer: Any, channel: int, action: Any) -> None:
     match type(action).__name__:
         case "NoteOn":
-            # MMA ends a note that it begins twice only once; without this, such notes take all voices after a while.
+            # If MMA starts a note twice, it ends it only once; without this, such notes would use up all voices after a
+            # while.
             synthesizer.noteoff(channel, action.key)
             synthesizer.noteon(channel, action.key, action.velocity)
         case "NoteOff":
@@ -203,7 +204,7 @@ def _reset(synthesizer: Any) -> None:
 
 @functools.cache
 def _loaded(soundfont: Path, folder: Path) -> Any:
-    """A synthesizer with a soundfont, which is kept, since compressed ones take seconds to load."""
+    """A synthesizer with a soundfont; it is cached, since compressed soundfonts take seconds to load."""
     module = _imported("tinysoundfont", folder)
     synthesizer = module.Synth(samplerate=SAMPLE_RATE_HZ)
     synthesizer.sfload(str(soundfont))

@@ -14,12 +14,12 @@ MIN_BPM, MAX_BPM = 60, 180
 # The first tempo of each class but the first; the ratio of neighbours is about the sixth root of 3.
 TEMPO_EDGES_BPM = (72, 87, 104, 125, 150)
 MODES = ("major", "minor")
-# As key signatures usually spell them.
+# Spelled as in the usual key signatures.
 TONICS = {
     "major": ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
     "minor": ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B"),
 }
-# Of the soundfonts, see `tools.SOUNDFONTS`.
+# Names of soundfonts, see `tools.SOUNDFONTS`.
 TRAINING_SOUNDFONTS = ("TimGM6mb", "sf_GMbank")
 HELD_OUT_SOUNDFONT = "FluidR3Mono_GM"
 # Ten songs of a groove, in the order of their numbers: 7 train, 1 valid, 2 test.
@@ -30,7 +30,7 @@ _ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 @dataclasses.dataclass(frozen=True)
 class _Degree:
-    """A chord of a key: semitones above the tonic, its triad and its seventh chord in MMA's words, what may follow."""
+    """A chord of a key: semitones above the tonic, triad and seventh chord in MMA's notation, and what may follow."""
 
     semitones: int
     triad: str
@@ -38,7 +38,7 @@ class _Degree:
     following: tuple[str, ...]
 
 
-# The diatonic chords; in minor those of the natural scale, with the dominant of the harmonic one.
+# The diatonic chords; in minor, those of the natural scale with the dominant of the harmonic scale.
 _DEGREES = {
     "major": {
         "I": _Degree(0, "", "M7", ("ii", "iii", "IV", "V", "vi")),
@@ -107,8 +107,8 @@ class Song:
         bpm: Beats per minute.
         tonic: Pitch class of the tonic, 0 for C.
         mode: "major" or "minor".
-        chords: One chord a bar, in MMA's words; the song repeats them.
-        changes: Lines of MMA that change instruments of the groove.
+        chords: One chord per bar, in MMA's notation; the song repeats them.
+        changes: MMA directives that change instruments of the groove.
         mma_seed: Seed of MMA's own random numbers.
     """
 
@@ -142,7 +142,7 @@ class Song:
         """The song for MMA, a bar longer than `SONG_SECONDS`."""
         num_bars = int(SONG_SECONDS * self.bpm / 60 / self.groove.beats_per_bar) + 2
         bars = [f"{bar + 1} {self.chords[bar % len(self.chords)]}" for bar in range(num_bars)]
-        # With its file, the groove is found in a library that has no database.
+        # With the name of its file, MMA finds the groove in a library that has no database.
         groove = f"Groove stdlib/{self.groove.file}:{self.groove.name}"
         head = [f"RndSeed {self.mma_seed}", f"Tempo {self.bpm}", groove, *self.changes]
         return "\n".join([*head, *bars]) + "\n"
@@ -182,7 +182,7 @@ def draw_songs(num_songs: int, seed: int, grooves: list[Groove]) -> list[Song]:
         UsageError: If a number is too small.
     """
     if num_songs < 1 or seed < 0:
-        raise UsageError(f"--num-songs must be at least 1 and --seed at least 0, not {num_songs} and {seed}.")
+        raise UsageError(f"--num-songs must be at least 1 and --seed at least 0; received {num_songs} and {seed}.")
     order = np.random.default_rng([seed]).permutation(len(grooves))
     songs = []
     for number in range(num_songs):
@@ -194,7 +194,7 @@ def draw_songs(num_songs: int, seed: int, grooves: list[Groove]) -> list[Song]:
 
 def _draw_song(number: int, split: str, groove: Groove, rng: np.random.Generator) -> Song:
     soundfont = TRAINING_SOUNDFONTS[rng.integers(len(TRAINING_SOUNDFONTS))]
-    # Evenly in its logarithm, as tempo is heard.
+    # Uniform in the logarithm, like the perception of tempo.
     bpm = int(MIN_BPM * (MAX_BPM / MIN_BPM) ** rng.random())
     tonic, mode = int(rng.integers(12)), MODES[rng.integers(2)]
     return Song(
@@ -227,7 +227,7 @@ def _draw_chords(tonic: int, mode: str, rng: np.random.Generator) -> tuple[str, 
 
 
 def _draw_changes(rng: np.random.Generator) -> tuple[str, ...]:
-    """Other instruments and no drums in some songs, so that a groove does not tell the instruments."""
+    """Draws other instruments or no drums for some songs; otherwise the groove would determine the instruments."""
     lines = []
     for track_types, voices in _REPLACEMENTS.items():
         is_replaced, voice = rng.random() < _REPLACEMENT_PROBABILITY, voices[rng.integers(len(voices))]

@@ -1,4 +1,4 @@
-"""What songs are made with: MMA, soundfonts and a synthesizer, and where they come from."""
+"""The tools that songs are made with, and their sources: MMA, soundfonts and a synthesizer."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from pipelines.preparation.wheels import fetch_wheel
 
 MMA = "mma"
 MMA_LICENCE = "GPL-2+"
-# Not listed in requirements.txt: it requires PyAudio, which needs PortAudio and serves only to play aloud.
+# Not listed in requirements.txt: it requires PyAudio, which needs PortAudio and is only for playback.
 SYNTHESIZER, SYNTHESIZER_VERSION = "tinysoundfont", "0.3.7"
 _MMA_PROGRAM, _MMA_LIBRARY = "usr/bin/mma", "usr/share/mma"
 # Unpacked, the synthesizer has about 1 MB.
@@ -49,7 +49,7 @@ SOUNDFONTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Tools:
-    """Where everything is on this machine.
+    """The paths of the tools on this machine.
 
     Attributes:
         mma: The program.
@@ -67,10 +67,10 @@ class Tools:
 
 
 def fetch_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> None:
-    """Downloads the packages of `find_tools` into a folder, unless they are there.
+    """Downloads the packages of `find_tools` into a folder, unless it contains them.
 
     Args:
-        data: The folder; made if it does not exist.
+        data: The folder; created if it does not exist.
         soundfonts: Names of soundfonts.
 
     Raises:
@@ -83,8 +83,8 @@ def fetch_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> None:
         found = find_packages(missing)
         if unknown := [name for name in missing if name not in found]:
             raise UsageError(
-                f"apt-get knows no package {unknown[0]}; have the main section of Debian 12 or 13 in its sources and "
-                "run `apt-get update` as root."
+                f"apt-get does not know the package {unknown[0]}; add the main section of Debian 12 or 13 to its "
+                "sources and run `apt-get update` as root."
             )
         for package in found.values():
             fetch_package(package, data)
@@ -107,7 +107,7 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
     files = {name: _one(data, _deb(name)) for name in _packages(soundfonts)}
     wheel = _one(data, _wheel())
     mma = take_files(files[MMA], [_MMA_PROGRAM, f"{_MMA_LIBRARY}/"], data)
-    # MMA warns without this folder, and its messages are quoted.
+    # MMA warns if this folder is missing, and errors quote its messages.
     (mma / _MMA_LIBRARY / "plugins").mkdir(parents=True, exist_ok=True)
     places = {
         name: take_files(files[font.package], [font.path], data) / font.path
@@ -116,7 +116,7 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
     }
     for deb, path in [(files[MMA], mma / _MMA_PROGRAM), *((files[SOUNDFONTS[n].package], places[n]) for n in places)]:
         if not path.is_file():
-            raise UsageError(f"{deb} does not hold {path.name}; use the package of Debian 12 or 13.")
+            raise UsageError(f"{deb} does not contain {path.name}; use the package of Debian 12 or 13.")
     return Tools(
         mma=mma / _MMA_PROGRAM,
         mma_home=mma / _MMA_LIBRARY,
@@ -138,7 +138,7 @@ def _deb(package: str) -> str:
 
 
 def _wheel() -> str:
-    # Made for this version of Python.
+    # The wheel is built for this version of Python.
     return f"{SYNTHESIZER}-{SYNTHESIZER_VERSION}-cp{sys.version_info.major}{sys.version_info.minor}-*.whl"
 
 

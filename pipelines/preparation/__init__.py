@@ -1,1 +1,1 @@
-"""What all corpora share: from sources to a prepared corpus."""
+"""Code that all corpora share, which turns source files into a prepared corpus."""

@@ -17,11 +17,11 @@ from pipelines.preparation.sources import counted_reasons, read_skipped
 
 @contextlib.contextmanager
 def shown_preparation(name: str, doing: str = "Preparing") -> Iterator[Callable[[Progress], None]]:
-    """Yields the `on_progress` of `prepare`, which shows how far it is.
+    """Yields an `on_progress` for `prepare` that shows the progress.
 
     Args:
         name: Name of the corpus.
-        doing: The first word of what is shown.
+        doing: The first word of the progress text.
     """
     with shown_progress() as show:
 
@@ -43,7 +43,7 @@ def summarise(corpus: Corpus) -> str:
     if damaged := [item for item in corpus.items if item.lost_seconds > 0]:
         lost_seconds = sum(item.lost_seconds for item in damaged)
         are = "item is" if len(damaged) == 1 else "items are"
-        sentence += f"; {len(damaged):,} {are} damaged and lack {lost_seconds:.1f} s (lost_seconds in index.jsonl)"
+        sentence += f"; {len(damaged):,} {are} damaged, with {lost_seconds:.1f} s missing (lost_seconds in index.jsonl)"
     if manifest.num_skipped:
         sentence += f"; left out: {counted_reasons(manifest.num_skipped)} (see {SKIPPED_FILE} there)"
         if no_audio := read_skipped(corpus.folder / SKIPPED_FILE, NOT_AUDIO):
@@ -58,16 +58,16 @@ class CorpusOptions(PrepareSettings):
     data: Path | None = None
     """Folder with the published files, as described above; by default the folder named there."""
     out: Path | None = None
-    """Folder for the corpus: new, empty, or interrupted; by default the folder in corpora/ where --corpus with the
-    name of this data set looks for it."""
+    """Folder for the corpus: new, empty, or from an interrupted preparation; by default the folder in corpora/ where
+    --corpus looks for a data set of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadOptions(CorpusOptions):
-    """The same for data sets that anyone may download."""
+    """Options of a data set that anyone may download."""
 
     download: bool = False
-    """Download missing files first; you accept the licence named above."""
+    """Download missing files first; with this option, you accept the licence named above."""
 
 
 Options = TypeVar("Options", bound=CorpusOptions)

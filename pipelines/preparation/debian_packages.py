@@ -163,8 +163,8 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
     """Downloads a package unless its file is in the cache with the right size and checksum. Returns the file.
 
     Args:
-        package: As the package lists describe it.
-        cache: Folder that keeps packages; made if it does not exist.
+        package: The package, from the package lists.
+        cache: Folder that keeps packages; created if it does not exist.
         version: Its version, if it is not the one that apt chooses.
 
     Raises:
@@ -220,7 +220,7 @@ def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:
         deb: The package.
         wanted: Paths in it, "usr/share/games/x/music/1.ogg"; in an archive "usr/share/games/x/music.pk3/1.ogg"; with
             a slash at its end, everything in a folder that is not in an archive.
-        cache: Folder in which a folder for these files is made, once.
+        cache: Folder in which a folder for these files is created once.
 
     Returns:
         That folder. Files that the package does not contain are missing there.

@@ -2,8 +2,8 @@
 
 tensorflow-io has other decoders than FFmpeg. They agree on intact files of common formats. On other files tensorflow-io
 fails, gives noise (WAV of 32-bit integers), or never returns or aborts (damaged files). If FFmpeg is the direct reader,
-a file of several parts or with wrong time stamps gives other samples than when it is decoded completely. So each file
-is read in both ways, in a worker process with a time limit, before training uses it.
+a file with several parts or wrong timestamps gives other samples than when it is decoded completely. So each file is
+read in both ways, in a worker process with a time limit, before training uses it.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ def validate(task: TranscodingTask) -> MeasuredAudio:
     The digest of the result is that of the file, since the direct reader reads the file.
 
     Raises:
-        UnreadableAudioError: As `transcode`, if tensorflow-io cannot decode the file ("no_direct_decoder"), or
-            if the readers give different audio ("decoders_disagree").
+        UnreadableAudioError: See `transcode`; also if tensorflow-io cannot decode the file ("no_direct_decoder"), or if
+            the readers give different audio ("decoders_disagree").
     """
     path, sample_rate_hz = task.path, task.sample_rate_hz
     _hide_gpus()
@@ -118,7 +118,7 @@ def are_same(received: np.ndarray, expected: np.ndarray) -> bool:
     inner = slice(_EDGE_SAMPLES, -_EDGE_SAMPLES)
     expected = np.clip(expected[inner], -1.0, 1.0)
     difference = _rms(received[inner] - expected)
-    # Not "difference > ...", which NaN would pass.
+    # Not "difference > ...", which would accept NaN.
     return bool(difference <= _RELATIVE_TOLERANCE * _rms(expected) + _ABSOLUTE_TOLERANCE)
 
 
@@ -137,8 +137,8 @@ def _excerpt_reader(sample_rate_hz: int) -> Callable[[bytes, int], np.ndarray]:
 
 
 def _hide_gpus() -> None:
-    # Every worker would otherwise take the memory of all GPUs. RuntimeError if TensorFlow has started already, which
-    # is never so in a worker.
+    # Otherwise every worker would allocate the memory of all GPUs. RuntimeError if TensorFlow has already started,
+    # which never happens in a worker.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 

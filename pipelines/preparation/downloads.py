@@ -27,7 +27,7 @@ from clmr_tf.files import exclusive_lock, put_in_place, replaced_file
 
 _BLOCK_NUM_BYTES = 2**20
 _SILENCE_LIMIT_SECONDS = 60.0
-# Attempts in a row that may receive nothing; attempts that receive something are not limited.
+# Number of attempts in a row that may receive nothing; attempts that receive something are not limited.
 _NUM_FRUITLESS_ATTEMPTS = 5
 _PAUSE_SECONDS = 1.0
 
@@ -52,7 +52,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
 
     Args:
         remote: The file.
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
 
     Returns:
         Its path.
@@ -106,8 +106,8 @@ def _receive(remote: RemoteFile, file: BinaryIO) -> None:
                 reason = "the connection was lost"
             except urllib.error.HTTPError as error:
                 if error.code < 500:
-                    raise ClmrError(f"{remote.url} cannot be fetched: the server answers {error.code}.") from error
-                reason = f"the server answers {error.code}"
+                    raise ClmrError(f"{remote.url} cannot be fetched: the server returned {error.code}.") from error
+                reason = f"the server returned {error.code}"
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             num_fruitless = 0 if file.tell() > num_bytes_before else num_fruitless + 1
@@ -195,7 +195,7 @@ def unpack_zip(archive: Path | BinaryIO, destination: Path, limits: UnpackingLim
 
     Args:
         archive: Its path, or an open file that can seek.
-        destination: Folder; made if it does not exist.
+        destination: Folder; created if it does not exist.
         limits: The most that it may contain.
 
     Raises:
@@ -299,7 +299,7 @@ def _objection_to_name(name: str) -> str | None:
 
 def _write(member: _Member, path: Path, archive: object) -> None:
     with member.open() as source, replaced_file(path) as target:
-        # The limits were checked for the sizes in the headers, so no member may be larger than its header says.
+        # The limits were checked with the sizes in the headers, so no member may be larger than its header says.
         remaining = member.num_bytes
         while block := source.read(min(_BLOCK_NUM_BYTES, remaining + 1)):
             remaining -= len(block)

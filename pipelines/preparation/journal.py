@@ -1,4 +1,4 @@
-"""The journal of a preparation: which files are done, so that it can be resumed."""
+"""The journal of a preparation, which records the finished files for resuming."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.data.corpus import PCM_DTYPE, Item
 from clmr_tf.files import write_atomically
 
-# At most this much audio is not synced yet, and can be lost by a power cut; it is verified on opening.
+# At most this much audio is not synced yet and can be lost in a power cut; it is verified when the journal is opened.
 _SYNC_BYTES = 256 * 2**20
 
 
@@ -88,7 +88,7 @@ _PARTS_PREFIX = "parts-"
 
 
 class Journal:
-    """Appends one row per source, and has the existing ones.
+    """Appends one row per source, and contains the existing rows.
 
     Attributes:
         items: Items that are done, in order.
@@ -141,14 +141,14 @@ def opened_journal(work: Path, audio: Path, state: dict[str, object], *, with_au
         audio: File for the audio of all items.
         state: Everything that the content of the corpus depends on. If it differs from the journal's, the journal and
             the audio are deleted.
-        with_audio: Whether the corpus has audio of its own.
+        with_audio: Whether the corpus contains the audio itself.
     """
     path = work / _JOURNAL_FILE
     _start_afresh_unless_same(work, audio, state)
     rows = _cut_to_whole_rows(path, audio if with_audio else None)
     for left_over in work.glob(f"{_PARTS_PREFIX}*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    # A new name every time: a worker of a killed process may live a moment longer and write into the old one.
+    # A new name every time: a worker of a killed process may run for a moment longer and write to the old one.
     parts = Path(tempfile.mkdtemp(dir=work, prefix=_PARTS_PREFIX))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, parts, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""From a list of audio files to a prepared corpus; safe against damaged files and kills at any moment.
+"""Turns a list of audio files into a prepared corpus; safe against damaged files and kills at any moment.
 
-Worker processes decode; this one writes, in the order of the list. So the corpus has the same bytes for any number of
-workers and any number of interruptions.
+Worker processes decode, and this one writes in the order of the list. So the corpus has the same bytes with any number
+of workers and interruptions.
 """
 
 import collections
@@ -39,7 +39,7 @@ from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, tr
 
 _logger = logging.getLogger(__name__)
 
-# Several times what the slowest format takes.
+# Several times the time that the slowest format takes.
 _DIRECT_CHECK_SECONDS, _DIRECT_CHECK_BYTES_PER_SECOND = 20.0, 1e6
 
 
@@ -52,13 +52,14 @@ class PrepareSettings:
     min_num_samples: int = 59049
     """Shortest recording to keep, in samples at that rate; the default is one crop, 2.68 seconds."""
     timeout_seconds: float = 300.0
-    """Time limit for one file, in seconds; a healthy song takes less than one."""
+    """Time limit for one file, in seconds; an intact song takes less than one second."""
     num_workers: int | None = None
-    """Number of processes that decode; one per core if not given."""
+    """Number of decoding processes. Default: one per core."""
     max_skipped_fraction: float = 0.5
-    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggest a wrong folder or a bad disk."""
+    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk."""
     reader: Literal["prepared", "direct"] = "prepared"
-    """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode."""
+    """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode the
+    files."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -108,25 +109,25 @@ def prepare(
     arrange: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
-    """Prepares a corpus, continues where an earlier start was interrupted, or opens what is finished.
+    """Prepares a corpus, resumes an interrupted preparation, or opens a finished corpus.
 
-    `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change between the starts; after any other change,
-    the preparation begins again. A finished corpus is never changed: delete its folder to prepare it again.
+    `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change when resuming; after any other change, the
+    preparation starts again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
         sources: The files in the order of the index.
-        destination: Folder of the corpus, made if it does not exist.
+        destination: Folder of the corpus, created if it does not exist.
         settings: How files are decoded and which are accepted.
         name: Short name of the corpus.
         tag_names: All tags, in the order of the multi-hot vectors.
         source_description: Where the files came from, without a path of this machine.
-        options: Other options that the list depends on; a finished corpus with other options is refused.
+        options: Other options that the list depends on; a finished corpus with other options is rejected.
         rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
         arrange: Sets the final songs and splits of the items, once all are decoded.
         on_progress: Called at the beginning and after every file.
 
     Raises:
-        UsageError: If no file can be used, the destination cannot be used, or it holds a corpus that was prepared
+        UsageError: If no file can be used, the destination cannot be used, or it contains a corpus that was prepared
             with other settings.
         ClmrError: If more than `settings.max_skipped_fraction` of the sources cannot be used.
         OSError: If the disk is full; the next start continues from there.
@@ -185,13 +186,13 @@ def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
 
 @contextlib.contextmanager
 def _claimed_destination(destination: Path) -> Iterator[Path]:
-    """Makes the folder and its work folder, and locks them against other preparations.
+    """Creates the folder and its work folder, and locks them against other preparations.
 
     Yields:
-        The work folder, for everything that must survive a kill. It stays until `_clear_work_folder`.
+        The work folder, for everything that must survive a kill. It exists until `_clear_work_folder`.
 
     Raises:
-        UsageError: If the folder cannot be written, holds something else, or is being prepared right now.
+        UsageError: If the folder cannot be written, contains something else, or is being prepared by another process.
     """
     work = destination / _WORK_FOLDER
     with contextlib.ExitStack() as stack:
@@ -207,18 +208,18 @@ def _claimed_destination(destination: Path) -> Iterator[Path]:
 
 
 def _clear_work_folder(destination: Path) -> None:
-    # If it cannot be removed, the folder does no harm.
+    # If the folder cannot be removed, it does no harm.
     shutil.rmtree(destination / _WORK_FOLDER, ignore_errors=True)
 
 
 def _refuse_foreign_files(destination: Path) -> None:
     names = {entry.name for entry in destination.iterdir() if not entry.name.startswith(".")}
     if names and names.isdisjoint({_WORK_FOLDER, MANIFEST_FILE}):
-        raise UsageError(f"{destination} holds other files and no corpus; choose an empty folder for the corpus.")
+        raise UsageError(f"{destination} contains other files and no corpus; choose an empty folder for the corpus.")
 
 
 _LISTING = "listing_sha256"
-# These say where the music came from, and do not change the corpus.
+# These entries describe the source of the music and do not change the corpus.
 _FREE_TEXT = frozenset({"description", _LISTING})
 
 
@@ -230,7 +231,7 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
 
     Args:
         destination: Folder of the corpus.
-        outline: The manifest that it would get now, as far as it is known before decoding.
+        outline: The manifest that the corpus would get now, as far as it is known before decoding.
         min_num_samples: Shortest item to accept.
 
     Raises:
@@ -255,7 +256,8 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
         )
     if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
         _logger.warning(
-            "The source files have changed since %s was prepared; it is used as it is (delete it to prepare it again).",
+            "The source files have changed since %s was prepared; it is used unchanged (delete it to prepare it "
+            "again).",
             destination,
         )
     return corpus
@@ -370,7 +372,7 @@ def _require_enough(journal: Journal, destination: Path, settings: PrepareSettin
 def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
     # With few songs, the one drawn for validation may be broken.
     for split in sorted({source.split for source in sources} - {item.split for item in items}):
-        _logger.warning("None of the files for the split %s can be used; the corpus does not have it.", split)
+        _logger.warning("None of the files for the split %s can be used; the corpus does not have this split.", split)
 
 
 def _finish(
@@ -393,7 +395,7 @@ def _finish(
         num_skipped=dict(collections.Counter(file.reason for file in skipped)),
         fingerprint=fingerprint_of(index),
     )
-    # Last, since a folder with a manifest is a finished corpus.
+    # The manifest is written last, since a folder with a manifest is a finished corpus.
     write_atomically(destination / MANIFEST_FILE, manifest.to_json().encode("utf-8"), draft_folder=work)
 
 

@@ -1,4 +1,4 @@
-"""From the tables of a published data set, and its audio files that exist, to a prepared corpus."""
+"""Prepares a corpus from the tables of a published data set and those of its audio files that exist."""
 
 import collections
 import dataclasses
@@ -25,9 +25,9 @@ class PublishedCorpus:
     """The content of a data set's tables.
 
     Attributes:
-        name: Name of the corpus; a different one for every split in circulation, so that no table mixes them.
+        name: Name of the corpus; a different one for every published split, so no table mixes them.
         tag_names: All tags in the published order.
-        sources: One for every recording of the split, whether its file exists or not.
+        sources: One for every recording of the split, whether or not its file exists.
         description: Where the music came from.
         options: Other options that the list depends on.
     """
@@ -50,7 +50,7 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
         settings: How files are decoded, and which fraction of them may be missing.
 
     Raises:
-        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; and as `prepare`.
+        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; see also `prepare`.
         ClmrError: If more than that fraction of the others cannot be used.
     """
     sources = songs_in_one_split(published.sources)
@@ -77,7 +77,7 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
 def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
     """Turns a song that a data set has in two splits into two songs, with a warning.
 
-    The published splits stay as they are, since results could not be compared if songs were moved.
+    The published splits are not changed, since results could not be compared if songs were moved.
     """
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for source in sources:

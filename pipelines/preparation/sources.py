@@ -163,7 +163,7 @@ def read_records(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator
         columns: Columns that it must have.
 
     Raises:
-        UsageError: As `read_rows`, if a column is missing, or if a row has the wrong number of fields.
+        UsageError: See `read_rows`; also if a column is missing, or if a row has the wrong number of fields.
     """
     rows = read_rows(path, delimiter)
     header = next(rows, [])
@@ -184,7 +184,7 @@ def read_pairs(path: Path) -> dict[str, str]:
     """A tab-separated table of two columns without a header, as a dictionary from the first to the second.
 
     Raises:
-        UsageError: As `read_rows`, if a row does not have two fields, or if a key occurs twice.
+        UsageError: See `read_rows`; also if a row does not have two fields, or if a key occurs twice.
     """
     pairs: dict[str, str] = {}
     for number, row in enumerate(read_rows(path, "\t"), start=1):

@@ -1,4 +1,4 @@
-"""Gets files of Python packages with pip, without what they depend on and without installing them."""
+"""Downloads Python packages with pip, without their dependencies and without installing them."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def fetch_wheel(name: str, version: str, size: str, folder: Path, advice: str) -
         name: Name of the package.
         version: Its version.
         size: Its size in words, for the message.
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
         advice: The end of the message if pip cannot get it.
 
     Returns:

@@ -161,7 +161,7 @@ def test_incomplete_run_or_probe_is_rejected_and_leaves_no_files(tmp_path, pages
         make.record("a", run, twice)
     (run / "metrics.jsonl").unlink()
     (run / "run.json").unlink()
-    with pytest.raises(UsageError, match=r"run lacks run\.json, metrics\.jsonl; give --run the folder of a run"):
+    with pytest.raises(UsageError, match=r"run has no run\.json, metrics\.jsonl; give --run the folder of a run"):
         make.record("a", run, probed)
     assert list(pages.iterdir()) == []
 

@@ -101,7 +101,7 @@ def test_a_package_can_be_left_out(debian, tmp_path):
     assert {item.id.split("/")[0] for item in corpus.items} == {"b-data"}
     # No artist is left.
     assert task_names_in(corpus.folder) == ("soundtrack",)
-    with pytest.raises(UsageError, match="no package c to leave out; there are a-music, b-data"):
+    with pytest.raises(UsageError, match="no package c to leave out; choose from a-music, b-data"):
         prepare_corpus(tmp_path / "corpus", dataclasses.replace(options, leave_out=("c",)), debian / "table.csv")
     with pytest.raises(UsageError, match="All packages are left out"):
         both = dataclasses.replace(options, leave_out=("a-music", "b-data"))

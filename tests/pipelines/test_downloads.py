@@ -66,7 +66,7 @@ def test_busy_servers_are_retried_a_few_times(server, tmp_path):
     assert fetch(remote(server), tmp_path / "patient").read_bytes() == CONTENT
     server.failures = [503] * 5
     with pytest.raises(
-        ClmrError, match=r"cannot be fetched: the server answers 503; start again to continue from here\.$"
+        ClmrError, match=r"cannot be fetched: the server returned 503; start again to continue from here\.$"
     ):
         fetch(remote(server), tmp_path / "given up")
     assert len(server.ranges) == 3 + 5
@@ -74,7 +74,7 @@ def test_busy_servers_are_retried_a_few_times(server, tmp_path):
 
 def test_a_missing_file_is_reported_at_once(server, tmp_path):
     del server.files["music.zip"]
-    with pytest.raises(ClmrError, match="the server answers 404"):
+    with pytest.raises(ClmrError, match="the server returned 404"):
         fetch(remote(server), tmp_path)
     assert len(server.ranges) == 1
 

@@ -112,8 +112,8 @@ def _broken_audio(path):
     [
         (_no_folder, "does not exist"),
         (_a_file, "is a file"),
-        (_an_empty_folder, "holds no audio, no files at all"),
-        (_texts, "holds no audio, only other files (2 not_audio)"),
+        (_an_empty_folder, "contains no audio, no files at all"),
+        (_texts, "contains no audio, only other files (2 not_audio)"),
         (_broken_audio, "1 of 1 audio files cannot be used (1 unreadable)"),
     ],
 )

@@ -81,7 +81,7 @@ def test_folders_with_other_files_are_refused_and_unchanged(tmp_path):
     names = write_songs(tmp_path / "music", 1)
     (tmp_path / "file").write_text("mine")
     before = bytes_of(tmp_path)
-    for destination, message in [("music", "holds other files"), ("file", "is a file"), ("file/below", "cannot be")]:
+    for destination, message in [("music", "contains other files"), ("file", "is a file"), ("file/below", "cannot be")]:
         with pytest.raises(UsageError, match=message):
             run(sources_in(tmp_path / "music", *names), tmp_path / destination)
     with pytest.raises(UsageError, match="cannot be written"):

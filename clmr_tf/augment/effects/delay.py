@@ -17,7 +17,7 @@ def delay(audio: tf.Tensor, delay_ms: tf.Tensor, volume: tf.Tensor, sample_rate:
         audio: float32 [batch, samples].
         delay_ms: float32 [batch], >= 0, in milliseconds.
         volume: float32 [batch], amplitude of the copy relative to the original.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
 
     Returns:
         float32 [batch, samples].

@@ -27,7 +27,7 @@ def lowpass(
     Args:
         audio: float32 [batch, samples].
         cutoff_hz: float32 [batch], clipped to `lowest_cutoff_hz` and half the sample rate.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         lowest_cutoff_hz: Above 0; determines the static length of the filters.
 
     Returns:

@@ -10,8 +10,8 @@ from clmr_tf.config.augmentation import NoiseConfig
 def add_noise(audio: tf.Tensor, noise_to_signal: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
     """Adds white Gaussian noise: audio + noise_to_signal * std(audio) * n, with n ~ N(0, 1) for each sample.
 
-    std is the clip's standard deviation, so silence and a constant offset stay as they are. A signal-to-noise ratio
-    of d dB is a `noise_to_signal` of 10^(-d / 20). torchaudio-augmentations 0.2.4 defines the ratio in the same way and
+    std is the clip's standard deviation, so silence and a constant offset are unchanged. A signal-to-noise ratio of d
+    dB is a `noise_to_signal` of 10^(-d / 20). torchaudio-augmentations 0.2.4 defines the ratio in the same way and
     calls it `snr`.
 
     Args:

@@ -38,8 +38,8 @@ def pitch_shift(
     are read at the times of the clip and written half a frame apart. The phases of a stationary sound are continued
     from one frame to the next by comparing two frames of the resampled clip that are as far apart as in the output
     (Puckette 1995); then the rotations of neighbouring bins are averaged, weighted by energy, so that a partial stays
-    coherent. Where a frame has energy that the previous one lacks, it keeps its own phases, delayed so that its centre
-    of energy is at the same time as in the clip.
+    coherent. Where a frame has energy that the previous one did not have, it keeps its own phases, delayed so that its
+    centre of energy is at the same time as in the clip.
 
     Measured over -700 to 700 cents: the energy of 2.5 to 36 clicks a second is within 0.1 ms of the clicks, that of 45
     a second within 4 ms (root mean square; with sox's `pitch` of the released code, which cuts and joins segments of
@@ -48,7 +48,7 @@ def pitch_shift(
     Args:
         audio: float32 [batch, samples].
         cents: float32 [batch], hundredths of a semitone, positive is higher; clipped to the largest shift.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         largest_shift_cents: Determines static lengths.
 
     Returns:
@@ -191,7 +191,7 @@ def _energy_before_windowing(energy: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     Returns:
         float64 [batch].
     """
-    # All bins but the first and the last stand for a negative frequency as well.
+    # All bins but the first and the last also represent a negative frequency.
     of_spectra = 2 * _sum(energy) - _sum(energy[..., 0]) - _sum(energy[..., -1])
     return of_spectra / (2 * _sum(tf.square(window)))
 
@@ -256,7 +256,7 @@ def find_transients(audio: tf.Tensor, sample_rate: int) -> tuple[tf.Tensor, tf.T
 
     Args:
         audio: float32 [batch, samples].
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
 
     Returns:
         Two float32 [batch, blocks + 1]: the centre of energy in samples from the boundary, and the fraction of the
@@ -348,7 +348,7 @@ def _resample_transients(
 
 # === Resampling ===
 
-# Silence on both sides of a clip, where the filters ring out; also what is read outside the clip.
+# Silence on both sides of a clip, where the filters ring out; it is also read at times outside the clip.
 _MARGIN_SAMPLES = 256
 _OVERSAMPLING = 2
 # Where the anti-aliasing filter starts to fall, as a fraction of the Nyquist frequency, where it reaches 0.

@@ -37,7 +37,7 @@ def reverb(
         reverberance: float32 [batch], 0 to 100: length of the tail.
         damping: float32 [batch], 0 to 100: how much faster high frequencies decay.
         room_scale: float32 [batch], 0 to 100: distance between the echoes.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
 
     Returns:
         float32 [batch, samples]; the tail is cut off at the end of the clip.

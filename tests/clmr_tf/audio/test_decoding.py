@@ -236,7 +236,7 @@ def _film_without_sound(path):
         (lambda path: path.write_bytes(b""), "unreadable", "empty"),
         (lambda path: path.write_text("Not found\n" * 100), "not_audio", "text"),
         (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))), "not_audio", "image"),
-        (_film_without_sound, "not_audio", "it has no sound"),
+        (_film_without_sound, "not_audio", "it has no audio stream"),
         (_with_sample(np.nan), "unreadable", "NaN"),
         (_with_sample(-np.inf), "unreadable", "infinite"),
         (_opposite_infinities, "unreadable", "infinite"),

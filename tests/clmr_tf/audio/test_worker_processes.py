@@ -106,7 +106,7 @@ def test_all_workers_are_used_repeatedly(tmp_path):
     assert os.getpid() not in processes
 
 
-def test_only_a_window_of_tasks_is_taken_ahead():
+def test_only_a_window_of_tasks_is_fetched_ahead():
     taken = []
 
     def tasks():

@@ -296,7 +296,7 @@ def test_static_shapes_are_kept_and_a_batch_may_be_empty_at_run_time(make_views)
 def test_a_clip_that_is_not_finite_is_reported(make_views, clips, make_seeds, value):
     broken = clips.copy()
     broken[3, 1000] = value
-    with pytest.raises(tf.errors.InvalidArgumentError, match="A clip to be augmented holds NaN or infinity"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A clip to be augmented contains NaN or infinity"):
         make_views(broken, make_seeds(19))
 
 

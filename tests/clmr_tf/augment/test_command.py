@@ -87,7 +87,7 @@ def test_a_view_depends_on_the_seed_and_not_on_the_number_of_views(tmp_path, cap
         ((SONG, "--out", ""), 2, "An argument is empty"),
         ((SONG, "--out="), 2, "An argument is empty"),
         (("",), 2, "An argument is empty"),
-        (("short.wav",), 2, "short.wav has 1.00 s, less than the 2.68 s of a clip; give a longer one."),
+        (("short.wav",), 2, "short.wav is 1.00 s long, less than the 2.68 s of a clip; give a longer one."),
         (("letter.txt",), 1, "its content is text"),
     ],
 )

@@ -153,7 +153,7 @@ def test_help_documents_every_option_with_its_default(capsys):
         ({"ema_momentum": -0.1}, "--ema-momentum"),
         ({"warmup_steps": -1}, "--warmup-steps"),
         ({"warmup_epochs": -1}, "--warmup-epochs"),
-        ({"warmup_steps": 5, "warmup_epochs": 1}, "exclude each other"),
+        ({"warmup_steps": 5, "warmup_epochs": 1}, "cannot be combined"),
         ({"decay_steps": -1}, "--decay-steps"),
         ({"epochs": -1}, "--epochs"),
         ({"steps_per_execution": 0}, "--steps-per-execution"),

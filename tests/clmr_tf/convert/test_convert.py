@@ -76,7 +76,7 @@ def test_the_probe_scores_a_converted_head(converted, tmp_path):
 
 def test_conversion_back_to_pytorch_gives_the_same_network(converted, tmp_path, caplog):
     assert convert("--to-pytorch", converted, "--out", tmp_path / "back.ckpt") == 0
-    assert "only SampleCNN of width 1, and this has 0.0625" in caplog.text
+    assert "only SampleCNN of width 1, but this one has width 0.0625" in caplog.text
     tensors = read_checkpoint(tmp_path / "back.ckpt").tensors
     for key, tensor in (PLAIN | prefixed("model.", mlp_head())).items():
         if key.endswith(("0.weight", "1.weight", "2.weight", "running_var")) or not key.startswith("encoder."):

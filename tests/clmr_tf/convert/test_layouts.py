@@ -97,7 +97,7 @@ def test_a_state_dict_comes_back_as_it_was(head):
 
 @pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
 @pytest.mark.parametrize("tensors", [PLAIN, LIGHTNING, OLD], ids=["plain", "lightning", "old"])
-def test_what_wraps_a_network_is_taken_off(wrapped, tensors):
+def test_network_wrappers_are_removed_from_keys(wrapped, tensors):
     expected, layout = arrange(tensors, PATH)
     for keys in (
         {key: wrapped.format(key) for key in tensors},
@@ -136,7 +136,7 @@ KERNEL = "encoder.sequential.4.0.weight"
             "with and without a wrapper, such as `module.encoder.sequential.0.0.weight`,",
         ),
         (without("encoder.sequential.4.1.running_var"), "lacks `encoder.sequential.4.1.running_var`"),
-        (without(KERNEL), f"lacks `{KERNEL}`"),
+        (without(KERNEL), f"has no `{KERNEL}`"),
         (PLAIN | {"encoder.sequential.11.0.weight": np.zeros(3)}, "unexpected keys `encoder.sequential.11.0.weight`"),
         (PLAIN | {"attention.weight": np.zeros(3)}, "unexpected keys `attention.weight`"),
         (PLAIN | {KERNEL: np.zeros((16, 16, 4))}, rf"`{KERNEL}` has the shape \[16, 16, 4\] instead of \[16, 16, 3\]"),
@@ -157,7 +157,7 @@ def test_what_is_not_a_sample_cnn_is_one_sentence(tensors, sentence):
 
 
 def test_a_file_without_a_head_is_one_sentence():
-    with pytest.raises(UsageError, match=r"holds no head: .* but `encoder\.sequential\.0\.0\.weight`, .* more;"):
+    with pytest.raises(UsageError, match=r"contains no head: .* but `encoder\.sequential\.0\.0\.weight`, .* more;"):
         arrange_head(PLAIN, PATH)
 
 

@@ -111,7 +111,7 @@ def test_a_malicious_checkpoint_runs_no_code(read, tmp_path):
         legacy = pickle.dumps(reading._LEGACY_MAGIC_NUMBER, 2) + content
         for file in (with_pickle(content), legacy, content, archive_of({"clmr.pt": with_pickle(content)})):
             with pytest.raises(
-                UsageError, match=r"was refused because it refers to \w+\.\w+, which .* no code from it was run"
+                UsageError, match=r"was rejected because it refers to \w+\.\w+, which .* no code from it was run"
             ):
                 read(file)
     assert not marker.exists()
@@ -127,7 +127,7 @@ def test_a_malicious_checkpoint_runs_no_code(read, tmp_path):
     ],
 )
 def test_names_that_no_tensor_needs_are_refused(read, content, asked):
-    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt was refused because it refers to {asked}, which")):
+    with pytest.raises(UsageError, match=re.escape(f"clmr.ckpt was rejected because it refers to {asked}, which")):
         read(with_pickle(content))
 
 
@@ -137,7 +137,7 @@ def test_names_that_no_tensor_needs_are_refused(read, content, asked):
         (b"(Vfile\ntQ.", "outside"),
         (
             b"(Vstorage\nVFloatStorage\nV../../etc/passwd\nVcpu\nI4\ntQ.",
-            "it holds no state dict, but an object of the type str",
+            "it contains no state dict, but an object of the type str",
         ),
         (b"(Vstorage\nVEvilStorage\nV0\nVcpu\nI4\ntQ.", "EvilStorage"),
         (b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI4\nI1\ntQ.", "is a view or has no length"),
@@ -147,13 +147,13 @@ def test_names_that_no_tensor_needs_are_refused(read, content, asked):
         ),
         (b"ccollections\nOrderedDict\n(N(dVitems\nNstb.", ""),
         (b"N.", ""),
-        (b"}.", "it holds no state dict, but no key"),
-        (pickle.dumps(dict.fromkeys("abcde", 1)), "it holds no state dict, but `a`, `b`, `c` and 2 more"),
+        (b"}.", "it contains no state dict, but no key"),
+        (pickle.dumps(dict.fromkeys("abcde", 1)), "it contains no state dict, but `a`, `b`, `c` and 2 more"),
         # A dictionary that holds itself.
-        (b"}p0\nVmodel\ng0\ns.", "it holds no state dict, but `model`"),
+        (b"}p0\nVmodel\ng0\ns.", "it contains no state dict, but `model`"),
         # Says that it has 2**40 bytes.
         (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "a buffer"),
-        (b"a.", "damaged or cut short"),
+        (b"a.", "damaged or truncated"),
         # A memo index far beyond the others, which must not allocate what lies between.
         (b"Nr\xff\xff\xff\x7f.", ""),
     ],
@@ -184,7 +184,7 @@ def test_a_truncated_file_is_one_sentence(read, name):
     content = SAVED[name]
     for length in (*range(0, len(content), 97), len(content) - 1):
         # Half a name is an unknown one.
-        with pytest.raises(UsageError, match=rf"{REFUSED}|was refused because it refers to \S+, which"):
+        with pytest.raises(UsageError, match=rf"{REFUSED}|was rejected because it refers to \S+, which"):
             read(content[:length])
 
 

@@ -22,7 +22,7 @@ def test_a_state_dict_under_common_keys_is_found(read, keys):
     assert checkpoint.metadata == {"epoch": 5}
 
 
-def test_common_objects_beside_the_weights_are_accepted(read):
+def test_common_objects_stored_with_the_weights_are_accepted(read):
     beside = {
         "epoch": np.int64(7),
         "global_step": np.int32(12),

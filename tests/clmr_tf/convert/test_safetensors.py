@@ -66,7 +66,7 @@ def test_tensors_of_every_type_that_the_library_writes_are_read(read, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (file_of({}), "it holds no tensor"),
+        (file_of({}), "it contains no tensor"),
         (file_of(b"{" * 50), ""),
         (file_of({"a": entry("F32", [1], 0, 4)})[:20], ""),
         (file_of({"a": entry("F32", [3], 0, 4)}, bytes(4)), ""),
@@ -85,7 +85,7 @@ def test_a_malformed_file_is_refused_in_one_printable_sentence(read, content, re
 
 def test_its_tensors_are_bounded_in_the_type_that_they_are_computed_in(read, monkeypatch):
     monkeypatch.setattr("clmr_tf.convert.reader._MAX_BYTES", 1000)
-    with pytest.raises(UsageError, match="its tensors would have 1600 bytes, and a checkpoint may have 1000"):
+    with pytest.raises(UsageError, match="its tensors would have 1600 bytes, but a checkpoint may have at most 1000"):
         read(save({"a": np.zeros(200, np.uint8)}))
 
 

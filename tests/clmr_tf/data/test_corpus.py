@@ -165,7 +165,7 @@ def _binary_manifest(folder):
         (_shorten_audio, "has 19 bytes instead of 20"),
         (_change_index, "was changed after"),
         (_lose_a_row, "was changed after"),
-        (_raise_format_version, "format version 2, this program reads 1"),
+        (_raise_format_version, "format version 2, but this program reads 1"),
         (_add_a_field, "colour"),
         (_drop_a_field, "tag_names"),
         (_break_manifest, "cannot be read"),

@@ -103,7 +103,7 @@ def test_invalid_task_files_are_rejected(corpus):
     assert read_task("genre", corpus.folder)[0] == task()
     good = json.loads(path.read_text())
     for fields, complaint in [
-        ({**good, "format": 2}, "format 2, this program reads 1"),
+        ({**good, "format": 2}, "format 2, but this program reads 1"),
         ([], "format 'list'"),
         ({**good, "colour": 1}, "colour"),
         ({**good, "items": {"item-0": {"split": "train"}}}, "not a task: 'tags'"),

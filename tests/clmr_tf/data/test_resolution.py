@@ -219,7 +219,7 @@ def test_an_incompatible_prepared_folder_is_rejected_with_a_remedy(tmp_path):
     for options, sentence in (
         (
             {"sample_rate_hz": 16000, "clip_num_samples": 43470},
-            "has 22050 Hz but .* 16000 Hz; use --sample-rate-hz 22050",
+            "has 22050 Hz, but .* 16000 Hz; use --sample-rate-hz 22050",
         ),
         ({"reader": "direct"}, "was made for --reader prepared"),
         # The items are CLIP, CLIP + 1 and CLIP + 2 samples long.
@@ -244,8 +244,8 @@ def test_other_values_are_rejected_and_nothing_is_written(tmp_path):
         # The empty path would be the current folder.
         ("", "The name of the corpus is empty; give --corpus a name"),
         (tmp_path / "nowhere", "There is no corpus named '.*nowhere'"),
-        (song, f"{song} is a file; give --corpus the folder that holds the music"),
-        (tmp_path / "empty", "holds no audio"),
+        (song, f"{song} is a file; give --corpus the folder that contains the music"),
+        (tmp_path / "empty", "contains no audio"),
     ):
         with pytest.raises(UsageError, match=sentence):
             resolve(corpus, tmp_path / "corpora")

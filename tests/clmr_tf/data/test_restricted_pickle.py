@@ -133,7 +133,7 @@ def test_malformed_pickles_are_rejected(load, content):
 
 @pytest.mark.parametrize("state", [(1, (3,), "dtype", False, b"abc"), (1, (3,), None, False, [1, 2, 3])])
 def test_arrays_of_other_types_are_rejected(state):
-    with pytest.raises(TypeError, match="an array of other than numbers"):
+    with pytest.raises(TypeError, match="an array that is not numeric"):
         StoredArray().__setstate__(state)
 
 

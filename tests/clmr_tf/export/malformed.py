@@ -89,9 +89,11 @@ REQUESTS = (
     Request("wav_bytes", _files(wav_bytes(chunks=500_000 * b"LIST\0\0\0\0")), "no data"),
     # One long file among short ones: their answers are filled up to its length.
     Request(
-        "wav_bytes", _files(wav_bytes(bytes(2_000_000), rate_hz=1000), *999 * [wav_bytes()]), "may have 32768 windows"
+        "wav_bytes",
+        _files(wav_bytes(bytes(2_000_000), rate_hz=1000), *999 * [wav_bytes()]),
+        "may have at most 32768 windows",
     ),
-    Request("wav_bytes", _files(*20_000 * [wav_bytes()]), "may have 1024 files; received 20000"),
+    Request("wav_bytes", _files(*20_000 * [wav_bytes()]), "may have at most 1024 files; received 20000"),
 )
 
 

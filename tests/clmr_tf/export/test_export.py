@@ -67,7 +67,7 @@ def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     arguments = ["--model", str(other), "--out", str(model)]
     assert run_command(command.main, arguments) == 2
     assert " ".join(capsys.readouterr().err.split()) == (
-        f"error: {model} holds the model of another run or checkpoint; choose another --out, or use --overwrite to "
+        f"error: {model} contains the model of another run or checkpoint; choose another --out, or use --overwrite to "
         "replace it."
     )
     assert content_of(model) == before
@@ -84,7 +84,7 @@ def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, mon
     Path("runs/one").rename("runs/demo")
     before = content_of(Path("savedmodels/demo"))
     assert run_command(command.main, []) == 2
-    assert "holds the model of another run" in capsys.readouterr().err
+    assert "contains the model of another run" in capsys.readouterr().err
     assert content_of(Path("savedmodels/demo")) == before
 
 
@@ -103,7 +103,7 @@ def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
 
 def test_a_model_left_by_a_killed_export_is_restored_first(home):
     (home / "model").rename(home / ".model.previous")
-    with pytest.raises(UsageError, match="holds the model of another run"):
+    with pytest.raises(UsageError, match="contains the model of another run"):
         export(ExportConfig(model=home / "runs" / "two", out=home / "model"))
     assert read_manifest(home / "model")["training"]["config"]["seed"] == 42
 

@@ -78,7 +78,7 @@ DAMAGES = {
         of_head(fewer, "weights_2", "weights_3"),
         "and 2 outputs, but an embedding has 512 numbers and .* 3 tags; export the model",
     ),
-    "head-offset-short": (of_head(fewer, "weights_1"), HEADS.format("its layers do not fit")),
+    "head-offset-short": (of_head(fewer, "weights_1"), HEADS.format("its layers do not match")),
     "head-of-other-features": (
         of_head(lambda array: array[:500], "mean", "deviation", "weights_0"),
         r"head\.npz has 500 inputs .* but an embedding has 512 numbers",
@@ -153,7 +153,7 @@ def test_nothing_is_added_to_a_model_with_an_incomplete_manifest(folder, part):
         lambda: export.export(ExportConfig(model=folder, tflite="fp32")),
         lambda: record_score(folder, "demo", SCORES["demo"]),
     ):
-        with pytest.raises(UsageError, match=rf"manifest\.json lacks `{part}"):
+        with pytest.raises(UsageError, match=rf"manifest\.json has no `{part}"):
             use()
     assert (folder / "manifest.json").read_bytes() == before
 

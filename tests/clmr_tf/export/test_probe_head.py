@@ -58,7 +58,7 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
     np.testing.assert_allclose(tags, softmax, atol=1e-6)
     own = ["--model", str(model), "--corpus", str(probed.parent / "songs"), "--preset", "released", "--head", "own"]
     with pytest.raises(
-        UsageError, match="was trained on frozen embeddings and added, so the model has none of its own"
+        UsageError, match="was trained on frozen embeddings and added later, so it is not the model's own"
     ):
         probe.main(own)
 

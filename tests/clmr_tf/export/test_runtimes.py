@@ -190,7 +190,7 @@ for kind in "$@"; do
 done
 exit 0"""
     stand_in(tmp_path, script, monkeypatch)
-    expected = r"model-fp16\.tflite could not be made: its process was killed by SIGABRT: LLVM ERROR: no such type"
+    expected = r"model-fp16\.tflite could not be written: its process was killed by SIGABRT: LLVM ERROR: no such type"
     with pytest.raises(ClmrError, match=expected) as error:
         add_runtime_files(without_runtimes, ["fp32", "fp16", "int8"])
     assert "model.tflite" not in str(error.value) and "int8" not in str(error.value)
@@ -209,7 +209,7 @@ exit 0"""
     stand_in(tmp_path, script, monkeypatch)
     # Enough for the runtime, which reads the file in a second.
     monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 8)
-    expected = r"model-fp16\.tflite could not be made: its process was stopped after 8 seconds"
+    expected = r"model-fp16\.tflite could not be written: its process was stopped after 8 seconds"
     with pytest.raises(ClmrError, match=expected) as error:
         add_runtime_files(without_runtimes, ["fp32", "fp16"])
     assert "model.tflite" not in str(error.value)

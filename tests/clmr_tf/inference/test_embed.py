@@ -207,7 +207,7 @@ def test_two_processes_cannot_write_one_table(encoder, music, tmp_path):
     parts.mkdir()
     with (parts / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ClmrError, match=r"Another process embeds to .*x\.npz; wait for it, or choose another"):
+        with pytest.raises(ClmrError, match=r"Another process is writing .*x\.npz; wait for it, or choose another"):
             embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
@@ -245,7 +245,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["."], "; give audio files, or folders that contain some"),
         ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
-        ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; choose a file in a folder that exists"),
+        ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; give --out a file in an existing folder"),
         ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),
     ],
 )

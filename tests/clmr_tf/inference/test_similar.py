@@ -31,7 +31,7 @@ def test_the_nearest_are_those_of_all_cosines(subtests):
     assert index.nearest(query, 1)[0].path == "42.mp3"
 
 
-def test_equals_come_in_the_order_of_the_index_and_nothing_is_found_in_nothing():
+def test_ties_keep_the_order_of_the_index_and_an_empty_index_has_no_neighbours():
     same = SongIndex(["a", "b", "c", "d"], np.ones((4, 512), np.float32))
     assert [one.path for one in same.nearest(np.ones(512), 2)] == ["a", "b"]
     assert SongIndex([], np.zeros((0, 512))).nearest(np.ones(512), 3) == []

@@ -96,7 +96,7 @@ def test_the_command(tagging_encoder, tmp_path, capsys, caplog):
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["x.wav", "--top", "0"], "--top must be at least 1; received 0"),
         (["x.wav", "--plot", "x.jpg"], "--plot must be a file that ends in .png; received x.jpg"),
-        (["x.wav", "--plot", "no/x.png"], "no/x.png cannot be written; choose a file in a folder that exists"),
+        (["x.wav", "--plot", "no/x.png"], "no/x.png cannot be written; give --plot a file in an existing folder"),
         ([".", "--plot", "x.png"], "--plot needs a single song; received 2 files"),
         (["x.wav", "--hop-seconds", "0"], "The hop must be at least one sample, and finite; received 0.0 seconds"),
     ],

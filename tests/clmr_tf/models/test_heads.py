@@ -60,7 +60,7 @@ def test_logits_equal_the_formula_and_files_are_read_back(sizes, tmp_path):
 def test_inconsistent_layers_are_rejected(tmp_path):
     head = head_of(3, 4, 2)
     Head(head.mean, head.standard_deviation, (*head.weights[:2], *head_of(3, 2).weights)).save(tmp_path / "head.npz")
-    with pytest.raises(UnreadableArraysError, match="do not fit together"):
+    with pytest.raises(UnreadableArraysError, match="its layers do not match"):
         Head.load(tmp_path / "head.npz")
 
 
@@ -84,5 +84,5 @@ def test_files_of_other_dtypes_are_rejected(tmp_path):
     Head(head.mean, head.standard_deviation, tuple(w.astype(np.int32) for w in head.weights)).save(
         tmp_path / "head.npz"
     )
-    with pytest.raises(UnreadableArraysError, match="not floats"):
+    with pytest.raises(UnreadableArraysError, match="not the float arrays"):
         Head.load(tmp_path / "head.npz")

@@ -33,7 +33,7 @@ def test_a_result_is_written_printed_and_recorded(run, folder, capsys):
     path = folder / "evaluation-songs-several-thesis-linear-labels-0.5.json"
     result = json.loads(path.read_text())
     assert f"Written to {path}" in printed.replace("\n", "") and "ROC-AUC over tags" in printed
-    assert "Not scored, since no test clip has them: never" in printed
+    assert "Not scored because no test clip has them: never" in printed
     recorded = read_manifest(folder)["scores"]["songs-several-thesis-linear-labels-0.5"]
     expected = result["scores"]["test"]["average_precision"]["over_tags"]
     assert recorded == {"split": "test", "metric": "macro average precision", **expected}
@@ -73,7 +73,7 @@ def test_a_result_elsewhere_does_not_change_the_model_folder(run, folder, tmp_pa
 
 
 def test_mistakes_are_reported_before_anything_is_computed(run, tmp_path, capsys):
-    with pytest.raises(UsageError, match=f"{tmp_path} cannot be written; choose a file in a folder that exists with"):
+    with pytest.raises(UsageError, match=f"{tmp_path} cannot be written; give --out a file in an existing folder"):
         run("--preset", "released", "--out", tmp_path)
     with pytest.raises(UsageError, match="`--preset` must be one of"):
         run("--preset", "slow")

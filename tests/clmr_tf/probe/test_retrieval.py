@@ -200,7 +200,7 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
     again = run("again", "--compare", tmp_path / "one.json")
     assert {**again, "differences": again["differences"][:2]} == result
     assert all(score["interval"] == [0.0, 0.0] for score in again["differences"][2]["scores"].values())
-    with pytest.raises(UsageError, match=r"with other recordings, labels or views; .* with the same --seed"):
+    with pytest.raises(UsageError, match=r"with other recordings, labels or views; .* use the same --seed"):
         run("other", "--seed", "7", "--compare", tmp_path / "one.json")
 
 

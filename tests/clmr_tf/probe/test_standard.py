@@ -86,7 +86,7 @@ def test_a_tag_without_positives_stays_unlikely_and_the_others_do_not_notice():
     )
     np.testing.assert_allclose(other[:, :4], one, atol=5e-3)
     assert (other[:, 4] < np.log(1 / 150)).all() and np.isfinite(other).all()
-    with pytest.raises(ClmrError, match="Features hold NaN or infinity"):
+    with pytest.raises(ClmrError, match="Features contain NaN or infinity"):
         fit_logistic_head(features, labels, features * np.inf, labels, HEADS[:1], single_label=False)
 
 
@@ -211,7 +211,12 @@ def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp
     }
     for (name, plain), words in zip(
         written.items(),
-        ("it is of the preset released", "it has no entry 'paired'", "list indices must be", "could not convert"),
+        (
+            "it was made with the preset released",
+            "it has no entry 'paired'",
+            "list indices must be",
+            "could not convert",
+        ),
         strict=True,
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(plain))
@@ -220,9 +225,7 @@ def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp
     with pytest.raises(UsageError, match=r"--compare nowhere\.json cannot be subtracted .*No such file"):
         probed("refused", "--compare", "nowhere.json")
     # Another task has other labels and another split.
-    with pytest.raises(
-        UsageError, match="is about the corpus songs, and this result about the corpus songs, task halv"
-    ):
+    with pytest.raises(UsageError, match="is for the corpus songs, and this result for the corpus songs, task halv"):
         probed("refused", "--task", "halves", "--compare", out)
 
 

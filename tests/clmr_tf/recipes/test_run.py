@@ -50,7 +50,7 @@ def test_the_commands_have_the_settings_of_the_recipe(name, corpora, tmp_path, c
     runs, models = tmp_path / "runs", tmp_path / "models"
     main(["run", name, "--dry-run", "--corpora", f"{corpora}", "--runs", f"{runs}", "--savedmodels", f"{models}"])
     *lines, last = capsys.readouterr().out.splitlines()
-    assert last == "All data were found; nothing was run."
+    assert last == "All data were found. Nothing was run."
     train, export, *probes = map(parse, lines)
 
     recipe = read_recipe(RECIPES, name)
@@ -93,7 +93,7 @@ def test_a_missing_or_different_corpus_is_refused_with_its_pipeline(run_of, corp
         run_of("mtt-rate-8000", tmp_path).require_corpora()
     # The corpus that is only evaluated on.
     shutil.copytree(corpora / "fma", tmp_path / "fma")
-    with pytest.raises(UsageError, match=r"magnatagatune-pons2017 at 22050 Hz, \S* holds no prepared corpus"):
+    with pytest.raises(UsageError, match=r"magnatagatune-pons2017 at 22050 Hz, but \S* contains no prepared corpus"):
         run_of("transfer-fma", tmp_path).require_corpora()
     (tmp_path / "magnatagatune").symlink_to(corpora / "magnatagatune-8000hz")
     with pytest.raises(UsageError, match="holds magnatagatune-pons2017 at 8000 Hz"):
@@ -104,7 +104,7 @@ def test_a_missing_or_different_corpus_is_refused_with_its_pipeline(run_of, corp
         run_of("transfer-fma", tmp_path).require_corpora()
 
 
-def test_recipes_of_ones_own_may_use_any_corpus(run_of, tmp_path):
+def test_recipes_of_users_may_use_any_corpus(run_of, tmp_path):
     write_corpus(tmp_path / "mine", num_songs={"train": 1, "valid": 1, "test": 1}, num_samples=59_049)
     run = run_of("mtt-only-crop", tmp_path)
     probe = dataclasses.replace(run.recipe.probes[0], settings={**run.recipe.probes[0].settings, "corpus": "mine"})
@@ -140,7 +140,7 @@ def test_a_longer_run_does_not_count_as_that_of_the_recipe(run_of, corpora):
     write_json(run.run / "config.json", to_json(run.recipe.train_config))
     (run.run / "checkpoints" / "step-000040501").mkdir(parents=True)
     options = ["run", "mtt-only-crop", "--dry-run", "--corpora", str(corpora), "--runs", str(run.runs)]
-    with pytest.raises(UsageError, match=r"a run of 40501 steps, and mtt-only-crop has 40500; give other --runs"):
+    with pytest.raises(UsageError, match=r"a run of 40501 steps, but mtt-only-crop has 40500; give other --runs"):
         main(options)
     main([*options, "--train-changes", "steps=50000"])
     # This one may stop early, at any step.

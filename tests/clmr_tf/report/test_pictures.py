@@ -41,7 +41,7 @@ def test_bars_of_tags_have_the_scores_of_both_rows(rows):
     assert bars_of(roc_auc) == [0.7, 0.5, 0.3, 0.4, 0.3, 0.2]
 
 
-def test_bars_of_augmentations_are_beside_the_published_ones(rows):
+def test_bars_of_augmentations_are_next_to_the_published_ones(rows):
     (ablation,) = ablations(rows)
     figure = draw_ablation(ablation, [published_ablation(row.first) for row in ablation], "average_precision")
     here, published = figure.axes
@@ -52,7 +52,7 @@ def test_bars_of_augmentations_are_beside_the_published_ones(rows):
     assert len(draw_ablation(ablation, [None, None], "average_precision").axes) == 1
 
 
-def test_curves_have_points_intervals_and_published_ones_beside_them():
+def test_curves_have_points_intervals_and_published_curves():
     curve = {0.01: Score(0.3, (0.25, 0.32), None), 0.1: Score(None, None, None), 1.0: Score(0.5, (0.4, 0.6), 0.1)}
     panels = [("songs", {"a": curve}, {}), ("like-paper", {"a": curve}, {"published: a": [(0.01, 0.2), (1.0, 0.4)]})]
     figure = draw_label_curves(panels, "average_precision")

@@ -159,7 +159,7 @@ def test_best_is_replaced_when_it_was_measured_differently(tmp_path, caplog):
         "measured_on": {"num_validation_pairs": 16},
         "value": 2.0,
     }
-    assert "was chosen by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
+    assert "was selected by another measurement (measured_on {'num_validation_pairs': 8}); the next one" in caplog.text
 
 
 def test_run_fails_if_best_checkpoint_cannot_be_kept(corpus, tmp_path):

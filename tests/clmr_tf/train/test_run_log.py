@@ -120,6 +120,6 @@ def test_nonfinite_values_are_written_as_null(tmp_path, value, written):
 def test_damaged_row_before_other_rows_is_rejected(tmp_path):
     for damaged in ("{", "[1]", "{}"):
         (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
-        with pytest.raises(ClmrError, match=r"Line 2 of .* is damaged, and 1 follow it"):
+        with pytest.raises(ClmrError, match=r"Line 2 of the 3 lines of .* is damaged"):
             open_log(tmp_path, last_kept_step=3)
         assert (tmp_path / "metrics.jsonl").read_text().endswith('{"step": 3}\n')

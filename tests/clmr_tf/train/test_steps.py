@@ -77,7 +77,7 @@ def test_epochs_and_cosine_with_warm_up_from_command_line(corpus, tmp_path, caps
     # The message must not suggest what would be rejected.
     assert run_command(main, arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "already has 6 steps; the cosine schedule ended at zero with the last of them" in said
+    assert "already has 6 steps; its cosine schedule reached zero at the last step" in said
     assert "use more" not in said
 
 

@@ -83,7 +83,7 @@ def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
     [
         ({"labels": 0.1}, "--labels is for --objective supervised and finetune; received 0.1"),
         ({"objective": "finetune"}, "--objective finetune needs --pretrained"),
-        ({"pretrained": "model"}, "no other objective takes it; received --objective contrastive"),
+        ({"pretrained": "model"}, "no other objective accepts it; received --objective contrastive"),
         ({"objective": "supervised", "labels": 0.0}, "--labels must be a fraction above 0 and up to 1; received 0"),
         (
             {"objective": "supervised", "labels": 0.5, "labels_like_paper": 0.5},

@@ -20,7 +20,7 @@ from tests.synthetic import write_corpus
 pytestmark = [pytest.mark.starts_first, pytest.mark.usefixtures("tiny_network")]
 
 FOREVER = 1_000_000
-LOST = "error: Another worker was lost at step {}. The state after step {} is saved; start all workers again, and"
+LOST = "error: Another worker was lost at step {}. The state after step {} is saved; start all workers again to"
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_a_chord_under_drums_moves_by_the_interval(hits_per_second):
         assert np.abs(off).max() < 2, (cents, off)
 
 
-def test_drums_over_a_chord_are_heard_once_at_their_times():
+def test_drums_over_a_chord_occur_once_at_their_times():
     audio = sines(CHORDS_HZ[0], peak=0.05)
     decay = np.exp(-np.arange(2_000) / 200) * np.random.default_rng(2).standard_normal(2_000)
     hits = np.array([9_000, 23_000, 41_000])
