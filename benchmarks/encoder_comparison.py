@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from benchmarks.encoder_table import (
     PLAN_FILE,
     RETRIEVAL,
     SCORES,
-    TABLE_FILE,
     TRAININGS,
     Evaluation,
     Network,
-    markdown,
-    table_of,
+    read_plan,
+    write_tables,
 )
 from benchmarks.flop import forward_flop
 from benchmarks.train_step import cpu_has_bfloat16
@@ -96,13 +94,13 @@ class Comparison:
         options: Of the command line, see `add_options`.
 
     Raises:
-        UsageError: If a corpus or its pseudo-tags are missing, or the results are of other settings.
+        UsageError: If a corpus or its pseudo-tags are missing.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._results: Path = options.results
-        self._encoders: Sequence[str] = options.encoders
+        self._encoders = tuple(dict.fromkeys(options.encoders))
         music = _open(Path(options.corpus), "python -m pipelines.debian_games --set medium")
         labelled = _open(options.labelled_corpus, "python -m pipelines.accompaniments --download")
         if PSEUDO_TAGS not in task_names_in(music.folder):
@@ -122,20 +120,33 @@ class Comparison:
             PSEUDO_TAGS: music.for_task(PSEUDO_TAGS).manifest.fingerprint,
             "labelled_corpus": labelled.manifest.fingerprint,
         }
-        self._plan = self._read_plan(
-            {
-                "minutes": options.minutes,
-                "width": options.width,
-                "batch_size": options.batch_size,
-                "precision": self.precision,
-                "corpus": music.manifest.name,
-                "labelled_corpus": labelled.manifest.name,
-                "fingerprints": fingerprints,
-            }
-        )
+        self._settings = {
+            "minutes": options.minutes,
+            "width": options.width,
+            "batch_size": options.batch_size,
+            "precision": self.precision,
+            "corpus": music.manifest.name,
+            "labelled_corpus": labelled.manifest.name,
+            "fingerprints": fingerprints,
+        }
+        self._plan: dict[str, Any] = {"settings": self._settings, "num_cpus": num_usable_cores(), "trainings": {}}
 
     def run(self) -> None:
-        """Does everything, the most informative first."""
+        """Does everything, the most informative first.
+
+        Raises:
+            UsageError: If the results folder cannot be written, is in use, or is of other settings.
+            ClmrError: If a training fails.
+        """
+        refused = f"Another comparison is writing to {self._results}; wait for it or choose another --results."
+        with contextlib.ExitStack() as stack:
+            with writable_or_usage_error(self._results, "choose another folder with --results"):
+                self._results.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive_lock(self._results / ".lock", refused))
+            self._open_plan()
+            self._do_everything()
+
+    def _do_everything(self) -> None:
         seeds = range(1, self._options.seeds + 1)
         for seed in seeds:
             networks = [Network("clmr", encoder, seed) for encoder in self._encoders]
@@ -144,28 +155,24 @@ class Comparison:
                 self._score_all(network)
                 if seed == 1:
                     self._score_all(Network("untrained", network.encoder))
-                self.write_tables()
+                write_tables(self._results)
             if seed == 1:
                 networks += [Network("untrained", encoder) for encoder in self._encoders]
                 for network in (Network("mel"), Network("musicnn")):
                     if self._score_if_available(network):
                         networks.append(network)
-                self.write_tables()
+                write_tables(self._results)
                 for encoder in self._encoders:
                     self._score_curve(encoder)
-                self.write_tables()
+                write_tables(self._results)
             for network in networks:
                 self._score_few_labels(network)
-                self.write_tables()
+                write_tables(self._results)
         for seed in seeds:
             for fraction in sorted(self._options.supervised_fractions, reverse=True):
                 for encoder in self._encoders:
                     self._compare_supervised(encoder, fraction, seed)
-                    self.write_tables()
-
-    def write_tables(self) -> None:
-        """Writes the tables of what is finished."""
-        write_tables(self._results)
+                    write_tables(self._results)
 
     def _compare_supervised(self, encoder: str, fraction: float, seed: int) -> None:
         for column in self._supervised:
@@ -327,22 +334,17 @@ class Comparison:
         """Whether a network is trained, its model is written, and so is the record, which comes last."""
         return (self._results / TRAININGS / f"{network.name}.json").is_file()
 
-    def _read_plan(self, settings: dict[str, Any]) -> dict[str, Any]:
-        path = self._results / PLAN_FILE
-        if not path.is_file():
-            self._results.mkdir(parents=True, exist_ok=True)
-            self._plan = {"settings": settings, "num_cpus": num_usable_cores(), "trainings": {}}
+    def _open_plan(self) -> None:
+        if not (self._results / PLAN_FILE).is_file():
             self._write_plan()
-            return self._plan
-        plan = read_plan(self._results)
-        for name, now in settings.items():
-            before = plan["settings"].get(name)
+        self._plan = read_plan(self._results)
+        for name, now in self._settings.items():
+            before = self._plan["settings"].get(name)
             if before != now:
                 raise UsageError(
                     f"{self._results} holds a comparison with {name.replace('_', ' ')} {before} and not {now}; use "
                     "the same settings, or choose another folder with --results."
                 )
-        return plan
 
     def _write_plan(self) -> None:
         write_atomically(self._results / PLAN_FILE, json.dumps(self._plan, indent=2) + "\n")
@@ -352,28 +354,6 @@ def _open(folder: Path, command: str) -> Corpus:
     if not is_prepared(folder):
         raise UsageError(f"There is no prepared corpus in {folder}; make one, for example with {command}.")
     return Corpus.open(folder)
-
-
-def read_plan(results: Path) -> dict[str, Any]:
-    """The settings and the lengths of the trainings; UsageError if there are none."""
-    path = results / PLAN_FILE
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        _ = plan["settings"], plan["trainings"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(
-            f"{results} holds no comparison of encoders, because {path} cannot be read; start one with "
-            "python -m benchmarks.encoders --minutes, or give --results another folder."
-        ) from error
-    return plan
-
-
-def write_tables(results: Path) -> dict[str, Any]:
-    """Writes the tables of what is finished, as JSON and as Markdown, and returns them as JSON data."""
-    table = table_of(results)
-    write_atomically(results / TABLE_FILE, json.dumps(table, indent=2) + "\n")
-    write_atomically((results / TABLE_FILE).with_suffix(".md"), markdown(table))
-    return table
 
 
 def views_per_step(objective: str, batch_size: int) -> int:
@@ -469,37 +449,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--table", action="store_true", help="only print the table of what is finished")
 
 
-def refusal(options: argparse.Namespace) -> str | None:
-    """What is wrong with the numbers on the command line, if anything."""
-    if options.table:
-        return None
-    if not 0 < options.minutes <= 100_000:
-        return f"--minutes must be above 0 and at most 100000; received {options.minutes:g}"
-    if not 1 <= options.seeds <= 1000:
-        return f"--seeds must be from 1 to 1000; received {options.seeds}"
-    if not 0 < options.width <= 8:
-        return f"--width must be above 0 and at most 8; received {options.width:g}"
+def _refuse_impossible(options: argparse.Namespace) -> None:
     wrong = [fraction for fraction in options.supervised_fractions if not 0 < fraction <= 1]
-    if wrong:
-        return f"--supervised-fractions must be above 0 and at most 1; received {wrong[0]:g}"
-    return None
+    for is_right, rule, received in (
+        (0 < options.minutes <= 100_000, "--minutes must be above 0 and at most 100000", options.minutes),
+        (1 <= options.seeds <= 1000, "--seeds must be from 1 to 1000", options.seeds),
+        (0 < options.width <= 8, "--width must be above 0 and at most 8", options.width),
+        (not wrong, "--supervised-fractions must be above 0 and at most 1", (wrong or [1])[0]),
+    ):
+        if not is_right:
+            raise UsageError(f"{rule}; received {received:g}.")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs the comparison, or reads its results with --table, and returns the tables as JSON data."""
+    """Runs the comparison, or reads its results with --table, and returns the tables as JSON data.
+
+    Raises:
+        UsageError: If the options or the corpora are wrong, or there is nothing to read.
+        ClmrError: If a part fails.
+    """
     if options.table:
-        read_plan(options.results)
         return write_tables(options.results)
-    with _one_at_a_time(options.results):
-        Comparison(options).run()
+    _refuse_impossible(options)
+    Comparison(options).run()
     return write_tables(options.results)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(results: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with writable_or_usage_error(results, "choose another folder with --results"):
-            results.mkdir(parents=True, exist_ok=True)
-            refusal = f"Another comparison is writing to {results}; wait for it or choose another --results."
-            stack.enter_context(exclusive_lock(results / ".lock", refusal))
-        yield

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clmr_tf.errors import ClmrError
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.files import write_atomically
 from clmr_tf.probe.comparison import PAIRED, scores_of
 from clmr_tf.probe.scores import Score
 from clmr_tf.report.page import markdown_table
@@ -119,8 +120,12 @@ def table_of(results: Path) -> dict[str, Any]:
     Scores are means over the seeds of trainings and the draws of labelled songs, "range" is the lowest and the highest
     of them, and "interval" is the 95 % interval over songs (recordings) of the mean. Differences are paired: same
     songs, same draw, and for two trainings the same seed.
+
+    Raises:
+        UsageError: If the folder has no plan.
+        ClmrError: If a file is not what it should be.
     """
-    plan = json.loads((results / PLAN_FILE).read_text(encoding="utf-8"))
+    plan = read_plan(results)
     trainings = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / TRAININGS).glob("*.json"))]
     scored = [one for path in sorted((results / SCORES).glob("*/*.json")) for one in _read(path)]
     found = list(dict.fromkeys(training["network"]["encoder"] for training in trainings))
@@ -152,6 +157,28 @@ def table_of(results: Path) -> dict[str, Any]:
         "few_labels": _few_labels(final, kinds),
         "curves": _curves(scored, trainings, encoders),
     }
+
+
+def read_plan(results: Path) -> dict[str, Any]:
+    """The settings and the lengths of the trainings; UsageError if there are none."""
+    path = results / PLAN_FILE
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        _ = plan["settings"], plan["trainings"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"{results} holds no comparison of encoders, because {path} cannot be read; start one with "
+            "python -m benchmarks.encoders --minutes, or give --results another folder."
+        ) from error
+    return plan
+
+
+def write_tables(results: Path) -> dict[str, Any]:
+    """Writes the tables of what is finished, as JSON and as Markdown, and returns them as JSON data."""
+    table = table_of(results)
+    write_atomically(results / TABLE_FILE, json.dumps(table, indent=2) + "\n")
+    write_atomically((results / TABLE_FILE).with_suffix(".md"), markdown(table))
+    return table
 
 
 def _read(path: Path) -> Iterable[_Scored]:

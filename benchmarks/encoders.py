@@ -147,8 +147,6 @@ def main(arguments: Sequence[str]) -> None:
     counts = (options.window_batch_size, options.repeats)
     if options.batch_size < 2 or min(counts) < 1 or not all(0 < width <= 8 for width in options.widths):
         parser.error("--batch-size must be at least 2, other numbers at least 1, and --widths above 0 and at most 8")
-    if compares and (refusal := encoder_comparison.refusal(options)):
-        parser.error(refusal)
     try:
         result = encoder_comparison.compare(options) if compares else measure(options)
     except WorkerFailedError as error:

@@ -11,8 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from benchmarks.encoder_comparison import write_tables
-from benchmarks.encoder_table import METRIC_NAMES, TRAININGS_IN_WORDS, markdown
+from benchmarks.encoder_table import METRIC_NAMES, TRAININGS_IN_WORDS, markdown, write_tables
 from clmr_tf.files import write_atomically
 from clmr_tf.report.pictures import png_of
 
