@@ -10,6 +10,7 @@ written again and again meanwhile; `benchmarks.encoder_table` makes them.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import shlex
 import shutil
@@ -302,7 +303,7 @@ class Comparison:
 
     def _seconds_per_step(self, encoder: str, objective: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            options = [*self._common_options(encoder, objective, _SPEED_STEPS), "--validate-every", "0"]
+            options = [*self._common_options(encoder, objective, _SPEED_STEPS), "--validate-every", str(_SPEED_STEPS)]
             task = ["--task", PSEUDO_TAGS] if objective == "supervised" else []
             _run("clmr_tf.train", *options, *task, "--workdir", folder)
             views = views_per_step(objective, self._options.batch_size)
@@ -314,14 +315,12 @@ class Comparison:
             return
         rows = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
         last = next(row for row in reversed(rows) if network.step in (None, row["step"]))
-        encoder = build_encoder(network.encoder, width=self._options.width)
         views = views_per_step(_OBJECTIVES[network.training], self._options.batch_size)
         record = {
             "network": dataclasses.asdict(network),
             "steps": last["step"],
             "minutes": training_seconds(run, views, last["step"]) / 60,
-            "gflop_per_view": forward_flop(encoder, (encoder.clip_num_samples,)) / 1e9,
-            "num_weights": encoder.count_params(),
+            **_size_of(network.encoder, self._options.width),
             "metrics": last,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,6 +388,13 @@ def training_seconds(run: Path, views: int, last_step: int) -> float:
             seconds += (step - before) * views / rate
             before = step
     return seconds
+
+
+@functools.cache
+def _size_of(encoder: str, width: float) -> dict[str, float]:
+    built = build_encoder(encoder, width=width)
+    gflop = forward_flop(built, (built.clip_num_samples,)) / 1e9
+    return {"gflop_per_view": gflop, "num_weights": built.count_params()}
 
 
 def _export_step(run: Path, step: int, out: Path) -> None:

@@ -70,7 +70,9 @@ def test_every_strength_has_the_optimum_of_scikit_learn(single_label):
 
     # All of them, each from the optimum of the one before: the best on the validation examples is taken.
     fit, chosen, records = fit_logistic_head(features, labels, valid, labels, HEADS, single_label=single_label)
-    assert [record["valid"] for record in records] == pytest.approx(losses, abs=1e-3)
+    # Weaker penalties than the two after the best are left out.
+    num_fitted = min(len(HEADS), int(np.argmin(losses)) + 3)
+    assert [record["valid"] for record in records] == pytest.approx(losses[:num_fitted], abs=1e-3)
     assert chosen.l2 == L2_STRENGTHS[int(np.argmin(losses))] not in (L2_STRENGTHS[0], L2_STRENGTHS[-1])
     assert fit.best_value == min(record["valid"] for record in records)
     assert fit.head.logits(valid).shape == labels.shape
@@ -140,7 +142,7 @@ def test_scores_and_the_difference_from_untrained_weights_equal_a_slow_repetitio
     assert result["preset"] == "standard" and result["single_label"]
     settings = result["protocol"]["head"]
     runs = result["fit"]["runs"]
-    assert [run["settings"]["l2"] for run in runs] == list(L2_STRENGTHS)
+    assert [run["settings"]["l2"] for run in runs] == list(L2_STRENGTHS)[: len(runs)]
     assert settings == min(runs, key=lambda run: run["valid"])["settings"]
     # All windows: the first item of the test split has one, and the others have two.
     assert result["scores"]["test"]["num_windows"] == 1 + 9 * 2
