@@ -130,6 +130,7 @@ class Comparison:
             "labelled_corpus": labelled.manifest.name,
             "fingerprints": fingerprints,
         }
+        self._has_news = False
         self._plan: dict[str, Any] = {"settings": self._settings, "num_cpus": num_usable_cores(), "trainings": {}}
 
     def run(self) -> None:
@@ -156,24 +157,30 @@ class Comparison:
                 self._score_all(network)
                 if seed == 1:
                     self._score_all(Network("untrained", network.encoder))
-                write_tables(self._results)
+                self._write_tables()
             if seed == 1:
                 networks += [Network("untrained", encoder) for encoder in self._encoders]
                 for network in (Network("mel"), Network("musicnn")):
                     if self._score_if_available(network):
                         networks.append(network)
-                write_tables(self._results)
+                self._write_tables()
                 for encoder in self._encoders:
                     self._score_curve(encoder)
-                write_tables(self._results)
+                self._write_tables()
             for network in networks:
                 self._score_few_labels(network)
-                write_tables(self._results)
+                self._write_tables()
         for seed in seeds:
             for fraction in sorted(self._options.supervised_fractions, reverse=True):
                 for encoder in self._encoders:
                     self._compare_supervised(encoder, fraction, seed)
-                    write_tables(self._results)
+                    self._write_tables()
+
+    def _write_tables(self) -> None:
+        """Writes the tables, so that they can be read meanwhile."""
+        if self._has_news:
+            write_tables(self._results)
+            self._has_news = False
 
     def _compare_supervised(self, encoder: str, fraction: float, seed: int) -> None:
         for column in self._supervised:
@@ -248,6 +255,7 @@ class Comparison:
         result, _ = probe_model(config)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"evaluation": dataclasses.asdict(evaluation), "result": result}) + "\n")
+        self._has_news = True
 
     def _train(self, network: Network) -> None:
         if self._is_exported(network):

@@ -114,6 +114,10 @@ class _Scored:
         return self.evaluation.network.training
 
 
+_Key = tuple[str | None, str, str, float]
+"""Encoder, training, column and fraction of the labels."""
+
+
 def table_of(results: Path) -> dict[str, Any]:
     """The tables of a results folder, also of an unfinished one, as JSON data.
 
@@ -135,6 +139,7 @@ def table_of(results: Path) -> dict[str, Any]:
     final = [one for one in scored if one.evaluation.network.step is None]
     complete = [one for one in final if one.evaluation.labels == 1]
     columns = {one.column: one.metric for one in sorted(complete, key=_column_order)}
+    groups = _grouped(final)
     kinds = [(name, training) for name in encoders for training in ("untrained", "clmr", "supervised")]
     kinds += [(None, "mel"), (None, "musicnn")]
     return {
@@ -147,14 +152,14 @@ def table_of(results: Path) -> dict[str, Any]:
                 "training": training,
                 **_compute(encoder, training, trainings),
                 "scores": {
-                    column: _mean(of) for column in columns if (of := _select(complete, encoder, training, column))
+                    column: _mean(of) for column in columns if (of := groups.get((encoder, training, column, 1.0)))
                 },
             }
             for encoder, training in kinds
             if any((one.encoder, one.training) == (encoder, training) for one in complete)
         ],
-        "differences": _differences(final, encoders),
-        "few_labels": _few_labels(final, kinds),
+        "differences": _differences(groups, encoders, list(columns)),
+        "few_labels": _few_labels(groups, kinds),
         "curves": _curves(scored, trainings, encoders),
     }
 
@@ -204,17 +209,11 @@ def _column_order(one: _Scored) -> tuple[int, str]:
     return 3 if one.column.startswith(RETRIEVAL) else first, one.column
 
 
-def _select(
-    scored: Sequence[_Scored], encoder: str | None, training: str, column: str, labels: float = 1.0
-) -> list[_Scored]:
-    key = encoder, training, column, labels
-    return [one for one in scored if (one.encoder, one.training, one.column, one.evaluation.labels) == key]
-
-
-def _row_scores(
-    scored: Sequence[_Scored], encoder: str | None, training: str, columns: Iterable[str]
-) -> dict[str, dict[str, Any]]:
-    return {column: _mean(of) for column in columns if (of := _select(scored, encoder, training, column))}
+def _grouped(scored: Iterable[_Scored]) -> dict[_Key, list[_Scored]]:
+    groups: dict[_Key, list[_Scored]] = {}
+    for one in scored:
+        groups.setdefault((one.encoder, one.training, one.column, one.evaluation.labels), []).append(one)
+    return groups
 
 
 def _mean(scored: Sequence[_Scored]) -> dict[str, Any]:
@@ -246,24 +245,25 @@ def _compute(encoder: str | None, training: str, trainings: Sequence[dict[str, A
     return {**work, **ranges}
 
 
-def _differences(scored: Sequence[_Scored], encoders: Sequence[str]) -> list[dict[str, Any]]:
+def _differences(
+    groups: dict[_Key, list[_Scored]], encoders: Sequence[str], columns: Sequence[str]
+) -> list[dict[str, Any]]:
     pairs: list[tuple[tuple[str | None, str], tuple[str | None, str]]] = []
     for encoder in encoders:
         pairs += [((encoder, "clmr"), (encoder, "untrained")), ((encoder, "clmr"), (encoder, "supervised"))]
         pairs += [((encoder, "clmr"), (None, other)) for other in ("mel", "musicnn")]
     pairs += [((one, "clmr"), (other, "clmr")) for other, one in itertools.combinations(encoders, 2)]
-    where = list(dict.fromkeys((one.column, one.evaluation.labels) for one in sorted(scored, key=_column_order)))
+    fractions = sorted({labels for *_, labels in groups}, reverse=True)
     rows = []
-    for minuend, subtrahend in pairs:
-        for column, labels in sorted(where, key=lambda place: (-place[1], where.index(place))):
-            ours, theirs = (_select(scored, *kind, column, labels) for kind in (minuend, subtrahend))
-            differences = [_subtract(a, b) for a in ours for b in theirs if _belong_together(a, b)]
-            if differences:
-                names = {
-                    which: {"encoder": kind[0], "training": kind[1]}
-                    for which, kind in (("minuend", minuend), ("subtrahend", subtrahend))
-                }
-                rows.append({**names, "column": column, "labels": labels, **_summary(differences)})
+    for (minuend, subtrahend), labels, column in itertools.product(pairs, fractions, columns):
+        ours, theirs = (groups.get((*kind, column, labels), []) for kind in (minuend, subtrahend))
+        differences = [_subtract(a, b) for a in ours for b in theirs if _belong_together(a, b)]
+        if differences:
+            names = {
+                which: {"encoder": kind[0], "training": kind[1]}
+                for which, kind in (("minuend", minuend), ("subtrahend", subtrahend))
+            }
+            rows.append({**names, "column": column, "labels": labels, **_summary(differences)})
     return rows
 
 
@@ -283,16 +283,16 @@ def _subtract(one: _Scored, other: _Scored) -> Score:
     return one.score - other.score
 
 
-def _few_labels(scored: Sequence[_Scored], kinds: Sequence[tuple[str | None, str]]) -> list[dict[str, Any]]:
+def _few_labels(groups: dict[_Key, list[_Scored]], kinds: Sequence[tuple[str | None, str]]) -> list[dict[str, Any]]:
     """Curves over the fraction of the labels, of the columns that have fewer than all."""
     fractions: dict[str, set[float]] = {}
-    for one in scored:
-        fractions.setdefault(one.column, set()).add(one.evaluation.labels)
+    for _, _, column, labels in groups:
+        fractions.setdefault(column, set()).add(labels)
     rows = []
     for column, found in sorted(fractions.items(), key=lambda pair: (pair[0] != "pseudo-tags", pair[0])):
-        for (encoder, training), labels in itertools.product(kinds, sorted(found)):
-            if len(found) > 1 and (of := _select(scored, encoder, training, column, labels)):
-                row = {"encoder": encoder, "training": training, "column": column, "labels": labels}
+        for kind, labels in itertools.product(kinds, sorted(found)):
+            if len(found) > 1 and (of := groups.get((*kind, column, labels))):
+                row = {"encoder": kind[0], "training": kind[1], "column": column, "labels": labels}
                 rows.append({**row, **_mean(of)})
     return rows
 
@@ -303,11 +303,11 @@ def _curves(
     """Scores of seed 1 over the time of training, of the columns that earlier checkpoints are scored on."""
     of = {Network(**training["network"]).name: training for training in trainings}
     columns = [one.column for one in sorted(scored, key=_column_order) if one.evaluation.network.step is not None]
-    rows = []
+    groups, rows = _grouped(scored), []
     for encoder, column in itertools.product(encoders, dict.fromkeys(columns)):
         points = []
         for training in ("untrained", "clmr"):
-            for one in _select(scored, encoder, training, column):
+            for one in groups.get((encoder, training, column, 1.0), []):
                 network = one.evaluation.network
                 record = {"steps": 0, "minutes": 0.0} if training == "untrained" else of.get(network.name)
                 if network.seed == 1 and record is not None:
