@@ -222,7 +222,7 @@ class Comparison:
         num_steps = self._length(encoder, "contrastive")
         for eighths in CURVE:
             network = Network("clmr", encoder, step=num_steps * eighths // NUM_CHECKPOINTS)
-            if not self._is_exported(network):
+            if not self._is_trained(network):
                 _export_step(run, network.step, self._model_folder(network))
             self._record_training(network, run)
             for column in self.columns:
@@ -258,7 +258,7 @@ class Comparison:
         self._has_news = True
 
     def _train(self, network: Network) -> None:
-        if self._is_exported(network):
+        if self._is_trained(network):
             return
         run = self._results / "runs" / network.name
         _run("clmr_tf.train", *self._training_options(network), "--workdir", str(run))
@@ -269,22 +269,23 @@ class Comparison:
     def _training_options(self, network: Network) -> list[str]:
         objective = _OBJECTIVES[network.training]
         num_steps = self._length(network.encoder, objective)
-        options = [*self._common_options(network.encoder, objective, num_steps), "--seed", str(network.seed)]
+        # CLMR has no labels, so it has the music of the first column.
+        column = next((one for one in self._supervised if one.name == network.column), self._supervised[0])
+        options = self._common_options(network.encoder, objective, num_steps, column)
+        options += ["--seed", str(network.seed)]
         if objective == "contrastive":
             every = str(num_steps // NUM_CHECKPOINTS)
             options += ["--checkpoint-every", every, "--keep-checkpoints", str(NUM_CHECKPOINTS)]
             options += ["--validate-every", every, "--warmup-steps", str(max(1, num_steps // 20))]
             return options
-        column = next(one for one in self._supervised if one.name == network.column)
         every = str(max(1, num_steps // _NUM_VALIDATIONS))
-        options += ["--corpus", str(column.corpus), "--labels", f"{network.labels:g}"]
-        options += ["--task", column.task] if column.task else []
-        return [*options, "--checkpoint-every", every, "--validate-every", every, "--early-stopping", str(_PATIENCE)]
+        options += ["--labels", f"{network.labels:g}", "--early-stopping", str(_PATIENCE)]
+        return [*options, "--checkpoint-every", every, "--validate-every", every]
 
-    def _common_options(self, encoder: str, objective: str, num_steps: int) -> list[str]:
-        """Of all trainings, on the music with pseudo-tags unless another corpus follows."""
+    def _common_options(self, encoder: str, objective: str, num_steps: int, column: Column) -> list[str]:
+        """Of all trainings of an objective, also of the one that measures the speed."""
         options = {
-            "--corpus": self._supervised[0].corpus,
+            "--corpus": column.corpus,
             "--objective": objective,
             "--encoder": encoder,
             "--width": self._options.width,
@@ -295,7 +296,10 @@ class Comparison:
             "--embeddings-every": 0,
             "--num-audio-examples": 0,
         }
-        others = _CLMR if objective == "contrastive" else _SUPERVISED
+        if objective == "contrastive":
+            others = _CLMR
+        else:
+            others = (*_SUPERVISED, *(("--task", column.task) if column.task else ()))
         return [*(str(word) for option in options.items() for word in option), *others]
 
     def _length(self, encoder: str, objective: str) -> int:
@@ -311,9 +315,8 @@ class Comparison:
 
     def _seconds_per_step(self, encoder: str, objective: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            options = [*self._common_options(encoder, objective, _SPEED_STEPS), "--validate-every", str(_SPEED_STEPS)]
-            task = ["--task", PSEUDO_TAGS] if objective == "supervised" else []
-            _run("clmr_tf.train", *options, *task, "--workdir", folder)
+            options = self._common_options(encoder, objective, _SPEED_STEPS, self._supervised[0])
+            _run("clmr_tf.train", *options, "--validate-every", str(_SPEED_STEPS), "--workdir", folder)
             views = views_per_step(objective, self._options.batch_size)
             return views / statistics.median(rate for _, rate in clip_rates(Path(folder)))
 
@@ -337,7 +340,7 @@ class Comparison:
     def _model_folder(self, network: Network) -> Path:
         return self._results / "models" / network.name
 
-    def _is_exported(self, network: Network) -> bool:
+    def _is_trained(self, network: Network) -> bool:
         """Whether a network is trained, its model is written, and so is the record, which comes last."""
         return (self._results / TRAININGS / f"{network.name}.json").is_file()
 
