@@ -226,6 +226,8 @@ def fit_logistic_head(
 
     mean, standard_deviation = _statistics(features, standardise=True)
     inputs, targets = (features - mean) / standard_deviation, labels.astype(np.float64)
+    # As a copy, because a product with the view takes twice to four times as long.
+    transposed = np.ascontiguousarray(inputs.T)
     num_dimensions, num_tags = features.shape[1], labels.shape[1]
     scale = 1 if single_label else num_tags
 
@@ -234,7 +236,7 @@ def fit_logistic_head(
         logits = (inputs @ matrix.astype(np.float32)).astype(np.float64) + bias
         loss = scale * cross_entropy(logits, targets, single_label) + l2 / 2 * np.sum(matrix**2)
         errors = (probabilities(logits, single_label) - targets) / len(inputs)
-        gradient = (inputs.T @ errors.astype(np.float32)).astype(np.float64) + l2 * matrix
+        gradient = (transposed @ errors.astype(np.float32)).astype(np.float64) + l2 * matrix
         return loss, np.concatenate([gradient.ravel(), errors.sum(axis=0)])
 
     flat = np.concatenate([np.zeros(num_dimensions * num_tags), majority_head(labels, single_label).weights[-1]])
