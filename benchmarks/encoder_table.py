@@ -16,10 +16,11 @@ from clmr_tf.report.page import markdown_table
 PLAN_FILE, TABLE_FILE = "plan.json", "table.json"
 SCORES, TRAININGS = "scores", "trainings"
 RETRIEVAL = "retrieval"
+_RECIPROCAL_RANK = "retrieval-mrr"
 _RETRIEVAL_METRICS = {
     RETRIEVAL: "chain/recall_at_1",
     "retrieval-clean": "clean/recall_at_1",
-    "retrieval-mrr": "chain/mean_reciprocal_rank",
+    _RECIPROCAL_RANK: "chain/mean_reciprocal_rank",
 }
 METRIC_NAMES = {
     "average_precision": "PR-AUC",
@@ -328,17 +329,18 @@ def markdown(table: dict[str, Any]) -> str:
         "and the highest score follow. Differences are paired.",
         "",
     ]
-    columns = table["columns"]
+    # The mean reciprocal rank tells the same as the recall, and the table is wide.
+    columns = {name: metric for name, metric in table["columns"].items() if name != _RECIPROCAL_RANK}
     headings = ["encoder", "training", "minutes", "steps", "GFLOP a view", *map(_heading(columns), columns)]
     lines += markdown_table(headings, map(_row(columns), table["rows"]))
-    lines += _difference_lines(table)
+    lines += _difference_lines(table["differences"], columns)
     few = table["few_labels"]
     for column in dict.fromkeys(row["column"] for row in few):
         fractions = sorted({row["labels"] for row in few if row["column"] == column})
         lines += ["", f"{_heading(columns)(column)}, by fraction of the labelled songs:", ""]
         headings = ["encoder", "training", *(f"{100 * fraction:g} %" for fraction in fractions)]
         lines += markdown_table(headings, _label_rows([row for row in few if row["column"] == column], fractions))
-    for column in dict.fromkeys(row["column"] for row in table["curves"]):
+    for column in dict.fromkeys(row["column"] for row in table["curves"] if row["column"] in columns):
         lines += ["", f"{_heading(columns)(column)} over the time of training, seed 1:", ""]
         points = [row for row in table["curves"] if row["column"] == column]
         cells = [
@@ -364,21 +366,21 @@ def _row(columns: dict[str, str]) -> Callable[[dict[str, Any]], list[str]]:
     return cells
 
 
-def _difference_lines(table: dict[str, Any]) -> list[str]:
+def _difference_lines(differences: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[str]:
     lines = []
-    for labels in sorted({row["labels"] for row in table["differences"]}, reverse=True):
-        rows = [row for row in table["differences"] if row["labels"] == labels]
-        columns = [column for column in table["columns"] if any(row["column"] == column for row in rows)]
+    for labels in sorted({row["labels"] for row in differences}, reverse=True):
+        rows = [row for row in differences if row["labels"] == labels]
+        shown = [column for column in columns if any(row["column"] == column for row in rows)]
         by_pair: dict[str, dict[str, Any]] = {}
         for row in rows:
             name = " - ".join(_name(row[which]) for which in ("minuend", "subtrahend"))
             by_pair.setdefault(name, {})[row["column"]] = row
         lines += ["", f"Differences, {100 * labels:g} % of the labels:", ""]
         cells = [
-            [name, *(_cell(by_column[column], "+.3f") if column in by_column else "" for column in columns)]
+            [name, *(_cell(by_column[column], "+.3f") if column in by_column else "" for column in shown)]
             for name, by_column in by_pair.items()
         ]
-        lines += markdown_table(["difference", *columns], cells)
+        lines += markdown_table(["difference", *shown], cells)
     return lines
 
 
