@@ -1,4 +1,4 @@
-"""python -m benchmarks.encoders: how much work each encoder is, and with --speed how fast it trains and embeds.
+"""python -m benchmarks.encoders: how much work each encoder is, how fast it is, and how much it learns in some minutes.
 
 Prints one JSON object. `rows` has a row for each encoder and width: GFLOP of one view at inference (convolutions and
 matrix products, counted in the graph) and the number of weights. With --speed also pairs per second of a training step
@@ -6,6 +6,14 @@ in float32 and in bfloat16, from a prepared corpus and with the whole augmentati
 every runtime that an export is made for, in batches. Every training and every runtime has its own process, one after
 the other. The encoders are not trained, which does not change their speed. Missing figures are null, with the reason in
 `absent`.
+
+    python -m pipelines.debian_games --set medium
+    python -m pipelines.pseudo_tags --corpus corpora/debian_games-medium
+    python -m pipelines.accompaniments --download
+    python -m benchmarks.encoders --minutes 30 --seeds 2
+
+trains every encoder for the same time, by CLMR and with labels, and scores it, the same encoder without training, mel
+statistics and musicnn's features. The same command continues what was interrupted; --table prints what is finished.
 """
 
 import argparse
@@ -18,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import encoder_comparison
 from benchmarks.embed import export_everything
 from benchmarks.flop import forward_flop
 from benchmarks.runtime_embedding import SAVED_MODEL
@@ -29,6 +38,7 @@ from clmr_tf.export.runtimes import FORMATS
 from clmr_tf.hardware import num_usable_cores
 from clmr_tf.models.encoders import ENCODERS, build_encoder
 
+_DEFAULTS: dict[str, Any] = {"encoders": list(ENCODERS), "corpus": "demo", "batch_size": 16}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # TensorFlow reads the SavedModel.
 RUNTIMES = {"tensorflow": SAVED_MODEL, "litert_float32": "fp32", "litert_int8": "int8", "onnx": "onnx"}
@@ -102,24 +112,43 @@ def _window_rates(
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the result of the benchmark; `arguments` exclude the program's name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encoders",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--speed", action="store_true", help="also measure training and inference")
     parser.add_argument(
-        "--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS), help="which ones (default: all)"
+        "--encoders",
+        nargs="+",
+        choices=list(ENCODERS),
+        help=f"which ones (default: all; with --minutes {' '.join(encoder_comparison.DEFAULT_ENCODERS)})",
     )
     parser.add_argument("--widths", nargs="+", type=float, default=[1.0, 0.5], help="widths (default: 1 0.5)")
-    parser.add_argument("--corpus", default="demo", help="corpus, as in clmr_tf.train (default: demo)")
+    parser.add_argument(
+        "--corpus",
+        help="corpus, as in clmr_tf.train (default: demo; with --minutes, a prepared one, "
+        f"{encoder_comparison.DEFAULT_CORPUS})",
+    )
     parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="folder of prepared corpora")
-    parser.add_argument("--batch-size", type=int, default=16, help="pairs per training step (default: 16)")
+    parser.add_argument("--batch-size", type=int, help="pairs per training step (default: 16, with --minutes 64)")
     parser.add_argument("--window-batch-size", type=int, default=32, help="windows per batch (default: 32)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of three steps, and batches (default: 5)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    encoder_comparison.add_options(parser)
     options = parser.parse_args(arguments)
+    compares = options.minutes is not None or options.table
+    defaults = encoder_comparison.DEFAULTS if compares else _DEFAULTS
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if compares and options.speed:
+        parser.error("--speed and --minutes are two benchmarks; give one of them")
     counts = (options.window_batch_size, options.repeats)
     if options.batch_size < 2 or min(counts) < 1 or not all(0 < width <= 8 for width in options.widths):
         parser.error("--batch-size must be at least 2, other numbers at least 1, and --widths above 0 and at most 8")
     try:
-        result = measure(options)
+        result = encoder_comparison.compare(options) if compares else measure(options)
     except WorkerFailedError as error:
         raise ClmrError(f"A part of the benchmark failed: {error}.") from error
     stdout.out(json.dumps(result, indent=2))

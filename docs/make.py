@@ -2,7 +2,7 @@
 
     python -m docs.make                                                     uses all recorded runs
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
-    python -m docs.make --record-real-music savedmodels/real-music          records results of the benchmark first
+    python -m docs.make --record-encoders results/encoders                  records the benchmark's results first
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -25,7 +25,7 @@ from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.report.pictures import png_of
-from docs import real_music
+from docs import encoders
 
 DOCS = Path(__file__).parent
 RUNS = DOCS / "runs"
@@ -172,10 +172,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    parser.add_argument("--record-real-music", metavar="MODELS", type=Path, help="record what the benchmark measured")
+    parser.add_argument("--record-encoders", metavar="RESULTS", type=Path, help="record what the benchmark measured")
     options = parser.parse_args(arguments)
-    if options.record_real_music:
-        real_music.record(options.record_real_music, DOCS / "real_music")
+    if options.record_encoders:
+        encoders.record(options.record_encoders, DOCS)
     if options.record:
         if options.run is None or options.model is None:
             raise UsageError("--record needs --run and --model; name the run's folder and its model folder.")
@@ -185,8 +185,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
     for name in names:
         (DOCS / f"{name}.png").write_bytes(png_of(draw(RUNS / name)))
-    head = "# Results\nMade by `python -m docs.make` from the records in [runs/](runs).\n"
-    sections = filter(None, [real_music.section(DOCS / "real_music"), *map(describe, names)])
+    head = "# Results\n`python -m docs.make` writes this page from records of the measurements.\n"
+    sections = [encoders.section(DOCS), *map(describe, names)]
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
     stdout.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
 

@@ -56,6 +56,7 @@ def _name_of(config: ProbeConfig, result: dict) -> str:
     parts += [result["features"]["kind"]] if config.features != "model" else []
     parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
     parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
+    parts += [f"labels-seed-{config.labels_seed}"] if config.labels_seed is not None else []
     parts += [f"seed-{config.seed}"] if config.seed != ProbeConfig.seed else []
     return "-".join(parts)
 
@@ -132,17 +133,20 @@ def _retrieval_table(result: dict) -> Table:
         f"{protocol['num_candidates']} recordings"
     )
     table = Table(title=title, box=box.SIMPLE)
+    baselines = [entry for entry in result["differences"] if "file" not in entry["minus"]]
+    kind = result["features"]["kind"]
+    headings = "trained" if kind == "model" else kind, *(entry["minus"]["features"]["kind"] for entry in baselines)
     # More columns would not fit into a terminal of 80 characters; the file also has the mean reciprocal ranks.
-    for heading in ("query", "trained", "95 %", "untrained", "mel"):
+    for heading in ("query", headings[0], "95 %", *headings[1:]):
         table.add_column(heading, no_wrap=True)
     trained = result["scores"][protocol["split"]]
-    others = [entry["scores"] for entry in result["differences"][:2]]
+    others = [entry["scores"] for entry in baselines]
     for condition in dict.fromkeys(name.partition("/")[0] for name in trained):
         name = f"{condition}/recall_at_1"
         low, high = trained[name]["interval"]
-        baselines = [f"{other[name]['subtrahend']:.3f}" for other in others]
-        table.add_row(condition, f"{trained[name]['mean']:.3f}", f"{low:.3f}-{high:.3f}", *baselines)
-    table.add_row("guessing", f"{protocol['chance']['recall_at_1']:.3f}", "", "", "")
+        values = [f"{other[name]['subtrahend']:.3f}" for other in others]
+        table.add_row(condition, f"{trained[name]['mean']:.3f}", f"{low:.3f}-{high:.3f}", *values)
+    table.add_row("guessing", f"{protocol['chance']['recall_at_1']:.3f}")
     return table
 
 

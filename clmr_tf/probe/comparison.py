@@ -58,13 +58,14 @@ def difference(result: Mapping[str, Any], other: Mapping[str, Any], file: str | 
     """
     described = {name: other[name] for name in ("features", "head", "labels") if name in other}
     scores = {}
-    for name, one in _scores_of(result).items():
-        if (subtrahend := _scores_of(other).get(name)) is not None:
+    for name, one in scores_of(result).items():
+        if (subtrahend := scores_of(other).get(name)) is not None:
             scores[name] = {"minuend": one.value, "subtrahend": subtrahend.value, **(one - subtrahend).to_json()}
     return {"minus": {**({"file": file} if file else {}), **described}, "scores": scores}
 
 
-def _scores_of(result: Mapping[str, Any]) -> dict[str, Score]:
+def scores_of(result: Mapping[str, Any]) -> dict[str, Score]:
+    """The scores of a result by metric, from its entry "paired"."""
     return {
         name: Score(score["value"], np.array(score["resampled"], np.float64))
         for name, score in result[PAIRED]["scores"].items()
@@ -81,7 +82,7 @@ def read_compared(path: Path, preset: str) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["preset"] != preset:
             raise ValueError(f"it was made with the preset {result['preset']}")
-        if len({score.resampled.shape for score in _scores_of(result).values()}) != 1:
+        if len({score.resampled.shape for score in scores_of(result).values()}) != 1:
             raise ValueError("its scores are inconsistent")
         _ = result["features"]["kind"], result["corpus"]["name"], result[PAIRED]["examples"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

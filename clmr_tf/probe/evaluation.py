@@ -137,7 +137,8 @@ def _retrieve(
     for file, other in compared.items():
         require_same_examples(file, other, examples, corpus_metadata["name"], config.task)
     start_xla_quietly()
-    kinds = ("model", "untrained", "mel")
+    has_baselines = config.baselines and config.features == "model"
+    kinds = (config.features, *(("untrained", "mel") if has_baselines else ()))
     sources = [_source(kind, config, encoder, manifest) for kind in kinds]
     every = score_retrieval(views, corpus, sources, on_progress)
     entries = [
@@ -188,7 +189,7 @@ def _probe_and_compare(
 
     result, head = probe(config)
     differences = []
-    if config.features == "model" and config.head != "own":
+    if config.baselines and config.features == "model" and config.head != "own":
         untrained, _ = probe(dataclasses.replace(config, features="untrained"))
         differences.append(difference(result, untrained))
     differences += [difference(result, other, file) for file, other in compared.items()]
@@ -238,7 +239,7 @@ def _probe_with_head(
             train.clip_of_row,
             song_fraction=config.labels,
             combination_fraction=config.labels_like_paper,
-            seed=config.seed,
+            seed=config.seed if config.labels_seed is None else config.labels_seed,
         )
         train = train.select(selected)
         key = {
@@ -280,6 +281,7 @@ def _probe_with_head(
         **({"head": "own", "objective": _objective(manifest)} if fit is None else {}),
         "labels": labels,
         "seed": config.seed,
+        **({} if config.labels_seed is None else {"labels_seed": config.labels_seed}),
         "fit": fit,
         "scores": scores,
         "versions": {**versions(), "scikit-learn": metadata.version("scikit-learn")},

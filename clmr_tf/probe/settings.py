@@ -11,7 +11,10 @@ from clmr_tf.probe.protocols import PROTOCOLS
 FEATURES = ("model", "untrained", "mel", "majority")
 COMPARABLE = ("standard", "retrieval")
 """Presets whose results contain what a comparison needs."""
-_WITHOUT_HEAD = ("quick", "retrieval")
+_WITHOUT_EFFECT = {
+    "quick": ("head", "features", "labels", "labels_seed", "labels_like_paper"),
+    "retrieval": ("head", "labels", "labels_seed", "labels_like_paper"),
+}
 # The quick preset uses the next two seeds as well.
 _LARGEST_SEED = 2**31 - 3
 
@@ -51,12 +54,18 @@ class ProbeConfig:
     pipelines.musicnn:MusicnnFeatures."""
     labels: float = 1.0
     """Fraction of the songs of the train split whose labels may be used; smaller ones are subsets of larger ones."""
+    labels_seed: int | None = None
+    """Seed of the subset of --labels or --labels-like-paper, to draw several without changing anything else. Default:
+    --seed."""
     labels_like_paper: float | None = None
     """Fraction of labels, selected as in the original code: this fraction of the 2.7 s chunks of every combination of
     tags, at least one. Instead of --labels."""
     compare: tuple[Path, ...] = ()
     """Results of the same preset to subtract from this one, on the same resampled songs: evaluation-....json of
     "standard", or retrieval-....json."""
+    baselines: bool = True
+    """With the presets standard and retrieval, also score untrained weights, with retrieval mel statistics too, and the
+    differences from them. Leave them out if they are scored anyway, for example with --features."""
     task: str | None = None
     """Name of a task of the corpus, if it has several sets of labels and splits. Default: the corpus's own tags and
     splits."""
@@ -66,8 +75,9 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range and options that cannot be combined."""
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            raise UsageError(f"--seed must be between 0 and {_LARGEST_SEED}; received {self.seed}.")
+        for option, seed in (("--seed", self.seed), ("--labels-seed", self.labels_seed)):
+            if seed is not None and not 0 <= seed <= _LARGEST_SEED:
+                raise UsageError(f"{option} must be between 0 and {_LARGEST_SEED}; received {seed}.")
         module, _, name = self.features.partition(":")
         if self.features not in FEATURES and not (module and name):
             raise UsageError(
@@ -98,17 +108,20 @@ class ProbeConfig:
             )
 
     def _refuse_options_without_effect(self) -> None:
-        if self.preset in _WITHOUT_HEAD:
-            for option in ("head", "features", "labels", "labels_like_paper"):
-                # The class attributes are the defaults.
-                if getattr(self, option) != getattr(ProbeConfig, option):
-                    raise UsageError(
-                        f"--{option.replace('_', '-')} has no effect with --preset {self.preset}; choose standard, "
-                        "released, thesis or grid."
-                    )
+        for option in _WITHOUT_EFFECT.get(self.preset, ()):
+            # The class attributes are the defaults.
+            if getattr(self, option) != getattr(ProbeConfig, option):
+                raise UsageError(
+                    f"--{option.replace('_', '-')} has no effect with --preset {self.preset}; choose standard, "
+                    "released, thesis or grid."
+                )
         if self.preset == "standard" and self.head == "mlp":
             raise UsageError("--preset standard has a linear head; use --head linear, or --preset released or thesis.")
         if self.compare and self.preset not in COMPARABLE:
             raise UsageError(
                 f"--compare has no effect with --preset {self.preset}; use --preset {' or '.join(COMPARABLE)} for both."
+            )
+        if not self.baselines and self.preset not in COMPARABLE:
+            raise UsageError(
+                f"--no-baselines has no effect with --preset {self.preset}; use it with {' or '.join(COMPARABLE)}."
             )

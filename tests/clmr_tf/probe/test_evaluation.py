@@ -183,9 +183,12 @@ def test_the_grid_chooses_a_head_and_continues_from_its_journal(result_of, cache
         ({"preset": "quick", "labels": 0.5}, "--labels has no effect with --preset quick"),
         ({"preset": "quick", "labels_like_paper": 0.5}, "--labels-like-paper has no effect with --preset quick"),
         (
-            {"preset": "retrieval", "features": "mel"},
-            "--features has no effect with --preset retrieval; choose standard",
+            {"preset": "quick", "features": "mel"},
+            "--features has no effect with --preset quick; choose standard",
         ),
+        ({"preset": "retrieval", "labels_seed": 2}, "--labels-seed has no effect with --preset retrieval"),
+        ({"baselines": False}, "--no-baselines has no effect with --preset released; use it with standard or"),
+        ({"labels_seed": -1}, "--labels-seed must be between 0 and 2147483645; received -1"),
         ({"preset": "standard", "head": "mlp"}, "--preset standard has a linear head; use --head linear, or"),
         (
             {"compare": (Path("x"),)},

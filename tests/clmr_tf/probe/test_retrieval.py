@@ -200,6 +200,14 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
     again = run("again", "--compare", tmp_path / "one.json")
     assert {**again, "differences": again["differences"][:2]} == result
     assert all(score["interval"] == [0.0, 0.0] for score in again["differences"][2]["scores"].values())
+    # Other features have scores of their own, and the model can be scored alone.
+    mel = run("mel", "--features", "mel")
+    assert (mel["features"]["kind"], mel["differences"]) == ("mel", [])
+    assert {name: score["mean"] for name, score in mel["scores"]["test"].items()} == {
+        name: score.value for name, score in baselines[1].items()
+    }
+    assert run("alone", "--no-baselines") == {**result, "differences": []}
+    assert "…" not in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"with other recordings, labels or views; .* use the same --seed"):
         run("other", "--seed", "7", "--compare", tmp_path / "one.json")
 
