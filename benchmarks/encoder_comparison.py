@@ -53,8 +53,6 @@ DEFAULTS: dict[str, Any] = {"encoders": list(DEFAULT_ENCODERS), "corpus": DEFAUL
 PSEUDO_TAGS = "pseudo-tags"
 LABEL_FRACTIONS = (0.01, 0.05, 0.1, 0.25)
 """Fractions of the labelled songs, besides all of them."""
-NUM_DRAWS = 5
-"""How often the songs with labels are drawn, since scores with few songs depend on which they are."""
 NUM_CHECKPOINTS = 8
 CURVE = (1, 2, 4)
 """Checkpoints that are scored besides the last, in eighths of the training."""
@@ -160,7 +158,7 @@ class Comparison:
                 self._write_tables()
             if seed == 1:
                 networks += [Network("untrained", encoder) for encoder in self._encoders]
-                for network in (Network("mel"), Network("musicnn")):
+                for network in map(Network, self._options.other_features):
                     if self._score_if_available(network):
                         networks.append(network)
                 self._write_tables()
@@ -214,7 +212,7 @@ class Comparison:
             if column.few_labels:
                 for fraction in sorted(fractions):
                     # The draws of the supervised networks are among them.
-                    for draw in range(1, max(NUM_DRAWS, self._options.seeds) + 1):
+                    for draw in range(1, max(self._options.draws, self._options.seeds) + 1):
                         self._score(network, column, labels=fraction, draw=draw)
 
     def _score_curve(self, encoder: str) -> None:
@@ -438,6 +436,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("comparison")
     group.add_argument("--minutes", type=float, help="train every encoder for so long, and score it")
     group.add_argument("--seeds", type=int, default=1, help="trainings of each encoder (default: 1)")
+    group.add_argument(
+        "--draws",
+        type=int,
+        default=5,
+        help="how often the songs with labels are drawn, since scores with few songs depend on which (default: 5)",
+    )
+    group.add_argument(
+        "--other-features",
+        nargs="*",
+        choices=("mel", "musicnn"),
+        default=["mel", "musicnn"],
+        help="also score mel statistics and musicnn's features, which take an hour (default: both)",
+    )
     group.add_argument("--width", type=float, default=0.5, help="width of the trained encoders (default: 0.5)")
     group.add_argument(
         "--labelled-corpus",
@@ -471,6 +482,7 @@ def _refuse_impossible(options: argparse.Namespace) -> None:
     for is_right, rule, received in (
         (0 < options.minutes <= 100_000, "--minutes must be above 0 and at most 100000", options.minutes),
         (1 <= options.seeds <= 1000, "--seeds must be from 1 to 1000", options.seeds),
+        (1 <= options.draws <= 1000, "--draws must be from 1 to 1000", options.draws),
         (0 < options.width <= 8, "--width must be above 0 and at most 8", options.width),
         (not wrong, "--supervised-fractions must be above 0 and at most 1", (wrong or [1])[0]),
     ):
