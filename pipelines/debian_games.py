@@ -298,6 +298,9 @@ class Options(PrepareSettings):
     """Folder for the packages and their music; by default downloads/debian-games next to the corpus."""
     leave_out: tuple[str, ...] = ()
     """Packages to leave out, by their names in the published list; missing packages are always left out."""
+    licences: tuple[str, ...] = ()
+    """Keep only recordings under one of these licences, such as CC-BY-3.0 CC-BY-SA-3.0 MIT public-domain. A recording
+    under "A or B" has both. Default: all."""
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = TABLE) -> Corpus:
@@ -315,6 +318,7 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, table: Path = T
     options = settings if isinstance(settings, Options) else Options(**dataclasses.asdict(settings))
     all_tracks = read_tracks(table)
     tracks = _without_packages(tracks_of_set(all_tracks, options.set), options.leave_out)
+    tracks = _with_licences(tracks, options.licences)
     splits = split_of_songs(all_tracks)
     corpus = _finished(destination, options)
     if corpus is None:
@@ -338,7 +342,8 @@ def _finished(destination: Path, options: Options) -> Corpus | None:
 
 
 def _manifest_options(options: Options) -> dict[str, str]:
-    return {"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))}
+    entries = {"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))}
+    return entries | ({"only_licences": ", ".join(sorted(options.licences))} if options.licences else {})
 
 
 def _fetch_and_prepare(
@@ -398,6 +403,17 @@ def _without_packages(tracks: Sequence[Track], leave_out: Sequence[str]) -> list
     if set(leave_out) == packages:
         raise UsageError("All packages are left out; keep at least one.")
     return [track for track in tracks if track.package not in leave_out]
+
+
+def _with_licences(tracks: Sequence[Track], names: Sequence[str]) -> list[Track]:
+    if not names:
+        return list(tracks)
+    existing = {name for track in tracks for name in track.licence.split(" or ")}
+    if unknown := set(names) - existing:
+        raise UsageError(
+            f"No recording is under the licence {min(unknown)}; choose from {', '.join(sorted(existing))}."
+        )
+    return [track for track in tracks if not set(names).isdisjoint(track.licence.split(" or "))]
 
 
 def _write_beside(

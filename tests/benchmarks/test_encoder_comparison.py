@@ -139,7 +139,7 @@ def test_everything_is_trained_and_scored_once_and_the_most_informative_comes_fi
     assert [config.workdir.name for config in recorder.trained] == clmr + supervised
     # One measurement for each encoder and objective.
     assert [(config.encoder, config.objective) for config in recorder.measured] == [
-        (encoder, objective) for objective in ("contrastive", "supervised") for encoder in ("mel_cnn", "tune")
+        (encoder, objective) for encoder in ("mel_cnn", "tune") for objective in ("contrastive", "supervised")
     ]
     for config in recorder.trained:
         # 6 seconds of 32 clips: 8 in a step by CLMR, and 4 with labels.

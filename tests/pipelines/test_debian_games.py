@@ -108,6 +108,21 @@ def test_a_package_can_be_left_out(debian, tmp_path):
         prepare_corpus(tmp_path / "corpus", both, debian / "table.csv")
 
 
+def test_only_recordings_under_the_given_licences_are_kept(debian, tmp_path):
+    rows = (debian / "table.csv").read_text().splitlines()
+    # The first song of the other package may be used under either of two licences.
+    rows[1] = rows[1].replace("GPL-2+", "MIT or GPL-2+")
+    (debian / "table.csv").write_text("\n".join(rows) + "\n")
+    options = dataclasses.replace(OPTIONS, set="medium", cache=tmp_path / "cache", licences=("CC-BY-3.0", "MIT"))
+    corpus = prepare_corpus(tmp_path / "corpus", options, debian / "table.csv")
+    assert [item.id.split("/")[0] for item in corpus.items] == ["a-music"] + 9 * ["b-data"]
+    assert corpus.manifest.source["only_licences"] == "CC-BY-3.0, MIT"
+    with pytest.raises(UsageError, match=r"under the licence GPL; choose from CC-BY-3\.0, GPL-2\+, MIT\."):
+        prepare_corpus(tmp_path / "other", dataclasses.replace(options, licences=("GPL",)), debian / "table.csv")
+    with pytest.raises(UsageError):
+        prepare_corpus(tmp_path / "corpus", dataclasses.replace(options, licences=()), debian / "table.csv")
+
+
 def test_the_folder_is_the_one_that_other_commands_look_for(debian, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(debian_games.prepare_corpus, "__defaults__", (debian / "table.csv",))
