@@ -136,9 +136,12 @@ def main(arguments: Sequence[str]) -> None:
 def _merge(table: Path) -> None:
     from clmr_tf.files import exclusive_lock
     from clmr_tf.inference.shards import merge_shards
+    from clmr_tf.inference.tables import SONGS_FOLDER
 
-    if not table.is_dir():
-        raise UsageError(f"{table} is not a folder; give --merge the folder that the shards have as --out.")
+    if not (table / SONGS_FOLDER).is_dir():
+        raise UsageError(
+            f"{table} is not the folder of a table; give --merge the folder that the shards have as --out."
+        )
     with exclusive_lock(table / ".lock", f"Another process is writing {table}; wait for it."):
         manifest = merge_shards(table)
     stdout.print(f"{printable(str(table))} has {manifest.num_songs} songs.", markup=False)
