@@ -27,10 +27,11 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.15",
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf": ["py.typed"],
@@ -40,26 +41,32 @@ setup(
         "recipes": ["*.yaml"],
     },
     entry_points={"console_scripts": ["clmr-tf=clmr_tf.__main__:run"]},
+    # Enough to embed, tag and search with LiteRT.
     install_requires=[
-        "tensorflow>=2.17.1,<2.22",
-        "keras>=3.15.1,<3.16",
         "numpy>=1.26",
-        "tensorboard>=2.17",
+        "ai-edge-litert>=2.3",
         "av>=18,<20",
-        "soundfile>=0.13",
         "soxr>=0.5",
-        "scikit-learn>=1.5",
-        "matplotlib>=3.9",
+        # Above 22, it does not support NumPy 1.26, which TensorFlow 2.17 needs.
+        'pyarrow>=15,<23; python_version < "3.13"',
+        'pyarrow>=18; python_version >= "3.13"',
         "rich>=14",
         "tyro>=1.0.10",
         "PyYAML>=6",
         "filelock>=3.16",
-        "safetensors>=0.5",
-        # Above 22, it does not support NumPy 1.26, which TensorFlow 2.17 needs.
-        'pyarrow>=15,<23; python_version < "3.13"',
-        'pyarrow>=18; python_version >= "3.13"',
     ],
     extras_require={
+        "train": [
+            "tensorflow>=2.17.1,<2.22",
+            "keras>=3.15.1,<3.16",
+            "tensorboard>=2.17",
+            "soundfile>=0.13",
+            "scikit-learn>=1.5",
+            "matplotlib>=3.9",
+            "safetensors>=0.5",
+        ],
+        # Run model.onnx.
+        "onnx": ["onnxruntime>=1.20"],
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
         "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
         # Empty: PyAV and pyarrow are always installed now.
@@ -67,7 +74,6 @@ setup(
         "parquet": [],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
-            "ai-edge-litert>=2.3",
             "onnxruntime>=1.20",
             'onnx>=1.17,<1.19; python_version < "3.13"',
             'onnx>=1.19; python_version >= "3.13"',

@@ -25,7 +25,7 @@ from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
-from clmr_tf.export.runtimes import FORMATS
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.hardware import num_usable_cores
 
 SAMPLE_RATE_HZ = 22050
@@ -116,7 +116,8 @@ def export_everything(
     folder: Path, width: float, encoder: str = "sample_cnn", kinds: Sequence[str] = tuple(FORMATS)
 ) -> dict[str, str]:
     """Exports an encoder, also to the files `kinds` for other runtimes; returns why some of these are absent."""
-    from clmr_tf.export.runtimes import add_runtime_files, version_of
+    from clmr_tf.export.runtime_formats import version_of
+    from clmr_tf.export.runtimes import add_runtime_files
     from clmr_tf.export.writing import write_model_folder
     from clmr_tf.models.encoders import build_encoder
 

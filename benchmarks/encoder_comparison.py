@@ -265,7 +265,7 @@ class Comparison:
         run = self._results / "runs" / network.name
         run_module("clmr_tf.train", *self._training_options(network), "--workdir", str(run))
         checkpoint = "best" if network.training == "supervised" else "newest"
-        export(ExportConfig(model=run, out=self._model_folder(network), checkpoint=checkpoint))
+        export(ExportConfig(model=run, out=self._model_folder(network), checkpoint=checkpoint, tflite="none"))
         self._record_training(network, run)
 
     def _training_options(self, network: Network) -> list[str]:
@@ -422,7 +422,7 @@ def _export_step(run: Path, step: int, out: Path) -> None:
             shutil.copyfile(run / name, Path(folder) / name)
         (Path(folder) / CHECKPOINTS).mkdir()
         (Path(folder) / CHECKPOINTS / earlier[0].name).symlink_to(earlier[0].resolve(), target_is_directory=True)
-        export(ExportConfig(model=Path(folder), out=out))
+        export(ExportConfig(model=Path(folder), out=out, tflite="none"))
 
 
 def run_module(module: str, *arguments: str) -> None:

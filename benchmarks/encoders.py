@@ -34,7 +34,7 @@ from benchmarks.train_step import cpu_has_bfloat16
 from benchmarks.worker import Worker, WorkerFailedError
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
-from clmr_tf.export.runtimes import FORMATS
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.hardware import num_usable_cores
 from clmr_tf.models.encoders import ENCODERS, build_encoder
 

@@ -122,7 +122,7 @@ class Experiments:
         quiet = ["--embeddings-every", "0", "--num-audio-examples", "0", "--checkpoint-every", "50"]
         quiet += ["--keep-checkpoints", "1", "--validate-every", str(settings["steps"])]
         run_module("clmr_tf.train", "--corpus", str(self._options.corpus), *words, *quiet, "--workdir", str(run))
-        export(ExportConfig(model=run, out=model, overwrite=True))
+        export(ExportConfig(model=run, out=model, overwrite=True, tflite="none"))
         rows = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
         accuracies = [row["contrastive_accuracy"] for row in rows]
         views = views_per_step("contrastive", settings["batch_size"])

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from benchmarks.peak_memory import peak_memory_mb
 from clmr_tf.console import stdout
-from clmr_tf.models.heads import PROJECTION_DIM
 from clmr_tf.models.nt_xent import nt_xent
+from clmr_tf.models.projector import PROJECTION_DIM
 
 TEMPERATURE = 0.5
 

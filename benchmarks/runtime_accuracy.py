@@ -18,8 +18,8 @@ import numpy as np
 from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.errors import UsageError
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.export.runtime_process import load
-from clmr_tf.export.runtimes import FORMATS
 
 CALIBRATED = "int8 calibrated"
 NUM_CALIBRATION_WINDOWS = 128
@@ -31,7 +31,7 @@ def measure(model: Path, corpus_name: str, corpora: Path) -> dict[str, Any]:
     """Returns the figures; the arguments are those of `clmr_tf.probe`."""
     from clmr_tf.data.labels import has_single_labels, require_labels
     from clmr_tf.data.resolution import resolve_corpus
-    from clmr_tf.export.model_folder import read_encoder
+    from clmr_tf.export.keras_model import read_encoder
 
     encoder = read_encoder(model)
     corpus = resolve_corpus(

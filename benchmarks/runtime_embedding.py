@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.worker import reserve_standard_output, seconds_of, serve
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.export.runtime_process import load
-from clmr_tf.export.runtimes import FORMATS
 
 CLIP_NUM_SAMPLES = 59049
 PACKAGE, SAVED_MODEL = "clmr_tf", "saved_model"

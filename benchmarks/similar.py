@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from clmr_tf.console import run_command, stdout
 from clmr_tf.inference.embeddings import FORMAT_VERSION, FileEmbedding, read_songs, write_table
 from clmr_tf.inference.similarity import SongIndex
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM
+from clmr_tf.models import EMBEDDING_DIM
 
 NUM_NEIGHBOURS = 10
 

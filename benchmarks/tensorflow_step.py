@@ -18,7 +18,8 @@ from benchmarks.worker import reserve_standard_output, seconds_of, serve
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
-from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES, EMBEDDING_DIM
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import CLIP_NUM_SAMPLES
 from clmr_tf.models.encoders import DEFAULT_ENCODER
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.build import build_model, checkpoint_groups

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from clmr_tf.errors import ClmrError, is_disk_full
+from clmr_tf.errors import INSTALL_TRAIN, PACKAGES_OF_TRAIN, ClmrError, UsageError, is_disk_full
 from clmr_tf.quiet_start import hide_tensorflow_start
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
@@ -128,6 +128,8 @@ def restore_signal_handler(number: int, before: SignalHandler) -> None:
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in PACKAGES_OF_TRAIN:
+        error = UsageError(f"This needs the package {error.name}, which is not installed; {INSTALL_TRAIN}.")
     if isinstance(error, ClmrError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -163,6 +165,11 @@ def printable(name: str) -> str:
         raw = os.fsencode(name)
         return f"{raw.decode('utf-8', 'backslashreplace')}#{hashlib.sha256(raw).hexdigest()[:8]}"
     return name
+
+
+def minutes_and_seconds(seconds: float) -> str:
+    """75.4 as "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class _LogHandler(logging.Handler):

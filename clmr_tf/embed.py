@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.config.command_line import DEMO_MODEL, Runtime, parse_command, require_model
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
@@ -42,6 +42,9 @@ class EmbedConfig:
     """Audio files of any format, sample rate and length, or folders of audio files."""
     model: Path = DEMO_MODEL
     """Model folder or run folder. Default: the demo model of a checkout."""
+    runtime: Runtime = "auto"
+    """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
+    and compute in float32; "litert-int8" is faster, but not exact."""
     out: Path = Path("embeddings.npz")
     """A file that ends in .npz, which is replaced, or the folder of a table; docs/embedding.md describes both."""
     hop_seconds: float | None = None
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         # Imported only if something is embedded, because TensorFlow takes seconds to import.
         from clmr_tf.inference.encoder import load_encoder
 
-        encoder = load_encoder(config.model)
+        encoder = load_encoder(config.model, config.runtime)
         with _shown_files(len(own.files)) as on_file:
             if config.shard:
                 summary = embed_shard(encoder, own, on_file)
@@ -161,7 +164,7 @@ def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], wei
     if update.has_changes or not is_same_model or config.hop_seconds is not None:
         from clmr_tf.inference.encoder import load_encoder
 
-        encoder = load_encoder(config.model)
+        encoder = load_encoder(config.model, config.runtime)
         hop_seconds = config.hop_seconds
         if hop_seconds is None:
             hop_seconds = manifest.settings.hop_num_samples / manifest.settings.sample_rate_hz

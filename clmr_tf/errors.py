@@ -18,6 +18,14 @@ class UsageError(ClmrError):
     exit_code = 2
 
 
+PACKAGES_OF_TRAIN = frozenset(
+    {"tensorflow", "keras", "tensorboard", "sklearn", "matplotlib", "soundfile", "safetensors"}
+)
+"""What only `pip install '.[train]'` installs; inference works without them."""
+INSTALL_TRAIN = "run `pip install '.[train]'` in a clone of this project"
+"""The end of a message about one of them."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk or the user's quota is full.
 

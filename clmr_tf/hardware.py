@@ -28,14 +28,17 @@ def gpu_names() -> list[str]:
     return [details.get("device_name", "unknown") for details in gpus]
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that is not hidden from this process."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")
+    return not is_hidden and (_DRIVER_FOLDER.is_dir() or any(_DEVICE_FOLDER.glob("nvidia[0-9]*")))
+
+
 def unusable_gpu() -> str | None:
     """A sentence if there is an NVIDIA GPU that TensorFlow cannot use, with what to do; else None."""
     import tensorflow as tf
 
-    # The user has hidden the GPUs on purpose.
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")
-    is_present = _DRIVER_FOLDER.is_dir() or any(_DEVICE_FOLDER.glob("nvidia[0-9]*"))
-    if is_hidden or not is_present or tf.config.list_physical_devices("GPU"):
+    if not has_nvidia_gpu() or tf.config.list_physical_devices("GPU"):
         return None
     return (
         f"This machine has an NVIDIA GPU that TensorFlow {tf.__version__} cannot use, so the CPU is used; check "

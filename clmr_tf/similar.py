@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.config.command_line import DEMO_MODEL, Runtime, parse_command, require_model
 from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -28,6 +28,9 @@ class SimilarConfig:
     model: Path = DEMO_MODEL
     """Model folder or run folder; must be the one that the table was made with. Default: the demo model of a
     checkout."""
+    runtime: Runtime = "auto"
+    """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
+    and compute in float32; "litert-int8" is faster, but not exact."""
     top: int = 10
     """Number of songs to show."""
 
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
     require_model(config.model)
-    # Imported after the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because they take time to import.
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import stream_embeddings, usable
@@ -60,10 +63,12 @@ def main(arguments: Sequence[str]) -> None:
     table = SongTable(config.index.expanduser())
     files, skipped = find_audio(config.paths)
     with IsolatedDecoder() as decoder:
-        encoder = load_encoder(config.model)
+        encoder = load_encoder(config.model, config.runtime)
         if encoder.model_hash != table.model_hash:
+            is_same_model = encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8")
+            option, used = ("runtime", encoder.runtime) if is_same_model else ("model", config.model)
             raise UsageError(
-                f"{config.index} was made with another model than {config.model}; give that model with --model, or "
+                f"{config.index} was made with another {option} than {used}; give that {option} with --{option}, or "
                 "embed the files again."
             )
         hop_seconds = table.hop_num_samples / encoder.sample_rate_hz

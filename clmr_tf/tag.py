@@ -11,8 +11,8 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
-from clmr_tf.console import printable, run_command, stdout
+from clmr_tf.config.command_line import DEMO_MODEL, Runtime, parse_command, require_model
+from clmr_tf.console import minutes_and_seconds, printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
 
@@ -25,6 +25,9 @@ class TagConfig:
     model: Path = DEMO_MODEL
     """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
     checkout."""
+    runtime: Runtime = "auto"
+    """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
+    and compute in float32; "litert-int8" is faster, but not exact."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
@@ -52,23 +55,24 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
-    # Imported after the options are checked, because TensorFlow takes seconds to import.
+    # Imported after the options are checked, because they take time to import.
     from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.files import require_writable, write_atomically
     from clmr_tf.inference.embeddings import stream_embeddings, usable
     from clmr_tf.inference.encoder import Embedding, load_encoder
-    from clmr_tf.inference.taggram import draw_taggram, minutes_and_seconds
 
     plot = config.plot and config.plot.expanduser()
     if plot:
+        from clmr_tf.inference.taggram import draw_taggram
+
         require_writable(plot, "--plot")
     files, skipped = find_audio(config.paths)
     if plot and len(files) > 1:
         raise UsageError(f"--plot needs a single song; received {len(files)} files.")
     with IsolatedDecoder() as decoder:
-        encoder = load_encoder(config.model)
+        encoder = load_encoder(config.model, config.runtime)
         encoder.require_tags()
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):

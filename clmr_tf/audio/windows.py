@@ -46,6 +46,15 @@ class FileEnd:
     error: UnreadableAudioError | None = None
 
 
+def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:
+    """Offsets of the windows that evaluation cuts a recording into: int64 [windows].
+
+    Only whole windows; a remainder at the end is dropped. `hop_samples` defaults to the window's length.
+    """
+    hop_samples = clip_num_samples if hop_samples is None else hop_samples
+    return np.arange(0, num_samples - clip_num_samples + 1, hop_samples, dtype=np.int64)
+
+
 def stream_windows(
     files: Sequence[Path],
     clip_num_samples: int,

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 import yaml
@@ -226,6 +226,10 @@ def _name(hint: Any) -> str:
 
 DEMO_MODEL = Path("savedmodels/demo")
 """The default model of commands. It is included in a checkout of the code, but not in an installation."""
+
+
+Runtime = Literal["auto", "tensorflow", "litert", "litert-int8", "onnx"]
+"""What can run a model, see `clmr_tf.inference.encoder.load_encoder`."""
 
 
 def require_model(folder: Path) -> Path:

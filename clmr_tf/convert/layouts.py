@@ -8,7 +8,7 @@ import numpy as np
 
 from clmr_tf.convert.reader import some_keys
 from clmr_tf.errors import UsageError
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM
+from clmr_tf.models import EMBEDDING_DIM
 from clmr_tf.models.sample_cnn import POOL_SIZES, layer_channels
 
 BATCH_NORM_EPSILON = 1e-5

@@ -27,23 +27,23 @@ from clmr_tf.convert.layouts import (
 from clmr_tf.convert.reader import contiguous_strides, read_checkpoint
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS, MSD_TAGS
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.keras_model import check_golden_of, read_encoder, read_projector
 from clmr_tf.export.model_folder import (
     GOLDEN_FILE,
     GOLDEN_TOLERANCE,
     HEAD_FILE,
-    check_golden_of,
-    read_encoder,
     read_golden,
     read_head,
     read_manifest,
-    read_projector,
     relative_error,
 )
 from clmr_tf.export.writing import golden_audio, require_same_origin, write_model_folder
 from clmr_tf.files import put_in_place, read_arrays, require_writable, write_atomically
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, dtype_policy
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import dtype_policy
 from clmr_tf.models.encoders import DEFAULT_ENCODER, build_encoder, encoder_name
-from clmr_tf.models.heads import Head, build_projector
+from clmr_tf.models.heads import Head
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.run_folder import versions
 

@@ -203,15 +203,6 @@ def pcm_crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int
     return read_crop
 
 
-def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:
-    """Offsets of the windows that evaluation cuts a recording into: int64 [windows].
-
-    Only whole windows; a remainder at the end is dropped. `hop_samples` defaults to the window's length.
-    """
-    hop_samples = clip_num_samples if hop_samples is None else hop_samples
-    return np.arange(0, num_samples - clip_num_samples + 1, hop_samples, dtype=np.int64)
-
-
 def _group(items: Sequence[Item], sampling_unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `items` sorted by unit, and where each unit begins (with the end as the last entry)."""
     if sampling_unit == "clip":

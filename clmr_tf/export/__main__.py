@@ -35,23 +35,23 @@ class ExportConfig:
     tags. Models trained with labels already have a head. Existing files for other runtimes are written again with the
     tags."""
     tflite: str | None = None
-    """Also write files for LiteRT: fp32, fp16, int8, separated by commas."""
+    """Files to write for LiteRT: fp32, fp16, int8, with commas between them, or none. Default: fp32 for a run, so that
+    the model works without TensorFlow; none for a model folder."""
     onnx: bool = False
     """Also write a file for ONNX Runtime."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown kind of file."""
-        if not set(self._tflite_kinds) <= {"fp32", "fp16", "int8"}:
-            raise UsageError(f"--tflite takes fp32, fp16 and int8 with commas between them; received {self.tflite!r}.")
-
-    @property
-    def _tflite_kinds(self) -> list[str]:
-        return [] if self.tflite is None else [kind.strip() for kind in self.tflite.split(",")]
+        if not set(self.runtimes) <= {"fp32", "fp16", "int8", "onnx"}:
+            raise UsageError(
+                f"--tflite takes none, or fp32, fp16 and int8 with commas between them; received {self.tflite!r}."
+            )
 
     @property
     def runtimes(self) -> tuple[str, ...]:
         """The requested kinds of files for other runtimes, each once."""
-        return tuple(dict.fromkeys([*self._tflite_kinds, *(["onnx"] if self.onnx else [])]))
+        kinds = [] if self.tflite in (None, "none") else [kind.strip() for kind in self.tflite.split(",")]
+        return tuple(dict.fromkeys([*kinds, *(["onnx"] if self.onnx else [])]))
 
 
 def export(config: ExportConfig) -> Path:
@@ -64,7 +64,8 @@ def export(config: ExportConfig) -> Path:
         ClmrError: If a file for another runtime could not be made; the rest of the model folder has been written.
     """
     from clmr_tf.export.model_folder import MANIFEST_FILE
-    from clmr_tf.export.runtimes import FORMATS, add_runtime_files, kinds_in, require_converters
+    from clmr_tf.export.runtime_formats import FORMATS
+    from clmr_tf.export.runtimes import add_runtime_files, kinds_in, require_converters
 
     source = config.model.expanduser()
     is_exported = (source / MANIFEST_FILE).is_file()
@@ -77,6 +78,8 @@ def export(config: ExportConfig) -> Path:
     kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
     require_converters(kinds)
     folder, lost = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
+    if config.tflite is None and not is_exported and "fp32" not in kinds_in(folder):
+        kinds = ("fp32", *kinds)
     lost = [name for name in lost if name not in {FORMATS[kind].file for kind in kinds}]
     if lost:
         logger.warning(
@@ -127,7 +130,8 @@ def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[
 
 def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
     """Checks a model folder and, if there is a head to add, writes it again with the head; returns as `_export_run`."""
-    from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, read_projector
+    from clmr_tf.export.keras_model import check_golden, read_encoder, read_projector
+    from clmr_tf.export.model_folder import read_manifest
     from clmr_tf.export.writing import read_probe_head, write_model_folder
 
     # New golden numbers from a damaged model would hide the damage.

@@ -18,8 +18,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.export.model_folder import gives_tags, read_encoder, read_head, read_manifest
-from clmr_tf.export.runtimes import FORMATS
+from clmr_tf.export.keras_model import read_encoder
+from clmr_tf.export.model_folder import gives_tags, read_head, read_manifest
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.files import write_atomically
 from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.heads import Head

@@ -1,11 +1,21 @@
-"""The model card: describes the manifest, and shows code that loads the model."""
+"""The model card: describes the manifest, and shows code that loads the model. Both are written together."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clmr_tf.config.train import CHANGEABLE_ON_RESUME, changed_settings
+from clmr_tf.export.model_folder import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    PARTS_OF_CARDS,
+    read_golden,
+    read_manifest,
+    require_parts,
+)
+from clmr_tf.files import write_atomically
 
 _PACKAGE = """\
 With this package, for audio files of any format, rate and length:
@@ -397,3 +407,22 @@ def _golden_section(golden_embedding: np.ndarray) -> str:
         *(f"| {dimension} | {golden_embedding[0, dimension]:.6g} |" for dimension in greatest),
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces the manifest and the model card of a model folder.
+
+    Raises:
+        UsageError: If the manifest does not contain what the card needs; then nothing is replaced.
+    """
+    require_parts(folder, manifest, PARTS_OF_CARDS)
+    card = model_card(manifest, read_golden(folder)["embedding"])
+    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+    write_atomically(folder / CARD_FILE, card)
+
+
+def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
+    """Adds a model's score on a corpus to its manifest and card."""
+    manifest = read_manifest(folder)
+    manifest["scores"][corpus] = score
+    write_manifest(folder, manifest)

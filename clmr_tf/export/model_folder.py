@@ -11,21 +11,16 @@ model.onnx            optional, for ONNX Runtime
 golden.npz            audio, and the embedding, logits and projection that every loader and runtime must compute
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export.model_card import model_card
-from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
-from clmr_tf.models.encoders import build_encoder
-from clmr_tf.models.heads import Head, build_projector
+from clmr_tf.files import UnreadableArraysError, read_arrays
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.heads import Head
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -82,31 +77,10 @@ GOLDEN_FILE = "golden.npz"
 HEAD_FILE = "head.npz"
 PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
+WEIGHTS_HASH = "weights_sha256"
+"""Entry of the manifest, from `clmr_tf.export.keras_model.weights_hash`; older folders lack it."""
 GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""
-
-
-def read_encoder(folder: Path) -> ClipEncoder:
-    """The encoder of a model folder, with its weights.
-
-    Raises:
-        UsageError: If manifest or weights cannot be read or do not match.
-    """
-    arguments = read_manifest(folder)["architecture"]["arguments"]
-    try:
-        encoder = build_encoder(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"{folder / MANIFEST_FILE} has an architecture that cannot be built, {arguments} ({error}); export the "
-            "model again."
-        ) from error
-    path = folder / WEIGHTS_FILE
-    try:
-        encoder.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"The weights {path} cannot be loaded ({reason}); export the model again.") from error
-    return encoder
 
 
 def gives_tags(folder: Path) -> bool:
@@ -139,90 +113,6 @@ def read_head(folder: Path) -> Head:
     return head
 
 
-def read_projector(folder: Path) -> keras.Model | None:
-    """The projector of a model, float32 [n, 512] -> [n, projection]; None if the folder has none.
-
-    Raises:
-        UsageError: If it cannot be read.
-    """
-    path = folder / PROJECTOR_FILE
-    if not path.is_file():
-        return None
-    try:
-        arrays = read_arrays(path, "hidden", "projection")
-        matrices = arrays["hidden"], arrays["projection"]
-        shapes = [matrix.shape for matrix in matrices]
-        if any(len(shape) != 2 or shape[0] != EMBEDDING_DIM for shape in shapes):
-            raise UnreadableArraysError(f"its matrices have the shapes {shapes}, which do not fit an embedding")
-        with dtype_policy("float32"):
-            projector = build_projector(*matrices[1].shape)
-        projector.set_weights(list(matrices))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"The projector {path} cannot be read ({error}); convert the checkpoint again.") from error
-    return projector
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replaces the manifest and the model card of a model folder.
-
-    Raises:
-        UsageError: If the manifest does not contain what the card needs; then nothing is replaced.
-    """
-    require_parts(folder, manifest, PARTS_OF_CARDS)
-    card = model_card(manifest, read_golden(folder)["embedding"])
-    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
-    write_atomically(folder / CARD_FILE, card)
-
-
-def record_score(folder: Path, corpus: str, score: dict[str, Any]) -> None:
-    """Adds a model's score on a corpus to its manifest and card."""
-    manifest = read_manifest(folder)
-    manifest["scores"][corpus] = score
-    write_manifest(folder, manifest)
-
-
-def check_golden(folder: Path) -> None:
-    """Checks the outputs of SavedModel, weights, head and projector against the golden numbers.
-
-    Raises:
-        UsageError: If a part cannot be read, or the manifest is incomplete.
-        ClmrError: If outputs differ from the golden numbers or are not finite.
-    """
-    require_parts(folder, read_manifest(folder), PARTS_OF_CARDS)
-    check_golden_of(folder, read_encoder(folder))
-    golden = read_golden(folder)
-    try:
-        serve = tf.saved_model.load(str(folder / SAVED_MODEL)).signatures["serving_default"]
-        received = serve(audio=tf.constant(golden["audio"]))["embedding"].numpy()
-    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{folder / SAVED_MODEL} cannot be run ({reason}); export the model again.") from error
-    _require_equal(folder / SAVED_MODEL, "embeddings", received, golden["embedding"])
-    projector = read_projector(folder)
-    if projector is not None:
-        projected = projector(tf.constant(golden["embedding"])).numpy()
-        _require_equal(folder / PROJECTOR_FILE, "projections", projected, golden["projection"])
-
-
-def check_golden_of(folder: Path, encoder: ClipEncoder) -> None:
-    """Checks the outputs of an encoder and of the head in its model folder against the golden numbers.
-
-    Raises:
-        UsageError: If head or golden numbers cannot be read.
-        ClmrError: If outputs differ from the golden numbers or are not finite.
-    """
-    golden = read_golden(folder)
-    if golden["audio"].shape[1] != encoder.clip_num_samples:
-        raise UsageError(
-            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder needs "
-            f"{encoder.clip_num_samples}; export the model again."
-        )
-    received = encoder(tf.constant(golden["audio"]), training=False).numpy()
-    _require_equal(folder / WEIGHTS_FILE, "embeddings", received, golden["embedding"])
-    if "logits" in golden:
-        _require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(received), golden["logits"])
-
-
 def read_golden(folder: Path) -> dict[str, np.ndarray]:
     """The golden numbers of a model folder.
 
@@ -250,12 +140,32 @@ def read_golden(folder: Path) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float32) for name, array in golden.items()}
 
 
+def require_clip(folder: Path, golden: dict[str, np.ndarray], clip_num_samples: int) -> None:
+    """Raises UsageError if the golden clips have another length than those of the encoder."""
+    if golden["audio"].shape[1] != clip_num_samples:
+        raise UsageError(
+            f"{folder / GOLDEN_FILE} has clips of {golden['audio'].shape[1]} samples, and the encoder needs "
+            f"{clip_num_samples}; export the model again."
+        )
+
+
+def check_head(folder: Path, golden: dict[str, np.ndarray]) -> None:
+    """Checks the logits of the head, if the model has one, against the golden numbers.
+
+    Raises:
+        UsageError: If the head cannot be read.
+        ClmrError: If its logits differ from the golden numbers or are not finite.
+    """
+    if "logits" in golden:
+        require_equal(folder / HEAD_FILE, "logits", read_head(folder).logits(golden["embedding"]), golden["logits"])
+
+
 def relative_error(received: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest expected value; NaN if a received value is."""
     return float(np.max(np.abs(received - expected)) / max(np.max(np.abs(expected)), 1e-12))
 
 
-def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
+def require_finite(path: Path, what: str, received: np.ndarray) -> None:
     """Raises ClmrError if outputs or golden numbers are NaN or infinite."""
     if not np.isfinite(received).all():
         raise ClmrError(
@@ -264,26 +174,23 @@ def _require_finite(path: Path, what: str, received: np.ndarray) -> None:
         )
 
 
-def _require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
+def require_equal(path: Path, what: str, received: np.ndarray, expected: np.ndarray) -> None:
+    """Raises an error, which names the file `path`, if outputs are not the golden ones.
+
+    Raises:
+        UsageError: If the shape differs.
+        ClmrError: If they differ, or are not finite.
+    """
     if received.shape != expected.shape:
         raise UsageError(
             f"{path} gives {what} of shape {list(received.shape)}, and {GOLDEN_FILE} has {list(expected.shape)}; "
             "export the model again."
         )
-    _require_finite(path, what, received)
-    _require_finite(path.with_name(GOLDEN_FILE), what, expected)
+    require_finite(path, what, received)
+    require_finite(path.with_name(GOLDEN_FILE), what, expected)
     error = relative_error(received, expected)
     if not error <= GOLDEN_TOLERANCE:
         raise ClmrError(
             f"{path} gives {what} that differ from {GOLDEN_FILE} by {error:.1e} of their largest value (allowed "
             f"{GOLDEN_TOLERANCE:.0e}); export the model again."
         )
-
-
-def weights_hash(encoder: ClipEncoder) -> str:
-    """SHA-256 of a built encoder: names, shapes and values of its variables, clip length and sample rate."""
-    digest = hashlib.sha256(f"{encoder.clip_num_samples} samples at {encoder.sample_rate_hz} Hz".encode())
-    for variable in encoder.variables:
-        digest.update(f"{variable.name} {tuple(variable.shape)}".encode())
-        digest.update(np.ascontiguousarray(variable.numpy(), np.float32).tobytes())
-    return digest.hexdigest()

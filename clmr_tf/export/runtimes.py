@@ -1,6 +1,5 @@
 """Files for LiteRT and ONNX Runtime: converts, runs and compares them."""
 
-import dataclasses
 import hashlib
 import logging
 import os
@@ -8,162 +7,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export.model_folder import (
-    GOLDEN_FILE,
-    gives_tags,
-    read_encoder,
-    read_golden,
-    read_head,
-    read_manifest,
-    relative_error,
-    write_manifest,
-)
+from clmr_tf.export.keras_model import read_encoder, weights_hash
+from clmr_tf.export.model_card import write_manifest
+from clmr_tf.export.model_folder import GOLDEN_FILE, WEIGHTS_HASH, gives_tags, read_head, read_manifest
+from clmr_tf.export.runtime_formats import FORMATS, RuntimeFormat, compare, golden_outputs, version_of
 from clmr_tf.files import put_in_place
-from clmr_tf.models.heads import probabilities
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class RuntimeFormat:
-    """A kind of file, and how much its outputs may differ from the golden numbers.
-
-    Attributes:
-        file: Name in the model folder.
-        title: Description for the manifest and the model card.
-        bytes_per_weight: Size of a weight of the encoder.
-        bytes_per_head_weight: Size of a weight of the head, and of a constant of the encoder.
-        converters: Packages that write it, in addition to TensorFlow.
-        runtime: Package that runs it.
-        max_error: Largest error of an embedding, relative to the largest golden value; None if only the cosine is
-            limited.
-        min_cosine: Smallest cosine between the embedding of a golden clip and the golden embedding.
-        max_head_error: Largest error of a tag's probability, compared with the head on the file's own embedding.
-    """
-
-    file: str
-    title: str
-    bytes_per_weight: int
-    bytes_per_head_weight: int
-    converters: tuple[str, ...]
-    runtime: str
-    max_error: float | None
-    min_cosine: float
-    max_head_error: float
-
-
-LITERT, ONNX_RUNTIME = "ai-edge-litert", "onnxruntime"
-
-TFLITE_FORMATS = {
-    "fp32": RuntimeFormat("model.tflite", "LiteRT, float32", 4, 4, (), LITERT, 1e-3, 0.9999, 1e-3),
-    # Weights are rounded by up to 2^-11. For an encoder after 300 steps on the demo corpus the error was 1.3e-3.
-    "fp16": RuntimeFormat("model-fp16.tflite", "LiteRT, weights in float16", 2, 2, (), LITERT, 5e-3, 0.9999, 5e-3),
-    "int8": RuntimeFormat(
-        "model-int8.tflite", "LiteRT, convolutions in 8-bit integers", 1, 4, (), LITERT, None, 0.995, 1e-3
-    ),
-}
-ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", 4, 4, ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
-FORMATS = {**TFLITE_FORMATS, "onnx": ONNX_FORMAT}
-"""Formats by the name of their kind."""
-
-
-Outputs = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """Expected outputs for the golden clips.
-
-    Attributes:
-        embedding: float32 [rows, 512], in the order of `clmr_tf.export.runtime_process`.
-        tags_of: From embeddings to probabilities, float64 [rows, tags]; None for a model without tags.
-    """
-
-    embedding: np.ndarray
-    tags_of: Callable[[np.ndarray], np.ndarray] | None
-
-    @property
-    def outputs(self) -> Outputs:
-        """The outputs by name."""
-        return {"embedding": self.embedding} | ({"tags": self.tags_of(self.embedding)} if self.tags_of else {})
-
-
-def golden_outputs(folder: Path) -> Golden:
-    """The expected outputs of a model folder: for all clips, then for the first clip alone.
-
-    Raises:
-        UsageError: If head or golden numbers cannot be read.
-    """
-    embedding = read_golden(folder)["embedding"]
-    together_and_first = np.concatenate([embedding, embedding[:1]])
-    if not gives_tags(folder):
-        return Golden(together_and_first, None)
-    head, single_label = read_head(folder), read_manifest(folder)["single_label"]
-    return Golden(
-        together_and_first, lambda vectors: probabilities(head.logits(vectors).astype(np.float64), single_label)
-    )
-
-
-def compare(wanted: RuntimeFormat, received: Outputs, golden: Golden) -> dict[str, float]:
-    """The errors of a file's outputs, for the manifest.
-
-    Embeddings and head are compared separately, because a steep head amplifies small differences of the embeddings. The
-    head is therefore compared on the file's own embeddings.
-
-    Args:
-        wanted: The format, with its limits.
-        received: Outputs of the file.
-        golden: Expected outputs.
-
-    Raises:
-        ClmrError: If an output is missing, has the wrong shape, is not finite or exceeds its limit.
-    """
-    expected = golden.outputs
-    shapes, expected_shapes = ({name: rows.shape for name, rows in side.items()} for side in (received, expected))
-    if shapes != expected_shapes:
-        raise ClmrError(f"{wanted.file} gives outputs of shapes {shapes}, not {expected_shapes}; it was not kept.")
-    for name, rows in received.items():
-        if not np.isfinite(rows).all():
-            raise ClmrError(
-                f"The `{name}` that {wanted.file} gives for the golden clips is not finite; it was not kept."
-            )
-    errors = _compare_embeddings(wanted, received["embedding"], golden.embedding)
-    if golden.tags_of:
-        errors["largest_head_error"] = _head_error(wanted, received["tags"], golden.tags_of(received["embedding"]))
-        errors["largest_tag_error"] = float(np.max(np.abs(received["tags"] - expected["tags"])))
-    return errors
-
-
-def _compare_embeddings(wanted: RuntimeFormat, embedding: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    error = relative_error(embedding, expected)
-    norms = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
-    cosine = float(np.min(np.sum(embedding * expected, axis=1) / norms)) if norms.all() else 0.0
-    is_near = wanted.max_error is None or error <= wanted.max_error
-    if not (is_near and cosine >= wanted.min_cosine):
-        raise ClmrError(
-            f"{wanted.file} gives embeddings of the golden clips that differ by {error:.1e} of their largest value, "
-            f"with a cosine of {cosine:.5f}; it was not kept."
-        )
-    return {"largest_error": error, "least_cosine": cosine}
-
-
-def _head_error(wanted: RuntimeFormat, tags: np.ndarray, expected: np.ndarray) -> float:
-    error = float(np.max(np.abs(tags - expected)))
-    if not error <= wanted.max_head_error:
-        raise ClmrError(
-            f"{wanted.file} gives probabilities of tags for the golden clips that differ by {error:.1e} (allowed "
-            f"{wanted.max_head_error:.0e}) from those of the head; it was not kept."
-        )
-    return error
-
 
 # Time limit of a process. Converting the widest model to all formats takes some minutes on a slow machine.
 _TIMEOUT_SECONDS = 1800
@@ -223,17 +80,11 @@ def add_runtime_files(folder: Path, kinds: Sequence[str]) -> None:
             put_in_place(Path(draft) / wanted.file, folder / wanted.file)
             manifest = read_manifest(folder)
             manifest.setdefault("runtimes", {})[wanted.file] = description
+            # Folders of older versions have none.
+            manifest[WEIGHTS_HASH] = weights_hash(encoder)
             write_manifest(folder, manifest)
     if failures:
         raise ClmrError(f"{' '.join(failures)} Everything else is in {folder}.")
-
-
-def version_of(package: str) -> str | None:
-    """Version of an installed package, None if it is absent."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _convert(folder: Path, draft: Path, kinds: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from clmr_tf.audio.downmix import mono_weights
 from clmr_tf.audio.resampling import plan_block, resample_block
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.heads import Head
 
 _PCM, _EXTENSIBLE = 1, 0xFFFE

@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.keras_model import check_golden, weights_hash
+from clmr_tf.export.model_card import write_manifest
 from clmr_tf.export.model_folder import (
     CARD_FILE,
     FORMAT_VERSION,
@@ -26,15 +28,14 @@ from clmr_tf.export.model_folder import (
     PROJECTOR_FILE,
     SAVED_MODEL,
     WEIGHTS_FILE,
-    check_golden,
+    WEIGHTS_HASH,
     read_golden,
     read_manifest,
-    weights_hash,
-    write_manifest,
 )
 from clmr_tf.export.serving import ServedModel, write_warm_up_requests
 from clmr_tf.files import UnreadableArraysError, put_in_place, refuse_pattern, writable_or_usage_error
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.encoders import DEFAULT_ENCODER, architecture_of
 from clmr_tf.models.heads import Head, head_file_of
 
@@ -46,6 +47,7 @@ _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOL
 _OWN_FILES = (
     MANIFEST_FILE,
     WEIGHTS_FILE,
+    WEIGHTS_HASH,
     SAVED_MODEL,
     HEAD_FILE,
     PROJECTOR_FILE,
@@ -278,6 +280,7 @@ def _write(
         "architecture": {"class": type(encoder).__name__, "arguments": architecture_of(encoder)},
         "input": {"name": "audio", "clip_num_samples": clip_num_samples, "sample_rate_hz": rate, "channels": 1},
         "output": {"name": "embedding", "dimensions": EMBEDDING_DIM},
+        WEIGHTS_HASH: weights_hash(encoder),
         **manifest_entries,
     }
     write_manifest(folder, manifest)

@@ -2,24 +2,22 @@
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import soxr
-import tensorflow as tf
 
 from clmr_tf.audio.decoding import SILENCE_PEAK, open_audio
 from clmr_tf.audio.downmix import mixed_to_mono
-from clmr_tf.data.crops import window_starts
-from clmr_tf.errors import UsageError
-from clmr_tf.export import model_folder
-from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest, weights_hash
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
-from clmr_tf.models.encoders import encoder_name
+from clmr_tf.audio.windows import window_starts
+from clmr_tf.errors import INSTALL_TRAIN, UsageError
+from clmr_tf.export.model_folder import MANIFEST_FILE, WEIGHTS_HASH, gives_tags, read_head, read_manifest
+from clmr_tf.export.runtime_formats import FORMATS, version_of
+from clmr_tf.hardware import has_nvidia_gpu
+from clmr_tf.models import EMBEDDING_DIM
 from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.train.run_folder import CONFIG_FILE, read_config, read_record, read_run_encoder, read_run_with_head
 
 # More channels mean that the axes are swapped.
 _MAX_CHANNELS = 64
@@ -82,38 +80,47 @@ class Tagging:
 
 
 class Encoder:
-    """Computes embeddings, and tags if the model has them.
+    """Computes embeddings, and tags if the model has them; the same in every runtime.
 
     Args:
-        model: From float32 [batch, clip_num_samples] to [batch, 512].
+        encode: From float32 [batch, clip_num_samples] to float32 [batch, 512].
         clip_num_samples: Length of a window.
         sample_rate_hz: Sample rate of the model.
+        model_hash: Computes the hash of the model.
+        runtime: What runs the model, one of `RUNTIMES`.
         batch_size: Windows per call of the model.
         tagger: From embeddings to tags, if the model has tags.
     """
 
     def __init__(
         self,
-        model: keras.Model,
+        encode: Callable[[np.ndarray], np.ndarray],
         clip_num_samples: int,
         sample_rate_hz: int,
+        model_hash: Callable[[], str],
+        *,
+        runtime: str,
         batch_size: int = 32,
         tagger: Tagger | None = None,
     ) -> None:
-        self.model = model
-        self.tagger = tagger
+        self._encode = encode
+        self._model_hash = model_hash
         self.clip_num_samples = clip_num_samples
         self.sample_rate_hz = sample_rate_hz
+        self.runtime = runtime
+        self.tagger = tagger
         self._batch_size = batch_size
-        signature = [tf.TensorSpec([None, clip_num_samples], tf.float32)]
-        self._encode: Callable[[tf.Tensor], tf.Tensor] = tf.function(
-            lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature, autograph=False
-        )
 
     @functools.cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the weights, their names, the length of a window and the sample rate."""
-        return weights_hash(self.model)
+        """SHA-256 of the weights, the length of a window and the sample rate; with 8-bit integers, "-int8" follows.
+
+        Embeddings with equal hashes can be compared, whatever computed them.
+
+        Raises:
+            UsageError: If the model folder does not record it.
+        """
+        return self._model_hash()
 
     @property
     def embedding_dim(self) -> int:
@@ -139,7 +146,7 @@ class Encoder:
             raise UsageError(f"Audio must be finite; {np.sum(~np.isfinite(audio))} of the samples are not.")
         size = batch_size or self._batch_size
         batches = (audio[row : row + size] for row in range(0, len(audio), size))
-        vectors = [self._encode(tf.constant(batch)).numpy() for batch in batches]
+        vectors = [self._encode(batch) for batch in batches]
         return np.concatenate(vectors) if vectors else np.zeros((0, EMBEDDING_DIM), np.float32)
 
     def embed(
@@ -250,72 +257,96 @@ class Encoder:
         return soxr.resample(mono, sample_rate, self.sample_rate_hz, "VHQ")
 
 
-def load_encoder(folder: str | Path, *, check: bool = False) -> Encoder:
+RUNTIMES = {"tensorflow": None, "litert": "fp32", "litert-int8": "int8", "onnx": "onnx"}
+"""The runtimes by name, with the kind of file that they need (`clmr_tf.export.runtime_formats`)."""
+
+# The fastest first; docs/models.md has the figures.
+_EXACT_RUNTIMES = ("onnx", "litert", "tensorflow")
+
+
+def load_encoder(folder: str | Path, runtime: str = "auto", *, check: bool = False) -> Encoder:
     """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
+
+    Weights and head of a model folder are checked against its golden numbers in every runtime.
 
     Args:
         folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`.
-        check: Also check SavedModel and projector of a model folder against its golden numbers. Weights and head are
-            always checked.
+        runtime: One of `RUNTIMES`, or "auto": the fastest of those that compute in float32, are installed, and have
+            what they need in the folder. A run folder needs TensorFlow. "litert-int8" is faster, and not exact.
+        check: Also check SavedModel, weights and projector of a model folder, which needs TensorFlow.
 
     Raises:
-        UsageError: If the folder is neither, or cannot be read.
+        UsageError: If the folder is neither or cannot be read, if there is no such runtime, it is not installed, or
+            the folder does not have what it needs.
         ClmrError: If outputs differ from the golden numbers.
     """
     folder = Path(folder).expanduser()
-    if (folder / MANIFEST_FILE).is_file():
-        if check:
-            model_folder.check_golden(folder)
-        model, tagger = model_folder.read_encoder(folder), _tagger_of_model(folder)
-        model_folder.check_golden_of(folder, model)
-    elif (folder / CONFIG_FILE).is_file():
-        model, tagger = _encoder_of_run(folder)
-    else:
-        raise UsageError(
-            f"{folder} is neither a model folder nor a run folder; give one written by `python -m clmr_tf.export` or "
-            "`python -m clmr_tf.train`."
-        )
-    return Encoder(model, model.clip_num_samples, model.sample_rate_hz, tagger=tagger)
+    if runtime not in ("auto", *RUNTIMES):
+        raise UsageError(f"There is no runtime {runtime!r}; use auto, {', '.join(RUNTIMES)}.")
+    is_exported = (folder / MANIFEST_FILE).is_file()
+    if is_exported and check:
+        _require_tensorflow(f"A check of the SavedModel in {folder}")
+        from clmr_tf.export.keras_model import check_golden
+
+        check_golden(folder)
+    if is_exported and runtime == "auto":
+        runtime = _fastest_runtime(folder)
+    if runtime in ("auto", "tensorflow"):
+        _require_tensorflow("The runtime tensorflow" if is_exported else f"{folder} is not a model folder; a run")
+        from clmr_tf.inference.tensorflow_encoder import load_tensorflow_encoder
+
+        return load_tensorflow_encoder(folder)
+    from clmr_tf.inference.exported_encoder import load_exported_encoder
+
+    return load_exported_encoder(folder, runtime)
 
 
-def _tagger_of_model(folder: Path) -> Tagger | None:
-    if not model_folder.gives_tags(folder):
-        return None
+def _fastest_runtime(folder: Path) -> str:
     manifest = read_manifest(folder)
-    return _tagger(model_folder.read_head(folder), manifest["tag_names"], manifest["single_label"])
+
+    def is_usable(runtime: str) -> bool:
+        if runtime == "tensorflow":
+            return _has_tensorflow()
+        wanted = FORMATS[RUNTIMES[runtime]]
+        is_described = wanted.file in manifest.get("runtimes", {}) and WEIGHTS_HASH in manifest
+        return is_described and (folder / wanted.file).is_file() and version_of(wanted.runtime) is not None
+
+    # Only TensorFlow uses a GPU here.
+    by_speed = ("tensorflow", *_EXACT_RUNTIMES) if has_nvidia_gpu() else _EXACT_RUNTIMES
+    fastest = next(filter(is_usable, by_speed), None)
+    if fastest is None:
+        raise UsageError(
+            f"{folder} has no file for a runtime that is installed here; add one with `python -m clmr_tf.export "
+            f"--model {folder} --tflite fp32` where TensorFlow is installed."
+        )
+    return fastest
 
 
-def _encoder_of_run(folder: Path) -> tuple[ClipEncoder, Tagger | None]:
-    if not read_config(folder).has_labels:
-        return read_run_encoder(folder)[0], None
-    labels = read_record(folder)["labels"]
-    model, head, _ = read_run_with_head(folder, len(labels["tag_names"]))
-    return model, _tagger(head, labels["tag_names"], labels["single_label"])
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
 
 
-def _tagger(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
+def _require_tensorflow(what: str) -> None:
+    if not _has_tensorflow():
+        raise UsageError(f"{what} needs TensorFlow, which is not installed; {INSTALL_TRAIN}.")
+
+
+def tagger_of(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:
+    """The tagger of a head."""
+
     def probabilities_of(vectors: np.ndarray) -> np.ndarray:
         return probabilities(head.logits(vectors).astype(np.float64), single_label).astype(np.float32)
 
     return Tagger(tuple(tag_names), probabilities_of)
 
 
-def start_from_pretrained(encoder: ClipEncoder, folder: Path) -> None:
-    """Copies the weights and running statistics of a trained encoder to a built one.
-
-    Args:
-        encoder: An encoder of any precision, on any number of replicas.
-        folder: As for `load_encoder`.
+def tagger_of_model(folder: Path) -> Tagger | None:
+    """The tagger of a model folder; None if the model has no tags.
 
     Raises:
-        UsageError: If the folder holds no encoder, or another one, or one of another width or sample rate.
+        UsageError: If manifest or head cannot be read.
     """
-    pretrained = load_encoder(folder).model
-    shape, expected = ((encoder_name(one), one.width, one.sample_rate_hz) for one in (pretrained, encoder))
-    if shape != expected:
-        raise UsageError(
-            f"The encoder in {folder} has --encoder {shape[0]}, --width {shape[1]:g} and --sample-rate-hz {shape[2]}, "
-            f"but the run has {expected[0]}, {expected[1]:g} and {expected[2]}; use the values of the encoder."
-        )
-    for variable, value in zip(encoder.variables, pretrained.variables, strict=True):
-        variable.assign(value)
+    if not gives_tags(folder):
+        return None
+    manifest = read_manifest(folder)
+    return tagger_of(read_head(folder), manifest["tag_names"], manifest["single_label"])

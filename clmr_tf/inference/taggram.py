@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from clmr_tf.console import minutes_and_seconds
 from clmr_tf.inference.encoder import Tagging
 
 matplotlib.use("Agg")
@@ -54,11 +55,6 @@ def taggram_figure(tagging: Tagging, window_seconds: float, num_tags: int, title
     axes.set_title(title, loc="left", fontsize="medium")
     figure.colorbar(mesh, label="probability")
     return figure
-
-
-def minutes_and_seconds(seconds: float) -> str:
-    """75.4 as "1:15"."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _edges_of(times_seconds: Sequence[float], window_seconds: float) -> np.ndarray:

@@ -1,1 +1,4 @@
 """Networks and the loss: the encoders, the projector and classifier, and NT-Xent."""
+
+EMBEDDING_DIM = 512
+"""Length of the embedding of every encoder."""

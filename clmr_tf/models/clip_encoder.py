@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-EMBEDDING_DIM = 512
-
 CLIP_NUM_SAMPLES = {22050: 59049, 16000: 43470, 8000: 20736}
 """Samples of a clip by sample rate in Hz; the lengths that SampleCNN reduces to one frame."""
 

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, scale_channels
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder, scale_channels
 from clmr_tf.models.folding import FoldedConvolution, fold, scale_and_offset
 from clmr_tf.models.layers import BatchNormalization1D
 from clmr_tf.models.log_mel import LogMel

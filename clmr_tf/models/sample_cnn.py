@@ -5,7 +5,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, scale_channels
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder, scale_channels
 from clmr_tf.models.folding import fold_convolution
 from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 

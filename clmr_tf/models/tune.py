@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.folding import fold_convolution
 from clmr_tf.models.layers import BatchNormalization1D, Convolution1D
 

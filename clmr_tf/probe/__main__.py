@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     config = dataclasses.replace(config, model=require_model(config.model))
     stderr.print(f"Probing {config.model} on {config.corpus} ...", markup=False)
     # TensorFlow takes seconds to import, so errors in the options are reported first.
-    from clmr_tf.export.model_folder import record_score
+    from clmr_tf.export.model_card import record_score
     from clmr_tf.models.heads import head_file_of
     from clmr_tf.probe.evaluation import main_score, probe_model
 

@@ -17,6 +17,7 @@ from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.inference.encoder import Encoder, load_encoder
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head, probabilities
 from clmr_tf.probe.comparison import PAIRED, difference, paired_scores, read_compared, require_same_examples
@@ -80,7 +81,7 @@ def probe_model(
     # Checked before a corpus is prepared.
     manifest = read_manifest(config.model)
     compared = {str(path): read_compared(path.expanduser(), config.preset) for path in config.compare}
-    encoder = load_encoder(config.model)
+    encoder = load_encoder(config.model, "tensorflow")
     prepared = resolve_corpus(
         config.corpus,
         corpora=config.corpora.expanduser(),
@@ -375,7 +376,7 @@ def _source(kind: str, config: ProbeConfig, encoder: Encoder, manifest: dict[str
     if ":" in kind:
         return import_source(kind, *shape)
     if kind == "untrained":
-        untrained = Encoder(build_encoder(**architecture, seed=config.seed), *shape)
+        untrained = tensorflow_encoder(build_encoder(**architecture, seed=config.seed))
         return EncoderFeatures(untrained, "untrained", {"architecture": architecture, "seed": config.seed})
     step = manifest["training"]["step"]
     return EncoderFeatures(

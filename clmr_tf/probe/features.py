@@ -15,10 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.audio.decoding import load_audio
+from clmr_tf.audio.windows import window_starts
 from clmr_tf.data.corpus import Corpus, Item
-from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import read_arrays, replaced_file
 from clmr_tf.inference.encoder import Encoder
 
@@ -64,7 +63,7 @@ class EncoderFeatures:
     @functools.cached_property
     def identity(self) -> str:
         """SHA-256 of the weights; the features of an encoder in training are not cached and never need it."""
-        return weights_hash(self._encoder.model)
+        return self._encoder.model_hash
 
     def features_of(self, clips: np.ndarray) -> np.ndarray:
         """float32 [n, clip_num_samples] -> float32 [n, 512]."""

@@ -11,6 +11,7 @@ import numpy as np
 from clmr_tf.data.corpus import SPLITS, Corpus
 from clmr_tf.data.labels import has_single_labels, require_labels
 from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.probe.features import EncoderFeatures, LabeledFeatures, OnProgress, read_features
@@ -103,7 +104,7 @@ def build_probe(model: ClipEncoder, corpus: Corpus) -> Callable[[Callable[[], No
     """
     require_labels(corpus, ("train", "valid"))
     single_label = has_single_labels(corpus)
-    source = EncoderFeatures(Encoder(model, model.clip_num_samples, model.sample_rate_hz), "model", {})
+    source = EncoderFeatures(tensorflow_encoder(model), "model", {})
     _warn_if_slow(corpus, model.clip_num_samples)
 
     def probe(on_progress: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -149,10 +150,9 @@ def compare_with_untrained(
         ClmrError: If no tag has both positives and negatives in the valid or the test split.
     """
     single_label = has_single_labels(corpus)
-    shape = encoder.clip_num_samples, encoder.sample_rate_hz
     _warn_if_slow(corpus, encoder.clip_num_samples)
     seeds = range(seed, seed + _NUM_UNTRAINED)
-    encoders = [encoder, *(Encoder(build_encoder(**architecture, seed=number), *shape) for number in seeds)]
+    encoders = [encoder, *(tensorflow_encoder(build_encoder(**architecture, seed=number)) for number in seeds)]
 
     scored, penalties = [], []
     for number, one in enumerate(encoders, 1):

@@ -12,7 +12,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.models.clip_encoder import dtype_policy
 from clmr_tf.models.encoders import encoder_class
-from clmr_tf.models.heads import build_classifier, build_projector
+from clmr_tf.models.projector import build_classifier, build_projector
 from clmr_tf.train.checkpoints import named_variables
 from clmr_tf.train.optimizers import build_optimizer
 from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainingModel, WeightUpdate

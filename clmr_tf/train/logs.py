@@ -16,9 +16,10 @@ from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.plugins import projector
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from clmr_tf.audio.windows import window_starts
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import Corpus
-from clmr_tf.data.crops import crop_reader, window_starts
+from clmr_tf.data.crops import crop_reader
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import sync, write_atomically
 from clmr_tf.models.clip_encoder import ClipEncoder

@@ -135,7 +135,7 @@ def train(config: TrainConfig, report: Callable[[Progress], None] = lambda _: No
         )
         first_step, unlogged = _restore(strategy, config.workdir, checkpoints)
         if first_step == 0 and config.pretrained:
-            from clmr_tf.inference.encoder import start_from_pretrained
+            from clmr_tf.inference.tensorflow_encoder import start_from_pretrained
 
             start_from_pretrained(model.encoder, config.pretrained)
             model.weight_update.reset_averages()

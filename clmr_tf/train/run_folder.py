@@ -23,9 +23,11 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import exclusive_lock, refuse_pattern, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import hardware
-from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder, dtype_policy
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.clip_encoder import ClipEncoder, dtype_policy
 from clmr_tf.models.encoders import build_encoder
-from clmr_tf.models.heads import Head, build_classifier
+from clmr_tf.models.heads import Head
+from clmr_tf.models.projector import build_classifier
 from clmr_tf.train.checkpoints import named_variables, restore_newest
 
 logger = logging.getLogger(__name__)

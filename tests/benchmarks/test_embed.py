@@ -12,7 +12,8 @@ import soundfile
 
 from benchmarks.embed import write_music
 from clmr_tf.audio.decoding import load_audio
-from clmr_tf.export.runtimes import FORMATS, add_runtime_files
+from clmr_tf.export.runtime_formats import FORMATS
+from clmr_tf.export.runtimes import add_runtime_files
 from clmr_tf.hardware import num_usable_cores
 from tests.clmr_tf.probed import TAGS, tiny_model, write_tiny_model
 from tests.synthetic import write_corpus

@@ -10,10 +10,12 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from clmr_tf.export.model_folder import relative_error, weights_hash
+from clmr_tf.export.keras_model import weights_hash
+from clmr_tf.export.model_folder import relative_error
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.models.heads import Head, build_projector, head_file_of
+from clmr_tf.models.heads import Head, head_file_of
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody

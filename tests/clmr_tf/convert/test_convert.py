@@ -16,7 +16,8 @@ from clmr_tf.convert.__main__ import main
 from clmr_tf.convert.reader import read_checkpoint
 from clmr_tf.convert.translation import state_dict_bytes
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS, MSD_TAGS
-from clmr_tf.export.model_folder import read_head, read_manifest, read_projector, relative_error
+from clmr_tf.export.keras_model import read_projector
+from clmr_tf.export.model_folder import read_head, read_manifest, relative_error
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.heads import Head
 from clmr_tf.probe.evaluation import probe_model

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.data.crops import crop_reader, pair_dataset, window_starts
+from clmr_tf.audio.windows import window_starts
+from clmr_tf.data.crops import crop_reader, pair_dataset
 from clmr_tf.errors import UsageError
 from tests.synthetic import write_corpus
 

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 import clmr_tf.export.runtimes as module
 from clmr_tf.export.__main__ import ExportConfig, export
-from clmr_tf.export.model_folder import SAVED_MODEL, read_manifest, write_manifest
+from clmr_tf.export.model_card import write_manifest
+from clmr_tf.export.model_folder import SAVED_MODEL, read_manifest
 from clmr_tf.inference.encoder import load_encoder
 from tests.clmr_tf.exported import ExportedModel, write_probe
 from tests.clmr_tf.probed import only_default_signature

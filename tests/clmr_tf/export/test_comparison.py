@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.export.runtimes import FORMATS, Golden, compare
+from clmr_tf.export.runtime_formats import FORMATS, Golden, compare
 
 EMBEDDING = np.random.default_rng(0).uniform(0, 2, (3, 512)).astype(np.float32)
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from clmr_tf.export.converter import FoldedHead, FoldedNetwork, convert, read_folded_head
+from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.export.runtime_process import load
-from clmr_tf.export.runtimes import FORMATS, version_of
 from clmr_tf.export.writing import golden_audio
 from clmr_tf.models.encoders import ENCODERS, build_encoder
 from clmr_tf.models.heads import Head

@@ -37,7 +37,7 @@ def place(tmp_path_factory, quick_export, tiny_network):
     write_corpus(folder / "melodies", num_songs={"train": 4}, num_samples=2_000, tag_names=("a", "b"))
     train(config_of(folder, "one"))
     train(config_of(folder, "two", seed=7))
-    export(ExportConfig(model=folder / "runs" / "one", out=folder / "model"))
+    export(ExportConfig(model=folder / "runs" / "one", out=folder / "model", tflite="none"))
     return folder
 
 
@@ -90,11 +90,11 @@ def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, mon
 
 @pytest.mark.soak
 def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
-    config = ExportConfig(model=home / "runs" / "one", out=home / "model")
+    config = ExportConfig(model=home / "runs" / "one", out=home / "model", tflite="none")
     (home / "model" / "manifest.json").write_text("{")
     with pytest.raises(UsageError, match=r"of unknown origin .*; choose another --out, or use --overwrite"):
         export(config)
-    export(ExportConfig(model=config.model, out=config.out, overwrite=True))
+    export(ExportConfig(model=config.model, out=config.out, overwrite=True, tflite="none"))
     load_encoder(config.out, check=True)
     # What else is damaged does not matter.
     (home / "model" / "golden.npz").unlink()
@@ -105,7 +105,7 @@ def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
 def test_a_model_left_by_a_killed_export_is_restored_first(home):
     (home / "model").rename(home / ".model.previous")
     with pytest.raises(UsageError, match="contains the model of another run"):
-        export(ExportConfig(model=home / "runs" / "two", out=home / "model"))
+        export(ExportConfig(model=home / "runs" / "two", out=home / "model", tflite="none"))
     assert read_manifest(home / "model")["training"]["config"]["seed"] == 42
 
 
@@ -130,7 +130,7 @@ def test_files_for_the_same_weights_are_kept(home, caplog):
     add_files(model)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        export(ExportConfig(model=home / "runs" / "one", out=model, licence="CC0-1.0"))
+        export(ExportConfig(model=home / "runs" / "one", out=model, licence="CC0-1.0", tflite="none"))
     assert caplog.messages == []
     manifest = read_manifest(model)
     assert manifest["licence"] == "CC0-1.0" and manifest["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
@@ -147,7 +147,7 @@ def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     train(config_of(home, "one", steps=2))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        export(ExportConfig(model=home / "runs" / "one", out=model))
+        export(ExportConfig(model=home / "runs" / "one", out=model, tflite="none"))
     assert caplog.messages == [
         f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, which belonged to other weights or "
         "another head; make them again with --head, --tflite, --onnx or clmr_tf.probe."

@@ -8,7 +8,9 @@ import pytest
 
 import clmr_tf.export.writing as module
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.export.model_folder import check_golden, read_encoder, read_manifest, record_score
+from clmr_tf.export.keras_model import check_golden, read_encoder
+from clmr_tf.export.model_card import record_score
+from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.export.writing import golden_audio, write_model_folder
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.encoders import build_encoder

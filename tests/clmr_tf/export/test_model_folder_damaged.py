@@ -15,7 +15,8 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export import __main__ as export
 from clmr_tf.export import writing
 from clmr_tf.export.__main__ import ExportConfig
-from clmr_tf.export.model_folder import read_manifest, record_score
+from clmr_tf.export.model_card import record_score
+from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import load_encoder
 from tests.clmr_tf.exported import HEAD, MANIFEST_ENTRIES, TAGS, model

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from clmr_tf.errors import UsageError
 from clmr_tf.export import __main__ as export
+from clmr_tf.export.keras_model import read_encoder
 from clmr_tf.export.model_folder import read_head, read_manifest
 from clmr_tf.export.writing import read_probe_head
 from clmr_tf.inference.encoder import load_encoder
@@ -67,7 +68,7 @@ def test_other_heads_are_refused(probed, tmp_path):
     result_file = probed / "evaluation-songs-thesis-linear.json"
     with pytest.raises(UsageError, match="was trained on features of model with other weights; give the evaluation"):
         read_probe_head(result_file, build_encoder(width=0.0625, seed=9))
-    model = load_encoder(probed).model
+    model = read_encoder(probed)
     with pytest.raises(UsageError, match="is not the result of a probe"):
         read_probe_head(probed / "manifest.json", model)
     copied = tmp_path / result_file.name

@@ -16,9 +16,11 @@ import tensorflow as tf
 import clmr_tf.export.runtimes as module
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
-from clmr_tf.export.model_folder import read_manifest, record_score
+from clmr_tf.export.model_card import record_score
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.export.runtime_process import load
-from clmr_tf.export.runtimes import FORMATS, add_runtime_files, require_converters
+from clmr_tf.export.runtimes import add_runtime_files, require_converters
 from tests.clmr_tf.exported import (
     NUM_PROBE_HEAD_WEIGHTS,
     PROBE_TAGS,

@@ -21,6 +21,7 @@ from clmr_tf.inference import embeddings as embedding_stream
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.inference.shards import embed_npz, embed_table, list_files, shard_of
 from clmr_tf.inference.tables import SongTable, read_manifest
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -30,7 +31,7 @@ RATE_HZ = 22_050
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     model = tiny_model()
-    return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    return tensorflow_encoder(model)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_npz_files_with_other_content_are_noticed(tmp_path):
 
 
 def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path, monkeypatch):
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     folder = tmp_path / "odd"
     folder.mkdir()
     content = (music / "song 0.wav").read_bytes()
@@ -212,7 +213,7 @@ def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path,
 
 
 def test_two_processes_cannot_write_one_table(encoder, music, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     parts, arguments = tmp_path / ".x.npz.parts", [str(music / "song 0.wav"), "--out", str(tmp_path / "x.npz")]
     parts.mkdir()
     with (parts / ".lock").open("w") as lock:
@@ -224,7 +225,7 @@ def test_two_processes_cannot_write_one_table(encoder, music, tmp_path, monkeypa
 
 
 def test_a_table_is_kept_if_nothing_could_be_embedded(encoder, music, tmp_path, monkeypatch):
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     out = ["--out", str(tmp_path / "x.npz")]
     assert run_command(embed.main, [str(music / "song 0.wav"), *out]) == 0
     before = (tmp_path / "x.npz").read_bytes()
@@ -236,7 +237,7 @@ def test_a_table_is_kept_if_nothing_could_be_embedded(encoder, music, tmp_path, 
 
 def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
     # The folder of a model takes seconds to write, and to load is another test's matter.
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     out = tmp_path / "out.npz"
     assert run_command(embed.main, [str(music / "song 0.wav"), str(music), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"Embedded 4 of 4 files to {out}.\n"

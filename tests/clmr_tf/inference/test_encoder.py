@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.synthetic import melody
 
@@ -16,7 +16,7 @@ CLIP = 59049
 def encoder():
     model = SampleCNN(width=0.0625, seed=2)
     model.build()
-    return Encoder(model, CLIP, 22050, batch_size=3)
+    return tensorflow_encoder(model, batch_size=3)
 
 
 def test_encodes_clips_whatever_the_batch(encoder):

@@ -11,6 +11,7 @@ from clmr_tf.console import run_command
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.inference.similarity import SongIndex, nearest_in_blocks
 from clmr_tf.inference.tables import Songs
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from tests.clmr_tf.probed import tiny_model
 from tests.synthetic import melody
 
@@ -53,13 +54,13 @@ def test_ties_keep_the_order_of_the_index_and_an_empty_index_has_no_neighbours()
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     model = tiny_model()
-    return Encoder(model, model.clip_num_samples, model.sample_rate_hz)
+    return tensorflow_encoder(model)
 
 
 @pytest.fixture
 def songs(encoder, tmp_path, monkeypatch, capsys):
     """Three songs and their tables; the first two are the same melody at another level."""
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     for number, (seed, level) in enumerate([(1, 0.9), (1, 0.8), (5, 0.9)]):
         soundfile.write(tmp_path / f"song {number}.wav", level * melody(seed, 3 * RATE_HZ), RATE_HZ)
     for name in ("index.npz", "index"):
@@ -95,8 +96,8 @@ def test_a_song_by_another_name_is_not_its_own_neighbour(songs, capsys):
 def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     model = tiny_model()
     model.variables[0].assign_add(model.variables[0] * 0 + 1)
-    other = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: other)
+    other = tensorflow_encoder(model)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: other)
     assert run_command(similar.main, [str(songs / "song 0.wav"), "--index", str(songs / "index.npz")]) == 2
     assert "was made with another model than savedmodels/demo; give that model" in capsys.readouterr().err
 

@@ -7,12 +7,13 @@ import soundfile
 
 from clmr_tf import tag
 from clmr_tf.config.command_line import DEMO_MODEL
-from clmr_tf.console import run_command
+from clmr_tf.console import minutes_and_seconds, run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder
-from clmr_tf.inference.taggram import draw_taggram, minutes_and_seconds, taggram_figure
+from clmr_tf.inference.encoder import Tagger, Tagging, load_encoder
+from clmr_tf.inference.taggram import draw_taggram, taggram_figure
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from tests.clmr_tf.exported import TAGS, tags_by_definition
-from tests.clmr_tf.probed import CLIP, tiny_model
+from tests.clmr_tf.probed import tiny_model
 from tests.synthetic import melody, write_music
 
 RATE_HZ = 22_050
@@ -36,7 +37,7 @@ def test_a_model_with_a_head_tags_every_window(exported_folder):
 def test_a_model_without_a_head_says_so():
     model = tiny_model()
     with pytest.raises(UsageError, match="The model has no tags; export it with `--head"):
-        Encoder(model, CLIP, RATE_HZ).tag(melody(3, 4 * RATE_HZ))
+        tensorflow_encoder(model).tag(melody(3, 4 * RATE_HZ))
 
 
 def known_tagging() -> Tagging:
@@ -64,8 +65,8 @@ def tagging_encoder(monkeypatch):
     """An encoder whose tags are those of its loudest dimension: of any file the same three numbers."""
     model = tiny_model()
     tagger = Tagger(NAMES, lambda vectors: np.tile(np.array([[0.25, 0.5, 0.125]], np.float32), (len(vectors), 1)))
-    encoder = Encoder(model, CLIP, RATE_HZ, tagger=tagger)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    encoder = tensorflow_encoder(model, tagger=tagger)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     return encoder
 
 

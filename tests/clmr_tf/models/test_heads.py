@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from clmr_tf.files import UnreadableArraysError
-from clmr_tf.models.heads import Head, build_classifier, build_projector, probabilities
+from clmr_tf.models.heads import Head, probabilities
+from clmr_tf.models.projector import build_classifier, build_projector
 
 
 def test_projector_is_linear_relu_linear_without_biases():

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clmr_tf.data.corpus import PCM_FILE, Corpus
 from clmr_tf.data.labels import sample_songs
 from clmr_tf.errors import UsageError
-from clmr_tf.export.model_folder import weights_hash
+from clmr_tf.export.keras_model import weights_hash
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.probe import evaluation
 from clmr_tf.probe.evaluation import probe_model

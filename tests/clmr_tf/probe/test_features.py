@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.errors import ClmrError
-from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import Head
 from clmr_tf.probe.evaluation import clip_scores
@@ -232,14 +232,14 @@ def test_mel_statistics_equal_their_definition():
 
 
 def test_encoder_features_are_embeddings_identified_by_the_weights(model):
-    encoder = Encoder(model, model.clip_num_samples, RATE_HZ)
+    encoder = tensorflow_encoder(model)
     clips = melody(3, 59049)[None]
     source = EncoderFeatures(encoder, "untrained", {"seed": 2})
     np.testing.assert_array_equal(source.features_of(clips), model(clips, training=False).numpy())
     assert source.describe() == {"kind": "untrained", "model_hash": source.identity, "seed": 2}
 
     def identity_of(model) -> str:
-        return EncoderFeatures(Encoder(model, model.clip_num_samples, RATE_HZ), "model", {}).identity
+        return EncoderFeatures(tensorflow_encoder(model), "model", {}).identity
 
     one, same = (build_encoder(width=0.0625, seed=1) for _ in range(2))
     assert identity_of(one) == identity_of(same) != source.identity

@@ -10,7 +10,7 @@ import pytest
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
@@ -220,7 +220,7 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
 
 
 def encoder_features(model: SampleCNN) -> EncoderFeatures:
-    return EncoderFeatures(Encoder(model, CLIP, 22050), "model", {})
+    return EncoderFeatures(tensorflow_encoder(model), "model", {})
 
 
 def test_a_corpus_with_too_few_unheard_songs_is_refused(corpus, model_folder, tmp_path: Path):

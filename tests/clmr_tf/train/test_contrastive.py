@@ -10,8 +10,8 @@ import tensorflow as tf
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import augmentation_preset
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.models.heads import build_projector
 from clmr_tf.models.nt_xent import nt_xent
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.build import build_model
 from clmr_tf.train.step import ContrastiveModel, WeightUpdate, direction_moments, direction_std

@@ -9,7 +9,7 @@ import tensorflow as tf
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import augmentation_preset
 from clmr_tf.models.clip_encoder import dtype_policy
-from clmr_tf.models.heads import build_projector
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.step import ContrastiveModel
 

@@ -12,7 +12,7 @@ from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import AugmentationConfig, GainConfig, augmentation_preset
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import pair_dataset
-from clmr_tf.models.heads import build_projector
+from clmr_tf.models.projector import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.logs import RunLog, log_embeddings, log_views
 from clmr_tf.train.step import ContrastiveModel

@@ -7,7 +7,7 @@ from sklearn.metrics import log_loss
 
 from clmr_tf.augment import AugmentationChain
 from clmr_tf.config.augmentation import augmentation_preset
-from clmr_tf.models.heads import build_classifier
+from clmr_tf.models.projector import build_classifier
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.step import SupervisedModel, classification_loss, drop
 

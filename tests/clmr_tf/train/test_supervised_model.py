@@ -7,11 +7,13 @@ import pytest
 
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
+from clmr_tf.export.keras_model import read_encoder
 from clmr_tf.export.model_folder import read_head
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.train.run import train, training_data
+from clmr_tf.train.run_folder import read_run_encoder
 from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.train.labelled_runs import TAGS, config_of, write_labelled_corpus
 from tests.synthetic import write_corpus
@@ -28,7 +30,7 @@ def exported(corpus, tmp_path_factory):
     settings = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 10, "validate_every": 60, "early_stopping": 0}
     train(config_of(corpus, folder / "run", steps=60, **settings))
     with only_default_signature():
-        return export(ExportConfig(model=folder / "run", out=folder / "model"))
+        return export(ExportConfig(model=folder / "run", out=folder / "model", tflite="none"))
 
 
 def probe_of(corpus, model, **settings) -> dict:
@@ -66,8 +68,8 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus, exported, tmp_pa
     settings |= {"schedule": "constant", "optimizer": "sgd", "learning_rate": 1e-9, "ema_momentum": 0.5}
     config = config_of(corpus, tmp_path / "run", **settings)
     train(config)
-    weights = load_encoder(exported).model.trainable_variables
-    tuned = load_encoder(config.workdir).model.trainable_variables
+    weights = read_encoder(exported).trainable_variables
+    tuned = read_run_encoder(config.workdir)[0].trainable_variables
     for before, after in zip(weights, tuned, strict=True):
         np.testing.assert_allclose(after.numpy(), before.numpy(), rtol=1e-4, atol=1e-6)
     with pytest.raises(
