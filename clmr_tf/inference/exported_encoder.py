@@ -21,6 +21,7 @@ from clmr_tf.export.runtime_formats import FORMATS, ONNX_FORMAT, RuntimeFormat, 
 from clmr_tf.export.runtime_process import Run, load
 from clmr_tf.hardware import num_usable_cores
 from clmr_tf.inference.encoder import RUNTIMES, Encoder, tagger_of_model
+from clmr_tf.quiet_start import hidden_standard_error
 
 
 def load_exported_encoder(folder: Path, runtime: str) -> Encoder:
@@ -90,8 +91,10 @@ def _checked(
     if hashlib.sha256(file.read_bytes()).hexdigest() != described[wanted.file].get("sha256"):
         raise UsageError(f"{file} is damaged: its SHA-256 is not that in the manifest; export the model again.")
     try:
-        run = load(file, num_usable_cores())
-        embedding = run(golden["audio"])["embedding"]
+        # LiteRT reports there which delegate it uses.
+        with hidden_standard_error():
+            run = load(file, num_usable_cores())
+            embedding = run(golden["audio"])["embedding"]
         if embedding.shape != golden["embedding"].shape:
             raise ValueError(f"it gives embeddings of shape {list(embedding.shape)}")
     except Exception as error:

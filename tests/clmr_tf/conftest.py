@@ -38,6 +38,23 @@ def exported_folder(shared_folder) -> Path:
     return shared_folder("tiny", write_exported)
 
 
+@pytest.fixture(scope="session")
+def with_runtimes(exported_folder, shared_folder) -> Path:
+    """A model folder with the head of a probe and all files for other runtimes, one of which had another head."""
+
+    def make(folder: Path) -> None:
+        from clmr_tf.export.__main__ import ExportConfig, export
+        from clmr_tf.export.runtime_formats import version_of
+        from tests.clmr_tf.exported import write_probe
+
+        shutil.copytree(exported_folder, folder)
+        (folder / "model.tflite").write_bytes(b"with the tags of another head")
+        has_onnx = version_of("tf2onnx") is not None
+        export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite="fp16,int8", onnx=has_onnx))
+
+    return shared_folder("with-runtimes", make)
+
+
 @pytest.fixture
 def folder(exported_folder, tmp_path) -> Path:
     """A copy of the model folder, to change."""

@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-import clmr_tf.export.runtimes as module
-from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.export.model_card import write_manifest
 from clmr_tf.export.model_folder import SAVED_MODEL, read_manifest
 from clmr_tf.inference.encoder import load_encoder
-from tests.clmr_tf.exported import ExportedModel, write_probe
+from tests.clmr_tf.exported import ExportedModel
 from tests.clmr_tf.probed import only_default_signature
 from tests.tiny_network import tiny_network  # noqa: F401 - a fixture
 
@@ -20,19 +18,6 @@ from tests.tiny_network import tiny_network  # noqa: F401 - a fixture
 def exported(exported_folder) -> ExportedModel:
     saved = tf.saved_model.load(str(exported_folder / SAVED_MODEL))
     return ExportedModel(exported_folder, load_encoder(exported_folder), saved)
-
-
-@pytest.fixture(scope="session")
-def with_runtimes(exported_folder, shared_folder) -> Path:
-    """A model folder with the head of a probe and all files for other runtimes, one of which had another head."""
-
-    def make(folder: Path) -> None:
-        shutil.copytree(exported_folder, folder)
-        (folder / "model.tflite").write_bytes(b"with the tags of another head")
-        has_onnx = module.version_of("tf2onnx") is not None
-        export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite="fp16,int8", onnx=has_onnx))
-
-    return shared_folder("with-runtimes", make)
 
 
 @pytest.fixture
