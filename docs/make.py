@@ -38,10 +38,10 @@ EXPERIMENTS = DOCS / "experiments.json"
 _EXPERIMENTS_HEAD = """\
 # Experiments with the recipe
 `python -m benchmarks.experiments` trains on debian_games with one changed setting after the other, and
-`python -m docs.make --record-experiments results/experiments` writes this page. All variants train on the same number of
-views, {num_pairs:,} pairs. The scores are PR-AUC of the preset [standard](evaluation.md) on the **validation** split, on
-which heads were selected too; the three seeds of the base settings show how much they vary by chance. The test split is
-scored for chosen variants only. The base settings: {base}. The paper's recipe: {paper}, otherwise the same.
+`python -m docs.make --record-experiments results/experiments` writes this page. All variants train on {num_pairs:,}
+pairs. The scores are PR-AUC of the preset [standard](evaluation.md) on the **validation** split, on which heads were
+selected too; the three seeds of the base settings show how much they vary by chance. The test split is scored for
+chosen variants only. The base settings: {base}. The paper's recipe: {paper}, otherwise the same.
 
 """
 
