@@ -67,6 +67,8 @@ class EmbedConfig:
             Shard.parse(self.shard)
         if self.shard and self.update:
             raise UsageError("--update runs in one process; give it without --shard.")
+        if self.merge and (self.paths or self.shard or self.update):
+            raise UsageError("--merge only merges shards that are finished; give it alone, without files or --shard.")
         if self.is_npz and (self.shard or self.update):
             raise UsageError(f"--shard and --update need a folder for --out; received {self.out}.")
         if self.out.suffix in _OTHER_SUFFIXES:

@@ -230,10 +230,11 @@ def write_part(
 def found_part(table: Path, name: str) -> Part | None:
     """Describes a part that was written before, for which all its bytes are read; None if it is missing or damaged."""
     try:
-        file = parquet.ParquetFile(_path(table, SONGS_FOLDER, name))
-        skipped = tuple(SkippedFile(**one) for *_, one in _metadata_of(file)["skipped"])
+        with parquet.ParquetFile(_path(table, SONGS_FOLDER, name)) as songs:
+            skipped = tuple(SkippedFile(**one) for *_, one in _metadata_of(songs)["skipped"])
+            num_songs = songs.metadata.num_rows
         num_windows = parquet.read_metadata(_path(table, WINDOWS_FOLDER, name)).num_rows
-        return Part(name, file.metadata.num_rows, num_windows, skipped, hashes_of_part(table, name))
+        return Part(name, num_songs, num_windows, skipped, hashes_of_part(table, name))
     except _OF_DAMAGED_FILES:
         return None
 

@@ -17,8 +17,7 @@ from clmr_tf.inference.approximate_index import update_index
 from clmr_tf.inference.embeddings import FileEmbedding
 from clmr_tf.inference.similarity import nearest_in_blocks
 from clmr_tf.inference.tables import ListedFile, Manifest, SongTable, TableSettings, write_part
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder
-from tests.clmr_tf.inference.test_shards import write_song
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
 
 SETTINGS = TableSettings("drawn", RATE_HZ, CLIP, CLIP, 512)
 
