@@ -72,6 +72,8 @@ setup(
         # Empty: PyAV and pyarrow are always installed now.
         "av": [],
         "parquet": [],
+        # An approximate index of more than a million songs.
+        "index": ["faiss-cpu>=1.9"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "onnxruntime>=1.20",

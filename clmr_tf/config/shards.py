@@ -27,7 +27,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
         if not match or int(match[1]) >= int(match[2]):
-            raise UsageError(f"--shard must be from 0/16 to 15/16 for 16 shards; received {text}.")
+            raise UsageError(f"--shard must be K/N, with K from 0 to N - 1, such as 3/16; received {text!r}.")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

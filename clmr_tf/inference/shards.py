@@ -182,9 +182,9 @@ def embed_shard(encoder: "Encoder", shard: TableShard, on_file: OnFile = lambda 
     for folder in (SONGS_FOLDER, WINDOWS_FOLDER, SHARDS_FOLDER):
         (shard.table / folder).mkdir(parents=True, exist_ok=True)
     path = shard.table / SHARDS_FOLDER / f"{shard.shard.name}.json"
-    for summary in _summaries(shard.table):
-        if summary.shard != shard.shard:
-            _require_alike(f"Shard {shard.shard}", settings, shard.list_hash, summary)
+    other = next((one for one in _summaries(shard.table) if one.shard != shard.shard), None)
+    if other:
+        _require_alike(f"Shard {shard.shard}", settings, shard.list_hash, other)
     parts = []
     with _PartEmbedding(encoder, shard.hop_seconds, shard.batch_size, len(shard.files), on_file) as embedding:
         for first in range(0, len(shard.files), shard.files_per_part):
@@ -285,7 +285,7 @@ def merge_shards(table: Path) -> Manifest:
     """
     if (table / MANIFEST_FILE).exists():
         return read_manifest(table)
-    summaries = _summaries(table)
+    summaries = list(_summaries(table))
     if not summaries:
         raise UsageError(f"{table} has no finished shard; run `python -m clmr_tf.embed` with --out {table} first.")
     first = summaries[0]
@@ -379,9 +379,11 @@ def _is_whole(table: Path, summary: ShardSummary) -> bool:
         return False
 
 
-def _summaries(table: Path) -> list[ShardSummary]:
-    found = (_read_summary(path) for path in sorted((table / SHARDS_FOLDER).glob("[0-9]*.json")))
-    return [summary for summary in found if summary is not None]
+def _summaries(table: Path) -> Iterator[ShardSummary]:
+    for path in sorted((table / SHARDS_FOLDER).glob("[0-9]*.json")):
+        summary = _read_summary(path)
+        if summary is not None:
+            yield summary
 
 
 def _read_summary(path: Path) -> ShardSummary | None:

@@ -1,6 +1,11 @@
-"""An encoder without a network, for tests of what happens to its embeddings."""
+"""An encoder without a network and songs of a few of its short windows, for tests of what happens to embeddings."""
+
+from pathlib import Path
 
 import numpy as np
+import soundfile
+
+from tests.synthetic import melody
 
 RATE_HZ = 22_050
 CLIP = 5_120
@@ -25,3 +30,7 @@ class PlainEncoder:
         assert 1 <= len(audio) <= batch_size
         self.num_encoded += len(audio)
         return audio.reshape(len(audio), DIM, -1).mean(axis=2)
+
+
+def write_song(path: Path, seed: int, num_windows: float = 3) -> None:
+    soundfile.write(path, melody(seed, round(num_windows * CLIP)), RATE_HZ)

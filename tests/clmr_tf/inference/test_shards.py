@@ -33,14 +33,9 @@ from clmr_tf.inference.shards import (
     update_table,
 )
 from clmr_tf.inference.tables import SongTable, read_manifest
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder
-from tests.synthetic import melody
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
 
 NUM_SONGS = 9
-
-
-def write_song(path: Path, seed: int, num_windows: float = 3) -> None:
-    soundfile.write(path, melody(seed, round(num_windows * CLIP)), RATE_HZ)
 
 
 @pytest.fixture
@@ -339,6 +334,9 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
         code, error = command(*options, "--shard", "0/2")
         assert code == 2 and error.startswith("error: Another process is writing table; wait for it")
     assert command(*options, "--shard", "0/2")[0] == 0
+    with (tmp_path / "table" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command("--merge", "table") == (2, "error: Another process is writing table; wait for it.")
     assert command("--merge", "table") == (0, "table has 9 songs.\n")
     assert command("--merge", "table") == (0, "table has 9 songs.\n")
 
@@ -368,7 +366,10 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
     ("arguments", "words"),
     [
         (["music", "--out", "x.npz", "--shard", "0/2"], "--shard and --update need a folder for --out; received x.npz"),
-        (["music", "--out", "x", "--shard", "2/2"], "--shard must be from 0/16 to 15/16 for 16 shards; received 2/2"),
+        (
+            ["music", "--out", "x", "--shard", "2/2"],
+            "--shard must be K/N, with K from 0 to N - 1, such as 3/16; received '2/2'",
+        ),
         (
             ["music", "--out", "x", "--shard", "0/2", "--update"],
             "--update runs in one process; give it without --shard",
@@ -376,6 +377,7 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
         (["music", "--out", "music"], "music exists and is not a table of embeddings; choose another --out"),
         (["music", "--out", "no/x"], "no/x cannot be written; give --out a folder or an .npz file in an existing"),
         (["music", "--out", "x", "--files-per-part", "0"], "--files-per-part must be at least 1; received 0"),
+        (["music", "--merge", "x"], "--merge only merges shards that are finished; give it alone, without files"),
         (["--merge", "music"], "music is not the folder of a table; give --merge the folder that the shards have as"),
     ],
 )
