@@ -1,17 +1,23 @@
-"""python -m benchmarks.embed: how fast a model embeds files, and windows in every runtime that it is exported for.
+"""python -m benchmarks.embed: how fast a model embeds files, in every runtime that it is exported for.
 
 Prints one JSON object. All ratios compare figures of this run: each runtime has its own process, and they take turns.
-`clmr_tf` decodes MP3 and Ogg Vorbis files, while PyTorch, with the original's layers, gets the decoded audio, so
-`ratio_to_pytorch` is a lower bound. The table `runtimes` has the latency of one window and the rate of many. The
-encoder is not trained, which does not change its speed. Missing figures are null, with the reason in `absent`.
+The table `runtimes` has a row for each runtime of `load_encoder`: `real_time` and `real_time_per_core` of a folder of
+MP3 and Ogg Vorbis files, decoding included; `start_seconds`, how long `python -m clmr_tf.tag` takes for the first of
+them; `latency_ms` of one window and the rate of many. Files that other programs run have only the last two. PyTorch,
+with the original's layers, gets the decoded audio, so `ratio_to_pytorch` of a folder is a lower bound. The encoder is
+not trained, which does not change its speed. Missing figures are null, with the reason in `absent`.
 """
 
 import argparse
+import collections
 import contextlib
 import json
+import math
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,77 +26,94 @@ import numpy as np
 import soundfile
 
 from benchmarks.pytorch_environment import NOT_REQUESTED, python_with_pytorch
-from benchmarks.runtime_embedding import PACKAGE, SAVED_MODEL
-from benchmarks.worker import Worker, WorkerFailedError
+from benchmarks.runtime_embedding import SAVED_MODEL
+from benchmarks.worker import ROOT, Worker, WorkerFailedError
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import ClmrError
 from clmr_tf.export.runtime_formats import FORMATS
 from clmr_tf.hardware import num_usable_cores
+from clmr_tf.inference.encoder import RUNTIMES
+from clmr_tf.models import EMBEDDING_DIM
+from clmr_tf.models.heads import Head
 
 SAMPLE_RATE_HZ = 22050
-DEMO_MUSIC = Path(__file__).parents[1] / "pipelines" / "demo_data" / "audio"
+# As in MagnaTagATune.
+NUM_TAGS = 50
+DEMO_MUSIC = ROOT / "pipelines" / "demo_data" / "audio"
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Makes music and a model in `folder`, lets the workers take turns, and collects the figures."""
     audio_seconds = write_music(folder, options.num_files)
     absent = export_everything(folder / "model", options.width)
-    rounds: dict[str, list[float]] = {"clmr_tf": [], "cpu": [], "decoding": [], "pytorch": []}
-    latencies: dict[str, list[float]] = {}
-    rates: dict[str, list[float]] = {}
+    measured: dict[str, dict[str, list[float]]] = {}
+    decoding: list[float] = []
     with contextlib.ExitStack() as stack:
         workers = dict(_workers(options, folder, stack, absent))
         for _ in range(options.repeats):
-            embedded = workers[PACKAGE].request("embed")
-            rounds["clmr_tf"].append(embedded["seconds"])
-            rounds["cpu"].append(embedded["cpu_seconds"])
-            rounds["decoding"].append(workers[PACKAGE].request("decode")["seconds"])
-            if "pytorch" in workers:
-                answer = workers["pytorch"].request("embed")
-                rounds["pytorch"].append(answer["seconds"])
-                if answer["num_windows"] != embedded["num_windows"]:
-                    raise ClmrError(
-                        "The two encoders embedded different numbers of windows, so their times cannot be compared."
-                    )
+            decoding.append(workers["tensorflow"].request("decode")["seconds"])
+            num_windows = set()
             for name, worker in workers.items():
+                row = measured.setdefault(name, collections.defaultdict(list))
+                if name in RUNTIMES or name == "pytorch":
+                    answer = worker.request("embed")
+                    num_windows.add(answer["num_windows"])
+                    row["embed_seconds"].append(answer["seconds"])
+                    row["cpu_seconds"].append(answer.get("cpu_seconds", math.nan))
+                if name in RUNTIMES:
+                    row["start_seconds"].append(_start_seconds(name, folder))
                 one = worker.request("windows", num_clips=1, repetitions=options.latency_repeats)["seconds"]
                 many = worker.request("windows", num_clips=options.batch_size, repetitions=1)["seconds"]
-                latencies.setdefault(name, []).append(statistics.median(one))
-                rates.setdefault(name, []).append(options.batch_size / many[0])
+                row["latency_ms"].append(1000 * statistics.median(one))
+                row["windows_per_second"].append(options.batch_size / many[0])
+            if len(num_windows) > 1:
+                raise ClmrError(
+                    "The encoders embedded different numbers of windows, so their times cannot be compared."
+                )
         versions = {name: worker.about["version"] for name, worker in workers.items()}
-
-    seconds = {name: statistics.median(values) for name, values in rounds.items() if values}
-
-    def ratio(numerator: float | None, denominator: float) -> float | None:
-        return None if numerator is None else numerator / denominator
-
-    pytorch = seconds.get("pytorch")
-    rate = {name: statistics.median(values) for name, values in rates.items()}
+    medians = {
+        name: {figure: statistics.median(values) for figure, values in row.items()} for name, row in measured.items()
+    }
+    pytorch = medians.get("pytorch", {})
     return {
         "width": options.width,
         "num_cpus": num_usable_cores(),
         "batch_size": options.batch_size,
         "num_files": options.num_files,
         "audio_seconds": audio_seconds,
-        "embed_seconds": seconds["clmr_tf"],
-        "decoding_seconds": seconds["decoding"],
-        "pytorch_seconds": pytorch,
-        "real_time": audio_seconds / seconds["clmr_tf"],
-        "real_time_per_core": audio_seconds / seconds["cpu"],
-        "ratio_to_pytorch": ratio(pytorch, seconds["clmr_tf"]),
-        "ratio_to_pytorch_with_decoding": ratio(pytorch and pytorch + seconds["decoding"], seconds["clmr_tf"]),
-        "runtimes": {
-            name: {
-                "latency_ms": 1000 * statistics.median(latencies[name]),
-                "windows_per_second": rate[name],
-                "ratio_to_pytorch": ratio(rate[name], rate["pytorch"]) if "pytorch" in rate else None,
-            }
-            for name in rate
-        },
+        "decoding_seconds": statistics.median(decoding),
+        "pytorch_seconds": pytorch.get("embed_seconds"),
+        "runtimes": {name: _row(row, pytorch, audio_seconds) for name, row in medians.items()},
         "absent": absent,
         "versions": versions,
     }
+
+
+def _row(row: dict[str, float], pytorch: dict[str, float], audio_seconds: float) -> dict[str, float | None]:
+    """The figures of a runtime; `real_time` and what follows from it are null if it embedded no files."""
+
+    def ratio(numerator: float | None, denominator: float | None) -> float | None:
+        return None if None in (numerator, denominator) else numerator / denominator
+
+    has_decoding = "start_seconds" in row
+    return {
+        "real_time": ratio(audio_seconds, row.get("embed_seconds")) if has_decoding else None,
+        "real_time_per_core": ratio(audio_seconds, row.get("cpu_seconds")) if has_decoding else None,
+        "start_seconds": row.get("start_seconds"),
+        "latency_ms": row["latency_ms"],
+        "windows_per_second": row["windows_per_second"],
+        "ratio_to_pytorch": ratio(row["windows_per_second"], pytorch.get("windows_per_second")),
+        "folder_ratio_to_pytorch": ratio(pytorch.get("embed_seconds"), row.get("embed_seconds")),
+    }
+
+
+def _start_seconds(runtime: str, folder: Path) -> float:
+    song = min((folder / "music").iterdir())
+    command = [sys.executable, "-m", "clmr_tf.tag", str(song), "--model", str(folder / "model"), "--runtime", runtime]
+    begin = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begin
 
 
 def write_music(folder: Path, num_files: int) -> float:
@@ -115,7 +138,7 @@ def write_music(folder: Path, num_files: int) -> float:
 def export_everything(
     folder: Path, width: float, encoder: str = "sample_cnn", kinds: Sequence[str] = tuple(FORMATS)
 ) -> dict[str, str]:
-    """Exports an encoder, also to the files `kinds` for other runtimes; returns why some of these are absent."""
+    """Exports an encoder with a head, also to the files `kinds` for other runtimes; returns why some are absent."""
     from clmr_tf.export.runtime_formats import version_of
     from clmr_tf.export.runtimes import add_runtime_files
     from clmr_tf.export.writing import write_model_folder
@@ -124,12 +147,14 @@ def export_everything(
     metadata = {
         "name": "untrained",
         "licence": "unspecified",
-        "tag_names": [],
+        "tag_names": [str(number) for number in range(NUM_TAGS)],
         "single_label": False,
         "scores": {},
         "training": {"step": 0},
     }
-    write_model_folder(build_encoder(encoder, width=width, seed=0), folder, metadata)
+    zeros, ones = np.zeros(EMBEDDING_DIM, np.float32), np.ones(EMBEDDING_DIM, np.float32)
+    head = Head(zeros, ones, (np.zeros((EMBEDDING_DIM, NUM_TAGS), np.float32), np.zeros(NUM_TAGS, np.float32)))
+    write_model_folder(build_encoder(encoder, width=width, seed=0), folder, metadata, head)
     absent = {
         kind: f"{lacking[0]} is not installed"
         for kind in kinds
@@ -150,8 +175,9 @@ def _workers(
         every = (*arguments, "--num-threads", num_usable_cores())
         return stack.enter_context(contextlib.closing(Worker(python, module, every)))
 
-    for runtime in (PACKAGE, SAVED_MODEL, *FORMATS):
-        if runtime not in absent:
+    # The files fp32, int8 and onnx are what runtimes of the package run.
+    for runtime in (*RUNTIMES, SAVED_MODEL, "fp16"):
+        if RUNTIMES.get(runtime, runtime) not in absent:
             of_model = ("--runtime", runtime, "--model", folder / "model", "--music", folder / "music")
             of_model += ("--batch-size", options.batch_size)
             yield runtime, started(sys.executable, "benchmarks.runtime_embedding", *of_model)

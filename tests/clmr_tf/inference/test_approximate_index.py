@@ -133,7 +133,7 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     DEMO_MODEL.mkdir(parents=True)
     encoder = PlainEncoder()
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     music = tmp_path / "music"
     music.mkdir()
     for number in range(4):
@@ -164,7 +164,7 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     run(embed, "music", "--out", "table", "--update")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     assert sorted(names(run(similar, "music/1.wav", "--index", "table"))) == ["0.wav", "3.wav"]
 
     run(embed, "music", "--out", "table.npz")

@@ -309,7 +309,7 @@ def command(music, tmp_path, monkeypatch, capsys):
     DEMO_MODEL.mkdir(parents=True)
     (DEMO_MODEL / "encoder.weights.h5").write_bytes(b"weights")
     encoder = PlainEncoder()
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
 
     def run(*arguments: object) -> tuple[int, str]:
         code = run_command(embed.main, [*map(str, arguments)])
@@ -355,7 +355,7 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
     )
     changes = "1 new or changed files and 1 that are gone"
     assert command(*options, "--update") == (0, f"Updated for {changes}: table has 8 songs.\n")
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: PlainEncoder("other"))
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: PlainEncoder("other"))
     (DEMO_MODEL / "encoder.weights.h5").write_bytes(b"other weights")
     for more in ((), ("--update",)):
         code, error = command(*options, *more)
