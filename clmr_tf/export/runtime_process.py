@@ -41,6 +41,8 @@ def _load_onnx(file: Path, num_threads: int | None) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
+    # Threads that wait for work would take time from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(file), options)
     names = [output.name for output in session.get_outputs()]
     return lambda audio: dict(zip(names, session.run(names, {"audio": audio}), strict=True))

@@ -260,7 +260,7 @@ class Encoder:
 RUNTIMES = {"tensorflow": None, "litert": "fp32", "litert-int8": "int8", "onnx": "onnx"}
 """The runtimes by name, with the kind of file that they need (`clmr_tf.export.runtime_formats`)."""
 
-# The fastest first; docs/models.md has the figures.
+# The fastest first; docs/runtimes.md has the figures.
 _EXACT_RUNTIMES = ("onnx", "litert", "tensorflow")
 
 
