@@ -5,6 +5,7 @@ PYTHON ?=
 VENV := .venv
 LATEST := .venv-latest
 TORCH := .venv-torch
+INFERENCE := .venv-inference
 RUN := $(VENV)/bin/python
 PIP := -m pip install --disable-pip-version-check --quiet
 TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
@@ -13,10 +14,15 @@ DEMO_RUN := runs/demo-run
 DEMO_MODEL := savedmodels/demo-run
 DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 
+# Python versions that TensorFlow has releases for.
+USABLE := 3.11|3.12|3.13
+# The tests that run without TensorFlow.
+INFERENCE_TESTS := tests/clmr_tf/audio/test_decoding.py
+
 # Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=
 
-.PHONY: train demo-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
+.PHONY: train demo-model test test-latest test-torch test-inference coverage soak lint format docs figures bench gpu-check help
 
 help:
 	@echo "make train         train on the demo corpus, export, probe (about 15 minutes on two cores)"
@@ -24,6 +30,7 @@ help:
 	@echo "make test          the tests, except those of make soak"
 	@echo "make test-latest   the same with the newest TensorFlow, in a separate environment (TESTS=tests/... for a part)"
 	@echo "make test-torch    compare with the original network in PyTorch, in a separate environment"
+	@echo "make test-inference  the tests that need no TensorFlow, with what 'pip install .' installs, in a new environment"
 	@echo "make coverage      branch coverage of numerics, readers and checkpoints; under 95 % fails"
 	@echo "make soak          the long tests that make test leaves out"
 	@echo "make lint          formatting and lint rules"
@@ -71,6 +78,12 @@ test-torch: $(TORCH)/test-requirements
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py
 	$(RUN) -m pytest $(TWO_PROCESSES) -m soak --ignore tests/clmr_tf/train/test_training_killed.py
+
+# Installed anew each time, since the versions are not pinned: this is what users get. Python 3.14 works too.
+test-inference: $(INFERENCE)/bin/pip
+	$(INFERENCE)/bin/python $(PIP) '.[onnx]' pytest soundfile
+	du -sm $(INFERENCE)
+	$(INFERENCE)/bin/python -m pytest -m 'inference and not soak' $(INFERENCE_TESTS)
 
 # pyproject.toml names the modules that must be covered.
 coverage: $(VENV)/test-requirements
@@ -130,11 +143,12 @@ $(TORCH)/test-requirements: requirements-torch.txt requirements.txt constraints.
 	@touch $@
 
 # pyenv and others install commands that exist but do not run, and Debian has Pythons without the venv module.
-$(VENV)/bin/pip $(LATEST)/bin/pip $(TORCH)/bin/pip:
+$(INFERENCE)/bin/pip: USABLE := 3.11|3.12|3.13|3.14
+$(VENV)/bin/pip $(LATEST)/bin/pip $(TORCH)/bin/pip $(INFERENCE)/bin/pip:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
 	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
 	    case "$$version" in \
-	        3.11|3.12|3.13) ;; \
+	        $(USABLE)) ;; \
 	        *) unusable="Python $$version"; continue ;; \
 	    esac; \
 	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \

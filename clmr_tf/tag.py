@@ -60,8 +60,6 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.files import require_writable, write_atomically
-    from clmr_tf.inference.embeddings import stream_embeddings, usable
-    from clmr_tf.inference.encoder import Embedding, load_encoder
 
     plot = config.plot and config.plot.expanduser()
     if plot:
@@ -72,6 +70,10 @@ def main(arguments: Sequence[str]) -> None:
     if plot and len(files) > 1:
         raise UsageError(f"--plot needs a single song; received {len(files)} files.")
     with IsolatedDecoder() as decoder:
+        # Imported while the decoder starts.
+        from clmr_tf.inference.embeddings import stream_embeddings, usable
+        from clmr_tf.inference.encoder import Embedding, load_encoder
+
         encoder = load_encoder(config.model, config.runtime)
         encoder.require_tags()
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)

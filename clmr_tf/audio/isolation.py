@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -11,7 +12,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
@@ -71,10 +72,11 @@ class WorkerProcess(Generic[Task, Result]):
     Args:
         function: Importable by name (or a `functools.partial` of such a function); tasks, results and errors must be
             picklable. None of them may come from the program's main module, which the process does not import.
+        modules: Imported before the first call.
     """
 
-    def __init__(self, function: Callable[[Task], Result]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[Task], Result], modules: Sequence[str] = ()) -> None:
+        self._function, self._modules = function, modules
         self._process: Any = None
         self._connection: Any = None
         self._is_ready = False
@@ -91,7 +93,7 @@ class WorkerProcess(Generic[Task, Result]):
                 raise WorkerStartError("The worker is closed; create another one.")
             context = multiprocessing.get_context("spawn")
             self._connection, far_end = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self._function, far_end), daemon=True)
+            self._process = context.Process(target=_serve, args=(self._function, self._modules, far_end), daemon=True)
             with _sigint_blocked(), _main_module_hidden():
                 self._process.start()
             # Now only the worker has this end, so the pipe is closed if the worker dies.
@@ -190,11 +192,13 @@ def _main_module_hidden() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-def _serve(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
+def _serve(function: Callable[[Any], Any], modules: Sequence[str], pipe: connection.Connection) -> None:
     """In the worker: answers calls until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _silence_decoders()
+    for module in modules:
+        importlib.import_module(module)
     pipe.send("ready")
     with contextlib.suppress(EOFError, ConnectionResetError):
         while True:
@@ -328,7 +332,7 @@ class IsolatedDecoder:
 
     def __init__(self, reply_limit_seconds: float = _REPLY_LIMIT_SECONDS) -> None:
         self._reply_limit_seconds = reply_limit_seconds
-        self._worker: WorkerProcess[_Request | None, tuple] = WorkerProcess(_reply)
+        self._worker: WorkerProcess[_Request | None, tuple] = WorkerProcess(_reply, modules=["av"])
         self._worker.start()
 
     def __enter__(self) -> "IsolatedDecoder":

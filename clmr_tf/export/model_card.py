@@ -22,7 +22,7 @@ With this package, for audio files of any format, rate and length:
 ```python
 import clmr_tf
 
-encoder = clmr_tf.load_encoder(".", check=True)  # also checks the SavedModel against the golden numbers
+encoder = clmr_tf.load_encoder(".")  # in any runtime that is installed; checked against the golden numbers
 embedding = encoder.embed("song.mp3", hop_seconds=1.0)
 embedding.times_seconds, embedding.vectors  # [n], [n, {dimensions}]
 ```

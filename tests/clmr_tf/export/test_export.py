@@ -11,6 +11,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.export import __main__ as command
+from clmr_tf.export import runtimes
 from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.export.writing import require_same_origin
@@ -155,3 +156,17 @@ def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     assert not {"model.onnx", "model.tflite", "probe-demo.json"} & {path.name for path in model.iterdir()}
     manifest = read_manifest(model)
     assert manifest["training"]["step"] == 2 and "runtimes" not in manifest and manifest["scores"] == {}
+
+
+def test_a_run_is_exported_for_litert_too_unless_its_file_is_kept(home, monkeypatch):
+    written = []
+    monkeypatch.setattr(runtimes, "add_runtime_files", lambda folder, kinds: written.append(kinds))
+    monkeypatch.setattr(runtimes, "version_of", lambda package: "1.0")
+    model = home / "model"
+    export(ExportConfig(model=home / "runs" / "one", out=model))
+    export(ExportConfig(model=home / "runs" / "one", out=model, onnx=True))
+    export(ExportConfig(model=home / "runs" / "one", out=model, tflite="none"))
+    assert written == [("fp32",), ("fp32", "onnx")]
+    add_files(model)
+    export(ExportConfig(model=home / "runs" / "one", out=model))
+    assert len(written) == 2 and (model / "model.tflite").read_bytes() == b"model.tflite"
