@@ -62,7 +62,7 @@ def test_embed_tag_and_similar_work_and_everything_else_says_what_to_install(wit
         ["train", "--corpus", "songs"],
     )
     assert embedded == (0, "Embedded 3 of 3 files to table.\n", "")
-    assert found[0] == 0 and found[1].count("\n") == 3 and found[1].startswith("songs/song 1.flac\n")
+    assert found[0] == 0 and found[1].count("\n") == 3 and found[1].startswith(f"{tmp_path}/songs/song 1.flac\n")
     assert tagged[0] == 0 and tagged[1].count("\n") == 6
     expected = ["package matplotlib", "The runtime tensorflow needs TensorFlow", "runs is not a model folder; a run"]
     for (exit_code, output, error), words in zip(refused, [*expected, "package", "package"], strict=True):
