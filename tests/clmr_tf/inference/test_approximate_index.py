@@ -12,12 +12,12 @@ from clmr_tf import embed, similar
 from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.inference import approximate_index
+from clmr_tf.inference import approximate_index, shards
 from clmr_tf.inference.approximate_index import update_index
 from clmr_tf.inference.embeddings import FileEmbedding
 from clmr_tf.inference.similarity import nearest_in_blocks
 from clmr_tf.inference.tables import ListedFile, Manifest, SongTable, TableSettings, write_part
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, DecoderInThisProcess, PlainEncoder, write_song
 
 SETTINGS = TableSettings("drawn", RATE_HZ, CLIP, CLIP, 512)
 
@@ -133,6 +133,8 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     DEMO_MODEL.mkdir(parents=True)
     encoder = PlainEncoder()
+    monkeypatch.setattr(shards, "IsolatedDecoder", DecoderInThisProcess)
+    monkeypatch.setattr("clmr_tf.audio.isolation.IsolatedDecoder", DecoderInThisProcess)
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
     music = tmp_path / "music"
     music.mkdir()
@@ -159,12 +161,10 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     assert list((tmp_path / "table" / "index").glob("*.faiss")) != built
     assert names(run(similar, "music/1.wav", "--index", "table"))[0] == "new.wav"
     # The index is out of date, as after a kill between the two steps of an update.
-    monkeypatch.setattr(approximate_index, "has_index", lambda table: False)
     (music / "new.wav").unlink()
-    run(embed, "music", "--out", "table", "--update")
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(approximate_index, "has_index", lambda table: False)
+        run(embed, "music", "--out", "table", "--update")
     assert sorted(names(run(similar, "music/1.wav", "--index", "table"))) == ["0.wav", "3.wav"]
 
     run(embed, "music", "--out", "table.npz")

@@ -22,7 +22,7 @@ from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.inference import embeddings
+from clmr_tf.inference import embeddings, shards
 from clmr_tf.inference.shards import (
     embed_shard,
     embed_table,
@@ -33,9 +33,14 @@ from clmr_tf.inference.shards import (
     update_table,
 )
 from clmr_tf.inference.tables import SongTable, read_manifest
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, DecoderInThisProcess, PlainEncoder, write_song
 
 NUM_SONGS = 9
+
+
+@pytest.fixture(autouse=True)
+def decoder(monkeypatch):
+    monkeypatch.setattr(shards, "IsolatedDecoder", DecoderInThisProcess)
 
 
 @pytest.fixture
