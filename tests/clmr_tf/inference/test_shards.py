@@ -187,7 +187,7 @@ def test_a_damaged_shard_is_named_and_its_repetition_repairs_it(music, tmp_path)
 def test_a_killed_command_is_completed_by_its_repetition_wherever_it_was_killed(tmp_path):
     music = tmp_path / "music"
     music.mkdir()
-    for number in range(5):
+    for number in range(3):
         write_song(music / f"song {number}.wav", number, 2)
     arguments = [sys.executable, "-m", "tests.clmr_tf.inference.killed_embedding", str(music), str(tmp_path / "work")]
     (tmp_path / "work").mkdir()
