@@ -12,12 +12,12 @@ from clmr_tf import embed, similar
 from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
-from clmr_tf.inference import approximate_index
+from clmr_tf.inference import approximate_index, shards
 from clmr_tf.inference.approximate_index import update_index
 from clmr_tf.inference.embeddings import FileEmbedding
 from clmr_tf.inference.similarity import nearest_in_blocks
 from clmr_tf.inference.tables import ListedFile, Manifest, SongTable, TableSettings, write_part
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, DecoderInThisProcess, PlainEncoder, write_song
 
 SETTINGS = TableSettings("drawn", RATE_HZ, CLIP, CLIP, 512)
 
@@ -45,24 +45,27 @@ def queries(blocks) -> list[np.ndarray]:
 
 
 def assert_exact(index, table: SongTable, blocks) -> None:
-    """All lists of small segments are searched, so nothing may be missing."""
+    """All lists of small segments are searched, so nothing is missing, up to rounding to 16 bits."""
     for query, expected in zip(queries(blocks), nearest_in_blocks(table.blocks(), queries(blocks), 30), strict=True):
         found = index.nearest(query, 30)
-        assert [one.path for one in found] == [one.path for one in expected]
-        assert [one.is_silent for one in found] == [one.is_silent for one in expected]
-        np.testing.assert_allclose([one.cosine for one in found], [one.cosine for one in expected], atol=1e-6)
+        assert found[0] == expected[0] or found[0].cosine == pytest.approx(expected[0].cosine, abs=1e-6)
+        np.testing.assert_allclose([one.cosine for one in found], [one.cosine for one in expected], atol=1e-3)
+        assert len({one.path for one in found} & {one.path for one in expected}) >= 28
+        assert all(one.is_silent == one.path.endswith("00003.mp3") for one in found)
 
 
 def files_of_index(table: SongTable) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (table.path / "index").glob("*.faiss")}
 
 
-def test_at_most_two_of_a_hundred_neighbours_are_missed(tmp_path):
-    table = write_table(tmp_path, range(10), 2000)
+def test_at_most_two_of_a_hundred_neighbours_are_missed(tmp_path, monkeypatch):
+    # As many lists as 32,000 songs have.
+    monkeypatch.setattr(approximate_index, "_SONGS_PER_LIST", 64)
+    table = write_table(tmp_path, range(10), 800)
     index = update_index(table)
     ((lists, *_),) = index._segments
     # Otherwise this would be exact.
-    assert lists.nlist > 2 * approximate_index._NUM_LISTS_SEARCHED
+    assert lists.nlist > 3 * approximate_index._NUM_LISTS_SEARCHED
     asked = queries(range(10)) + [drawn_songs(block, 1, is_query=True)[0] for block in range(10)]
     expected = nearest_in_blocks(table.blocks(), asked, 10)
     hits = [
@@ -133,6 +136,8 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     DEMO_MODEL.mkdir(parents=True)
     encoder = PlainEncoder()
+    monkeypatch.setattr(shards, "IsolatedDecoder", DecoderInThisProcess)
+    monkeypatch.setattr("clmr_tf.audio.isolation.IsolatedDecoder", DecoderInThisProcess)
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
     music = tmp_path / "music"
     music.mkdir()
@@ -159,12 +164,10 @@ def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, caps
     assert list((tmp_path / "table" / "index").glob("*.faiss")) != built
     assert names(run(similar, "music/1.wav", "--index", "table"))[0] == "new.wav"
     # The index is out of date, as after a kill between the two steps of an update.
-    monkeypatch.setattr(approximate_index, "has_index", lambda table: False)
     (music / "new.wav").unlink()
-    run(embed, "music", "--out", "table", "--update")
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(approximate_index, "has_index", lambda table: False)
+        run(embed, "music", "--out", "table", "--update")
     assert sorted(names(run(similar, "music/1.wav", "--index", "table"))) == ["0.wav", "3.wav"]
 
     run(embed, "music", "--out", "table.npz")
