@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -24,8 +24,8 @@ class EmbedConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, sample rate and length, or folders of audio files."""
-    model: Path = DEMO_MODEL
-    """Model folder or run folder. Default: the demo model of a checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder or run folder. Default: the model that a checkout includes."""
     out: Path = Path("embeddings.npz")
     """File to write, .npz or .parquet; docs/embedding.md describes it. An existing file is replaced."""
     hop_seconds: float | None = None
