@@ -25,7 +25,7 @@ help:
 	@echo "make test-latest   the same with the newest TensorFlow, in a separate environment (TESTS=tests/... for a part)"
 	@echo "make test-torch    compare with the original network in PyTorch, in a separate environment"
 	@echo "make coverage      branch coverage of numerics, readers and checkpoints; under 95 % fails"
-	@echo "make soak          the longer versions of tests that kill and compare runs"
+	@echo "make soak          the long tests that make test leaves out"
 	@echo "make lint          formatting and lint rules"
 	@echo "make format        apply them"
 	@echo "make docs          the API reference, build/reference/index.html"
@@ -79,7 +79,7 @@ test-torch: $(TORCH)/test-requirements
 # More kills than in the suite, and all tests that are marked as long.
 soak: $(VENV)/test-requirements
 	CLMR_TF_NUM_KILLS=20 $(RUN) -m pytest -m "" tests/clmr_tf/train/test_training_killed.py
-	$(RUN) -m pytest -m soak --ignore tests/clmr_tf/train/test_training_killed.py
+	$(RUN) -m pytest $(TWO_PROCESSES) -m soak --ignore tests/clmr_tf/train/test_training_killed.py
 
 # pyproject.toml names the modules that must be covered.
 coverage: $(VENV)/test-requirements

@@ -117,6 +117,7 @@ def test_incomplete_commands_fail_in_one_sentence(anywhere):
         assert exit_code == 2 and written.startswith("error: ") and written.count("\n") == 1, (command, written)
 
 
+@pytest.mark.soak
 def test_demo_corpus_takes_precedence_over_a_folder_named_demo(anywhere, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

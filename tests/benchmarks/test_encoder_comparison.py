@@ -194,6 +194,7 @@ def test_everything_is_trained_and_scored_once_and_the_most_informative_comes_fi
     assert json.loads(capsys.readouterr().out) == table
 
 
+@pytest.mark.soak
 def test_an_interrupted_comparison_does_the_rest(recorder, arguments, capsys):
     command = [*arguments, "--encoders", "mel_cnn", "--supervised-fractions", "1"]
     codes = []

@@ -133,5 +133,5 @@ def test_instruments_are_counted_by_their_notes():
 
 def test_impossible_numbers_are_refused():
     for num_songs, seed in ((0, 0), (1, -1)):
-        with pytest.raises(UsageError, match=f"not {num_songs} and {seed}"):
+        with pytest.raises(UsageError, match=f"received {num_songs} and {seed}"):
             draw_songs(num_songs, seed, GROOVES)

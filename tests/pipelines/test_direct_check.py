@@ -172,6 +172,7 @@ def test_small_differences_count():
     assert are_same(np.clip(30 * expected, -1, 1), 30 * expected)
 
 
+@pytest.mark.soak
 @needs_tensorflow_io
 def test_validation_in_worker_processes(tmp_path):
     good = write_song(tmp_path / "good.ogg")

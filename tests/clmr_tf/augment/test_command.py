@@ -110,6 +110,7 @@ def test_a_folder_in_place_of_a_file_is_rejected_before_anything_is_written(tmp_
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.soak
 def test_sounds_of_an_earlier_run_with_more_views_are_removed(tmp_path, capsys):
     assert run(SONG, "--out", tmp_path, "--num-views", 3, "--augmentation", "none") == 0
     others = ["view-03.wav", "view-3.wav.bak", "view-4.flac", "view-101.wav", "preview-3.wav", "notes.txt"]

@@ -205,6 +205,7 @@ def test_names_of_the_tags(tags, num_tags, expected_names, tmp_path, monkeypatch
             conversion._tag_names(tags, num_tags)
 
 
+@pytest.mark.soak
 def test_every_path_may_begin_with_a_tilde(converted, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(converted.parent))
     (converted.parent / "names.txt").write_text("\n".join(MSD_TAGS))

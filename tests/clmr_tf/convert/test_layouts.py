@@ -135,7 +135,7 @@ KERNEL = "encoder.sequential.4.0.weight"
             PLAIN | prefixed("module.", PLAIN),
             "with and without a wrapper, such as `module.encoder.sequential.0.0.weight`,",
         ),
-        (without("encoder.sequential.4.1.running_var"), "lacks `encoder.sequential.4.1.running_var`"),
+        (without("encoder.sequential.4.1.running_var"), "has no `encoder.sequential.4.1.running_var`"),
         (without(KERNEL), f"has no `{KERNEL}`"),
         (PLAIN | {"encoder.sequential.11.0.weight": np.zeros(3)}, "unexpected keys `encoder.sequential.11.0.weight`"),
         (PLAIN | {"attention.weight": np.zeros(3)}, "unexpected keys `attention.weight`"),
@@ -144,7 +144,7 @@ KERNEL = "encoder.sequential.4.0.weight"
         (PLAIN | {KERNEL: np.zeros(())}, rf"`{KERNEL}` has the shape \[\] instead of \[16, 16, 3\]"),
         (PLAIN | {"encoder.sequential.0.0.bias": np.zeros(9)}, r"0\.0\.bias` has the shape \[9\] instead of \[8\]"),
         (PLAIN | {"projector.2.weight": np.zeros((64, 256))}, r"has the shape \[64, 256\] instead of \[n, 512\]"),
-        (PLAIN | {"encoder.fc.weight": np.zeros((50, 512))}, "lacks `encoder.fc.bias`"),
+        (PLAIN | {"encoder.fc.weight": np.zeros((50, 512))}, "has no `encoder.fc.bias`"),
         (
             PLAIN | {"encoder.sequential.0.1.weight": np.full(8, np.nan)},
             r"0\.1\.weight` has values that are not finite",

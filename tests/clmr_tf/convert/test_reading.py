@@ -57,11 +57,11 @@ def test_a_checkpoint_in_a_zip_archive_is_read(read, name):
 
 
 def test_an_archive_without_exactly_one_checkpoint_is_refused(read):
-    with pytest.raises(UsageError, match=r"holds a\.pt, b\.ckpt; extract it and give one checkpoint\.$"):
+    with pytest.raises(UsageError, match=r"contains a\.pt, b\.ckpt; extract it and give one checkpoint\.$"):
         read(archive_of({"a.pt": SAVED["torch_saved"], "b.ckpt": SAVED["torch_saved"]}))
-    with pytest.raises(UsageError, match=r"holds song\.mp3; extract it"):
+    with pytest.raises(UsageError, match=r"contains song\.mp3; extract it"):
         read(archive_of({"song.mp3": b"x"}))
-    with pytest.raises(UsageError, match=r"holds a\.pt; extract it"):
+    with pytest.raises(UsageError, match=r"contains a\.pt; extract it"):
         read(archive_of({"a.pt": archive_of({"a.pt": SAVED["torch_saved"]})}))
 
 

@@ -77,7 +77,7 @@ def test_a_task_with_unknown_items_or_a_song_in_two_splits_is_rejected(tmp_path)
     with pytest.raises(UsageError, match="has the song 'train-song-1' in two splits"):
         corpus.for_task("genre")
     write_task(task(items={**LABELS, "item-9": Label("train", ())}), corpus.folder)
-    with pytest.raises(UsageError, match="labels 'item-9', which the corpus does not hold"):
+    with pytest.raises(UsageError, match="labels 'item-9', which is not in the corpus"):
         corpus.for_task("genre")
 
 

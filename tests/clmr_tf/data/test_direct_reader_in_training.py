@@ -167,6 +167,7 @@ def test_without_tensorflow_io_there_are_no_decoders(monkeypatch):
     assert direct_reader.tensorflow_io_decoders.__wrapped__() is None
 
 
+@pytest.mark.soak
 def test_a_library_for_another_tensorflow_is_not_used(tmp_path):
     tensorflow_io = pytest.importorskip("tensorflow_io", reason="there is none for this Python", exc_type=ImportError)
     # A copy of the installed package with a library that cannot be loaded.

@@ -89,6 +89,7 @@ def test_a_manifest_of_another_program_is_ignored(tmp_path):
     assert corpus.folder.parent == tmp_path / "corpora" and len(corpus.items) == 1
 
 
+@pytest.mark.soak
 def test_folders_of_equal_or_unusual_names_have_separate_corpora(tmp_path):
     # Two equal names, two that differ in characters that names cannot have, two without a letter.
     places = ["a/album", "b/album", "live: 1999", "live? 1999", "…", "-"]
@@ -104,6 +105,7 @@ def test_folders_of_equal_or_unusual_names_have_separate_corpora(tmp_path):
     assert [name.rpartition("-")[0] for name in folders] == ["album"] * 2 + ["live-1999"] * 2 + ["music"] * 2
 
 
+@pytest.mark.soak
 def test_other_rates_and_readers_have_separate_folders(tmp_path):
     music, corpora = write_song(tmp_path / "music"), tmp_path / "corpora"
     plain = resolve(music, corpora)

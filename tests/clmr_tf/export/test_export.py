@@ -88,6 +88,7 @@ def test_the_defaults_of_export_do_not_replace_another_model(home, monkeypatch, 
     assert content_of(Path("savedmodels/demo")) == before
 
 
+@pytest.mark.soak
 def test_a_model_of_unknown_origin_is_replaced_only_with_overwrite(home):
     config = ExportConfig(model=home / "runs" / "one", out=home / "model")
     (home / "model" / "manifest.json").write_text("{")
@@ -139,6 +140,7 @@ def test_files_for_the_same_weights_are_kept(home, caplog):
     assert "model.tflite" in (model / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.soak
 def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     model = home / "model"
     add_files(model)

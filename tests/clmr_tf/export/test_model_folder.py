@@ -158,6 +158,7 @@ def test_an_encoder_is_float32_whatever_the_policy_of_the_process(exported_folde
     np.testing.assert_allclose(received.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.soak
 def test_an_export_of_other_weights_removes_old_probes_and_drafts(folder):
     record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
     (folder / "probe-demo.json").write_text("{}")
@@ -175,7 +176,9 @@ def test_an_export_of_other_weights_removes_old_probes_and_drafts(folder):
 def test_a_file_of_the_user_is_named_and_kept(folder, tmp_path, name):
     (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("precious")
     before = {path.name for path in folder.iterdir()}
-    with pytest.raises(UsageError, match=rf"holds {name.strip('/')}, which .* move it away, or choose another --out"):
+    with pytest.raises(
+        UsageError, match=rf"contains {name.strip('/')}, which .* move it away, or choose another --out"
+    ):
         write_model_folder(other_model(5), folder, {**MANIFEST_ENTRIES, "name": "new"})
     assert {path.name for path in folder.iterdir()} == before and read_manifest(folder)["name"] == "tiny"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -83,7 +83,7 @@ DAMAGES = {
         of_head(lambda array: array[:500], "mean", "deviation", "weights_0"),
         r"head\.npz has 500 inputs .* but an embedding has 512 numbers",
     ),
-    "head-text": (of_head(lambda array: array.astype(str), "weights_1"), HEADS.format("it holds mean, deviation")),
+    "head-text": (of_head(lambda array: array.astype(str), "weights_1"), HEADS.format("it contains mean, deviation")),
     "projector-cut": (cut("projector.npz"), r"projector\.npz cannot be read .*; convert the checkpoint again"),
     "projector-of-other-features": (
         with_arrays("projector.npz", lambda arrays: {name: array[:500, :500] for name, array in arrays.items()}),
@@ -108,10 +108,10 @@ DAMAGES = {
         UNREADABLE.format("it has no array `logits`"),
     ),
     "golden-fewer-logits": (of_golden(fewer, "logits"), r"gives logits of shape \[2, 3\], and golden\.npz has"),
-    "manifest-no-names": (with_manifest(tag_names=None), "lacks `tag_names`"),
-    "manifest-no-kind-of-tags": (with_manifest(single_label=None), "lacks `single_label`"),
+    "manifest-no-names": (with_manifest(tag_names=None), "has no `tag_names`"),
+    "manifest-no-kind-of-tags": (with_manifest(single_label=None), "has no `single_label`"),
     "manifest-few-names": (with_manifest(tag_names=TAGS[:2]), "and manifest.json 2 tags; export the model again"),
-    "manifest-names-of-another-kind": (with_manifest(tag_names="low"), "lacks `tag_names`"),
+    "manifest-names-of-another-kind": (with_manifest(tag_names="low"), "has no `tag_names`"),
     "manifest-cut": (cut("manifest.json"), r"manifest\.json cannot be read"),
 }
 
@@ -211,7 +211,7 @@ def test_other_files_in_a_damaged_model_are_left_alone(folder):
     (folder / "golden.npz").unlink()
     (folder / "notes.txt").write_text("precious")
     before = {path.name for path in folder.iterdir()}
-    with pytest.raises(UsageError, match=r"holds notes\.txt, which an export would delete"):
+    with pytest.raises(UsageError, match=r"contains notes\.txt, which an export would delete"):
         write_model_folder(model(), folder, MANIFEST_ENTRIES)
     (folder / "notes.txt").unlink()
     (folder / "manifest.json").unlink()

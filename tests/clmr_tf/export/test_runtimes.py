@@ -133,7 +133,7 @@ def test_a_new_head_replaces_all_files_of_the_old_one(without_runtimes, tmp_path
     monkeypatch.setattr(module, "version_of", lambda package: "1.0")
     export(config)
     assert made == ["fp16", "int8", "onnx"]
-    expected = "Making model-int8.tflite and model.onnx again, with the tags of the new head."
+    expected = "Writing model-int8.tflite and model.onnx again, with the tags of the new head."
     assert expected in " ".join(capsys.readouterr().err.split()) and "no longer holds" not in caplog.text
     monkeypatch.setattr(module, "version_of", lambda package: None)
     with pytest.raises(UsageError, match=r"model\.onnx needs tf2onnx and onnx"):
@@ -198,6 +198,7 @@ exit 0"""
     assert set(read_manifest(without_runtimes)["runtimes"]) == {"model.tflite", "model-int8.tflite"}
 
 
+@pytest.mark.soak
 @needs_litert
 def test_a_converter_that_hangs_loses_only_its_own_file(with_runtimes, without_runtimes, tmp_path, monkeypatch):
     script = f"""

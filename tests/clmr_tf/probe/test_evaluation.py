@@ -125,6 +125,7 @@ def test_few_labels_are_a_fraction_of_the_songs_or_chosen_like_the_paper(result_
     assert result["protocol"]["train_windows"] == "chunks"
 
 
+@pytest.mark.soak
 def test_baselines_use_the_same_protocol(result_of):
     results = {kind: result_of(features=kind) for kind in ("untrained", "mel", "majority", "model")}
     majority = results["majority"]["scores"]["test"]
@@ -149,6 +150,7 @@ def test_a_task_has_its_own_classes_and_splits(result_of):
     assert result["protocol"]["head"]["hidden_units"] == 512
 
 
+@pytest.mark.soak
 def test_the_grid_chooses_a_head_and_continues_from_its_journal(result_of, cache, monkeypatch):
     few = [
         dataclasses.replace(head, patience=2)
@@ -211,7 +213,7 @@ def test_options_that_do_not_fit_together_are_refused(options, words):
         ({"task": "unknown"}, "unknown"),
         ({"features": "no_such_module:Features"}, "cannot be imported .*no_such_module.*; give MODULE:CLASS"),
         ({"features": "clmr_tf.metrics:Features"}, "clmr_tf.metrics has no class Features"),
-        ({"features": "builtins:range"}, "lacks kind, .*, identity, .*; see FeatureSource"),
+        ({"features": "builtins:range"}, "has no kind, .*, identity, .*; see FeatureSource"),
     ],
 )
 def test_unknown_tasks_and_feature_sources_are_refused(result_of, options, words):

@@ -250,6 +250,7 @@ def test_single_labels_are_scored_by_accuracy(model_folder, songs, encoders):
     assert len(calls) == 6 + 4 + len(INVERSE_PENALTIES)
 
 
+@pytest.mark.soak
 def test_recordings_with_no_or_two_tags_are_scored_by_average_precision(model_folder, songs, encoders):
     corpus = relabel(songs, SEVERAL_LABELS)
     result = result_of(model_folder, corpus)

@@ -202,6 +202,7 @@ def test_two_results_are_compared_in_either_direction(probed, corpus):
     assert {**again, "differences": result["differences"]} == result
 
 
+@pytest.mark.soak
 def test_results_that_cannot_be_compared_are_refused_in_one_sentence(probed, tmp_path):
     out, result = probed("trained")
     _, released = probed("released", "--preset", "released")

@@ -96,11 +96,11 @@ def test_a_missing_or_different_corpus_is_refused_with_its_pipeline(run_of, corp
     with pytest.raises(UsageError, match=r"magnatagatune-pons2017 at 22050 Hz, but \S* contains no prepared corpus"):
         run_of("transfer-fma", tmp_path).require_corpora()
     (tmp_path / "magnatagatune").symlink_to(corpora / "magnatagatune-8000hz")
-    with pytest.raises(UsageError, match="holds magnatagatune-pons2017 at 8000 Hz"):
+    with pytest.raises(UsageError, match="contains magnatagatune-pons2017 at 8000 Hz"):
         run_of("transfer-fma", tmp_path).require_corpora()
     manifest = tmp_path / "fma" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "name": "fma-small"}))
-    with pytest.raises(UsageError, match=r"fma-medium at 22050 Hz, .* holds fma-small at 22050 Hz"):
+    with pytest.raises(UsageError, match=r"fma-medium at 22050 Hz, .* contains fma-small at 22050 Hz"):
         run_of("transfer-fma", tmp_path).require_corpora()
 
 

@@ -57,6 +57,7 @@ class KilledError(Exception):
     """Stands for a kill, which would leave the same files."""
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("steps", [1, 3], ids=["last step", "earlier step"])
 def test_resume_keeps_best_after_kill_between_save_and_keep(corpus, tmp_path, monkeypatch, steps):
     keep_best, kept = Checkpoints.keep_best, []

@@ -80,6 +80,7 @@ def run_on_a_small_disk(tmp_path: Path, size: str, program: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
+@pytest.mark.soak
 def test_full_disk_keeps_last_checkpoint_and_saves_once_there_is_space(tmp_path):
     error, before, after = run_on_a_small_disk(tmp_path, "7m", FILL)
     assert error.startswith(f"The checkpoint of step 5 could not be written to {tmp_path}/run/checkpoints because ")
@@ -89,6 +90,7 @@ def test_full_disk_keeps_last_checkpoint_and_saves_once_there_is_space(tmp_path)
     assert after == f"{names} 5"
 
 
+@pytest.mark.soak
 def test_read_only_disk_can_be_read_and_saving_fails_with_reason(tmp_path):
     *restored, checkpoint, best = run_on_a_small_disk(tmp_path, "7m", READ_ONLY)
     assert restored == ["2 2"] * 3

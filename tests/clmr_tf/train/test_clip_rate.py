@@ -20,6 +20,7 @@ def corpus(tmp_path_factory):
     return write_corpus(folder, num_songs={"train": 8, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("settings", "clips_per_example"),
     [({}, 2), ({"objective": "supervised", "schedule": "constant", "early_stopping": 0}, 1)],

@@ -82,6 +82,7 @@ def test_overfitting_one_batch_lowers_loss_and_finds_positives():
     assert last["contrastive_accuracy"] == 1.0
 
 
+@pytest.mark.soak
 def test_keras_fit_runs_the_same_step():
     batch = make_batch()
     one, other = make_model(), make_model()

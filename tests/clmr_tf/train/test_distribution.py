@@ -86,6 +86,7 @@ def test_invalid_tf_config_is_rejected_in_one_sentence(configured, config, words
     assert str(caught.value).startswith("TF_CONFIG must") and "\n" not in str(caught.value)
 
 
+@pytest.mark.soak
 def test_signal_handlers_are_restored_after_building_the_strategy():
     program = """
 import os, signal

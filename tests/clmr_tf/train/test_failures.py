@@ -86,6 +86,7 @@ def test_error_is_complete_even_if_report_cannot_be_written(tmp_path):
     assert sentence.endswith(f" The items of its batch and the weights could not be written to {folder}.")
 
 
+@pytest.mark.soak
 def test_stopped_run_can_resume_with_on_nonfinite_skip(corpus, tmp_path, poisoned):
     settings = {"log_every": 1, "steps": 4}
     train(config_of(corpus, tmp_path / "run", **{**settings, "steps": 1}))

@@ -36,6 +36,7 @@ def test_xla_compiled_step_has_the_same_statistics(corpus, tmp_path):
         assert means[1] == pytest.approx(means[0], rel=tolerance), name
 
 
+@pytest.mark.soak
 def test_profile_from_step_10_is_written_for_tensorboard(corpus, tmp_path, monkeypatch):
     seen = []
     config = config_of(corpus, tmp_path / "run", steps=12, profile=True, steps_per_execution=12, log_every=12)

@@ -88,6 +88,7 @@ def test_best_encoder_is_the_one_with_the_lowest_validation_loss(averaged):
     np.testing.assert_array_equal(encoder.convolutions[2].kernel.numpy(), kernel)
 
 
+@pytest.mark.soak
 def test_run_without_validation_has_no_best_checkpoint(corpus, tmp_path):
     train(config_of(corpus, tmp_path / "run", steps=1, validate_every=0))
     with pytest.raises(UsageError, match="no best checkpoint"):

@@ -73,6 +73,7 @@ def test_validation_settings_of_a_plateau_run_cannot_change(tmp_path, corpus):
     start(tmp_path, dataclasses.replace(plateau, steps=20), corpus, 5)
 
 
+@pytest.mark.soak
 def test_second_process_is_rejected_until_the_first_ends(tmp_path):
     code = f"""
 import sys, time

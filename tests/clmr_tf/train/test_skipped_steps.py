@@ -58,6 +58,7 @@ def test_run_fails_if_more_than_half_of_its_steps_were_skipped():
             require_trained(Path("run"), num_steps, num_skipped)
 
 
+@pytest.mark.soak
 def test_training_and_export_fail_if_most_steps_were_skipped(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
     # The first step makes the weights so large that no later one is finite.

@@ -81,6 +81,7 @@ def test_epochs_and_cosine_with_warm_up_from_command_line(corpus, tmp_path, caps
     assert "use more" not in said
 
 
+@pytest.mark.soak
 def test_run_in_epochs_is_extended_in_epochs(corpus, tmp_path, capsys):
     options = {"corpus": corpus.folder, "workdir": tmp_path, "width": 0.0625, "batch-size": 4, "augmentation": "none"}
     options |= {"num-audio-examples": 0, "embeddings-every": 0, "validate-every": 0, "epochs": 1}
@@ -97,6 +98,7 @@ def test_worker_fails_if_the_chief_could_not_save(corpus, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypatch):
     """Otherwise their collectives would not match, and they would wait for each other forever."""
     stops: dict[int, list[int]] = {0: [], 1: []}

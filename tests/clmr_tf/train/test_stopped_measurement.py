@@ -81,6 +81,7 @@ def test_worker_resumes_even_if_the_chief_has_already_logged_the_missing_row(cor
     assert train(config).first_step == 1 and resumed_at == [1]
 
 
+@pytest.mark.soak
 def test_chief_decides_whether_a_row_is_missing(corpus, tmp_path, monkeypatch):
     config = TrainConfig(
         **{"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 1, "num_validation_pairs": 4}
@@ -95,6 +96,7 @@ def test_chief_decides_whether_a_row_is_missing(corpus, tmp_path, monkeypatch):
     assert resumed_at == [1]
 
 
+@pytest.mark.soak
 def test_worker_completes_a_missing_row_without_the_metrics_of_the_chief(corpus, tmp_path, monkeypatch):
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path, **SETTINGS, "steps": 2, "num_validation_pairs": 4}
     train(TrainConfig(**settings))

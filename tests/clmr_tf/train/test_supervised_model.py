@@ -59,6 +59,7 @@ def test_supervised_run_scores_above_chance(corpus, exported):
     assert probe_of(corpus, exported)["scores"]["test"]["accuracy"]["mean"] >= 0.6
 
 
+@pytest.mark.soak
 def test_fine_tuning_starts_from_the_pretrained_weights(corpus, exported, tmp_path):
     settings = {"objective": "finetune", "pretrained": exported, "steps": 1, "validate_every": 0, "early_stopping": 0}
     # The running average must start from the loaded weights, not from the random initialization.

@@ -75,6 +75,7 @@ def test_nonfinite_loss_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys)
     assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
 
 
+@pytest.mark.soak
 def test_out_of_memory_error_advises_smaller_settings(corpus, tmp_path, capsys, monkeypatch):
     def take_too_much(self, batch):
         metrics = train_step(self, batch)
@@ -132,6 +133,7 @@ def test_run_encoder_has_the_weights_of_the_newest_checkpoint(trained):
     assert np.abs(encoder.normalizations[0].moving_mean.numpy()).max() > 0
 
 
+@pytest.mark.soak
 def test_low_precision_run_gives_a_float32_encoder_and_keeps_the_policy(corpus, tmp_path, capsys):
     low = ["--precision", "mixed_bfloat16", "--steps", "1"]
     assert run(command(corpus, tmp_path / "run", *low), capsys)[0] == 0
@@ -147,6 +149,7 @@ def test_low_precision_run_gives_a_float32_encoder_and_keeps_the_policy(corpus, 
     np.testing.assert_allclose(*(embedding.numpy() for embedding in embeddings), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.soak
 def test_written_configuration_reproduces_the_run(trained, tmp_path, capsys):
     config = str(trained / "config.json")
     assert run(["--config", config, "--workdir", str(tmp_path / "again")], capsys)[0] == 0
@@ -191,6 +194,7 @@ def test_advice_of_an_error_works_in_the_same_workdir(corpus, tmp_path, capsys):
     assert run(command(corpus, tmp_path / "run", "--batch-size", "10", "--steps", "1"), capsys)[0] == 0
 
 
+@pytest.mark.soak
 def test_relative_path_names_the_same_corpus(corpus, workdir, capsys, monkeypatch):
     monkeypatch.chdir(corpus.folder.parent)
     again = ["--corpus", f"./{corpus.folder.name}/", "--workdir", str(workdir), *SETTINGS, "--steps", "3"]

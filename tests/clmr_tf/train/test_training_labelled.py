@@ -43,6 +43,7 @@ def test_run_reduces_its_learning_rate_and_stops_early(ended_early):
     assert again.ended_early and again.first_step == again.num_steps == outcome.num_steps
 
 
+@pytest.mark.soak
 def test_resumed_run_stops_at_the_same_step_with_the_same_state(ended_early, tmp_path):
     config, outcome = ended_early
     shorter = dataclasses.replace(config, workdir=tmp_path / "resumed")

@@ -39,6 +39,7 @@ def test_signal_saves_the_run_and_reports_it(corpus, tmp_path, number, code):
     assert f"after step {step}," in errors
 
 
+@pytest.mark.soak
 def test_sigterm_before_the_first_step_is_reported(corpus, tmp_path):
     (tmp_path / "run").mkdir()
     # Nothing is written to this pipe, so the run waits for its record forever and never reaches its first step.
@@ -69,6 +70,7 @@ def config_of(corpus, workdir: Path, **settings) -> TrainConfig:
     return TrainConfig(corpus=str(corpus.folder), workdir=workdir, **quick, **settings)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("first", "second", "code", "words"),
     [
@@ -93,6 +95,7 @@ def test_second_signal_ends_the_run_at_once_with_its_exit_code(corpus, tmp_path,
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
+@pytest.mark.soak
 def test_training_works_outside_the_main_thread(corpus, tmp_path):
     """Only the main thread may install signal handlers."""
     outcomes = []

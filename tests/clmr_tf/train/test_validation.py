@@ -80,6 +80,7 @@ def test_validation_equals_hand_calculation_on_fixed_views(corpus, whole):
     assert build_validation(model, corpus, config)() != validate()
 
 
+@pytest.mark.soak
 def test_resumed_run_has_the_same_validations(corpus, whole, tmp_path):
     for steps in (1, 2):
         train(config_of(corpus, tmp_path / "resumed", steps=steps))
@@ -88,6 +89,7 @@ def test_resumed_run_has_the_same_validations(corpus, whole, tmp_path):
     assert rows[0]["validation_loss"] != rows[1]["validation_loss"]
 
 
+@pytest.mark.soak
 def test_run_without_enough_validation_songs_warns_and_trains(tmp_path, caplog):
     corpus = write_corpus(tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",))
     with caplog.at_level(logging.WARNING):

@@ -79,6 +79,7 @@ def test_workdir_that_cannot_be_created_is_rejected(tmp_path):
         wait_for_workers(tmp_path / "file" / "run", Cluster(ADDRESSES, 0), IMPATIENT_SECONDS)
 
 
+@pytest.mark.soak
 def test_signal_ends_the_wait_at_once(tmp_path):
     program = (
         "import sys; from pathlib import Path; from clmr_tf.console import run_command\n"
