@@ -19,8 +19,8 @@ def test_missing_model_is_reported_with_advice(command, arguments, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert run_command(command.main, arguments) == 2
     assert " ".join(capsys.readouterr().err.split()) == (
-        "error: --model is needed, since the included model savedmodels/music-small does not exist; use --model with a folder "
-        "that `python -m clmr_tf.export` or `python -m clmr_tf.train` wrote."
+        "error: --model is needed, since the included model savedmodels/music-small does not exist; use --model with a "
+        "folder that `python -m clmr_tf.export` or `python -m clmr_tf.train` wrote."
     )
     assert run_command(command.main, [*arguments, "--model", "runs/mine"]) == 2
     assert "error: The model runs/mine does not exist; use --model" in " ".join(capsys.readouterr().err.split())
