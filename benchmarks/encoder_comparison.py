@@ -144,13 +144,12 @@ class Comparison:
                 self._results.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive_lock(self._results / ".lock", refused))
             self._open_plan()
+            # All before anything is trained, so that they are measured under the same conditions.
+            for encoder, objective in itertools.product(self._encoders, _OBJECTIVES.values()):
+                self._length(encoder, objective)
             self._do_everything()
 
     def _do_everything(self) -> None:
-        # All before anything is trained, so that they are measured under the same conditions.
-        for encoder in self._encoders:
-            for objective in _OBJECTIVES.values():
-                self._length(encoder, objective)
         seeds = range(1, self._options.seeds + 1)
         for seed in seeds:
             networks = [Network("clmr", encoder, seed) for encoder in self._encoders]
