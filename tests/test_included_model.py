@@ -1,4 +1,4 @@
-"""The included model is small, documents its origin, and tells unheard music apart better than its untrained network."""
+"""The included model is small, documents its origin, and tells unknown music apart better than without training."""
 
 import csv
 import json
