@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import shlex
 import shutil
