@@ -98,7 +98,7 @@ def _show(result: dict) -> None:
         _show_differences(result, ["clean/recall_at_1", "chain/recall_at_1"])
         return
     stdout.print(_head_table(result))
-    _show_differences(result, ["accuracy" if result["single_label"] else "average_precision"])
+    _show_differences(result, ["accuracy", "neighbour_precision"] if result["single_label"] else ["average_precision"])
     test = result["scores"]["test"]
     for what, names in (
         ("Not scored because no test clip has them", test["tags_without_positives"]),
@@ -156,6 +156,7 @@ def _head_table(result: dict) -> Table:
         table.add_column(heading, no_wrap=True)
     test = result["scores"]["test"]
     rows = [("accuracy", test["accuracy"])] if result["single_label"] else []
+    rows += [("precision of 10 nearest", test["neighbour_precision"])] if "neighbour_precision" in test else []
     for metric, name in (("roc_auc", "ROC-AUC"), ("average_precision", "average precision")):
         rows += [(f"{name} {over.replace('_', ' ')}", test[metric][over]) for over in ("over_tags", "over_clips")]
     for name, score in rows:

@@ -42,7 +42,14 @@ from clmr_tf.probe.protocols import (
 )
 from clmr_tf.probe.quick import compare_with_untrained
 from clmr_tf.probe.retrieval import draw_views, score_retrieval
-from clmr_tf.probe.scores import NUM_RESAMPLINGS, PERCENTILES, Score, evaluate_scores, resampling_weights
+from clmr_tf.probe.scores import (
+    NUM_RESAMPLINGS,
+    PERCENTILES,
+    Score,
+    evaluate_scores,
+    neighbour_precision,
+    resampling_weights,
+)
 from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.quiet_start import start_xla_quietly
 from clmr_tf.train.run_folder import versions
@@ -262,6 +269,11 @@ def _probe_with_head(
             labeled.manifest.tag_names,
             single_label=single_label,
         )
+        if config.preset == "standard" and single_label and config.features != "majority":
+            embeddings, classes = features.means().vectors, features.labels.argmax(axis=1)
+            songs = [item.song_id for item in labeled.items_of(split)]
+            distributions[split]["neighbour_precision"] = neighbour_precision(embeddings, classes, songs)
+            of_split["neighbour_precision"] = distributions[split]["neighbour_precision"].to_json()
         scores[split] = {
             **of_split,
             "num_windows": len(features.vectors),

@@ -213,6 +213,37 @@ def evaluate_scores(
     return result, distributions
 
 
+NUM_NEIGHBOURS = 10
+_MIN_NORM = 1e-12
+
+
+def neighbour_precision(embeddings: np.ndarray, classes: np.ndarray, song_ids: Sequence[str]) -> Score:
+    """Precision at 10: how many of the ten clips that are most similar to a clip have its class, as a fraction.
+
+    Similar as in `python -m clmr_tf.similar`: by the cosine of mean embeddings. Other clips of the same song do not
+    count. If fewer than ten clips have the class of a clip, only that many neighbours are counted, so that 1 can be
+    reached; a clip that is the only one of its class is left out.
+
+    Args:
+        embeddings: The mean embedding of each clip, float [clips, dimensions].
+        classes: The class of each clip, int [clips].
+        song_ids: Song of each clip.
+
+    Returns:
+        The mean over the clips, with its distribution over resamplings of songs; the neighbours stay the same.
+    """
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), _MIN_NORM)
+    _, songs = np.unique(np.asarray(song_ids), return_inverse=True)
+    is_other_song = songs[:, None] != songs
+    is_right = (classes[:, None] == classes) & is_other_song
+    order = np.argsort(np.where(is_other_song, -(unit @ unit.T), np.inf), axis=1, kind="stable")
+    num_counted = np.minimum(NUM_NEIGHBOURS, is_right.sum(axis=1))
+    is_counted = np.arange(len(classes)) < num_counted[:, None]
+    num_found = (np.take_along_axis(is_right, order, axis=1) & is_counted).sum(axis=1)
+    precision = np.divide(num_found, num_counted, out=np.full(len(classes), np.nan), where=num_counted > 0)
+    return _mean_over_clips(precision, resampling_weights(song_ids))
+
+
 def _macro_resampled(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Macro ROC-AUC and average precision of each resampling, float64 [2, resamplings]."""
     ranked = RankedScores(labels, scores)

@@ -22,18 +22,21 @@ def pages(tmp_path_factory) -> dict[str, str]:
     return {name.replace("/", "."): path.read_text(encoding="utf-8") for name, path in pages.items()}
 
 
+@pytest.mark.soak
 def test_pages_are_those_of_the_public_modules(pages):
     modules = [path.relative_to(ROOT).with_suffix("").parts for path in FILES]
     names = {".".join(part for part in parts if part != "__init__") for parts in modules}
     assert pages.keys() - {"index"} == {name for name in names if "._" not in name}
 
 
+@pytest.mark.soak
 def test_package_pages_describe_the_public_names(pages):
     for name in ("SampleCNN", "nt_xent", "load_encoder"):
         assert f'<section id="{name}">' in pages["clmr_tf"]
     assert '<section id="pitch_shift">' in pages["clmr_tf.augment"]
 
 
+@pytest.mark.soak
 def test_docstring_sections_and_types_are_rendered(pages):
     for name, page in pages.items():
         # These remain if a section is indented wrongly.

@@ -29,6 +29,8 @@ from tests.pipelines.published_data import skipped_sources
 TRAINING, HELD_OUT = "TimGM6mb", "sf_GMbank"
 OPTIONS = Options(num_songs=10, num_workers=1)
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
+from sklearn.metrics.pairwise import cosine_similarity
 
 from clmr_tf.errors import ClmrError
 from clmr_tf.probe import scores as scores_module
@@ -16,6 +17,7 @@ from clmr_tf.probe.scores import (
     evaluate_scores,
     main_metric,
     main_score,
+    neighbour_precision,
     resampling_weights,
 )
 
@@ -197,3 +199,25 @@ def test_differences_are_taken_within_each_resampling(accuracy_of):
     assert (same.value, same.interval) == (0.0, [0.0, 0.0])
     # Where one is wrong the other is correct, so their mean is 0.5 on any recordings.
     assert Score.mean([accuracy_of(20), accuracy_of(20, first=False)]).interval == [0.5, 0.5]
+
+
+def test_neighbour_precision_equals_counting_by_hand():
+    generator = np.random.default_rng(3)
+    # The last class has one song, whose two clips have no other song to find.
+    classes = np.array([0] * 25 + [1] * 6 + [2] * 4 + [3] * 2)
+    songs = [f"song {number}" for number in [*range(20), *[20] * 5, *range(21, 31), 31, 31]]
+    embeddings = np.eye(4)[classes] + generator.standard_normal((37, 4))
+    cosines = cosine_similarity(embeddings)
+    precisions = []
+    for clip in range(35):
+        others = [other for other in range(37) if songs[other] != songs[clip]]
+        nearest = sorted(others, key=lambda other: -cosines[clip, other])
+        num_counted = min(10, sum(classes[other] == classes[clip] for other in others))
+        precisions.append(np.mean([classes[other] == classes[clip] for other in nearest[:num_counted]]))
+    score = neighbour_precision(embeddings, classes, songs)
+    assert score.value == pytest.approx(np.mean(precisions)) and 0.3 < score.value < 0.9
+    weights = resampling_weights(songs)[:, :35]
+    expected = np.average(np.tile(precisions, (len(weights), 1)), axis=1, weights=weights)
+    np.testing.assert_allclose(score.resampled, expected)
+    # Classes that are directions are found without a mistake.
+    assert neighbour_precision(np.eye(4)[classes], classes, songs).value == 1
