@@ -57,9 +57,12 @@ small-model: $(VENV)/test-requirements
 	    --learning-rate 0.001 --schedule cosine --warmup-steps 60 --temperature 0.1 --checkpoint-every 100 \
 	    --embeddings-every 0 --workdir runs/music-small
 	$(RUN) -m clmr_tf.export --model runs/music-small --out $(SMALL_MODEL) --overwrite --licence CC-BY-SA-3.0
-	$(SMALL_PROBE) --task pseudo-tags --out $(SMALL_MODEL)/evaluation-pseudo-tags.json
-	$(SMALL_PROBE) --task soundtrack
-	$(SMALL_PROBE) --task artist
+	for task in pseudo-tags soundtrack artist; do \
+	    $(SMALL_PROBE) --task $$task --features mel --out runs/music-small/mel-$$task.json && \
+	    $(SMALL_PROBE) --task $$task --features pipelines.musicnn:MusicnnFeatures --out runs/music-small/musicnn-$$task.json && \
+	    $(SMALL_PROBE) --task $$task --out $(SMALL_MODEL)/evaluation-$$task.json \
+	        --compare runs/music-small/mel-$$task.json runs/music-small/musicnn-$$task.json || exit 1; \
+	done
 	$(SMALL_PROBE) --preset retrieval
 	$(RUN) -m clmr_tf.export --model $(SMALL_MODEL) --head $(SMALL_MODEL)/evaluation-pseudo-tags.json --tflite fp32,int8
 

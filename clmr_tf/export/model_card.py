@@ -173,18 +173,32 @@ def scores_section(scores: dict[str, Any]) -> str:
     """
     if not scores:
         return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
-    lines = ["## Scores", "Scores of classifiers on the frozen embedding.", ""]
-    lines += ["| corpus and protocol | split | metric | score | 95 % |", "|---|---|---|---|---|"]
+    lines = [
+        "## Scores",
+        "Scores of classifiers on the frozen embedding, and of retrieval, with 95 % intervals over songs. The last "
+        "column is the score minus that of other features on the same songs: *untrained* is the same network with "
+        "random weights, *mel* the mean and standard deviation of a log-mel spectrogram.",
+        "",
+        "| corpus and protocol | split | metric | score | 95 % | minus other features |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, score in sorted(scores.items()):
         value = score.get("score", score.get("mean"))
         interval = _interval(score.get("interval"))
         shown = "" if value is None else f"{value:.3f}"
-        lines.append(f"| {name} | {score.get('split', '')} | {score.get('metric', '')} | {shown} | {interval} |")
+        differences = ", ".join(
+            f"{other} {one['mean']:+.3f} ({_interval(one['interval'], signed=True)})"
+            for other, one in score.get("differences", {}).items()
+            if one["mean"] is not None
+        )
+        cells = name, score.get("split", ""), score.get("metric", ""), shown, interval, differences
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _interval(low_high: list[float] | None) -> str:
-    return f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+def _interval(low_high: list[float] | None, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{low_high[0]:{sign}.3f} to {low_high[1]:{sign}.3f}" if low_high else ""
 
 
 _NUM_GOLDEN_NUMBERS = 5

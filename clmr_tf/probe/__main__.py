@@ -44,8 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         head.save(head_file_of(out))
     write_atomically(out, _text_of(result))
     stdout.print(f"Written to {out}", markup=False)
-    if config.features == "model" and config.preset != "retrieval" and out.parent.resolve() == config.model.resolve():
-        record_score(config.model, name, main_score(result))
+    if config.features == "model" and out.parent.resolve() == config.model.resolve():
+        record_score(config.model, f"{name}-retrieval" if kind == "retrieval" else name, main_score(result))
 
 
 def _name_of(config: ProbeConfig, result: dict) -> str:

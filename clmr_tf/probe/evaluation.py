@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,13 +122,33 @@ def probe_model(
 
 
 def main_score(result: dict[str, Any]) -> dict[str, Any]:
-    """The one number of a result: test accuracy with single labels, else macro average precision."""
+    """The one number of a result: test accuracy with single labels, else macro average precision; recall at 1 of views.
+
+    Also its differences from other features, as "differences": {name: {"mean", "interval"}}, if the result has some.
+    """
     if "rows" in result:
         return {"metric": result["metric"], "split": "test", **result["rows"][0]}
-    test = result["scores"]["test"]
-    if result["single_label"]:
-        return {"split": "test", "metric": "accuracy", **test["accuracy"]}
-    return {"split": "test", "metric": "macro average precision", **test["average_precision"]["over_tags"]}
+    # Retrieval has the validation split if there is no test split.
+    split = "test" if "test" in result["scores"] else "valid"
+    scores = result["scores"][split]
+    if result["preset"] == "retrieval":
+        key, metric, score = "chain/recall_at_1", "recall at 1 of augmented views", scores["chain/recall_at_1"]
+    elif result["single_label"]:
+        key, metric, score = "accuracy", "accuracy", scores["accuracy"]
+    else:
+        key, metric, score = "average_precision", "macro average precision", scores["average_precision"]["over_tags"]
+    differences = {
+        _name_of_other(entry["minus"]): {name: entry["scores"][key][name] for name in ("mean", "interval")}
+        for entry in result.get("differences", ())
+        if key in entry["scores"]
+    }
+    return {"split": split, "metric": metric, **score, **({"differences": differences} if differences else {})}
+
+
+def _name_of_other(minus: dict[str, Any]) -> str:
+    """What was subtracted: the kind of features, or the file of another model's result."""
+    kind: str = minus["features"]["kind"]
+    return Path(minus["file"]).stem if kind == "model" and "file" in minus else kind
 
 
 def _retrieve(

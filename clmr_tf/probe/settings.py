@@ -33,8 +33,8 @@ class ProbeConfig:
     """Folder for prepared corpora."""
     out: Path | None = None
     """JSON file for the result. Default: in the model folder, evaluation-....json, named by corpus and options;
-    retrieval-....json or probe-....json with the presets retrieval and quick. A result in the model folder, except that
-    of retrieval, is also added to the manifest and the model card."""
+    retrieval-....json or probe-....json with the presets retrieval and quick. A result in the model folder is
+    also added to the manifest and the model card, with its differences from other features."""
     seed: int = 42
     """Seed of everything random: crops, views, label subsets, heads, untrained weights. Preset "quick" uses this seed
     and the next two for its three untrained encoders."""

@@ -280,6 +280,7 @@ def _with_pseudo_tags(corpus: Path, folder: Path) -> Path:
 def test_unknown_encoder_and_two_benchmarks_at_once_are_refused(capsys):
     for arguments, words in (
         (["--minutes", "1", "--encoders", "vgg"], "invalid choice: 'vgg'"),
+        (["--widths", "1", "0"], "--widths above 0 and at most 8"),
         (["--minutes", "1", "--speed"], "--speed and --minutes are two benchmarks; give one of them"),
     ):
         with pytest.raises(SystemExit, match="2"):

@@ -15,6 +15,7 @@ from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
 from clmr_tf.probe import retrieval
+from clmr_tf.probe.evaluation import main_score
 from clmr_tf.probe.features import EncoderFeatures, MelFeatures
 from clmr_tf.probe.retrieval import CONDITIONS, draw_views, ranks_of, score_retrieval
 from tests.clmr_tf.probed import CLIP
@@ -34,10 +35,10 @@ def songs(tmp_path_factory) -> Corpus:
 
 @pytest.fixture
 def few(monkeypatch):
-    """Few queries, and only augmentations that are quick to build."""
+    """Few queries, and only augmentations that are quick to build, also as the chain."""
     monkeypatch.setattr(retrieval, "MIN_NUM_QUERIES", 30)
-    names = ("clean", "polarity", "gain")
-    monkeypatch.setattr(retrieval, "CONDITIONS", {name: CONDITIONS[name] for name in names})
+    quick = {"clean": "clean", "polarity": "polarity", "chain": "gain"}
+    monkeypatch.setattr(retrieval, "CONDITIONS", {name: CONDITIONS[other] for name, other in quick.items()})
 
 
 def number_of(clip: np.ndarray) -> int:
@@ -196,6 +197,12 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
             assert entry["scores"][name]["mean"] == pytest.approx(expected, abs=1e-12)
             interval = np.percentile(score.resampled - baseline[name].resampled, [2.5, 97.5])
             np.testing.assert_allclose(entry["scores"][name]["interval"], interval, atol=1e-6)
+    recorded = main_score(result)
+    assert recorded["metric"] == "recall at 1 of augmented views" and recorded["split"] == "test"
+    assert recorded["mean"] == trained["chain/recall_at_1"].value
+    assert [recorded["differences"][name]["mean"] for name in ("untrained", "mel")] == pytest.approx(
+        [trained["chain/recall_at_1"].value - baseline["chain/recall_at_1"].value for baseline in baselines]
+    )
     # Against itself, nothing differs; with another seed, the views are others.
     again = run("again", "--compare", tmp_path / "one.json")
     assert {**again, "differences": again["differences"][:2]} == result

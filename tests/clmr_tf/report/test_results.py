@@ -223,6 +223,13 @@ def test_rows_have_the_order_of_the_tables(tmp_path):
     assert places == pytest.approx(np.arange(len(ordered)) / 100)
 
 
+def test_names_say_which_encoder_it_was(tmp_path):
+    untrained = result(0.4, kind="untrained")
+    untrained["features"]["architecture"] = {"encoder": "mel_cnn", "width": 0.5, "sample_rate_hz": 22050}
+    names = [row.name for row in rows_in(tmp_path, (untrained, None), (result(0.3, kind="untrained"), None))]
+    assert sorted(names) == ["untrained SampleCNN linear", "untrained mel_cnn linear"]
+
+
 def test_labels_have_ranges_over_the_seeds(tmp_path):
     results = [result(0.5, seed=seed, choice="like-paper", fraction=0.1) for seed in (1, 2)]
     results[1]["labels"] |= {"num_songs": 23, "tags_without_positives": ["harp", "piano"]}
