@@ -14,6 +14,7 @@ import clmr_tf
 from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.encoders import build_encoder
+from pipelines.debian_games import read_tracks
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "savedmodels" / "music-small"
@@ -72,12 +73,14 @@ def accuracy_by_composer(embeddings: dict[str, np.ndarray], tracks: list[dict[st
 
 
 def test_it_knows_composers_that_it_never_heard_better_than_its_untrained_network(encoder):
+    heard = {track.package for track in read_tracks()}
     with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
-        tracks = list(csv.DictReader(file))
+        tracks = [track for track in csv.DictReader(file) if track["package"] not in heard]
+    assert len({track["class"] for track in tracks}) == 5
     untrained = build_encoder("mel_cnn", width=0.25, seed=1)
     accuracies = []
     for each in (encoder, Encoder(untrained, untrained.clip_num_samples, encoder.sample_rate_hz)):
         embeddings = {track["file"]: each.embed(AUDIO / track["file"]).vectors.mean(axis=0) for track in tracks}
         accuracies.append(accuracy_by_composer(embeddings, tracks))
-    # Guessing the most frequent composer is right for one in eleven.
-    assert accuracies[0] > max(0.3, accuracies[1])
+    # Guessing is right for one in five.
+    assert accuracies[0] > max(0.5, accuracies[1])
