@@ -332,18 +332,23 @@ def _finished(destination: Path, options: Options) -> Corpus | None:
     if not (destination / MANIFEST_FILE).is_file():
         return None
     manifest = Corpus.open(destination).manifest
+    source = {name: value for name, value in manifest.source.items() if name != _LICENCES_ENTRY}
     outline = dataclasses.replace(
         manifest,
         sample_rate_hz=options.sample_rate_hz,
         storage=options.storage,
-        source={**manifest.source, **_manifest_options(options)},
+        source={**source, **_manifest_options(options)},
     )
     return opened_if_finished(destination, outline, options.min_num_samples)
 
 
+# In the manifest only if --licences was given; corpora of older versions have all licences.
+_LICENCES_ENTRY = "only_licences"
+
+
 def _manifest_options(options: Options) -> dict[str, str]:
     entries = {"set": options.set, "leave_out": ", ".join(sorted(options.leave_out))}
-    return entries | ({"only_licences": ", ".join(sorted(options.licences))} if options.licences else {})
+    return entries | ({_LICENCES_ENTRY: ", ".join(sorted(options.licences))} if options.licences else {})
 
 
 def _fetch_and_prepare(

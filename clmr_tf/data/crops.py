@@ -1,4 +1,4 @@
-"""tf.data of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
+"""tf.data datasets of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""Networks and the loss: the SampleCNN encoder, the projector and classifier, and NT-Xent."""
+"""Networks and the loss: the encoders, the projector and classifier, and NT-Xent."""

@@ -27,7 +27,7 @@ def nt_xent(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tf.Tensor:
 
 
 def nt_xent_with_accuracy(z_i: tf.Tensor, z_j: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss of `nt_xent`, and the fraction of anchors whose positive is the most similar of all others.
+    """The loss of `nt_xent`, and the fraction of anchors whose positive is more similar than all others.
 
     Returns:
         Two float32 scalars. The chance level of the accuracy is 1 / (2N - 1).

@@ -318,7 +318,8 @@ class _Run:
         record_start(
             workdir, config, self.data.corpus, first_step, describe_devices(self.strategy), self.data.label_record
         )
-        # Entries that will be written again are removed: those before the first step, and a row that is missing.
+        # Entries that will be written again are removed: all of them without a checkpoint, and those of the last step
+        # if its row is missing.
         last_kept_step = first_step - 1 if first_step == 0 or self.unlogged is not None else first_step
         log = RunLog(
             workdir / METRICS_FILE,

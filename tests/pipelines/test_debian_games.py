@@ -119,7 +119,7 @@ def test_only_recordings_under_the_given_licences_are_kept(debian, tmp_path):
     assert corpus.manifest.source["only_licences"] == "CC-BY-3.0, MIT"
     with pytest.raises(UsageError, match=r"under the licence GPL; choose from CC-BY-3\.0, GPL-2\+, MIT\."):
         prepare_corpus(tmp_path / "other", dataclasses.replace(options, licences=("GPL",)), debian / "table.csv")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"was prepared with only_licences CC-BY-3\.0, MIT, not None"):
         prepare_corpus(tmp_path / "corpus", dataclasses.replace(options, licences=()), debian / "table.csv")
 
 
