@@ -19,14 +19,9 @@ TESTS ?=
 .PHONY: train small-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
 
 help:
-<<<<<<< HEAD
-	@echo "make train         train on the demo corpus, export, probe (4 to 14 minutes on two cores)"
-	@echo "make small-model   the pretrained model in savedmodels/music-small (an hour on two cores)"
-=======
 	@echo "make train         train on the demo corpus, export, probe (about 15 minutes on two cores)"
-	@echo "make demo-model    the pretrained model in savedmodels/demo (half an hour on two cores)"
->>>>>>> main
-	@echo "make test          the whole test suite"
+	@echo "make small-model   the pretrained model in savedmodels/music-small (an hour on two cores)"
+	@echo "make test          the tests, except those of make soak"
 	@echo "make test-latest   the same with the newest TensorFlow, in a separate environment (TESTS=tests/... for a part)"
 	@echo "make test-torch    compare with the original network in PyTorch, in a separate environment"
 	@echo "make coverage      branch coverage of numerics, readers and checkpoints; under 95 % fails"
