@@ -156,7 +156,7 @@ def _head_table(result: dict) -> Table:
         table.add_column(heading, no_wrap=True)
     test = result["scores"]["test"]
     rows = [("accuracy", test["accuracy"])] if result["single_label"] else []
-    rows += [("precision of 10 nearest", test["neighbour_precision"])] if "neighbour_precision" in test else []
+    rows += [("neighbour precision", test["neighbour_precision"])] if "neighbour_precision" in test else []
     for metric, name in (("roc_auc", "ROC-AUC"), ("average_precision", "average precision")):
         rows += [(f"{name} {over.replace('_', ' ')}", test[metric][over]) for over in ("over_tags", "over_clips")]
     for name, score in rows:

@@ -308,19 +308,8 @@ def test_a_real_comparison_that_is_interrupted(arguments, corpora, tmp_path, mon
     """Real trainings and probes; the scores equal those of the commands, and of the checkpoints that are said."""
     monkeypatch.setattr(encoder_comparison, "LABEL_FRACTIONS", (0.5,))
     monkeypatch.setattr(retrieval, "MIN_NUM_QUERIES", 10)
-    features = {**encoder_comparison._FEATURES, "musicnn": "no.such:Features"}
-    monkeypatch.setattr(encoder_comparison, "_FEATURES", {**features, "musicnn": "mel"})
-    command = [
-        *arguments,
-        "--minutes",
-        "0.02",
-        "--encoders",
-        "mel_cnn",
-        "--supervised-fractions",
-        "0.5",
-        "--draws",
-        "2",
-    ]
+    command = [*arguments, "--minutes", "0.02", "--encoders", "mel_cnn", "--other-features", "mel"]
+    command += ["--supervised-fractions", "0.5", "--draws", "2"]
     real_probe, calls = encoder_comparison.probe_model, []
 
     def interrupted(config):

@@ -100,7 +100,7 @@ class _Services(prediction_service_pb2_grpc.PredictionServiceServicer, model_ser
     def __init__(self, model: ServedFolder) -> None:
         self._model = model
 
-    def Predict(self, request, context):  # noqa: N802
+    def Predict(self, request, context):  # noqa: N802 - the name in the protocol
         self._require(request, context)
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         try:
