@@ -116,7 +116,7 @@ class Recorder:
 def recorder(monkeypatch, tmp_path) -> Recorder:
     recorder = Recorder()
     recorder.results = tmp_path / "results"
-    monkeypatch.setattr(encoder_comparison, "_run", recorder.run)
+    monkeypatch.setattr(encoder_comparison, "run_module", recorder.run)
     monkeypatch.setattr(encoder_comparison, "clip_rates", recorder.rates)
     monkeypatch.setattr(encoder_comparison, "export", recorder.export)
     monkeypatch.setattr(encoder_comparison, "probe_model", recorder.probe)
@@ -304,7 +304,7 @@ def test_seconds_of_a_resumed_training_count_every_step_once(tmp_path):
 
 
 @pytest.mark.soak
-def test_a_real_comparison_that_is_interrupted(arguments, corpora, tmp_path, monkeypatch, capsys):
+def test_a_real_comparison_that_is_interrupted(arguments, corpora, tmp_path, monkeypatch, capfd):
     """Real trainings and probes; the scores equal those of the commands, and of the checkpoints that are said."""
     monkeypatch.setattr(encoder_comparison, "LABEL_FRACTIONS", (0.5,))
     monkeypatch.setattr(retrieval, "MIN_NUM_QUERIES", 10)
@@ -323,7 +323,7 @@ def test_a_real_comparison_that_is_interrupted(arguments, corpora, tmp_path, mon
     results = tmp_path / "results"
     before = {path: path.stat().st_mtime_ns for path in results.glob("*/*/*.json")}
     assert run_command(encoders.main, command) == 0
-    output = capsys.readouterr()
+    output = capfd.readouterr()
     # The scores before the interruption, the run and its model were not made again.
     assert before == {path: path.stat().st_mtime_ns for path in before}
     table = json.loads(output.out)
