@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, Runtime, parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, Runtime, parse_command, require_model
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
@@ -40,8 +40,8 @@ class EmbedConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, sample rate and length, or folders of audio files."""
-    model: Path = DEMO_MODEL
-    """Model folder or run folder. Default: the demo model of a checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder or run folder. Default: the included model."""
     runtime: Runtime = "auto"
     """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
     and compute in float32; "litert-int8" is faster, but not exact."""

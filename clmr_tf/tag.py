@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, Runtime, parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, Runtime, parse_command, require_model
 from clmr_tf.console import minutes_and_seconds, printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -22,9 +22,9 @@ class TagConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, sample rate and length, or folders of audio files."""
-    model: Path = DEMO_MODEL
-    """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
-    checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder with a head, or folder of a run that was trained with labels. Default: the included
+    model."""
     runtime: Runtime = "auto"
     """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
     and compute in float32; "litert-int8" is faster, but not exact."""

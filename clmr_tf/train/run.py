@@ -212,7 +212,7 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
         **task_metadata(labelled),
         "tag_names": list(tag_names),
         "single_label": label_spec.single_label,
-        "chosen": selection,
+        "selection": selection,
     }
     return TrainingData(selected, labelled, num_units(selected, "train", config.sampling_unit), label_spec, record)
 

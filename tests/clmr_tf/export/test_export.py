@@ -78,9 +78,9 @@ def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     assert run_command(command.main, arguments) == 0
 
 
-def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, monkeypatch, capsys):
+def test_the_defaults_of_export_do_not_replace_another_model(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    shutil.copytree(ROOT / "savedmodels" / "demo", "savedmodels/demo")
+    shutil.copytree(ROOT / "savedmodels" / "music-small", "savedmodels/demo")
     # As `clmr_tf.train` calls the run of the demo corpus.
     Path("runs/one").rename("runs/demo")
     before = content_of(Path("savedmodels/demo"))

@@ -48,7 +48,7 @@ def probed(tmp_path_factory):
     chosen = {"choice": "fraction of the songs", "fraction": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
     chosen |= {"of": {"num_songs": 9, "num_clips": 9, "num_examples": 9}, "tags_without_positives": []}
     config |= {"objective": "supervised", "labels": 0.4, "augmentation": "none"}
-    labelled = {"step": 30, "config": config, "run": {**run, "labels": {"chosen": chosen}}}
+    labelled = {"step": 30, "config": config, "run": {**run, "labels": {"selection": chosen}}}
     head = Head(np.zeros(512), np.ones(512), (np.eye(512, 3), np.zeros(3)))
     metadata |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
     with only_default_signature():

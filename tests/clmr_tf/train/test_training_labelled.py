@@ -70,7 +70,7 @@ def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
     config = config_of(corpus, tmp_path / "run", steps=1, labels=0.3, seed=5)
     train(config)
     labels = json.loads((config.workdir / "run.json").read_text())["labels"]
-    assert labels["chosen"]["num_songs"] == 3 and labels["chosen"]["of"]["num_songs"] == 10
+    assert labels["selection"]["num_songs"] == 3 and labels["selection"]["of"]["num_songs"] == 10
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
     learned = training_data(corpus, config).corpus
