@@ -32,9 +32,12 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11,<3.15",
-    packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
+    packages=["recipes", "clmr_tf.included_model", *find_packages(include=["clmr_tf*", "pipelines*"])],
+    # A checkout has it only once, with files for TensorFlow.
+    package_dir={"clmr_tf.included_model": "savedmodels/music-small"},
     package_data={
         "clmr_tf": ["py.typed"],
+        "clmr_tf.included_model": ["*.md", "manifest.json", "golden.npz", "head.npz", "*.tflite"],
         "pipelines": ["*.csv"],
         "pipelines.accompaniments": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],

@@ -131,3 +131,19 @@ def test_demo_corpus_takes_precedence_over_a_folder_named_demo(anywhere, tmp_pat
     done = anywhere(program)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "107\n" and "give ./demo" in done.stderr
+
+
+def test_an_installation_has_the_included_model(anywhere, built):
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('tensorflow', 'keras')))\n"
+        "import clmr_tf\n"
+        "from clmr_tf.config.command_line import INCLUDED_MODEL\n"
+        "print(INCLUDED_MODEL, clmr_tf.load_encoder().embed(sys.argv[1]).vectors.shape)\n"
+    )
+    song = ROOT / "pipelines" / "demo_data" / "audio" / "marine" / "industrial.ogg"
+    done = anywhere("-P", "-c", program, song)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{built / 'lib' / 'clmr_tf' / 'included_model'} (11, 512)\n"
+    there = {path.name for path in (built / "lib" / "clmr_tf" / "included_model").iterdir()}
+    assert there == {"README.md", "manifest.json", "golden.npz", "head.npz", "model.tflite", "model-int8.tflite"}

@@ -224,25 +224,25 @@ def _name(hint: Any) -> str:
     return "a list" if typing.get_origin(hint) is tuple else names.get(hint, str(hint))
 
 
-INCLUDED_MODEL = Path("savedmodels/music-small")
-"""The default model of commands. It is included in a checkout of the code, but not in an installation."""
-
+_ROOT = Path(__file__).parents[2]
+_IN_CHECKOUT = _ROOT / "savedmodels" / "music-small"
+INCLUDED_MODEL = _IN_CHECKOUT if _IN_CHECKOUT.is_dir() else _ROOT / "clmr_tf" / "included_model"
+"""The default model of `embed`, `tag` and `similar`; an installation has only its files for LiteRT, see setup.py."""
 
 Runtime = Literal["auto", "tensorflow", "litert", "litert-int8", "onnx"]
 """What can run a model, see `clmr_tf.inference.encoder.load_encoder`."""
 
 
 def require_model(folder: Path) -> Path:
-    """The folder of --model with ~ expanded; call it before TensorFlow is imported.
+    """The folder of --model with ~ expanded; call it before anything slow is imported.
 
     Raises:
         UsageError: If it does not exist.
     """
     expanded = folder.expanduser()
     if not expanded.exists():
-        what = "--model is needed, since the included model" if folder == INCLUDED_MODEL else "The model"
         raise UsageError(
-            f"{what} {folder} does not exist; use --model with a folder that `python -m clmr_tf.export` or "
+            f"The model {folder} does not exist; use --model with a folder that `python -m clmr_tf.export` or "
             "`python -m clmr_tf.train` wrote."
         )
     return expanded

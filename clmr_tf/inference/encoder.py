@@ -12,6 +12,7 @@ import soxr
 from clmr_tf.audio.decoding import SILENCE_PEAK, open_audio
 from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.audio.windows import window_starts
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.errors import INSTALL_TRAIN, UsageError
 from clmr_tf.export.model_folder import MANIFEST_FILE, WEIGHTS_HASH, gives_tags, read_head, read_manifest
 from clmr_tf.export.runtime_formats import FORMATS, version_of
@@ -264,13 +265,13 @@ RUNTIMES = {"tensorflow": None, "litert": "fp32", "litert-int8": "int8", "onnx":
 _EXACT_RUNTIMES = ("onnx", "litert", "tensorflow")
 
 
-def load_encoder(folder: str | Path, runtime: str = "auto", *, check: bool = False) -> Encoder:
+def load_encoder(folder: str | Path | None = None, runtime: str = "auto", *, check: bool = False) -> Encoder:
     """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
 
     Weights and head of a model folder are checked against its golden numbers in every runtime.
 
     Args:
-        folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`.
+        folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`. Default: the included model.
         runtime: One of `RUNTIMES`, or "auto": the fastest of those that compute in float32, are installed, and have
             what they need in the folder. A run folder needs TensorFlow. "litert-int8" is faster, and not exact.
         check: Also check SavedModel, weights and projector of a model folder, which needs TensorFlow.
@@ -280,7 +281,7 @@ def load_encoder(folder: str | Path, runtime: str = "auto", *, check: bool = Fal
             the folder does not have what it needs.
         ClmrError: If outputs differ from the golden numbers.
     """
-    folder = Path(folder).expanduser()
+    folder = INCLUDED_MODEL if folder is None else Path(folder).expanduser()
     if runtime not in ("auto", *RUNTIMES):
         raise UsageError(f"There is no runtime {runtime!r}; use auto, {', '.join(RUNTIMES)}.")
     is_exported = (folder / MANIFEST_FILE).is_file()
