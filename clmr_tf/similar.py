@@ -108,8 +108,8 @@ def _compare(
             if encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8"):
                 runtime = "litert-int8" if table.model_hash.endswith("-int8") else "auto"
                 raise UsageError(
-                    f"{config.index} was not made with the runtime {encoder.runtime}; use --runtime {runtime}, or embed "
-                    "the files again."
+                    f"{config.index} was not made with the runtime {encoder.runtime}; use --runtime {runtime}, or "
+                    "embed the files again."
                 )
             raise UsageError(
                 f"{config.index} was made with another model than {config.model}; give that model with --model, or "
