@@ -17,7 +17,8 @@ DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 # Python versions that TensorFlow has releases for.
 USABLE := 3.11|3.12|3.13
 # The tests that run without TensorFlow.
-INFERENCE_TESTS := tests/clmr_tf/audio/test_decoding.py
+INFERENCE_TESTS := $(addprefix tests/clmr_tf/,audio/test_decoding.py audio/test_downmix.py audio/test_listing.py \
+    config/test_command_line.py inference/test_shards.py)
 
 # Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=
@@ -83,7 +84,7 @@ soak: $(VENV)/test-requirements
 test-inference: $(INFERENCE)/bin/pip
 	$(INFERENCE)/bin/python $(PIP) '.[onnx]' pytest soundfile
 	du -sm $(INFERENCE)
-	$(INFERENCE)/bin/python -m pytest -m 'inference and not soak' $(INFERENCE_TESTS)
+	$(INFERENCE)/bin/python -m pytest $(INFERENCE_TESTS)
 
 # pyproject.toml names the modules that must be covered.
 coverage: $(VENV)/test-requirements
