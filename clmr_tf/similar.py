@@ -105,10 +105,14 @@ def _compare(
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model, config.runtime)
         if encoder.model_hash != table.model_hash:
-            is_same_model = encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8")
-            option, used = ("runtime", encoder.runtime) if is_same_model else ("model", config.model)
+            if encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8"):
+                runtime = "litert-int8" if table.model_hash.endswith("-int8") else "auto"
+                raise UsageError(
+                    f"{config.index} was not made with the runtime {encoder.runtime}; use --runtime {runtime}, or "
+                    "embed the files again."
+                )
             raise UsageError(
-                f"{config.index} was made with another {option} than {used}; give that {option} with --{option}, or "
+                f"{config.index} was made with another model than {config.model}; give that model with --model, or "
                 "embed the files again."
             )
         hop_seconds = table.hop_num_samples / encoder.sample_rate_hz

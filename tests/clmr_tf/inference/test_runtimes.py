@@ -178,10 +178,10 @@ def test_exact_runtimes_share_tables_and_8_bits_do_not(with_runtimes, tmp_path, 
         found[runtime] = capsys.readouterr().out.splitlines()
     for lines in found.values():
         assert [line[9:] for line in lines] == [line[9:] for line in found["litert"]]
-    for table, runtime in (("litert", "litert-int8"), ("litert-int8", "litert")):
+    for table, runtime, right in (("litert", "litert-int8", "auto"), ("litert-int8", "onnx", "litert-int8")):
         query = [song, *of_model, "--runtime", runtime, "--index", str(tmp_path / table)]
         assert run_command(similar.main, query) == 2
-        expected = f"{table} was made with another runtime than {runtime}; give that runtime with --runtime, or embed"
+        expected = f"{table} was not made with the runtime {runtime}; use --runtime {right}, or embed the files again."
         assert expected in " ".join(capsys.readouterr().err.split())
 
 
