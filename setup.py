@@ -76,7 +76,7 @@ setup(
         "av": [],
         "parquet": [],
         # An approximate index of more than a million songs.
-        "index": ["faiss-cpu>=1.9"],
+        "index": ["usearch>=2.26"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "onnxruntime>=1.20",

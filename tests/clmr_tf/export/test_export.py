@@ -65,7 +65,7 @@ def add_files(model: Path) -> None:
 def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     model, other = home / "model", home / "runs" / "two"
     before = content_of(model)
-    arguments = ["--model", str(other), "--out", str(model)]
+    arguments = ["--model", str(other), "--out", str(model), "--tflite", "none"]
     assert run_command(command.main, arguments) == 2
     assert " ".join(capsys.readouterr().err.split()) == (
         f"error: {model} contains the model of another run or checkpoint; choose another --out, or use --overwrite to "
