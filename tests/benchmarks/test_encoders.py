@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def mel_flop(channels: list[int]) -> int:
-    """114 frames: cosines and sines of 511 frequencies on half a window, 64 bands, then images of half the size."""
-    products = 114 * (512 * 511 + 511 * 511 + 511 * 64)
+    """114 frames: 255 even and 256 odd frequencies on a quarter of a window, 64 bands, then images of half the size."""
+    products = 114 * ((257 + 255) * 255 + 2 * 256 * 256 + 511 * 64)
     sizes = [114 * 64, 57 * 32, 28 * 16, 14 * 8, 7 * 4]
     products += sum(9 * size * b * a for size, b, a in zip(sizes, [1, *channels], channels, strict=False))
     return 2 * (products + channels[-1] * 512)
