@@ -24,7 +24,7 @@ class SimilarConfig:
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Songs to compare with: audio files of any format, sample rate and length."""
     index: Path = Path("embeddings.npz")
-    """Table written by `python -m clmr_tf.embed`, .npz or .parquet."""
+    """Table written by `python -m clmr_tf.embed`: an .npz file or a folder."""
     model: Path = DEMO_MODEL
     """Model folder or run folder; must be the one that the table was made with. Default: the demo model of a
     checkout."""
@@ -52,29 +52,32 @@ def main(arguments: Sequence[str]) -> None:
     # Imported after the options are checked, because TensorFlow takes seconds to import.
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
-    from clmr_tf.export.model_folder import weights_hash
-    from clmr_tf.inference.embeddings import read_songs, stream_embeddings, usable
+    from clmr_tf.inference.embeddings import stream_embeddings, usable
     from clmr_tf.inference.encoder import load_encoder
-    from clmr_tf.inference.similarity import SongIndex, without
+    from clmr_tf.inference.similarity import nearest_in_blocks, without
+    from clmr_tf.inference.tables import SongTable
 
+    table = SongTable(config.index.expanduser())
     files, skipped = find_audio(config.paths)
-    songs = read_songs(config.index.expanduser())
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
-        if weights_hash(encoder.model) != songs.metadata["model_hash"]:
+        if encoder.model_hash != table.model_hash:
             raise UsageError(
                 f"{config.index} was made with another model than {config.model}; give that model with --model, or "
                 "embed the files again."
             )
-        index = SongIndex(songs.paths, songs.means)
-        hop_seconds = songs.metadata["hop_num_samples"] / encoder.sample_rate_hz
+        hop_seconds = table.hop_num_samples / encoder.sample_rate_hz
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=hop_seconds)
-        for one in usable(itertools.chain(skipped, embeddings)):
-            stdout.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)
-            nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
-            for neighbour in without(nearest, one.path, config.top):
-                silent = " (is silent)" * (neighbour.path in songs.silent_paths)
-                stdout.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
+        # Of a song with many windows, only the mean is kept.
+        queries = [
+            (one.path, one.is_silent, one.vectors.mean(axis=0)) for one in usable(itertools.chain(skipped, embeddings))
+        ]
+    found = nearest_in_blocks(table.blocks(), [vector for *_, vector in queries], config.top + 1)
+    for (path, is_silent, _), nearest in zip(queries, found, strict=True):
+        stdout.print(printable(str(path)) + " (is silent)" * is_silent, markup=False)
+        for neighbour in without(nearest, path, config.top):
+            silent = " (is silent)" * neighbour.is_silent
+            stdout.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
 
 
 if __name__ == "__main__":
