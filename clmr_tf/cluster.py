@@ -11,16 +11,17 @@ import logging
 import os
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from clmr_tf import __version__
-from clmr_tf.console import restore_signal_handler
+from clmr_tf.console import restore_signal_handler, shown_progress
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.hardware import num_usable_cores
 
-Shard = TypeVar("Shard")
+Argument = TypeVar("Argument")
 Summary = TypeVar("Summary")
 
 _logger = logging.getLogger(__name__)
@@ -28,8 +29,6 @@ _logger = logging.getLogger(__name__)
 # A node may be lost at any time; a shard that has lost so many workers is considered the cause.
 _MAX_LOST_WORKERS = 4
 _SECONDS_BETWEEN_WARNINGS = 30.0
-# Only summaries pass through Ray's memory, and this is about the smallest size that it accepts.
-_OBJECT_STORE_BYTES = 100_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +36,12 @@ class ClusterOptions:
     """Where the shards of a command run."""
 
     cluster: Literal["none", "local", "auto"] = "none"
-    """none: in this process. local: start Ray on this machine. auto: join the running Ray cluster, that of RAY_ADDRESS
-    if it is set. All nodes need the same paths and the same version of this package."""
+    """none: work in this process. local: start Ray on this machine. auto: join the Ray cluster that runs, that of
+    RAY_ADDRESS if it is set; all of its nodes need the same paths and the same version of this package."""
     worker_cpus: int = 1
-    """CPU cores that each worker on the cluster reserves and uses."""
+    """CPU cores that each worker on a cluster reserves and uses."""
     worker_memory_gb: float = 2.0
-    """Memory that each worker on the cluster reserves, in GB."""
+    """Memory that each worker on a cluster reserves, in GB."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid values."""
@@ -52,79 +51,119 @@ class ClusterOptions:
             raise UsageError(f"--worker-memory-gb must be more than 0; received {self.worker_memory_gb:g}.")
 
 
-def run_on_cluster(
-    options: ClusterOptions, open_worker: Callable[[], Callable[[Shard], Summary]], shards: Sequence[Shard]
-) -> Iterator[Summary]:
-    """Runs shards on a Ray cluster and yields their summaries as they finish.
+@dataclasses.dataclass(frozen=True)
+class ShardTask(Generic[Argument]):
+    """A shard as the cluster sees it.
 
-    Close the iterator (`contextlib.closing`) to end the workers early; what their shards have not finished is left as
-    after a kill.
+    Attributes:
+        name: Its name in messages, such as "3/16"; all are different.
+        argument: What the function of a worker is called with; it must be picklable.
+        num_files: Number of its files.
+    """
+
+    name: str
+    argument: Argument
+    num_files: int
+
+
+def run_on_cluster(
+    options: ClusterOptions,
+    open_worker: Callable[[], Callable[[Argument], Summary]],
+    tasks: Sequence[ShardTask[Argument]],
+    *,
+    doing: str,
+) -> list[Summary]:
+    """Runs shards on a Ray cluster, with a progress bar, and logs the warnings of its workers here.
+
+    If it raises or is interrupted, all workers are killed; shards that have not finished are left as after any kill.
 
     Args:
         options: "local" or "auto", and what each worker reserves.
         open_worker: Called once in each worker; returns the function that does a shard. It must be picklable, and so
-            must the shards and their summaries. `str(shard)` is used in messages.
-        shards: The shards, in the order in which they are started.
+            must the summaries.
+        tasks: The shards, in the order in which they are started.
+        doing: The first words of the progress text.
+
+    Returns:
+        The summaries, in the order in which the shards finished.
 
     Raises:
         UsageError: If Ray is not installed, no cluster runs, no worker fits on this machine, or a node has another
             version of this package.
-        ClmrError: If a worker fails, which is not repeated, or a shard loses four workers.
+        ClmrError: If a shard fails, or loses four workers.
     """
     ray = _imported_ray()
-    with _connected(ray, options):
-        worker_class = ray.remote(
-            num_cpus=options.worker_cpus,
-            memory=int(options.worker_memory_gb * 1e9),
-            scheduling_strategy="SPREAD",
-        )(_worker_class())
-        payload = ray.cloudpickle.dumps(open_worker)
-        waiting = collections.deque(shards)
-        num_lost: collections.Counter[Shard | None] = collections.Counter()
-        # What each worker does: a shard, or None while it waits for a place and is opened.
-        running: dict[Any, tuple[Any, Shard | None]] = {}
+    summaries: list[Summary] = []
+    num_files, num_files_done = sum(task.num_files for task in tasks), 0
+    with _connected(ray, options), shown_progress() as show:
+        started = time.monotonic()
+        for task, summary in _finished(ray, options, open_worker, tasks):
+            summaries.append(summary)
+            num_files_done += task.num_files
+            speed = f"{num_files_done / (time.monotonic() - started):.1f} files a second"
+            state = f"{doing}: {len(summaries)} of {len(tasks)} shards, {speed}"
+            show(num_files_done, num_files, state, state)
+    return summaries
 
-        def add_worker() -> None:
-            worker = worker_class.remote()
-            running[worker.open.remote(__version__, payload)] = worker, None
 
-        # Ray keeps those for which there is no room until another one ends or a node joins.
-        for _ in shards:
+def _finished(
+    ray: types.ModuleType,
+    options: ClusterOptions,
+    open_worker: Callable[[], Callable[[Argument], Summary]],
+    tasks: Sequence[ShardTask[Argument]],
+) -> Iterator[tuple[ShardTask[Argument], Summary]]:
+    """Yields shards that have finished, with their summaries."""
+    worker_class = ray.remote(
+        num_cpus=options.worker_cpus, memory=_memory_bytes(options), scheduling_strategy="SPREAD"
+    )(_worker_class())
+    # Stored once, since the settings of a corpus include its list of files.
+    payload = ray.put(ray.cloudpickle.dumps(open_worker))
+    waiting = collections.deque(tasks)
+    # What each worker does: a shard, or None while it waits for a place and is opened.
+    running: dict[Any, tuple[Any, ShardTask[Argument] | None]] = {}
+    num_places = max(1, _num_places(ray, options))
+    num_lost: collections.Counter[str | None] = collections.Counter()
+
+    def add_worker() -> None:
+        worker = worker_class.remote()
+        running[worker.open.remote(__version__, payload)] = worker, None
+
+    for _ in range(min(num_places, len(tasks))):
+        add_worker()
+    while waiting or any(task for _, task in running.values()):
+        done, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_WARNINGS)
+        if not done:
+            if not any(task for _, task in running.values()):
+                _logger.warning("No worker has started yet: %s.", _needs(options))
+            continue
+        worker, task = running.pop(done[0])
+        name = task and task.name
+        try:
+            outcome = ray.get(done[0])
+        except ray.exceptions.RayError as error:
+            # The worker or its node is gone, or cannot be reached.
+            ray.kill(worker)
+            num_lost[name] += 1
+            # A node takes all workers with it that are being opened.
+            if num_lost[name] == _MAX_LOST_WORKERS * (1 if task else num_places):
+                raise _lost_too_many(name, num_lost[name], error) from error
+            if task:
+                waiting.appendleft(task)
             add_worker()
-        while waiting or any(shard is not None for _, shard in running.values()):
-            done, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_WARNINGS)
-            if not done:
-                if all(shard is None for _, shard in running.values()):
-                    _warn_that_none_runs(ray, options)
-                continue
-            worker, shard = running.pop(done[0])
-            try:
-                node, summary, failure = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                ray.kill(worker)
-                num_lost[shard] += 1
-                if num_lost[shard] >= (_MAX_LOST_WORKERS if shard is not None else _MAX_LOST_WORKERS * len(shards)):
-                    what = "Workers" if shard is None else f"The workers of shard {shard}"
-                    raise ClmrError(
-                        f"{what} ended {num_lost[shard]} times ({_first_line(error)}); use a larger "
-                        "--worker-memory-gb, or run the shard without --cluster to see why."
-                    ) from error
-                if shard is not None:
-                    waiting.appendleft(shard)
-                add_worker()
-                continue
-            if failure is not None:
-                raise _error_of(failure, node, shard)
-            if shard is not None:
-                yield summary
-            if waiting:
-                shard = waiting.popleft()
-                running[worker.run.remote(shard)] = worker, shard
-            else:
-                # Others can use its place, and those that still wait for one are not needed.
-                ray.kill(worker)
-                for unused in [reference for reference, (_, shard) in running.items() if shard is None]:
-                    ray.kill(running.pop(unused)[0])
+            continue
+        summary = _summary_of(outcome, name)
+        if task:
+            yield task, summary
+        elif len(waiting) > 1:
+            # For a node that joins later; until then, Ray keeps it waiting.
+            add_worker()
+        if waiting:
+            task = waiting.popleft()
+            running[worker.run.remote(task.argument)] = worker, task
+        else:
+            ray.kill(worker)
+            for unneeded in [reference for reference, (_, task) in running.items() if not task]:
+                ray.kill(running.pop(unneeded)[0])
 
 
 def _imported_ray() -> types.ModuleType:
@@ -140,26 +179,16 @@ def _imported_ray() -> types.ModuleType:
 
 @contextlib.contextmanager
 def _connected(ray: types.ModuleType, options: ClusterOptions) -> Iterator[None]:
-    """Starts Ray or joins a cluster, and leaves it at the end, which kills all workers."""
+    """Starts Ray or joins a cluster, and leaves it at the end, which ends all workers."""
     handler = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if options.cluster == "local":
-            # Other users of this machine could run code in a cluster without a token.
+            # Without a token, other users of this machine could run code in the cluster.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
-            num_cpus = num_usable_cores()
-            if options.worker_cpus > num_cpus:
-                raise UsageError(
-                    f"--worker-cpus must be at most {num_cpus}, the cores of this machine; received "
-                    f"{options.worker_cpus}."
-                )
-            ray.init(
-                "local",
-                num_cpus=num_cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
+            ray.init("local", num_cpus=num_usable_cores(), include_dashboard=False, **quiet)
+            if not _num_places(ray, options):
+                raise UsageError(f"This machine is too small for one worker: {_needs(options)}.")
         else:
             try:
                 ray.init("auto", **quiet)
@@ -176,38 +205,65 @@ def _connected(ray: types.ModuleType, options: ClusterOptions) -> Iterator[None]
         ray.shutdown()
 
 
+def _num_places(ray: types.ModuleType, options: ClusterOptions) -> int:
+    """How many workers fit on all nodes if nothing else runs there."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        int(min(one.get("CPU", 0) // options.worker_cpus, one.get("memory", 0) // _memory_bytes(options)))
+        for one in resources
+    )
+
+
+def _memory_bytes(options: ClusterOptions) -> int:
+    return int(options.worker_memory_gb * 1e9)
+
+
+def _needs(options: ClusterOptions) -> str:
+    return (
+        f"each needs {options.worker_cpus} free CPU cores and {options.worker_memory_gb:g} GB of free memory on one "
+        "node; use a smaller --worker-cpus or --worker-memory-gb, or add nodes"
+    )
+
+
 def _worker_class() -> type:
     # Ray sends a class that is defined in a function by value, so it also runs on a node whose version of this package
     # does not have it.
     class Worker:
-        def open(self, version: str, payload: bytes) -> tuple[str, None, Any]:
+        def open(self, version: str, payload: bytes) -> tuple[str, Any, Any, list[str]]:
             import pickle
 
             try:
                 from clmr_tf import __version__ as found
             except ImportError as error:
-                found = f"none ({error})"
+                found = f"missing ({error})"
             if found != version:
                 sentence = f"Its version of clmr_tf is {found}, not {version}; install the same on all nodes."
-                return self._node(), None, (sentence, 2, "")
+                return self._node(), None, (sentence, 2, ""), []
 
             def start() -> None:
                 self._run = pickle.loads(payload)()
 
             return self._attempt(start)
 
-        def run(self, shard: Any) -> tuple[str, Any, Any]:
-            return self._attempt(lambda: self._run(shard))
+        def run(self, argument: Any) -> tuple[str, Any, Any, list[str]]:
+            return self._attempt(lambda: self._run(argument))
 
-        def _attempt(self, function: Callable[[], Any]) -> tuple[str, Any, Any]:
+        def _attempt(self, function: Callable[[], Any]) -> tuple[str, Any, Any, list[str]]:
+            import logging
             import traceback
 
             from clmr_tf.console import describe
 
+            warnings: list[str] = []
+            handler = logging.Handler(logging.WARNING)
+            handler.emit = lambda record: warnings.append(record.getMessage())
+            logging.getLogger().addHandler(handler)
             try:
-                return self._node(), function(), None
+                return self._node(), function(), None, warnings
             except Exception as error:  # noqa: BLE001 - the receiver gets every error as a sentence
-                return self._node(), None, (*describe(error), traceback.format_exc())
+                return self._node(), None, (*describe(error), traceback.format_exc()), warnings
+            finally:
+                logging.getLogger().removeHandler(handler)
 
         def _node(self) -> str:
             import socket
@@ -219,22 +275,24 @@ def _worker_class() -> type:
     return Worker
 
 
-def _error_of(failure: tuple[str, int, str], node: str, shard: object) -> ClmrError:
+def _summary_of(outcome: tuple[str, Any, Any, list[str]], name: str | None) -> Any:
+    node, summary, failure, warnings = outcome
+    for warning in warnings:
+        _logger.warning("%s", warning)
+    if failure is None:
+        return summary
     sentence, exit_code, trace = failure
-    what = f"Node {node} cannot be used" if shard is None else f"Shard {shard} failed on node {node}"
-    error = (UsageError if exit_code == UsageError.exit_code else ClmrError)(f"{what}: {sentence}")
-    error.__cause__ = RuntimeError(trace)
-    return error
+    what = f"Shard {name} failed on node {node}" if name else f"Node {node} cannot be used"
+    error = UsageError if exit_code == UsageError.exit_code else ClmrError
+    # --debug prints the cause.
+    raise error(f"{what}: {sentence}") from RuntimeError(trace)
 
 
-def _warn_that_none_runs(ray: types.ModuleType, options: ClusterOptions) -> None:
-    num_nodes = sum(node["Alive"] for node in ray.nodes())
-    _logger.warning(
-        "No worker has a place: each needs %d cores and %g GB of memory, which none of the %d nodes has free; wait, "
-        "add a node, or use a smaller --worker-cpus or --worker-memory-gb.",
-        options.worker_cpus,
-        options.worker_memory_gb,
-        num_nodes,
+def _lost_too_many(name: str | None, num_lost: int, error: Exception) -> ClmrError:
+    what = f"Shard {name} ended" if name else "Starting ended"
+    return ClmrError(
+        f"{what} {num_lost} workers ({_first_line(error)}); use a larger --worker-memory-gb, or leave out --cluster to "
+        "see why."
     )
 
 
