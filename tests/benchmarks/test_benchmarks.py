@@ -14,7 +14,7 @@ import pytest
 from benchmarks.original_augmentations import sox_cpu_seconds
 from clmr_tf.console import run_command
 from clmr_tf.data.direct_reader import tensorflow_io_decoders
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 NUM_CPUS = os.cpu_count() or 1
@@ -42,7 +42,7 @@ def result_here(capsys):
 
 def test_clips_reports_plausible_times(tmp_path, result_here):
     # Text in a name that looks like markup or an emoji must be printed literally.
-    corpus = write_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
+    corpus = synthetic_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
     begin = time.perf_counter()
     result = result_here("clips", "--corpus", corpus.folder, "--batch-size", 4, "--num-batches", 3)
     elapsed_ms = 1000 * (time.perf_counter() - begin)

@@ -13,7 +13,7 @@ from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 CLIP = 59049
 TAGS = ("brass", "keys", "strings")
@@ -62,7 +62,7 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
 
 def write_corpus_with_tasks(folder: Path) -> Corpus:
     """Writes clips with one tag each, by register, and two tasks: several tags per clip, and two classes."""
-    corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
+    corpus = synthetic_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
     (folder / "tasks").mkdir()
     several = {
         item.id: Label(item.split, tuple(tag for bit, tag in enumerate(("low", "loud", "never")) if row % 4 >> bit & 1))

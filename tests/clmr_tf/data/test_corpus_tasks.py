@@ -6,7 +6,7 @@ import pytest
 
 from clmr_tf.data.corpus import Corpus, CorpusTask, Label, read_task, task_names_in, write_task
 from clmr_tf.errors import UsageError
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 LABELS = {
     "item-3": Label("test", ("rock",)),
@@ -24,7 +24,7 @@ def task(**changes):
 @pytest.fixture
 def corpus(tmp_path):
     """Five items: two songs for training, one for validation, two for the test."""
-    return write_corpus(tmp_path / "corpus", num_songs={"train": 2, "valid": 1, "test": 2}, num_samples=100)
+    return synthetic_corpus(tmp_path / "corpus", num_songs={"train": 2, "valid": 1, "test": 2}, num_samples=100)
 
 
 def test_a_task_replaces_splits_and_tags_of_its_items(corpus):
@@ -72,7 +72,7 @@ def test_an_unknown_task_is_rejected_with_a_list_of_tasks(corpus):
 
 
 def test_a_task_with_unknown_items_or_a_song_in_two_splits_is_rejected(tmp_path):
-    corpus = write_corpus(tmp_path / "pairs", num_songs={"train": 2}, items_per_song=2, num_samples=100)
+    corpus = synthetic_corpus(tmp_path / "pairs", num_songs={"train": 2}, items_per_song=2, num_samples=100)
     write_task(task(), corpus.folder)
     with pytest.raises(UsageError, match="has the song 'train-song-1' in two splits"):
         corpus.for_task("genre")

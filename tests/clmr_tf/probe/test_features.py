@@ -20,7 +20,7 @@ from clmr_tf.probe.features import (
     crop_offset,
     read_features,
 )
-from tests.synthetic import melody, ramp, write_corpus
+from tests.synthetic import melody, ramp, synthetic_corpus
 
 CLIP, RATE_HZ = 100, 22050
 MEL_CLIP = 8192
@@ -46,7 +46,7 @@ class FirstSamples:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     # Item k is 230 + k samples long: two windows and a rest.
-    return write_corpus(tmp_path_factory.mktemp("corpora") / "songs", num_songs={"train": 40}, num_samples=230)
+    return synthetic_corpus(tmp_path_factory.mktemp("corpora") / "songs", num_songs={"train": 40}, num_samples=230)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_crops_are_uniform_and_reach_both_ends():
 
 @pytest.mark.parametrize("num_samples", [99, 50])
 def test_clips_shorter_than_a_window_are_refused(tmp_path, source, num_samples):
-    corpus = write_corpus(tmp_path / "short", num_songs={"train": 5}, num_samples=num_samples)
+    corpus = synthetic_corpus(tmp_path / "short", num_songs={"train": 5}, num_samples=num_samples)
     num_short = min(5, CLIP - num_samples)
     with pytest.raises(ClmrError, match=f"{num_short} clips are shorter than one window, such as 0.wav"):
         read(tmp_path / "cache", source, corpus)

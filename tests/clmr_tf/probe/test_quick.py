@@ -24,7 +24,7 @@ from clmr_tf.probe.features import LabeledFeatures
 from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe, fit_linear_probe, wilson_interval
 from clmr_tf.probe.settings import ProbeConfig
 from tests.clmr_tf.probed import CLIP, TAGS
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 SEED = 7
 # Item k is as long as two clips minus (6 - k) samples, so the first six have one window and the others two.
@@ -184,7 +184,7 @@ def encoders(model):
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpora") / "songs"
-    return write_corpus(folder, num_songs={"train": NUM_ITEMS}, num_samples=NUM_SAMPLES, tag_names=TAGS)
+    return synthetic_corpus(folder, num_songs={"train": NUM_ITEMS}, num_samples=NUM_SAMPLES, tag_names=TAGS)
 
 
 def result_of(model_folder: Path, corpus: Corpus) -> dict:
@@ -287,7 +287,7 @@ def test_the_folder_of_a_run_is_refused_before_the_music_is_prepared(tmp_path):
     ],
 )
 def test_a_corpus_without_tags_or_a_split_is_refused(model_folder, tmp_path, num_songs, tag_names, missing):
-    corpus = write_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
+    corpus = synthetic_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
     with pytest.raises(UsageError, match=f"The corpus lacking has {missing}; ") as refused:
         result_of(model_folder, corpus)
     assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2" in str(refused.value)

@@ -16,7 +16,7 @@ from clmr_tf.train.checkpoints import list_checkpoints
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of, options_of
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, starts, state, wait_for
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = [pytest.mark.starts_first, pytest.mark.usefixtures("tiny_network")]
 
@@ -27,7 +27,7 @@ LOST = "error: Another worker was lost at step {}. The state after step {} is sa
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
 def free_addresses(count: int) -> list[str]:
