@@ -26,7 +26,7 @@ from clmr_tf.console import printable, run_command, stderr
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import ShardOption, prepare_as_asked, prepare_shown, summarise
+from pipelines.preparation.command import ShardOptions, prepare_as_asked, prepare_shown, summarise
 from pipelines.preparation.merging import SongsOfCopies
 from pipelines.preparation.prepare import Preparation, PrepareSettings
 from pipelines.preparation.sources import SourceFile, counted, split_songs
@@ -52,7 +52,7 @@ class FolderSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(FolderSettings, ShardOption, PrepareSettings):
+class Options(FolderSettings, ShardOptions, PrepareSettings):
     """The command line."""
 
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
@@ -62,7 +62,7 @@ class Options(FolderSettings, ShardOption, PrepareSettings):
 
     def __post_init__(self) -> None:
         FolderSettings.__post_init__(self)
-        ShardOption.__post_init__(self)
+        ShardOptions.__post_init__(self)
         PrepareSettings.__post_init__(self)
 
 
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.folder is None or options.out is None:
         raise UsageError("Give a folder of music, and a folder for the corpus with --out: `MUSIC --out corpora/mine`.")
     folder, destination = options.folder.expanduser(), options.out.expanduser()
-    prepare_as_asked(plan_corpus(folder, destination, options, options), options.shard)
+    prepare_as_asked(plan_corpus(folder, destination, options, options), options)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,24 @@ import numpy as np
 
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
+from clmr_tf.cluster import ClusterOptions
 from clmr_tf.console import shown_progress, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, Corpus
 from clmr_tf.data.index import INDEX_FILE, SPLITS
-from pipelines.preparation.prepare import Preparation, PrepareSettings, Progress, prepare, prepare_shard
+from clmr_tf.errors import UsageError
+from pipelines.preparation.prepare import (
+    Preparation,
+    PrepareSettings,
+    Progress,
+    prepare,
+    prepare_on_cluster,
+    prepare_shard,
+)
 from pipelines.preparation.shards import Shard
 from pipelines.preparation.sources import counted_reasons, read_skipped
+
+# The names of shards have five digits.
+_MAX_NUM_SHARDS = 99_999
 
 
 @contextlib.contextmanager
@@ -61,18 +73,22 @@ def prepare_shown(preparation: Preparation) -> Corpus:
         return prepare(preparation, on_progress)
 
 
-def prepare_as_asked(preparation: Preparation, shard: str | None) -> None:
-    """Prepares a corpus, or one of its shards, with a progress bar, and prints a summary.
+def prepare_as_asked(preparation: Preparation, options: "ShardOptions") -> None:
+    """Prepares a corpus, in this process or on a cluster, or one of its shards; shows progress and prints a summary.
 
     Args:
         preparation: The corpus.
-        shard: The value of --shard; None for the whole corpus.
+        options: The options of the command.
     """
-    if shard is None:
+    if options.cluster != "none":
+        corpus = prepare_on_cluster(preparation, options, options.num_shards)
+        stdout.print(summarise(corpus), markup=False)
+        return
+    if options.shard is None:
         stdout.print(summarise(prepare_shown(preparation)), markup=False)
         return
     with shown_preparation(preparation.name) as on_progress:
-        finished = prepare_shard(preparation, Shard.parse(shard), on_progress)
+        finished = prepare_shard(preparation, Shard.parse(options.shard), on_progress)
     hours = finished.audio_seconds / 3600
     sentence = f"{finished.folder}: {finished.num_files:,} files, {hours:.2f} hours of audio"
     if finished.num_skipped:
@@ -82,16 +98,25 @@ def prepare_as_asked(preparation: Preparation, shard: str | None) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardOption:
-    """The option for a shard of a corpus."""
+class ShardOptions(ClusterOptions):
+    """Options for a shard of a corpus, and for a cluster that prepares all shards."""
 
     shard: str | None = None
     """Prepare only one shard, K/N with K from 0 to N - 1: 3/16 is the 4th of 16. Shards may be prepared on any machine,
     in any order and several at once; `python -m pipelines.merge` makes the corpus of them."""
+    num_shards: int | None = None
+    """Number of shards on a cluster, which does not change the corpus. Default: one for each 1,000 files, 16 to 256."""
 
     def __post_init__(self) -> None:
+        ClusterOptions.__post_init__(self)
         if self.shard is not None:
             Shard.parse(self.shard)
+        if self.num_shards is not None and not 1 <= self.num_shards <= _MAX_NUM_SHARDS:
+            raise UsageError(f"--num-shards must be 1 to {_MAX_NUM_SHARDS}; received {self.num_shards}.")
+        if self.shard is not None and self.cluster != "none":
+            raise UsageError("--cluster prepares all shards; leave out --shard.")
+        if self.num_shards is not None and self.cluster == "none":
+            raise UsageError("--num-shards is for --cluster; without it, give --shard.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +131,11 @@ class CorpusOptions(PrepareSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedOptions(ShardOption, CorpusOptions):
+class PublishedOptions(ShardOptions, CorpusOptions):
     """Options of a published data set whose tables list its files."""
 
     def __post_init__(self) -> None:
-        ShardOption.__post_init__(self)
+        ShardOptions.__post_init__(self)
         CorpusOptions.__post_init__(self)
 
 

@@ -21,6 +21,7 @@ from clmr_tf import __version__
 from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.console import printable
 from clmr_tf.data.corpus import MANIFEST_FILE, SKIPPED_FILE, Corpus, CorpusManifest
 from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
@@ -29,7 +30,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.files import writable_or_usage_error, write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
-from pipelines.preparation.merging import SongsOfCopies, lines_of, publish
+from pipelines.preparation.merging import SongsOfCopies, lines_of, merge, publish
 from pipelines.preparation.shards import (
     Shard,
     ShardManifest,
@@ -37,6 +38,7 @@ from pipelines.preparation.shards import (
     clear_work_folder,
     require_own_folder,
     require_same_division,
+    shards_in,
 )
 from pipelines.preparation.sources import (
     SourceFile,
@@ -226,6 +228,58 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
     if (destination / MANIFEST_FILE).is_file() and not shard.folder_in(destination).is_dir():
         raise UsageError(f"{destination} holds a finished corpus; choose another folder, or delete that one.")
     return _prepare_shard(preparation, shard, on_progress)
+
+
+# Each has a file of PCM or several, and training reads from up to 256 files as fast as from one.
+_FILES_PER_SHARD, _MIN_NUM_SHARDS, _MAX_NUM_SHARDS = 1000, 16, 256
+
+
+def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_shards: int | None = None) -> Corpus:
+    """Prepares the shards of a corpus on a cluster, and merges them; the result is that of `prepare`.
+
+    Args:
+        preparation: The corpus. Without `settings.num_workers`, a shard is decoded by as many processes as a worker of
+            the cluster has CPU cores.
+        options: Which cluster.
+        num_shards: How many; by default as many as there are already, otherwise one for each 1,000 files, 16 to 256.
+
+    Raises:
+        UsageError: As in `prepare_shard`, `merging.merge` and `run_on_cluster`.
+        ClmrError: As in `merging.merge` and `run_on_cluster`.
+        OSError: If the disk is full.
+    """
+    destination, settings = preparation.destination.absolute(), preparation.settings
+    corpus = opened_if_finished(destination, preparation.outline, settings.min_num_samples)
+    if corpus is not None:
+        return corpus
+    begun, num_files = shards_in(destination), len(preparation.sources)
+    if num_shards is None:
+        wanted = max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1)
+        num_shards = begun[0].num_shards if begun else min(wanted, _MAX_NUM_SHARDS)
+    _check(preparation, num_shards)
+    on_nodes = dataclasses.replace(
+        preparation,
+        destination=destination,
+        settings=dataclasses.replace(settings, num_workers=settings.num_workers or options.worker_cpus),
+        sources=[dataclasses.replace(source, path=source.path.absolute()) for source in preparation.sources],
+    )
+    shards = [Shard(number, num_shards) for number in range(num_shards)]
+    run_on_cluster(
+        options,
+        functools.partial(_opened_worker, on_nodes, decoder_versions()),
+        [ShardTask(str(shard), shard, len(shard.range_of(num_files))) for shard in shards],
+        doing=f"Preparing {preparation.name}",
+    )
+    return merge(destination, settings.max_skipped_fraction)
+
+
+def _opened_worker(preparation: Preparation, versions: Mapping[str, str]) -> Callable[[Shard], ShardManifest]:
+    """On a node of a cluster: refuses other decoders, and returns the function that prepares a shard."""
+    found = decoder_versions()
+    for library, version in versions.items():
+        if found[library] != version:
+            raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
+    return functools.partial(prepare_shard, preparation)
 
 
 def _check(preparation: Preparation, num_shards: int) -> None:

@@ -129,7 +129,7 @@ def run_pipeline(
     options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
     published = read(options, options.data or data)
     destination = options.out or default_destination(name, options)
-    prepare_as_asked(plan_published(published, destination, options), options.shard)
+    prepare_as_asked(plan_published(published, destination, options), options)
 
 
 def _require_enough(published: PublishedCorpus, missing: Sequence[SourceFile], settings: PrepareSettings) -> None:
