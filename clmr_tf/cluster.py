@@ -184,15 +184,14 @@ def _connected(ray: types.ModuleType, options: ClusterOptions) -> Iterator[None]
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if options.cluster == "local":
-            # Without a token, other users of this machine could run code in the cluster.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            # Ray creates a token if there is none, so other users of this machine cannot run code in it.
             ray.init("local", num_cpus=num_usable_cores(), include_dashboard=False, **quiet)
             if not _num_places(ray, options):
                 raise UsageError(f"This machine is too small for one worker: {_needs(options)}.")
         else:
             try:
                 ray.init("auto", **quiet)
-            except ConnectionError as error:
+            except (ConnectionError, ray.exceptions.AuthenticationError) as error:
                 raise UsageError(
                     f"--cluster auto cannot join a Ray cluster ({_first_line(error)}); start one with `ray start "
                     "--head`, set RAY_ADDRESS, or use --cluster local."

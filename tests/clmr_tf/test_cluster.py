@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import threading
 import time
@@ -28,10 +29,12 @@ NUM_SHARDS = 8
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A Ray cluster whose first node has one CPU; tests add others."""
+    """A Ray cluster with a token, whose first node has one CPU; tests add others."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
