@@ -428,8 +428,8 @@ class _Run:
 
     def _write_nonfinite_report(self, error: NonFiniteError) -> str:
         batch = next(iter(self._batches(BatchShard(), error.step - 1)))
-        items = self.data.corpus.items_of("train")
-        item_ids = [items[row].id for row in batch["item"].numpy()]
+        corpus = self.data.corpus
+        item_ids = [item.id for item in corpus.read_items(corpus.rows_of("train")[batch["item"].numpy()])]
         folder = self.config.workdir / NONFINITE / f"step-{error.step}"
         state = Checkpoints(folder / CHECKPOINTS, checkpoint_groups(self.model), keep=1)
         return write_nonfinite_report(folder, error, state, item_ids)

@@ -100,7 +100,7 @@ def merge(destination: Path, max_skipped_fraction: float = 0.5) -> Corpus:
             # Another process may have finished it before this one had the lock.
             if not (destination / MANIFEST_FILE).is_file():
                 publish(destination, max_skipped_fraction, work)
-        clear_work_folder(destination)
+    clear_work_folder(destination)
     return Corpus.open(destination)
 
 

@@ -47,13 +47,23 @@ def test_clips_reports_plausible_times(tmp_path, result_here):
     result = result_here("clips", "--corpus", corpus.folder, "--batch-size", 4, "--num-batches", 3)
     elapsed_ms = 1000 * (time.perf_counter() - begin)
 
-    keys = {"corpus", "num_pairs", "cpu_ms_per_pair", "wall_ms_per_pair", "pairs_per_core_second"}
-    assert set(result) == keys
+    keys = {"corpus", "num_pairs", "cpu_ms_per_pair", "wall_ms_per_pair", "pairs_per_core_second", "by_num_files"}
+    assert set(result) == keys and list(result["by_num_files"]) == ["1", "16", "256"]
     assert (result["corpus"], result["num_pairs"]) == ("live [bold] :cat:", 12)
     assert result["pairs_per_core_second"] * result["cpu_ms_per_pair"] == pytest.approx(1000, rel=1e-6)
     # Copying a pair takes more than 0.01 ms; the timed part is shorter than the whole process.
     assert 0.01 < result["cpu_ms_per_pair"] < elapsed_ms * NUM_CPUS / 12
     assert 0.01 < result["wall_ms_per_pair"] < elapsed_ms / 12
+
+
+def test_index_reports_plausible_times(result_here):
+    begin = time.perf_counter()
+    result = result_here("index", "--items", 70_000, "--files", 3)
+    assert (result["num_items"], result["num_files"]) == (70_000, 3)
+    # The arrays alone have 43 bytes per item; a Python object with its strings has more than 1,000.
+    assert 10 < result["bytes_per_item"] < 1_000
+    assert 0 < result["load_seconds"] < result["start_seconds"] < time.perf_counter() - begin
+    assert result["load_peak_megabytes"] <= result["start_peak_megabytes"]
 
 
 @pytest.mark.soak
@@ -148,6 +158,7 @@ def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
     ("name", "arguments", "words"),
     [
         ("direct_reader", ["--max-seconds", "3"], "--max-seconds at least 4"),
+        ("index", ["--items", "200", "--files", "201"], "--files from 1 to --items"),
         ("train_step", ["--repeats", "0"], "--repeats at least 1"),
         ("embed", ["--num-files", "0"], "must be at least 1"),
         ("runtime_accuracy", ["--model", "no such model"], "has no file for another runtime"),

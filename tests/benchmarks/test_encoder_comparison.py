@@ -14,7 +14,8 @@ from benchmarks.encoder_comparison import clip_rates, training_seconds
 from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus, CorpusTask, Label, write_task
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import ClmrError
 from clmr_tf.probe import retrieval
 from clmr_tf.probe.__main__ import main as probe

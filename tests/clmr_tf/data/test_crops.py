@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from clmr_tf.data.crops import crop_reader, pair_dataset, window_starts
 from clmr_tf.errors import UsageError
-from tests.synthetic import synthetic_corpus
+from tests.synthetic import PCM_FILE, synthetic_corpus
 
 CLIP = 59049
 
@@ -147,8 +147,8 @@ def test_an_item_as_long_as_a_clip_is_returned_whole(tmp_path):
 def test_full_scale_pcm_is_scaled_to_one(tmp_path):
     corpus = synthetic_corpus(tmp_path / "loud", num_songs={"train": 1}, num_samples=8)
     pcm = np.array([-32768, 32767, 0, 1, -1, 16384, 0, 0], "<i2")
-    (corpus.folder / "audio.pcm").write_bytes(pcm.tobytes())
-    crop = crop_reader(corpus, corpus.items_of("train"), 6)(tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    (corpus.folder / PCM_FILE).write_bytes(pcm.tobytes())
+    crop = crop_reader(corpus, corpus.rows_of("train"), 6)(tf.constant(0, tf.int64), tf.constant(0, tf.int64))
     np.testing.assert_array_equal(crop.numpy(), np.array([-1, 32767 / 32768, 0, 1 / 32768, -1 / 32768, 0.5]))
 
 

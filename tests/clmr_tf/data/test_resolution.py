@@ -15,10 +15,10 @@ import soundfile
 
 import pipelines
 from clmr_tf.data import resolution
-from clmr_tf.data.corpus import MANIFEST_FILE, PCM_FILE, Corpus
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.data.resolution import is_pipeline, require_unchanged_audio, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
-from tests.synthetic import melody, synthetic_corpus
+from tests.synthetic import PCM_FILE, melody, save_corpus, synthetic_corpus
 
 CLIP = 59049
 PIPELINE = '''
@@ -293,9 +293,8 @@ def test_the_files_of_a_direct_corpus_are_checked(corpus, tmp_path):
     file = tmp_path / "song.ogg"
     file.write_bytes(os.urandom(1000))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    manifest = dataclasses.replace(corpus.manifest, storage="direct")
     item = dataclasses.replace(corpus.items[0], file=str(file), digest=digest, source_num_bytes=1000)
-    direct = Corpus(corpus.folder, manifest, (item,))
+    direct = save_corpus(tmp_path / "direct", [item], None)
     require_unchanged_audio(direct)
     file.write_bytes(os.urandom(1000))
     with pytest.raises(UsageError, match="has changed since it was prepared"):

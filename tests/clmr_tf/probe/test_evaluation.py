@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clmr_tf.data.corpus import PCM_FILE, Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import sample_songs
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import weights_hash
@@ -20,7 +20,7 @@ from clmr_tf.probe.heads import fit_head
 from clmr_tf.probe.protocols import PROTOCOLS, grid_of_heads
 from clmr_tf.probe.settings import ProbeConfig
 from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS
-from tests.synthetic import synthetic_corpus
+from tests.synthetic import PCM_FILE, synthetic_corpus
 
 SEED = 7
 

@@ -20,7 +20,7 @@ from clmr_tf.probe.features import (
     crop_offset,
     read_features,
 )
-from tests.synthetic import melody, ramp, synthetic_corpus
+from tests.synthetic import changed_corpus, melody, ramp, synthetic_corpus
 
 CLIP, RATE_HZ = 100, 22050
 MEL_CLIP = 8192
@@ -101,20 +101,21 @@ def test_cached_features_are_read_the_second_time(tmp_path, source, corpus):
 def test_the_cache_depends_on_everything_but_labels(tmp_path, source, corpus):
     read(tmp_path, source, corpus)
     num_windows = source.num_windows
-    relabeled = dataclasses.replace(
+    relabeled = changed_corpus(
         corpus,
-        manifest=dataclasses.replace(corpus.manifest, tag_names=("a",)),
-        items=tuple(dataclasses.replace(item, tags=("a",)) for item in corpus.items),
+        tmp_path / "relabeled",
+        [dataclasses.replace(item, tags=("a",)) for item in corpus.items],
+        tag_names=("a",),
     )
     assert read(tmp_path, source, relabeled).labels.tolist() == [[1.0]] * 40
     read(tmp_path, source, corpus, seed=2)
     assert source.num_windows == num_windows
-    changed = tuple(dataclasses.replace(item, digest="f" * 16) for item in corpus.items)
+    changed = [dataclasses.replace(item, digest="f" * 16) for item in corpus.items]
     for other in (
         {"windows": "crop"},
         {"windows": "crop", "seed": 2},
-        {"corpus": dataclasses.replace(corpus, items=corpus.items[:10])},
-        {"corpus": dataclasses.replace(corpus, items=changed)},
+        {"corpus": corpus.select(np.arange(10))},
+        {"corpus": changed_corpus(corpus, tmp_path / "changed", changed)},
     ):
         num_windows = source.num_windows
         read(tmp_path, source, **{"corpus": corpus, **other})
@@ -133,7 +134,7 @@ def test_damaged_cache_files_are_computed_again_with_a_warning(tmp_path, source,
     if damage == "flipped":
         content[content.index(first.vectors.tobytes()[:64]) + 5] ^= 1
     elif damage == "of something else":
-        read(tmp_path, source, dataclasses.replace(corpus, items=corpus.items[:5]))
+        read(tmp_path, source, corpus.select(np.arange(5)))
         (other,) = set(tmp_path.rglob("*.npz")) - {path}
         content = other.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(damage, bytes(content)))

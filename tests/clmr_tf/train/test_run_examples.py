@@ -16,7 +16,7 @@ from clmr_tf.models.heads import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.logs import RunLog, log_embeddings, log_views
 from clmr_tf.train.step import ContrastiveModel
-from tests.synthetic import synthetic_corpus
+from tests.synthetic import changed_corpus, synthetic_corpus
 
 CLIP = 59049
 SIXTEEN_BITS = 1.01 / 32767
@@ -142,7 +142,7 @@ def test_embeddings_match_the_windows_in_the_metadata(tmp_path, music, encoder):
 def test_metadata_shows_several_tags_or_none(tmp_path, music):
     names = {"item-6": ("loud", "slow"), "item-7": ()}
     items = [dataclasses.replace(item, tags=names.get(item.id, item.tags)) for item in music.items]
-    _, metadata = logged_embeddings(tmp_path, FirstSamples(), dataclasses.replace(music, items=tuple(items)))
+    _, metadata = logged_embeddings(tmp_path, FirstSamples(), changed_corpus(music, tmp_path / "music", items))
     tags = {row["item"]: row["tags"] for row in metadata}
     assert (tags["item-6"], tags["item-7"], tags["item-8"]) == ("loud, slow", "-", "slow")
 
