@@ -67,6 +67,8 @@ setup(
         "parquet": [],
         # --cluster; all nodes of a Ray cluster need the same version.
         "cluster": ["ray==2.60.0"],
+        # An approximate index of more than a million songs.
+        "index": ["faiss-cpu>=1.9"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "ai-edge-litert>=2.3",

@@ -1,20 +1,32 @@
 """python -m clmr_tf.similar: finds the songs in a table of embeddings that are most similar to a song.
 
-python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music.npz
-python -m clmr_tf.similar song.mp3 --index music.npz --model savedmodels/mine
+python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music
+python -m clmr_tf.similar song.mp3 --index music --model savedmodels/mine
+python -m clmr_tf.similar --index music --build-index
 """
 
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
-from clmr_tf.console import printable, run_command, stdout
+from clmr_tf.console import printable, run_command, shown_progress, stdout
 from clmr_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clmr_tf.inference.similarity import Neighbour
+    from clmr_tf.inference.tables import SongTable
+
+    Search = Callable[[Sequence[np.ndarray], int], Sequence[Sequence[Neighbour]]]
+
+_MAX_EXACT_SONGS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +42,9 @@ class SimilarConfig:
     checkout."""
     top: int = 10
     """Number of songs to show."""
+    build_index: bool = False
+    """Build an approximate index in the folder of the table, which is then always used. Tables of more than a million
+    songs get one anyway."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid values."""
@@ -46,18 +61,41 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_command(
         SimilarConfig, arguments, program="python -m clmr_tf.similar", description="Finds songs that sound alike."
     )
-    if not config.paths:
+    if not config.paths and not config.build_index:
         raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
-    require_model(config.model)
-    # Imported after the options are checked, because TensorFlow takes seconds to import.
+    if config.paths:
+        require_model(config.model)
+    # Imported after the options are checked, because that takes a second, and TensorFlow takes several.
+    from clmr_tf.inference.tables import SongTable
+
+    table = SongTable(config.index.expanduser())
+    if config.paths:
+        _compare(config, table)
+    else:
+        _search(table, build_index=True)
+
+
+def _search(table: "SongTable", *, build_index: bool) -> "Search":
+    """Finds the nearest songs of several queries: exactly, or by the index, which is brought up to date first."""
+    from clmr_tf.inference.approximate_index import has_index, update_index
+    from clmr_tf.inference.similarity import nearest_in_blocks
+
+    if build_index and not table.parts:
+        raise UsageError(f"--build-index needs a table that is a folder; received {table.path}.")
+    if not (build_index or has_index(table.path) or (table.parts and table.num_songs > _MAX_EXACT_SONGS)):
+        return lambda vectors, count: nearest_in_blocks(table.blocks(), vectors, count)
+    with shown_progress() as show:
+        index = update_index(table, lambda done, of: show(done, of, "indexing", f"Indexed {done:,} of {of:,} songs."))
+    return lambda vectors, count: [index.nearest(vector, count) for vector in vectors]
+
+
+def _compare(config: SimilarConfig, table: "SongTable") -> None:
     from clmr_tf.audio.isolation import IsolatedDecoder
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import stream_embeddings, usable
     from clmr_tf.inference.encoder import load_encoder
-    from clmr_tf.inference.similarity import nearest_in_blocks, without
-    from clmr_tf.inference.tables import SongTable
+    from clmr_tf.inference.similarity import without
 
-    table = SongTable(config.index.expanduser())
     files, skipped = find_audio(config.paths)
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
@@ -72,7 +110,9 @@ def main(arguments: Sequence[str]) -> None:
         queries = [
             (one.path, one.is_silent, one.vectors.mean(axis=0)) for one in usable(itertools.chain(skipped, embeddings))
         ]
-    found = nearest_in_blocks(table.blocks(), [vector for *_, vector in queries], config.top + 1)
+    # One more than requested, since the song itself may be in the table.
+    search = _search(table, build_index=config.build_index)
+    found = search([vector for *_, vector in queries], config.top + 1)
     for (path, is_silent, _), nearest in zip(queries, found, strict=True):
         stdout.print(printable(str(path)) + " (is silent)" * is_silent, markup=False)
         for neighbour in without(nearest, path, config.top):

@@ -335,14 +335,26 @@ class SongTable:
         """
         if self._manifest is None:
             yield self._songs
-            return
-        for part in self._manifest.parts:
-            columns = ["path", "is_silent", "embedding"]
-            songs, _ = _read(self.path, SONGS_FOLDER, part.name, self._manifest.settings, columns)
-            means = _vectors(songs)
-            if len(means) != part.num_songs or not np.isfinite(means).all():
-                raise _damaged(_path(self.path, SONGS_FOLDER, part.name))
-            yield Songs(songs["path"].to_pylist(), means, songs["is_silent"].to_numpy())
+        for part in self.parts:
+            yield self.songs_of(part.name)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a folder; none for an .npz file."""
+        return self._manifest.parts if self._manifest else ()
+
+    def songs_of(self, name: str) -> Songs:
+        """The songs of a part of a folder.
+
+        Raises:
+            UsageError: If the part is missing, damaged or of another model.
+        """
+        columns = ["path", "is_silent", "embedding"]
+        content, _ = _read(self.path, SONGS_FOLDER, name, self._manifest.settings, columns)
+        means = _vectors(content)
+        if not np.isfinite(means).all():
+            raise _damaged(_path(self.path, SONGS_FOLDER, name))
+        return Songs(content["path"].to_pylist(), means, content["is_silent"].to_numpy())
 
 
 def write_npz(out: Path, table: Path, manifest: Manifest) -> None:

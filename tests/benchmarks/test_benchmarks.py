@@ -180,11 +180,16 @@ def test_missing_corpus_is_one_sentence_and_a_traceback_with_debug(capsys):
 
 
 def test_similar_reports_plausible_times(result_here):
-    result = result_here("similar", "--num-songs", 3000, "--num-queries", 3)
+    result = result_here("similar", "--songs", 3000, "--queries", 3)
     assert (result["num_songs"], result["num_queries"]) == (3000, 3)
-    # The product alone reads 6 MB, which takes longer than 10 microseconds.
-    assert 0.01 < result["answer_ms"] <= result["slowest_answer_ms"] < 10_000
-    assert result["ratio_to_scikit_learn"] > 0 and result["open_seconds"] > 0
+    # All lists of so small an index are searched.
+    assert result["recall_at_10"] == 1
+    # Reading the songs alone takes longer than 0.1 milliseconds.
+    assert 0.1 < result["milliseconds"] <= result["slowest_milliseconds"] < 10_000
+    assert result["exact_milliseconds"] > 0.1 and 0 < result["open_seconds"] < result["build_seconds"]
+    # At least half of the 2048 bytes of an embedding.
+    assert 1024 < result["index_bytes_per_song"] < 4096
+    assert 10 < result["megabytes_before_index"] <= result["peak_megabytes"]
 
 
 def test_decode_reports_plausible_ratios_to_libsndfile(result_here):
