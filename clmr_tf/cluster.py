@@ -168,6 +168,8 @@ def _finished(
 
 def _imported_ray() -> types.ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Otherwise it tries for minutes to reach a cluster that does not run.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     # Without this, Ray warns that it hides the GPUs from workers that do not reserve one.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -191,7 +193,8 @@ def _connected(ray: types.ModuleType, options: ClusterOptions) -> Iterator[None]
         else:
             try:
                 ray.init("auto", **quiet)
-            except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            # A RuntimeError if nothing answers at the address.
+            except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
                 raise UsageError(
                     f"--cluster auto cannot join a Ray cluster ({_first_line(error)}); start one with `ray start "
                     "--head`, set RAY_ADDRESS, or use --cluster local."

@@ -1,6 +1,7 @@
 """Shards on Ray: nodes that die, nodes that are refused, failures and Ctrl-C. Ray and all processes are real."""
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -25,28 +26,39 @@ WORKER = ClusterOptions(cluster="auto", worker_memory_gb=0.1)
 NUM_SHARDS = 8
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    """A Ray cluster with a token, whose first node has one CPU; tests add others."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "token")
-        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+@pytest.fixture(scope="module", autouse=True)
+def settings_of_ray():
+    """Ray reads these when it is imported."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_NUM_REDIS_GET_RETRIES": "1",
         # Ray lowers the priority of its workers, which would starve on a busy machine.
-        environment.setenv("RAY_worker_niceness", "0")
-        # Ray reads these when it is imported.
-        from ray.cluster_utils import Cluster
+        "RAY_worker_niceness": "0",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        yield environment
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        environment.setenv("RAY_ADDRESS", cluster.address)
-        yield cluster
-        cluster.shutdown()
+
+@pytest.fixture(scope="module")
+def nodes(settings_of_ray):
+    """A Ray cluster with a token, whose first node has one CPU; tests add others."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    settings_of_ray.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    cluster.shutdown()
 
 
 @contextlib.contextmanager
-def added(nodes, **options):
-    node = nodes.add_node(num_cpus=1, **options)
+def added(nodes, num_cpus=1, **options):
+    node = nodes.add_node(num_cpus=num_cpus, **options)
     try:
         yield node
     finally:
@@ -106,19 +118,21 @@ def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tm
     assert drafts == [] and len(list(corpus.glob(f"shards/*/{MANIFEST_FILE}"))) == NUM_SHARDS
 
 
-def test_a_node_with_another_version_is_refused_by_name(nodes, tmp_path):
+def test_a_node_with_another_version_is_refused_by_name(nodes, tmp_path, monkeypatch):
     (tmp_path / "clmr_tf").mkdir()
     (tmp_path / "clmr_tf" / "__init__.py").write_text('__version__ = "9.0"\n')
 
-    def open_worker():
-        time.sleep(0.5)
-        return lambda number: number
+    # Ray's workers look for packages in the current folder of this process first.
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
 
+    # Only the second node has a place for it.
+    worker = dataclasses.replace(WORKER, worker_cpus=2)
     with (
-        added(nodes, env_vars={"PYTHONPATH": str(tmp_path)}),
+        added(nodes, num_cpus=2, env_vars={"PYTHONPATH": str(tmp_path)}),
         pytest.raises(UsageError, match=r"Node \S+ \([0-9.]+\) cannot be used: Its version of clmr_tf is 9.0, not "),
     ):
-        run_on_cluster(WORKER, open_worker, tasks(4), doing="Testing")
+        run_on_cluster(worker, lambda: abs, tasks(1), doing="Testing")
 
 
 def test_a_worker_is_opened_once_and_warnings_are_shown_here(nodes, tmp_path, caplog):
