@@ -235,7 +235,6 @@ class Corpus:
             tag_begins=tag_begins,
             task=task,
         )
-        selected._require_songs_in_one_split()
         num_items, num_songs = count_by_split(selected.split_codes, selected.song_numbers)
         manifest = dataclasses.replace(
             self.manifest,
@@ -245,7 +244,9 @@ class Corpus:
             source={**self.manifest.source, "task": name},
             fingerprint=hashlib.sha256(f"{self.manifest.fingerprint} {task_fingerprint}".encode("ascii")).hexdigest(),
         )
-        return dataclasses.replace(selected, manifest=manifest)
+        selected = dataclasses.replace(selected, manifest=manifest)
+        selected._require_songs_in_one_split()
+        return selected
 
     def _require_songs_in_one_split(self) -> None:
         order = np.argsort(self.song_numbers, kind="stable")
