@@ -83,7 +83,7 @@ def _rows(numbers: np.ndarray, item_num_samples: int, digest: str) -> pa.Table:
     text = pa.array(numbers).cast(pa.string())
     names = pc.binary_join_element_wise("artist/album/", text, ".flac", "")
     tags = np.random.default_rng(0).integers(0, NUM_TAGS // TAGS_PER_ITEM, [len(numbers), TAGS_PER_ITEM])
-    tags = (tags * TAGS_PER_ITEM + np.arange(TAGS_PER_ITEM)).astype(np.int16)
+    tags = (tags * TAGS_PER_ITEM + np.arange(TAGS_PER_ITEM)).astype(np.int32)
     same = {
         "file": pa.scalar(b""),
         "digest": pa.scalar(digest),

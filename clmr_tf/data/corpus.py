@@ -144,7 +144,7 @@ class Corpus:
         song_numbers: Items with the same number are one song, int32 [items].
         offset_samples: First sample in all PCM files one after the other, int64 [items].
         num_samples: Length, int64 [items].
-        tag_codes: Places in the manifest's `tag_names` of the tags of all items, one item after the other, int16.
+        tag_codes: Places in the manifest's `tag_names` of the tags of all items, one item after the other, int32.
         tag_begins: Where the tags of each item begin in `tag_codes`, and the end of the last: int64 [items + 1].
         task: The task selected by `for_task`; None for the corpus's own labels and splits.
     """
@@ -191,7 +191,7 @@ class Corpus:
         index = IndexFile(folder / INDEX_FILE)
         numbers = index.numbers()
         num_items = len(numbers["song"])
-        no_tags = np.zeros(0, np.int16), np.zeros(num_items + 1, np.int64)
+        no_tags = np.zeros(0, np.int32), np.zeros(num_items + 1, np.int64)
         tag_codes, tag_begins = tag_arrays(index.column("tags")) if manifest.tag_names else no_tags
         return cls(
             folder,
@@ -235,7 +235,6 @@ class Corpus:
             tag_begins=tag_begins,
             task=task,
         )
-        selected._require_songs_in_one_split()
         num_items, num_songs = count_by_split(selected.split_codes, selected.song_numbers)
         manifest = dataclasses.replace(
             self.manifest,
@@ -245,7 +244,9 @@ class Corpus:
             source={**self.manifest.source, "task": name},
             fingerprint=hashlib.sha256(f"{self.manifest.fingerprint} {task_fingerprint}".encode("ascii")).hexdigest(),
         )
-        return dataclasses.replace(selected, manifest=manifest)
+        selected = dataclasses.replace(selected, manifest=manifest)
+        selected._require_songs_in_one_split()
+        return selected
 
     def _require_songs_in_one_split(self) -> None:
         order = np.argsort(self.song_numbers, kind="stable")

@@ -1,12 +1,14 @@
 """tf.data datasets of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.data.corpus import PCM_FULL_SCALE, Corpus
+from clmr_tf.data.corpus import PCM_DTYPE, PCM_FULL_SCALE, Corpus
 from clmr_tf.errors import UsageError
 
 CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -201,10 +203,18 @@ def _mapped_files(corpus: Corpus) -> tf.Tensor:
     """A list of the PCM files, mapped into memory: finding one of 256 takes as long as finding one of one."""
     files = tf.raw_ops.EmptyTensorList(element_shape=[-1], max_num_elements=-1, element_dtype=tf.int16)
     for file in corpus.manifest.audio_files:
-        path = str((corpus.folder / file.file).absolute())
-        samples = tf.raw_ops.ImmutableConst(dtype=tf.int16, shape=[file.num_samples], memory_region_name=path)
-        files = tf.raw_ops.TensorListPushBack(input_handle=files, tensor=samples)
+        files = tf.raw_ops.TensorListPushBack(input_handle=files, tensor=_mapped(corpus.folder / file.file))
     return files
+
+
+def _mapped(path: Path) -> tf.Tensor:
+    """A file as an int16 tensor whose bytes are read when they are used."""
+    # TensorFlow's own op for this, ImmutableConst, is folded as a constant: its whole file is copied once. NumPy does
+    # not share arrays that are read-only, so it gets the address; nothing writes to an eager tensor.
+    samples = np.memmap(path, PCM_DTYPE, "r")
+    buffer = (ctypes.c_int16 * len(samples)).from_address(samples.ctypes.data)
+    buffer.mapped = samples  # Lives as long as the tensor.
+    return tf.experimental.dlpack.from_dlpack(np.ctypeslib.as_array(buffer).__dlpack__())
 
 
 def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:

@@ -58,7 +58,7 @@ def direct_crop_reader(
     Raises:
         UsageError: If a file of the corpus is missing or has another size.
     """
-    items = corpus.items_at(rows)
+    items = corpus.read_items(rows)
     changed = [item.file for item in items if _num_bytes(item.file) != item.source_num_bytes]
     if changed:
         raise UsageError(

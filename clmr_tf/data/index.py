@@ -29,7 +29,7 @@ _FIELDS: Mapping[str, pa.DataType] = {
     "song": pa.int32(),
     "source": pa.binary(),
     "split": pa.int8(),
-    "tags": pa.list_(pa.int16()),
+    "tags": pa.list_(pa.int32()),
     "file": pa.binary(),
     "offset_samples": pa.int64(),
     "num_samples": pa.int64(),
@@ -106,7 +106,9 @@ def index_table(items: Iterable[Item], tag_names: Sequence[str]) -> pa.Table:
     columns["tags"] = [[tag_codes[name] for name in tags] for tags in columns["tags"]]
     for name in _PATHS:
         columns[name] = [path.encode("utf-8", "surrogateescape") for path in columns[name]]
-    return with_songs(pa.table({**columns, "song": [0] * len(columns["id"])}, schema_of_index()), columns["song_id"])
+    columns["song"] = [0] * len(columns["id"])
+    table = pa.table(columns, schema=schema_of_index())
+    return with_songs(table, table["song_id"])
 
 
 def schema_of_index(tag_names: Sequence[str] = ()) -> pa.Schema:
@@ -115,14 +117,19 @@ def schema_of_index(tag_names: Sequence[str] = ()) -> pa.Schema:
     return pa.schema(list(_FIELDS.items()), metadata)
 
 
-def with_songs(table: pa.Table, song_ids: Sequence[str] | pa.ChunkedArray) -> pa.Table:
+def with_songs(table: pa.Table, song_ids: pa.ChunkedArray) -> pa.Table:
     """Replaces the songs of an index; they are numbered in the order of their first items."""
-    names = song_ids if isinstance(song_ids, pa.ChunkedArray) else pa.chunked_array([song_ids], pa.string())
-    # Arrow numbers values in this order.
-    numbers = names.combine_chunks().dictionary_encode().indices.cast(pa.int32()) if len(names) else []
-    for name, values in (("song_id", names), ("song", pa.array(numbers, pa.int32()))):
-        table = table.set_column(table.schema.get_field_index(name), name, values)
-    return table
+    return replaced_column(replaced_column(table, "song_id", song_ids), "song", numbered(song_ids))
+
+
+def numbered(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The number of each name, int32; names are numbered in the order in which they occur first."""
+    return pa.chunked_array([chunk.indices for chunk in names.dictionary_encode().chunks], pa.int32())
+
+
+def replaced_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with other values in a column."""
+    return table.set_column(table.schema.get_field_index(name), name, values)
 
 
 def write_index(
@@ -229,7 +236,7 @@ class IndexFile:
 
 
 def tag_arrays(tags: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """The tags of all rows one after the other, int16, and where each row's begin, with their end: int64 [rows + 1]."""
+    """The tags of all rows one after the other, int32, and where each row's begin, with their end: int64 [rows + 1]."""
     begins = np.zeros(len(tags) + 1, np.int64)
     np.cumsum(pc.list_value_length(tags).to_numpy(), out=begins[1:])
     return pc.list_flatten(tags).to_numpy(), begins

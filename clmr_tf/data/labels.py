@@ -153,9 +153,15 @@ def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
             "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2`, "
             "and give --corpus FOLDER."
         )
-    tags = corpus.multi_hot(corpus.rows_of("train"), np.bool_)
-    if (tags == tags[0]).all():
+    train = corpus.select(corpus.rows_of("train"))
+    num_tags = np.diff(train.tag_begins)
+    if (num_tags == num_tags[0]).all() and _are_equal(train.tag_codes.reshape(len(num_tags), num_tags[0])):
         raise UsageError(
             f"All clips in the train split of the corpus {name} have the same tags, so there is nothing to classify; "
             "prepare music of at least two classes."
         )
+
+
+def _are_equal(tag_codes: np.ndarray) -> bool:
+    in_order = np.sort(tag_codes, axis=1)
+    return bool((in_order == in_order[0]).all())

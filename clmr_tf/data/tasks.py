@@ -17,7 +17,7 @@ from clmr_tf.files import replaced_file
 
 TASKS_FOLDER = "tasks"
 _FORMAT_VERSION = 2
-_FIELDS = {"id": pa.string(), "split": pa.int8(), "tags": pa.list_(pa.int16())}
+_FIELDS = {"id": pa.string(), "split": pa.int8(), "tags": pa.list_(pa.int32())}
 _METADATA = b"task"
 
 
@@ -102,7 +102,7 @@ def write_task(task: CorpusTask, corpus_folder: Path) -> Path:
         "split": [SPLITS.index(label.split) for _, label in labels],
         "tags": [[codes[name] for name in label.tags] for _, label in labels],
     }
-    table = pa.table(columns, pa.schema(list(_FIELDS.items())))
+    table = pa.table(columns, schema=pa.schema(list(_FIELDS.items())))
     described = {
         "format_version": _FORMAT_VERSION,
         "description": task.description,

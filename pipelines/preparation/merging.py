@@ -27,9 +27,9 @@ from clmr_tf.data.corpus import (
     require_size,
     write_corpus,
 )
-from clmr_tf.data.index import INDEX_FILE, SPLITS, sha256_of, with_songs
+from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, sha256_of, with_songs
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import sync, write_atomically
 from pipelines.preparation.shards import (
     Shard,
     ShardManifest,
@@ -60,7 +60,7 @@ class SongsOfCopies:
 
     def apply(self, table: pa.Table) -> pa.Table:
         """The items of an index in their order, with other songs and splits."""
-        digests = table["digest"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        digests = numbered(table["digest"]).to_numpy().astype(np.int64)
         splits = table["split"].to_numpy()
         # If the folders are the splits, a recording that is in two of them is two songs.
         _, firsts, recordings = np.unique(
@@ -75,8 +75,7 @@ class SongsOfCopies:
             names = song_ids.to_pylist()
             split_of = split_songs(names, self.valid_fraction, self.test_fraction)
             codes = {song: SPLITS.index(split) for song, split in split_of.items()}
-            column = pa.array([codes[song] for song in names], pa.int8())
-            table = table.set_column(table.schema.get_field_index("split"), "split", column)
+            table = replaced_column(table, "split", pa.array([codes[song] for song in names], pa.int8()))
         return with_songs(table, song_ids)
 
 
@@ -134,6 +133,7 @@ def publish(destination: Path, max_skipped_fraction: float, work: Path) -> None:
             for file in shard.audio_files
         ),
     )
+    sync(finished[0].folder.parent)
     write_corpus(destination, table, outline, work)
 
 
@@ -198,7 +198,7 @@ def _joined_indexes(shards: Iterable[ShardManifest]) -> pa.Table:
     for shard in shards:
         table = pq.read_table(shard.folder / INDEX_FILE)
         offsets = pc.add(table["offset_samples"], pa.scalar(num_samples, pa.int64()))
-        tables.append(table.set_column(table.schema.get_field_index("offset_samples"), "offset_samples", offsets))
+        tables.append(replaced_column(table, "offset_samples", offsets))
         # There are none with storage "direct", so all offsets stay zero.
         num_samples += sum(file.num_samples for file in shard.audio_files)
     return pa.concat_tables(tables)

@@ -151,7 +151,7 @@ class Preparation:
             tool_versions={"clmr_tf": __version__, **decoder_versions()},
         )
 
-    @property
+    @functools.cached_property
     def made_from(self) -> dict[str, Any]:
         """All that the corpus depends on, as JSON data, which is equal for all shards."""
         return json.loads(

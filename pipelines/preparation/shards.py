@@ -100,21 +100,23 @@ class ShardManifest:
 
     def difference_from(self, made_from: Mapping[str, Any]) -> str | None:
         """What was different when another shard was made, in words; None if nothing was."""
-        here, there = _flat(self.made_from), _flat(made_from)
-        for name in sorted(here.keys() | there.keys()):
-            if here.get(name) != there.get(name):
-                if name.endswith("sha256"):
-                    return "another list of files"
-                return f"{name} {here.get(name)} instead of {there.get(name)}"
+        here, there = dict(_entries(self.made_from)), dict(_entries(made_from))
+        different = [path for path in here.keys() | there.keys() if here.get(path) != there.get(path)]
+        # Another list has another digest and often other values that say more.
+        for path in sorted(different, key=lambda path: (path[-1].endswith("sha256"), path)):
+            if path[-1].endswith("sha256"):
+                return "another list of files"
+            return f"{path[-1]} {here.get(path)} instead of {there.get(path)}"
         return None
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a mapping and of the mappings in it, as JSON data."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(settings)).items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return flat
+def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The entries of a mapping and of the mappings in it, with all names on the way to each."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from (((name, *path), inner) for path, inner in _entries(value))
+        else:
+            yield (name,), value
 
 
 def shards_in(corpus_folder: Path) -> list[Shard]:

@@ -60,7 +60,7 @@ def test_index_reports_plausible_times(result_here):
     begin = time.perf_counter()
     result = result_here("index", "--items", 70_000, "--files", 3)
     assert (result["num_items"], result["num_files"]) == (70_000, 3)
-    # The arrays alone have 43 bytes per item; a Python object with its strings has more than 1,000.
+    # The arrays alone have 49 bytes per item; a Python object with its strings has more than 1,000.
     assert 10 < result["bytes_per_item"] < 1_000
     assert 0 < result["load_seconds"] < result["start_seconds"] < time.perf_counter() - begin
     assert result["load_peak_megabytes"] <= result["start_peak_megabytes"]

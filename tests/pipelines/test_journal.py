@@ -167,7 +167,7 @@ def test_files_are_bounded_and_no_item_is_in_two(tmp_path, monkeypatch):
     monkeypatch.setattr(growing_audio, "MAX_FILE_NUM_SAMPLES", 210)
     write(tmp_path, 8)
     files = sorted(tmp_path.glob("*.pcm"))
-    assert [path.stat().st_size // 2 for path in files] == [201, 205, 104, 105, 106, 107]
+    assert [path.stat().st_size // 2 for path in files] == [201, 205, 209, 106, 107]
     with opened_journal(tmp_path, tmp_path, STATE, with_audio=True) as journal:
         assert [(file.file, file.num_samples) for file in journal.audio.files] == [
             (path.name, path.stat().st_size // 2) for path in files

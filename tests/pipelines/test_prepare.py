@@ -142,7 +142,7 @@ def test_too_many_bad_files_are_an_error_that_can_be_allowed(tmp_path):
         run(sources, tmp_path / "corpus")
     assert caught.value.exit_code == 1
     assert len((tmp_path / "corpus/skipped.jsonl").read_text().splitlines()) == 3
-    with pytest.raises(UsageError, match="not a prepared corpus"):
+    with pytest.raises(UsageError, match="has shards that are not merged"):
         Corpus.open(tmp_path / "corpus")
     seen = []
     allowed = dataclasses.replace(SETTINGS, max_skipped_fraction=0.6)

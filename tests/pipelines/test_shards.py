@@ -34,12 +34,13 @@ pytestmark = pytest.mark.usefixtures("no_workers")
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
-    """Twenty files, five of them copies of files in other shards, one broken, and one that is no audio."""
+    """Twenty files, five of them copies of files in other shards, one broken, one that is no audio, and a picture."""
     folder = tmp_path_factory.mktemp("shared") / "music"
     for number in range(20):
         write_clip(folder / ("ab"[number % 2]) / f"{number:02d}.flac", seed=number % 15)
     (folder / "a/07.broken.wav").write_bytes(b"\0" * 100)
     (folder / "b/page.mp3").write_text("<html>Not found</html>")
+    (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     return folder
 
 
@@ -90,7 +91,7 @@ def test_any_number_of_shards_in_any_order_makes_the_same_corpus(
     random.Random(num_shards).shuffle(numbers)
     for number in numbers:
         shard(music, tmp_path / "corpus", number, num_shards)
-    assert len(list((tmp_path / "corpus").rglob("*.pcm"))) == {3: 3, 16: 16, 40: 20, 2: 11}[num_shards]
+    assert len(list((tmp_path / "corpus").rglob("*.pcm"))) == {3: 3, 16: 15, 40: 20, 2: 10}[num_shards]
     merge.main([str(tmp_path / "corpus")])
     assert_same_corpus(Corpus.open(tmp_path / "corpus"), whole)
 
@@ -111,8 +112,8 @@ def test_several_workers_and_a_pickled_plan_change_no_byte(music, whole, tmp_pat
     settings = prepare.PrepareSettings(min_num_samples=11025, num_workers=2)
     plan = pickle.loads(pickle.dumps(plan_corpus(music, tmp_path / "corpus", settings, FRACTIONS)))
     summaries = [prepare_shard(plan, Shard(number, 2)) for number in range(2)]
-    assert [summary.num_files for summary in summaries] == [10, 11]
-    assert [summary.num_skipped for summary in summaries] == [{"unreadable": 1}, {}]
+    assert [summary.num_files for summary in summaries] == [11, 11]
+    assert [summary.num_skipped for summary in summaries] == [{"unreadable": 1}, {"not_audio": 1}]
     assert sum(summary.audio_seconds for summary in summaries) == pytest.approx(20 * 0.8, rel=0.01)
     merge.main([str(tmp_path / "corpus")])
     assert_same_corpus(Corpus.open(tmp_path / "corpus"), whole)
@@ -124,7 +125,7 @@ def test_a_finished_shard_is_not_prepared_again(music, two_shards, monkeypatch, 
     shard(music, two_shards, 0, 2)
     folder = two_shards / "shards/00000-of-00002"
     assert capsys.readouterr().out == (
-        f"{folder}: 10 files, 0.00 hours of audio; left out: 1 unreadable. "
+        f"{folder}: 11 files, 0.00 hours of audio; left out: 1 unreadable. "
         f"When all shards are finished, run `python -m pipelines.merge {two_shards}`.\n"
     )
     merge.main([str(two_shards)])
@@ -196,7 +197,7 @@ DECODERS = prepare.decoder_versions()
 @pytest.mark.parametrize("name", ["audio-00000.pcm", "index.parquet", "skipped.jsonl", "manifest.json"])
 def test_damaged_shards_are_refused(two_shards, name):
     path = two_shards / "shards/00001-of-00002" / name
-    path.write_bytes(path.read_bytes()[:-1] if name != "skipped.jsonl" else b"{}\n")
+    path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(UsageError, match=rf"00001-of-00002/{name}.*; delete .*00001-of-00002|its folder"):
         merge.main([str(two_shards)])
     assert not (two_shards / "manifest.json").exists()

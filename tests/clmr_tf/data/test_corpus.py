@@ -92,10 +92,6 @@ def test_a_direct_corpus_can_be_opened(tmp_path):
     assert list(save_corpus(tmp_path / "corpus", elsewhere, None).items) == elsewhere
 
 
-def _remove_manifest(folder):
-    (folder / MANIFEST_FILE).unlink()
-
-
 def _remove_index(folder):
     (folder / INDEX_FILE).unlink()
 
@@ -152,7 +148,6 @@ def _binary_manifest(folder):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (_remove_manifest, "is not a prepared corpus"),
         (_remove_index, "cannot be read"),
         (_remove_audio, "has 0 bytes instead of 20"),
         (_shorten_audio, "has 19 bytes instead of 20"),
