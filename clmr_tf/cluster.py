@@ -134,7 +134,7 @@ def _finished(
         done, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_WARNINGS)
         if not done:
             if not any(task for _, task in running.values()):
-                _logger.warning("No worker has started yet: %s.", _needs(options))
+                _logger.warning("No worker is ready yet; if this goes on, no node has room: %s.", _needs(options))
             continue
         worker, task = running.pop(done[0])
         name = task and task.name
@@ -222,8 +222,8 @@ def _memory_bytes(options: ClusterOptions) -> int:
 
 def _needs(options: ClusterOptions) -> str:
     return (
-        f"each needs {options.worker_cpus} free CPU cores and {options.worker_memory_gb:g} GB of free memory on one "
-        "node; use a smaller --worker-cpus or --worker-memory-gb, or add nodes"
+        f"each needs {options.worker_cpus} CPU cores and {options.worker_memory_gb:g} GB of memory on one node; use a "
+        "smaller --worker-cpus or --worker-memory-gb, or add nodes"
     )
 
 

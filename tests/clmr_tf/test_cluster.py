@@ -206,7 +206,7 @@ def test_an_interrupt_ends_all_workers(nodes, tmp_path):
 
 
 def test_workers_that_fit_nowhere_are_refused(nodes):
-    with pytest.raises(UsageError, match="too small for one worker: each needs 4096 free CPU cores and 2 GB"):
+    with pytest.raises(UsageError, match="too small for one worker: each needs 4096 CPU cores and 2 GB"):
         run_on_cluster(ClusterOptions(cluster="local", worker_cpus=4096), np.array, tasks(1), doing="Testing")
 
 
