@@ -58,7 +58,8 @@ def on_ray(open_worker: Callable, arguments: Sequence, num_workers: int = 1) -> 
 @contextlib.contextmanager
 def ray_with_two_cores() -> Iterator:
     """Starts Ray on this machine with places for two workers, and yields it as an object that can add nodes."""
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    # Ray lowers the priority of its workers; the plain processes keep theirs.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

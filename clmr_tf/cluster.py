@@ -137,7 +137,7 @@ def _finished(
                 _logger.warning("No worker is ready yet; if this goes on, no node has room: %s.", _needs(options))
             continue
         worker, task = running.pop(done[0])
-        name = task and task.name
+        name = task.name if task else None
         try:
             outcome = ray.get(done[0])
         except ray.exceptions.RayError as error:
@@ -170,8 +170,6 @@ def _imported_ray() -> types.ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Otherwise it tries for minutes to reach a cluster that does not run.
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
-    # Without this, Ray warns that it hides the GPUs from workers that do not reserve one.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError as error:

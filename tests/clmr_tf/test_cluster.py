@@ -33,7 +33,6 @@ def settings_of_ray():
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_NUM_REDIS_GET_RETRIES": "1",
         # Ray lowers the priority of its workers, which would starve on a busy machine.
         "RAY_worker_niceness": "0",
