@@ -67,6 +67,15 @@ def test_index_reports_plausible_times(result_here):
 
 
 @pytest.mark.soak
+def test_cluster_reports_plausible_times():
+    result = result_of("cluster", "--num-files", 4, "--num-shards", 2)
+    assert (result["num_files"], result["num_shards"]) == (4, 2)
+    assert 0 < result["ray_over_processes"] < 2 and 0 < result["overhead_ms_per_shard"] < 1000
+    # Ray's health checks take 15 seconds.
+    assert 3 < result["seconds_until_the_shard_of_a_dead_node_is_repeated"] < 300
+
+
+@pytest.mark.soak
 def test_direct_reader_reports_plausible_times():
     begin = time.perf_counter()
     result = result_of("direct_reader", "--num-crops", 20, "--max-seconds", 4, "--songs", "wav")
