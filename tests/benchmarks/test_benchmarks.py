@@ -71,8 +71,7 @@ def test_cluster_reports_plausible_times():
     result = result_of("cluster", "--num-files", 4, "--num-shards", 2)
     assert (result["num_files"], result["num_shards"]) == (4, 2)
     assert 0 < result["ray_over_processes"] < 2 and 0 < result["overhead_ms_per_shard"] < 1000
-    # Ray's health checks take 15 seconds.
-    assert 3 < result["seconds_until_the_shard_of_a_dead_node_is_repeated"] < 300
+    assert 0 < result["seconds_until_the_shard_of_a_dead_node_is_repeated"] < 300
 
 
 @pytest.mark.soak
