@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.flop import forward_flop
 from clmr_tf.models.encoders import build_encoder
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_the_work_of_a_view_is_counted_as_by_hand():
 
 @pytest.mark.soak
 def test_all_figures_of_speed_are_there(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 5})
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs={"train": 5})
     size = ["--widths", 0.0625, "--batch-size", 2, "--window-batch-size", 2, "--repeats", 1]
     command = [
         sys.executable,

@@ -15,10 +15,10 @@ import soundfile
 
 import pipelines
 from clmr_tf.data import resolution
-from clmr_tf.data.corpus import MANIFEST_FILE, PCM_FILE, Corpus
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.data.resolution import is_pipeline, require_unchanged_audio, resolve_corpus
 from clmr_tf.errors import ClmrError, UsageError
-from tests.synthetic import melody, write_corpus
+from tests.synthetic import PCM_FILE, melody, save_corpus, synthetic_corpus
 
 CLIP = 59049
 PIPELINE = '''
@@ -53,14 +53,14 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_prepared_folder_is_opened_in_place(tmp_path):
-    prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 2}, num_samples=CLIP)
+    prepared = synthetic_corpus(tmp_path / "prepared", num_songs={"train": 2}, num_samples=CLIP)
     before = state_of(tmp_path)
     assert resolve(prepared.folder, tmp_path / "corpora") == prepared
     assert state_of(tmp_path) == before and not (tmp_path / "corpora").exists()
 
 
 def test_a_tilde_is_expanded(tmp_path, monkeypatch):
-    prepared = write_corpus(tmp_path / "prepared", num_songs={"train": 1}, num_samples=CLIP)
+    prepared = synthetic_corpus(tmp_path / "prepared", num_songs={"train": 1}, num_samples=CLIP)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/prepared", tmp_path / "corpora").folder == prepared.folder
 
@@ -167,7 +167,7 @@ def test_a_named_corpus_is_prepared_by_its_pipeline_once(tmp_path, tiny_pipeline
 
 def test_a_prepared_folder_takes_precedence_over_a_name(tmp_path, tiny_pipeline, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    here = write_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
+    here = synthetic_corpus(Path(tiny_pipeline), num_songs={"train": 2}, num_samples=CLIP)
     assert resolve(tiny_pipeline, tmp_path / "corpora").manifest == here.manifest
     shutil.rmtree(here.folder)
     # A folder of music does not.
@@ -214,8 +214,8 @@ def test_names_are_those_of_pipelines_with_a_corpus(name):
 
 
 def test_an_incompatible_prepared_folder_is_rejected_with_a_remedy(tmp_path):
-    folder = write_corpus(tmp_path / "prepared", num_songs={"train": 3}, num_samples=CLIP).folder
-    direct = write_corpus(tmp_path / "direct", num_songs={"train": 1}, num_samples=CLIP)
+    folder = synthetic_corpus(tmp_path / "prepared", num_songs={"train": 3}, num_samples=CLIP).folder
+    direct = synthetic_corpus(tmp_path / "direct", num_songs={"train": 1}, num_samples=CLIP)
     manifest = dataclasses.replace(direct.manifest, storage="direct")
     (direct.folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     for options, sentence in (
@@ -259,7 +259,7 @@ NUM_SAMPLES = 60_000
 
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
-    return write_corpus(tmp_path / "songs", num_songs={"train": 6, "test": 2}, num_samples=NUM_SAMPLES)
+    return synthetic_corpus(tmp_path / "songs", num_songs={"train": 6, "test": 2}, num_samples=NUM_SAMPLES)
 
 
 def flip_a_bit(corpus: Corpus, item: int) -> None:
@@ -293,9 +293,8 @@ def test_the_files_of_a_direct_corpus_are_checked(corpus, tmp_path):
     file = tmp_path / "song.ogg"
     file.write_bytes(os.urandom(1000))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    manifest = dataclasses.replace(corpus.manifest, storage="direct")
     item = dataclasses.replace(corpus.items[0], file=str(file), digest=digest, source_num_bytes=1000)
-    direct = Corpus(corpus.folder, manifest, (item,))
+    direct = save_corpus(tmp_path / "direct", [item], None)
     require_unchanged_audio(direct)
     file.write_bytes(os.urandom(1000))
     with pytest.raises(UsageError, match="has changed since it was prepared"):

@@ -19,7 +19,7 @@ from clmr_tf.probe.evaluation import main_score
 from clmr_tf.probe.features import EncoderFeatures, MelFeatures
 from clmr_tf.probe.retrieval import CONDITIONS, draw_views, ranks_of, score_retrieval
 from tests.clmr_tf.probed import CLIP
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 NUM_TEST, NUM_TRAIN = 12, 2
 SEED = 42
@@ -30,7 +30,7 @@ def songs(tmp_path_factory) -> Corpus:
     """Twelve unheard songs whose samples say their number, and one that is too short."""
     folder = tmp_path_factory.mktemp("corpora") / "songs"
     num_songs = {"train": NUM_TRAIN, "test": NUM_TEST}
-    return write_corpus(folder, num_songs=num_songs, num_samples=2 * CLIP)
+    return synthetic_corpus(folder, num_songs=num_songs, num_samples=2 * CLIP)
 
 
 @pytest.fixture
