@@ -29,10 +29,6 @@ from pathlib import (Path)
 from pipelines import (folder)
 
 
-def is_same(corpus: Corpus, other: Corpus) -> bool:
-    return (corpus.folder, corpus.manifest) == (other.folder, other.manifest)
-
-
 def prepare_corpus(destination, settings):
     return folder.prepare_corpus(Path({music!r}), destination, settings)
 '''
@@ -42,6 +38,10 @@ def write_song(folder: Path, seed: int = 0, name: str = "song.wav") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     soundfile.write(folder / name, melody(seed, CLIP + 1000), 22050)
     return folder
+
+
+def is_same(corpus: Corpus, other: Corpus) -> bool:
+    return (corpus.folder, corpus.manifest) == (other.folder, other.manifest)
 
 
 def resolve(corpus: str | Path, corpora: Path, **options) -> Corpus:
