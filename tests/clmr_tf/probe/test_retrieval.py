@@ -156,7 +156,7 @@ def test_one_recording_of_each_unheard_song_is_a_candidate(tmp_path, songs):
         match=r"The valid split of the corpus songs has 9 songs with a recording of at least 5\.4 s, and retrieval "
         r"needs 10; give a corpus with more music in its test split\.",
     ):
-        draw_views(save_corpus(tmp_path / "few", items, None), CLIP, SEED)
+        draw_views(save_corpus(tmp_path / "few", items, None, name="songs"), CLIP, SEED)
 
 
 def test_queries_are_clean_or_always_augmented_in_one_way_or_by_the_released_chain():
