@@ -125,18 +125,21 @@ def measure_here(folder: Path) -> dict[str, float]:
     from clmr_tf.data.crops import num_units, pair_dataset
     from clmr_tf.data.resolution import resolve_corpus
 
-    before_mb, begin = peak_memory_mb(), time.perf_counter()
+    before_mb, begin, cpu_begin = peak_memory_mb(), time.perf_counter(), time.process_time()
     corpus = resolve_corpus(
         str(folder), corpora=folder, sample_rate_hz=SAMPLE_RATE_HZ, clip_num_samples=CROP_NUM_SAMPLES
     )
-    load_seconds, load_mb = time.perf_counter() - begin, peak_memory_mb()
+    load_seconds, load_cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    load_mb = peak_memory_mb()
     num_units(corpus, "train", "song")
     next(iter(pair_dataset(corpus, "train", batch_size=48, clip_num_samples=CROP_NUM_SAMPLES, seed=0)))
     return {
         "load_seconds": load_seconds,
+        "load_cpu_seconds": load_cpu_seconds,
         "bytes_per_item": (load_mb - before_mb) * 2**20 / len(corpus.items),
         "load_peak_megabytes": load_mb,
         "start_seconds": time.perf_counter() - begin,
+        "start_cpu_seconds": time.process_time() - cpu_begin,
         "start_peak_megabytes": peak_memory_mb(),
     }
 

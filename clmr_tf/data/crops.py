@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -224,7 +225,7 @@ def _mapped(path: Path) -> tf.Tensor:
     # TensorFlow's own op for this, ImmutableConst, is folded as a constant: its whole file is copied once. NumPy does
     # not share arrays that are read-only, so it gets the address; nothing writes to an eager tensor.
     samples = np.memmap(path, PCM_DTYPE, "r")
-    buffer = (ctypes.c_int16 * len(samples)).from_address(samples.ctypes.data)
+    buffer: Any = (ctypes.c_int16 * len(samples)).from_address(samples.ctypes.data)
     buffer.mapped = samples  # Lives as long as the tensor.
     return tf.experimental.dlpack.from_dlpack(np.ctypeslib.as_array(buffer).__dlpack__())
 

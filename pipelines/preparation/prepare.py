@@ -298,13 +298,11 @@ def _check(preparation: Preparation, num_shards: int) -> None:
 def _prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgress | None) -> ShardManifest:
     folder = shard.folder_in(preparation.destination)
     finished = _finished(preparation, folder)
-    if finished is not None:
-        return finished
-    with claimed_folder(folder) as work:
-        # Another process may have finished it between the check above and the lock.
-        finished = _finished(preparation, folder)
-        if finished is None:
-            finished = _decode_shard(preparation, shard, work, on_progress)
+    if finished is None:
+        with claimed_folder(folder) as work:
+            # Another process may have finished it between the check above and the lock.
+            finished = _finished(preparation, folder) or _decode_shard(preparation, shard, work, on_progress)
+    # Also if the last preparation was killed between its last two steps.
     clear_work_folder(folder)
     return finished
 
