@@ -24,11 +24,11 @@ from pathlib import Path
 import psutil
 
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command, stdout
 from pipelines import demo_data
 from pipelines.folder import FolderSettings, plan_corpus
 from pipelines.preparation.prepare import Preparation, PrepareSettings, prepare_shard
-from pipelines.preparation.shards import Shard
 
 NUM_EMPTY_SHARDS = 200
 

@@ -10,6 +10,7 @@ import numpy as np
 from clmr_tf.audio.decoding import NOT_AUDIO
 from clmr_tf.audio.listing import counted_extensions
 from clmr_tf.cluster import ClusterOptions
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import shown_progress, stdout
 from clmr_tf.data.corpus import SKIPPED_FILE, Corpus
 from clmr_tf.data.index import INDEX_FILE, SPLITS
@@ -22,7 +23,6 @@ from pipelines.preparation.prepare import (
     prepare_on_cluster,
     prepare_shard,
 )
-from pipelines.preparation.shards import Shard
 from pipelines.preparation.sources import counted_reasons, read_skipped
 
 # The names of shards have five digits.

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.config.shards import Shard
 from clmr_tf.data.corpus import (
     MANIFEST_FILE,
     SKIPPED_FILE,
@@ -31,10 +32,10 @@ from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, sh
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import sync, write_atomically
 from pipelines.preparation.shards import (
-    Shard,
     ShardManifest,
     claimed_folder,
     clear_work_folder,
+    folder_of,
     require_same_division,
     shards_in,
 )
@@ -148,7 +149,7 @@ def _finished_shards(destination: Path) -> list[ShardManifest]:
     num_shards = shards[0].num_shards
     require_same_division(destination, num_shards)
     wanted = [Shard(number, num_shards) for number in range(num_shards)]
-    manifests = {shard: ShardManifest.read(shard.folder_in(destination)) for shard in wanted}
+    manifests = {shard: ShardManifest.read(folder_of(shard, destination)) for shard in wanted}
     if missing := [shard for shard in wanted if manifests[shard] is None]:
         numbers = ", ".join(map(str, missing[:_MAX_NAMED]))
         raise UsageError(

@@ -22,6 +22,7 @@ from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, dec
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
 from clmr_tf.data.corpus import MANIFEST_FILE, SKIPPED_FILE, Corpus, CorpusManifest
 from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
@@ -32,10 +33,10 @@ from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
 from pipelines.preparation.merging import SongsOfCopies, lines_of, merge, publish
 from pipelines.preparation.shards import (
-    Shard,
     ShardManifest,
     claimed_folder,
     clear_work_folder,
+    folder_of,
     require_own_folder,
     require_same_division,
     shards_in,
@@ -197,7 +198,7 @@ def prepare(preparation: Preparation, on_progress: OnProgress | None = None) -> 
         if corpus is not None:
             return corpus
         shard = Shard(0, 1)
-        finished = ShardManifest.read(shard.folder_in(destination))
+        finished = ShardManifest.read(folder_of(shard, destination))
         if finished is not None and finished.difference_from(preparation.made_from):
             # It was finished, but never published.
             shutil.rmtree(finished.folder)
@@ -225,7 +226,7 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
     """
     destination = preparation.destination
     _check(preparation, shard.num_shards)
-    if (destination / MANIFEST_FILE).is_file() and not shard.folder_in(destination).is_dir():
+    if (destination / MANIFEST_FILE).is_file() and not folder_of(shard, destination).is_dir():
         raise UsageError(f"{destination} holds a finished corpus; choose another folder, or delete that one.")
     return _prepare_shard(preparation, shard, on_progress)
 
@@ -296,7 +297,7 @@ def _check(preparation: Preparation, num_shards: int) -> None:
 
 
 def _prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgress | None) -> ShardManifest:
-    folder = shard.folder_in(preparation.destination)
+    folder = folder_of(shard, preparation.destination)
     finished = _finished(preparation, folder)
     if finished is None:
         with claimed_folder(folder) as work:
@@ -316,7 +317,7 @@ def _finished(preparation: Preparation, folder: Path) -> ShardManifest | None:
 
 
 def _decode_shard(preparation: Preparation, shard: Shard, work: Path, on_progress: OnProgress | None) -> ShardManifest:
-    folder, settings = shard.folder_in(preparation.destination), preparation.settings
+    folder, settings = folder_of(shard, preparation.destination), preparation.settings
     of_shard = shard.range_of(len(preparation.sources))
     sources = preparation.sources[of_shard.start : of_shard.stop]
     state = {**preparation.made_from, "shard": str(shard), "files_sha256": files_digest(sources)}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clmr_tf.config.shards import Shard
 from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, AudioFile
 from clmr_tf.errors import UsageError
 from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically
@@ -17,41 +18,9 @@ _WORK_FOLDER = "unfinished"
 _LOCK_FILE = "lock"
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One of the shards of a corpus.
-
-    Attributes:
-        number: From 0 to num_shards - 1.
-        num_shards: How many there are.
-    """
-
-    number: int
-    num_shards: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Reads "3/16", the 4th of 16 shards; raises UsageError if there is no such shard."""
-        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
-        if not found or int(found[1]) >= int(found[2]):
-            raise UsageError(f"--shard must be K/N, with K from 0 to N - 1, such as 3/16; received {text!r}.")
-        return cls(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.num_shards}"
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.number:05d}-of-{self.num_shards:05d}"
-
-    def folder_in(self, corpus_folder: Path) -> Path:
-        """Its folder."""
-        return corpus_folder / SHARDS_FOLDER / self.name
-
-    def range_of(self, num_files: int) -> range:
-        """Its places in a list of files."""
-        return range(self.number * num_files // self.num_shards, (self.number + 1) * num_files // self.num_shards)
+def folder_of(shard: Shard, corpus_folder: Path) -> Path:
+    """The folder of a shard of a corpus."""
+    return corpus_folder / SHARDS_FOLDER / shard.name
 
 
 @dataclasses.dataclass(frozen=True)

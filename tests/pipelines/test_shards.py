@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import pair_dataset
@@ -21,7 +22,6 @@ from pipelines import gtzan, merge
 from pipelines.folder import FolderSettings, main, plan_corpus, prepare_corpus
 from pipelines.preparation import journal, prepare
 from pipelines.preparation.prepare import prepare_shard
-from pipelines.preparation.shards import Shard
 from tests.pipelines.conftest import run_in_this_process
 from tests.pipelines.published_data import SETTINGS, write_clip, write_lines
 
