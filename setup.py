@@ -75,6 +75,8 @@ setup(
         # Empty: PyAV and pyarrow are always installed now.
         "av": [],
         "parquet": [],
+        # --cluster; all nodes of a Ray cluster need the same version.
+        "cluster": ["ray==2.60.0"],
         # An approximate index of more than a million songs.
         "index": ["usearch>=2.26"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.

@@ -18,14 +18,14 @@ from clmr_tf.report.__main__ import main
 from clmr_tf.report.results import READS_FORMAT_VERSION, read_results
 from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.report.written_results import result, write
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     """Two model folders, the second of a model trained with labels, with the results of four evaluations."""
     folder = tmp_path_factory.mktemp("probed")
-    corpus = write_corpus(
+    corpus = synthetic_corpus(
         folder / "corpora" / "songs",
         num_songs={"train": 9, "valid": 6, "test": 6},
         num_samples=2 * 59049 + 1000,
