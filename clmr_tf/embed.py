@@ -154,7 +154,7 @@ def _embed_on_cluster(config: EmbedConfig, whole: "TableShard") -> "Manifest":
     model = config.model.expanduser().absolute()
     run_on_cluster(
         config,
-        functools.partial(opened_worker, model, whole.weights_file_sha256, config.worker_cpus),
+        functools.partial(opened_worker, model, whole.weights_file_sha256, config.runtime, config.worker_cpus),
         [ShardTask(str(shard.shard), shard, len(shard.files)) for shard in shards],
         doing="Embedding",
     )

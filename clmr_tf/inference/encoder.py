@@ -265,7 +265,9 @@ RUNTIMES = {"tensorflow": None, "litert": "fp32", "litert-int8": "int8", "onnx":
 _EXACT_RUNTIMES = ("onnx", "litert", "tensorflow")
 
 
-def load_encoder(folder: str | Path | None = None, runtime: str = "auto", *, check: bool = False) -> Encoder:
+def load_encoder(
+    folder: str | Path | None = None, runtime: str = "auto", *, num_threads: int | None = None, check: bool = False
+) -> Encoder:
     """Loads the encoder of a model folder, or of the newest checkpoint of a run folder, with its head if it has one.
 
     Weights and head of a model folder are checked against its golden numbers in every runtime.
@@ -274,6 +276,8 @@ def load_encoder(folder: str | Path | None = None, runtime: str = "auto", *, che
         folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`. Default: the included model.
         runtime: One of `RUNTIMES`, or "auto": the fastest of those that compute in float32, are installed, and have
             what they need in the folder. A run folder needs TensorFlow. "litert-int8" is faster, and not exact.
+        num_threads: Threads of the runtime; in TensorFlow, only before its first use in the process. Default: one per
+            core.
         check: Also check SavedModel, weights and projector of a model folder, which needs TensorFlow.
 
     Raises:
@@ -296,10 +300,10 @@ def load_encoder(folder: str | Path | None = None, runtime: str = "auto", *, che
         _require_tensorflow("The runtime tensorflow" if is_exported else f"{folder} is not a model folder; a run")
         from clmr_tf.inference.tensorflow_encoder import load_tensorflow_encoder
 
-        return load_tensorflow_encoder(folder)
+        return load_tensorflow_encoder(folder, num_threads)
     from clmr_tf.inference.exported_encoder import load_exported_encoder
 
-    return load_exported_encoder(folder, runtime)
+    return load_exported_encoder(folder, runtime, num_threads)
 
 
 def _fastest_runtime(folder: Path) -> str:

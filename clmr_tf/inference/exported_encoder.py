@@ -24,12 +24,13 @@ from clmr_tf.inference.encoder import RUNTIMES, Encoder, tagger_of_model
 from clmr_tf.quiet_start import hidden_standard_error
 
 
-def load_exported_encoder(folder: Path, runtime: str) -> Encoder:
+def load_exported_encoder(folder: Path, runtime: str, num_threads: int | None = None) -> Encoder:
     """Loads a model folder, and checks the runtime's file and the head against the golden numbers.
 
     Args:
         folder: Written by `python -m clmr_tf.export`.
         runtime: A key of `RUNTIMES` that has a file.
+        num_threads: Default: one per core.
 
     Raises:
         UsageError: If the folder is not a model folder, has no such file or cannot be read, or the runtime is not
@@ -42,7 +43,7 @@ def load_exported_encoder(folder: Path, runtime: str) -> Encoder:
     golden = read_golden(folder)
     require_clip(folder, golden, clip_num_samples)
     kind = RUNTIMES[runtime]
-    run = _checked(folder, runtime, FORMATS[kind], manifest.get("runtimes", {}), golden)
+    run = _checked(folder, runtime, FORMATS[kind], manifest.get("runtimes", {}), golden, num_threads)
     check_head(folder, golden)
     # LiteRT runs one call at a time.
     lock = threading.Lock()
@@ -75,6 +76,7 @@ def _checked(
     wanted: RuntimeFormat,
     described: dict[str, dict[str, str]],
     golden: dict[str, np.ndarray],
+    num_threads: int | None,
 ) -> Run:
     file = folder / wanted.file
     if wanted.file not in described or not file.is_file():
@@ -94,7 +96,7 @@ def _checked(
     try:
         # LiteRT reports there which delegate it uses.
         with hidden_standard_error():
-            run = load(file, num_usable_cores())
+            run = load(file, num_threads or num_usable_cores())
             embedding = run(golden["audio"])["embedding"]
         if embedding.shape != golden["embedding"].shape:
             raise ValueError(f"it gives embeddings of shape {list(embedding.shape)}")

@@ -230,13 +230,14 @@ def embed_shard(encoder: "Encoder", shard: TableShard, on_file: OnFile = lambda 
 
 
 def opened_worker(
-    model: Path, weights_file_sha256: str | None, num_threads: int
+    model: Path, weights_file_sha256: str | None, runtime: str, num_threads: int
 ) -> Callable[[TableShard], ShardSummary]:
     """Loads a model once for many shards, in a process that does nothing else.
 
     Args:
         model: Model folder or run folder.
         weights_file_sha256: Of the file of weights that a model folder must have; None for a run folder.
+        runtime: As for `load_encoder`.
         num_threads: Threads of the encoder.
 
     Returns:
@@ -245,14 +246,11 @@ def opened_worker(
     Raises:
         UsageError: If the model cannot be loaded, or is another one.
     """
-    import tensorflow as tf
-
     from clmr_tf.inference.encoder import load_encoder
 
     if weights_file_sha256 != weights_file_hash(model):
         raise UsageError(f"The model in {model} has other weights there; copy the same model to all nodes.")
-    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-    return functools.partial(embed_shard, load_encoder(model))
+    return functools.partial(embed_shard, load_encoder(model, runtime, num_threads=num_threads))
 
 
 def weights_file_hash(model: Path) -> str | None:

@@ -37,8 +37,10 @@ def tensorflow_encoder(model: ClipEncoder, *, batch_size: int = 32, tagger: Tagg
     )
 
 
-def load_tensorflow_encoder(folder: Path) -> Encoder:
-    """Loads a model folder or a run folder; errors as for `load_encoder`."""
+def load_tensorflow_encoder(folder: Path, num_threads: int | None = None) -> Encoder:
+    """Loads a model folder or a run folder; arguments and errors as for `load_encoder`."""
+    if num_threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     model, tagger = _read_model(folder)
     return tensorflow_encoder(model, tagger=tagger)
 
