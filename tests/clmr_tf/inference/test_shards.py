@@ -369,7 +369,10 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["music", "--out", "x.npz", "--shard", "0/2"], "--shard and --update need a folder for --out; received x.npz"),
+        (
+            ["music", "--out", "x.npz", "--shard", "0/2"],
+            "--shard, --update and --cluster need a folder for --out; received x.npz",
+        ),
         (
             ["music", "--out", "x", "--shard", "2/2"],
             "--shard must be K/N, with K from 0 to N - 1, such as 3/16; received '2/2'",
