@@ -34,6 +34,7 @@ setup(
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf": ["py.typed"],
+        "clmr_tf.export": ["web_page/*"],
         "pipelines": ["*.csv"],
         "pipelines.accompaniments": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],

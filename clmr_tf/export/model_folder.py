@@ -8,6 +8,7 @@ projector.npz         optional, only in converted models: from the embedding to 
 README.md             model card: the manifest in words, and how to load the model
 model*.tflite         optional, for LiteRT: float32, float16 and 8-bit integers
 model.onnx            optional, for ONNX Runtime
+web/                  optional: a page that runs the model in a browser
 golden.npz            audio, and the embedding, logits and projection that every loader and runtime must compute
 """
 
@@ -82,6 +83,7 @@ GOLDEN_FILE = "golden.npz"
 HEAD_FILE = "head.npz"
 PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
+WEB_FOLDER = "web"
 GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""
 

@@ -1,0 +1,130 @@
+// Songs: from a file or the microphone to windows at the sample rate of the model.
+
+// A browser decodes a song whole, so its length decides how much memory that takes: about 400 MB for 20 minutes.
+const MAX_SECONDS = 20 * 60;
+const MAX_BYTES = 400e6;
+const MAX_RECORDING_SECONDS = 10 * 60;
+const LENGTH_TIMEOUT_MS = 10_000;
+// As in clmr_tf: -80 dB.
+const SILENCE_PEAK = 1e-4;
+
+export class Song {
+  // Decodes a file, a File or Blob. Throws an Error with a sentence for the user.
+  static async open(file, name, model) {
+    const advice = "; use `python -m clmr_tf.tag` for it, or a shorter excerpt.";
+    if (file.size > MAX_BYTES) {
+      throw new Error(`${name} has ${Math.round(file.size / 1e6)} MB, and this page takes up to ${MAX_BYTES / 1e6}${advice}`);
+    }
+    const url = URL.createObjectURL(file);
+    try {
+      const undecodable = new Error(`${name} cannot be decoded: it is not audio, is damaged, or has a format that this browser does not know.`);
+      const seconds = await lengthOf(new Audio(), url).catch(() => Promise.reject(undecodable));
+      if (!(seconds <= MAX_SECONDS)) {
+        const length = Number.isFinite(seconds) ? `is ${clock(seconds)} long` : "does not say how long it is";
+        throw new Error(`${name} ${length}, and this page takes songs of up to ${MAX_SECONDS / 60} minutes${advice}`);
+      }
+      // Also resamples to the rate of the context.
+      const context = new OfflineAudioContext(1, 1, model.sample_rate_hz);
+      const audio = await context.decodeAudioData(await file.arrayBuffer()).catch(() => Promise.reject(undecodable));
+      return new Song(name, url, audio, model);
+    } catch (error) {
+      URL.revokeObjectURL(url);
+      throw error;
+    }
+  }
+
+  constructor(name, url, audio, model) {
+    this.name = name;
+    this.url = url;
+    this.seconds = audio.duration;
+    this.#channels = Array.from({ length: audio.numberOfChannels }, (_, channel) => audio.getChannelData(channel));
+    this.#weights = model.mono_weights[audio.numberOfChannels - 1] ?? this.#channels.map(() => 1 / audio.numberOfChannels);
+    this.#windowNumSamples = model.clip_num_samples;
+    this.isPadded = audio.length < model.clip_num_samples;
+    // As in clmr_tf: the remainder is dropped, and a song that is shorter than a window is padded with zeros.
+    const numWindows = this.isPadded ? 1 : 1 + Math.floor((audio.length - model.clip_num_samples) / model.hop_num_samples);
+    this.startSamples = Array.from({ length: numWindows }, (_, index) => index * model.hop_num_samples);
+  }
+
+  #channels;
+  #weights;
+  #windowNumSamples;
+  #peak = 0;
+
+  // Whether all windows so far are silent, so that their embedding means nothing.
+  get isSilent() {
+    return this.#peak <= SILENCE_PEAK;
+  }
+
+  // The samples of a window, mixed to mono.
+  window(index) {
+    const start = this.startSamples[index];
+    const mono = new Float32Array(this.#windowNumSamples);
+    this.#channels.forEach((samples, channel) => {
+      const weight = this.#weights[channel];
+      samples.subarray(start, start + mono.length).forEach((sample, place) => (mono[place] += weight * sample));
+    });
+    for (const sample of mono) this.#peak = Math.max(this.#peak, Math.abs(sample));
+    return mono;
+  }
+}
+
+// Loads a URL into an audio element and returns its length in seconds; Infinity if that stays unknown.
+export function lengthOf(audio, url) {
+  return new Promise((resolve, reject) => {
+    const done = () => {
+      audio.currentTime = 0;
+      resolve(audio.duration);
+    };
+    audio.onerror = reject;
+    audio.onloadedmetadata = () => {
+      if (Number.isFinite(audio.duration)) return done();
+      // Recordings of a browser do not say how long they are; a jump beyond the end finds it.
+      audio.ondurationchange = () => Number.isFinite(audio.duration) && done();
+      audio.currentTime = Number.MAX_SAFE_INTEGER;
+      setTimeout(() => resolve(Infinity), LENGTH_TIMEOUT_MS);
+    };
+    audio.preload = "metadata";
+    audio.src = url;
+  });
+}
+
+// Records from the microphone; `finished` is a promise of the recording, a Blob.
+export class Recording {
+  static isPossible = Boolean(navigator.mediaDevices?.getUserMedia && globalThis.MediaRecorder);
+
+  static async start() {
+    // Meant for speech, these change music.
+    const unprocessed = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: unprocessed }).catch((error) => {
+      throw new Error(`The microphone cannot be used (${error.message}); allow it for this page, or choose a file.`);
+    });
+    return new Recording(stream);
+  }
+
+  constructor(stream) {
+    const parts = [];
+    this.recorder = new MediaRecorder(stream);
+    this.recorder.ondataavailable = ({ data }) => parts.push(data);
+    this.finished = new Promise((resolve) => {
+      this.recorder.onstop = () => {
+        for (const track of stream.getTracks()) track.stop();
+        resolve(new Blob(parts, { type: this.recorder.mimeType }));
+      };
+    });
+    this.recorder.start();
+    setTimeout(() => this.stop(), 1000 * MAX_RECORDING_SECONDS);
+  }
+
+  stop() {
+    if (this.recorder.state !== "inactive") this.recorder.stop();
+  }
+}
+
+// 75.4 as "1:15", 18000 as "5:00:00".
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const twoDigits = (number) => String(number).padStart(2, "0");
+  return `${hours ? `${hours}:${twoDigits(minutes)}` : minutes}:${twoDigits(whole % 60)}`;
+}
