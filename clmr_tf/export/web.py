@@ -2,7 +2,7 @@
 
 index.html, *.js, style.css   the page, from clmr_tf/export/web_page
 model.json                    what the page needs to know about the model, and SHA-256 of the files below
-model.tflite                  the network, float32
+model.tflite                  the network, float32, for one clip
 golden.bin                    float32: audio of the golden clips, then the embeddings and tags that it must give
 songs.bin                     with a table: float32, unit vectors of its songs
 runtime/                      LiteRT.js, if it comes with the page
@@ -33,7 +33,7 @@ from clmr_tf.export.model_folder import (
     weights_hash,
     write_manifest,
 )
-from clmr_tf.export.runtimes import TFLITE_FORMATS, golden_outputs
+from clmr_tf.export.runtimes import TFLITE_FORMATS, check_outputs, golden_outputs
 from clmr_tf.files import UnreadableArraysError, put_in_place, read_arrays
 from clmr_tf.models.clip_encoder import EMBEDDING_DIM
 
@@ -116,8 +116,8 @@ def add_web_page(folder: Path, source: RuntimeSource, songs: WebSongs | None = N
     """Writes `web/` to a model folder, replaces an earlier one, and describes it in the manifest and model card.
 
     Args:
-        folder: Model folder with `model.tflite`, which has been compared with the golden numbers; the page compares it
-            again whenever it is loaded.
+        folder: Model folder with `model.tflite`. Its network is compared with the golden numbers here, and by the page
+            whenever it is loaded.
         source: Whether LiteRT.js is copied to the page or fetched from a CDN by the browser.
         songs: Songs among which the page finds the nearest.
 
@@ -126,28 +126,28 @@ def add_web_page(folder: Path, source: RuntimeSource, songs: WebSongs | None = N
 
     Raises:
         UsageError: If the songs were embedded with another model, or a part of the model folder cannot be read.
-        ClmrError: If LiteRT.js cannot be downloaded.
+        ClmrError: If LiteRT.js cannot be downloaded, or the network for the page gives other outputs.
     """
     if songs and songs.model_hash != weights_hash(read_encoder(folder)):
         raise UsageError("--web-table was made with another model; embed the files again with this one.")
     web = folder / WEB_FOLDER
     with tempfile.TemporaryDirectory(prefix=f".{WEB_FOLDER}.", dir=folder) as temporary:
+        network = Path(temporary) / _FORMAT.file
+        network.write_bytes(_for_one_clip((folder / _FORMAT.file).read_bytes()))
+        checked = check_outputs(network, _FORMAT, folder)
         draft = Path(temporary) / WEB_FOLDER
         shutil.copytree(_PAGE, draft)
         if source == "bundled":
             _unpack_runtime(draft / "runtime")
         else:
             _allow_cdn(draft / "index.html")
-        shutil.copyfile(folder / _FORMAT.file, draft / _FORMAT.file)
-        golden = golden_outputs(folder).outputs
-        audio = read_golden(folder)["audio"]
-        # The last row of the outputs is the first clip again.
-        rows = [audio, *(outputs[: len(audio)] for outputs in golden.values())]
-        (draft / "golden.bin").write_bytes(b"".join(array.astype("<f4").tobytes() for array in rows))
+        shutil.copyfile(network, draft / _FORMAT.file)
+        (draft / "golden.bin").write_bytes(_golden_numbers(folder))
         if songs:
-            lengths = np.maximum(np.linalg.norm(songs.means, axis=1, keepdims=True), 1e-12)
-            (draft / "songs.bin").write_bytes((songs.means / lengths).astype("<f4").tobytes())
-        (draft / "model.json").write_text(json.dumps(_description(folder, draft, source, songs)), encoding="utf-8")
+            norms = np.maximum(np.linalg.norm(songs.means, axis=1, keepdims=True), 1e-12)
+            (draft / "songs.bin").write_bytes((songs.means / norms).astype("<f4").tobytes())
+        description = _description(folder, draft, source, songs, checked)
+        (draft / "model.json").write_text(json.dumps(description), encoding="utf-8")
         put_in_place(draft, web, Path(temporary) / "previous")
     manifest = read_manifest(folder)
     manifest["web"] = {
@@ -155,17 +155,42 @@ def add_web_page(folder: Path, source: RuntimeSource, songs: WebSongs | None = N
         "source": source,
         "num_bytes": sum(path.stat().st_size for path in web.rglob("*") if path.is_file()),
         "num_songs": len(songs.names) if songs else 0,
+        **checked,
     }
     write_manifest(folder, manifest)
     return web
 
 
-def _description(folder: Path, draft: Path, source: RuntimeSource, songs: WebSongs | None) -> dict[str, Any]:
+def _for_one_clip(network: bytes) -> bytes:
+    """A .tflite file for exactly one clip: LiteRT.js rejects inputs for a number of clips that is left open."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    content = bytearray(network)
+    model = schema.Model.GetRootAs(content)
+    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            if tensor.ShapeSignatureLength():
+                # A view of `content`. The shape beside it already says 1.
+                signature = tensor.ShapeSignatureAsNumpy()
+                signature[signature == -1] = 1
+    return bytes(content)
+
+
+def _golden_numbers(folder: Path) -> bytes:
+    """The content of golden.bin."""
+    audio, outputs = read_golden(folder)["audio"], golden_outputs(folder).outputs
+    # The last row of each output is the first clip again.
+    arrays = [audio, *(rows[: len(audio)] for rows in outputs.values())]
+    return b"".join(array.astype("<f4").tobytes() for array in arrays)
+
+
+def _description(
+    folder: Path, draft: Path, source: RuntimeSource, songs: WebSongs | None, checked: dict[str, Any]
+) -> dict[str, Any]:
     """The content of model.json."""
     manifest = read_manifest(folder)
     clip_num_samples = manifest["input"]["clip_num_samples"]
-    tag_error = manifest["runtimes"][_FORMAT.file].get("largest_tag_error", 0.0)
-    runtime = {role: {"name": name, "integrity": integrity} for role, (name, integrity) in _RUNTIME.items()}
+    files = {role: {"name": name, "integrity": integrity} for role, (name, integrity) in _RUNTIME.items()}
     base = "runtime/" if source == "bundled" else f"{_CDN}/npm/@litertjs/core@{_VERSION}/"
     return {
         "name": manifest["name"],
@@ -181,10 +206,10 @@ def _description(folder: Path, draft: Path, source: RuntimeSource, songs: WebSon
             "num_clips": len(read_golden(folder)["audio"]),
             "max_error": _FORMAT.max_error,
             "min_cosine": _FORMAT.min_cosine,
-            # A steep head amplifies the small differences between embeddings.
-            "max_tag_error": _FORMAT.max_head_error + 2 * tag_error,
+            # A steep head amplifies small differences between embeddings.
+            "max_tag_error": _FORMAT.max_head_error + 2 * checked.get("largest_tag_error", 0.0),
         },
-        "runtime": {"title": _TITLE, "base": base, **runtime},
+        "runtime": {"title": _TITLE, "base": base, **files},
         "songs": songs and {"names": songs.names, "integrity": _integrity((draft / "songs.bin").read_bytes())},
     }
 
