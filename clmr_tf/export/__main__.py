@@ -25,7 +25,7 @@ class ExportConfig:
     out: Path | None = None
     """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run is replaced, even if
     it is damaged. If the weights are the same, its probe results are kept; if the head is the same too, so are its
-    files for other runtimes."""
+    files for other runtimes and its web page."""
     overwrite: bool = False
     """Also replace a model of another run or checkpoint, or of unknown origin."""
     licence: str = "unspecified"

@@ -23,7 +23,8 @@ export class Encoder {
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const error = new Error(`The worker stopped (${event.message || "worker.js cannot be loaded"}); reload the page.`);
+      const reason = event.message || "worker.js cannot be loaded";
+      const error = new Error(`The worker stopped (${reason}); reload the page.`);
       for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();
     };

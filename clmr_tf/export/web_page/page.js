@@ -22,14 +22,17 @@ start();
 async function start() {
   try {
     say("Loading the model …");
-    model = await (await fetch("model.json")).json();
+    model = await readModel();
     element("model").textContent = document.title = model.name;
     element("about").textContent = describe(model);
     element("licence").textContent = `Weights: ${model.licence}. Page and ${model.runtime.title}: Apache-2.0.`;
     const report = await encoder.load(model);
     element("check").textContent = describeCheck(report);
     if (!report.isExact) {
-      throw new Error("The golden clips give other numbers here than when the model was exported, so songs are not opened; try another browser.");
+      throw new Error(
+        "The golden clips give other numbers here than when the model was exported, so songs are not opened; " +
+          "try another browser.",
+      );
     }
     songs = await readSongs();
     say("Ready.");
@@ -169,7 +172,8 @@ function draw() {
     seconds: song.seconds,
   });
   const top = ranked.slice(0, MAX_TAGS);
-  element("tags").replaceChildren(...top.map((column) => listItem(model.tag_names[column], means[column], means[column])));
+  const items = top.map((column) => listItem(model.tag_names[column], means[column], means[column]));
+  element("tags").replaceChildren(...items);
   showPosition();
 }
 
@@ -220,7 +224,11 @@ function save() {
     times_seconds: startSeconds(song),
     embedding: Array.from(mean(embeddings)),
     vectors: embeddings.map((vector) => Array.from(vector)),
-    ...(tags.length && { tag_names: model.tag_names, tags: Array.from(mean(tags)), tags_of_windows: tags.map((row) => Array.from(row)) }),
+    ...(tags.length && {
+      tag_names: model.tag_names,
+      tags: Array.from(mean(tags)),
+      tags_of_windows: tags.map((row) => Array.from(row)),
+    }),
   };
   const url = URL.createObjectURL(new Blob([JSON.stringify(content)], { type: "application/json" }));
   Object.assign(document.createElement("a"), { href: url, download: `${song.name}.json` }).click();
@@ -229,12 +237,15 @@ function save() {
 
 function describe({ clip_num_samples, sample_rate_hz, tag_names, embedding_dim }) {
   const tags = tag_names.length ? ` and ${tag_names.length} tags` : "";
-  return `Hears windows of ${(clip_num_samples / sample_rate_hz).toFixed(1)} s at ${sample_rate_hz / 1000} kHz, and gives ${embedding_dim} numbers${tags} for each.`;
+  const windows = `${(clip_num_samples / sample_rate_hz).toFixed(1)} s at ${sample_rate_hz / 1000} kHz`;
+  return `Takes windows of ${windows}, and gives ${embedding_dim} numbers${tags} for each.`;
 }
 
 function describeCheck({ accelerator, isExact, largestError, leastCosine, milliseconds }) {
   const verdict = isExact ? "as exported" : "not as exported";
-  return `Golden clips: ${verdict} (largest difference ${largestError.toExponential(1)} of the largest value, cosine at least ${leastCosine.toFixed(6)}). Runs on ${accelerator}, ${milliseconds.toFixed(0)} ms a window.`;
+  const error = `largest difference ${largestError.toExponential(1)} of the largest value`;
+  const speed = `Runs on ${accelerator}, ${milliseconds.toFixed(0)} ms a window.`;
+  return `Golden clips: ${verdict} (${error}, cosine at least ${leastCosine.toFixed(6)}). ${speed}`;
 }
 
 function say(sentence) {
@@ -245,11 +256,23 @@ function complain(error) {
   element("problem").textContent = error ? error.message : "";
 }
 
-// --- numbers ---------------------------------------------------------------------------------------------------------
+// --- files and numbers -----------------------------------------------------------------------------------------------
+
+async function readModel() {
+  try {
+    return await (await fetch("model.json")).json();
+  } catch {
+    throw new Error("model.json cannot be read; check the connection, or export the page again.");
+  }
+}
 
 async function readSongs() {
   if (!model.songs) return null;
-  const response = await fetch("songs.bin", { integrity: model.songs.integrity });
+  const response = await fetch("songs.bin", { integrity: model.songs.integrity }).catch(() => null);
+  if (!response?.ok) {
+    complain(new Error("songs.bin cannot be fetched, or is not the file of the export; nearest songs are not shown."));
+    return null;
+  }
   const all = new Float32Array(await response.arrayBuffer());
   const { names } = model.songs;
   const vectors = names.map((_, row) => all.subarray(row * model.embedding_dim, (row + 1) * model.embedding_dim));

@@ -13,11 +13,14 @@ export class Song {
   static async open(file, name, model) {
     const advice = "; use `python -m clmr_tf.tag` for it, or a shorter excerpt.";
     if (file.size > MAX_BYTES) {
-      throw new Error(`${name} has ${Math.round(file.size / 1e6)} MB, and this page takes up to ${MAX_BYTES / 1e6}${advice}`);
+      const size = Math.round(file.size / 1e6);
+      throw new Error(`${name} has ${size} MB, and this page takes up to ${MAX_BYTES / 1e6}${advice}`);
     }
     const url = URL.createObjectURL(file);
     try {
-      const undecodable = new Error(`${name} cannot be decoded: it is not audio, is damaged, or has a format that this browser does not know.`);
+      const undecodable = new Error(
+        `${name} cannot be decoded: it is not audio, is damaged, or has a format that this browser does not know.`,
+      );
       const seconds = await lengthOf(new Audio(), url).catch(() => Promise.reject(undecodable));
       if (!(seconds <= MAX_SECONDS)) {
         const length = Number.isFinite(seconds) ? `is ${clock(seconds)} long` : "does not say how long it is";
@@ -37,12 +40,14 @@ export class Song {
     this.name = name;
     this.url = url;
     this.seconds = audio.duration;
-    this.#channels = Array.from({ length: audio.numberOfChannels }, (_, channel) => audio.getChannelData(channel));
-    this.#weights = model.mono_weights[audio.numberOfChannels - 1] ?? this.#channels.map(() => 1 / audio.numberOfChannels);
+    const numChannels = audio.numberOfChannels;
+    this.#channels = Array.from({ length: numChannels }, (_, channel) => audio.getChannelData(channel));
+    this.#weights = model.mono_weights[numChannels - 1] ?? this.#channels.map(() => 1 / numChannels);
     this.#windowNumSamples = model.clip_num_samples;
     this.isPadded = audio.length < model.clip_num_samples;
     // As in clmr_tf: the remainder is dropped, and a song that is shorter than a window is padded with zeros.
-    const numWindows = this.isPadded ? 1 : 1 + Math.floor((audio.length - model.clip_num_samples) / model.hop_num_samples);
+    const numLater = Math.floor((audio.length - model.clip_num_samples) / model.hop_num_samples);
+    const numWindows = this.isPadded ? 1 : 1 + numLater;
     this.startSamples = Array.from({ length: numWindows }, (_, index) => index * model.hop_num_samples);
   }
 
@@ -73,6 +78,7 @@ export class Song {
 export function lengthOf(audio, url) {
   return new Promise((resolve, reject) => {
     const done = () => {
+      audio.ondurationchange = null;
       audio.currentTime = 0;
       resolve(audio.duration);
     };

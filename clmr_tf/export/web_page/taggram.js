@@ -54,9 +54,8 @@ export class Taggram {
   show({ tagNames, ranked, rows, startSeconds, windowSeconds, hopSeconds, seconds }) {
     const columns = ranked.slice(0, MAX_ROWS);
     this.#shown = { columns, rows, startSeconds, windowSeconds, hopSeconds, seconds };
-    this.#labels.replaceChildren(
-      ...columns.map((column) => Object.assign(document.createElement("li"), { textContent: tagNames[column], title: tagNames[column] })),
-    );
+    const label = (name) => Object.assign(document.createElement("li"), { textContent: name, title: name });
+    this.#labels.replaceChildren(...columns.map((column) => label(tagNames[column])));
     this.#area.setAttribute("aria-valuemax", seconds.toFixed(1));
     this.#draw();
   }
@@ -81,7 +80,8 @@ export class Taggram {
     const place = (time) => Math.round((scale * width * time) / seconds);
 
     // Probabilities of many models never come near 1, so the strongest colour is the largest of this song.
-    const largest = Math.max(...rows.flatMap((tags) => columns.map((column) => tags[column])), 1e-6);
+    let largest = 1e-6;
+    for (const tags of rows) for (const column of columns) largest = Math.max(largest, tags[column]);
     context.fillStyle = style.getPropertyValue("--surface");
     context.fillRect(0, 0, this.#canvas.width, Math.round(height * scale));
     context.fillStyle = style.getPropertyValue("--accent");

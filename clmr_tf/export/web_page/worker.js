@@ -37,7 +37,9 @@ async function read(name, integrity) {
   const url = new URL(name, import.meta.url);
   const response = await fetch(url, { integrity }).catch(() => null);
   if (!response?.ok) {
-    throw new Error(`${name} cannot be fetched, or is not the file of the export; check the connection, or export the page again.`);
+    throw new Error(
+      `${name} cannot be fetched, or is not the file of the export; check the connection, or export the page again.`,
+    );
   }
   return response.arrayBuffer();
 }
