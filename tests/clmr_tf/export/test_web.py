@@ -309,6 +309,8 @@ def test_damaged_files_and_other_numbers_are_reported(visit, sites):
         visited = visit(site)
         assert visited.problem().startswith(f"{file} cannot be fetched, or is not the file of the export;")
         assert not visited.page.is_visible("#open")
+    visited = visit(changed_copy(sites, "damaged-songs", "songs.bin", lambda content: content[:-1])).ready()
+    assert visited.problem().startswith("songs.bin cannot be fetched, or is not the file of the export; nearest songs")
     # No number is exactly that of TensorFlow.
     limit, zero = b'"max_error": 0.001', b'"max_error": 0'
     site = changed_copy(sites, "strict", "model.json", lambda content: content.replace(limit, zero))
