@@ -35,6 +35,7 @@ from clmr_tf.report.page import markdown_table
 from clmr_tf.train.run_folder import METRICS_FILE
 
 PAPER, BASE = "paper", "base"
+TABLE_FILE = "table.json"
 _BASE: dict[str, Any] = {
     "encoder": "mel_cnn",
     "width": 0.25,
@@ -103,7 +104,7 @@ class Experiments:
                     for column in self._columns:
                         self._tested(name, seed, column)
             table = self._table()
-            write_atomically(self._results / "table.json", json.dumps(table, indent=1) + "\n")
+            write_atomically(self._results / TABLE_FILE, json.dumps(table, indent=1) + "\n")
         return table
 
     def _settings(self, name: str, seed: int) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def markdown(table: dict[str, Any]) -> str:
         for row in table["validation"]
     ]
     header = ["variant", "steps", "minutes", "contrastive accuracy", *columns]
-    parts = [markdown_table(header, validation)]
+    lines = markdown_table(header, validation)
     if table["test"]:
         rows = [
             [
@@ -200,8 +201,8 @@ def markdown(table: dict[str, Any]) -> str:
             ]
             for row in sorted(table["test"], key=lambda row: (row["column"], row["seed"]))
         ]
-        parts.append(markdown_table(["variant", "seed", "test split of", "PR-AUC", "minus the paper's recipe"], rows))
-    return "\n".join(parts)
+        lines += ["", *markdown_table(["variant", "seed", "test split of", "PR-AUC", "minus the paper's recipe"], rows)]
+    return "\n".join(lines) + "\n"
 
 
 def _in_words(score: dict[str, Any], sign: str) -> str:
