@@ -38,9 +38,9 @@ export class Encoder {
     return this.#ask({ model });
   }
 
-  // Encodes a window, a Float32Array, which is given away: { embedding, tags }, Float32Arrays; no tags without a head.
-  encode(samples) {
-    return this.#ask({ samples }, [samples.buffer]);
+  // Encodes a window of `Song.window`, which is given away: { embedding, tags }, Float32Arrays; no tags without a head.
+  encode({ samples, isDoubleRate }) {
+    return this.#ask({ samples, isDoubleRate }, [samples.buffer]);
   }
 
   #ask(question, given = []) {

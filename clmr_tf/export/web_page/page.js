@@ -17,6 +17,7 @@ let songs = null;
 // The song on the page with its results: { song, embeddings, tags }, one row per window.
 let current = null;
 
+listen();
 start();
 
 async function start() {
@@ -38,7 +39,6 @@ async function start() {
     say("Ready.");
     element("open").hidden = false;
     element("record").hidden = !Recording.isPossible;
-    listen();
   } catch (error) {
     say("");
     complain(error);
@@ -62,6 +62,8 @@ function listen() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
+    // Not ready yet, or not able to open songs.
+    if (element("open").hidden) return;
     const [file] = event.dataTransfer.files;
     if (file) open(file, file.name);
     else complain(new Error("What was dropped is not a file; drop an audio file."));

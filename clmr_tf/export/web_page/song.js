@@ -1,4 +1,6 @@
-// Songs: from a file or the microphone to windows at the sample rate of the model.
+// Songs: from a file or the microphone to windows.
+
+import { MARGIN } from "./resampling.js";
 
 // A browser decodes a song whole, so its length decides how much memory that takes: about 400 MB for 20 minutes.
 const MAX_SECONDS = 20 * 60;
@@ -26,31 +28,36 @@ export class Song {
         const length = Number.isFinite(seconds) ? `is ${clock(seconds)} long` : "does not say how long it is";
         throw new Error(`${name} ${length}, and this page takes songs of up to ${MAX_SECONDS / 60} minutes${advice}`);
       }
-      // Also resamples to the rate of the context.
-      const context = new OfflineAudioContext(1, 1, model.sample_rate_hz);
-      const audio = await context.decodeAudioData(await file.arrayBuffer()).catch(() => Promise.reject(undecodable));
-      return new Song(name, url, audio, model);
+      const bytes = await file.arrayBuffer();
+      const isDoubleRate = sampleRateOf(new DataView(bytes)) !== model.sample_rate_hz;
+      // The audio is resampled to the rate of the context.
+      const context = new OfflineAudioContext(1, 1, (isDoubleRate ? 2 : 1) * model.sample_rate_hz);
+      const audio = await context.decodeAudioData(bytes).catch(() => Promise.reject(undecodable));
+      return new Song(name, url, audio, isDoubleRate, model);
     } catch (error) {
       URL.revokeObjectURL(url);
       throw error;
     }
   }
 
-  constructor(name, url, audio, model) {
+  constructor(name, url, audio, isDoubleRate, model) {
     this.name = name;
     this.url = url;
     this.seconds = audio.duration;
+    this.#isDoubleRate = isDoubleRate;
     const numChannels = audio.numberOfChannels;
     this.#channels = Array.from({ length: numChannels }, (_, channel) => audio.getChannelData(channel));
     this.#weights = model.mono_weights[numChannels - 1] ?? this.#channels.map(() => 1 / numChannels);
     this.#windowNumSamples = model.clip_num_samples;
-    this.isPadded = audio.length < model.clip_num_samples;
+    const numSamples = isDoubleRate ? Math.round(audio.length / 2) : audio.length;
+    this.isPadded = numSamples < model.clip_num_samples;
     // As in clmr_tf: the remainder is dropped, and a song that is shorter than a window is padded with zeros.
-    const numLater = Math.floor((audio.length - model.clip_num_samples) / model.hop_num_samples);
+    const numLater = Math.floor((numSamples - model.clip_num_samples) / model.hop_num_samples);
     const numWindows = this.isPadded ? 1 : 1 + numLater;
     this.startSamples = Array.from({ length: numWindows }, (_, index) => index * model.hop_num_samples);
   }
 
+  #isDoubleRate;
   #channels;
   #weights;
   #windowNumSamples;
@@ -61,17 +68,30 @@ export class Song {
     return this.#peak <= SILENCE_PEAK;
   }
 
-  // The samples of a window, mixed to mono.
+  // The samples of a window, mixed to mono; at double rate with the margins that `halveRate` needs.
   window(index) {
-    const start = this.startSamples[index];
-    const mono = new Float32Array(this.#windowNumSamples);
+    const [factor, margin] = this.#isDoubleRate ? [2, MARGIN] : [1, 0];
+    const start = factor * this.startSamples[index] - margin;
+    const mono = new Float32Array(factor * this.#windowNumSamples + 2 * margin);
+    const first = Math.max(start, 0);
     this.#channels.forEach((samples, channel) => {
       const weight = this.#weights[channel];
-      samples.subarray(start, start + mono.length).forEach((sample, place) => (mono[place] += weight * sample));
+      const there = samples.subarray(first, start + mono.length);
+      there.forEach((sample, place) => (mono[first - start + place] += weight * sample));
     });
     for (const sample of mono) this.#peak = Math.max(this.#peak, Math.abs(sample));
-    return mono;
+    return { samples: mono, isDoubleRate: this.#isDoubleRate };
   }
+}
+
+// The sample rate of a WAV, FLAC or Ogg Vorbis file by its header, which browsers do not tell; otherwise null.
+function sampleRateOf(bytes) {
+  const text = (start, length) =>
+    start + length <= bytes.byteLength ? String.fromCharCode(...new Uint8Array(bytes.buffer, start, length)) : "";
+  if (text(0, 4) === "RIFF" && text(12, 4) === "fmt " && text(24, 4)) return bytes.getUint32(24, true);
+  if (text(0, 4) === "fLaC" && text(18, 4)) return bytes.getUint32(18) >>> 12;
+  if (text(0, 4) === "OggS" && text(28, 7) === "\x01vorbis" && text(40, 4)) return bytes.getUint32(40, true);
+  return null;
 }
 
 // Loads a URL into an audio element and returns its length in seconds; Infinity if that stays unknown.

@@ -1,10 +1,12 @@
 // Loads LiteRT.js and the network, checks the golden clips, then encodes one window per message.
 
+import { halveRate } from "./resampling.js";
+
 let network;
 
-self.onmessage = async ({ data: { id, model, samples } }) => {
+self.onmessage = async ({ data: { id, model, samples, isDoubleRate } }) => {
   try {
-    const result = model ? await load(model) : await network.encode(samples);
+    const result = model ? await load(model) : await network.encode(isDoubleRate ? halveRate(samples) : samples);
     self.postMessage({ id, result });
   } catch (error) {
     self.postMessage({ id, error: error.message || String(error) });
