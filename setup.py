@@ -56,14 +56,20 @@ setup(
         "PyYAML>=6",
         "filelock>=3.16",
         "safetensors>=0.5",
+        # Above 22, it does not support NumPy 1.26, which TensorFlow 2.17 needs.
+        'pyarrow>=15,<23; python_version < "3.13"',
+        'pyarrow>=18; python_version >= "3.13"',
     ],
     extras_require={
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
         "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
-        # Empty: PyAV decodes every file and is always installed now.
+        # Empty: PyAV and pyarrow are always installed now.
         "av": [],
-        # Embedding tables as Parquet; pyarrow above 22 does not support NumPy 1.26, which TensorFlow 2.17 needs.
-        "parquet": ['pyarrow>=15,<23; python_version < "3.13"', 'pyarrow>=18; python_version >= "3.13"'],
+        "parquet": [],
+        # --cluster; all nodes of a Ray cluster need the same version.
+        "cluster": ["ray==2.60.0"],
+        # An approximate index of more than a million songs.
+        "index": ["usearch>=2.26"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "ai-edge-litert>=2.3",

@@ -1,20 +1,33 @@
 """python -m clmr_tf.similar: finds the songs in a table of embeddings that are most similar to a song.
 
-python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music.npz
-python -m clmr_tf.similar song.mp3 --index music.npz --model savedmodels/mine
+python -m clmr_tf.embed ~/Music --model savedmodels/mine --out music
+python -m clmr_tf.similar song.mp3 --index music --model savedmodels/mine
+python -m clmr_tf.similar --index music --build-index
 """
 
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
-from clmr_tf.console import printable, run_command, stdout
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
+from clmr_tf.console import printable, run_command, shown_progress, stdout
 from clmr_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clmr_tf.audio.listing import SkippedFile
+    from clmr_tf.inference.similarity import Neighbour
+    from clmr_tf.inference.tables import SongTable
+
+    Search = Callable[[Sequence[np.ndarray], int], Sequence[Sequence[Neighbour]]]
+
+_MAX_EXACT_SONGS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +37,15 @@ class SimilarConfig:
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Songs to compare with: audio files of any format, sample rate and length."""
     index: Path = Path("embeddings.npz")
-    """Table written by `python -m clmr_tf.embed`, .npz or .parquet."""
-    model: Path = DEMO_MODEL
-    """Model folder or run folder; must be the one that the table was made with. Default: the demo model of a
-    checkout."""
+    """Table written by `python -m clmr_tf.embed`: an .npz file or a folder."""
+    model: Path = INCLUDED_MODEL
+    """Model folder or run folder; must be the one that the table was made with. Default: the model that a
+    checkout includes."""
     top: int = 10
     """Number of songs to show."""
+    build_index: bool = False
+    """Build an approximate index in the folder of the table, which is then always used. Tables of more than a million
+    songs get one anyway."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid values."""
@@ -46,35 +62,64 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_command(
         SimilarConfig, arguments, program="python -m clmr_tf.similar", description="Finds songs that sound alike."
     )
-    if not config.paths:
+    if not config.paths and not config.build_index:
         raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
-    require_model(config.model)
-    # Imported after the options are checked, because TensorFlow takes seconds to import.
-    from clmr_tf.audio.isolation import IsolatedDecoder
+    if config.paths:
+        require_model(config.model)
+    # Imported after the options are checked, because that takes a second, and TensorFlow takes several.
     from clmr_tf.audio.listing import find_audio
-    from clmr_tf.export.model_folder import weights_hash
-    from clmr_tf.inference.embeddings import read_songs, stream_embeddings, usable
-    from clmr_tf.inference.encoder import load_encoder
-    from clmr_tf.inference.similarity import SongIndex, without
+    from clmr_tf.inference.tables import SongTable
 
-    files, skipped = find_audio(config.paths)
-    songs = read_songs(config.index.expanduser())
+    if config.paths:
+        files, skipped = find_audio(config.paths)
+        _compare(config, SongTable(config.index.expanduser()), files, skipped)
+    else:
+        _search(SongTable(config.index.expanduser()), build_index=True)
+
+
+def _search(table: "SongTable", *, build_index: bool) -> "Search":
+    """Finds the nearest songs of several queries: exactly, or by the index, which is brought up to date first."""
+    from clmr_tf.inference.approximate_index import has_index, update_index
+    from clmr_tf.inference.similarity import nearest_in_blocks
+
+    if build_index and not table.parts:
+        raise UsageError(f"--build-index needs a table that is a folder; received {table.path}.")
+    if not (build_index or has_index(table.path) or (table.parts and table.num_songs > _MAX_EXACT_SONGS)):
+        return lambda vectors, count: nearest_in_blocks(table.blocks(), vectors, count)
+    with shown_progress() as show:
+        index = update_index(table, lambda done, of: show(done, of, "indexing", f"Indexed {done:,} of {of:,} songs."))
+    return lambda vectors, count: [index.nearest(vector, count) for vector in vectors]
+
+
+def _compare(
+    config: SimilarConfig, table: "SongTable", files: Sequence[Path], skipped: Sequence["SkippedFile"]
+) -> None:
+    from clmr_tf.audio.isolation import IsolatedDecoder
+    from clmr_tf.inference.embeddings import stream_embeddings, usable
+    from clmr_tf.inference.encoder import load_encoder
+    from clmr_tf.inference.similarity import without
+
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
-        if weights_hash(encoder.model) != songs.metadata["model_hash"]:
+        if encoder.model_hash != table.model_hash:
             raise UsageError(
                 f"{config.index} was made with another model than {config.model}; give that model with --model, or "
                 "embed the files again."
             )
-        index = SongIndex(songs.paths, songs.means)
-        hop_seconds = songs.metadata["hop_num_samples"] / encoder.sample_rate_hz
+        hop_seconds = table.hop_num_samples / encoder.sample_rate_hz
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=hop_seconds)
-        for one in usable(itertools.chain(skipped, embeddings)):
-            stdout.print(printable(str(one.path)) + " (is silent)" * one.is_silent, markup=False)
-            nearest = index.nearest(one.vectors.mean(axis=0), config.top + 1)
-            for neighbour in without(nearest, one.path, config.top):
-                silent = " (is silent)" * (neighbour.path in songs.silent_paths)
-                stdout.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
+        # Of a song with many windows, only the mean is kept.
+        queries = [
+            (one.path, one.is_silent, one.vectors.mean(axis=0)) for one in usable(itertools.chain(skipped, embeddings))
+        ]
+    # One more than requested, since the song itself may be in the table.
+    search = _search(table, build_index=config.build_index)
+    found = search([vector for *_, vector in queries], config.top + 1)
+    for (path, is_silent, _), nearest in zip(queries, found, strict=True):
+        stdout.print(printable(str(path)) + " (is silent)" * is_silent, markup=False)
+        for neighbour in without(nearest, path, config.top):
+            silent = " (is silent)" * neighbour.is_silent
+            stdout.print(f"  {neighbour.cosine:7.4f}  {printable(neighbour.path)}{silent}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The API for trained encoders: from audio to embeddings and tags."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.data.crops import window_starts
 from clmr_tf.errors import UsageError
 from clmr_tf.export import model_folder
-from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest
+from clmr_tf.export.model_folder import MANIFEST_FILE, read_manifest, weights_hash
 from clmr_tf.models.clip_encoder import EMBEDDING_DIM, ClipEncoder
 from clmr_tf.models.encoders import encoder_name
 from clmr_tf.models.heads import Head, probabilities
@@ -108,6 +109,16 @@ class Encoder:
         self._encode: Callable[[tf.Tensor], tf.Tensor] = tf.function(
             lambda audio: tf.cast(model(audio, training=False), tf.float32), input_signature=signature, autograph=False
         )
+
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights, their names, the length of a window and the sample rate."""
+        return weights_hash(self.model)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of an embedding."""
+        return EMBEDDING_DIM
 
     def encode_clips(self, audio: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """Encodes clips: float [n, clip_num_samples] in [-1, 1] -> float32 [n, 512].

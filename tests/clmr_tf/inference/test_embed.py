@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from pyarrow import parquet
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import UsageError
 from clmr_tf.inference import embeddings as embedding_stream
-from clmr_tf.inference.embeddings import embed_files, read_songs
 from clmr_tf.inference.encoder import Encoder
+from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, merge_shards, shard_of
+from clmr_tf.inference.tables import SongTable, read_manifest
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
 
@@ -37,6 +40,13 @@ def music(tmp_path_factory):
     write_music(folder / "songs", 4)
     (folder / "songs" / "cover.txt").write_text("not music")
     return folder / "songs"
+
+
+def embed_files(encoder, files, out, on_file=lambda done, of: None, **options):
+    """Writes an .npz file or, without that suffix, a folder."""
+    if out.suffix != ".npz":
+        return embed_table(encoder, shard_of(out, list_files(files), Shard(), **options), on_file)
+    return embed_npz(encoder, out, shard_of(out.with_suffix(".parts"), list_files(files), Shard(), **options), on_file)
 
 
 def read(path) -> dict[str, np.ndarray]:
@@ -82,18 +92,18 @@ def test_odd_files_are_embedded_or_listed_and_do_not_affect_others(encoder, musi
     whole = (music / "song 1.flac").read_bytes()
     (tmp_path / "f cut.flac").write_bytes(whole[: len(whole) // 2])
     soundfile.write(tmp_path / "g last.wav", melody(2, 3 * RATE_HZ), RATE_HZ)
-    embedded, skipped = embed_files(encoder, find_audio([tmp_path])[0], tmp_path / "x.npz", batch_size=2)
+    embed_files(encoder, find_audio([tmp_path])[0], tmp_path / "x.npz", batch_size=2)
     found = read(tmp_path / "x.npz")
-    assert [one.path.name[0] for one in embedded] == list("abcfg")
-    assert [Path(one.source).name[0] for one in skipped] == list("de")
-    assert found["skipped_paths"].tolist() == [one.source for one in skipped] and found["skipped_reasons"][0]
+    assert [Path(path).name[0] for path in found["paths"]] == list("abcfg")
+    assert [Path(path).name[0] for path in found["skipped_paths"]] == list("de") and all(found["skipped_reasons"])
     np.testing.assert_array_equal(found["is_padded"], [False, True, False, True, False])
     np.testing.assert_array_equal(found["is_silent"], [False, False, True, False, False])
     np.testing.assert_array_equal(found["file_index"], range(5))
     np.testing.assert_allclose(found["durations_seconds"][[0, 1, 2, 4]], [3, 1, 3, 3], atol=1e-3)
     # Of the song of 4 s, the rest is lost.
     np.testing.assert_allclose(found["lost_seconds"], [0, 0, 0, 4 - found["durations_seconds"][3], 0], atol=1e-2)
-    assert read_songs(tmp_path / "x.npz").silent_paths == {str(tmp_path / "c silent.flac")}
+    (songs,) = SongTable(tmp_path / "x.npz").blocks()
+    np.testing.assert_array_equal(songs.is_silent, found["is_silent"])
     silence = encoder.encode_clips(np.zeros((1, CLIP), np.float32))[0]
     np.testing.assert_allclose(found["vectors"][2], silence, atol=1e-5)
     expected = encoder.embed(eight, sample_rate=192_000).vectors[0]
@@ -102,81 +112,95 @@ def test_odd_files_are_embedded_or_listed_and_do_not_affect_others(encoder, musi
 
 def test_an_interrupted_list_resumes_with_the_same_result(encoder, music, tmp_path, monkeypatch):
     files, _ = find_audio([music])
-    embed_files(encoder, files, tmp_path / "through.npz", batch_size=1)
+    embed_files(encoder, files, tmp_path / "through.npz", batch_size=1, files_per_part=1)
 
     def interrupt(done: int, _of: int) -> None:
-        if done == 2:
+        # The part of the third file is not finished yet.
+        if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_files(encoder, files, tmp_path / "resumed.npz", batch_size=1, on_file=interrupt)
+        embed_files(encoder, files, tmp_path / "resumed.npz", interrupt, batch_size=1, files_per_part=1)
     assert not (tmp_path / "resumed.npz").exists()
     decoded = []
     stream = embedding_stream.stream_windows
     monkeypatch.setattr(
         embedding_stream, "stream_windows", lambda files, *rest: decoded.extend(files) or stream(files, *rest)
     )
-    embed_files(encoder, files, tmp_path / "resumed.npz", batch_size=1)
+    embed_files(encoder, files, tmp_path / "resumed.npz", batch_size=1, files_per_part=1)
     assert decoded == files[2:]
     assert (tmp_path / "resumed.npz").read_bytes() == (tmp_path / "through.npz").read_bytes()
 
 
-def test_parquet_holds_what_npz_holds(encoder, music, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+def test_a_folder_holds_what_npz_holds(encoder, music, tmp_path):
     files = [*find_audio([music])[0], tmp_path / "bad.mp3"]
     files[-1].write_text("no music at all, but some words")
-    for suffix in ("npz", "parquet"):
-        embed_files(encoder, files, tmp_path / f"x.{suffix}", hop_seconds=1.0)
+    for name in ("x.npz", "x"):
+        embed_files(encoder, files, tmp_path / name, hop_seconds=1.0)
     expected = read(tmp_path / "x.npz")
-    rows = parquet.read_table(tmp_path / "x.parquet").to_pydict()
-    np.testing.assert_array_equal(np.array(rows["embedding"], np.float32), expected["vectors"])
-    np.testing.assert_array_equal(rows["time_seconds"], expected["times_seconds"])
-    assert rows["path"] == expected["paths"][expected["file_index"]].tolist()
-    assert rows["duration_seconds"] == expected["durations_seconds"][expected["file_index"]].tolist()
+    (part,) = read_manifest(tmp_path / "x").parts
+    windows = parquet.read_table(tmp_path / "x" / "windows" / f"{part.name}.parquet").to_pydict()
+    songs = parquet.read_table(tmp_path / "x" / "songs" / f"{part.name}.parquet").to_pydict()
+    np.testing.assert_array_equal(np.array(windows["embedding"], np.float32), expected["vectors"])
+    np.testing.assert_array_equal(windows["time_seconds"], expected["times_seconds"])
+    paths = expected["paths"].tolist()
+    assert windows["path"] == [paths[row] for row in expected["file_index"]]
+    assert songs["path"] == paths == list(map(str, files[:-1]))
+    assert songs["duration_seconds"] == expected["durations_seconds"].tolist()
     for name in ("is_padded", "is_silent", "lost_seconds"):
-        assert rows[name] == expected[name][expected["file_index"]].tolist()
-    metadata = json.loads(parquet.read_schema(tmp_path / "x.parquet").metadata[b"clmr_tf"])
-    assert metadata["metadata"] == json.loads(str(expected["metadata"]))
-    assert metadata["skipped"] == [[str(files[-1]), expected["skipped_reasons"][0]]]
-    npz, same = read_songs(tmp_path / "x.npz"), read_songs(tmp_path / "x.parquet")
-    assert npz.paths == same.paths == tuple(map(str, files[:-1])) and npz.metadata == same.metadata
-    assert npz.silent_paths == same.silent_paths
-    np.testing.assert_allclose(same.means, npz.means, rtol=1e-6)
+        assert songs[name] == expected[name].tolist()
+    assert [(one.source, one.detail) for one in part.skipped] == [(str(files[-1]), expected["skipped_reasons"][0])]
+    npz, folder = SongTable(tmp_path / "x.npz"), SongTable(tmp_path / "x")
+    assert (npz.model_hash, npz.hop_num_samples, npz.num_songs) == (
+        folder.model_hash,
+        folder.hop_num_samples,
+        folder.num_songs,
+    )
+    for one, other in zip(npz.blocks(), folder.blocks(), strict=True):
+        assert one.paths == other.paths
+        np.testing.assert_array_equal(one.means, other.means)
+        np.testing.assert_array_equal(one.is_silent, other.is_silent)
 
 
-@pytest.mark.parametrize("name", ["text.npz", "text.parquet", "other.npz", "missing.npz"])
-def test_a_file_that_is_not_a_table_is_one_sentence(tmp_path, name):
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
+def test_a_network_gives_the_same_bytes_in_two_shards(encoder, music, tmp_path):
+    files = find_audio([music])[0]
+    embed_files(encoder, files, tmp_path / "one", hop_seconds=0.5, batch_size=5, files_per_part=2)
+    for number in (1, 0):
+        options = {"hop_seconds": 0.5, "batch_size": 5, "files_per_part": 2}
+        embed_shard(encoder, shard_of(tmp_path / "two", list_files(files), Shard(number, 2), **options))
+    merge_shards(tmp_path / "two")
+    written = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*.parquet"))]
+    assert len(written) == 4
+    for path in [*written, "manifest.json"]:
+        assert (tmp_path / "two" / path).read_bytes() == (tmp_path / "one" / path).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["text.npz", "other.npz", "missing.npz", "text", "missing", "folder"])
+def test_what_is_not_a_table_is_one_sentence(tmp_path, name):
     if name.startswith("text"):
         (tmp_path / name).write_text("words")
     if name.startswith("other"):
         np.savez(tmp_path / name, paths=np.zeros(3))
-    with pytest.raises(UsageError, match=f"{name} is not a readable table of embeddings; give a file written by"):
-        read_songs(tmp_path / name)
+    if name == "folder":
+        (tmp_path / name).mkdir()
+    with pytest.raises(
+        UsageError, match=f"{name} is not a readable table of embeddings; give a file or folder written"
+    ):
+        SongTable(tmp_path / name)
 
 
-def test_flipped_bytes_of_a_table_are_noticed(encoder, music, tmp_path):
-    pytest.importorskip("pyarrow")
-    table = tmp_path / "x.parquet"
-    embed_files(encoder, find_audio([music])[0], table, hop_seconds=1.0)
-    content = bytearray(table.read_bytes())
-    middle = len(content) // 3
-    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
-    table.write_bytes(content)
-    with pytest.raises(UsageError, match="not a readable table of embeddings"):
-        read_songs(table)
+def test_npz_files_with_other_content_are_noticed(tmp_path):
     means = {"paths": np.array(["a"]), "means": np.full((1, 512), np.nan, np.float32), "is_silent": np.array([False])}
     metadata = {"format_version": 1, "model_hash": "x", "hop_num_samples": 1}
     for changed in (
         {},
-        {"means": np.zeros((1, 3))},
+        {"means": np.zeros((2, 512), np.float32)},
         {"metadata": np.array(json.dumps({**metadata, "hop_num_samples": 0}))},
     ):
         arrays = {**means, "metadata": np.array(json.dumps(metadata)), **changed}
         np.savez(tmp_path / "y.npz", **arrays)
         with pytest.raises(UsageError, match=r"y\.npz is damaged or of another version"):
-            read_songs(tmp_path / "y.npz")
+            SongTable(tmp_path / "y.npz")
 
 
 def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path, monkeypatch):
@@ -188,28 +212,28 @@ def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path,
     odd.write_bytes(content)
     (folder / "link.wav").symlink_to("nowhere.wav")
     os.mkfifo(tmp_path / "pipe.wav")
-    arguments = [str(odd), str(tmp_path / "pipe.wav"), str(folder), str(folder / ".." / "odd"), "--out", "x.parquet"]
+    arguments = [str(odd), str(tmp_path / "pipe.wav"), str(folder), str(folder / ".." / "odd"), "--out", "x"]
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     # As a strict terminal takes it: UTF-8 and nothing else.
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
-    pytest.importorskip("pyarrow")
     assert run_command(embed.main, arguments) == 0
-    songs = read_songs(tmp_path / "x.parquet")
-    assert len(songs.paths) == 1 and songs.paths[0].startswith(f"{folder}/z \\xff [bold] :guitar:.wav#")
     assert run_command(embed.main, [str(odd), "--out", "x.npz"]) == 0
-    assert read_songs(tmp_path / "x.npz").paths == (str(odd),)
+    for name in ("x", "x.npz"):
+        ((path,),) = (songs.paths for songs in SongTable(tmp_path / name).blocks())
+        assert path.startswith(f"{folder}/z \\xff [bold] :guitar:.wav#")
 
 
-def test_two_processes_cannot_write_one_table(encoder, music, tmp_path):
-    parts = tmp_path / ".x.npz.parts"
+def test_two_processes_cannot_write_one_table(encoder, music, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    parts, arguments = tmp_path / ".x.npz.parts", [str(music / "song 0.wav"), "--out", str(tmp_path / "x.npz")]
     parts.mkdir()
     with (parts / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ClmrError, match=r"Another process is writing .*x\.npz; wait for it, or choose another"):
-            embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
-    embed_files(encoder, [music / "song 0.wav"], tmp_path / "x.npz")
+        assert run_command(embed.main, arguments) == 2
+        assert f"Another process is writing {tmp_path}/x.npz; wait for it, or choose" in capsys.readouterr().err
+    assert run_command(embed.main, arguments) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
@@ -244,14 +268,14 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
         ([], "No music was given; give files or folders"),
         (["nowhere.mp3"], "nowhere.mp3: No such file or directory); give audio files"),
         (["."], "; give audio files, or folders that contain some"),
-        ([".", "--out", "x.csv"], "--out must be a file that ends in .npz or .parquet; received x.csv"),
+        ([".", "--out", "x.csv"], "--out must be a folder or a file that ends in .npz; received x.csv"),
         ([".", "--out", "no/x.npz"], "no/x.npz cannot be written; give --out a file in an existing folder"),
         ([".", "--batch-size", "0"], "--batch-size must be 1 to 1024; received 0"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(embed.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

@@ -1,0 +1,86 @@
+"""The included model is small, documents its origin, and tells unknown music apart better than without training."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import clmr_tf
+from clmr_tf.export.model_folder import read_manifest
+from clmr_tf.inference.encoder import Encoder
+from clmr_tf.models.encoders import build_encoder
+from pipelines.debian_games import read_tracks
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "savedmodels" / "music-small"
+AUDIO = ROOT / "pipelines" / "demo_data"
+LICENCES = {"CC-BY-3.0", "CC-BY-SA-3.0", "MIT", "public-domain"}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return clmr_tf.load_encoder(FOLDER, check=True)
+
+
+def test_it_is_small_and_documents_its_origin():
+    num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert num_bytes <= 12e6
+    manifest, card = read_manifest(FOLDER), (FOLDER / "README.md").read_text(encoding="utf-8")
+    source = manifest["training"]["run"]["corpus"]["source"]
+    assert set(source["only_licences"].split(", ")) == LICENCES
+    # Every recording of every package is under one of them, or under several of which one is.
+    listed = source["description"].partition("licences: ")[2]
+    for licence in re.findall(r"\d+ ([\w.+ -]+)", re.sub(r"[\w.+-]+: ", "", listed)):
+        assert LICENCES & set(licence.split(" or ")), licence
+    assert manifest["licence"] == "CC-BY-SA-3.0" and "warzone2100-music" in card
+    assert all(tag in card for tag in manifest["tag_names"])
+
+
+def test_it_has_the_settings_of_the_makefile():
+    config = read_manifest(FOLDER)["training"]["config"]
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nsmall-model:")[2].partition("\n\n")[0]
+    training = recipe.partition("-m clmr_tf.train ")[2].partition("clmr_tf.export")[0]
+    options = dict(re.findall(r"--([a-z-]+) ([\w./-]+)", training))
+    assert len(options) > 8
+    for option, value in options.items():
+        assert type(config[option.replace("-", "_")])(value) == config[option.replace("-", "_")], option
+
+
+def test_its_card_has_the_differences_from_the_untrained_network():
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("evaluation-*.json")]
+    assert {result["task"]["name"] for result in results} == {"pseudo-tags", "soundtrack", "artist"}
+    for result in results:
+        assert any(entry["minus"]["features"]["kind"] == "untrained" for entry in result["differences"])
+
+
+def accuracy_by_composer(embeddings: dict[str, np.ndarray], tracks: list[dict[str, str]]) -> float:
+    """Of a logistic regression on the mean embeddings of the songs of the train split, on the others."""
+    of_split = {
+        split: [track for track in tracks if (track["split"] == "train") == (split == "train")]
+        for split in ("train", "others")
+    }
+    features = {split: np.stack([embeddings[track["file"]] for track in rows]) for split, rows in of_split.items()}
+    scaler = StandardScaler().fit(features["train"])
+    classifier = LogisticRegression(C=0.01, max_iter=1000)
+    classifier.fit(scaler.transform(features["train"]), [track["class"] for track in of_split["train"]])
+    right = classifier.predict(scaler.transform(features["others"])) == [track["class"] for track in of_split["others"]]
+    return float(np.mean(right))
+
+
+def test_it_knows_composers_that_it_never_heard_better_than_its_untrained_network(encoder):
+    heard = {track.package for track in read_tracks()}
+    with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
+        tracks = [track for track in csv.DictReader(file) if track["package"] not in heard]
+    assert len({track["class"] for track in tracks}) == 5
+    untrained = build_encoder("mel_cnn", width=0.25, seed=1)
+    accuracies = []
+    for each in (encoder, Encoder(untrained, untrained.clip_num_samples, encoder.sample_rate_hz)):
+        embeddings = {track["file"]: each.embed(AUDIO / track["file"]).vectors.mean(axis=0) for track in tracks}
+        accuracies.append(accuracy_by_composer(embeddings, tracks))
+    # Guessing is right for one in five.
+    assert accuracies[0] > max(0.5, accuracies[1])
