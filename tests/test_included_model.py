@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics.pairwise import cosine_similarity
 
 import clmr_tf
 from clmr_tf.export.model_folder import read_manifest
@@ -31,11 +30,11 @@ def test_it_is_small_and_documents_its_origin():
     num_bytes = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     assert num_bytes <= 12e6
     manifest, card = read_manifest(FOLDER), (FOLDER / "README.md").read_text(encoding="utf-8")
-    source = manifest["training"]["run"]["corpus"]["source"]
-    assert set(source["only_licences"].split(", ")) == LICENCES
     # Every recording of every package is under one of them, or under several of which one is.
-    listed = source["description"].partition("licences: ")[2]
-    for licence in re.findall(r"\d+ ([\w.+ -]+)", re.sub(r"[\w.+-]+: ", "", listed)):
+    listed = manifest["training"]["run"]["corpus"]["description"].partition("licences: ")[2]
+    licences = re.findall(r"\d+ ([\w.+ -]+)", re.sub(r"[\w.+-]+: ", "", listed))
+    assert len(licences) > 10
+    for licence in licences:
         assert LICENCES & set(licence.split(" or ")), licence
     assert manifest["licence"] == "CC-BY-SA-3.0" and "warzone2100-music" in card
     assert all(tag in card for tag in manifest["tag_names"])
@@ -58,29 +57,22 @@ def test_its_card_has_the_differences_from_the_untrained_network():
         assert any(entry["minus"]["features"]["kind"] == "untrained" for entry in result["differences"])
 
 
-def accuracy_by_composer(embeddings: dict[str, np.ndarray], tracks: list[dict[str, str]]) -> float:
-    """Of a logistic regression on the mean embeddings of the songs of the train split, on the others."""
-    of_split = {
-        split: [track for track in tracks if (track["split"] == "train") == (split == "train")]
-        for split in ("train", "others")
-    }
-    features = {split: np.stack([embeddings[track["file"]] for track in rows]) for split, rows in of_split.items()}
-    scaler = StandardScaler().fit(features["train"])
-    classifier = LogisticRegression(C=0.01, max_iter=1000)
-    classifier.fit(scaler.transform(features["train"]), [track["class"] for track in of_split["train"]])
-    right = classifier.predict(scaler.transform(features["others"])) == [track["class"] for track in of_split["others"]]
-    return float(np.mean(right))
+def fraction_of_found_halves(encoder: Encoder, files: list[Path]) -> float:
+    """How often the second half of a recording is the most similar one to its first half."""
+    vectors = [encoder.embed(file).vectors for file in files]
+    halves = np.array([[part.mean(axis=0) for part in np.array_split(rows, 2)] for rows in vectors])
+    halves = (halves - halves.mean(axis=(0, 1))) / (halves.std(axis=(0, 1)) + 1e-6)
+    return float(np.mean(cosine_similarity(*halves.swapaxes(0, 1)).argmax(axis=1) == np.arange(len(files))))
 
 
-def test_it_knows_composers_that_it_never_heard_better_than_its_untrained_network(encoder):
+def test_it_recognises_recordings_that_it_never_heard_better_than_its_untrained_network(encoder):
     heard = {track.package for track in read_tracks()}
     with (AUDIO / "tracks.csv").open(encoding="utf-8", newline="") as file:
-        tracks = [track for track in csv.DictReader(file) if track["package"] not in heard]
-    assert len({track["class"] for track in tracks}) == 5
+        files = [AUDIO / track["file"] for track in csv.DictReader(file) if track["package"] not in heard]
+    assert len(files) == 49
     untrained = build_encoder("mel_cnn", width=0.25, seed=1)
-    accuracies = []
-    for each in (encoder, Encoder(untrained, untrained.clip_num_samples, encoder.sample_rate_hz)):
-        embeddings = {track["file"]: each.embed(AUDIO / track["file"]).vectors.mean(axis=0) for track in tracks}
-        accuracies.append(accuracy_by_composer(embeddings, tracks))
-    # Guessing is right for one in five.
-    assert accuracies[0] > max(0.5, accuracies[1])
+    found = fraction_of_found_halves(encoder, files)
+    assert found > 0.85
+    assert found > fraction_of_found_halves(
+        Encoder(untrained, untrained.clip_num_samples, encoder.sample_rate_hz), files
+    )
