@@ -38,6 +38,7 @@ setup(
     package_data={
         "clmr_tf": ["py.typed"],
         "clmr_tf.included_model": ["*.md", "manifest.json", "golden.npz", "head.npz", "*.tflite"],
+        "clmr_tf.export": ["web_page/*"],
         "pipelines": ["*.csv"],
         "pipelines.accompaniments": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],

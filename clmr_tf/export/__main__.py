@@ -19,13 +19,13 @@ class ExportConfig:
     """Settings of the export."""
 
     model: Path = Path("runs/demo")
-    """Run folder to export, or model folder to which --head, --tflite or --onnx add files."""
+    """Run folder to export, or model folder to which --head, --tflite, --onnx or --web add files."""
     checkpoint: Literal["newest", "best"] = "newest"
     """Which checkpoint to export. "best" is the best by the --best-metric of the run."""
     out: Path | None = None
     """Model folder to write. Default: savedmodels/NAME-OF-RUN. An earlier export of the same run is replaced, even if
     it is damaged. If the weights are the same, its probe results are kept; if the head is the same too, so are its
-    files for other runtimes."""
+    files for other runtimes and its web page."""
     overwrite: bool = False
     """Also replace a model of another run or checkpoint, or of unknown origin."""
     licence: str = "unspecified"
@@ -39,17 +39,27 @@ class ExportConfig:
     the model works without TensorFlow; none for a model folder."""
     onnx: bool = False
     """Also write a file for ONNX Runtime."""
+    web: bool = False
+    """Also write web/, a page for any web server that tags and embeds songs in the browser, and --tflite fp32, which it
+    needs."""
+    web_runtime: Literal["bundled", "cdn"] = "bundled"
+    """Where the page gets LiteRT.js from: its own folder (downloads 12 MB once), or a CDN, with integrity hashes."""
+    web_table: Path | None = None
+    """Table of `python -m clmr_tf.embed`, .npz, of up to 10,000 songs; the page then shows which are the nearest.
+    Everyone who can open the page can read their embeddings and names."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an unknown kind of file."""
+        """Raises UsageError for an unknown kind of file, or --web-table without --web."""
         if not set(self.runtimes) <= {"fp32", "fp16", "int8", "onnx"}:
             raise UsageError(
                 f"--tflite takes none, or fp32, fp16 and int8 with commas between them; received {self.tflite!r}."
             )
+        if self.web_table and not self.web:
+            raise UsageError("--web-table needs --web.")
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The requested kinds of files for other runtimes, each once."""
+        """The requested kinds of files for other runtimes, each once; without that of the web page."""
         kinds = [] if self.tflite in (None, "none") else [kind.strip() for kind in self.tflite.split(",")]
         return tuple(dict.fromkeys([*kinds, *(["onnx"] if self.onnx else [])]))
 
@@ -61,30 +71,36 @@ def export(config: ExportConfig) -> Path:
         The model folder, after a check of its golden numbers.
 
     Raises:
-        ClmrError: If a file for another runtime could not be made; the rest of the model folder has been written.
+        ClmrError: If a file for another runtime, or the web page, could not be made; the rest of the model folder has
+            been written.
     """
-    from clmr_tf.export.model_folder import MANIFEST_FILE
+    from clmr_tf.export.model_folder import MANIFEST_FILE, WEB_FOLDER
     from clmr_tf.export.runtime_formats import FORMATS
     from clmr_tf.export.runtimes import add_runtime_files, kinds_in, require_converters
+    from clmr_tf.export.web import add_web_page, read_web_songs
 
     source = config.model.expanduser()
     is_exported = (source / MANIFEST_FILE).is_file()
-    if is_exported and (config.out or not (config.runtimes or config.head)):
+    if is_exported and (config.out or not (config.runtimes or config.head or config.web)):
         raise UsageError(
-            f"{source} is already exported; give --head, --tflite or --onnx without --out to add files, or a run."
+            f"{source} is already exported; give --head, --tflite, --onnx or --web without --out to add files, or give "
+            "a run."
         )
     # Existing files have no tags, or those of another head.
     outdated = kinds_in(source) if is_exported and config.head else ()
-    kinds = tuple(dict.fromkeys([*config.runtimes, *outdated]))
+    of_page = ("fp32",) if config.web else ()
+    kinds = tuple(dict.fromkeys([*config.runtimes, *outdated, *of_page]))
+    songs = read_web_songs(config.web_table.expanduser()) if config.web_table else None
     require_converters(kinds)
     folder, lost = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
     if config.tflite is None and not is_exported and "fp32" not in kinds_in(folder):
-        kinds = ("fp32", *kinds)
-    lost = [name for name in lost if name not in {FORMATS[kind].file for kind in kinds}]
+        kinds = tuple(dict.fromkeys(["fp32", *kinds]))
+    rewritten = {FORMATS[kind].file for kind in kinds} | ({WEB_FOLDER} if config.web else set())
+    lost = [name for name in lost if name not in rewritten]
     if lost:
         logger.warning(
             "%s no longer holds %s, which belonged to other weights or another head; make them again with --head, "
-            "--tflite, --onnx or clmr_tf.probe.",
+            "--tflite, --onnx, --web or clmr_tf.probe.",
             folder,
             ", ".join(lost),
         )
@@ -93,6 +109,8 @@ def export(config: ExportConfig) -> Path:
         stderr.print(f"Writing {files} again, with the tags of the new head.", markup=False)
     if kinds:
         add_runtime_files(folder, kinds)
+    if config.web:
+        add_web_page(folder, config.web_runtime, songs)
     return folder
 
 
@@ -154,6 +172,8 @@ def main(arguments: Sequence[str]) -> None:
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     stdout.print(f"Exported to {folder}; its embeddings are the same after loading it again.", markup=False)
+    if config.web:
+        stdout.print(f"To try the page: python -m http.server --directory {folder}/web", markup=False)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,13 @@ _ONNX_TAGS = """
 tag_names = json.loads(session.get_modelmeta().custom_metadata_map["tag_names"])
 likeliest = [tag_names[column] for column in tags.argmax(axis=1)]  # tags [n, {num_tags}] are probabilities"""
 
+_WEB = """\
+In a browser, with {runtime}{cdn}; `web/` also works on any other web server:
+```sh
+python -m http.server --directory web   # then open http://localhost:8000
+```
+"""
+
 _IS_EQUAL = 'assert np.abs(embedding - golden["embedding"]).max() <= {allowed} * np.abs(golden["embedding"]).max()'
 _IS_SIMILAR = """\
 lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(golden["embedding"], axis=1)
@@ -111,6 +118,9 @@ def loading_section(manifest: dict[str, Any]) -> str:
         parts.append(_litert_section(tflite, manifest))
     if "model.onnx" in written:
         parts.append(_onnx_section(manifest))
+    if "web" in manifest:
+        cdn = ", which the browser fetches from a CDN" if manifest["web"]["source"] == "cdn" else ""
+        parts.append(_WEB.format(runtime=manifest["web"]["runtime"], cdn=cdn))
     return "\n".join(parts)
 
 

@@ -8,6 +8,7 @@ projector.npz         optional, only in converted models: from the embedding to 
 README.md             model card: the manifest in words, and how to load the model
 model*.tflite         optional, for LiteRT: float32, float16 and 8-bit integers
 model.onnx            optional, for ONNX Runtime
+web/                  optional: a page that runs the model in a browser
 golden.npz            audio, and the embedding, logits and projection that every loader and runtime must compute
 """
 
@@ -79,6 +80,7 @@ PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
 WEIGHTS_HASH = "weights_sha256"
 """Entry of the manifest, from `clmr_tf.export.keras_model.weights_hash`; older folders lack it."""
+WEB_FOLDER = "web"
 GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""
 

@@ -107,23 +107,39 @@ def _checked(file: Path, wanted: RuntimeFormat, folder: Path, min_num_bytes: int
         raise ClmrError(
             f"{wanted.file} has {num_bytes} bytes, and its weights need about {min_num_bytes}; it was not kept."
         )
-    golden = golden_outputs(folder)
-    description: dict[str, Any] = {
+    return {
         "title": wanted.title,
         "num_bytes": num_bytes,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "outputs": list(golden.outputs),
-        "checked_with": None,
+        "outputs": list(golden_outputs(folder).outputs),
+        **check_outputs(file, wanted, folder),
     }
+
+
+def check_outputs(file: Path, wanted: RuntimeFormat, folder: Path) -> dict[str, Any]:
+    """Runs a file on the golden clips of a model folder, and compares.
+
+    Args:
+        file: The file, in a folder for temporary files.
+        wanted: Its format.
+        folder: The model folder.
+
+    Returns:
+        For the manifest: "checked_with", which is None if the runtime is not installed, and the errors of `compare`.
+
+    Raises:
+        ClmrError: If it cannot be run, or outputs exceed a limit.
+    """
     version = version_of(wanted.runtime)
     if version is None:
-        return description
+        return {"checked_with": None}
     outputs = file.with_suffix(".npz")
     reason = _run_in_process("runtime_process", file, folder / GOLDEN_FILE, outputs)
     if reason:
         raise ClmrError(f"{wanted.file} cannot be run by {wanted.runtime} ({reason}); it was not kept.")
     with np.load(outputs) as received:
-        return {**description, "checked_with": f"{wanted.runtime} {version}", **compare(wanted, dict(received), golden)}
+        errors = compare(wanted, dict(received), golden_outputs(folder))
+    return {"checked_with": f"{wanted.runtime} {version}", **errors}
 
 
 def _run_in_process(module: str, *arguments: object) -> str | None:

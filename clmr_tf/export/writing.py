@@ -27,6 +27,7 @@ from clmr_tf.export.model_folder import (
     MANIFEST_FILE,
     PROJECTOR_FILE,
     SAVED_MODEL,
+    WEB_FOLDER,
     WEIGHTS_FILE,
     WEIGHTS_HASH,
     read_golden,
@@ -55,10 +56,12 @@ _OWN_FILES = (
     CARD_FILE,
     "model*.tflite",
     "model.onnx",
+    WEB_FOLDER,
     *_RESULTS,
     ".*.json.*",
     f".{CARD_FILE}.*",
     ".runtimes.*",
+    f".{WEB_FOLDER}.*",
 )
 
 
@@ -139,7 +142,7 @@ def keep_files(folder: Path, draft: Path) -> None:
     """Copies files of the previous model that are still valid.
 
     If the weights are equal, these are probe results and their scores; if the head is equal too, also the files for
-    other runtimes.
+    other runtimes and the web page.
 
     Args:
         folder: Previous model, if any.
@@ -164,7 +167,12 @@ def keep_files(folder: Path, draft: Path) -> None:
         if path.name in runtimes or any(fnmatch(path.name, pattern) for pattern in _RESULTS):
             shutil.copyfile(path, draft / path.name)
     manifest["scores"] = {**before["scores"], **manifest["scores"]}
-    write_manifest(draft, {**manifest, **({"runtimes": runtimes} if runtimes else {})})
+    if runtimes:
+        manifest["runtimes"] = runtimes
+    if is_same and "web" in before and (folder / WEB_FOLDER).is_dir():
+        shutil.copytree(folder / WEB_FOLDER, draft / WEB_FOLDER)
+        manifest["web"] = before["web"]
+    write_manifest(draft, manifest)
 
 
 def write_model_folder(

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_export", "tiny_network")
 
 ROOT = Path(__file__).parents[3]
 RUNTIME_ENTRY = {"title": "for LiteRT", "num_bytes": 3, "sha256": "0", "outputs": ["embedding"], "checked_with": None}
+WEB_ENTRY = {"runtime": "LiteRT.js", "source": "bundled", "num_bytes": 4, "num_songs": 0, "checked_with": None}
 
 
 def config_of(folder: Path, name: str, **settings) -> TrainConfig:
@@ -53,13 +54,16 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 def add_files(model: Path) -> None:
-    """Files for other runtimes and a probe, as `--tflite fp32 --onnx` and `clmr_tf.probe` leave them."""
+    """Files for other runtimes and a probe, as `--tflite fp32 --onnx --web` and `clmr_tf.probe` leave them."""
     manifest = read_manifest(model)
+    manifest["web"] = WEB_ENTRY
     manifest["runtimes"] = dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
     manifest["scores"] = {"demo": {"metric": "accuracy", "score": 0.5}}
     (model / "manifest.json").write_text(json.dumps(manifest))
     for name in ("model.tflite", "model.onnx", "probe-demo.json"):
         (model / name).write_bytes(name.encode())
+    (model / "web").mkdir()
+    (model / "web" / "index.html").write_bytes(b"page")
 
 
 def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
@@ -138,6 +142,7 @@ def test_files_for_the_same_weights_are_kept(home, caplog):
     assert manifest["runtimes"] == dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
     for name in ("model.tflite", "model.onnx", "probe-demo.json"):
         assert (model / name).read_bytes() == name.encode()
+    assert manifest["web"] == WEB_ENTRY and (model / "web" / "index.html").read_bytes() == b"page"
     assert "model.tflite" in (model / "README.md").read_text(encoding="utf-8")
 
 
@@ -150,10 +155,10 @@ def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     with caplog.at_level(logging.WARNING):
         export(ExportConfig(model=home / "runs" / "one", out=model, tflite="none"))
     assert caplog.messages == [
-        f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, which belonged to other weights or "
-        "another head; make them again with --head, --tflite, --onnx or clmr_tf.probe."
+        f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, web, which belonged to other weights "
+        "or another head; make them again with --head, --tflite, --onnx, --web or clmr_tf.probe."
     ]
-    assert not {"model.onnx", "model.tflite", "probe-demo.json"} & {path.name for path in model.iterdir()}
+    assert not {"model.onnx", "model.tflite", "probe-demo.json", "web"} & {path.name for path in model.iterdir()}
     manifest = read_manifest(model)
     assert manifest["training"]["step"] == 2 and "runtimes" not in manifest and manifest["scores"] == {}
 
