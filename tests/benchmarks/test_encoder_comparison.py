@@ -264,7 +264,7 @@ def test_other_settings_other_music_and_missing_tags_are_one_sentence(recorder, 
     music, songs = corpora
     assert "with corpus music and not songs" in refused("--corpus", str(_with_pseudo_tags(songs, tmp_path)))
     changed = shutil.copytree(music, tmp_path / "music")
-    (changed / "tasks" / "pseudo-tags.json").unlink()
+    (changed / "tasks" / "pseudo-tags.parquet").unlink()
     assert "music has no pseudo-tags; run python -m pipelines.pseudo_tags" in refused("--corpus", str(changed))
     write_labels(Corpus.open(changed), "pseudo-tags", ("guitar", "flute"), single_label=False)
     assert "with fingerprints" in refused("--corpus", str(changed))

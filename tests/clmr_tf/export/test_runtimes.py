@@ -252,7 +252,7 @@ def test_a_file_without_its_runtime_is_kept_with_a_warning(
             raise metadata.PackageNotFoundError
         return "1.0"
 
-    monkeypatch.setattr(module.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     stand_in(tmp_path, f"cp {with_runtimes}/model.tflite $out; exit 0", monkeypatch)
     add_runtime_files(without_runtimes, ["fp32"])
     assert "model.tflite was not checked, because ai-edge-litert is not installed" in caplog.text
