@@ -1,6 +1,7 @@
 """python -m clmr_tf.tag: prints the tags of recordings, and plots them over time.
 
 python -m clmr_tf.tag song.mp3 --model savedmodels/mine --plot taggram.png
+python -m clmr_tf.tag song.mp3 --model savedmodels/mine --taught music
 """
 
 import dataclasses
@@ -25,6 +26,9 @@ class TagConfig:
     model: Path = DEMO_MODEL
     """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
     checkout."""
+    taught: Path | None = None
+    """Table of embeddings of this model whose tags, taught by `python -m clmr_tf.teach`, are added to those of the
+    model."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
@@ -69,6 +73,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--plot needs a single song; received {len(files)} files.")
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
+        if config.taught:
+            encoder.add_taught_tags(config.taught.expanduser())
         encoder.require_tags()
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):
