@@ -1,6 +1,7 @@
 """All songs of a table of embeddings in memory, and the windows of one song at a time."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class Library:
         # Checks everything that is read here.
         songs = SongTable(table)
         self.table, self.model_hash = table, songs.model_hash
+        # An .npz file does not have them.
+        self._num_bytes: Sequence[int] = ()
+        self._modified_ns: Sequence[int] = ()
         self._read_windows: Callable[[int], tuple[np.ndarray, np.ndarray]]
         if songs.parts:
             self._read_folder()
@@ -66,6 +70,7 @@ class Library:
         self.durations_seconds = np.array(columns["duration_seconds"])
         self.is_silent = np.array(columns["is_silent"])
         self.lost_seconds = np.array(columns["lost_seconds"])
+        self._num_bytes, self._modified_ns = columns["num_bytes"], columns["modified_ns"]
         self.skipped = [(printable(one.source), one.detail) for part in manifest.parts for one in part.skipped]
         self._read_windows = lambda row: read_windows(self.table, settings, *places[row])
 
@@ -100,6 +105,12 @@ class Library:
         if row is None:
             raise UsageError(f"{path} is not in {self.table}; give a song of the table, or embed it first.")
         return row
+
+    def is_unchanged(self, row: int, found: os.stat_result) -> bool:
+        """Whether a file has the size and time of a song when it was embedded; true if the table does not say."""
+        if not self._num_bytes:
+            return True
+        return (found.st_size, found.st_mtime_ns) == (self._num_bytes[row], self._modified_ns[row])
 
     def windows_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of a song: start of each in seconds, float64 [n], and embeddings, float32 [n, 512].
