@@ -34,6 +34,7 @@ setup(
     packages=["recipes", *find_packages(include=["clmr_tf*", "pipelines*"])],
     package_data={
         "clmr_tf": ["py.typed"],
+        "clmr_tf.browse": ["page/*"],
         "pipelines": ["*.csv"],
         "pipelines.accompaniments": ["*.csv"],
         "pipelines.demo_data": ["*.csv", "*.md", "audio/*/*.ogg"],
@@ -65,6 +66,8 @@ setup(
         # Empty: PyAV and pyarrow are always installed now.
         "av": [],
         "parquet": [],
+        # The library page, and teaching of tags.
+        "browse": ["scikit-learn>=1.5", "starlette>=1", "uvicorn>=0.35"],
         # An approximate index of more than a million songs.
         "index": ["faiss-cpu>=1.9"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.

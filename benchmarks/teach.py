@@ -1,10 +1,10 @@
 """python -m benchmarks.teach: how many songs a tag needs, chosen at random or as `clmr_tf.teach` offers them.
 
 Prints one JSON object. Every class of a task of a prepared corpus is taught as a tag: a person has one song in mind,
-and then says of one song after another whether it has the tag. Half the songs of each class are held out: they are neither
-marked nor offered. `precision_at_20` is the fraction of the first 20 songs that have the tag, among those held out,
-divided by the greatest that is possible (a class may have fewer than 20 songs): the mean over classes and draws, with
-the standard error of the mean over draws. Both ways start with the same song in each draw.
+and then says of one song after another whether it has the tag. Half the songs of each class are held out: they are
+neither marked nor offered. `precision_at_20` is the fraction of the first 20 songs that have the tag, among those held
+out, divided by the greatest that is possible (a class may have fewer than 20 songs): the mean over classes and draws,
+with the standard error of the mean over draws. Both ways start with the same song in each draw.
 """
 
 import argparse

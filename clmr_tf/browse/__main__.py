@@ -4,6 +4,7 @@ python -m clmr_tf.browse music
 python -m clmr_tf.browse music --model savedmodels/mine
 """
 
+import contextlib
 import dataclasses
 import socket
 import sys
@@ -70,7 +71,9 @@ def main(arguments: Sequence[str]) -> None:
         if config.open:
             webbrowser.open(address)
         server = uvicorn.Server(uvicorn.Config(make_application(browser), log_level="warning", server_header=False))
-        server.run(sockets=[listening])
+        # To interrupt it is how it ends.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
 
 
 def _listening(port: int) -> socket.socket:

@@ -239,7 +239,7 @@ async function refresh() {
   } else if (tab === "similar") {
     if (query.like.length) {
       get("list-count").textContent = "Comparing …";
-      const found = await askJson(`/api/similar?like=${query.like}&unlike=${query.unlike}&count=50`);
+      const found = await askJson(`/api/similar?like=${query.like}&unlike=${query.unlike}&count=30`);
       items = found.filter((one) => allowed.has(one.row)).map((match) => ({
         row: match.row,
         score: match.cosine,
