@@ -37,6 +37,9 @@ class BrowseConfig:
     """Model folder or run folder that the table was made with, whose tags are then shown too."""
     port: int = 8017
     """Port on this machine; 0 takes a free one."""
+    write_for_viewers: Path | None = None
+    """Instead of opening the page, write songs, map, tags and neighbours into this folder, for Embedding Atlas and
+    TensorBoard's projector; docs/library.md says how they open it."""
     open: bool = True
     """Open the page in a browser."""
 
@@ -63,6 +66,15 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"The page needs {error.name}; install it with `pip install 'clmr_tf[browse]'`.") from error
     from clmr_tf.inference.library import Library
 
+    if config.write_for_viewers:
+        from clmr_tf.browse.viewers import write_for_viewers
+
+        library = Library(config.table.expanduser())
+        browser = Browser(library, _tagger(config.model, library) if config.model else None)
+        folder = config.write_for_viewers.expanduser()
+        write_for_viewers(folder, library, browser.complete_layout(), browser.probabilities())
+        stdout.print(f"Wrote {len(library.paths)} songs to {folder}.", markup=False)
+        return
     with _listening(config.port) as listening:
         library = Library(config.table.expanduser())
         browser = Browser(library, _tagger(config.model, library) if config.model else None)

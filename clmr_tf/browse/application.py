@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clmr_tf.browse.layout import LayoutFile
+from clmr_tf.browse.layout import Layout, LayoutFile
 from clmr_tf.browse.similar_songs import near_duplicates, similar_songs
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.inference.encoder import Tagger
@@ -62,12 +62,19 @@ class Browser:
         self._layout_file = LayoutFile(library)
         self._layout = self._layout_file.first()
         self._changing = threading.Lock()
-        self._num_model_tags = len(tagger.tag_names) if tagger else 0
 
-    def complete_layout(self) -> None:
-        """Computes t-SNE if it is missing; until then, the page shows principal components."""
+    def complete_layout(self) -> Layout:
+        """The map with t-SNE, which is computed if it is missing; until then, the page shows principal components."""
         if self._layout.tsne is None:
             self._layout = self._layout_file.complete(self._layout)
+        return self._layout
+
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Probabilities of all tags by name, float32 [songs]."""
+        names = self._tagger.tag_names if self._tagger else ()
+        of_model = {name: self._probabilities_of_model[:, column] for column, name in enumerate(names)}
+        taught = self._teacher.read()
+        return of_model | {name: self._teacher.probabilities(taught.tags[name]) for name in taught.names}
 
     def songs(self, request: Request) -> Response:
         """All songs and skipped files, in the order of all other answers."""
@@ -259,7 +266,7 @@ def make_application(browser: Browser) -> ASGIApp:
             Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS, www_redirect=False),
             Middleware(_WithHeaders),
         ],
-        exception_handlers={ClmrError: _sentence, HTTPException: _sentence},
+        exception_handlers={ClmrError: _sentence, HTTPException: _sentence, OSError: _sentence},
     )
 
 
@@ -282,6 +289,8 @@ class _WithHeaders:
 def _sentence(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
+    if isinstance(error, OSError):
+        return JSONResponse({"error": f"{error.filename} cannot be read or written ({error.strerror})."}, 500)
     return JSONResponse({"error": str(error)}, 400)
 
 

@@ -7,6 +7,7 @@ The file of the table `music` is `music.map.npz`: `pca` and, once it is computed
 import dataclasses
 import hashlib
 import io
+import logging
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 from clmr_tf.inference.library import Library
 from clmr_tf.inference.similarity import normalized
 
+_LOG = logging.getLogger(__name__)
 _NUM_COMPONENTS = 50
 _NUM_CLUSTERS = 12
 _PERPLEXITY = 30
@@ -28,7 +30,7 @@ class Layout:
     Attributes:
         pca: First two principal components, float32 [songs, 2].
         tsne: t-SNE, float32 [songs, 2]; None if it is not computed yet.
-        cluster: float32 [songs], from 0, the largest first.
+        cluster: int32 [songs], from 0, the largest first.
     """
 
     pca: np.ndarray
@@ -75,7 +77,10 @@ class LayoutFile:
         layout = dataclasses.replace(layout, tsne=tsne.astype(np.float32))
         content = io.BytesIO()
         np.savez(content, key=np.array(self._key), **dataclasses.asdict(layout))
-        write_atomically(self._path, content.getvalue())
+        try:
+            write_atomically(self._path, content.getvalue())
+        except OSError as error:
+            _LOG.warning("The map cannot be kept in %s (%s), so it is computed again next time.", self._path, error)
         return layout
 
     def _components(self) -> np.ndarray:
