@@ -36,7 +36,7 @@ ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 _MAX_COLUMNS_OF_TAGGRAM = 600
 _MAX_MODEL_TAGS_OF_TAGGRAM = 8
 _MAX_FOUND = 500
-_MAX_PAIRS, _LEAST_COSINE_OF_PAIRS = 200, 0.9
+_MAX_PAIRS, _LEAST_COSINE_OF_PAIRS = 200, 0.98
 _MAX_BYTES_OF_REQUEST = 2**20
 # No other page may show, read or send anything, and this one asks no other host.
 _HEADERS = {

@@ -1,7 +1,7 @@
 """Files with the songs of a library, their map and their neighbours for other viewers.
 
-songs.parquet           for Embedding Atlas: path, name, folder, duration_seconds, cluster, x, y, a column for each tag, and
-                        neighbors: `ids` (rows) and `distances` (1 - cosine) of the nearest songs
+songs.parquet           for Embedding Atlas: path, name, folder, duration_seconds, cluster, x, y, a column for each tag,
+                        and neighbors: `ids` (rows) and `distances` (1 - cosine) of the nearest songs
 projector_config.pbtxt  for TensorBoard's projector, with vectors.tsv (mean embeddings) and metadata.tsv (names)
 """
 

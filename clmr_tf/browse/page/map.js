@@ -2,7 +2,8 @@
 
 const FAR = 14; // pixels within which a point is hit
 const PADDING = 0.06;
-const BELOW = 60; // pixels for the legend
+const ABOVE = 40; // pixels for the buttons
+const BELOW = 55; // and for the legend
 
 export class SongMap {
   // `on`: {hover(row, x, y), choose(row), lasso(rows)}; row is -1 for none.
@@ -67,8 +68,8 @@ export class SongMap {
   x(row) { return this.middleX + this.halfWidth * this.positions[2 * row]; }
   y(row) { return this.middleY - this.halfHeight * this.positions[2 * row + 1]; }
   get middleX() { return this.left + this.canvas.clientWidth / 2; }
-  get middleY() { return this.top + (this.canvas.clientHeight - BELOW) / 2; }
-  get halfHeight() { return (this.scale * (Math.min(this.canvas.clientHeight, this.canvas.clientWidth) - BELOW)) / 2; }
+  get middleY() { return this.top + (this.canvas.clientHeight + ABOVE - BELOW) / 2; }
+  get halfHeight() { return (this.scale * (Math.min(this.canvas.clientHeight, this.canvas.clientWidth) - ABOVE - BELOW)) / 2; }
   // The axes have no meaning, so a wide map may be stretched.
   get halfWidth() { return Math.min((this.scale * this.canvas.clientWidth) / 2, 1.5 * this.halfHeight); }
 

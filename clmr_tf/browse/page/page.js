@@ -288,6 +288,9 @@ async function refresh() {
 
 function openTab(name) {
   tab = name;
+  // Nothing of another list is shown while the server is busy.
+  list.set([]);
+  get("list-count").textContent = "";
   for (const one of document.querySelectorAll("[role=tab]")) {
     one.setAttribute("aria-selected", one.id === `tab-${name}`);
     one.tabIndex = one.id === `tab-${name}` ? 0 : -1;
