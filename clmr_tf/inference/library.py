@@ -9,7 +9,7 @@ import numpy as np
 
 from clmr_tf.console import printable
 from clmr_tf.errors import UsageError
-from clmr_tf.files import read_arrays
+from clmr_tf.files import UnreadableArraysError, read_arrays
 from clmr_tf.inference.tables import SongTable, read_manifest, read_songs, read_windows
 
 
@@ -75,7 +75,12 @@ class Library:
         self._read_windows = lambda row: read_windows(self.table, settings, *places[row])
 
     def _read_npz(self) -> None:
-        arrays = read_arrays(self.table)
+        names = ("vectors", "times_seconds", "file_index", "paths", "means", "durations_seconds", "is_silent")
+        names += ("lost_seconds", "skipped_paths", "skipped_reasons", "metadata")
+        try:
+            arrays = read_arrays(self.table, *names)
+        except UnreadableArraysError as error:
+            raise UsageError(f"{self.table} is damaged ({error}); embed the files again.") from error
         settings = json.loads(str(arrays["metadata"]))
         ends = np.cumsum(np.bincount(arrays["file_index"], minlength=len(arrays["paths"])))
         self.window_seconds = settings["window_num_samples"] / settings["sample_rate_hz"]
