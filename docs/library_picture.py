@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 PICTURE = Path(__file__).parent / "library.png"
 
@@ -17,15 +17,15 @@ PICTURE = Path(__file__).parent / "library.png"
 def show(page: Page) -> None:
     """Chooses what the picture shows: songs like one of them, and its tags over time."""
     page.wait_for_selector("body[data-ready]")
-    page.wait_for_function("!document.getElementById('map-state').textContent", timeout=300_000)
+    expect(page.locator("#map-state")).to_be_empty(timeout=300_000)
     page.select_option("#colour", "folder")
     page.fill("#search", "battlescape-06")
-    page.wait_for_function("document.getElementById('list-count').textContent === '1 song'")
+    expect(page.locator("#list-count")).to_have_text("1 song")
     page.locator("#list .row").click()
     page.click("#clear-filters")
     page.click("#more-like")
     page.wait_for_selector("#list .row .theirs", timeout=60_000)
-    page.wait_for_function("document.getElementById('audio').currentTime > 9", timeout=60_000)
+    expect(page.locator("#time")).to_have_text("0:09 / 0:30", timeout=60_000)
     page.evaluate("document.getElementById('audio').pause()")
     page.mouse.move(600, 5)
 

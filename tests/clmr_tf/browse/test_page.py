@@ -76,11 +76,19 @@ def page(browser, port):
     page.goto(f"http://127.0.0.1:{port}/")
     page.wait_for_selector("body[data-ready]")
     # The map no longer moves.
-    page.wait_for_function("!document.getElementById('map-state').textContent")
+    until(page, "!document.getElementById('map-state').textContent")
     page.wait_for_timeout(1200)
     yield page
     page.close()
     assert problems == []
+
+
+def until(page, expression: str, argument=None) -> None:
+    """Waits until an expression is true; `wait_for_function` would need `eval`, which the page does not allow."""
+    end = time.monotonic() + 60
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
 
 
 def names_in(page) -> list[str]:
@@ -104,12 +112,13 @@ def test_everything_is_shown_and_what_was_skipped_too(page, library):
 
 
 def test_a_point_of_the_map_has_a_name_and_plays(page, library):
-    count, x, y = page.evaluate(POINT, 3)
-    assert count >= NUM_SONGS / 2
+    count, x, y = page.evaluate(POINT, 1)
+    # Those of a folder may overlap.
+    assert count >= 3
     page.mouse.move(x, y)
     shown = page.inner_text("#hover")
     page.mouse.click(x, y)
-    page.wait_for_function("document.getElementById('audio').currentTime > 0.3")
+    until(page, "document.getElementById('audio').currentTime > 0.3")
     name, folder = page.inner_text("#now-name"), page.inner_text("#now-details").split(" · ")[1]
     assert shown == f"{name} · 0:12 · {folder}"
     row = page.evaluate("Number(document.getElementById('audio').src.match(/songs.(\\d+)/)[1])")
@@ -118,7 +127,7 @@ def test_a_point_of_the_map_has_a_name_and_plays(page, library):
 
 def test_the_cursor_moves_and_a_click_in_the_taggram_jumps(page):
     page.locator("#list .row", has_text="0:12 · harp").nth(2).click()
-    page.wait_for_function("document.getElementById('audio').currentTime > 0.2")
+    until(page, "document.getElementById('audio').currentTime > 0.2")
     page.wait_for_selector("#taggram")
     assert re.fullmatch(r"Tags over time, most likely: plucked 0\.\d\d", page.get_attribute("#taggram", "aria-label"))
     before = page.evaluate("document.getElementById('taggram').toDataURL()")
@@ -127,23 +136,23 @@ def test_the_cursor_moves_and_a_click_in_the_taggram_jumps(page):
     box = page.locator("#taggram").bounding_box()
     # The names of the tags have 150 pixels.
     page.mouse.click(box["x"] + 150 + (box["width"] - 150) * 0.75, box["y"] + 5)
-    page.wait_for_function(f"Math.abs(document.getElementById('audio').currentTime - {0.75 * SONG_SECONDS}) < 1")
+    until(page, f"Math.abs(document.getElementById('audio').currentTime - {0.75 * SONG_SECONDS}) < 1")
     assert page.inner_text("#time").endswith(" / 0:12")
 
 
 def test_search_and_filters_narrow_list_and_map(page):
     page.fill("#search", "harp 3")
-    page.wait_for_function("document.getElementById('list-count').textContent === '1 song'")
+    until(page, "document.getElementById('list-count').textContent === '1 song'")
     assert folders_in(page) == ["harp"]
     page.click("#clear-filters")
     page.select_option("#filter-tag", "model:plucked")
-    page.wait_for_function(f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
+    until(page, f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
     assert set(folders_in(page)) == {"harp"}
     page.fill("#filter-shortest", "0.5")
-    page.wait_for_function("document.getElementById('list-count').textContent === '0 songs'")
+    until(page, "document.getElementById('list-count').textContent === '0 songs'")
     # Only the tag's songs have their colour on the map.
     page.fill("#filter-shortest", "")
-    page.wait_for_function(f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
+    until(page, f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
     page.select_option("#colour", "folder")
     page.wait_for_timeout(300)
     colours = page.locator("#legend i").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
@@ -168,16 +177,16 @@ def test_similar_songs_say_why_and_play_there(page):
     about = page.locator("#list .row .about").nth(0).inner_text()
     there, here = re.fullmatch(r"at 0:(\d\d) like 1 at 0:(\d\d) \(0\.\d\d\)", about).groups()
     page.locator("#list .row .theirs").nth(0).click()
-    page.wait_for_function(f"Math.abs(document.getElementById('audio').currentTime - {int(there) + 0.5}) < 1.5")
+    until(page, f"Math.abs(document.getElementById('audio').currentTime - {int(there) + 0.5}) < 1.5")
     assert page.inner_text("#now-name") == names_in(page)[0]
     page.locator("#list .row .mine").nth(0).click()
-    page.wait_for_function(f"Math.abs(document.getElementById('audio').currentTime - {int(here) + 0.5}) < 1.5")
+    until(page, f"Math.abs(document.getElementById('audio').currentTime - {int(here) + 0.5}) < 1.5")
     assert page.inner_text("#now-name") == "1"
     # Less like the first one that was found: it is no longer there.
     first = page.locator("#list .row").nth(0).get_attribute("title")
     page.locator("#list .row").nth(0).click()
     page.click("#less-like")
-    page.wait_for_function(f"!document.querySelector('#list .row[title=\"{first}\"]')")
+    until(page, f"!document.querySelector('#list .row[title=\"{first}\"]')")
     assert len(page.locator("#chips li").all()) == 2
 
 
@@ -191,7 +200,7 @@ def test_a_lasso_becomes_a_playlist(page, library, tmp_path):
     for x, y in ((right, top), (right, bottom), (left, bottom)):
         page.mouse.move(x, y, steps=4)
     page.mouse.up()
-    page.wait_for_function("document.getElementById('list-count').textContent.endsWith('in the lasso')")
+    until(page, "document.getElementById('list-count').textContent.endsWith('in the lasso')")
     titles = page.locator("#list .row").evaluate_all("rows => rows.map(row => row.title)")
     assert 0 < len(titles) < NUM_SONGS
     with page.expect_download() as download:
@@ -214,47 +223,48 @@ def test_teaching_ranks_the_library_and_is_undone(page, library):
         offered = page.locator("#list .row").nth(0)
         title = offered.get_attribute("title")
         offered.locator(".yes" if "/piano/" in title else ".no").click()
-        page.wait_for_function(
+        until(
+            page,
             """([title, count]) => document.querySelector("#list .row").title !== title &&
             document.getElementById("teach-summary").textContent.match(/\\d+/g).slice(0, 2)
               .reduce((sum, one) => sum + Number(one), 0) === count""",
-            arg=[title, number + 1],
+            [title, number + 1],
         )
     assert not page.inner_text("#teach-summary").endswith("unknown before five marks.")
     page.click("#show-ranking")
-    page.wait_for_function(f"document.querySelectorAll('#list .row').length > {SONGS_PER_FOLDER}")
+    until(page, f"document.querySelectorAll('#list .row').length > {SONGS_PER_FOLDER}")
     # All but the silent one.
     assert folders_in(page)[: SONGS_PER_FOLDER - 1] == ["piano"] * (SONGS_PER_FOLDER - 1)
     assert page.locator("#filter-tag option", has_text="bright (taught)").count() == 1
     page.locator("#list .row").nth(0).click()
-    page.wait_for_function("document.getElementById('taggram').ariaLabel.includes('bright')")
+    until(page, "document.getElementById('taggram').ariaLabel.includes('bright')")
     page.evaluate("document.getElementById('audio').pause()")
     page.click("#mark-moment-no")
     page.click("#show-marks")
-    page.wait_for_function("document.getElementById('list-count').textContent === '6 marks'")
+    until(page, "document.getElementById('list-count').textContent === '6 marks'")
     page.click("#teach-undo")
-    page.wait_for_function("document.getElementById('list-count').textContent === '5 marks'")
+    until(page, "document.getElementById('list-count').textContent === '5 marks'")
     page.once("dialog", lambda dialog: dialog.accept())
     page.click("#teach-remove")
-    page.wait_for_function("document.getElementById('list-count').textContent === '0 marks'")
+    until(page, "document.getElementById('list-count').textContent === '0 marks'")
 
 
 def test_without_a_mouse(page):
     page.keyboard.press("/")
     page.keyboard.type("piano")
-    page.wait_for_function(f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
+    until(page, f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     selected = page.get_attribute("#list", "aria-activedescendant")
     assert page.get_attribute(f"#{selected}", "aria-posinset") == "2"
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('audio').currentTime > 0.1")
+    until(page, "document.getElementById('audio').currentTime > 0.1")
     assert page.inner_text("#now-name") == "1" and page.get_attribute("#play", "aria-label") == "Pause"
     page.keyboard.press(" ")
-    page.wait_for_function("document.getElementById('audio').paused")
+    until(page, "document.getElementById('audio').paused")
     before = current_time(page)
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("!document.getElementById('audio').seeking")
+    until(page, "!document.getElementById('audio').seeking")
     assert current_time(page) == pytest.approx(before + 5, abs=0.2)
     # Every control has a name.
     unnamed = page.evaluate(
@@ -274,10 +284,10 @@ def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
         page.wait_for_selector("body[data-ready]")
         (tmp_path / "music" / "brass" / "0.wav").unlink()
         page.locator("#list .row").nth(0).click()
-        page.wait_for_function("document.getElementById('problem').textContent.includes('has it been moved?')")
+        until(page, "document.getElementById('problem').textContent.includes('has it been moved?')")
         # Everything else goes on.
         page.locator("#list .row").nth(1).click()
-        page.wait_for_function("document.getElementById('audio').currentTime > 0.1")
+        until(page, "document.getElementById('audio').currentTime > 0.1")
         assert page.inner_text("#problem") == ""
         page.close()
 
@@ -312,13 +322,13 @@ def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
             seconds[name] = time.perf_counter() - start
         # A tenth of it on an idle machine.
         assert max(seconds.values()) < 2, seconds
-        page.wait_for_function("document.getElementById('list-count').textContent === '12 songs'")
+        until(page, "document.getElementById('list-count').textContent === '12 songs'")
         assert page.locator("#list .row").count() == 12
         page.click("#clear-filters")
-        page.wait_for_function("document.getElementById('list-count').textContent === '20,000 songs'")
+        until(page, "document.getElementById('list-count').textContent === '20,000 songs'")
         # Only the rows in sight are in the document.
         page.keyboard.press("End")
-        page.wait_for_function("document.querySelector('#list .row:last-child .name')?.textContent === 'song 19999'")
+        until(page, "document.querySelector('#list .row:last-child .name')?.textContent === 'song 19999'")
         assert page.locator("#list .row").count() < 60
         page.close()
 
