@@ -69,7 +69,7 @@ setup(
         # The library page, and teaching of tags.
         "browse": ["scikit-learn>=1.5", "starlette>=1", "uvicorn>=0.35"],
         # An approximate index of more than a million songs.
-        "index": ["faiss-cpu>=1.9"],
+        "index": ["usearch>=2.26"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.
         "runtimes": [
             "ai-edge-litert>=2.3",

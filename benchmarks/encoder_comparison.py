@@ -263,7 +263,7 @@ class Comparison:
         if self._is_trained(network):
             return
         run = self._results / "runs" / network.name
-        _run("clmr_tf.train", *self._training_options(network), "--workdir", str(run))
+        run_module("clmr_tf.train", *self._training_options(network), "--workdir", str(run))
         checkpoint = "best" if network.training == "supervised" else "newest"
         export(ExportConfig(model=run, out=self._model_folder(network), checkpoint=checkpoint))
         self._record_training(network, run)
@@ -318,7 +318,7 @@ class Comparison:
     def _seconds_per_step(self, encoder: str, objective: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
             options = self._common_options(encoder, objective, _SPEED_STEPS, self._supervised[0])
-            _run("clmr_tf.train", *options, "--validate-every", str(_SPEED_STEPS), "--workdir", folder)
+            run_module("clmr_tf.train", *options, "--validate-every", str(_SPEED_STEPS), "--workdir", folder)
             views = views_per_step(objective, self._options.batch_size)
             return views / statistics.median(rate for _, rate in clip_rates(Path(folder)))
 
@@ -425,7 +425,8 @@ def _export_step(run: Path, step: int, out: Path) -> None:
         export(ExportConfig(model=Path(folder), out=out))
 
 
-def _run(module: str, *arguments: str) -> None:
+def run_module(module: str, *arguments: str) -> None:
+    """Runs a module of the project in a process of its own; ClmrError if it fails."""
     stderr.print(f"$ python -m {module} {shlex.join(arguments)}", markup=False)
     ended = subprocess.run([sys.executable, "-m", module, *arguments], stdout=sys.stderr, check=False)
     if ended.returncode:

@@ -84,7 +84,7 @@ def _training_rates(
         arguments = ("--corpus", options.corpus, "--corpora", options.corpora.absolute(), "--precision", policy)
         arguments += ("--encoder", name, "--width", width, "--batch-size", options.batch_size)
         with contextlib.closing(Worker(sys.executable, "benchmarks.tensorflow_step", arguments)) as worker:
-            seconds = [worker.tell("steps", count=3)["seconds"] for _ in range(options.repeats)]
+            seconds = [worker.request("steps", count=3)["seconds"] for _ in range(options.repeats)]
             versions["training"] = worker.about["version"]
         rates[precision] = options.batch_size / statistics.median(map(statistics.median, seconds))
     return rates
@@ -104,7 +104,7 @@ def _window_rates(
             arguments = ("--runtime", kind, "--model", Path(folder) / "model", "--music", folder)
             arguments += ("--batch-size", options.window_batch_size, "--num-threads", num_usable_cores())
             with contextlib.closing(Worker(sys.executable, "benchmarks.runtime_embedding", arguments)) as worker:
-                answer = worker.tell("windows", num_clips=options.window_batch_size, repetitions=options.repeats)
+                answer = worker.request("windows", num_clips=options.window_batch_size, repetitions=options.repeats)
                 versions[runtime] = worker.about["version"]
             rates[runtime] = options.window_batch_size / statistics.median(answer["seconds"])
     return rates

@@ -152,7 +152,7 @@ def _merge(table: Path) -> None:
 def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], weights_file_sha256: str | None) -> None:
     """Brings a complete table up to date; without --update, only checks that it is."""
     from clmr_tf.inference.approximate_index import has_index, update_index
-    from clmr_tf.inference.shards import plan_update, settings_of, update_table
+    from clmr_tf.inference.shards import plan_update, remove_leftovers, settings_of, update_table
     from clmr_tf.inference.tables import SongTable, read_manifest
 
     manifest = read_manifest(table)
@@ -172,6 +172,8 @@ def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], wei
     if update.has_changes:
         with _shown_files(update.num_files) as on_file:
             manifest = update_table(encoder, table, update, manifest, batch_size=config.batch_size, on_file=on_file)
+    else:
+        remove_leftovers(table, manifest)
     if has_index(table):
         update_index(SongTable(table))
     songs = f"{printable(str(table))} has {manifest.num_songs} songs"

@@ -21,6 +21,7 @@ from clmr_tf.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from clmr_tf.audio.listing import SkippedFile
     from clmr_tf.inference.similarity import Neighbour
     from clmr_tf.inference.tables import SongTable
 
@@ -66,13 +67,14 @@ def main(arguments: Sequence[str]) -> None:
     if config.paths:
         require_model(config.model)
     # Imported after the options are checked, because that takes a second, and TensorFlow takes several.
+    from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.tables import SongTable
 
-    table = SongTable(config.index.expanduser())
     if config.paths:
-        _compare(config, table)
+        files, skipped = find_audio(config.paths)
+        _compare(config, SongTable(config.index.expanduser()), files, skipped)
     else:
-        _search(table, build_index=True)
+        _search(SongTable(config.index.expanduser()), build_index=True)
 
 
 def _search(table: "SongTable", *, build_index: bool) -> "Search":
@@ -89,14 +91,14 @@ def _search(table: "SongTable", *, build_index: bool) -> "Search":
     return lambda vectors, count: [index.nearest(vector, count) for vector in vectors]
 
 
-def _compare(config: SimilarConfig, table: "SongTable") -> None:
+def _compare(
+    config: SimilarConfig, table: "SongTable", files: Sequence[Path], skipped: Sequence["SkippedFile"]
+) -> None:
     from clmr_tf.audio.isolation import IsolatedDecoder
-    from clmr_tf.audio.listing import find_audio
     from clmr_tf.inference.embeddings import stream_embeddings, usable
     from clmr_tf.inference.encoder import load_encoder
     from clmr_tf.inference.similarity import without
 
-    files, skipped = find_audio(config.paths)
     with IsolatedDecoder() as decoder:
         encoder = load_encoder(config.model)
         if encoder.model_hash != table.model_hash:

@@ -3,6 +3,7 @@
     python -m docs.make                                                     uses all recorded runs
     python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
     python -m docs.make --record-encoders results/encoders                  records the benchmark's results first
+    python -m docs.make --record-experiments results/experiments            the same for docs/experiments.md
 
 A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
 """
@@ -20,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import experiments
 from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import OBJECTIVE_DEFAULTS, TrainConfig
 from clmr_tf.console import run_command, stdout
@@ -32,6 +34,16 @@ RUNS = DOCS / "runs"
 RUN_FILES = ("config.json", "run.json", "metrics.jsonl")
 PROBE_FILE = "probe.json"
 _PLACE_SETTINGS = ("workdir", "corpora")
+EXPERIMENTS = DOCS / "experiments.json"
+_EXPERIMENTS_HEAD = """\
+# Experiments with the recipe
+`python -m benchmarks.experiments` trains on debian_games with one changed setting after the other, and
+`python -m docs.make --record-experiments results/experiments` writes this page. All variants train on {num_pairs:,}
+pairs. The scores are PR-AUC of the preset [standard](evaluation.md) on the **validation** split, on which heads were
+selected too; the three seeds of the base settings show how much they vary by chance. The test split is scored for
+chosen variants only. The base settings: {base}. The paper's recipe: {paper}, otherwise the same.
+
+"""
 
 
 def record(name: str, run: Path, model: Path) -> None:
@@ -143,6 +155,19 @@ def describe(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def describe_experiments() -> str:
+    """The page experiments.md."""
+    table = json.loads(EXPERIMENTS.read_text(encoding="utf-8"))
+    base, paper = (
+        " ".join(_option(key, value) for key, value in table[kind].items())
+        for kind in (experiments.BASE, experiments.PAPER)
+    )
+    num_pairs = table["steps"] * table["base"]["batch_size"]
+    return _EXPERIMENTS_HEAD.format(num_pairs=num_pairs, base=f"`{base}`", paper=f"`{paper}`") + experiments.markdown(
+        table
+    )
+
+
 def command_of(config: dict, name: str) -> str:
     """The command that starts a run like the recorded one."""
     defaults = {**to_json(TrainConfig()), **OBJECTIVE_DEFAULTS[config["objective"]]}
@@ -173,9 +198,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("--record-encoders", metavar="RESULTS", type=Path, help="record what the benchmark measured")
+    parser.add_argument(
+        "--record-experiments", metavar="RESULTS", type=Path, help="the same for benchmarks.experiments"
+    )
     options = parser.parse_args(arguments)
     if options.record_encoders:
         encoders.record(options.record_encoders, DOCS)
+    if options.record_experiments:
+        shutil.copyfile(options.record_experiments / experiments.TABLE_FILE, EXPERIMENTS)
     if options.record:
         if options.run is None or options.model is None:
             raise UsageError("--record needs --run and --model; name the run's folder and its model folder.")
@@ -188,6 +218,8 @@ def main(arguments: Sequence[str]) -> None:
     head = "# Results\n`python -m docs.make` writes this page from records of the measurements.\n"
     sections = [encoders.section(DOCS), *map(describe, names)]
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
+    if EXPERIMENTS.is_file():
+        (DOCS / "experiments.md").write_text(describe_experiments(), encoding="utf-8")
     stdout.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
 
 

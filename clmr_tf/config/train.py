@@ -75,6 +75,8 @@ class TrainConfig:
     sampling_unit: Literal["song", "clip"] | None = None
     """What an epoch visits once: "song" (one item of each song, so clips of a song are never each other's negatives) or
     "clip" (every item). Default: "song", or "clip" with labels."""
+    max_crop_distance_seconds: float | None = None
+    """Largest time between the starts of the two crops of a pair. Default: any, as in the paper."""
     reader: Literal["prepared", "direct"] = "prepared"
     """"prepared" decodes all files once and reads PCM; "direct" decodes the files while training, for corpora whose PCM
     does not fit on the disk."""
@@ -113,6 +115,8 @@ class TrainConfig:
     0 disables it."""
     temperature: float = 0.5
     """Temperature of the NT-Xent loss."""
+    projection_dim: int = 64
+    """Size of the projection that the loss compares; the code of the thesis has 128."""
     augmentation: str | None = None
     """Augmentation preset: "released" (ranges of the released code), "thesis", "none" (crop only), or a single one such
     as "only-gain". Default: "released", or "none" with labels."""
@@ -231,6 +235,7 @@ _POSITIVE = (
     "keep_checkpoints",
     "num_validation_pairs",
     "plateau_patience",
+    "projection_dim",
 )
 _NOT_NEGATIVE = (
     "epochs",
@@ -244,7 +249,7 @@ _NOT_NEGATIVE = (
     "num_audio_examples",
 )
 # Thread timeouts have a limit, and every replica has a copy of the network.
-_AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64}
+_AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64, "projection_dim": 65_536}
 # They have no effect without labels, so other values are rejected.
 _ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
 
@@ -268,6 +273,9 @@ def _validate(config: Any) -> None:
         _require(0 <= getattr(config, name) < math.inf, rule, getattr(config, name))
     for name in _POSITIVE:
         _require(getattr(config, name) > 0, f"{_option(name)} must be at least 1", getattr(config, name))
+    if config.max_crop_distance_seconds is not None:
+        rule = "--max-crop-distance-seconds must be finite and not negative"
+        _require(0 <= config.max_crop_distance_seconds < math.inf, rule, config.max_crop_distance_seconds)
     seconds = config.worker_timeout_seconds
     _require(seconds > 0, "--worker-timeout-seconds must be above 0", seconds)
     for name in _NOT_NEGATIVE:

@@ -13,7 +13,7 @@ CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """Takes an item's row in the index of the split and an offset in samples (int64 scalars), returns a crop."""
 
 # Separate streams, folded into the run seed; no two draws share random bits.
-_ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM = 0, 1, 2
+_ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM, _NEAR_OFFSET_STREAM = 0, 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,7 @@ def pair_dataset(
     seed: int,
     first_step: int = 0,
     sampling_unit: str = "song",
+    max_distance_samples: int | None = None,
     shard: BatchShard = WHOLE_BATCH,
 ) -> tf.data.Dataset:
     """Endless batches of two random crops per item.
@@ -65,6 +66,8 @@ def pair_dataset(
         seed: Run seed, 0 to 2^31 - 1.
         first_step: Batches to skip at the start, at no cost.
         sampling_unit: "song" or "clip".
+        max_distance_samples: Largest distance between the starts of the two crops; None: anywhere in the item, as in
+            the paper.
         shard: What to read of each batch; the batches of its replicas follow each other, with n = batch_size /
             replicas pairs each.
 
@@ -96,6 +99,7 @@ def pair_dataset(
         seed=seed,
         first_step=first_step,
         sampling_unit=sampling_unit,
+        max_distance_samples=max_distance_samples,
         shard=shard,
     )
 
@@ -111,6 +115,7 @@ def crop_dataset(
     seed: int,
     first_step: int,
     sampling_unit: str,
+    max_distance_samples: int | None,
     shard: BatchShard,
 ) -> tf.data.Dataset:
     """Batches of random crops of items as in `pair_dataset`, with any number of crops per item and without its checks.
@@ -118,6 +123,7 @@ def crop_dataset(
     Args:
         num_crops: Crops per item: "clips" [n, num_crops, clip_num_samples] and "seeds" [n, num_crops, 2].
         epoch_size: Examples per epoch, after which a new order begins; at most the number of units.
+        max_distance_samples: Largest distance of a crop from the first one of its item; None: anywhere.
         corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, shard: As in `pair_dataset`.
     """
     items = corpus.items_of(split)
@@ -139,7 +145,13 @@ def crop_dataset(
 
         first, end = first_item_of_unit[unit], first_item_of_unit[unit + 1]
         item = items_by_unit[_uniform([], stream, _ITEM_STREAM, first, end)]
-        offsets = _uniform([num_crops], stream, _OFFSET_STREAM, 0, num_samples[item] - clip_num_samples + 1)
+        end_offset = num_samples[item] - clip_num_samples + 1
+        offsets = _uniform([num_crops], stream, _OFFSET_STREAM, 0, end_offset)
+        if max_distance_samples is not None:
+            nearest = tf.maximum(offsets[0] - max_distance_samples, 0)
+            farthest = tf.minimum(offsets[0] + max_distance_samples + 1, end_offset)
+            near = _uniform([num_crops - 1], stream, _NEAR_OFFSET_STREAM, nearest, farthest)
+            offsets = tf.concat([offsets[:1], near], axis=0)
         clips = tf.stack([read_crop(item, offsets[number]) for number in range(num_crops)])
         seeds = tf.random.stateless_uniform(
             [num_crops, 2], _fold(stream, _VIEW_STREAM), minval=None, maxval=None, dtype=tf.int32
@@ -275,6 +287,7 @@ def labelled_dataset(
         seed=seed,
         first_step=first_step,
         sampling_unit=sampling_unit,
+        max_distance_samples=None,
         shard=shard,
     )
     labels = tf.constant(corpus.multi_hot(corpus.items_of(split)).astype(np.uint8))

@@ -1,7 +1,7 @@
 """An approximate index of the songs of a table folder, for millions of songs.
 
 TABLE/index/manifest.json    which segment has the songs of which parts of the table
-TABLE/index/SEGMENT.faiss    inverted lists of Faiss, which are memory-mapped
+TABLE/index/SEGMENT.usearch  a graph of nearest neighbours (HNSW), which is memory-mapped
 
 A segment has at most a million songs. Parts of a table never change, so an index is brought up to date by adding the
 parts that it lacks, and by leaving out of each search those that the table no longer has.
@@ -27,14 +27,11 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 INDEX_FOLDER = "index"
 
+# A graph is in memory while it is built: 1.2 GB.
 _MAX_SEGMENT_SONGS = 1_000_000
-# Lists of so many songs on average. With these numbers, all lists of a small segment are searched.
-_SONGS_PER_LIST = 256
-_NUM_LISTS_SEARCHED = 32
-# Songs from which a list's centre is computed; more do not change the recall.
-_TRAINING_SONGS_PER_LIST = 64
-# A segment is built again when it has grown so much since its centres were computed.
-_MAX_GROWTH = 2
+# Neighbours of a song, and songs that are considered when one is added and in a search.
+_GRAPH = {"connectivity": 16, "expansion_add": 128, "expansion_search": 128}
+_SUFFIX = ".usearch"
 
 OnSong = Callable[[int, int], None]
 """Called with the number of songs added and the total."""
@@ -47,13 +44,11 @@ class Segment:
     Attributes:
         file: Its name.
         num_bytes: Its size.
-        num_trained: Number of songs when its lists were made.
         parts: Name and number of songs of each part, in the order in which they were added.
     """
 
     file: str
     num_bytes: int
-    num_trained: int
     parts: tuple[tuple[str, int], ...]
 
     @property
@@ -76,24 +71,15 @@ class ApproximateIndex:
     """
 
     def __init__(self, table: SongTable, segments: Sequence[Segment]) -> None:
-        faiss = _faiss()
         self._table = table
         self._segments = []
         names = {part.name for part in table.parts}
         for segment in segments:
-            path = table.path / INDEX_FOLDER / segment.file
-            try:
-                lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-            except RuntimeError as error:
-                raise UsageError(f"{path} is damaged; remove {path.parent} and build the index again.") from error
+            graph = _opened(table.path / INDEX_FOLDER / segment.file, view=True)
             # Song n of the segment is in the last part that starts at or before n.
             starts = np.cumsum([0, *(num_songs for _, num_songs in segment.parts)])
-            gone = [row for row, (name, _) in enumerate(segment.parts) if name not in names]
-            options = {"nprobe": _NUM_LISTS_SEARCHED}
-            if gone:
-                songs = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in gone])
-                options["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(songs))
-            self._segments.append((lists, segment, starts, faiss.SearchParametersIVF(**options)))
+            is_live = np.array([name in names for name, _ in segment.parts])
+            self._segments.append((graph, segment, starts, is_live))
 
     def nearest(self, vector: np.ndarray, count: int) -> list[Neighbour]:
         """Almost always the nearest songs, nearest first; their similarities are exact.
@@ -104,18 +90,38 @@ class ApproximateIndex:
         """
         query = normalized(vector)
         found = []
-        for lists, segment, starts, parameters in self._segments:
-            distances, songs = lists.search(query[None], count, params=parameters)
-            is_song = songs[0] >= 0
-            for distance, song in zip(distances[0][is_song], songs[0][is_song], strict=True):
-                part = int(np.searchsorted(starts, song, "right")) - 1
-                found.append((float(distance), segment.parts[part][0], int(song - starts[part])))
+        for graph, segment, starts, is_live in self._segments:
+            num_asked = count
+            while True:
+                matches = graph.search(query, num_asked)
+                parts = np.searchsorted(starts, matches.keys, "right") - 1
+                rows = np.flatnonzero(is_live[parts])
+                # At most half of the songs are of parts that the table no longer has.
+                if len(rows) >= count or num_asked >= segment.num_songs:
+                    break
+                num_asked = min(2 * num_asked, segment.num_songs)
+            for row in rows[:count]:
+                name, song = segment.parts[parts[row]][0], int(matches.keys[row]) - int(starts[parts[row]])
+                found.append((float(matches.distances[row]), name, song))
         neighbours = []
-        for _, part, row in sorted(found)[:count]:
-            songs = self._table.songs_of(part)
-            cosine = float(normalized(songs.means[row]) @ query)
-            neighbours.append(Neighbour(songs.paths[row], cosine, bool(songs.is_silent[row])))
+        for _, name, song in sorted(found)[:count]:
+            songs = self._table.songs_of(name)
+            cosine = float(normalized(songs.means[song]) @ query)
+            neighbours.append(Neighbour(songs.paths[song], cosine, bool(songs.is_silent[song])))
         return sorted(neighbours, key=lambda one: -one.cosine)
+
+
+def _opened(path: Path, *, view: bool) -> Any:
+    usearch = _usearch()
+    try:
+        graph = usearch.Index.restore(str(path), view=view)
+        if graph is not None:
+            graph.expansion_add, graph.expansion_search = _GRAPH["expansion_add"], _GRAPH["expansion_search"]
+            return graph
+    # The library raises errors of many kinds for damaged files.
+    except (RuntimeError, ValueError, KeyError, OSError):
+        pass
+    raise UsageError(f"{path} is damaged; remove {path.parent} and build the index again.")
 
 
 def update_index(table: SongTable, on_song: OnSong = lambda done, of: None) -> ApproximateIndex:
@@ -128,7 +134,7 @@ def update_index(table: SongTable, on_song: OnSong = lambda done, of: None) -> A
         on_song: Called after each part that was added.
 
     Raises:
-        UsageError: If Faiss is not installed, another process builds the index, or a part or the index is damaged.
+        UsageError: If usearch is not installed, another process builds the index, or a part or the index is damaged.
         OSError: If the index cannot be written.
     """
     folder = table.path / INDEX_FOLDER
@@ -143,11 +149,8 @@ def update_index(table: SongTable, on_song: OnSong = lambda done, of: None) -> A
         missing = [(name, count) for name, count in num_songs.items() if name not in present]
         num_missing = sum(count for _, count in missing)
         growing = segments[-1] if segments and segments[-1].num_songs + num_missing <= _MAX_SEGMENT_SONGS else None
-        if growing:
+        if growing and missing:
             segments.pop()
-            if growing.num_songs + num_missing > _MAX_GROWTH * growing.num_trained:
-                missing = [*((name, count) for name, count in growing.parts if name in num_songs), *missing]
-                growing = None
         builder = _Builder(table, sum(count for _, count in missing), on_song)
         while missing:
             chunk = _first_songs(missing, _MAX_SEGMENT_SONGS)
@@ -172,34 +175,24 @@ class _Builder:
 
     def segment(self, folder: Path, parts: Sequence[tuple[str, int]], growing: Segment | None) -> Segment:
         """Writes a segment with the songs of `growing`, if that is given, and those of `parts`."""
-        faiss = _faiss()
         if growing:
-            lists = faiss.read_index(str(folder / growing.file))
-            num_trained, before = growing.num_trained, growing.parts
+            graph = _opened(folder / growing.file, view=False)
+            before, num_songs = growing.parts, growing.num_songs
         else:
-            lists, num_trained, before = self._trained(parts), sum(count for _, count in parts), ()
+            graph, before, num_songs = None, (), 0
         for name, count in parts:
-            lists.add(normalized(self._table.songs_of(name).means))
+            vectors = normalized(self._table.songs_of(name).means)
+            if graph is None:
+                graph = _usearch().Index(ndim=vectors.shape[1], metric="l2sq", dtype="f16", **_GRAPH)
+            graph.add(np.arange(num_songs, num_songs + count), vectors)
+            num_songs += count
             self._num_added += count
             self._on_song(self._num_added, self._num_songs)
-        path = folder / f"{secrets.token_hex(8)}.faiss"
+        path = folder / f"{secrets.token_hex(8)}{_SUFFIX}"
         draft = path.with_name(f".{path.name}")
-        faiss.write_index(lists, str(draft))
+        graph.save(str(draft))
         put_in_place(draft, path)
-        return Segment(path.name, path.stat().st_size, num_trained, (*before, *parts))
-
-    def _trained(self, parts: Sequence[tuple[str, int]]) -> Any:
-        """Empty lists, whose centres are those of some of the songs."""
-        faiss = _faiss()
-        num_songs = sum(count for _, count in parts)
-        num_lists = max(1, num_songs // _SONGS_PER_LIST)
-        every = max(1, num_songs // (num_lists * _TRAINING_SONGS_PER_LIST))
-        sample = np.concatenate([normalized(self._table.songs_of(name).means[::every]) for name, _ in parts])
-        lists = faiss.index_factory(sample.shape[1], f"IVF{num_lists},SQfp16")
-        lists.cp.min_points_per_centroid = 1
-        lists.cp.niter = 10
-        lists.train(sample)
-        return lists
+        return Segment(path.name, path.stat().st_size, (*before, *parts))
 
 
 def _first_songs(parts: Sequence[tuple[str, int]], max_songs: int) -> list[tuple[str, int]]:
@@ -235,10 +228,10 @@ def _read_segments(folder: Path) -> list[Segment]:
     return [segment for segment in segments if sizes.get(segment.file) == segment.num_bytes]
 
 
-def _faiss() -> ModuleType:
+def _usearch() -> ModuleType:
     try:
-        return importlib.import_module("faiss")
+        return importlib.import_module("usearch.index")
     except ImportError as error:
         raise UsageError(
-            f"An approximate index needs the package faiss-cpu ({error}); run `pip install 'clmr_tf[index]'`."
+            f"An approximate index needs the package usearch ({error}); run `pip install 'clmr_tf[index]'`."
         ) from error

@@ -246,7 +246,7 @@ class _PartEmbedding(contextlib.AbstractContextManager):
         known: Callable[[], Mapping[tuple[str, int, int], FileEmbedding | SkippedFile]] = dict,
     ) -> Part:
         """Writes a part unless it is there; `known` are embeddings that need not be computed."""
-        part = found_part(table, part_name(settings, files))
+        part = found_part(table, settings, part_name(settings, files))
         if part is None:
             # Closed at once after an error, since a thread decodes ahead.
             with contextlib.closing(self._embedded(files, known())) as embedded:
@@ -284,7 +284,9 @@ def merge_shards(table: Path) -> Manifest:
         ClmrError: If none of the files could be embedded.
     """
     if (table / MANIFEST_FILE).exists():
-        return read_manifest(table)
+        manifest = read_manifest(table)
+        remove_leftovers(table, manifest)
+        return manifest
     summaries = list(_summaries(table))
     if not summaries:
         raise UsageError(f"{table} has no finished shard; run `python -m clmr_tf.embed` with --out {table} first.")
@@ -356,7 +358,11 @@ def _require_songs(manifest: Manifest) -> None:
 def _publish(table: Path, manifest: Manifest) -> None:
     _require_songs(manifest)
     manifest.write(table)
-    # Parts that an update replaced, and drafts of processes that were killed.
+    remove_leftovers(table, manifest)
+
+
+def remove_leftovers(table: Path, manifest: Manifest) -> None:
+    """Removes parts that an update replaced, and drafts of processes that were killed, from a complete table."""
     names = {f"{part.name}.parquet" for part in manifest.parts}
     for path in [*(table / SONGS_FOLDER).iterdir(), *(table / WINDOWS_FOLDER).iterdir()]:
         if path.name not in names:

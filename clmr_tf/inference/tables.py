@@ -146,7 +146,9 @@ class Manifest:
             "num_windows": sum(part.num_windows for part in self.parts),
             "num_skipped": sum(len(part.skipped) for part in self.parts),
         }
-        write_atomically(table / MANIFEST_FILE, json.dumps({**counts, **dataclasses.asdict(self)}, indent=1) + "\n")
+        text = json.dumps({**counts, **dataclasses.asdict(self)}, indent=1) + "\n"
+        # Drafts there are removed by the next command.
+        write_atomically(table / MANIFEST_FILE, text, draft_folder=table / SONGS_FOLDER)
 
 
 def read_manifest(table: Path) -> Manifest:
@@ -219,24 +221,28 @@ def write_part(
                 waiting = waiting.slice(_ROWS_PER_GROUP)
         if len(waiting):
             writer.write_table(waiting)
-    schema = pyarrow.schema([*_SONG_FIELDS, _embedding_field(settings)], _metadata(settings, {"skipped": skipped}))
+    # With this, `found_part` needs no other record to notice a damaged part.
+    others = {"skipped": skipped, "windows_sha256": _sha256(_path(table, WINDOWS_FOLDER, name))}
+    schema = pyarrow.schema([*_SONG_FIELDS, _embedding_field(settings)], _metadata(settings, others))
     columns = [pyarrow.array([song[row] for song in songs], field.type) for row, field in enumerate(_SONG_FIELDS)]
     content = pyarrow.table([*columns, _embeddings(np.concatenate(means))], schema=schema)
     with replaced_file(_path(table, SONGS_FOLDER, name)) as file:
         parquet.write_table(content, file, **_WRITER_OPTIONS)
-    return found_part(table, name)
+    return found_part(table, settings, name)
 
 
-def found_part(table: Path, name: str) -> Part | None:
+def found_part(table: Path, settings: TableSettings, name: str) -> Part | None:
     """Describes a part that was written before, for which all its bytes are read; None if it is missing or damaged."""
     try:
-        with parquet.ParquetFile(_path(table, SONGS_FOLDER, name)) as songs:
-            skipped = tuple(SkippedFile(**one) for *_, one in _metadata_of(songs)["skipped"])
-            num_songs = songs.metadata.num_rows
+        songs, metadata = _read(table, SONGS_FOLDER, name, settings)
+        hashes = hashes_of_part(table, name)
         num_windows = parquet.read_metadata(_path(table, WINDOWS_FOLDER, name)).num_rows
-        return Part(name, num_songs, num_windows, skipped, hashes_of_part(table, name))
     except _OF_DAMAGED_FILES:
         return None
+    if hashes[WINDOWS_FOLDER] != metadata["windows_sha256"]:
+        return None
+    skipped = tuple(SkippedFile(**one) for *_, one in metadata["skipped"])
+    return Part(name, len(songs), num_windows, skipped, hashes)
 
 
 def hashes_of_part(table: Path, name: str) -> dict[str, str]:
@@ -245,11 +251,7 @@ def hashes_of_part(table: Path, name: str) -> dict[str, str]:
     Raises:
         OSError: If one of them is missing or cannot be read.
     """
-    hashes = {}
-    for folder in (SONGS_FOLDER, WINDOWS_FOLDER):
-        with _path(table, folder, name).open("rb") as file:
-            hashes[folder] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {folder: _sha256(_path(table, folder, name)) for folder in (SONGS_FOLDER, WINDOWS_FOLDER)}
 
 
 def keys_of_part(table: Path, settings: TableSettings, name: str) -> list[tuple[str, int, int]]:
@@ -457,6 +459,11 @@ _SONG_FIELDS = (
 )
 # Embeddings do not get smaller by compression, and the other columns are small.
 _WRITER_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": ["path"], "write_page_checksum": True}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _path(table: Path, folder: str, name: str) -> Path:

@@ -175,7 +175,7 @@ def _mel_statistics(clips: tf.Tensor, bands: tf.Tensor) -> tf.Tensor:
 
 
 # Increase this when the layout of the files or the way in which windows are cut changes.
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _CLIPS_PER_CALL = 32
 _LOG = logging.getLogger(__name__)
 
@@ -253,22 +253,21 @@ def read_features(
         UnreadableAudioError: If a file of a "direct" corpus cannot be decoded.
     """
     items = corpus.items_of(split)
+    compute = functools.partial(_compute, source, corpus, windows=windows, seed=seed)
     if cache is None:
-        arrays = _compute(source, corpus, items, windows, seed, on_clip)
+        arrays = compute(items, on_clip=on_clip)
     else:
         key = {
             "format_version": _FORMAT_VERSION,
             "source": source.identity,
             "corpus": fingerprint,
             "windows": windows if windows == "all" else f"{windows} of seed {seed}",
-            "items": _digest(*("\n".join([item.id, item.digest]).encode() for item in items)),
         }
-        name = f"{split}-{windows}-{_digest(json.dumps(key).encode())[:16]}.npz"
-        path = cache / source.identity[:16] / name
-        arrays = _read(path, key) if path.is_file() else None
-        if arrays is None:
-            arrays = _compute(source, corpus, items, windows, seed, on_clip)
-            _write(path, arrays, key)
+        names = [_digest(f"{item.id}\n{item.digest}".encode())[:16] for item in items]
+        path = cache / source.identity[:16] / f"{split}-{windows}-{_digest(json.dumps([key, names]).encode())[:16]}.npz"
+        arrays = _cached(
+            path, key, names, lambda rows, done: compute([items[row] for row in rows], on_clip=done), on_clip
+        )
     num_windows = np.bincount(arrays["item"], minlength=len(items))
     too_short = np.flatnonzero(num_windows == 0)
     if len(too_short):
@@ -279,10 +278,57 @@ def read_features(
     return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(items), arrays["num_samples"])
 
 
+def _cached(
+    path: Path,
+    key: dict[str, object],
+    names: Sequence[str],
+    compute: Callable[[Sequence[int], Callable[[int, int], None]], dict[str, np.ndarray]],
+    on_clip: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+    """The features of a file of the cache, which is written if it does not exist or is damaged.
+
+    Clips that another file of the same folder has are not computed again, since tasks of a corpus differ in their
+    splits.
+
+    Args:
+        path: The file.
+        key: Everything that the features depend on besides the clips.
+        names: What identifies the clips.
+        compute: Computes the clips in some rows of `names`; its second argument is as `on_clip`.
+        on_clip: Called with the number of clips done and the total.
+    """
+    if path.is_file() and (found := _read(path, key)) is not None and list(found["names"]) == list(names):
+        return found
+    parts: dict[str, tuple[np.ndarray, int]] = {}
+    for other in sorted(path.parent.glob("*.npz")):
+        if other != path and (found := _read(other, key)) is not None:
+            ends = np.cumsum(np.bincount(found["item"], minlength=len(found["names"])))[:-1]
+            vectors = np.split(found["vectors"], ends)
+            parts |= zip(found["names"].tolist(), zip(vectors, found["num_samples"], strict=True), strict=True)
+    missing = [row for row, name in enumerate(names) if name not in parts]
+    if missing:
+        num_known = len(names) - len(missing)
+        computed = compute(missing, lambda done, _: on_clip(num_known + done, len(names)))
+        ends = np.cumsum(np.bincount(computed["item"], minlength=len(missing)))[:-1]
+        vectors = np.split(computed["vectors"], ends)
+        parts |= zip([names[row] for row in missing], zip(vectors, computed["num_samples"], strict=True), strict=True)
+    vectors = [parts[name][0] for name in names]
+    arrays = {
+        # Without clips that are too short, whose empty parts need not have the right width.
+        "vectors": np.concatenate([rows for rows in vectors if len(rows)] or vectors[:1]),
+        "item": np.repeat(np.arange(len(names)), [len(rows) for rows in vectors]),
+        "num_samples": np.array([parts[name][1] for name in names], np.int64),
+        "names": np.array(names, np.str_),
+    }
+    _write(path, arrays, key)
+    return arrays
+
+
 def _compute(
     source: FeatureSource,
     corpus: Corpus,
     items: Sequence[Item],
+    *,
     windows: Literal["all", "crop"],
     seed: int,
     on_clip: Callable[[int, int], None],
@@ -339,10 +385,10 @@ def _content_digest(arrays: dict[str, np.ndarray]) -> str:
 
 def _read(path: Path, key: dict[str, object]) -> dict[str, np.ndarray] | None:
     try:
-        arrays = read_arrays(path, "vectors", "item", "num_samples", "metadata")
+        arrays = read_arrays(path, "vectors", "item", "num_samples", "names", "metadata")
         metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["key"] != key:
-            raise ValueError("it belongs to other features")
+            return None
         if metadata["sha256"] != _content_digest(arrays):
             raise ValueError("its checksum is wrong")
     except (ValueError, KeyError, TypeError) as error:

@@ -150,7 +150,7 @@ def build_model(config: TrainConfig, plan: RunPlan | None = None, label_spec: La
         shared = {"jit_views": config.jit, "num_micro_batches": config.micro_batches}
         model: TrainingModel
         if label_spec is None:
-            projector = build_projector(seed=config.seed)
+            projector = build_projector(projection_dim=config.projection_dim, seed=config.seed)
             model = ContrastiveModel(
                 encoder, projector, chain, config.temperature, two_passes=config.two_passes, **shared
             )

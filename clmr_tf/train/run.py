@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -385,7 +386,11 @@ class _Run:
 
     def _batches(self, shard: BatchShard, first_step: int) -> tf.data.Dataset:
         config = self.config
-        build = labelled_dataset if config.has_labels else pair_dataset
+        build: Callable[..., tf.data.Dataset] = labelled_dataset
+        if not config.has_labels:
+            seconds = config.max_crop_distance_seconds
+            max_distance_samples = None if seconds is None else round(seconds * config.sample_rate_hz)
+            build = functools.partial(pair_dataset, max_distance_samples=max_distance_samples)
         return build(
             self.data.corpus,
             "train",

@@ -116,7 +116,7 @@ class Recorder:
 def recorder(monkeypatch, tmp_path) -> Recorder:
     recorder = Recorder()
     recorder.results = tmp_path / "results"
-    monkeypatch.setattr(encoder_comparison, "_run", recorder.run)
+    monkeypatch.setattr(encoder_comparison, "run_module", recorder.run)
     monkeypatch.setattr(encoder_comparison, "clip_rates", recorder.rates)
     monkeypatch.setattr(encoder_comparison, "export", recorder.export)
     monkeypatch.setattr(encoder_comparison, "probe_model", recorder.probe)

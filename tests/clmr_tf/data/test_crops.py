@@ -43,6 +43,31 @@ def test_both_crops_are_slices_of_the_item_that_the_batch_names(corpus):
                 assert any((samples[o : o + CLIP] == clip).all() for o in offsets)
 
 
+@pytest.mark.parametrize("max_distance_samples", [0, 5, 10**6])
+def test_two_crops_of_a_pair_are_at_most_so_far_apart(corpus, max_distance_samples):
+    """All possible distances are about equally frequent, and the first crops are those without a limit."""
+    items = corpus.items_of("train")
+    limited = batches(corpus, 40, max_distance_samples=max_distance_samples)
+    distances = []
+    for batch, free in zip(limited, batches(corpus, 40), strict=True):
+        np.testing.assert_array_equal(batch["clips"][:, 0], free["clips"][:, 0])
+        np.testing.assert_array_equal(batch["seeds"], free["seeds"])
+        for clips, row in zip(batch["clips"], batch["item"], strict=True):
+            if row < 3:
+                # Its number can be mistaken for a place.
+                continue
+            starts = [offset_of(clip, row) for clip in clips]
+            assert min(starts) >= 0 and max(starts) <= items[row].num_samples - CLIP
+            distances.append(starts[1] - starts[0])
+    if max_distance_samples == 10**6:
+        assert np.mean(np.abs(distances)) > 20
+        return
+    values, counts = np.unique(distances, return_counts=True)
+    assert list(values) == list(range(-max_distance_samples, max_distance_samples + 1))
+    expected = len(distances) / len(values)
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
 def test_an_epoch_visits_every_song_at_most_once_and_drops_the_remainder(corpus):
     items = corpus.items_of("train")
     songs_of_epoch = []

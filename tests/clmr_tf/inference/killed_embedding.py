@@ -6,30 +6,29 @@ Forks, so that this costs one start of Python. The n-th process is killed by SIG
 it left must be readable or unpublished, and the same command must complete it. Prints how many processes were killed.
 """
 
-import contextlib
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-from clmr_tf.audio.decoding import open_audio
 from clmr_tf.audio.listing import find_audio
 from clmr_tf.config.shards import Shard
 from clmr_tf.errors import UsageError
 from clmr_tf.inference import shards
-from clmr_tf.inference.shards import embed_shard, list_files, merge_shards, plan_update, shard_of, update_table
+from clmr_tf.inference.shards import (
+    embed_shard,
+    list_files,
+    merge_shards,
+    plan_update,
+    remove_leftovers,
+    shard_of,
+    update_table,
+)
 from clmr_tf.inference.tables import SongTable, read_manifest
-from tests.clmr_tf.inference.plain_encoder import PlainEncoder
+from tests.clmr_tf.inference.plain_encoder import DecoderInThisProcess, PlainEncoder
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}
-
-
-class DecoderInThisProcess(contextlib.AbstractContextManager):
-    open = staticmethod(open_audio)
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def embed(music: Path, table: Path) -> None:
@@ -44,6 +43,8 @@ def update(music: Path, table: Path) -> None:
     plan = plan_update(table, manifest, files, files_per_part=2)
     if plan.has_changes:
         update_table(PlainEncoder(), table, plan, manifest)
+    else:
+        remove_leftovers(table, manifest)
 
 
 def kill_before_access(number: int, table: str) -> None:

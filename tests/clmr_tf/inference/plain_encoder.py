@@ -1,10 +1,12 @@
 """An encoder without a network and songs of a few of its short windows, for tests of what happens to embeddings."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from clmr_tf.audio.decoding import open_audio
 from tests.synthetic import melody
 
 RATE_HZ = 22_050
@@ -30,6 +32,15 @@ class PlainEncoder:
         assert 1 <= len(audio) <= batch_size
         self.num_encoded += len(audio)
         return audio.reshape(len(audio), DIM, -1).mean(axis=2)
+
+
+class DecoderInThisProcess(contextlib.AbstractContextManager):
+    """Stands for `IsolatedDecoder`, whose process takes a second to start."""
+
+    open = staticmethod(open_audio)
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def write_song(path: Path, seed: int, num_windows: float = 3) -> None:

@@ -19,7 +19,7 @@ from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.inference import embeddings as embedding_stream
 from clmr_tf.inference.encoder import Encoder
-from clmr_tf.inference.shards import embed_npz, embed_table, list_files, shard_of
+from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, merge_shards, shard_of
 from clmr_tf.inference.tables import SongTable, read_manifest
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.synthetic import melody, write_music
@@ -115,7 +115,8 @@ def test_an_interrupted_list_resumes_with_the_same_result(encoder, music, tmp_pa
     embed_files(encoder, files, tmp_path / "through.npz", batch_size=1, files_per_part=1)
 
     def interrupt(done: int, _of: int) -> None:
-        if done == 2:
+        # The part of the third file is not finished yet.
+        if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -159,6 +160,19 @@ def test_a_folder_holds_what_npz_holds(encoder, music, tmp_path):
         assert one.paths == other.paths
         np.testing.assert_array_equal(one.means, other.means)
         np.testing.assert_array_equal(one.is_silent, other.is_silent)
+
+
+def test_a_network_gives_the_same_bytes_in_two_shards(encoder, music, tmp_path):
+    files = find_audio([music])[0]
+    embed_files(encoder, files, tmp_path / "one", hop_seconds=0.5, batch_size=5, files_per_part=2)
+    for number in (1, 0):
+        options = {"hop_seconds": 0.5, "batch_size": 5, "files_per_part": 2}
+        embed_shard(encoder, shard_of(tmp_path / "two", list_files(files), Shard(number, 2), **options))
+    merge_shards(tmp_path / "two")
+    written = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*.parquet"))]
+    assert len(written) == 4
+    for path in [*written, "manifest.json"]:
+        assert (tmp_path / "two" / path).read_bytes() == (tmp_path / "one" / path).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["text.npz", "other.npz", "missing.npz", "text", "missing", "folder"])

@@ -22,7 +22,7 @@ from clmr_tf.config.command_line import DEMO_MODEL
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.inference import embeddings
+from clmr_tf.inference import embeddings, shards
 from clmr_tf.inference.shards import (
     embed_shard,
     embed_table,
@@ -33,9 +33,14 @@ from clmr_tf.inference.shards import (
     update_table,
 )
 from clmr_tf.inference.tables import SongTable, read_manifest
-from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, PlainEncoder, write_song
+from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, DecoderInThisProcess, PlainEncoder, write_song
 
 NUM_SONGS = 9
+
+
+@pytest.fixture(autouse=True)
+def decoder(monkeypatch):
+    monkeypatch.setattr(shards, "IsolatedDecoder", DecoderInThisProcess)
 
 
 @pytest.fixture
@@ -182,7 +187,7 @@ def test_a_damaged_shard_is_named_and_its_repetition_repairs_it(music, tmp_path)
 def test_a_killed_command_is_completed_by_its_repetition_wherever_it_was_killed(tmp_path):
     music = tmp_path / "music"
     music.mkdir()
-    for number in range(5):
+    for number in range(3):
         write_song(music / f"song {number}.wav", number, 2)
     arguments = [sys.executable, "-m", "tests.clmr_tf.inference.killed_embedding", str(music), str(tmp_path / "work")]
     (tmp_path / "work").mkdir()

@@ -113,7 +113,6 @@ def test_the_cache_depends_on_everything_but_labels(tmp_path, source, corpus):
     for other in (
         {"windows": "crop"},
         {"windows": "crop", "seed": 2},
-        {"corpus": dataclasses.replace(corpus, items=corpus.items[:10])},
         {"corpus": dataclasses.replace(corpus, items=changed)},
     ):
         num_windows = source.num_windows
@@ -125,17 +124,34 @@ def test_the_cache_depends_on_everything_but_labels(tmp_path, source, corpus):
     assert other_source.num_windows
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "of something else"])
+@pytest.mark.parametrize("windows", ["all", "crop"])
+def test_clips_that_another_split_has_are_not_computed_again(tmp_path, source, corpus, windows):
+    """Tasks of a corpus differ in their splits; the order of clips and windows does not depend on the cache."""
+
+    def with_items(numbers):
+        return dataclasses.replace(corpus, items=tuple(corpus.items[number] for number in numbers))
+
+    read(tmp_path, source, with_items(range(0, 20)), windows)
+    num_windows, progress = source.num_windows, []
+    mixed = with_items([25, 3, 18, 30, 7])
+    features = read(tmp_path, source, mixed, windows, on_clip=lambda done, total: progress.append((done, total)))
+    fresh = read(None, FirstSamples(), mixed, windows)
+    assert source.num_windows - num_windows == np.isin(fresh.clip_of_row, [0, 3]).sum()
+    assert progress == [(4, 5), (5, 5)]
+    for field in dataclasses.fields(LabeledFeatures):
+        np.testing.assert_array_equal(getattr(features, field.name), getattr(fresh, field.name))
+    num_windows = source.num_windows
+    read(tmp_path, source, with_items([30, 0, 25]), windows)
+    assert source.num_windows == num_windows
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_damaged_cache_files_are_computed_again_with_a_warning(tmp_path, source, corpus, caplog, damage):
     first = read(tmp_path, source, corpus)
     (path,) = tmp_path.rglob("*.npz")
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[content.index(first.vectors.tobytes()[:64]) + 5] ^= 1
-    elif damage == "of something else":
-        read(tmp_path, source, dataclasses.replace(corpus, items=corpus.items[:5]))
-        (other,) = set(tmp_path.rglob("*.npz")) - {path}
-        content = other.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(damage, bytes(content)))
     num_windows = source.num_windows
     with caplog.at_level(logging.WARNING):
