@@ -172,7 +172,7 @@ const list = new SongList(get("list"), (item, element) => {
   if (item.match) {
     const { like_row: like, like_seconds: likeSeconds, seconds } = item.match;
     element.append(button(`▶ ${minutes(seconds)}`, "theirs", `Play ${names[row]} at ${minutes(seconds)}`, () => play(row, seconds)));
-    element.append(button(`▶ query ${minutes(likeSeconds)}`, "mine", `Play ${names[like]} at ${minutes(likeSeconds)}`, () => play(like, likeSeconds)));
+    element.append(button(`▶ mine ${minutes(likeSeconds)}`, "mine", `Play ${names[like]} at ${minutes(likeSeconds)}`, () => play(like, likeSeconds)));
   }
   if (item.other !== undefined) element.append(button("▶ other", "other", `Play ${names[item.other]}`, () => play(item.other)));
   if (item.mark) element.append(button("Take back", "back", `Take back the mark of ${names[row]}`, () => mark(row, "unmarked", item.mark.seconds)));
@@ -244,7 +244,7 @@ async function refresh() {
         row: match.row,
         score: match.cosine,
         match,
-        about: `at ${minutes(match.seconds)} like ${names[match.like_row]} at ${minutes(match.like_seconds)} (${match.window_cosine.toFixed(2)})`,
+        about: `${minutes(match.seconds)} sounds like ${minutes(match.like_seconds)}${query.like.length > 1 ? ` of ${names[match.like_row]}` : ""} (${match.window_cosine.toFixed(2)})`,
       }));
       count = `${counted(items.length, "song")}, the most similar first`;
     }

@@ -254,6 +254,7 @@ def test_the_command_listens_on_this_machine_only_and_ends_when_it_is_interrupte
         addresses = {one[4][0] for one in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
         for address in addresses - {"127.0.0.1"}:
             with socket.socket() as other:
+                other.settimeout(5)
                 assert other.connect_ex((address, port)) != 0
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == 0
