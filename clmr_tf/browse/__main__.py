@@ -95,6 +95,8 @@ def _listening(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((_LOOPBACK, port))
+        # From now on, a browser that comes early waits.
+        listening.listen()
     except OSError as error:
         listening.close()
         raise UsageError(
