@@ -16,11 +16,11 @@ DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 # Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=
 
-.PHONY: train demo-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
+.PHONY: train small-model test test-latest test-torch coverage soak lint format docs figures bench gpu-check help
 
 help:
 	@echo "make train         train on the demo corpus, export, probe (about 15 minutes on two cores)"
-	@echo "make demo-model    the pretrained model in savedmodels/demo (half an hour on two cores)"
+	@echo "make small-model   the pretrained model in savedmodels/music-small (an hour on two cores)"
 	@echo "make test          the tests, except those of make soak"
 	@echo "make test-latest   the same with the newest TensorFlow, in a separate environment (TESTS=tests/... for a part)"
 	@echo "make test-torch    compare with the original network in PyTorch, in a separate environment"
@@ -45,14 +45,26 @@ train: $(VENV)/run-requirements
 	@echo "  $(RUN) -m clmr_tf.train --corpus ~/Music --workdir runs/mine"
 	@echo "  $(RUN) -c \"import clmr_tf; print(clmr_tf.load_encoder('$(DEMO_MODEL)').embed('$(DEMO_SONG)'))\""
 
-# The included pretrained model. Exporting over it removes the probe results of other weights.
-demo-model: $(VENV)/test-requirements
-	$(RUN) -m clmr_tf.train --corpus demo --width 0.25 --steps 2000 --learning-rate 0.0003 --precision mixed_bfloat16 \
-	    --checkpoint-every 250 --workdir runs/demo
-	$(RUN) -m clmr_tf.export --model runs/demo --out savedmodels/demo --overwrite --licence CC-BY-SA-3.0
-	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset quick
-	$(RUN) -m clmr_tf.probe --model savedmodels/demo --corpus demo --preset thesis --out savedmodels/demo/evaluation-demo.json
-	$(RUN) -m clmr_tf.export --model savedmodels/demo --head savedmodels/demo/evaluation-demo.json --tflite int8
+# The included pretrained model; stopped at any moment, the same command continues. Only recordings whose licences allow
+# the weights to be shared.
+SMALL_CORPUS := corpora/debian_games-free
+SMALL_MODEL := savedmodels/music-small
+SMALL_PROBE := $(RUN) -m clmr_tf.probe --model $(SMALL_MODEL) --corpus $(SMALL_CORPUS)
+small-model: $(VENV)/test-requirements
+	$(RUN) -m pipelines.debian_games --set medium --licences CC-BY-3.0 CC-BY-SA-3.0 MIT public-domain --out $(SMALL_CORPUS)
+	$(RUN) -m pipelines.pseudo_tags --corpus $(SMALL_CORPUS)
+	$(RUN) -m clmr_tf.train --corpus $(SMALL_CORPUS) --encoder mel_cnn --width 0.25 --batch-size 64 --steps 1200 \
+	    --learning-rate 0.001 --schedule cosine --warmup-steps 60 --temperature 0.1 --checkpoint-every 100 \
+	    --embeddings-every 0 --workdir runs/music-small
+	$(RUN) -m clmr_tf.export --model runs/music-small --out $(SMALL_MODEL) --overwrite --licence CC-BY-SA-3.0
+	for task in pseudo-tags soundtrack artist; do \
+	    $(SMALL_PROBE) --task $$task --features mel --out runs/music-small/mel-$$task.json && \
+	    $(SMALL_PROBE) --task $$task --features pipelines.musicnn:MusicnnFeatures --out runs/music-small/musicnn-$$task.json && \
+	    $(SMALL_PROBE) --task $$task --out $(SMALL_MODEL)/evaluation-$$task.json \
+	        --compare runs/music-small/mel-$$task.json runs/music-small/musicnn-$$task.json || exit 1; \
+	done
+	$(SMALL_PROBE) --preset retrieval
+	$(RUN) -m clmr_tf.export --model $(SMALL_MODEL) --head $(SMALL_MODEL)/evaluation-pseudo-tags.json --tflite fp32,int8
 
 # Two processes: most of a test's time is spent building graphs, which uses one core. Files run in the order that
 # tests/conftest.py sets.

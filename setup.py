@@ -68,6 +68,8 @@ setup(
         "parquet": [],
         # The library page, and teaching of tags.
         "browse": ["scikit-learn>=1.5", "starlette>=1", "uvicorn>=0.35"],
+        # --cluster; all nodes of a Ray cluster need the same version.
+        "cluster": ["ray==2.60.0"],
         # An approximate index of more than a million songs.
         "index": ["usearch>=2.26"],
         # Write and run other model formats; a newer onnx needs a newer ml_dtypes than TensorFlow 2.17 allows.

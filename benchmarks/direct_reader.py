@@ -141,7 +141,8 @@ def measure_song(
 
 def reader_of(corpus: Corpus, source: str) -> CropReader:
     """Returns the training reader of the corpus' only item that was made from the file `source`."""
-    return crop_reader(corpus, [item for item in corpus.items if item.source == source], CROP_NUM_SAMPLES)
+    rows = np.flatnonzero([item.source == source for item in corpus.items])
+    return crop_reader(corpus, rows, CROP_NUM_SAMPLES)
 
 
 def write(path: Path, song: Song) -> None:

@@ -35,8 +35,9 @@ from benchmarks.encoder_table import (
 from benchmarks.flop import forward_flop
 from benchmarks.train_step import cpu_has_bfloat16
 from clmr_tf.console import stderr
-from clmr_tf.data.corpus import Corpus, task_names_in
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.resolution import is_prepared
+from clmr_tf.data.tasks import task_names_in
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
 from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.console import run_command, stdout
-from clmr_tf.data.corpus import SPLITS, Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
 from clmr_tf.export.runtime_process import load
 from clmr_tf.export.runtimes import FORMATS
@@ -109,9 +110,9 @@ def _score(
     splits = []
     for split, clips in audio.items():
         clip_of_window = np.repeat(np.arange(len(clips)), [len(windows) for windows in clips])
-        items = corpus.items_of(split)
-        num_samples = np.array([item.num_samples for item in items])
-        splits.append(LabeledFeatures(vectors[split], clip_of_window, corpus.multi_hot(items), num_samples))
+        rows = corpus.rows_of(split)
+        labels = corpus.multi_hot(rows)
+        splits.append(LabeledFeatures(vectors[split], clip_of_window, labels, corpus.num_samples[rows]))
     train, valid, test = splits
     window_scores = fit_linear_probe(train, valid, single_label).window_scores(test)
     return {

@@ -42,6 +42,7 @@ CORPORA = {
     "debian_games": "game music from Debian packages",
     "accompaniments": "generated songs with exact labels",
     "pseudo_tags": "tags predicted by another model, for a prepared corpus",
+    "merge": "the shards that --shard prepared, or a corpus of an older version",
 }
 """Modules of `pipelines`, each with a `main`."""
 

@@ -93,7 +93,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         if debug:
             traceback.print_exc()
         # A library may have replaced the interrupt with its own exception.
-        sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else _describe(error)
+        sentence, exit_code = ("Terminated.", EXIT_TERMINATED) if terminations else describe(error)
         stderr.print(f"error: {sentence}", style="red", markup=False)
         return exit_code
     return 0
@@ -127,7 +127,8 @@ def restore_signal_handler(number: int, before: SignalHandler) -> None:
     signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
-def _describe(error: BaseException) -> tuple[str, int]:
+def describe(error: BaseException) -> tuple[str, int]:
+    """One sentence about an error, and the exit code of a command that it ends."""
     if isinstance(error, ClmrError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -8,7 +8,7 @@ python -m clmr_tf.embed --merge music
 
 import contextlib
 import dataclasses
-import hashlib
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,31 +17,30 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
 if TYPE_CHECKING:
-    from clmr_tf.inference.shards import OnFile
-    from clmr_tf.inference.tables import ListedFile
+    from clmr_tf.inference.shards import OnFile, TableShard
+    from clmr_tf.inference.tables import ListedFile, Manifest
 
 # 250 MB of audio. If the command is interrupted, the current part is lost.
 _MAX_BATCH_SIZE = 1024
-# As in `clmr_tf.export.model_folder`, which imports TensorFlow.
-_WEIGHTS_FILE = "encoder.weights.h5"
 # Other kinds of tables, for which a folder would be surprising.
 _OTHER_SUFFIXES = (".parquet", ".csv", ".json", ".npy")
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedConfig:
+class EmbedConfig(ClusterOptions):
     """Settings of the command."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, sample rate and length, or folders of audio files."""
-    model: Path = DEMO_MODEL
-    """Model folder or run folder. Default: the demo model of a checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder or run folder. Default: the model that a checkout includes."""
     out: Path = Path("embeddings.npz")
     """A file that ends in .npz, which is replaced, or the folder of a table; docs/embedding.md describes both."""
     hop_seconds: float | None = None
@@ -59,6 +58,7 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid values."""
+        super().__post_init__()
         if not 1 <= self.batch_size <= _MAX_BATCH_SIZE:
             raise UsageError(f"--batch-size must be 1 to {_MAX_BATCH_SIZE}; received {self.batch_size}.")
         if self.files_per_part < 1:
@@ -69,8 +69,10 @@ class EmbedConfig:
             raise UsageError("--update runs in one process; give it without --shard.")
         if self.merge and (self.paths or self.shard or self.update):
             raise UsageError("--merge only merges shards that are finished; give it alone, without files or --shard.")
-        if self.is_npz and (self.shard or self.update):
-            raise UsageError(f"--shard and --update need a folder for --out; received {self.out}.")
+        if self.cluster != "none" and (self.shard or self.update):
+            raise UsageError("--cluster embeds all shards; give it without --shard and --update.")
+        if self.is_npz and (self.shard or self.update or self.cluster != "none"):
+            raise UsageError(f"--shard, --update and --cluster need a folder for --out; received {self.out}.")
         if self.out.suffix in _OTHER_SUFFIXES:
             raise UsageError(f"--out must be a folder or a file that ends in .npz; received {self.out}.")
 
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
     require_model(config.model)
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.files import exclusive_lock, require_writable
-    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of
+    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of, weights_file_hash
     from clmr_tf.inference.tables import MANIFEST_FILE
 
     out = config.out.expanduser()
@@ -113,13 +115,18 @@ def main(arguments: Sequence[str]) -> None:
         files_per_part=config.files_per_part,
         hop_seconds=config.hop_seconds,
         batch_size=config.batch_size,
-        weights_file_sha256=_weights_file_sha256(config.model.expanduser()),
+        weights_file_sha256=weights_file_hash(config.model.expanduser()),
     )
     own.table.mkdir(exist_ok=True)
     lock = own.table / (f".lock-{own.shard.name}" if config.shard else ".lock")
     with exclusive_lock(lock, f"Another process is writing {out}; wait for it, or choose another --out."):
         if (own.table / MANIFEST_FILE).exists():
             _update(config, own.table, files, own.weights_file_sha256)
+            return
+        if config.cluster != "none":
+            manifest = _embed_on_cluster(config, own)
+            embedded = f"Embedded {manifest.num_songs} of {len(own.files)} files to {printable(str(out))}."
+            stdout.print(embedded, markup=False)
             return
         # Imported only if something is embedded, because TensorFlow takes seconds to import.
         from clmr_tf.inference.encoder import load_encoder
@@ -133,6 +140,22 @@ def main(arguments: Sequence[str]) -> None:
                 summary = embed_npz(encoder, out, own, on_file) if config.is_npz else embed_table(encoder, own, on_file)
                 what, where = f"{len(own.files)} files", str(out)
         stdout.print(f"Embedded {summary.num_songs} of {what} to {printable(where)}.", markup=False)
+
+
+def _embed_on_cluster(config: EmbedConfig, whole: "TableShard") -> "Manifest":
+    """Embeds a table, each part in a shard of its own."""
+    from clmr_tf.inference.shards import divided, merge_shards, opened_worker
+
+    absolute = dataclasses.replace(whole, table=whole.table.absolute())
+    shards = divided(absolute, max(1, -(-len(whole.files) // whole.files_per_part)))
+    model = config.model.expanduser().absolute()
+    run_on_cluster(
+        config,
+        functools.partial(opened_worker, model, whole.weights_file_sha256, config.worker_cpus),
+        [ShardTask(str(shard.shard), shard, len(shard.files)) for shard in shards],
+        doing="Embedding",
+    )
+    return merge_shards(whole.table)
 
 
 def _merge(table: Path) -> None:
@@ -200,13 +223,6 @@ def _require_folder(out: Path) -> None:
     )
     if out.exists() and not is_table:
         raise UsageError(f"{out} exists and is not a table of embeddings; choose another --out.")
-
-
-def _weights_file_sha256(model: Path) -> str | None:
-    try:
-        return hashlib.sha256((model / _WEIGHTS_FILE).read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
 from clmr_tf.console import printable, run_command, shown_progress, stdout
 from clmr_tf.errors import UsageError
 
@@ -38,9 +38,9 @@ class SimilarConfig:
     """Songs to compare with: audio files of any format, sample rate and length."""
     index: Path = Path("embeddings.npz")
     """Table written by `python -m clmr_tf.embed`: an .npz file or a folder."""
-    model: Path = DEMO_MODEL
-    """Model folder or run folder; must be the one that the table was made with. Default: the demo model of a
-    checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder or run folder; must be the one that the table was made with. Default: the model that a
+    checkout includes."""
     top: int = 10
     """Number of songs to show."""
     build_index: bool = False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from clmr_tf.config.command_line import DEMO_MODEL, parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
 from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -23,9 +23,9 @@ class TagConfig:
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Audio files of any format, sample rate and length, or folders of audio files."""
-    model: Path = DEMO_MODEL
-    """Model folder with a head, or folder of a run that was trained with labels. Default: the demo model of a
-    checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder with a head, or folder of a run that was trained with labels. Default: the model that a
+    checkout includes."""
     taught: Path | None = None
     """Table of embeddings of this model whose tags, taught by `python -m clmr_tf.teach`, are added to those of the
     model."""

@@ -1,6 +1,6 @@
 """python -m docs.library_picture: docs/library.png, the library page with the demo music, in Chromium.
 
-python -m clmr_tf.embed pipelines/demo_data/audio --model savedmodels/demo --hop-seconds 1.5 --out /tmp/demo
+python -m clmr_tf.embed pipelines/demo_data/audio --model savedmodels/music-small --hop-seconds 1.5 --out /tmp/demo
 python -m docs.library_picture /tmp/demo
 """
 
@@ -32,7 +32,7 @@ def show(page: Page) -> None:
 
 def main(table: str) -> None:
     """Starts the page, and writes the picture."""
-    command = [sys.executable, "-m", "clmr_tf.browse", table, "--model", "savedmodels/demo", "--port", "0", "--no-open"]
+    command = [sys.executable, "-m", "clmr_tf.browse", table, "--model", "savedmodels/music-small", "--port", "0", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, sync_playwright() as driver:
         address = re.search(r"http://\S+", process.stdout.readline())[0]
         arguments = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]

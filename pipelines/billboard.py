@@ -23,10 +23,10 @@ from clmr_tf.audio.decoding import is_named_like_audio
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.command import PublishedOptions
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import SourceFile, read_records, require_count, split_songs
 
 NAME = "billboard"
@@ -35,6 +35,21 @@ AUDIO = "audio"
 INDEX = "billboard-2.0-index.csv"
 NUM_ENTRIES = 890
 VALID_FRACTION = 0.1
+
+
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have the
+            same id.
+    """
+    return PublishedCorpus(
+        name=NAME,
+        tag_names=(),
+        sources=read_sources(data),
+        description="McGill Billboard 2.0, https://ddmal.ca/research, with recordings of your own",
+    )
 
 
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
@@ -46,24 +61,17 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the index and the audio.
 
     Raises:
-        UsageError: If the index is missing, cannot be read or does not have the published count, if two files have the
-            same id; see also `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    published = PublishedCorpus(
-        name=NAME,
-        tag_names=(),
-        sources=read_sources(data),
-        description="McGill Billboard 2.0, https://ddmal.ca/research, with recordings of your own",
-    )
-    return prepare_published(published, destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
     """Reads the index and looks for a file for each of its songs.
 
     Raises:
-        UsageError: See `prepare_corpus`.
+        UsageError: See `read_corpus`.
     """
     require_files(data, [INDEX], f"pipelines.{NAME}")
     records = read_records(data / INDEX, ",", ["id", "title", "artist"])
@@ -96,7 +104,11 @@ def _audio_files(folder: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
+
+
+def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

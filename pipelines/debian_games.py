@@ -23,12 +23,13 @@ from typing import Literal, TypeVar
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import run_command, stderr, stdout
-from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
-from pipelines.preparation.command import shown_preparation, summarise
+from pipelines.preparation.command import prepare_shown, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
-from pipelines.preparation.prepare import PrepareSettings, default_destination, opened_if_finished, prepare
+from pipelines.preparation.prepare import Preparation, PrepareSettings, default_destination, opened_if_finished
 from pipelines.preparation.sources import SourceFile, read_records, split_songs
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -365,19 +366,19 @@ def _fetch_and_prepare(
     ]
     versions = ", ".join(f"{package.name} {package.version}" for package in found.packages.values())
     of_packages = "; ".join(f"{name}: {text}" for name, text in licences(found.files).items())
-    with shown_preparation(NAME) as on_progress:
-        return prepare(
-            sources,
+    return prepare_shown(
+        Preparation(
             destination,
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
+            sources,
             name=f"{NAME}-{options.set}",
             tag_names=(),
             source_description=f"game music from the Debian packages {versions}; "
             f"{differences or 'all recordings are those of the published list'}; licences: {of_packages}",
             options=_manifest_options(options),
             rejected=found.skipped,
-            on_progress=on_progress,
         )
+    )
 
 
 def _require_enough(found: FoundTracks, options: Options) -> None:

@@ -16,8 +16,8 @@ from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines.demo_data.tables import TRACKS_FILE, Track, read_tracks
-from pipelines.preparation.command import shown_preparation, summarise
-from pipelines.preparation.prepare import PrepareSettings, default_destination, prepare
+from pipelines.preparation.command import prepare_shown, summarise
+from pipelines.preparation.prepare import Preparation, PrepareSettings, default_destination
 from pipelines.preparation.sources import SourceFile
 
 NAME = "demo"
@@ -60,16 +60,16 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         )
         for track in tracks
     ]
-    with shown_preparation(NAME) as on_progress:
-        return prepare(
-            sources,
+    return prepare_shown(
+        Preparation(
             destination,
             dataclasses.replace(settings, max_skipped_fraction=0.0),
+            sources,
             name=NAME,
             tag_names=sorted({track.class_name for track in tracks}),
             source_description="excerpts of freely licensed music, see ATTRIBUTION.md beside them",
-            on_progress=on_progress,
         )
+    )
 
 
 def _read_tracks(data: Path) -> list[Track]:

@@ -24,11 +24,11 @@ from typing import Literal, get_args
 from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "fma"
@@ -62,12 +62,22 @@ class FmaOptions(DownloadOptions):
     """Subset; the paper trains on medium."""
 
 
-def prepare_corpus(
-    destination: Path,
-    settings: PrepareSettings,
-    data: Path = DATA,
-    size: Size = "medium",
-) -> Corpus:
+def read_corpus(data: Path, size: str) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If tracks.csv is missing, cannot be read or does not have the published counts.
+    """
+    sources = read_sources(data, size)
+    return PublishedCorpus(
+        name=f"fma-{size}",
+        tag_names=sorted({tag for source in sources for tag in source.tags}),
+        sources=sources,
+        description="FMA: A Dataset For Music Analysis, https://github.com/mdeff/fma",
+    )
+
+
+def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA, size: Size = "medium") -> Corpus:
     """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
     Args:
@@ -77,25 +87,17 @@ def prepare_corpus(
         size: Which subset.
 
     Raises:
-        UsageError: If tracks.csv is missing, cannot be read or does not have the published counts; see also
-            `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    sources = read_sources(data, size)
-    published = PublishedCorpus(
-        name=f"fma-{size}",
-        tag_names=sorted({tag for source in sources for tag in source.tags}),
-        sources=sources,
-        description="FMA: A Dataset For Music Analysis, https://github.com/mdeff/fma",
-    )
-    return prepare_published(published, destination, settings)
+    return prepare_published(read_corpus(data, size), destination, settings)
 
 
 def read_sources(data: Path, size: str) -> list[SourceFile]:
     """Reads the clips of a subset; every track is a song.
 
     Raises:
-        UsageError: See `prepare_corpus`.
+        UsageError: See `read_corpus`.
     """
     require_files(data, [TRACKS], f"pipelines.{NAME}")
     wanted = SIZES[: SIZES.index(size) + 1]
@@ -126,14 +128,14 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, data=DATA, options_type=FmaOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=FmaOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: FmaOptions, data: Path) -> Corpus:
+def _read(options: FmaOptions, data: Path) -> PublishedCorpus:
     if options.download:
         for name in ("fma_metadata", f"fma_{options.size}"):
             _download(name, data)
-    return prepare_corpus(destination, options, data, options.size)
+    return read_corpus(data, options.size)
 
 
 def _download(name: str, data: Path) -> None:

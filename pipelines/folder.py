@@ -3,8 +3,9 @@
     python -m pipelines.folder ~/Music --out corpora/music
 
 Every audio file below the folder becomes one item and one song; copies of a recording under other names are one song.
-Rerun the command to resume an interrupted preparation. Any audio format, sample rate and number of channels is
-accepted; files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
+Rerun the command to resume an interrupted preparation. With --shard, several machines prepare a folder, and
+`python -m pipelines.merge` makes the corpus of what they prepared. Any audio format, sample rate and number of channels
+is accepted; files that cannot be used are left out, and skipped.jsonl in the corpus gives the reasons.
 
 Splits: if all sub-folders with audio are called train, valid or test (train and at least one other), they are the
 splits. Otherwise a hash of a song's path (of copies, the first path) decides. By default a tenth of the songs is for
@@ -12,8 +13,6 @@ validation: one of 2 to 14 songs, and none if there is only one.
 """
 
 import dataclasses
-import functools
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -23,14 +22,14 @@ import tyro
 
 from clmr_tf.audio.listing import Listing, list_audio
 from clmr_tf.config.command_line import parse_command
-from clmr_tf.console import printable, run_command, stderr, stdout
-from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Item
+from clmr_tf.console import printable, run_command, stderr
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_preparation, summarise
-from pipelines.preparation.prepare import PrepareSettings, prepare
+from pipelines.preparation.command import ShardOptions, prepare_as_asked, prepare_shown, summarise
+from pipelines.preparation.merging import SongsOfCopies
+from pipelines.preparation.prepare import Preparation, PrepareSettings
 from pipelines.preparation.sources import SourceFile, counted, split_songs
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class FolderSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(FolderSettings, PrepareSettings):
+class Options(FolderSettings, ShardOptions, PrepareSettings):
     """The command line."""
 
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MUSIC")]] = None
@@ -63,6 +62,7 @@ class Options(FolderSettings, PrepareSettings):
 
     def __post_init__(self) -> None:
         FolderSettings.__post_init__(self)
+        ShardOptions.__post_init__(self)
         PrepareSettings.__post_init__(self)
 
 
@@ -87,34 +87,35 @@ def prepare_corpus(
         ClmrError: If more files than allowed cannot be used.
     """
     is_new = not (destination / MANIFEST_FILE).is_file()
-    corpus = _prepare(folder, destination, settings, folder_settings)
+    corpus = prepare_shown(plan_corpus(folder, destination, settings, folder_settings))
     if is_new:
         stderr.print(summarise(corpus), markup=False)
     return corpus
 
 
-def _prepare(folder: Path, destination: Path, settings: PrepareSettings, folder_settings: FolderSettings) -> Corpus:
+def plan_corpus(
+    folder: Path, destination: Path, settings: PrepareSettings, folder_settings: FolderSettings
+) -> Preparation:
+    """Lists a folder of music; the arguments and errors are those of `prepare_corpus`."""
     listing = _list(folder, destination)
     sources = sources_of(folder, listing.audio, folder_settings)
     name = printable(folder.resolve().name) or "music"
-    with shown_preparation(name) as on_progress:
-        return prepare(
-            sources,
-            destination,
-            settings,
-            name=name,
-            tag_names=sorted({tag for source in sources for tag in source.tags}),
-            source_description=f"the folder {name}",
-            # Only those options that the list of files depends on.
-            options={
-                field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)
-            },
-            rejected=listing.rejected,
-            arrange=functools.partial(
-                arrange_songs, folder_settings=folder_settings, are_splits=_folders_are_splits(listing.audio)
-            ),
-            on_progress=on_progress,
-        )
+    return Preparation(
+        destination,
+        settings,
+        sources,
+        name=name,
+        tag_names=sorted({tag for source in sources for tag in source.tags}),
+        source_description=f"the folder {name}",
+        # Only those options that the list of files depends on.
+        options={field.name: str(getattr(folder_settings, field.name)) for field in dataclasses.fields(FolderSettings)},
+        rejected=listing.rejected,
+        copies=SongsOfCopies(
+            folder_settings.valid_fraction,
+            folder_settings.test_fraction,
+            keep_splits=_folders_are_splits(listing.audio),
+        ),
+    )
 
 
 def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettings) -> list[SourceFile]:
@@ -149,32 +150,6 @@ def sources_of(folder: Path, names: Sequence[str], folder_settings: FolderSettin
     return sources
 
 
-def arrange_songs(items: Sequence[Item], *, folder_settings: FolderSettings, are_splits: bool) -> list[Item]:
-    """Merges copies of a recording into one song, and assigns the songs to splits.
-
-    Args:
-        items: Items in the order of their paths, each with its own song.
-        folder_settings: Fractions of the splits.
-        are_splits: Whether the folders are the splits; copies then keep their split.
-    """
-    first_of: dict[tuple[str, str], str] = {}
-    # If the folders are the splits, a recording that is in two of them is two songs.
-    keys = [(item.digest, item.split if are_splits else "") for item in items]
-    for key, item in zip(keys, items, strict=True):
-        first_of.setdefault(key, item.id)
-    songs = [first_of[key] for key in keys]
-    if num_copies := len(items) - len(set(songs)):
-        _logger.warning("%d of %d files are copies of others; copies count as one song.", num_copies, len(items))
-    num_in_two = len(first_of) - len({digest for digest, _ in first_of})
-    if num_in_two:
-        _logger.warning("Recordings in more than one split: %d; scores on them are meaningless.", num_in_two)
-    drawn = split_songs(songs, folder_settings.valid_fraction, folder_settings.test_fraction)
-    return [
-        dataclasses.replace(item, song_id=song, split=item.split if are_splits else drawn[song])
-        for item, song in zip(items, songs, strict=True)
-    ]
-
-
 def _list(folder: Path, destination: Path) -> Listing:
     if not folder.exists():
         raise UsageError(f"The folder {folder} does not exist; give the folder that contains the music.")
@@ -206,8 +181,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_command(Options, arguments, program="python -m pipelines.folder", description=__doc__)
     if options.folder is None or options.out is None:
         raise UsageError("Give a folder of music, and a folder for the corpus with --out: `MUSIC --out corpora/mine`.")
-    corpus = _prepare(options.folder.expanduser(), options.out.expanduser(), options, options)
-    stdout.print(summarise(corpus), markup=False)
+    folder, destination = options.folder.expanduser(), options.out.expanduser()
+    prepare_as_asked(plan_corpus(folder, destination, options, options), options)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from pathlib import Path
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import RemoteFile, fetch
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "gtzan"
@@ -48,6 +48,20 @@ _SHA256 = {
 }
 
 
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If a list is missing or is not the published one.
+    """
+    return PublishedCorpus(
+        name=CORPUS_NAME,
+        tag_names=GENRES,
+        sources=read_sources(data),
+        description="GTZAN (Tzanetakis and Cook 2002), lists of https://github.com/coreyker/dnn-mgr",
+    )
+
+
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
@@ -57,16 +71,10 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the lists and the audio.
 
     Raises:
-        UsageError: If a list is missing or is not the published one; see also `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    published = PublishedCorpus(
-        name=CORPUS_NAME,
-        tag_names=GENRES,
-        sources=read_sources(data),
-        description="GTZAN (Tzanetakis and Cook 2002), lists of https://github.com/coreyker/dnn-mgr",
-    )
-    return prepare_published(published, destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
@@ -97,14 +105,14 @@ def _source(data: Path, line: str, split: str, where: Path) -> SourceFile:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
+def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
     if options.download:
         for split, name in LISTS.items():
             fetch(RemoteFile(name, f"{_HOST}{name}", f"sha256:{_SHA256[split]}"), data)
-    return prepare_corpus(destination, options, data)
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

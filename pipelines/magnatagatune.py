@@ -34,11 +34,11 @@ from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import (
     SourceFile,
     parse_label_vector,
@@ -310,6 +310,15 @@ INDEX = "index_mtt.tsv"
 LABELS = {"train": "train_gt_mtt.tsv", "valid": "val_gt_mtt.tsv", "test": "test_gt_mtt.tsv"}
 
 
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If a table is missing, cannot be read or does not have the published counts.
+    """
+    return published_clips(CORPUS_NAME, read_clips(data), NUM_CLIPS, data)
+
+
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
@@ -319,12 +328,10 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
-            `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    clips = read_clips(data)
-    return prepare_published(published_clips(CORPUS_NAME, clips, NUM_CLIPS, data), destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
@@ -342,13 +349,13 @@ def read_clips(data: Path) -> list[LabelledClip]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
+def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
     if options.download:
         download(data)
-    return prepare_corpus(destination, options, data)
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

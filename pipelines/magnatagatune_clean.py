@@ -32,9 +32,9 @@ from pipelines.magnatagatune import (
     read_annotations,
     read_numpy_files,
 )
-from pipelines.preparation.command import DownloadOptions, run_pipeline
+from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.prepare import PrepareSettings
-from pipelines.preparation.published import prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 
 NAME = "magnatagatune_clean"
 CORPUS_NAME = "magnatagatune-clean"
@@ -43,10 +43,14 @@ NUM_CLIPS = {"train": 15_244, "valid": 1_529, "test": 4_332}
 NUMPY_FILES = ("train.npy", "valid.npy", "test.npy", "binary.npy", "tags.npy")
 
 
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus, see `pipelines.magnatagatune.read_corpus`."""
+    return published_clips(CORPUS_NAME, read_clips(data), NUM_CLIPS, data)
+
+
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the corpus; arguments and errors are those of `pipelines.magnatagatune.prepare_corpus`."""
-    clips = read_clips(data)
-    return prepare_published(published_clips(CORPUS_NAME, clips, NUM_CLIPS, data), destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
@@ -71,13 +75,13 @@ def read_clips(data: Path) -> list[LabelledClip]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
 
 
-def _prepare(destination: Path, options: DownloadOptions, data: Path) -> Corpus:
+def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
     if options.download:
         download(data)
-    return prepare_corpus(destination, options, data)
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

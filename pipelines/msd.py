@@ -29,10 +29,10 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.command import PublishedOptions
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import SourceFile, require_split_counts
 
 NAME = "msd"
@@ -48,6 +48,20 @@ PATHS = "7D_id_to_path.pkl"
 NUM_TRACKS = {"train": 201_680, "valid": 11_774, "test": 28_435}
 
 
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If a table is missing, holds more than plain data or does not have the published counts.
+    """
+    return PublishedCorpus(
+        name=CORPUS_NAME,
+        tag_names=MSD_TAGS,
+        sources=read_sources(data),
+        description="Million Song Dataset, http://millionsongdataset.com, previews of 7digital",
+    )
+
+
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
@@ -57,24 +71,17 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the published files.
 
     Raises:
-        UsageError: If a table is missing, holds more than plain data or does not have the published counts; see also
-            `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    published = PublishedCorpus(
-        name=CORPUS_NAME,
-        tag_names=MSD_TAGS,
-        sources=read_sources(data),
-        description="Million Song Dataset, http://millionsongdataset.com, previews of 7digital",
-    )
-    return prepare_published(published, destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
     """Reads the split; every track is a song.
 
     Raises:
-        UsageError: See `prepare_corpus`.
+        UsageError: See `read_corpus`.
     """
     require_files(data, [TRAIN_AND_VALID, TEST, TAG_VECTORS, SEVENDIGITAL_IDS, PATHS], f"pipelines.{NAME}")
     train_and_valid, test = (_ids(data / name) for name in (TRAIN_AND_VALID, TEST))
@@ -133,7 +140,11 @@ def _tags(stored: Any) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
+
+
+def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

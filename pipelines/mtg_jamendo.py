@@ -26,10 +26,10 @@ from pathlib import Path, PurePosixPath
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import CorpusOptions, run_pipeline
+from pipelines.preparation.command import PublishedOptions
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files
+from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
 from pipelines.preparation.sources import SourceFile, read_rows, require_count, require_split_counts
 
 NAME = "mtg_jamendo"
@@ -46,6 +46,24 @@ NUM_TRACKS = {"train": 32_136, "valid": 10_888, "test": 11_356}
 NUM_TAGS = 50
 
 
+def read_corpus(data: Path) -> PublishedCorpus:
+    """Reads what the published tables say about the corpus.
+
+    Raises:
+        UsageError: If a table is missing, cannot be read or does not have the published counts.
+    """
+    sources = read_sources(data)
+    # The published list, data/tags/top50.txt, is in alphabetical order.
+    tag_names = sorted({tag for source in sources for tag in source.tags})
+    require_count(f"The split {CORPUS_NAME}", "tags", len(tag_names), NUM_TAGS)
+    return PublishedCorpus(
+        name=CORPUS_NAME,
+        tag_names=tag_names,
+        sources=sources,
+        description="MTG-Jamendo, https://github.com/MTG/mtg-jamendo-dataset",
+    )
+
+
 def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
     """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
 
@@ -55,28 +73,17 @@ def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DA
         data: Folder of the tables and the audio.
 
     Raises:
-        UsageError: If a table is missing, cannot be read or does not have the published counts; see also
-            `prepare_published`.
+        UsageError: See `read_corpus` and `prepare_published`.
         ClmrError: See `prepare_published`.
     """
-    sources = read_sources(data)
-    # The published list, data/tags/top50.txt, is in alphabetical order.
-    tag_names = sorted({tag for source in sources for tag in source.tags})
-    require_count(f"The split {CORPUS_NAME}", "tags", len(tag_names), NUM_TAGS)
-    published = PublishedCorpus(
-        name=CORPUS_NAME,
-        tag_names=tag_names,
-        sources=sources,
-        description="MTG-Jamendo, https://github.com/MTG/mtg-jamendo-dataset",
-    )
-    return prepare_published(published, destination, settings)
+    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
     """Reads the three tables; every track is a song.
 
     Raises:
-        UsageError: See `prepare_corpus`.
+        UsageError: See `read_corpus`.
     """
     require_files(data, TABLES.values(), f"pipelines.{NAME}")
     sources = []
@@ -101,7 +108,11 @@ def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, prepare_corpus, data=DATA, options_type=CorpusOptions, name=NAME, description=__doc__)
+    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
+
+
+def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
+    return read_corpus(data)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ import soxr
 
 from clmr_tf.config.command_line import parse_command
 from clmr_tf.console import run_command, stderr, stdout
-from clmr_tf.data.corpus import SPLITS, Corpus, CorpusTask, Item, Label, write_task
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS, Item
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
 from clmr_tf.files import write_atomically
 
@@ -185,10 +187,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"{corpus.folder} has no decoded audio; prepare it with --reader prepared.")
     min_songs = dict(zip(SPLITS, (options.min_train, options.min_valid, options.min_test), strict=True))
     probabilities = predicted_probabilities(corpus, options.musicnn, options.num_windows)
-    task, dropped = pseudo_tags_task(corpus.items, probabilities, MAGNATAGATUNE_TAGS, min_songs)
+    task, dropped = pseudo_tags_task(tuple(corpus.items), probabilities, MAGNATAGATUNE_TAGS, min_songs)
     path = write_task(task, corpus.folder)
     tags = corpus.for_task(TASK_NAME)
-    carried = tags.multi_hot(tags.items).sum() / len(tags.items)
+    carried = len(tags.tag_codes) / len(tags.items)
     stdout.print(
         f"{path}: {len(task.tag_names)} pseudo-tags ({', '.join(task.tag_names)}), {carried:.2f} per recording; "
         f"dropped for too few songs in train, valid and test: {_listed(dropped)}.",

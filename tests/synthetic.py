@@ -1,21 +1,16 @@
 """Small synthetic music: prepared corpora and folders of audio files."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from clmr_tf.data.corpus import (
-    INDEX_FILE,
-    MANIFEST_FILE,
-    PCM_FILE,
-    Corpus,
-    CorpusManifest,
-    Item,
-    count_by_split,
-    fingerprint_of,
-)
+from clmr_tf.data.corpus import AudioFile, Corpus, CorpusManifest, write_corpus
+from clmr_tf.data.index import Item, index_table
+
+PCM_FILE = "shards/00000-of-00001/audio-00000.pcm"
 
 
 def melody(seed: int, num_samples: int, sample_rate_hz: int = 22050) -> np.ndarray:
@@ -30,7 +25,7 @@ def melody(seed: int, num_samples: int, sample_rate_hz: int = 22050) -> np.ndarr
     return np.clip(audio, -1, 1).astype(np.float32)
 
 
-def write_corpus(
+def synthetic_corpus(
     folder: Path,
     *,
     num_songs: dict[str, int],
@@ -42,53 +37,53 @@ def write_corpus(
 
     Item k has `num_samples + k` samples. With tags, song s has the tag s modulo the number of tags.
     """
-    folder.mkdir(parents=True)
     items: list[Item] = []
-    with (folder / PCM_FILE).open("wb") as file:
-        offset = 0
-        for split, count in num_songs.items():
-            for song in range(count):
-                for _ in range(items_per_song):
-                    number = len(items)
-                    length = num_samples + number
-                    pcm = (32767 * melody(song, length)).astype("<i2") if tag_names else ramp(number, length)
-                    file.write(pcm.tobytes())
-                    tags = (tag_names[song % len(tag_names)],) if tag_names else ()
-                    song_id = f"{split}-song-{song}"
-                    items.append(
-                        Item(
-                            id=f"item-{number}",
-                            song_id=song_id,
-                            source=f"{number}.wav",
-                            split=split,
-                            tags=tags,
-                            file=PCM_FILE,
-                            offset_samples=offset,
-                            num_samples=length,
-                            digest=hashlib.sha256(pcm.tobytes()).hexdigest()[:16],
-                            source_rate_hz=22050,
-                            source_num_channels=1,
-                            source_num_bytes=1000,
-                        )
+    pcm: list[np.ndarray] = []
+    for split, count in num_songs.items():
+        for song in range(count):
+            for _ in range(items_per_song):
+                number = len(items)
+                length = num_samples + number
+                samples = (32767 * melody(song, length)).astype("<i2") if tag_names else ramp(number, length)
+                items.append(
+                    Item(
+                        id=f"item-{number}",
+                        song_id=f"{split}-song-{song}",
+                        source=f"{number}.wav",
+                        split=split,
+                        tags=(tag_names[song % len(tag_names)],) if tag_names else (),
+                        file="",
+                        offset_samples=sum(map(len, pcm)),
+                        num_samples=length,
+                        digest=hashlib.sha256(samples.tobytes()).hexdigest()[:16],
+                        source_rate_hz=22050,
+                        source_num_channels=1,
+                        source_num_bytes=1000,
                     )
-                    offset += length
-    index = "".join(item.to_json() + "\n" for item in items).encode()
-    (folder / INDEX_FILE).write_bytes(index)
-    num_items, songs = count_by_split(items)
-    manifest = CorpusManifest(
-        name=folder.name,
-        sample_rate_hz=22050,
-        storage="pcm",
-        tag_names=tag_names,
-        num_items=num_items,
-        num_songs=songs,
-        num_skipped={},
-        source={},
-        tool_versions={},
-        fingerprint=fingerprint_of(index),
-    )
-    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+                )
+                pcm.append(samples)
+    return save_corpus(folder, items, np.concatenate(pcm), tag_names=tag_names)
+
+
+def save_corpus(folder: Path, items: Sequence[Item], pcm: np.ndarray | None, **manifest) -> Corpus:
+    """Writes and opens a corpus of these items; without samples, int16, its storage is "direct"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"name": folder.name, "sample_rate_hz": 22050, "tag_names": (), "num_items": {}, "num_songs": {}}
+    fields |= {"num_skipped": {}, "source": {}, "tool_versions": {}, "storage": "direct" if pcm is None else "pcm"}
+    if pcm is not None:
+        (folder / PCM_FILE).parent.mkdir(parents=True, exist_ok=True)
+        (folder / PCM_FILE).write_bytes(pcm.astype("<i2").tobytes())
+        fields["audio_files"] = (AudioFile(PCM_FILE, len(pcm)),)
+    outline = CorpusManifest(**{**fields, **manifest})
+    write_corpus(folder, index_table(items, outline.tag_names), outline)
     return Corpus.open(folder)
+
+
+def changed_corpus(corpus: Corpus, folder: Path, items: Sequence[Item], **manifest) -> Corpus:
+    """Writes and opens a corpus with the audio of another one, and other items."""
+    pcm = np.concatenate([np.fromfile(corpus.folder / file.file, "<i2") for file in corpus.manifest.audio_files])
+    fields = {"name": corpus.manifest.name, "tag_names": corpus.manifest.tag_names, **manifest}
+    return save_corpus(folder, items, pcm, **fields)
 
 
 def ramp(item: int, num_samples: int) -> np.ndarray:

@@ -224,7 +224,7 @@ def _name(hint: Any) -> str:
     return "a list" if typing.get_origin(hint) is tuple else names.get(hint, str(hint))
 
 
-DEMO_MODEL = Path("savedmodels/demo")
+INCLUDED_MODEL = Path("savedmodels/music-small")
 """The default model of commands. It is included in a checkout of the code, but not in an installation."""
 
 
@@ -236,7 +236,7 @@ def require_model(folder: Path) -> Path:
     """
     expanded = folder.expanduser()
     if not expanded.exists():
-        what = "--model is needed, since the demo model" if folder == DEMO_MODEL else "The model"
+        what = "--model is needed, since the included model" if folder == INCLUDED_MODEL else "The model"
         raise UsageError(
             f"{what} {folder} does not exist; use --model with a folder that `python -m clmr_tf.export` or "
             "`python -m clmr_tf.train` wrote."

@@ -139,9 +139,9 @@ class TrainConfig:
     dropout: float = 0.5
     """Dropout on the embedding before the classifier, when training with labels."""
     strategy: Literal["auto", "single", "mirrored", "multi_worker"] = "auto"
-    """Devices: one, all of this machine, or all machines that TF_CONFIG names (each runs the same command with a shared
-    --workdir). "auto" uses what is available. Negatives come from all devices. A run can be resumed on other
-    devices; its numbers are then equal up to rounding."""
+    """Devices: one, all of this machine, or all machines that TF_CONFIG names or srun uses (each runs the same command
+    with a shared --workdir). "auto" uses what is available. Negatives come from all devices. A run can be resumed on
+    other devices; its numbers are then equal up to rounding."""
     num_replicas: int = 0
     """Number of devices that "mirrored" uses; 0 means every GPU. Without a GPU, the CPU is split into this many, which
     is not faster."""

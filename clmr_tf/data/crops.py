@@ -1,16 +1,20 @@
 """tf.data datasets of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
 
+import ctypes
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from clmr_tf.data.corpus import PCM_DTYPE, PCM_FILE, PCM_FULL_SCALE, Corpus, Item
+from clmr_tf.data.corpus import PCM_DTYPE, PCM_FULL_SCALE, Corpus
 from clmr_tf.errors import UsageError
 
 CropReader = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Takes an item's row in the index of the split and an offset in samples (int64 scalars), returns a crop."""
+"""Takes an item's place among the rows that the reader was made for and an offset in samples (int64 scalars), returns
+a crop."""
 
 # Separate streams, folded into the run seed; no two draws share random bits.
 _ITEM_STREAM, _OFFSET_STREAM, _VIEW_STREAM, _NEAR_OFFSET_STREAM = 0, 1, 2, 3
@@ -126,13 +130,15 @@ def crop_dataset(
         max_distance_samples: Largest distance of a crop from the first one of its item; None: anywhere.
         corpus, split, batch_size, clip_num_samples, seed, first_step, sampling_unit, shard: As in `pair_dataset`.
     """
-    items = corpus.items_of(split)
-    first_item_of_unit, items_by_unit = _group(items, sampling_unit)
+    rows = corpus.rows_of(split)
+    first_item_of_unit, items_by_unit = _group(corpus.song_numbers[rows], sampling_unit)
     count = len(first_item_of_unit) - 1
-    read_crop = crop_reader(corpus, items, clip_num_samples)
-    first_item_of_unit = tf.constant(first_item_of_unit)
-    items_by_unit = tf.constant(items_by_unit)
-    num_samples = tf.constant([item.num_samples for item in items], tf.int64)
+    read_crop = crop_reader(corpus, rows, clip_num_samples)
+    # As tensors that the graph captures, not as constants in it, since they may have millions of entries.
+    with tf.init_scope():
+        first_item_of_unit = tf.constant(first_item_of_unit, tf.int64)
+        items_by_unit = tf.constant(items_by_unit, tf.int64)
+        num_samples = tf.constant(corpus.num_samples[rows], tf.int64)
 
     replica_batch_size = batch_size // shard.num_replicas
     part_size = replica_batch_size // shard.num_micro_batches
@@ -174,33 +180,54 @@ def crop_dataset(
 
 def num_units(corpus: Corpus, split: str, sampling_unit: str) -> int:
     """How many songs (or items, with `sampling_unit` "clip") a split has; an epoch sees each at most once."""
-    first_item_of_unit, _ = _group(corpus.items_of(split), sampling_unit)
-    return len(first_item_of_unit) - 1
+    rows = corpus.rows_of(split)
+    return len(rows) if sampling_unit == "clip" else int(np.count_nonzero(np.bincount(corpus.song_numbers[rows])))
 
 
-def crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:
-    """Makes the graph function that reads a crop of one of `items`, float32 [clip_num_samples]."""
+def crop_reader(corpus: Corpus, rows: np.ndarray, clip_num_samples: int) -> CropReader:
+    """Makes the graph function that reads a crop of one of the items in `rows`, float32 [clip_num_samples]."""
     if corpus.manifest.storage == "direct":
         from clmr_tf.data.direct_reader import direct_crop_reader
 
-        return direct_crop_reader(corpus, items, clip_num_samples)
-    return pcm_crop_reader(corpus, items, clip_num_samples)
+        return direct_crop_reader(corpus, rows, clip_num_samples)
+    return pcm_crop_reader(corpus, rows, clip_num_samples)
 
 
-def pcm_crop_reader(corpus: Corpus, items: Sequence[Item], clip_num_samples: int) -> CropReader:
-    """The reader for prepared PCM: slices the memory-mapped file without Python, and copies only the crop."""
-    path = corpus.folder / PCM_FILE
-    total_num_samples = path.stat().st_size // PCM_DTYPE.itemsize
-    item_offsets = tf.constant([item.offset_samples for item in items], tf.int64)
+def pcm_crop_reader(corpus: Corpus, rows: np.ndarray, clip_num_samples: int) -> CropReader:
+    """The reader for prepared PCM: slices memory-mapped files without Python, and copies only the crop."""
+    begins = corpus.audio_begins
+    file_numbers = np.searchsorted(begins, corpus.offset_samples[rows], side="right") - 1
+    with tf.init_scope(), tf.device("CPU:0"):
+        files = _mapped_files(corpus)
+        file_of_item = tf.constant(file_numbers, tf.int32)
+        first_sample = tf.constant(corpus.offset_samples[rows] - begins[file_numbers], tf.int64)
 
     def read_crop(item: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
-        samples = tf.raw_ops.ImmutableConst(
-            dtype=tf.int16, shape=[total_num_samples], memory_region_name=str(path.absolute())
+        samples = tf.raw_ops.TensorListGetItem(
+            input_handle=files, index=file_of_item[item], element_shape=[-1], element_dtype=tf.int16
         )
-        crop = tf.slice(samples, [item_offsets[item] + offset_samples], [clip_num_samples])
+        crop = tf.slice(samples, [first_sample[item] + offset_samples], [clip_num_samples])
         return tf.cast(crop, tf.float32) / PCM_FULL_SCALE
 
     return read_crop
+
+
+def _mapped_files(corpus: Corpus) -> tf.Tensor:
+    """A list of the PCM files, mapped into memory: finding one of 256 takes as long as finding one of one."""
+    files = tf.raw_ops.EmptyTensorList(element_shape=[-1], max_num_elements=-1, element_dtype=tf.int16)
+    for file in corpus.manifest.audio_files:
+        files = tf.raw_ops.TensorListPushBack(input_handle=files, tensor=_mapped(corpus.folder / file.file))
+    return files
+
+
+def _mapped(path: Path) -> tf.Tensor:
+    """A file as an int16 tensor whose bytes are read when they are used."""
+    # TensorFlow's own op for this, ImmutableConst, is folded as a constant: its whole file is copied once. NumPy does
+    # not share arrays that are read-only, so it gets the address; nothing writes to an eager tensor.
+    samples = np.memmap(path, PCM_DTYPE, "r")
+    buffer: Any = (ctypes.c_int16 * len(samples)).from_address(samples.ctypes.data)
+    buffer.mapped = samples  # Lives as long as the tensor.
+    return tf.experimental.dlpack.from_dlpack(np.ctypeslib.as_array(buffer).__dlpack__())
 
 
 def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | None = None) -> np.ndarray:
@@ -212,15 +239,19 @@ def window_starts(num_samples: int, clip_num_samples: int, hop_samples: int | No
     return np.arange(0, num_samples - clip_num_samples + 1, hop_samples, dtype=np.int64)
 
 
-def _group(items: Sequence[Item], sampling_unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `items` sorted by unit, and where each unit begins (with the end as the last entry)."""
+def _group(song_numbers: np.ndarray, sampling_unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Items sorted by unit, and where each unit begins (with the end as the last entry).
+
+    Songs are in the order of their first items.
+    """
     if sampling_unit == "clip":
-        return np.arange(len(items) + 1), np.arange(len(items))
-    rows_of_song: dict[str, list[int]] = {}
-    for row, item in enumerate(items):
-        rows_of_song.setdefault(item.song_id, []).append(row)
-    begins = np.cumsum([0, *(len(rows) for rows in rows_of_song.values())])
-    return begins, np.array([row for rows in rows_of_song.values() for row in rows], np.int64)
+        return np.arange(len(song_numbers) + 1), np.arange(len(song_numbers))
+    songs, first_items, song_of_item = np.unique(song_numbers, return_index=True, return_inverse=True)
+    rank_of_song = np.empty(len(songs), np.int64)
+    rank_of_song[np.argsort(first_items)] = np.arange(len(songs))
+    rank_of_item = rank_of_song[song_of_item]
+    begins = np.concatenate([[0], np.cumsum(np.bincount(rank_of_item))])
+    return begins, np.argsort(rank_of_item, kind="stable")
 
 
 def _permute(rank: tf.Tensor, num_units: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -290,5 +321,6 @@ def labelled_dataset(
         max_distance_samples=None,
         shard=shard,
     )
-    labels = tf.constant(corpus.multi_hot(corpus.items_of(split)).astype(np.uint8))
+    with tf.init_scope():
+        labels = tf.constant(corpus.multi_hot(corpus.rows_of(split), np.uint8))
     return crops.map(lambda batch: {**batch, "labels": tf.cast(tf.gather(labels, batch["item"]), tf.float32)})

@@ -14,7 +14,7 @@ Where tensorflow-io cannot be loaded (Python 3.13, TensorFlow above 2.17), FFmpe
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from clmr_tf.audio.decoding import decode_range, source_rate_hz
 from clmr_tf.audio.resampling import SourceBlock, mono_weights_of, plan_block, resample_block
-from clmr_tf.data.corpus import Corpus, Item
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 
 # A reader of tensorflow-io belongs to its node in the graph, not to the call: two simultaneous calls of a function
@@ -42,29 +42,31 @@ _SAMPLE_FORMATS = (
 
 
 def direct_crop_reader(
-    corpus: Corpus, items: Sequence[Item], clip_num_samples: int
+    corpus: Corpus, rows: np.ndarray, clip_num_samples: int
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Makes a graph function that reads a crop of one of `items` from its compressed file.
+    """Makes a graph function that reads a crop of one of the items in `rows` from its compressed file.
 
     Args:
         corpus: A corpus with storage "direct".
-        items: Items that the function's rows refer to.
+        rows: Rows of the items in the corpus.
         clip_num_samples: Length of a crop at the corpus' rate.
 
     Returns:
-        A function of an item's row in `items` and an offset in samples at the corpus' rate (int64 scalars) that returns
-        float32 [clip_num_samples] in [-1, 1]. It may be called from parallel maps.
+        A function of an item's place in `rows` and an offset in samples at the corpus' rate (int64 scalars) that
+        returns float32 [clip_num_samples] in [-1, 1]. It may be called from parallel maps.
 
     Raises:
         UsageError: If a file of the corpus is missing or has another size.
     """
+    items = corpus.read_items(rows)
     changed = [item.file for item in items if _num_bytes(item.file) != item.source_num_bytes]
     if changed:
         raise UsageError(
             f"{len(changed)} of {len(items)} files of the corpus {corpus.manifest.name} are missing or have changed, "
             f"such as {changed[0]!r}; restore them or prepare the corpus again."
         )
-    paths = tf.constant([os.fsencode(item.file) for item in items])
+    with tf.init_scope():
+        paths = tf.constant([os.fsencode(item.file) for item in items])
 
     def read_item_crop(item: tf.Tensor, offset_samples: tf.Tensor) -> tf.Tensor:
         return read_crop(

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.data.corpus import SPLITS, Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
 
 # The tags of published data sets, in the order of their label vectors and published tables.
@@ -98,15 +99,17 @@ def choose_labels(
         The indices of the selected examples, ascending, int64; and JSON data for the result: how they were selected,
         the numbers of songs, clips and examples, selected and in total, and the tags that no selected example has.
     """
-    items = corpus.items_of("train")
-    labels = corpus.multi_hot(items)[clip_of_example]
+    rows = corpus.rows_of("train")
+    song_of_clip = corpus.song_numbers[rows]
+    labels = corpus.multi_hot(rows)[clip_of_example]
     if combination_fraction is not None:
         choice, fraction = "fraction of the examples of each combination of tags, at least one", combination_fraction
         selected = sample_per_combination(labels, fraction, seed)
     elif song_fraction < 1:
         choice, fraction = "fraction of the songs", song_fraction
-        songs = sample_songs([item.song_id for item in items], fraction, seed)
-        is_selected = np.array([item.song_id in songs for item in items])
+        song_ids = [item.song_id for item in corpus.items_at(rows)]
+        songs = sample_songs(song_ids, fraction, seed)
+        is_selected = np.array([song_id in songs for song_id in song_ids])
         selected = np.flatnonzero(is_selected[clip_of_example])
     else:
         choice, fraction = "all", 1.0
@@ -114,7 +117,7 @@ def choose_labels(
 
     def counts(examples: np.ndarray) -> dict[str, int]:
         clips = np.unique(clip_of_example[examples])
-        num_songs = len({items[clip].song_id for clip in clips})
+        num_songs = len(np.unique(song_of_clip[clips]))
         return {"num_songs": num_songs, "num_clips": len(clips), "num_examples": len(examples)}
 
     has_positive = labels[selected].any(axis=0)
@@ -131,7 +134,7 @@ def choose_labels(
 
 def has_single_labels(corpus: Corpus) -> bool:
     """Whether this is single-label classification: as the task says, else if every recording has exactly one tag."""
-    return corpus.task.single_label if corpus.task else all(len(item.tags) == 1 for item in corpus.items)
+    return corpus.task.single_label if corpus.task else bool((np.diff(corpus.tag_begins) == 1).all())
 
 
 def task_metadata(corpus: Corpus) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def task_metadata(corpus: Corpus) -> dict[str, Any]:
 def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
     """Raises UsageError if the corpus has no tags, the same tags on every clip, or not all of `splits`."""
     name = corpus.manifest.name
-    missing = [split for split in splits if not corpus.items_of(split)]
+    missing = [split for split in splits if not len(corpus.rows_of(split))]
     if missing or not corpus.manifest.tag_names:
         what = f"no {' and no '.join(missing)} split" if missing else "no tags"
         raise UsageError(
@@ -150,8 +153,15 @@ def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:
             "`python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2`, "
             "and give --corpus FOLDER."
         )
-    if len({frozenset(item.tags) for item in corpus.items_of("train")}) == 1:
+    train = corpus.select(corpus.rows_of("train"))
+    num_tags = np.diff(train.tag_begins)
+    if (num_tags == num_tags[0]).all() and _are_equal(train.tag_codes.reshape(len(num_tags), num_tags[0])):
         raise UsageError(
             f"All clips in the train split of the corpus {name} have the same tags, so there is nothing to classify; "
             "prepare music of at least two classes."
         )
+
+
+def _are_equal(tag_codes: np.ndarray) -> bool:
+    in_order = np.sort(tag_codes, axis=1)
+    return bool((in_order == in_order[0]).all())

@@ -10,13 +10,15 @@ from types import ModuleType
 
 import numpy as np
 
-from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_DTYPE, PCM_FILE, Corpus, Item
+from clmr_tf.data.corpus import FIRST_INDEX_FILE, MANIFEST_FILE, PCM_DTYPE, Corpus, is_unmerged
+from clmr_tf.data.index import INDEX_FILE, Item
 from clmr_tf.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
 # This takes less than a tenth of a second; checking all of a large corpus would take minutes at every start.
 _CHECKED_NUM_BYTES = 32 * 2**20
+_PCM_BYTES = PCM_DTYPE.itemsize
 
 
 def require_unchanged_audio(corpus: Corpus) -> None:
@@ -31,12 +33,13 @@ def require_unchanged_audio(corpus: Corpus) -> None:
     Raises:
         UsageError: If an item has changed, or its file is missing.
     """
-    sizes = [_num_bytes(corpus, item) for item in corpus.items]
-    if not sizes:
+    num_items = len(corpus.index_rows)
+    if not num_items:
         return
-    num_items = min(len(sizes), max(1, int(_CHECKED_NUM_BYTES / np.mean(sizes))))
-    for row in np.linspace(0, len(sizes) - 1, num_items).round().astype(int):
-        item = corpus.items[row]
+    is_direct = corpus.manifest.storage == "direct"
+    sizes = corpus.index.column("source_num_bytes").to_numpy() if is_direct else _PCM_BYTES * corpus.num_samples
+    num_checked = min(num_items, max(1, int(_CHECKED_NUM_BYTES / np.mean(sizes))))
+    for item in corpus.items_at(np.linspace(0, num_items - 1, num_checked).round().astype(int)):
         if _digest(corpus, item) != item.digest:
             raise UsageError(
                 f"The audio of {item.id} in {corpus.folder} has changed since it was prepared; prepare the music "
@@ -44,17 +47,13 @@ def require_unchanged_audio(corpus: Corpus) -> None:
             )
 
 
-def _num_bytes(corpus: Corpus, item: Item) -> int:
-    return item.source_num_bytes if corpus.manifest.storage == "direct" else item.num_samples * PCM_DTYPE.itemsize
-
-
 def _digest(corpus: Corpus, item: Item) -> str | None:
     is_direct = corpus.manifest.storage == "direct"
-    start = 0 if is_direct else item.offset_samples * PCM_DTYPE.itemsize
+    path, first_sample = (Path(item.file), 0) if is_direct else corpus.place_of(item.offset_samples)
     try:
-        with Path(item.file if is_direct else corpus.folder / PCM_FILE).open("rb") as file:
-            file.seek(start)
-            content = file.read() if is_direct else file.read(_num_bytes(corpus, item))
+        with path.open("rb") as file:
+            file.seek(first_sample * _PCM_BYTES)
+            content = file.read() if is_direct else file.read(item.num_samples * _PCM_BYTES)
     except OSError:
         return None
     return hashlib.sha256(content).hexdigest()[:16]
@@ -137,9 +136,10 @@ def _open_or_prepare(
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder holds a prepared corpus."""
+    """Whether a folder holds a corpus or shards of one, which `Corpus.open` opens or says what to do with."""
     # Other programs also write files called manifest.json.
-    return (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
+    has_index = (folder / INDEX_FILE).is_file() or (folder / FIRST_INDEX_FILE).is_file()
+    return is_unmerged(folder) or (has_index and (folder / MANIFEST_FILE).is_file())
 
 
 def is_pipeline(name: str) -> bool:
@@ -184,7 +184,7 @@ def _check(corpus: Corpus, sample_rate_hz: int, clip_num_samples: int, storage: 
     if manifest.storage != storage:
         wanted = "prepared" if manifest.storage == "pcm" else "direct"
         raise UsageError(f"The corpus in {corpus.folder} was made for --reader {wanted}; use that option.")
-    too_short = sum(item.num_samples < clip_num_samples for item in corpus.items)
+    too_short = np.count_nonzero(corpus.num_samples < clip_num_samples)
     if too_short:
         raise UsageError(
             f"The corpus in {corpus.folder} has {too_short} items shorter than a clip of {clip_num_samples} samples; "

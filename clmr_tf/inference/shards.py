@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 FILES_PER_PART = 256
 """A kill loses at most the embeddings of so many files."""
 
+# As in `clmr_tf.export.model_folder`, which imports TensorFlow.
+_WEIGHTS_FILE = "encoder.weights.h5"
+
 OnFile = Callable[[int, int], None]
 """Called with the number of finished files and the total."""
 
@@ -132,6 +135,23 @@ def shard_of(
     return TableShard(table, shard, own, files_per_part, digest.hexdigest(), *options)
 
 
+def divided(whole: TableShard, num_shards: int) -> list[TableShard]:
+    """The shards of a table.
+
+    Args:
+        whole: From `shard_of`, with all files of the table.
+        num_shards: How many.
+    """
+    num_files, size = len(whole.files), whole.files_per_part
+    shards = []
+    for shard in (Shard(number, num_shards) for number in range(num_shards)):
+        parts = shard.range_of(-(-num_files // size))
+        shards.append(
+            dataclasses.replace(whole, shard=shard, files=whole.files[parts.start * size : parts.stop * size])
+        )
+    return shards
+
+
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
     """What a finished shard did.
@@ -207,6 +227,40 @@ def embed_shard(encoder: "Encoder", shard: TableShard, on_file: OnFile = lambda 
     )
     write_atomically(path, json.dumps(dataclasses.asdict(summary), indent=1) + "\n")
     return summary
+
+
+def opened_worker(
+    model: Path, weights_file_sha256: str | None, num_threads: int
+) -> Callable[[TableShard], ShardSummary]:
+    """Loads a model once for many shards, in a process that does nothing else.
+
+    Args:
+        model: Model folder or run folder.
+        weights_file_sha256: Of the file of weights that a model folder must have; None for a run folder.
+        num_threads: Threads of the encoder.
+
+    Returns:
+        `embed_shard` without its first argument.
+
+    Raises:
+        UsageError: If the model cannot be loaded, or is another one.
+    """
+    import tensorflow as tf
+
+    from clmr_tf.inference.encoder import load_encoder
+
+    if weights_file_sha256 != weights_file_hash(model):
+        raise UsageError(f"The model in {model} has other weights there; copy the same model to all nodes.")
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    return functools.partial(embed_shard, load_encoder(model))
+
+
+def weights_file_hash(model: Path) -> str | None:
+    """SHA-256 of the file of weights in a model folder, without importing TensorFlow; None for a run folder."""
+    try:
+        return hashlib.sha256((model / _WEIGHTS_FILE).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def settings_of(encoder: "Encoder", hop_seconds: float | None) -> TableSettings:

@@ -89,7 +89,7 @@ class Head:
     def save(self, path: Path) -> None:
         """Writes the head as an .npz file."""
         layers = {f"weights_{number}": weights for number, weights in enumerate(self.weights)}
-        np.savez(path, mean=self.mean, deviation=self.standard_deviation, **layers)
+        np.savez(path, mean=self.mean, standard_deviation=self.standard_deviation, **layers)
 
     @classmethod
     def load(cls, path: Path) -> "Head":
@@ -100,9 +100,9 @@ class Head:
         """
         arrays = read_arrays(path)
         names = [f"weights_{number}" for number in range(len(arrays) - 2)]
-        if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "deviation", *names)):
+        if any(name not in arrays or arrays[name].dtype.kind != "f" for name in ("mean", "standard_deviation", *names)):
             raise UnreadableArraysError(f"it contains {', '.join(arrays)}, not the float arrays of a head")
-        head = cls(arrays["mean"], arrays["deviation"], tuple(arrays[name] for name in names))
+        head = cls(arrays["mean"], arrays["standard_deviation"], tuple(arrays[name] for name in names))
         if not head._fits_together():
             raise UnreadableArraysError("its layers do not match")
         return head

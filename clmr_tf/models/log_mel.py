@@ -1,5 +1,7 @@
 """A log-mel spectrogram computed by matrix products, which every runtime has; LiteRT has no Fourier transform."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -17,45 +19,56 @@ class LogMel:
     each with an area of 1 (per hertz). These are the numbers of `librosa.feature.melspectrogram(center=False)` with its
     default scale, bands and power. The logarithm is that of musicnn (Pons and Serra 2019): silence gives 0.
 
-    The window and the cosines are symmetric around the middle of a frame, and the sines are antisymmetric. So the
-    transform uses the sums and the differences of the two halves, which needs half of the products.
+    The cosines and sines of whole numbers of periods are symmetric or antisymmetric around the middle of a frame, and
+    around a quarter of it. So the transform multiplies sums and differences of the four quarters of a windowed frame,
+    which needs a quarter of the products.
 
     Call: float32 or float64 [batch, samples] -> the same type [batch, frames, bands].
 
     Args:
         sample_rate_hz: Sample rate of the audio.
-        window_num_samples: Length of a frame, even. Frames overlap by half.
+        window_num_samples: Length of a frame, a multiple of 4. Frames overlap by half.
         num_bands: Number of bands.
 
     Attributes:
-        cosines: Windowed cosines of the frequencies within a band, float64 [window / 2, frequencies].
-        sines: The sines, without the last row, which is zero, float64 [window / 2 - 1, frequencies].
-        filters: From powers to bands, float64 [frequencies, bands].
+        window: The Hann window from sample 1 to the one before the middle, float64 [half - 1].
+        matrices: Cosines and sines of even frequencies, then of odd ones, then the filters from powers to bands of even
+            frequencies and of odd ones; float64. 0 Hz and the Nyquist frequency are left out, where all filters are 0.
 
     Raises:
-        ValueError: If a band contains no frequency of the transform, or the window is odd.
+        ValueError: If a band contains no frequency of the transform, or the window is no multiple of 4.
     """
 
     floor = 1e-4
 
     def __init__(self, sample_rate_hz: int, window_num_samples: int, num_bands: int) -> None:
-        if window_num_samples < 2 or window_num_samples % 2:
-            raise ValueError(f"window_num_samples must be even and positive. Received: {window_num_samples}")
-        self.window_num_samples = window_num_samples
-        # 0 Hz and the Nyquist frequency are the ends of the outer triangles, which are zero there.
-        bins = np.arange(1, window_num_samples // 2)
-        self.filters = mel_filters(bins * sample_rate_hz / window_num_samples, sample_rate_hz, num_bands)
-        # The window is 0 at the first sample of a frame and symmetric around the middle, which is the last sample here.
-        samples = np.arange(1, window_num_samples // 2 + 1)[:, np.newaxis]
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / window_num_samples)
-        # The phases are first computed as integers, so they are exact.
-        phases = 2 * np.pi * (samples * bins % window_num_samples) / window_num_samples
-        self.cosines, self.sines = window * np.cos(phases), (window * np.sin(phases))[:-1]
+        if window_num_samples < 4 or window_num_samples % 4:
+            raise ValueError(f"window_num_samples must be a positive multiple of 4. Received: {window_num_samples}")
+        self.window_num_samples, self.num_bands = window_num_samples, num_bands
+        half, quarter = window_num_samples // 2, window_num_samples // 4
+        bins = np.arange(1, half)
+        filters = mel_filters(bins * sample_rate_hz / window_num_samples, sample_rate_hz, num_bands)
+        self.window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, half) / window_num_samples)
+
+        def phases(samples: Sequence[int], frequencies: np.ndarray) -> np.ndarray:
+            # First computed as integers, so they are exact.
+            return 2 * np.pi * (np.outer(samples, frequencies) % window_num_samples) / window_num_samples
+
+        before_quarter = list(range(1, quarter))
+        even, odd = bins[1::2], bins[::2]
+        self.matrices = (
+            np.cos(phases([*before_quarter, quarter, half], even)),
+            np.sin(phases(before_quarter, even)),
+            np.cos(phases([*before_quarter, half], odd)),
+            np.sin(phases([*before_quarter, quarter], odd)),
+            filters[1::2],
+            filters[::2],
+        )
 
     @property
     def num_constants(self) -> int:
         """The number of values in the matrices."""
-        return self.cosines.size + self.sines.size + self.filters.size
+        return self.window.size + sum(matrix.size for matrix in self.matrices)
 
     def __call__(self, audio: tf.Tensor, zero: tf.Tensor | None = None) -> tf.Tensor:
         """The spectrogram of audio.
@@ -65,19 +78,34 @@ class LogMel:
             zero: A scalar 0 that is known only at run time. It is added to the matrices, so a converter does not treat
                 them as constants and round them to 8 bits.
         """
-        hop = self.window_num_samples // 2
+        hop, quarter = self.window_num_samples // 2, self.window_num_samples // 4
         num_blocks = audio.shape[1] // hop
         blocks = tf.reshape(audio[:, : num_blocks * hop], [-1, num_blocks, hop])
         # A frame is two blocks. Its first sample has weight 0, and the first sample of the second block is its middle.
-        before, middle, after = blocks[:, :-1, 1:], blocks[:, 1:, :1], tf.reverse(blocks[:, 1:, 1:], [2])
-        sums = tf.reshape(tf.concat([before + after, middle], axis=2), [-1, hop])
-        differences = tf.reshape(before - after, [-1, hop - 1])
-        matrices = [tf.constant(matrix, audio.dtype) for matrix in (self.cosines, self.sines, self.filters)]
-        cosines, sines, filters = matrices if zero is None else [matrix + zero for matrix in matrices]
-        bands = (tf.square(sums @ cosines) + tf.square(differences @ sines)) @ filters
+        first, middle, last = blocks[:, :-1, 1:], blocks[:, 1:, :1], tf.reverse(blocks[:, 1:, 1:], [2])
+        constants = [tf.constant(matrix, audio.dtype) for matrix in (self.window, *self.matrices)]
+        window, *matrices = constants if zero is None else [constant + zero for constant in constants]
+        sums, differences = window * (first + last), window * (first - last)
+
+        def quarters(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            """Samples before a quarter of the frame, at it, and those after it backwards."""
+            before, at, after = tf.split(values, [quarter - 1, 1, quarter - 1], axis=2)
+            return before, at, tf.reverse(after, [2])
+
+        def product(matrix: tf.Tensor, *parts: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(tf.concat(parts, axis=2), [-1, matrix.shape[0]]) @ matrix
+
+        even_cosines, even_sines, odd_cosines, odd_sines, even_filters, odd_filters = matrices
+        before, at, after = quarters(sums)
+        even = tf.square(product(even_cosines, before + after, at, middle))
+        odd = tf.square(product(odd_cosines, before - after, middle))
+        before, at, after = quarters(differences)
+        even += tf.square(product(even_sines, before - after))
+        odd += tf.square(product(odd_sines, before + after, at))
+        bands = even @ even_filters + odd @ odd_filters
         # Not log1p, which LiteRT does not have.
         logarithms = tf.math.log(bands / self.floor + 1.0)
-        return tf.reshape(logarithms, [-1, num_blocks - 1, self.filters.shape[1]])
+        return tf.reshape(logarithms, [-1, num_blocks - 1, self.num_bands])
 
 
 def mel_filters(frequencies_hz: np.ndarray, sample_rate_hz: int, num_bands: int) -> np.ndarray:

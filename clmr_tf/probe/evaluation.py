@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.data.corpus import SPLITS, Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.data.labels import choose_labels, has_single_labels, require_labels, task_metadata
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
@@ -204,7 +205,7 @@ def _probe_and_compare(
     on_progress: OnProgress,
 ) -> tuple[dict[str, Any], Head]:
     """The preset standard: the result and the head, with differences from untrained weights and from other results."""
-    items, tag_names = labeled.items_of("test"), corpus_metadata["tag_names"]
+    items, tag_names = tuple(labeled.items_of("test")), corpus_metadata["tag_names"]
     clips = [[item.id, item.song_id, list(item.tags)] for item in items]
     draws = hashlib.sha256(resampling_weights([item.song_id for item in items]).tobytes()).hexdigest()
     examples = _hash([tag_names, has_single_labels(labeled), clips, draws])
@@ -356,9 +357,13 @@ def _labels_of_own_head(manifest: dict[str, Any], labeled: Corpus) -> dict[str, 
     """The entry "labels" of the result, as `choose_labels` returns it."""
     run = manifest["training"].get("run")
     if run is not None:
-        return run["labels"]["chosen"]
+        if "selection" not in run["labels"]:
+            raise UsageError(
+                "The model was trained by an older version, whose record of its labels differs; train it again."
+            )
+        return run["labels"]["selection"]
     # A converted checkpoint does not say; the released heads were trained on the whole train split.
-    return choose_labels(labeled, np.arange(len(labeled.items_of("train"))))[1]
+    return choose_labels(labeled, np.arange(len(labeled.rows_of("train"))))[1]
 
 
 def _objective(manifest: dict[str, Any]) -> str:
@@ -438,7 +443,7 @@ def _fit(
 
 def _examples_hash(corpus: Corpus, split: str, features: LabeledFeatures) -> str:
     """Hash of the clips, their numbers of rows and their tags."""
-    items = corpus.items_of(split)
+    items = tuple(corpus.items_of(split))
     clips = [[items[clip].id, list(items[clip].tags)] for clip in features.clip_of_row.tolist()]
     return _hash([list(corpus.manifest.tag_names), clips])
 

@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from clmr_tf.audio.decoding import load_audio
-from clmr_tf.data.corpus import Corpus, Item
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import window_starts
+from clmr_tf.data.index import Item
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_folder import weights_hash
 from clmr_tf.files import read_arrays, replaced_file
@@ -252,7 +253,8 @@ def read_features(
         ClmrError: If a clip is shorter than a window.
         UnreadableAudioError: If a file of a "direct" corpus cannot be decoded.
     """
-    items = corpus.items_of(split)
+    rows = corpus.rows_of(split)
+    items = corpus.items_at(rows)
     compute = functools.partial(_compute, source, corpus, windows=windows, seed=seed)
     if cache is None:
         arrays = compute(items, on_clip=on_clip)
@@ -266,7 +268,7 @@ def read_features(
         names = [_digest(f"{item.id}\n{item.digest}".encode())[:16] for item in items]
         path = cache / source.identity[:16] / f"{split}-{windows}-{_digest(json.dumps([key, names]).encode())[:16]}.npz"
         arrays = _cached(
-            path, key, names, lambda rows, done: compute([items[row] for row in rows], on_clip=done), on_clip
+            path, key, names, lambda missing, done: compute(corpus.items_at(rows[missing]), on_clip=done), on_clip
         )
     num_windows = np.bincount(arrays["item"], minlength=len(items))
     too_short = np.flatnonzero(num_windows == 0)
@@ -275,7 +277,7 @@ def read_features(
             f"{len(too_short)} clips are shorter than one window, such as {items[too_short[0]].source}; prepare the "
             "corpus again, which leaves them out."
         )
-    return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(items), arrays["num_samples"])
+    return LabeledFeatures(arrays["vectors"], arrays["item"], corpus.multi_hot(rows), arrays["num_samples"])
 
 
 def _cached(

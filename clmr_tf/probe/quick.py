@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clmr_tf.data.corpus import SPLITS, Corpus
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.data.labels import has_single_labels, require_labels
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.models.clip_encoder import ClipEncoder
@@ -220,7 +221,7 @@ def _score(test: LabeledFeatures, window_scores: np.ndarray, single_label: bool)
 
 
 def _warn_if_slow(corpus: Corpus, clip_num_samples: int) -> None:
-    num_windows = sum(item.num_samples // clip_num_samples for item in corpus.items_of("train"))
+    num_windows = (corpus.num_samples[corpus.rows_of("train")] // clip_num_samples).sum()
     num_fits = len(INVERSE_PENALTIES) * (1 if has_single_labels(corpus) else len(corpus.manifest.tag_names))
     if num_windows * num_fits > _MANY_WINDOWS_FITTED:
         _LOG.warning(

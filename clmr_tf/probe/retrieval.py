@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from clmr_tf.augment.chain import AugmentationChain
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig, augmentation_preset
-from clmr_tf.data.corpus import Corpus, Item
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import Item
 from clmr_tf.errors import UsageError
 from clmr_tf.probe.features import FeatureSource, OnProgress, read_recording
 from clmr_tf.probe.scores import Score, resampling_weights
@@ -121,24 +122,23 @@ def draw_views(corpus: Corpus, clip_num_samples: int, seed: int) -> RetrievalVie
     Raises:
         UsageError: If there are fewer than MIN_NUM_RECORDINGS.
     """
-    split = "test" if corpus.items_of("test") else "valid"
-    recording_of: dict[str, Item] = {}
-    num_songs = len({item.song_id for item in corpus.items_of(split)})
-    for item in corpus.items_of(split):
-        if item.num_samples >= 2 * clip_num_samples:
-            recording_of.setdefault(item.song_id, item)
-    if len(recording_of) < MIN_NUM_RECORDINGS:
+    split = "test" if len(corpus.rows_of("test")) else "valid"
+    rows = corpus.rows_of(split)
+    is_long = corpus.num_samples[rows] >= 2 * clip_num_samples
+    _, firsts = np.unique(corpus.song_numbers[rows[is_long]], return_index=True)
+    recordings = corpus.items_at(rows[is_long][firsts])
+    if len(recordings) < MIN_NUM_RECORDINGS:
         raise UsageError(
-            f"The {split} split of the corpus {corpus.manifest.name} has {len(recording_of)} songs with a recording of "
+            f"The {split} split of the corpus {corpus.manifest.name} has {len(recordings)} songs with a recording of "
             f"at least {2 * clip_num_samples / corpus.manifest.sample_rate_hz:.1f} s, and retrieval needs "
             f"{MIN_NUM_RECORDINGS}; give a corpus with more music in its test split."
         )
-    order = sorted(recording_of.values(), key=lambda item: hashlib.sha256(f"{seed}/{item.id}".encode()).digest())
+    order = sorted(recordings, key=lambda item: hashlib.sha256(f"{seed}/{item.id}".encode()).digest())
     return RetrievalViews(
         split=split,
         recordings=tuple(order),
         num_queried=min(len(order), MIN_NUM_QUERIES),
-        num_too_short=num_songs - len(recording_of),
+        num_too_short=len(np.unique(corpus.song_numbers[rows])) - len(recordings),
         num_rounds=-(-MIN_NUM_QUERIES // len(order)),
         clip_num_samples=clip_num_samples,
         seed=seed,

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.errors import UsageError
 from clmr_tf.probe.protocols import PROTOCOLS
 
@@ -23,8 +23,8 @@ _LARGEST_SEED = 2**31 - 3
 class ProbeConfig:
     """Settings of the probe."""
 
-    model: Path = DEMO_MODEL
-    """Model folder written by `python -m clmr_tf.export`. Default: the demo model of a checkout."""
+    model: Path = INCLUDED_MODEL
+    """Model folder written by `python -m clmr_tf.export`. Default: the model that a checkout includes."""
     corpus: str = "demo"
     """Corpus with tags and three splits: "demo", or the folder of a prepared one, made for example by
     `python -m pipelines.folder MUSIC --out corpora/mine --tags folder --test-fraction 0.2`. Retrieval needs no tags

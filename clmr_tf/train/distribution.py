@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -38,14 +39,18 @@ class Cluster:
 
 
 def configured_cluster() -> Cluster | None:
-    """The cluster of TF_CONFIG; None if it is not set.
+    """The cluster of TF_CONFIG, else of the Slurm job step that runs this process; None if there is neither.
 
     Raises:
-        UsageError: If it is not what MultiWorkerMirroredStrategy accepts.
+        UsageError: If TF_CONFIG is not what MultiWorkerMirroredStrategy accepts, or Slurm's variables are invalid.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
-    if not text:
-        return None
+    if text:
+        return _cluster_of_tf_config(text)
+    return _cluster_of_slurm() if os.environ.get("SLURM_STEP_NODELIST") else None
+
+
+def _cluster_of_tf_config(text: str) -> Cluster:
     try:
         config = json.loads(text)
         jobs = config["cluster"]
@@ -61,6 +66,62 @@ def configured_cluster() -> Cluster | None:
     chiefs = jobs.get("chief", [])
     place = index + (len(chiefs) if job == "worker" else 0)
     return Cluster(tuple(chiefs) + tuple(jobs.get("worker", [])), place)
+
+
+# Below the ports that Linux gives to outgoing connections. Two jobs may share a node, so their ports must differ.
+_FIRST_SLURM_PORT, _PORTS_PER_STEP, _NUM_PORT_RANGES = 10_000, 32, 640
+
+
+def _cluster_of_slurm() -> Cluster:
+    """The cluster of a job step.
+
+    TensorFlow's SlurmClusterResolver is not used: it sorts the nodes by name (n10 before n2), so that processes get the
+    addresses of others, all its jobs use port 8888, and it fails without nvidia-smi.
+    """
+    job, step, node, local = (
+        _slurm_number(name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NODEID", "SLURM_LOCALID")
+    )
+    hosts = _expanded(os.environ["SLURM_STEP_NODELIST"])
+    # For example "2(x3),1": two tasks on each of three nodes, one on the fourth.
+    name, text = "SLURM_STEP_TASKS_PER_NODE", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    groups = [re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", group) for group in text.split(",")]
+    if not all(groups):
+        raise UsageError(f"{name} must be counts such as 2(x3),1; received {text!r}; start the workers with srun.")
+    num_tasks = [int(group[1]) for group in groups for _ in range(int(group[2] or 1))]
+    if len(num_tasks) != len(hosts):
+        raise UsageError(
+            f"{name} must have a count for each of the {len(hosts)} nodes in SLURM_STEP_NODELIST; received {text!r}; "
+            "start the workers with srun."
+        )
+    if node >= len(hosts) or local >= num_tasks[node]:
+        raise UsageError(
+            f"SLURM_NODEID and SLURM_LOCALID must be one of the tasks {text} on {len(hosts)} nodes; received {node} "
+            f"and {local}; start the workers with srun."
+        )
+    # Ports of jobs that follow each other, and of their steps, differ.
+    port = _FIRST_SLURM_PORT + (31 * job + step) % _NUM_PORT_RANGES * _PORTS_PER_STEP
+    addresses = (f"{host}:{port + task}" for host, count in zip(hosts, num_tasks, strict=True) for task in range(count))
+    # Unlike SLURM_PROCID, this does not depend on srun's --distribution.
+    return Cluster(tuple(addresses), sum(num_tasks[:node]) + local)
+
+
+def _slurm_number(name: str) -> int:
+    text = os.environ.get(name, "")
+    if re.fullmatch("[0-9]{1,18}", text) is None:
+        raise UsageError(f"{name} must be a number; received {text!r}; start the workers with srun.")
+    return int(text)
+
+
+def _expanded(node_list: str) -> list[str]:
+    """The nodes of a list such as "n[1-3],m5"."""
+    command = ["scontrol", "show", "hostnames", node_list]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(
+            f"Slurm's scontrol cannot list the nodes in SLURM_STEP_NODELIST={node_list!r} "
+            f"({(getattr(error, 'stderr', '') or str(error)).strip()}); set TF_CONFIG instead."
+        ) from error
 
 
 def _check_jobs(jobs: dict[str, list[object]]) -> None:
@@ -136,7 +197,9 @@ def wait_for_workers(folder: Path, cluster: Cluster, timeout_seconds: float) -> 
             came = {index for index, answer in answers.items() if begun and answer.get("start") == begun}
             if cluster.index == 0:
                 if any(answers[index].get("cluster") != members for index in came):
-                    raise UsageError("The workers have different TF_CONFIGs; give all the same cluster.")
+                    raise UsageError(
+                        "The workers have different clusters; give all the same TF_CONFIG, or start all by one srun."
+                    )
                 if came == set(others):
                     write_atomically(go, json.dumps({str(index): answers[index].get("number") for index in others}))
                     return
@@ -228,13 +291,14 @@ def build_strategy(
 
     Args:
         name: "single", one device; "mirrored", several of this machine; "multi_worker", those of all machines in the
-            environment variable TF_CONFIG; "auto", the last of these that has more than one device.
+            environment variable TF_CONFIG, or of the Slurm job step that this process belongs to; "auto", the last of
+            these that has more than one device.
         num_replicas: Devices for "mirrored"; 0 uses every GPU. Without a GPU, the CPU is split into this many.
         shared_folder: Where several workers wait for each other.
         timeout_seconds: How long they wait.
 
     Raises:
-        UsageError: If there are no such devices, or TF_CONFIG is not what "multi_worker" needs.
+        UsageError: If there are no such devices, or "multi_worker" finds no other processes.
         ClmrError: If not all workers start in time.
     """
     cluster = configured_cluster() if name in ("auto", "multi_worker") else None
@@ -249,12 +313,12 @@ def build_strategy(
         if cluster is None:
             raise UsageError(
                 "--strategy multi_worker needs the environment variable TF_CONFIG, with the addresses of all workers "
-                "and the index of this one; it is not set."
+                "and the index of this one, or srun; neither is there."
             )
         if num_processes > 1 and shared_folder:
             wait_for_workers(shared_folder, cluster, timeout_seconds)
         with _kept_signal_handler():
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            return tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster, len(gpus)))
     count = num_replicas or len(gpus)
     if count == 0:
         raise UsageError(
@@ -266,6 +330,16 @@ def build_strategy(
     if not gpus:
         _split_cpu(count)
     return _mirrored(tuple(f"{kind}:{index}" for index in range(count)))
+
+
+def _resolver(cluster: Cluster, num_gpus: int) -> tf.distribute.cluster_resolver.ClusterResolver:
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": num_gpus},
+        rpc_layer="grpc",
+    )
 
 
 @contextlib.contextmanager
@@ -285,16 +359,14 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return 1
-    return sum(len(addresses) for addresses in resolver.cluster_spec().as_dict().values())
+    return len(resolver.cluster_spec().as_dict()["worker"])
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Index of this process; 0 is the chief, the only one that writes."""
     if num_workers(strategy) == 1:
         return 0
-    resolver = strategy.cluster_resolver
-    num_chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
-    return resolver.task_id + (num_chiefs if resolver.task_type == "worker" else 0)
+    return strategy.cluster_resolver.task_id
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> dict[str, object]:

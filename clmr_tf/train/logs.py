@@ -224,18 +224,19 @@ def log_embeddings(
     than 2,000 items, as many of them, evenly spaced over the split, have one window each. Without a validation split,
     nothing is shown. `after_batch` is called after each batch of windows.
     """
-    items = corpus.items_of("valid")
-    if not items:
+    in_corpus = corpus.rows_of("valid")
+    if not len(in_corpus):
         return
-    if len(items) > _MAX_EMBEDDINGS:
-        items = [items[row] for row in np.linspace(0, len(items) - 1, _MAX_EMBEDDINGS).astype(int)]
+    if len(in_corpus) > _MAX_EMBEDDINGS:
+        in_corpus = in_corpus[np.linspace(0, len(in_corpus) - 1, _MAX_EMBEDDINGS).astype(int)]
+    items = corpus.read_items(in_corpus)
     clip_num_samples, rate = encoder.clip_num_samples, encoder.sample_rate_hz
     windows = []
     for row, item in enumerate(items):
         starts = window_starts(item.num_samples, clip_num_samples)
         kept = np.linspace(0, len(starts) - 1, min(len(starts), max(1, _MAX_EMBEDDINGS // len(items))))
         windows += [(row, start) for start in starts[np.unique(kept.astype(int))]]
-    read_crop = crop_reader(corpus, items, clip_num_samples)
+    read_crop = crop_reader(corpus, in_corpus, clip_num_samples)
     rows, starts = (np.array(column, np.int64) for column in zip(*windows, strict=True))
     clips = tf.data.Dataset.from_tensor_slices((rows, starts)).map(read_crop).batch(_EMBEDDING_BATCH)
     vectors = []

@@ -194,25 +194,24 @@ def training_data(corpus: Corpus, config: TrainConfig) -> TrainingData:
     if not config.has_labels:
         return TrainingData(corpus, labelled, num_units(corpus, "train", config.sampling_unit))
     require_labels(labelled, ("train", "valid"))
-    items, tag_names = labelled.items_of("train"), labelled.manifest.tag_names
-    rows, selection = choose_labels(
+    train_rows, tag_names = labelled.rows_of("train"), labelled.manifest.tag_names
+    chosen, selection = choose_labels(
         labelled,
-        np.arange(len(items)),
+        np.arange(len(train_rows)),
         song_fraction=config.labels,
         combination_fraction=config.labels_like_paper,
         seed=config.seed,
     )
-    kept = {items[row].id for row in rows}
-    selected = dataclasses.replace(
-        labelled, items=tuple(item for item in labelled.items if item.split != "train" or item.id in kept)
-    )
+    is_kept = np.ones(len(labelled.index_rows), bool)
+    is_kept[np.delete(train_rows, chosen)] = False
+    selected = labelled.select(is_kept)
     label_spec = LabelSpec(len(tag_names), has_single_labels(labelled))
     _require_measurable(config.best_metric, label_spec)
     record = {
         **task_metadata(labelled),
         "tag_names": list(tag_names),
         "single_label": label_spec.single_label,
-        "chosen": selection,
+        "selection": selection,
     }
     return TrainingData(selected, labelled, num_units(selected, "train", config.sampling_unit), label_spec, record)
 
@@ -434,8 +433,8 @@ class _Run:
 
     def _write_nonfinite_report(self, error: NonFiniteError) -> str:
         batch = next(iter(self._batches(BatchShard(), error.step - 1)))
-        items = self.data.corpus.items_of("train")
-        item_ids = [items[row].id for row in batch["item"].numpy()]
+        corpus = self.data.corpus
+        item_ids = [item.id for item in corpus.read_items(corpus.rows_of("train")[batch["item"].numpy()])]
         folder = self.config.workdir / NONFINITE / f"step-{error.step}"
         state = Checkpoints(folder / CHECKPOINTS, checkpoint_groups(self.model), keep=1)
         return write_nonfinite_report(folder, error, state, item_ids)

@@ -155,9 +155,11 @@ def record_start(
             f"The corpus in {corpus.folder} is not the one that the run in {workdir} started with; "
             "use a new --workdir, restore the corpus, or allow it with --allow-changed-corpus."
         )
-    hours = dict.fromkeys(corpus.manifest.num_items, 0.0)
-    for item in corpus.items:
-        hours[item.split] += item.num_samples / corpus.manifest.sample_rate_hz / 3600
+    samples_per_hour = 3600 * corpus.manifest.sample_rate_hz
+    hours = {
+        split: float(corpus.num_samples[corpus.rows_of(split)].sum() / samples_per_hour)
+        for split in corpus.manifest.num_items
+    }
     record["corpus"] = {
         **description,
         "description": corpus.manifest.source.get("description"),

@@ -33,7 +33,10 @@ from pathlib import Path
 
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
-from clmr_tf.data.corpus import MANIFEST_FILE, Corpus, CorpusTask, Label, write_task
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.console import stdout
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import ClmrError
 from clmr_tf.files import write_atomically
 from clmr_tf.hardware import num_usable_cores
@@ -50,8 +53,14 @@ from pipelines.accompaniments.songs import (
     read_grooves,
 )
 from pipelines.accompaniments.tools import MMA, MMA_LICENCE, SOUNDFONTS, Tools, fetch_tools, find_tools
-from pipelines.preparation.command import DownloadOptions, run_pipeline, shown_preparation
-from pipelines.preparation.prepare import PrepareSettings, Progress, opened_if_finished, prepare
+from pipelines.preparation.command import CorpusOptions, prepare_shown, shown_preparation, summarise
+from pipelines.preparation.prepare import (
+    Preparation,
+    PrepareSettings,
+    Progress,
+    default_destination,
+    opened_if_finished,
+)
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.sources import SourceFile
 
@@ -64,9 +73,11 @@ NOT_RENDERED = "not_rendered"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(DownloadOptions):
+class Options(CorpusOptions):
     """The command line."""
 
+    download: bool = False
+    """Download missing files first; with this option, you accept the licences named above."""
     num_songs: int = 1000
     """Number of songs; with a multiple of 1000, every groove is in every split, in the same proportions."""
     seed: int = 0
@@ -120,18 +131,18 @@ def _render_and_prepare(songs: Sequence[Song], destination: Path, options: Optio
     made_with = ", ".join(f"{name} {number}" for name, number in versions.items())
     folder = data / _folder_of_songs(options.seed, versions)
     sources, skipped = _render(songs, tools, folder, options)
-    with shown_preparation(NAME) as on_progress:
-        return prepare(
-            sources,
+    return prepare_shown(
+        Preparation(
             destination,
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
+            sources,
             name=NAME,
             tag_names=TAGS,
             source_description=f"songs rendered with {made_with}; licences: {_licences()}",
             options=_manifest_options(songs, options),
             rejected=skipped,
-            on_progress=on_progress,
         )
+    )
 
 
 def _folder_of_songs(seed: int, versions: Mapping[str, str]) -> str:
@@ -227,10 +238,9 @@ def _licences() -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _prepare, data=DATA, options_type=Options, name=NAME, description=__doc__)
-
-
-def _prepare(destination: Path, options: Options, data: Path) -> Corpus:
+    options = parse_command(Options, arguments, program=f"python -m pipelines.{NAME}", description=__doc__)
+    data = options.data or DATA
     if options.download:
         fetch_tools(data)
-    return prepare_corpus(destination, options, data)
+    corpus = prepare_corpus(options.out or default_destination(NAME, options), options, data)
+    stdout.print(summarise(corpus), markup=False)

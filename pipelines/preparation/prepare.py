@@ -1,40 +1,54 @@
 """Turns a list of audio files into a prepared corpus; safe against damaged files and kills at any moment.
 
 Worker processes decode, and this one writes in the order of the list. So the corpus has the same bytes with any number
-of workers and interruptions.
+of workers and interruptions. It is made of shards, which `merging` puts together; without --shard there is one.
 """
 
 import collections
 import contextlib
 import dataclasses
+import functools
+import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+
+from clmr_tf import __version__
 from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
+from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
+from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
-from clmr_tf.data.corpus import (
-    INDEX_FILE,
-    MANIFEST_FILE,
-    PCM_FILE,
-    SKIPPED_FILE,
-    Corpus,
-    CorpusManifest,
-    Item,
-    count_by_split,
-    fingerprint_of,
-)
+from clmr_tf.data.corpus import MANIFEST_FILE, SKIPPED_FILE, Corpus, CorpusManifest
+from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
 from clmr_tf.data.resolution import prepared_name
-from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically
+from clmr_tf.errors import UsageError
+from clmr_tf.files import writable_or_usage_error, write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
-from pipelines.preparation.sources import SourceFile, check_sources, counted, listing_digest, sources_digest
+from pipelines.preparation.merging import SongsOfCopies, lines_of, merge, publish
+from pipelines.preparation.shards import (
+    ShardManifest,
+    claimed_folder,
+    clear_work_folder,
+    folder_of,
+    require_own_folder,
+    require_same_division,
+    shards_in,
+)
+from pipelines.preparation.sources import (
+    SourceFile,
+    check_sources,
+    counted,
+    files_digest,
+    listing_digest,
+    sources_digest,
+)
 from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, transcode
 
 _logger = logging.getLogger(__name__)
@@ -96,34 +110,75 @@ class Progress:
     audio_seconds: float
 
 
-def prepare(
-    sources: Sequence[SourceFile],
-    destination: Path,
-    settings: PrepareSettings,
-    *,
-    name: str,
-    tag_names: Sequence[str],
-    source_description: str,
-    options: Mapping[str, str] | None = None,
-    rejected: Sequence[SkippedFile] = (),
-    arrange: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Corpus:
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """A corpus to prepare; it can be pickled.
+
+    Attributes:
+        destination: Folder of the corpus, created if it does not exist.
+        settings: How files are decoded and which are accepted.
+        sources: The files in the order of the index.
+        name: Short name of the corpus.
+        tag_names: All tags, in the order of the multi-hot vectors.
+        source_description: Where the files came from, without a path of this machine.
+        options: Other options that the list depends on; a finished corpus with other options is rejected.
+        rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
+        copies: How copies of a recording become songs; None keeps the songs and splits of `sources`.
+    """
+
+    destination: Path
+    settings: PrepareSettings
+    sources: Sequence[SourceFile]
+    name: str
+    tag_names: Sequence[str]
+    source_description: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rejected: Sequence[SkippedFile] = ()
+    copies: SongsOfCopies | None = None
+
+    @functools.cached_property
+    def outline(self) -> CorpusManifest:
+        """The manifest, as far as it is known before decoding."""
+        listing = {_LISTING: listing_digest(self.sources)}
+        return CorpusManifest(
+            name=self.name,
+            sample_rate_hz=self.settings.sample_rate_hz,
+            storage=self.settings.storage,
+            tag_names=tuple(self.tag_names),
+            num_items={},
+            num_songs={},
+            num_skipped={},
+            source={**self.options, "description": self.source_description, **listing},
+            tool_versions={"clmr_tf": __version__, **decoder_versions()},
+        )
+
+    @functools.cached_property
+    def made_from(self) -> dict[str, Any]:
+        """All that the corpus depends on, as JSON data, which is equal for all shards."""
+        return json.loads(
+            json.dumps(
+                {
+                    "outline": dataclasses.asdict(self.outline),
+                    "min_num_samples": self.settings.min_num_samples,
+                    "copies": self.copies and dataclasses.asdict(self.copies),
+                    "splits": sorted({source.split for source in self.sources}),
+                    "sources_sha256": sources_digest(self.sources),
+                }
+            )
+        )
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def prepare(preparation: Preparation, on_progress: OnProgress | None = None) -> Corpus:
     """Prepares a corpus, resumes an interrupted preparation, or opens a finished corpus.
 
     `num_workers`, `timeout_seconds` and `max_skipped_fraction` may change when resuming; after any other change, the
     preparation starts again. A finished corpus is never changed: delete its folder to prepare it again.
 
     Args:
-        sources: The files in the order of the index.
-        destination: Folder of the corpus, created if it does not exist.
-        settings: How files are decoded and which are accepted.
-        name: Short name of the corpus.
-        tag_names: All tags, in the order of the multi-hot vectors.
-        source_description: Where the files came from, without a path of this machine.
-        options: Other options that the list depends on; a finished corpus with other options is rejected.
-        rejected: Files that the pipeline left out itself, for skipped.jsonl and the summary.
-        arrange: Sets the final songs and splits of the items, once all are decoded.
+        preparation: The corpus.
         on_progress: Called at the beginning and after every file.
 
     Raises:
@@ -132,90 +187,171 @@ def prepare(
         ClmrError: If more than `settings.max_skipped_fraction` of the sources cannot be used.
         OSError: If the disk is full; the next start continues from there.
     """
-    check_sources(sources, tag_names)
-    outline = CorpusManifest(
-        name=name,
-        sample_rate_hz=settings.sample_rate_hz,
-        storage=settings.storage,
-        tag_names=tuple(tag_names),
-        num_items={},
-        num_songs={},
-        num_skipped={},
-        source={**(options or {}), "description": source_description, "listing_sha256": listing_digest(sources)},
-        tool_versions=decoder_versions(),
-        fingerprint="",
-    )
-    corpus = opened_if_finished(destination, outline, settings.min_num_samples)
+    destination, settings = preparation.destination, preparation.settings
+    corpus = opened_if_finished(destination, preparation.outline, settings.min_num_samples)
     if corpus is not None:
         return corpus
-    if not sources:
-        raise UsageError(
-            f"There is no audio for the corpus {name!r} among {len(rejected)} files ({counted(rejected)})."
-        )
-    with _claimed_destination(destination) as work:
+    _check(preparation, num_shards=1)
+    with claimed_folder(destination) as work:
         # Another process may have finished it between the check above and the lock.
-        corpus = opened_if_finished(destination, outline, settings.min_num_samples)
+        corpus = opened_if_finished(destination, preparation.outline, settings.min_num_samples)
         if corpus is not None:
             return corpus
-        state = {
-            "outline": dataclasses.asdict(outline),
-            "min_num_samples": settings.min_num_samples,
-            "sources": sources_digest(sources),
-        }
-        with opened_journal(work, destination / PCM_FILE, state, with_audio=settings.reader == "prepared") as journal:
-            _process(sources, journal, settings, on_progress)
-            skipped = sorted([*rejected, *journal.skipped], key=lambda file: os.fsencode(file.source))
-            write_atomically(destination / SKIPPED_FILE, _lines(skipped), draft_folder=work)
-            _require_enough(journal, destination, settings)
-            items = arrange(journal.items)
-            _warn_of_empty_splits(sources, items)
-            _finish(items, journal, skipped, outline, destination, work)
-        _clear_work_folder(destination)
+        shard = Shard(0, 1)
+        finished = ShardManifest.read(folder_of(shard, destination))
+        if finished is not None and finished.difference_from(preparation.made_from):
+            # It was finished, but never published.
+            shutil.rmtree(finished.folder)
+        _prepare_shard(preparation, shard, on_progress)
+        publish(destination, settings.max_skipped_fraction, work)
+    clear_work_folder(destination)
     return Corpus.open(destination)
 
 
+def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgress | None = None) -> ShardManifest:
+    """Prepares one shard of a corpus, in any order and at the same time as others; `merging.merge` makes the corpus.
+
+    Killed and called again, it continues; finished, it does nothing. Which files a shard has depends on
+    `preparation.sources` alone.
+
+    Args:
+        preparation: The corpus; the same for all shards.
+        shard: Which one.
+        on_progress: Called at the beginning and after every file of the shard.
+
+    Raises:
+        UsageError: If the destination cannot be used, or the shard is being prepared by another process or was
+            prepared with other settings or another list of files.
+        OSError: If the disk is full; the next call continues from there.
+    """
+    destination = preparation.destination
+    _check(preparation, shard.num_shards)
+    if (destination / MANIFEST_FILE).is_file() and not folder_of(shard, destination).is_dir():
+        raise UsageError(f"{destination} holds a finished corpus; choose another folder, or delete that one.")
+    return _prepare_shard(preparation, shard, on_progress)
+
+
+# Each has a file of PCM or several, and training reads from up to 256 files as fast as from one.
+_FILES_PER_SHARD, _MIN_NUM_SHARDS, _MAX_NUM_SHARDS = 1000, 16, 256
+
+
+def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_shards: int | None = None) -> Corpus:
+    """Prepares the shards of a corpus on a cluster, and merges them; the result is that of `prepare`.
+
+    Args:
+        preparation: The corpus. Without `settings.num_workers`, a shard is decoded by as many processes as a worker of
+            the cluster has CPU cores.
+        options: Which cluster.
+        num_shards: How many; by default as many as there are already, otherwise one for each 1,000 files, 16 to 256.
+
+    Raises:
+        UsageError: As in `prepare_shard`, `merging.merge` and `run_on_cluster`.
+        ClmrError: As in `merging.merge` and `run_on_cluster`.
+        OSError: If the disk is full.
+    """
+    destination, settings = preparation.destination.absolute(), preparation.settings
+    corpus = opened_if_finished(destination, preparation.outline, settings.min_num_samples)
+    if corpus is not None:
+        return corpus
+    begun, num_files = shards_in(destination), len(preparation.sources)
+    if num_shards is None:
+        wanted = max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1)
+        num_shards = begun[0].num_shards if begun else min(wanted, _MAX_NUM_SHARDS)
+    _check(preparation, num_shards)
+    on_nodes = dataclasses.replace(
+        preparation,
+        destination=destination,
+        settings=dataclasses.replace(settings, num_workers=settings.num_workers or options.worker_cpus),
+        sources=[dataclasses.replace(source, path=source.path.absolute()) for source in preparation.sources],
+    )
+    shards = [Shard(number, num_shards) for number in range(num_shards)]
+    run_on_cluster(
+        options,
+        functools.partial(_opened_worker, on_nodes, decoder_versions()),
+        [ShardTask(str(shard), shard, len(shard.range_of(num_files))) for shard in shards],
+        doing=f"Preparing {preparation.name}",
+    )
+    return merge(destination, settings.max_skipped_fraction)
+
+
+def _opened_worker(preparation: Preparation, versions: Mapping[str, str]) -> Callable[[Shard], ShardManifest]:
+    """On a node of a cluster: refuses other decoders, and returns the function that prepares a shard."""
+    found = decoder_versions()
+    for library, version in versions.items():
+        if found[library] != version:
+            raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
+    return functools.partial(prepare_shard, preparation)
+
+
+def _check(preparation: Preparation, num_shards: int) -> None:
+    """Checks the list of files and the destination before anything is written."""
+    check_sources(preparation.sources, preparation.tag_names)
+    if not preparation.sources:
+        raise UsageError(
+            f"There is no audio for the corpus {preparation.name!r} among {len(preparation.rejected)} files "
+            f"({counted(preparation.rejected)})."
+        )
+    with writable_or_usage_error(preparation.destination, "choose another folder for the corpus"):
+        require_own_folder(preparation.destination)
+        require_same_division(preparation.destination, num_shards)
+
+
+def _prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgress | None) -> ShardManifest:
+    folder = folder_of(shard, preparation.destination)
+    finished = _finished(preparation, folder)
+    if finished is None:
+        with claimed_folder(folder) as work:
+            # Another process may have finished it between the check above and the lock.
+            finished = _finished(preparation, folder) or _decode_shard(preparation, shard, work, on_progress)
+    # Also if the last preparation was killed between its last two steps.
+    clear_work_folder(folder)
+    return finished
+
+
+def _finished(preparation: Preparation, folder: Path) -> ShardManifest | None:
+    finished = ShardManifest.read(folder)
+    difference = finished and finished.difference_from(preparation.made_from)
+    if difference:
+        raise UsageError(f"{folder} was prepared with {difference}; delete that folder to prepare the shard again.")
+    return finished
+
+
+def _decode_shard(preparation: Preparation, shard: Shard, work: Path, on_progress: OnProgress | None) -> ShardManifest:
+    folder, settings = folder_of(shard, preparation.destination), preparation.settings
+    of_shard = shard.range_of(len(preparation.sources))
+    sources = preparation.sources[of_shard.start : of_shard.stop]
+    state = {**preparation.made_from, "shard": str(shard), "files_sha256": files_digest(sources)}
+    with opened_journal(work, folder, state, with_audio=settings.reader == "prepared") as journal:
+        _process(sources, journal, settings, on_progress)
+        if journal.audio is not None:
+            journal.audio.sync()
+        # The first shard lists the files that no shard was given.
+        rejected = list(preparation.rejected) if shard.number == 0 else []
+        write_atomically(folder / SKIPPED_FILE, lines_of([*rejected, *journal.skipped]), draft_folder=work)
+        tag_names = preparation.tag_names
+        table = index_table(journal.items, tag_names)
+        write_index(folder / INDEX_FILE, table, tag_names, storage=settings.storage, draft_folder=work)
+        finished = ShardManifest(
+            folder,
+            made_from=preparation.made_from,
+            num_files=len(sources),
+            num_skipped=dict(collections.Counter(file.reason for file in journal.skipped)),
+            num_rejected=len(rejected),
+            audio_seconds=sum(item.num_samples for item in journal.items) / settings.sample_rate_hz,
+            audio_files=() if journal.audio is None else tuple(journal.audio.files),
+            sha256={name: sha256_of(folder / name) for name in (INDEX_FILE, SKIPPED_FILE)},
+        )
+    # The manifest is written last, since a folder with a manifest is a finished shard.
+    finished.write(draft_folder=work)
+    return finished
+
+
 CORPORA = Path("corpora")
-_WORK_FOLDER = "unfinished"
-_LOCK_FILE = "lock"
 
 
 def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
     """Where a pipeline prepares its corpus by default, which is where `--corpus` of other commands looks for it."""
     return CORPORA / prepared_name(pipeline, settings.sample_rate_hz, settings.storage)
-
-
-@contextlib.contextmanager
-def _claimed_destination(destination: Path) -> Iterator[Path]:
-    """Creates the folder and its work folder, and locks them against other preparations.
-
-    Yields:
-        The work folder, for everything that must survive a kill. It exists until `_clear_work_folder`.
-
-    Raises:
-        UsageError: If the folder cannot be written, contains something else, or is being prepared by another process.
-    """
-    work = destination / _WORK_FOLDER
-    with contextlib.ExitStack() as stack:
-        with writable_or_usage_error(destination, "choose another folder for the corpus"):
-            if destination.exists() and not destination.is_dir():
-                raise UsageError(f"{destination} is a file; choose a folder for the corpus.")
-            destination.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign_files(destination)
-            work.mkdir(exist_ok=True)
-            refusal = f"Another process is already preparing {destination}; wait for it to finish."
-            stack.enter_context(exclusive_lock(work / _LOCK_FILE, refusal))
-        yield work
-
-
-def _clear_work_folder(destination: Path) -> None:
-    # If the folder cannot be removed, it does no harm.
-    shutil.rmtree(destination / _WORK_FOLDER, ignore_errors=True)
-
-
-def _refuse_foreign_files(destination: Path) -> None:
-    names = {entry.name for entry in destination.iterdir() if not entry.name.startswith(".")}
-    if names and names.isdisjoint({_WORK_FOLDER, MANIFEST_FILE}):
-        raise UsageError(f"{destination} contains other files and no corpus; choose an empty folder for the corpus.")
 
 
 _LISTING = "listing_sha256"
@@ -241,17 +377,17 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
         return None
     corpus = Corpus.open(destination)
     # The last preparation may have been killed between its last two steps.
-    _clear_work_folder(destination)
+    clear_work_folder(destination)
     _require_same_settings(corpus, outline)
-    shortest = min((item.num_samples for item in corpus.items), default=0)
+    shortest = corpus.num_samples.min(initial=np.iinfo(np.int64).max)
     if shortest < min_num_samples:
         raise UsageError(
             f"{destination} has an item of {shortest} samples, fewer than the {min_num_samples} requested now; "
             "delete that folder to prepare it again, or choose another one."
         )
-    if corpus.manifest.storage == "direct" and not Path(corpus.items[0].file).is_file():
+    if corpus.manifest.storage == "direct" and not Path(first := corpus.items[0].file).is_file():
         raise UsageError(
-            f"{destination} refers to audio files that no longer exist, such as {printable(corpus.items[0].file)}; "
+            f"{destination} refers to audio files that no longer exist, such as {printable(first)}; "
             "delete that folder to prepare it again."
         )
     if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
@@ -283,7 +419,7 @@ def _process(
     sources: Sequence[SourceFile],
     journal: Journal,
     settings: PrepareSettings,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: OnProgress | None,
 ) -> None:
     audio_seconds = sum(item.num_samples for item in journal.items) / settings.sample_rate_hz
 
@@ -339,7 +475,7 @@ def _item(source: SourceFile, measured: MeasuredAudio, journal: Journal) -> Item
         source=source.source,
         split=source.split,
         tags=source.tags,
-        file=PCM_FILE if journal.audio is not None else str(source.path.absolute()),
+        file="" if journal.audio is not None else str(source.path.absolute()),
         offset_samples=journal.audio.num_samples if journal.audio is not None else 0,
         **dataclasses.asdict(measured),
     )
@@ -355,49 +491,3 @@ def _skipped(source: SourceFile, error: Exception) -> SkippedFile:
             return SkippedFile(source.source, CRASHED, str(error))
     # A full disk, or a bug in this program; not an error in this file.
     raise error
-
-
-def _require_enough(journal: Journal, destination: Path, settings: PrepareSettings) -> None:
-    num_skipped, num_files = len(journal.skipped), journal.num_done
-    found = f"{num_skipped} of {num_files} audio files cannot be used ({counted(journal.skipped)})"
-    if not journal.items:
-        raise UsageError(f"{found}, so the corpus would be empty; see the reasons in {destination / SKIPPED_FILE}.")
-    if num_skipped > settings.max_skipped_fraction * num_files:
-        raise ClmrError(
-            f"{found}; see {destination / SKIPPED_FILE}, and if that is expected, start again with "
-            f"--max-skipped-fraction {min(1.0, -(-num_skipped * 100 // num_files) / 100):g}."
-        )
-
-
-def _warn_of_empty_splits(sources: Sequence[SourceFile], items: Sequence[Item]) -> None:
-    # With few songs, the one drawn for validation may be broken.
-    for split in sorted({source.split for source in sources} - {item.split for item in items}):
-        _logger.warning("None of the files for the split %s can be used; the corpus does not have this split.", split)
-
-
-def _finish(
-    items: Sequence[Item],
-    journal: Journal,
-    skipped: Sequence[SkippedFile],
-    outline: CorpusManifest,
-    destination: Path,
-    work: Path,
-) -> None:
-    if journal.audio is not None:
-        journal.audio.sync()
-    index = _lines(items)
-    write_atomically(destination / INDEX_FILE, index, draft_folder=work)
-    num_items, num_songs = count_by_split(items)
-    manifest = dataclasses.replace(
-        outline,
-        num_items=num_items,
-        num_songs=num_songs,
-        num_skipped=dict(collections.Counter(file.reason for file in skipped)),
-        fingerprint=fingerprint_of(index),
-    )
-    # The manifest is written last, since a folder with a manifest is a finished corpus.
-    write_atomically(destination / MANIFEST_FILE, manifest.to_json().encode("utf-8"), draft_folder=work)
-
-
-def _lines(rows: Sequence[Item | SkippedFile]) -> bytes:
-    return b"".join(row.to_json().encode("ascii") + b"\n" for row in rows)

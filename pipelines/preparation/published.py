@@ -3,14 +3,17 @@
 import collections
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from clmr_tf.audio.listing import SkippedFile
-from clmr_tf.data.corpus import MANIFEST_FILE, SPLITS, Corpus
+from clmr_tf.config.command_line import parse_command
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
-from pipelines.preparation.command import shown_preparation
-from pipelines.preparation.prepare import PrepareSettings, prepare
+from pipelines.preparation.command import PublishedOptions, prepare_as_asked, prepare_shown
+from pipelines.preparation.prepare import Preparation, PrepareSettings, default_destination
 from pipelines.preparation.sources import SourceFile
 
 _logger = logging.getLogger(__name__)
@@ -40,9 +43,12 @@ class PublishedCorpus:
 
 
 def prepare_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Corpus:
-    """Prepares a corpus of the recordings whose files exist, with a progress bar; see `prepare`.
+    """Prepares a corpus of the recordings that exist, with a progress bar; see `plan_published` and `prepare`."""
+    return prepare_shown(plan_published(published, destination, settings))
 
-    The others are listed in skipped.jsonl as "missing".
+
+def plan_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Preparation:
+    """Plans a corpus of the recordings whose files exist. The others are listed in skipped.jsonl as "missing".
 
     Args:
         published: The content of its tables.
@@ -50,8 +56,7 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
         settings: How files are decoded, and which fraction of them may be missing.
 
     Raises:
-        UsageError: If more than `settings.max_skipped_fraction` of the files are missing; see also `prepare`.
-        ClmrError: If more than that fraction of the others cannot be used.
+        UsageError: If more than `settings.max_skipped_fraction` of the files are missing.
     """
     sources = songs_in_one_split(published.sources)
     present = [source for source in sources if source.path.is_file()]
@@ -60,18 +65,16 @@ def prepare_published(published: PublishedCorpus, destination: Path, settings: P
     _require_enough(published, missing, settings)
     if missing and not (destination / MANIFEST_FILE).is_file():
         _logger.warning("%d of the %d audio files of %s are missing.", len(missing), len(sources), published.name)
-    with shown_preparation(published.name) as on_progress:
-        return prepare(
-            present,
-            destination,
-            settings,
-            name=published.name,
-            tag_names=published.tag_names,
-            source_description=published.description,
-            options={"corpus": published.name, **published.options},
-            rejected=[SkippedFile(source.source, MISSING, "there is no such file") for source in missing],
-            on_progress=on_progress,
-        )
+    return Preparation(
+        destination,
+        settings,
+        present,
+        name=published.name,
+        tag_names=published.tag_names,
+        source_description=published.description,
+        options={"corpus": published.name, **published.options},
+        rejected=[SkippedFile(source.source, MISSING, "there is no such file") for source in missing],
+    )
 
 
 def songs_in_one_split(sources: Sequence[SourceFile]) -> list[SourceFile]:
@@ -99,6 +102,34 @@ def require_files(data: Path, names: Iterable[str], program: str) -> None:
     missing = [name for name in names if not (data / name).is_file()]
     if missing:
         raise UsageError(f"{data / missing[0]} is missing; `python -m {program} --help` says where it comes from.")
+
+
+Options = TypeVar("Options", bound=PublishedOptions)
+
+
+def run_pipeline(
+    arguments: Sequence[str],
+    read: Callable[[Options, Path], PublishedCorpus],
+    *,
+    data: Path,
+    options_type: type[Options],
+    name: str,
+    description: str,
+) -> None:
+    """Reads the command line, prepares the corpus or one of its shards, and prints a summary.
+
+    Args:
+        arguments: The command line without the program's name.
+        read: Reads the tables, given the options and the folder of the published files.
+        data: That folder, without --data.
+        options_type: Dataclass of the options.
+        name: Name of the pipeline.
+        description: Text of `--help`.
+    """
+    options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
+    published = read(options, options.data or data)
+    destination = options.out or default_destination(name, options)
+    prepare_as_asked(plan_published(published, destination, options), options)
 
 
 def _require_enough(published: PublishedCorpus, missing: Sequence[SourceFile], settings: PrepareSettings) -> None:

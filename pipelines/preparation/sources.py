@@ -10,7 +10,7 @@ from os import fsencode
 from pathlib import Path
 
 from clmr_tf.audio.listing import SkippedFile
-from clmr_tf.data.corpus import SPLITS
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
 
 
@@ -62,11 +62,13 @@ def listing_digest(sources: Iterable[SourceFile]) -> str:
 
 
 def sources_digest(sources: Iterable[SourceFile]) -> str:
-    """SHA-256 over everything about the sources, with modification times; decides whether work can be resumed."""
-    return _digest(
-        [str(source.path), source.item_id, source.song_id, source.source, source.split, source.tags, size, changed_ns]
-        for source, size, changed_ns in _with_size_and_time(sources)
-    )
+    """SHA-256 over everything about the sources but their files; shards of one corpus have the same."""
+    return _digest([source.item_id, source.song_id, source.source, source.split, source.tags] for source in sources)
+
+
+def files_digest(sources: Iterable[SourceFile]) -> str:
+    """SHA-256 over the paths, sizes and modification times of the files, which decides whether work can be resumed."""
+    return _digest([str(source.path), size, changed_ns] for source, size, changed_ns in _with_size_and_time(sources))
 
 
 def _with_size_and_time(sources: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, int, int]]:
@@ -92,10 +94,9 @@ def counted(skipped: Iterable[SkippedFile]) -> str:
     return counted_reasons(collections.Counter(file.reason for file in skipped))
 
 
-def read_skipped(path: Path, reason: str) -> list[SkippedFile]:
-    """The files of a corpus' skipped.jsonl that were left out for `reason`."""
-    skipped = [SkippedFile(**json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
-    return [file for file in skipped if file.reason == reason]
+def read_skipped(path: Path) -> list[SkippedFile]:
+    """The files in a skipped.jsonl."""
+    return [SkippedFile(**json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
 
 
 def counted_reasons(num_skipped: Mapping[str, int]) -> str:

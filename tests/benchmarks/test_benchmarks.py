@@ -14,7 +14,7 @@ import pytest
 from benchmarks.original_augmentations import sox_cpu_seconds
 from clmr_tf.console import run_command
 from clmr_tf.data.direct_reader import tensorflow_io_decoders
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 NUM_CPUS = os.cpu_count() or 1
@@ -42,18 +42,36 @@ def result_here(capsys):
 
 def test_clips_reports_plausible_times(tmp_path, result_here):
     # Text in a name that looks like markup or an emoji must be printed literally.
-    corpus = write_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
+    corpus = synthetic_corpus(tmp_path / "live [bold] :cat:", num_songs={"train": 5})
     begin = time.perf_counter()
     result = result_here("clips", "--corpus", corpus.folder, "--batch-size", 4, "--num-batches", 3)
     elapsed_ms = 1000 * (time.perf_counter() - begin)
 
-    keys = {"corpus", "num_pairs", "cpu_ms_per_pair", "wall_ms_per_pair", "pairs_per_core_second"}
-    assert set(result) == keys
+    keys = {"corpus", "num_pairs", "cpu_ms_per_pair", "wall_ms_per_pair", "pairs_per_core_second", "by_num_files"}
+    assert set(result) == keys and list(result["by_num_files"]) == ["1", "16", "256"]
     assert (result["corpus"], result["num_pairs"]) == ("live [bold] :cat:", 12)
     assert result["pairs_per_core_second"] * result["cpu_ms_per_pair"] == pytest.approx(1000, rel=1e-6)
     # Copying a pair takes more than 0.01 ms; the timed part is shorter than the whole process.
     assert 0.01 < result["cpu_ms_per_pair"] < elapsed_ms * NUM_CPUS / 12
     assert 0.01 < result["wall_ms_per_pair"] < elapsed_ms / 12
+
+
+def test_index_reports_plausible_times(result_here):
+    begin = time.perf_counter()
+    result = result_here("index", "--items", 70_000, "--files", 3)
+    assert (result["num_items"], result["num_files"]) == (70_000, 3)
+    # The arrays alone have 49 bytes per item; a Python object with its strings has more than 1,000.
+    assert 10 < result["bytes_per_item"] < 1_000
+    assert 0 < result["load_seconds"] < result["start_seconds"] < time.perf_counter() - begin
+    assert result["load_peak_megabytes"] <= result["start_peak_megabytes"]
+
+
+@pytest.mark.soak
+def test_cluster_reports_plausible_times():
+    result = result_of("cluster", "--num-files", 4, "--num-shards", 2)
+    assert (result["num_files"], result["num_shards"]) == (4, 2)
+    assert 0 < result["ray_over_processes"] < 2 and 0 < result["overhead_ms_per_shard"] < 1000
+    assert 0 < result["seconds_until_the_shard_of_a_dead_node_is_repeated"] < 300
 
 
 @pytest.mark.soak
@@ -148,6 +166,7 @@ def outcome_of(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
     ("name", "arguments", "words"),
     [
         ("direct_reader", ["--max-seconds", "3"], "--max-seconds at least 4"),
+        ("index", ["--items", "200", "--files", "201"], "--files from 1 to --items"),
         ("train_step", ["--repeats", "0"], "--repeats at least 1"),
         ("embed", ["--num-files", "0"], "must be at least 1"),
         ("runtime_accuracy", ["--model", "no such model"], "has no file for another runtime"),

@@ -15,7 +15,7 @@ from clmr_tf.audio.decoding import load_audio
 from clmr_tf.export.runtimes import FORMATS, add_runtime_files
 from clmr_tf.hardware import num_usable_cores
 from tests.clmr_tf.probed import TAGS, tiny_model, write_tiny_model
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 RUNTIMES = {"clmr_tf", "saved_model", *FORMATS}
@@ -71,7 +71,7 @@ def test_embed_ratios_follow_from_the_times(tmp_path):
 @pytest.mark.soak
 def test_runtime_accuracy_compares_every_file_with_the_encoder(tmp_path):
     songs = {"train": 14, "valid": 6, "test": 10}
-    corpus = write_corpus(tmp_path / "corpus", num_songs=songs, num_samples=120_000, tag_names=TAGS)
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs=songs, num_samples=120_000, tag_names=TAGS)
     model = write_tiny_model(tiny_model(), tmp_path / "model")
     add_runtime_files(model, list(FORMATS))
     result = result_of("runtime_accuracy", "--model", model, "--corpus", corpus.folder)

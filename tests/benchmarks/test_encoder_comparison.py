@@ -14,12 +14,13 @@ from benchmarks.encoder_comparison import clip_rates, training_seconds
 from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus, CorpusTask, Label, write_task
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import ClmrError
 from clmr_tf.probe import retrieval
 from clmr_tf.probe.__main__ import main as probe
 from clmr_tf.train.logs import RunLog
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 CLIP = 59049
 CLIPS_PER_SECOND = 32.0
@@ -41,10 +42,10 @@ def corpora(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("corpora")
     num_songs = {"train": 12, "valid": 6, "test": 10}
     registers = ("low", "middle", "high")
-    music = write_corpus(folder / "music", num_songs=num_songs, num_samples=2 * CLIP, tag_names=registers)
+    music = synthetic_corpus(folder / "music", num_songs=num_songs, num_samples=2 * CLIP, tag_names=registers)
     write_labels(music, "pseudo-tags", ("guitar", "drums"), single_label=False)
     write_labels(music, "artist", ("Ada", "Bo"), single_label=True)
-    songs = write_corpus(folder / "songs", num_songs=num_songs, num_samples=2 * CLIP, tag_names=registers)
+    songs = synthetic_corpus(folder / "songs", num_songs=num_songs, num_samples=2 * CLIP, tag_names=registers)
     write_labels(songs, "mode", ("major", "minor"), single_label=True)
     return music.folder, songs.folder
 
@@ -267,7 +268,7 @@ def test_other_settings_other_music_and_missing_tags_are_one_sentence(recorder, 
     assert "music has no pseudo-tags; run python -m pipelines.pseudo_tags" in refused("--corpus", str(changed))
     write_labels(Corpus.open(changed), "pseudo-tags", ("guitar", "flute"), single_label=False)
     assert "with fingerprints" in refused("--corpus", str(changed))
-    untagged = write_corpus(tmp_path / "untagged", num_songs={"train": 2}).folder
+    untagged = synthetic_corpus(tmp_path / "untagged", num_songs={"train": 2}).folder
     assert "untagged has no tags; give --labelled-corpus one" in refused("--labelled-corpus", str(untagged))
 
 

@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 
 from clmr_tf.hardware import num_usable_cores
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train_step")
-    corpus = write_corpus(folder / "corpus", num_songs={"train": 5})
+    corpus = synthetic_corpus(folder / "corpus", num_songs={"train": 5})
     python = folder / "python"
     python.write_text(STAND_IN.format(python=sys.executable), encoding="utf-8")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)

@@ -111,7 +111,7 @@ def tags_by_definition(head_file: Path, single_label: bool, features: np.ndarray
         head = {name: array.astype(np.float64) for name, array in file.items()}
     rows = []
     for row in features.astype(np.float64):
-        values = head["weights_0"].T.dot((row - head["mean"]) / head["deviation"]) + head["weights_1"]
+        values = head["weights_0"].T.dot((row - head["mean"]) / head["standard_deviation"]) + head["weights_1"]
         if "weights_2" in head:
             values = head["weights_2"].T.dot(np.where(values > 0, values, 0)) + head["weights_3"]
         powers = [np.exp(value) for value in values]

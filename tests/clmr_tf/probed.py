@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clmr_tf.data.corpus import Corpus, CorpusTask, Label
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.export.serving import ServedModel
 from clmr_tf.export.writing import write_model_folder
 from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 CLIP = 59049
 TAGS = ("brass", "keys", "strings")
@@ -62,8 +63,7 @@ def write_tiny_model(model: SampleCNN, folder: Path) -> Path:
 
 def write_corpus_with_tasks(folder: Path) -> Corpus:
     """Writes clips with one tag each, by register, and two tasks: several tags per clip, and two classes."""
-    corpus = write_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
-    (folder / "tasks").mkdir()
+    corpus = synthetic_corpus(folder, num_songs=NUM_SONGS, num_samples=NUM_SAMPLES, tag_names=TAGS)
     several = {
         item.id: Label(item.split, tuple(tag for bit, tag in enumerate(("low", "loud", "never")) if row % 4 >> bit & 1))
         for row, item in enumerate(corpus.items)
@@ -73,5 +73,5 @@ def write_corpus_with_tasks(folder: Path) -> Corpus:
         CorpusTask("several", "By number.", ("low", "loud", "never"), False, several),
         CorpusTask("halves", "By number.", ("left", "right"), True, halves),
     ):
-        (folder / "tasks" / f"{task.name}.json").write_text(task.to_json(), encoding="utf-8")
+        write_task(task, folder)
     return corpus

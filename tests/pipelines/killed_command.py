@@ -1,17 +1,21 @@
-"""Prepares a folder again and again, each time killed before its next access to a file of the corpus.
+"""Runs a command again and again, each time killed before its next access to a file of the corpus.
 
-    python -m tests.pipelines.killed_command MUSIC WORK
+    python -m tests.pipelines.killed_command prepare MUSIC WORK
+    python -m tests.pipelines.killed_command merge CORPUS WORK
 
-Forks, so that this costs one start of Python. The n-th process is killed by SIGKILL just before its n-th access and
-leaves WORK/n; the last one finishes, and its accesses are printed, a line each.
+"prepare" prepares the folder MUSIC; "merge" runs pipelines.merge on copies of CORPUS. Forks, so that this costs one
+start of Python. The n-th process is killed by SIGKILL just before its n-th access and leaves WORK/n; the last one
+finishes, and its accesses are printed, a line each.
 """
 
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
 
+from pipelines import merge
 from pipelines.folder import PrepareSettings, prepare_corpus
 from pipelines.preparation import prepare
 from tests.pipelines.conftest import run_in_this_process
@@ -39,17 +43,30 @@ def kill_before_access(number: int, log: Path, corpus: str) -> None:
     sys.addaudithook(on_event)
 
 
-def run(music: Path, work: Path) -> None:
+def run(operation: str, source: Path, work: Path) -> None:
     prepare.run_in_workers = run_in_this_process
+
+    def begin(corpus: Path) -> None:
+        if operation == "merge":
+            shutil.copytree(source, corpus)
+
+    def finish(corpus: Path) -> None:
+        if operation == "merge":
+            merge.main([str(corpus)])
+        else:
+            prepare_corpus(source, corpus, SETTINGS)
+
     # Everything that is imported only when it is used.
-    prepare_corpus(music, work / "0", SETTINGS)
+    begin(work / "0")
+    finish(work / "0")
     log, number, status = work / "log", 0, -1
     while status != 0:
         number += 1
+        begin(work / str(number))
         process = os.fork()
         if process == 0:
             kill_before_access(number, log, str(work / str(number)))
-            prepare_corpus(music, work / str(number), SETTINGS)
+            finish(work / str(number))
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status not in (0, -signal.SIGKILL):
@@ -58,4 +75,4 @@ def run(music: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
+    run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

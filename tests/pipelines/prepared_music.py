@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.data.corpus import Corpus
-from pipelines.preparation.prepare import PrepareSettings, SourceFile, prepare
+from pipelines.preparation.prepare import Preparation, PrepareSettings, SourceFile, prepare
 from tests.sounds import noise, write_sound
 
 SETTINGS = PrepareSettings(min_num_samples=22050, num_workers=1)
@@ -16,8 +16,15 @@ def sources_in(folder: Path, *names: str, split: str = "train") -> list[SourceFi
 
 
 def run(sources: list[SourceFile], destination: Path, settings: PrepareSettings = SETTINGS, **options) -> Corpus:
+    on_progress = options.pop("on_progress", None)
+    return prepare(planned(sources, destination, settings, **options), on_progress)
+
+
+def planned(
+    sources: list[SourceFile], destination: Path, settings: PrepareSettings = SETTINGS, **options
+) -> Preparation:
     described = {"name": "test", "tag_names": (), "source_description": "made by a test", **options}
-    return prepare(sources, destination, settings, **described)
+    return Preparation(destination, settings, sources, **described)
 
 
 def write_songs(folder: Path, num_songs: int, seconds: float = 1.5) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 import scipy.signal
 import soundfile
 
-from clmr_tf.data.corpus import MANIFEST_FILE, task_names_in
+from clmr_tf.data.corpus import MANIFEST_FILE
 from clmr_tf.data.resolution import resolve_corpus
+from clmr_tf.data.tasks import task_names_in
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import accompaniments
 from pipelines.accompaniments import DATA, Options, main, prepare_corpus, rendering, songs, tools
@@ -237,7 +238,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data, corpus
 
 
 def test_a_finished_corpus_needs_no_packages_and_lost_tasks_are_written_again(corpus, tmp_path, monkeypatch):
-    task = corpus.folder / "tasks/tempo.json"
+    task = corpus.folder / "tasks/tempo.parquet"
     before = task.read_bytes()
     task.unlink()
     again = prepare_corpus(corpus.folder, OPTIONS, tmp_path)

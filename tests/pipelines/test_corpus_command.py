@@ -6,6 +6,7 @@ import pytest
 
 from clmr_tf.data.resolution import resolve_corpus
 from clmr_tf.errors import UsageError
+from pipelines.preparation import published
 
 NAMES = ("magnatagatune", "magnatagatune_clean", "msd", "gtzan", "fma", "mtg_jamendo", "billboard", "accompaniments")
 # No licence lets anyone pass this music on, or others fetch it better.
@@ -28,6 +29,8 @@ def test_help_describes_sources_and_folder_layout(pipeline, capsys):
     assert f"Expected files, in {pipeline.DATA} or the folder given with --data:" in words
     for option in ("--data", "--out", "--max-skipped-fraction", "--sample-rate-hz", "--config"):
         assert option in words
+    # The songs of one corpus are rendered, not read from a folder.
+    assert ("--shard" in words) == (pipeline.NAME != "accompaniments")
     assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)
 
 
@@ -67,7 +70,11 @@ def test_a_corpus_is_prepared_where_other_commands_look_for_it(name, options, ra
     def prepare_corpus(destination, *_):
         raise PreparedError(destination)
 
-    monkeypatch.setattr(module, "prepare_corpus", prepare_corpus)
+    if hasattr(module, "read_corpus"):
+        monkeypatch.setattr(module, "read_corpus", lambda *_: None)
+        monkeypatch.setattr(published, "plan_published", lambda _, destination, *__: prepare_corpus(destination))
+    else:
+        monkeypatch.setattr(module, "prepare_corpus", prepare_corpus)
     with pytest.raises(PreparedError) as by_pipeline:
         module.main(options)
     with pytest.raises(PreparedError) as by_name:

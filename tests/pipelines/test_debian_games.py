@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clmr_tf.data.corpus import task_names_in
 from clmr_tf.data.resolution import resolve_corpus
+from clmr_tf.data.tasks import task_names_in
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import debian_games
 from pipelines.debian_games import Options, Track, licences, main, prepare_corpus, read_tracks, split_of_songs
@@ -74,7 +74,7 @@ def test_the_small_set_is_fetched_and_prepared_with_its_tasks(debian, tmp_path):
     assert task_names_in(corpus.folder) == ("artist", "soundtrack")
     tagged = corpus.for_task("artist")
     assert {item.tags for item in tagged.items} == {("ann",)}
-    assert np.all(tagged.multi_hot(tagged.items) == 1)
+    assert np.all(tagged.multi_hot(np.arange(len(tagged.items))) == 1)
     # The cache is beside the corpus, and nothing is fetched from it twice.
     assert (tmp_path / "corpora/downloads/debian-games").is_dir()
     again = prepare_corpus(tmp_path / "corpora/again", OPTIONS, debian / "table.csv")
@@ -147,7 +147,7 @@ def test_cached_packages_need_no_network(debian, tmp_path):
 
 def test_a_finished_corpus_needs_no_apt_get_and_lost_tasks_are_written_again(debian, tmp_path, monkeypatch):
     corpus = prepare_corpus(tmp_path / "corpus", OPTIONS, debian / "table.csv")
-    task = corpus.folder / "tasks/artist.json"
+    task = corpus.folder / "tasks/artist.parquet"
     before = task.read_bytes()
     task.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))

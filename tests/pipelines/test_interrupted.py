@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from clmr_tf.console import run_command
+from pipelines import merge
 from pipelines.folder import PrepareSettings, main, prepare_corpus
 from pipelines.preparation.journal import GrowingAudio
 from tests.sounds import noise, write_sound
@@ -34,12 +35,9 @@ def music(tmp_path_factory):
     return folder
 
 
-def command(music, corpus):
-    return [sys.executable, "-m", "pipelines.folder", str(music), "--out", str(corpus), *OPTIONS]
-
-
-def start(music, corpus, **options):
-    return subprocess.Popen(command(music, corpus), cwd=ROOT, stdout=subprocess.DEVNULL, **options)
+def start(music, corpus, *arguments, **options):
+    command = [sys.executable, "-m", "pipelines.folder", str(music), "--out", str(corpus), *OPTIONS, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, **options)
 
 
 def bytes_of(folder):
@@ -53,8 +51,8 @@ def undisturbed(music):
     return bytes_of(music.parent / "undisturbed")
 
 
-def num_journalled(corpus):
-    journal = corpus / "unfinished/journal.jsonl"
+def num_journalled(corpus, shard="00000-of-00001"):
+    journal = corpus / "shards" / shard / "unfinished/journal.jsonl"
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
@@ -78,6 +76,27 @@ def test_kills_at_random_moments_change_no_byte(music, undisturbed, tmp_path):
     assert bytes_of(corpus) == undisturbed
 
 
+def test_shards_at_once_one_of_them_killed_make_the_same_corpus(music, undisturbed, tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    with (
+        start(music, corpus, "--shard", "2/3", stderr=subprocess.DEVNULL) as killed,
+        start(music, corpus, "--shard", "0/3", stderr=subprocess.DEVNULL) as other,
+    ):
+        while killed.poll() is None and num_journalled(corpus, "00002-of-00003") < 2:
+            time.sleep(0.001)
+        killed.kill()
+    assert (killed.returncode, other.returncode) == (-signal.SIGKILL, 0)
+    assert 2 <= num_journalled(corpus, "00002-of-00003") < 10
+    for shard in (1, 2):
+        main([str(music), "--out", str(corpus), *OPTIONS, "--shard", f"{shard}/3"])
+    merge.main([str(corpus)])
+    merged = bytes_of(corpus)
+    for name in ("index.parquet", "skipped.jsonl"):
+        assert merged[name] == undisturbed[name]
+    audio = [merged[f"shards/{number:05d}-of-00003/audio-00000.pcm"] for number in range(3)]
+    assert b"".join(audio) == undisturbed["shards/00000-of-00001/audio-00000.pcm"]
+
+
 def test_kills_before_every_file_access_change_no_byte(tmp_path, no_workers):
     small, work = tmp_path / "music", tmp_path / "work"
     small.mkdir()
@@ -85,11 +104,11 @@ def test_kills_before_every_file_access_change_no_byte(tmp_path, no_workers):
     for name, kind in [("0.flac", "FLAC"), ("1.flac", "FLAC"), ("2.wav", "WAV")]:
         write_sound(small / name, noise(1.2, 44100, seed=int(name[0])), 44100, kind)
     (small / "broken.wav").write_bytes(b"\0" * 100)
-    script = [sys.executable, "-m", "tests.pipelines.killed_command", small, work]
+    script = [sys.executable, "-m", "tests.pipelines.killed_command", "prepare", small, work]
     steps = subprocess.run(script, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     expected = bytes_of(work / "0")
     finishing = steps.index("os.rename /unfinished/.manifest.json.draft") + 1
-    before_index = work / str(steps.index("os.rename /unfinished/.index.jsonl.draft") + 1)
+    before_index = work / str(steps.index("os.rename /shards/00000-of-00001/unfinished/.index.parquet.draft") + 1)
     assert num_journalled(before_index) == 4
     shutil.copytree(before_index, tmp_path / "changed")
     for number in range(1, len(steps) + 2):

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from clmr_tf.audio.listing import SkippedFile
-from clmr_tf.data.corpus import PCM_FILE, Item
+from clmr_tf.data.index import Item
 from pipelines.preparation import journal as growing_audio
-from pipelines.preparation.journal import digest_of, opened_journal
+from pipelines.preparation.journal import digest_of, opened_journal, pcm_file
 
+PCM_FILE = pcm_file(0)
 STATE = {"settings": "as ever"}
 
 
@@ -16,9 +17,13 @@ def audio_of(number):
     return np.random.default_rng(number).integers(-1000, 1000, 100 + number, np.int16).astype("<i2").tobytes()
 
 
+def audio_in(folder):
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.pcm")))
+
+
 def write(folder, num_items, state=STATE):
     """Adds items 0, 1, ... up to `num_items`, with a skipped file after every second one."""
-    with opened_journal(folder, folder / PCM_FILE, state, with_audio=True) as journal:
+    with opened_journal(folder, folder, state, with_audio=True) as journal:
         for number in range(len(journal.items), num_items):
             part = journal.parts / str(number)
             part.write_bytes(audio_of(number))
@@ -28,7 +33,7 @@ def write(folder, num_items, state=STATE):
                 source=f"line\nend {number}",
                 split="train",
                 tags=("a", "b"),
-                file=PCM_FILE,
+                file="",
                 offset_samples=journal.audio.num_samples,
                 num_samples=100 + number,
                 digest=digest_of(audio_of(number)),
@@ -44,7 +49,7 @@ def write(folder, num_items, state=STATE):
 
 
 def reopen(folder, state=STATE):
-    with opened_journal(folder, folder / PCM_FILE, state, with_audio=True) as journal:
+    with opened_journal(folder, folder, state, with_audio=True) as journal:
         return journal.items, journal.skipped
 
 
@@ -52,9 +57,9 @@ def assert_sound(folder, num_items):
     """What is there are the first `num_items` items and nothing else, and it grows on as if nothing had been."""
     items, _ = reopen(folder)
     assert [item.song_id for item in items] == [str(number) for number in range(num_items)]
-    assert (folder / PCM_FILE).read_bytes() == b"".join(audio_of(number) for number in range(num_items))
+    assert audio_in(folder) == b"".join(audio_of(number) for number in range(num_items))
     write(folder, 8)
-    assert (folder / PCM_FILE).read_bytes() == b"".join(audio_of(number) for number in range(8))
+    assert audio_in(folder) == b"".join(audio_of(number) for number in range(8))
 
 
 def test_added_rows_are_read_again(tmp_path):
@@ -79,7 +84,7 @@ def test_a_torn_journal_is_cut_to_its_complete_rows(tmp_path):
         assert len(items) == sum(is_item[:num_rows])
         assert len(skipped) == num_rows - len(items)
         assert (tmp_path / "journal.jsonl").read_bytes() == journal[: ends[num_rows - 1] if num_rows else 0]
-        assert (tmp_path / PCM_FILE).read_bytes() == b"".join(map(audio_of, range(len(items))))
+        assert audio_in(tmp_path) == b"".join(map(audio_of, range(len(items))))
 
 
 @pytest.mark.parametrize("torn", [b"\0" * 300, b'{"id": "x"}\n', b"[]\n", b"12\n", b'{"reason": 1}\n', b"\xff\xfe\n"])
@@ -131,7 +136,7 @@ def test_another_state_starts_again_in_a_new_file(tmp_path):
     mapped = np.memmap(tmp_path / PCM_FILE, "<i2", "r")
     before = mapped.tolist()
     assert reopen(tmp_path, {"settings": "new"}) == ([], [])
-    assert (tmp_path / PCM_FILE).read_bytes() == b""
+    assert not (tmp_path / PCM_FILE).exists()
     # Truncating the old file in place would end this process with SIGBUS.
     assert mapped.tolist() == before
 
@@ -141,13 +146,13 @@ def test_without_audio_only_rows_are_kept(tmp_path):
     (tmp_path / "direct").mkdir()
     made, _ = write(tmp_path / "pcm", 2)
     items = [dataclasses.replace(item, file="/music/song.mp3", offset_samples=0) for item in made]
-    audio = tmp_path / "direct" / PCM_FILE
-    with opened_journal(tmp_path / "direct", audio, STATE, with_audio=False) as journal:
+    folder = tmp_path / "direct"
+    with opened_journal(folder, folder, STATE, with_audio=False) as journal:
         for item in items:
             journal.add_item(item, journal.parts / "none")
-    with opened_journal(tmp_path / "direct", audio, STATE, with_audio=False) as journal:
+    with opened_journal(folder, folder, STATE, with_audio=False) as journal:
         assert journal.items == items
-    assert not audio.exists()
+    assert not list(folder.glob("*.pcm"))
 
 
 def test_parts_of_a_killed_run_are_removed(tmp_path):
@@ -155,3 +160,23 @@ def test_parts_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "parts-old/7").write_bytes(b"half a song")
     write(tmp_path, 1)
     assert {path.name for path in tmp_path.iterdir()} == {"journal.jsonl", "state.json", PCM_FILE}
+
+
+def test_files_are_bounded_and_no_item_is_in_two(tmp_path, monkeypatch):
+    # Items of 100 to 107 samples: two in every file.
+    monkeypatch.setattr(growing_audio, "MAX_FILE_NUM_SAMPLES", 210)
+    write(tmp_path, 8)
+    files = sorted(tmp_path.glob("*.pcm"))
+    assert [path.stat().st_size // 2 for path in files] == [201, 205, 209, 106, 107]
+    with opened_journal(tmp_path, tmp_path, STATE, with_audio=True) as journal:
+        assert [(file.file, file.num_samples) for file in journal.audio.files] == [
+            (path.name, path.stat().st_size // 2) for path in files
+        ]
+    # A kill, or a power cut that loses the end of a file in the middle.
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    assert_sound(tmp_path, 3)
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other, 5)
+    (other / pcm_file(3)).write_bytes(b"left by a kill between audio and journal")
+    assert_sound(other, 5)

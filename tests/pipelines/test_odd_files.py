@@ -9,7 +9,8 @@ import pytest
 
 from clmr_tf.audio.decoding import load_audio
 from clmr_tf.audio.isolation import Outcome
-from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile, prepare
+from pipelines.preparation.prepare import CRASHED, PrepareSettings, SourceFile
+from tests.pipelines.prepared_music import run
 from tests.sounds import noise, write_encoded, write_sound
 
 RATE_HZ = 22050
@@ -19,7 +20,7 @@ SETTINGS = PrepareSettings(min_num_samples=RATE_HZ, num_workers=1, max_skipped_f
 def prepared(folder, destination, settings=SETTINGS):
     names = sorted(path.name for path in folder.iterdir())
     sources = [SourceFile(folder / name, name, name, name, "train") for name in names]
-    return prepare(sources, destination, settings, name="odd", tag_names=(), source_description="made by a test")
+    return run(sources, destination, settings)
 
 
 def write_tagged(path: Path, title: bytes) -> None:

@@ -8,7 +8,7 @@ from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS
 from clmr_tf.errors import UsageError
 from pipelines.pseudo_tags import PROBABILITIES_FILE, Options, main, pseudo_tags_task, thresholds_of, window_starts
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
@@ -41,7 +41,7 @@ def test_the_mean_number_of_tags_is_that_of_magnatagatune():
 def corpus(tmp_path):
     """Ten songs of 3.2 seconds."""
     num_songs = {"train": 6, "valid": 2, "test": 2}
-    return write_corpus(tmp_path / "corpora/corpus", num_songs=num_songs, num_samples=70_000)
+    return synthetic_corpus(tmp_path / "corpora/corpus", num_songs=num_songs, num_samples=70_000)
 
 
 def probabilities_for(corpus):
@@ -71,7 +71,7 @@ def test_tags_with_too_few_songs_in_a_split_are_dropped_and_named(corpus):
 
 
 def test_songs_are_counted_not_recordings(tmp_path):
-    corpus = write_corpus(tmp_path / "pairs", num_songs={"train": 3}, items_per_song=2, num_samples=100)
+    corpus = synthetic_corpus(tmp_path / "pairs", num_songs={"train": 3}, items_per_song=2, num_samples=100)
     probabilities = np.array([[0.9], [0.9], [0.9], [0.1], [0.1], [0.1]])
     _, dropped = pseudo_tags_task(corpus.items, probabilities, ("a",), {"train": 0})
     assert dropped == {}

@@ -24,7 +24,7 @@ from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.report.results import read_result
 from tests.clmr_tf.convert.state_dicts import audio, encoder, mlp_head, prefixed, projector
 from tests.clmr_tf.probed import only_default_signature
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 PLAIN = prefixed("encoder.", encoder()) | prefixed("projector.", projector())
 CHECKPOINTS = os.environ.get("CLMR_TF_PYTORCH_CHECKPOINTS")
@@ -63,7 +63,7 @@ def test_the_manifest_names_the_checkpoint(converted):
 
 def test_the_probe_scores_a_converted_head(converted, tmp_path):
     num_songs = {"train": 2, "valid": 2, "test": 60}
-    corpus = write_corpus(tmp_path / "corpus", num_songs=num_songs, tag_names=MAGNATAGATUNE_TAGS)
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs=num_songs, tag_names=MAGNATAGATUNE_TAGS)
     config = ProbeConfig(
         converted, str(corpus.folder), preset="released", head="own", features_cache=tmp_path / "cache"
     )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from clmr_tf.data.crops import crop_reader, pair_dataset, window_starts
 from clmr_tf.errors import UsageError
-from tests.synthetic import write_corpus
+from tests.synthetic import PCM_FILE, synthetic_corpus
 
 CLIP = 59049
 
@@ -16,7 +16,7 @@ CLIP = 59049
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "ramps"
-    return write_corpus(folder, num_songs={"train": 40, "valid": 9}, items_per_song=2)
+    return synthetic_corpus(folder, num_songs={"train": 40, "valid": 9}, items_per_song=2)
 
 
 def batches(corpus, count, **arguments):
@@ -109,7 +109,7 @@ def test_view_seeds_never_repeat(corpus):
 
 
 def test_orders_of_successive_epochs_are_not_correlated(tmp_path):
-    corpus = write_corpus(tmp_path / "many", num_songs={"train": 600}, num_samples=16)
+    corpus = synthetic_corpus(tmp_path / "many", num_songs={"train": 600}, num_samples=16)
     stream = pair_dataset(corpus, "train", batch_size=600, clip_num_samples=8, seed=1)
     epochs = [batch["item"] for batch in stream.take(6).as_numpy_iterator()]
     assert all(sorted(order) == list(range(600)) for order in epochs)
@@ -128,13 +128,13 @@ def orders(corpus, seed: int, epochs: list[int]) -> list[tuple[int, ...]]:
 
 def test_orders_do_not_repeat_after_256_epochs_or_seeds(tmp_path):
     # The shuffle op looks at the low byte of its seeds only.
-    corpus = write_corpus(tmp_path / "some", num_songs={"train": 50}, num_samples=16)
+    corpus = synthetic_corpus(tmp_path / "some", num_songs={"train": 50}, num_samples=16)
     found = [*orders(corpus, 1, [0, 5, 256, 261, 65536, 2**20]), *orders(corpus, 257, [0, 5])]
     assert len(set(found)) == len(found)
 
 
 def test_all_songs_are_left_out_equally_often(tmp_path):
-    corpus = write_corpus(tmp_path / "some", num_songs={"train": 60}, num_samples=16)
+    corpus = synthetic_corpus(tmp_path / "some", num_songs={"train": 60}, num_samples=16)
     stream = pair_dataset(corpus, "train", batch_size=48, clip_num_samples=8, seed=3).take(250)
     counts = np.bincount(np.concatenate([batch["item"] for batch in stream.as_numpy_iterator()]), minlength=60)
     # Each of 250 epochs takes a song with probability 0.8: 200 within 4.5 standard deviations of 6.3.
@@ -143,7 +143,7 @@ def test_all_songs_are_left_out_equally_often(tmp_path):
 
 
 def test_offsets_are_uniform_over_the_item_and_independent_between_the_crops(tmp_path):
-    corpus = write_corpus(tmp_path / "short", num_songs={"train": 500}, num_samples=1000)
+    corpus = synthetic_corpus(tmp_path / "short", num_songs={"train": 500}, num_samples=1000)
     stream = pair_dataset(corpus, "train", batch_size=500, clip_num_samples=300, seed=2).take(8)
     first, second = [], []
     for batch in stream.as_numpy_iterator():
@@ -162,7 +162,7 @@ def test_offsets_are_uniform_over_the_item_and_independent_between_the_crops(tmp
 
 
 def test_an_item_as_long_as_a_clip_is_returned_whole(tmp_path):
-    corpus = write_corpus(tmp_path / "exact", num_songs={"train": 2}, num_samples=CLIP)
+    corpus = synthetic_corpus(tmp_path / "exact", num_songs={"train": 2}, num_samples=CLIP)
     batch = batches(corpus, 1, batch_size=2)[0]
     row = int(np.flatnonzero(batch["item"] == 0)[0])
     samples = corpus.read_samples(corpus.items_of("train")[0])
@@ -170,10 +170,10 @@ def test_an_item_as_long_as_a_clip_is_returned_whole(tmp_path):
 
 
 def test_full_scale_pcm_is_scaled_to_one(tmp_path):
-    corpus = write_corpus(tmp_path / "loud", num_songs={"train": 1}, num_samples=8)
+    corpus = synthetic_corpus(tmp_path / "loud", num_songs={"train": 1}, num_samples=8)
     pcm = np.array([-32768, 32767, 0, 1, -1, 16384, 0, 0], "<i2")
-    (corpus.folder / "audio.pcm").write_bytes(pcm.tobytes())
-    crop = crop_reader(corpus, corpus.items_of("train"), 6)(tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    (corpus.folder / PCM_FILE).write_bytes(pcm.tobytes())
+    crop = crop_reader(corpus, corpus.rows_of("train"), 6)(tf.constant(0, tf.int64), tf.constant(0, tf.int64))
     np.testing.assert_array_equal(crop.numpy(), np.array([-1, 32767 / 32768, 0, 1 / 32768, -1 / 32768, 0.5]))
 
 
@@ -193,7 +193,7 @@ def test_windows_are_whole_and_in_order(num_samples, hop, expected):
 @pytest.mark.parametrize("num_songs", [0, 1])
 def test_too_few_songs_for_any_batch_are_rejected(tmp_path, num_songs):
     songs = {"train": num_songs, "valid": 3}
-    corpus = write_corpus(tmp_path / "few", num_songs=songs, items_per_song=2, num_samples=CLIP)
+    corpus = synthetic_corpus(tmp_path / "few", num_songs=songs, items_per_song=2, num_samples=CLIP)
     with pytest.raises(UsageError, match=f"at least 2 songs, and .* few has {num_songs}; add more music") as refused:
         pair_dataset(corpus, "train", batch_size=4, clip_num_samples=CLIP, seed=0)
     assert "batch-size" not in str(refused.value)

@@ -7,7 +7,7 @@ import pytest
 
 from clmr_tf.data.crops import BatchShard, labelled_dataset
 from clmr_tf.errors import UsageError
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 TAGS = ("a", "b", "c")
 SHAPE = {"clip_num_samples": 1000, "seed": 11}
@@ -16,7 +16,9 @@ SHAPE = {"clip_num_samples": 1000, "seed": 11}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 5, "valid": 2}, items_per_song=2, num_samples=3000, tag_names=TAGS)
+    return synthetic_corpus(
+        folder, num_songs={"train": 5, "valid": 2}, items_per_song=2, num_samples=3000, tag_names=TAGS
+    )
 
 
 def batches_of(corpus, count: int, **arguments) -> list[dict]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.data.crops import BatchShard, pair_dataset
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 BATCH_SIZE, NUM_STEPS = 16, 5
 
@@ -14,7 +14,7 @@ BATCH_SIZE, NUM_STEPS = 16, 5
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     # Two batches in an epoch, and a remainder.
-    return write_corpus(tmp_path_factory.mktemp("corpora") / "ramps", num_songs={"train": 37}, num_samples=400)
+    return synthetic_corpus(tmp_path_factory.mktemp("corpora") / "ramps", num_songs={"train": 37}, num_samples=400)
 
 
 def read(corpus, shard: BatchShard, first_step: int = 0) -> list[list[dict[str, np.ndarray]]]:

@@ -13,11 +13,13 @@ import tensorflow as tf
 
 from clmr_tf.audio.decoding import UnreadableAudioError
 from clmr_tf.data import direct_reader
-from clmr_tf.data.corpus import PCM_FILE, Corpus, CorpusManifest, Item
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.direct_reader import direct_crop_reader, read_crop
+from clmr_tf.data.index import Item
 from clmr_tf.errors import UsageError
 from tests.clmr_tf.inference.song_files import FILES, assert_same, prepared, write_songs
+from tests.synthetic import save_corpus
 
 CROP = 20_000
 REPOSITORY = Path(__file__).parents[3]
@@ -73,8 +75,8 @@ def test_an_unreadable_file_fails_alone(music, tmp_path):
         read_crop(bad[0], 0, num_samples=2000, sample_rate_hz=22050)
 
 
-def direct_corpus(paths: list[Path], sample_rate_hz: int = 22050) -> Corpus:
-    items = tuple(
+def direct_corpus(folder: Path, paths: list[Path], sample_rate_hz: int = 22050) -> Corpus:
+    items = [
         Item(
             id=path.name,
             song_id=path.name,
@@ -90,37 +92,24 @@ def direct_corpus(paths: list[Path], sample_rate_hz: int = 22050) -> Corpus:
             source_num_bytes=path.stat().st_size,
         )
         for path in paths
-    )
-    manifest = CorpusManifest(
-        name="mixed",
-        sample_rate_hz=sample_rate_hz,
-        storage="direct",
-        tag_names=(),
-        num_items={"train": len(items)},
-        num_songs={"train": len(items)},
-        num_skipped={},
-        source={},
-        tool_versions={},
-        fingerprint="",
-    )
-    return Corpus(Path(), manifest, items)
+    ]
+    return save_corpus(folder, items, None, sample_rate_hz=sample_rate_hz)
 
 
 def as_pcm(corpus: Corpus, folder: Path) -> Corpus:
     """The same corpus with the audio prepared."""
     pcm = [np.rint(np.clip(prepared(item.file), -1, 1 - 2**-15) * 32768).astype("<i2") for item in corpus.items]
-    (folder / PCM_FILE).write_bytes(b"".join(samples.tobytes() for samples in pcm))
     begins = np.cumsum([0, *(len(samples) for samples in pcm)])
-    items = tuple(
-        dataclasses.replace(item, file=PCM_FILE, offset_samples=int(begin))
+    items = [
+        dataclasses.replace(item, file="", offset_samples=int(begin))
         for item, begin in zip(corpus.items, begins, strict=False)
-    )
-    return Corpus(folder, dataclasses.replace(corpus.manifest, storage="pcm"), items)
+    ]
+    return save_corpus(folder, items, np.concatenate(pcm))
 
 
 def test_batches_equal_those_from_prepared_audio(music, tmp_path):
-    direct = direct_corpus([music / name for name in FILES])
-    pcm = as_pcm(direct, tmp_path)
+    direct = direct_corpus(tmp_path / "direct", [music / name for name in FILES])
+    pcm = as_pcm(direct, tmp_path / "pcm")
     options = {"batch_size": 5, "clip_num_samples": CROP, "seed": 11}
     batches = zip(
         pair_dataset(direct, "train", **options).take(6),
@@ -137,19 +126,21 @@ def test_batches_equal_those_from_prepared_audio(music, tmp_path):
 
 
 def test_a_missing_file_is_reported_before_training(music, tmp_path):
-    corpus = direct_corpus([music / "22k.ogg"])
-    gone = dataclasses.replace(corpus.items[0], file=str(tmp_path / "gone.ogg"))
+    gone = tmp_path / "gone.ogg"
+    gone.write_bytes((music / "22k.ogg").read_bytes())
+    corpus = direct_corpus(tmp_path / "corpus", [music / "22k.ogg", gone])
+    gone.unlink()
     with pytest.raises(UsageError, match=r"1 of 2 files .* missing or have changed, such as '.*gone\.ogg'"):
-        direct_crop_reader(corpus, [corpus.items[0], gone], CROP)
+        direct_crop_reader(corpus, corpus.rows_of("train"), CROP)
 
 
 def test_a_file_of_another_size_is_reported_before_training(music, tmp_path):
     path = tmp_path / "song.ogg"
     path.write_bytes((music / "22k.ogg").read_bytes())
-    corpus = direct_corpus([path])
+    corpus = direct_corpus(tmp_path / "corpus", [path])
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match="missing or have changed"):
-        direct_crop_reader(corpus, corpus.items, CROP)
+        direct_crop_reader(corpus, corpus.rows_of("train"), CROP)
 
 
 def test_without_tensorflow_io_the_crops_are_the_same(music, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clmr_tf.data.labels import choose_labels, sample_per_combination, sample_songs
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 SONGS = [f"song {number}" for number in range(1000)]
 
@@ -48,7 +48,9 @@ def test_each_combination_keeps_its_fraction_but_at_least_one_example(fraction):
 def test_the_choice_is_described_with_its_counts(tmp_path):
     # Ten songs of two clips; song s has the tag s modulo 4. Three examples per clip.
     tags = ("a", "b", "c", "d")
-    corpus = write_corpus(tmp_path / "songs", num_songs={"train": 10}, items_per_song=2, num_samples=10, tag_names=tags)
+    corpus = synthetic_corpus(
+        tmp_path / "songs", num_songs={"train": 10}, items_per_song=2, num_samples=10, tag_names=tags
+    )
     items, clip_of_example = corpus.items_of("train"), np.repeat(np.arange(20), 3)
     chosen, description = choose_labels(corpus, clip_of_example, song_fraction=0.2, seed=5)
     songs = sample_songs([item.song_id for item in items], 0.2, 5)

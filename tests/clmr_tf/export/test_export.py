@@ -16,7 +16,7 @@ from clmr_tf.export.model_folder import read_manifest
 from clmr_tf.export.writing import require_same_origin
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.train.run import train
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("quick_export", "tiny_network")
 
@@ -34,7 +34,7 @@ def config_of(folder: Path, name: str, **settings) -> TrainConfig:
 def place(tmp_path_factory, quick_export, tiny_network):
     """A folder with two runs that differ by their seeds, and the export of the first."""
     folder = tmp_path_factory.mktemp("place")
-    write_corpus(folder / "melodies", num_songs={"train": 4}, num_samples=2_000, tag_names=("a", "b"))
+    synthetic_corpus(folder / "melodies", num_songs={"train": 4}, num_samples=2_000, tag_names=("a", "b"))
     train(config_of(folder, "one"))
     train(config_of(folder, "two", seed=7))
     export(ExportConfig(model=folder / "runs" / "one", out=folder / "model"))
@@ -77,9 +77,9 @@ def test_the_model_of_another_run_is_replaced_only_with_overwrite(home, capsys):
     assert run_command(command.main, arguments) == 0
 
 
-def test_the_defaults_of_export_do_not_replace_the_included_demo_model(home, monkeypatch, capsys):
+def test_the_defaults_of_export_do_not_replace_another_model(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    shutil.copytree(ROOT / "savedmodels" / "demo", "savedmodels/demo")
+    shutil.copytree(ROOT / "savedmodels" / "music-small", "savedmodels/demo")
     # As `clmr_tf.train` calls the run of the demo corpus.
     Path("runs/one").rename("runs/demo")
     before = content_of(Path("savedmodels/demo"))

@@ -15,7 +15,7 @@ from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from tests.clmr_tf.exported import MANIFEST_ENTRIES, model
 from tests.clmr_tf.probed import tiny_model
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 
@@ -105,7 +105,7 @@ def test_other_folders_are_left_alone(tmp_path):
 
 
 def test_a_prepared_corpus_is_not_replaced(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
     before = {path.name: path.read_bytes() for path in corpus.folder.iterdir()}
     with pytest.raises(UsageError, match="not a model folder"):
         write_model_folder(model(), corpus.folder, MANIFEST_ENTRIES)
@@ -216,7 +216,7 @@ def test_a_folder_without_a_valid_manifest_is_refused(tmp_path, content):
 
 
 def test_a_prepared_corpus_is_not_read_as_a_model(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs={"train": 1}, num_samples=64)
     for read in (load_encoder, read_manifest):
         with pytest.raises(UsageError, match=r"is not a model folder.*`architecture\.arguments`"):
             read(corpus.folder)

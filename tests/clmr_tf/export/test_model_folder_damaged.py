@@ -80,10 +80,13 @@ DAMAGES = {
     ),
     "head-offset-short": (of_head(fewer, "weights_1"), HEADS.format("its layers do not match")),
     "head-of-other-features": (
-        of_head(lambda array: array[:500], "mean", "deviation", "weights_0"),
+        of_head(lambda array: array[:500], "mean", "standard_deviation", "weights_0"),
         r"head\.npz has 500 inputs .* but an embedding has 512 numbers",
     ),
-    "head-text": (of_head(lambda array: array.astype(str), "weights_1"), HEADS.format("it contains mean, deviation")),
+    "head-text": (
+        of_head(lambda array: array.astype(str), "weights_1"),
+        HEADS.format("it contains mean, standard_deviation"),
+    ),
     "projector-cut": (cut("projector.npz"), r"projector\.npz cannot be read .*; convert the checkpoint again"),
     "projector-of-other-features": (
         with_arrays("projector.npz", lambda arrays: {name: array[:500, :500] for name, array in arrays.items()}),

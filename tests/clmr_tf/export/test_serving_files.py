@@ -58,7 +58,7 @@ def test_the_models_are_where_the_command_mounts_them():
     )
     text = (FILES / "models.config").read_text(encoding="utf-8")
     (model,) = text_format.Parse(text, config.ModelServerConfig()).model_config_list.config
-    assert (model.name, model.base_path, model.model_platform) == ("demo", "/models/demo", "tensorflow")
+    assert (model.name, model.base_path, model.model_platform) == ("music-small", "/models/music-small", "tensorflow")
     mounts = dict(re.findall(r'type=bind,source="\$PWD/([^"]+)",target=([^,\s]+)', DOCUMENT))
     # A model's folder holds one of its versions, which is named by a number.
     assert mounts[f"savedmodels/{model.name}/{SAVED_MODEL}"] == f"{model.base_path}/1"
@@ -73,7 +73,7 @@ def server(exported):
     pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
     from tests.clmr_tf.export.protocol_server import ProtocolServer
 
-    with ProtocolServer(exported.folder / SAVED_MODEL, "demo") as server:
+    with ProtocolServer(exported.folder / SAVED_MODEL, "music-small") as server:
         yield server
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.similar import drawn_songs
 from clmr_tf import embed, similar
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.inference import approximate_index, shards
@@ -128,7 +128,7 @@ def test_only_one_process_builds_an_index(tmp_path):
 
 def test_the_commands_build_update_and_use_the_index(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True)
+    INCLUDED_MODEL.mkdir(parents=True)
     encoder = PlainEncoder()
     monkeypatch.setattr(shards, "IsolatedDecoder", DecoderInThisProcess)
     monkeypatch.setattr("clmr_tf.audio.isolation.IsolatedDecoder", DecoderInThisProcess)

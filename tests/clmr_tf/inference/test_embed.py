@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
@@ -214,7 +214,7 @@ def test_odd_names_and_paths_do_not_affect_other_files(encoder, music, tmp_path,
     os.mkfifo(tmp_path / "pipe.wav")
     arguments = [str(odd), str(tmp_path / "pipe.wav"), str(folder), str(folder / ".." / "odd"), "--out", "x"]
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     # As a strict terminal takes it: UTF-8 and nothing else.
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
@@ -275,7 +275,7 @@ def test_the_command(encoder, music, tmp_path, monkeypatch, capsys, caplog):
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(embed.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from clmr_tf import embed
 from clmr_tf.audio.listing import find_audio
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
@@ -311,8 +311,8 @@ def test_damaged_parts_are_noticed_by_readers(music, tmp_path, damage):
 def command(music, tmp_path, monkeypatch, capsys):
     """Runs the command in a folder with the music; returns its exit code and what it wrote."""
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True)
-    (DEMO_MODEL / "encoder.weights.h5").write_bytes(b"weights")
+    INCLUDED_MODEL.mkdir(parents=True)
+    (INCLUDED_MODEL / "encoder.weights.h5").write_bytes(b"weights")
     encoder = PlainEncoder()
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
 
@@ -361,7 +361,7 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
     changes = "1 new or changed files and 1 that are gone"
     assert command(*options, "--update") == (0, f"Updated for {changes}: table has 8 songs.\n")
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: PlainEncoder("other"))
-    (DEMO_MODEL / "encoder.weights.h5").write_bytes(b"other weights")
+    (INCLUDED_MODEL / "encoder.weights.h5").write_bytes(b"other weights")
     for more in ((), ("--update",)):
         code, error = command(*options, *more)
         assert code == 2 and "table has model_hash plain, but this command has other; use the same model" in error

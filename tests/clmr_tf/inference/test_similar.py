@@ -6,7 +6,7 @@ import soundfile
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clmr_tf import embed, similar
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.inference.encoder import Encoder
 from clmr_tf.inference.similarity import SongIndex, nearest_in_blocks
@@ -98,7 +98,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
     other = Encoder(model, model.clip_num_samples, model.sample_rate_hz)
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: other)
     assert run_command(similar.main, [str(songs / "song 0.wav"), "--index", str(songs / "index.npz")]) == 2
-    assert "was made with another model than savedmodels/demo; give that model" in capsys.readouterr().err
+    assert "was made with another model than savedmodels/music-small; give that model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_table_of_another_model_is_refused(songs, monkeypatch, capsys):
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(songs, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(songs)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(similar.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from clmr_tf import tag
-from clmr_tf.config.command_line import DEMO_MODEL
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.console import run_command
 from clmr_tf.errors import UsageError
 from clmr_tf.inference.encoder import Encoder, Tagger, Tagging, load_encoder
@@ -105,7 +105,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(tagging_encoder, tmp_path, 
     for name in ("x.wav", "y.wav"):
         soundfile.write(tmp_path / name, melody(1, RATE_HZ), RATE_HZ)
     monkeypatch.chdir(tmp_path)
-    DEMO_MODEL.mkdir(parents=True, exist_ok=True)
+    INCLUDED_MODEL.mkdir(parents=True, exist_ok=True)
     assert run_command(tag.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error

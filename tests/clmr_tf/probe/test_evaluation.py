@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clmr_tf.data.corpus import PCM_FILE, Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import sample_songs
 from clmr_tf.errors import UsageError
 from clmr_tf.export.model_folder import weights_hash
@@ -20,7 +20,7 @@ from clmr_tf.probe.heads import fit_head
 from clmr_tf.probe.protocols import PROTOCOLS, grid_of_heads
 from clmr_tf.probe.settings import ProbeConfig
 from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS
-from tests.synthetic import write_corpus
+from tests.synthetic import PCM_FILE, synthetic_corpus
 
 SEED = 7
 
@@ -104,7 +104,7 @@ def test_features_are_computed_once(result_of, monkeypatch):
 def test_a_clip_of_one_window_is_scored_by_it_and_counted(result_of, tmp_path):
     # The first item is exactly one window long, and every other a little longer.
     num_songs = {"test": 3, "train": 4, "valid": 4}
-    corpus = write_corpus(tmp_path / "short", num_songs=num_songs, num_samples=CLIP, tag_names=TAGS)
+    corpus = synthetic_corpus(tmp_path / "short", num_songs=num_songs, num_samples=CLIP, tag_names=TAGS)
     test = result_of(corpus=str(corpus.folder))["scores"]["test"]
     assert test["num_clips_of_one_window"] == 1
     assert test["num_windows"] == test["num_clips"] == 3

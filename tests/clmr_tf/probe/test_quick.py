@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clmr_tf.config.command_line import to_json
 from clmr_tf.config.train import TrainConfig
-from clmr_tf.data.corpus import INDEX_FILE, MANIFEST_FILE, PCM_FILE, Corpus, count_by_split, fingerprint_of
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.metrics import accuracy, average_precision
 from clmr_tf.models.encoders import build_encoder
@@ -24,7 +24,7 @@ from clmr_tf.probe.features import LabeledFeatures
 from clmr_tf.probe.quick import INVERSE_PENALTIES, build_probe, fit_linear_probe, wilson_interval
 from clmr_tf.probe.settings import ProbeConfig
 from tests.clmr_tf.probed import CLIP, TAGS
-from tests.synthetic import write_corpus
+from tests.synthetic import PCM_FILE, changed_corpus, synthetic_corpus
 
 SEED = 7
 # Item k is as long as two clips minus (6 - k) samples, so the first six have one window and the others two.
@@ -146,18 +146,7 @@ def relabel(corpus: Corpus, tags_of: dict[str, dict[int, tuple[str, ...]]]) -> C
     for split, tags in tags_of.items():
         for number, names in tags.items():
             items[number] = dataclasses.replace(items[number], split=split, tags=names)
-    index = "".join(item.to_json() + "\n" for item in items).encode()
-    num_items, num_songs = count_by_split(items)
-    manifest = dataclasses.replace(
-        corpus.manifest,
-        tag_names=TAGS,
-        num_items=num_items,
-        num_songs=num_songs,
-        fingerprint=fingerprint_of(index),
-    )
-    (corpus.folder / INDEX_FILE).write_bytes(index)
-    (corpus.folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-    return Corpus.open(corpus.folder)
+    return changed_corpus(corpus, corpus.folder, items, tag_names=TAGS)
 
 
 def embed_by_hand(model: SampleCNN, corpus: Corpus, split: str) -> LabeledFeatures:
@@ -184,7 +173,7 @@ def encoders(model):
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpora") / "songs"
-    return write_corpus(folder, num_songs={"train": NUM_ITEMS}, num_samples=NUM_SAMPLES, tag_names=TAGS)
+    return synthetic_corpus(folder, num_songs={"train": NUM_ITEMS}, num_samples=NUM_SAMPLES, tag_names=TAGS)
 
 
 def result_of(model_folder: Path, corpus: Corpus) -> dict:
@@ -228,7 +217,7 @@ def test_single_labels_are_scored_by_accuracy(model_folder, songs, encoders):
     assert result["metric"] == "accuracy"
     assert result["corpus"] == {
         "name": "songs",
-        "fingerprint": fingerprint_of((corpus.folder / INDEX_FILE).read_bytes()),
+        "fingerprint": corpus.manifest.fingerprint,
         "tag_names": list(TAGS),
     }
     assert result["splits"] == {
@@ -287,7 +276,7 @@ def test_the_folder_of_a_run_is_refused_before_the_music_is_prepared(tmp_path):
     ],
 )
 def test_a_corpus_without_tags_or_a_split_is_refused(model_folder, tmp_path, num_songs, tag_names, missing):
-    corpus = write_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
+    corpus = synthetic_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
     with pytest.raises(UsageError, match=f"The corpus lacking has {missing}; ") as refused:
         result_of(model_folder, corpus)
     assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2" in str(refused.value)

@@ -19,7 +19,7 @@ from clmr_tf.probe.evaluation import main_score
 from clmr_tf.probe.features import EncoderFeatures, MelFeatures
 from clmr_tf.probe.retrieval import CONDITIONS, draw_views, ranks_of, score_retrieval
 from tests.clmr_tf.probed import CLIP
-from tests.synthetic import write_corpus
+from tests.synthetic import save_corpus, synthetic_corpus
 
 NUM_TEST, NUM_TRAIN = 12, 2
 SEED = 42
@@ -30,7 +30,7 @@ def songs(tmp_path_factory) -> Corpus:
     """Twelve unheard songs whose samples say their number, and one that is too short."""
     folder = tmp_path_factory.mktemp("corpora") / "songs"
     num_songs = {"train": NUM_TRAIN, "test": NUM_TEST}
-    return write_corpus(folder, num_songs=num_songs, num_samples=2 * CLIP)
+    return synthetic_corpus(folder, num_songs=num_songs, num_samples=2 * CLIP)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_one_recording_of_each_unheard_song_is_a_candidate(tmp_path, songs):
     # The first recording of song 0 is too short, and so are both of song 1.
     short = {"test-0-0", "test-1-0", "test-1-1"}
     items = [dataclasses.replace(item, num_samples=2 * CLIP - (item.id in short)) for item in items]
-    views = draw_views(dataclasses.replace(songs, items=tuple(items)), CLIP, SEED)
+    views = draw_views(save_corpus(tmp_path / "with test", items, None), CLIP, SEED)
     ids = [item.id for item in views.recordings]
     assert sorted(ids) == sorted(["test-0-1", *(f"test-{song}-0" for song in range(2, 400))])
     assert ids != sorted(ids) and (views.num_queried, views.num_rounds, views.num_too_short) == (300, 1, 1)
@@ -146,8 +146,8 @@ def test_one_recording_of_each_unheard_song_is_a_candidate(tmp_path, songs):
     assert (facts["split"], facts["num_candidates"], facts["num_queries"]) == ("test", 399, 300)
     assert facts["chance"]["recall_at_1"] == 1 / 399
     # Without a test split, the validation split.
-    items = tuple(item for item in items if item.split != "test")
-    views = draw_views(dataclasses.replace(songs, items=items), CLIP, SEED)
+    items = [item for item in items if item.split != "test"]
+    views = draw_views(save_corpus(tmp_path / "without", items, None), CLIP, SEED)
     assert (views.split, len(views.recordings), views.num_rounds) == ("valid", 11, 28)
     assert views.describe()["num_queries"] == 308
     items = tuple(item for item in items if item.song_id not in ("valid 3", "valid 4"))
@@ -156,7 +156,7 @@ def test_one_recording_of_each_unheard_song_is_a_candidate(tmp_path, songs):
         match=r"The valid split of the corpus songs has 9 songs with a recording of at least 5\.4 s, and retrieval "
         r"needs 10; give a corpus with more music in its test split\.",
     ):
-        draw_views(dataclasses.replace(songs, items=items), CLIP, SEED)
+        draw_views(save_corpus(tmp_path / "few", items, None, name="songs"), CLIP, SEED)
 
 
 def test_queries_are_clean_or_always_augmented_in_one_way_or_by_the_released_chain():

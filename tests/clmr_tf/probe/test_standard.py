@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from clmr_tf.data.corpus import PCM_FILE, Corpus
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import choose_labels
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.writing import read_probe_head
@@ -20,6 +20,7 @@ from clmr_tf.probe import __main__ as command
 from clmr_tf.probe.heads import fit_logistic_head
 from clmr_tf.probe.protocols import L2_STRENGTHS, LogisticSettings
 from tests.clmr_tf.probed import CLIP
+from tests.synthetic import PCM_FILE
 
 SEED = 42
 HEADS = [LogisticSettings(l2=l2) for l2 in L2_STRENGTHS]
@@ -128,7 +129,7 @@ def scores_by_hand(model: SampleCNN, corpus: Corpus, l2: float) -> np.ndarray:
     valid, valid_clips = windows_of(model, corpus, "valid")
     test, test_clips = windows_of(model, corpus, "test")
     labels, valid_labels = (
-        corpus.multi_hot(corpus.items_of(split))[rows] for split, rows in (("train", clips), ("valid", valid_clips))
+        corpus.multi_hot(corpus.rows_of(split))[rows] for split, rows in (("train", clips), ("valid", valid_clips))
     )
     fit, chosen, _ = fit_logistic_head(train, labels, valid, valid_labels, HEADS, single_label=True)
     assert chosen.l2 == l2
@@ -150,7 +151,7 @@ def test_scores_and_the_difference_from_untrained_weights_equal_a_slow_repetitio
     assert result["scores"]["test"]["num_clips_of_one_window"] == 0
 
     untrained = build_encoder(width=0.0625, seed=SEED)
-    labels = corpus.multi_hot(corpus.items_of("test"))
+    labels = corpus.multi_hot(corpus.rows_of("test"))
     _, of_untrained = probed("untrained", "--features", "untrained")
     scores = [
         scores_by_hand(model, corpus, settings["l2"]),

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 
 from clmr_tf.recipes.recipe import PUBLISHED_CORPORA
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 TAGS = ("guitar", "no vocals", "techno")
 
 
 def prepare_corpora(folder: Path) -> Path:
     """Writes a corpus for each pipeline that a recipe names, with two clips a song, and for each sample rate."""
-    first = write_corpus(
+    first = synthetic_corpus(
         folder / "magnatagatune",
         num_songs={"train": 6, "valid": 3, "test": 3},
         items_per_song=2,

@@ -84,7 +84,7 @@ def test_a_supervised_row_is_scored_by_the_best_checkpoint_of_its_own_classifier
     assert modules == ["clmr_tf.train", "clmr_tf.export", "clmr_tf.probe"]
     folder, model = (home / place / "labels-mtt-supervised-50" for place in ("runs", "savedmodels"))
     # Three combinations of tags with 4 clips each, of which half are used.
-    assert json.loads((folder / "run.json").read_text())["labels"]["chosen"]["num_clips"] == 6
+    assert json.loads((folder / "run.json").read_text())["labels"]["selection"]["num_clips"] == 6
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = min(rows, key=lambda row: row["validation_loss"])
     result = json.loads((model / "evaluation-labels-mtt-supervised-50-1.json").read_text())

@@ -17,7 +17,7 @@ from clmr_tf.recipes.__main__ import main
 from clmr_tf.recipes.recipe import RECIPES, read_recipe
 from clmr_tf.recipes.run import RecipeRun, options_of
 from tests.clmr_tf.recipes.prepared import prepare_corpora
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 CONFIG_TYPES = {"clmr_tf.train": TrainConfig, "clmr_tf.export": ExportConfig, "clmr_tf.probe": ProbeConfig}
 
@@ -105,7 +105,7 @@ def test_a_missing_or_different_corpus_is_refused_with_its_pipeline(run_of, corp
 
 
 def test_recipes_of_users_may_use_any_corpus(run_of, tmp_path):
-    write_corpus(tmp_path / "mine", num_songs={"train": 1, "valid": 1, "test": 1}, num_samples=59_049)
+    synthetic_corpus(tmp_path / "mine", num_songs={"train": 1, "valid": 1, "test": 1}, num_samples=59_049)
     run = run_of("mtt-only-crop", tmp_path)
     probe = dataclasses.replace(run.recipe.probes[0], settings={**run.recipe.probes[0].settings, "corpus": "mine"})
     recipe = dataclasses.replace(run.recipe, train={**run.recipe.train, "corpus": "mine"}, probes=(probe,))

@@ -18,14 +18,14 @@ from clmr_tf.report.__main__ import main
 from clmr_tf.report.results import READS_FORMAT_VERSION, read_results
 from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.report.written_results import result, write
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     """Two model folders, the second of a model trained with labels, with the results of four evaluations."""
     folder = tmp_path_factory.mktemp("probed")
-    corpus = write_corpus(
+    corpus = synthetic_corpus(
         folder / "corpora" / "songs",
         num_songs={"train": 9, "valid": 6, "test": 6},
         num_samples=2 * 59049 + 1000,
@@ -48,7 +48,7 @@ def probed(tmp_path_factory):
     chosen = {"choice": "fraction of the songs", "fraction": 0.4, "num_songs": 4, "num_clips": 4, "num_examples": 4}
     chosen |= {"of": {"num_songs": 9, "num_clips": 9, "num_examples": 9}, "tags_without_positives": []}
     config |= {"objective": "supervised", "labels": 0.4, "augmentation": "none"}
-    labelled = {"step": 30, "config": config, "run": {**run, "labels": {"chosen": chosen}}}
+    labelled = {"step": 30, "config": config, "run": {**run, "labels": {"selection": chosen}}}
     head = Head(np.zeros(512), np.ones(512), (np.eye(512, 3), np.zeros(3)))
     metadata |= {"name": "labelled", "tag_names": list(corpus.manifest.tag_names), "training": labelled}
     with only_default_signature():

@@ -1,7 +1,7 @@
 """A small corpus with labels, and quick settings of runs on it."""
 
 from clmr_tf.config.train import TrainConfig
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 # Synthetic songs with the same tag have the same register.
 TAGS = ("a", "b", "c", "d", "e")
@@ -10,7 +10,7 @@ TAGS = ("a", "b", "c", "d", "e")
 def write_labelled_corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
     songs = {"train": 10, "valid": 5, "test": 10}
-    return write_corpus(folder, num_songs=songs, num_samples=130_000, tag_names=TAGS)
+    return synthetic_corpus(folder, num_songs=songs, num_samples=130_000, tag_names=TAGS)
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:

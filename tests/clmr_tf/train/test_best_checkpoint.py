@@ -16,7 +16,7 @@ from clmr_tf.train.failures import NonFiniteError
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.saved_variables import make_groups
 from tests.clmr_tf.train.training_runs import metrics
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 9, "valid": 3}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 9, "valid": 3}, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:

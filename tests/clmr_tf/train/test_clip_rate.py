@@ -7,7 +7,7 @@ import pytest
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.train import loop as clip_rate
 from clmr_tf.train.run import train
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -17,7 +17,7 @@ BATCH_SIZE = 4
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 8, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 8, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
 
 
 @pytest.mark.soak

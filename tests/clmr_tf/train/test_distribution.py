@@ -1,4 +1,4 @@
-"""How TF_CONFIG is read and validated."""
+"""How TF_CONFIG and Slurm's variables are read and validated."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from clmr_tf.train import distribution
 class FoundWorkers:
     """Stands for the real strategy, whose constructor waits for the other workers."""
 
-    def __init__(self):
-        self.cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    def __init__(self, cluster_resolver):
+        self.cluster_resolver = cluster_resolver
 
 
 @pytest.fixture
@@ -84,6 +84,91 @@ def test_invalid_tf_config_is_rejected_in_one_sentence(configured, config, words
     with pytest.raises(UsageError, match=words) as caught:
         configured(config)
     assert str(caught.value).startswith("TF_CONFIG must") and "\n" not in str(caught.value)
+
+
+# The first node of the list is not the first by name.
+STEP = {
+    "SLURM_JOB_ID": "41",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "n2,n10",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1",
+    "SLURM_NODEID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_PROCID": "2",
+}
+
+
+@pytest.fixture
+def in_slurm(monkeypatch, scontrol):
+    """Builds the strategy of a process of a job step."""
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", FoundWorkers)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("PATH", f"{scontrol}{os.pathsep}{os.environ['PATH']}")
+
+    def build(name: str = "multi_worker", **variables: str):
+        for variable, value in {**STEP, **variables}.items():
+            monkeypatch.setenv(variable, value)
+        return distribution.build_strategy(name)
+
+    return build
+
+
+def addresses_of(strategy: FoundWorkers) -> list[str]:
+    return strategy.cluster_resolver.cluster_spec().as_dict()["worker"]
+
+
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_workers_of_a_slurm_step_are_in_the_order_of_its_nodes(in_slurm, name):
+    places = [("0", "0"), ("0", "1"), ("1", "0")]
+    found = [in_slurm(name, SLURM_NODEID=node, SLURM_LOCALID=local) for node, local in places]
+    assert [distribution.worker_index(strategy) for strategy in found] == [0, 1, 2]
+    first, second, third = (address.split(":") for address in addresses_of(found[0]))
+    assert [first[0], second[0], third[0]] == ["n2", "n2", "n10"]
+    assert int(second[1]) == int(first[1]) + 1 and third[1] == first[1]
+    assert all(addresses_of(strategy) == addresses_of(found[0]) for strategy in found)
+
+
+def test_groups_of_slurm_nodes_are_expanded(in_slurm):
+    strategy = in_slurm(SLURM_STEP_NODELIST="a,b,c,d", SLURM_STEP_TASKS_PER_NODE="2(x3),1", SLURM_NODEID="3")
+    assert distribution.num_workers(strategy) == 7 and distribution.worker_index(strategy) == 6
+
+
+def test_jobs_and_steps_that_follow_each_other_have_different_ports(in_slurm):
+    steps = [(job, step) for job in range(1000, 1004) for step in (0, 1, 30)]
+    ports = {
+        int(addresses_of(in_slurm(SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step)))[0].split(":")[1]) // 32
+        for job, step in steps
+    }
+    assert len(ports) == len(steps)
+    assert min(ports) * 32 > 1024 and max(ports) * 32 + 31 < 32_768
+
+
+def test_tf_config_goes_before_slurm(in_slurm):
+    config = config_of({"type": "worker", "index": 1}, worker=["a:1", "b:2"])
+    strategy = in_slurm(TF_CONFIG=json.dumps(config))
+    assert addresses_of(strategy) == ["a:1", "b:2"] and distribution.worker_index(strategy) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"SLURM_NODEID": "x"}, "SLURM_NODEID must be a number; received 'x'; start the workers with srun."),
+        ({"SLURM_JOB_ID": ""}, "SLURM_JOB_ID must be a number; received ''; "),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x"}, r"must be counts such as 2\(x3\),1; received '2\(x'; "),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2"}, "a count for each of the 2 nodes in SLURM_STEP_NODELIST; received '2'; "),
+        ({"SLURM_LOCALID": "2"}, "one of the tasks 2,1 on 2 nodes; received 0 and 2; "),
+        ({"SLURM_NODEID": "2"}, "one of the tasks 2,1 on 2 nodes; received 2 and 0; "),
+        (
+            {"SLURM_STEP_NODELIST": "n[2"},
+            r"cannot list the nodes in SLURM_STEP_NODELIST='n\[2' \(Invalid hostlist\); set",
+        ),
+        ({"PATH": ""}, "scontrol cannot list the nodes.*No such file.*; set TF_CONFIG instead"),
+    ],
+)
+def test_invalid_slurm_variables_are_rejected_in_one_sentence(in_slurm, variables, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        in_slurm(**variables)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.soak

@@ -12,13 +12,13 @@ from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.models.encoders import encoder_name
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import metrics, state
-from tests.synthetic import melody, write_corpus
+from tests.synthetic import melody, synthetic_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000)
+    return synthetic_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000)
 
 
 def config_of(corpus, workdir, encoder: str, steps: int) -> TrainConfig:

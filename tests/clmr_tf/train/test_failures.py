@@ -15,7 +15,7 @@ from clmr_tf.train.failures import NonFiniteError, write_nonfinite_report
 from clmr_tf.train.run import train
 from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.train.training_runs import metrics, state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:

@@ -8,7 +8,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.crops import labelled_dataset
 from clmr_tf.train.build import LabelSpec, build_model
 from clmr_tf.train.validation import build_labelled_validation
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -20,7 +20,7 @@ CONFIG = TrainConfig(objective="supervised", width=0.0625, batch_size=4, num_val
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 3, "valid": 6}, num_samples=60_000, tag_names=TAGS)
+    return synthetic_corpus(folder, num_songs={"train": 3, "valid": 6}, num_samples=60_000, tag_names=TAGS)
 
 
 @pytest.fixture(scope="module")

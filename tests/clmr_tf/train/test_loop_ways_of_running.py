@@ -6,7 +6,7 @@ import pytest
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import metrics
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 9}, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:

@@ -13,7 +13,7 @@ from clmr_tf.train.build import build_model
 from clmr_tf.train.distribution import build_strategy
 from clmr_tf.train.loop import build_execution, distributed
 from clmr_tf.train.step import LossScale, WeightUpdate
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 INITIAL = 2.0**15
@@ -113,7 +113,7 @@ def test_2000_finite_steps_in_a_row_double_the_scale():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 10}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 10}, num_samples=60_000, tag_names=("a", "b"))
 
 
 def losses_of(corpus, precision: str, num_replicas: int) -> tuple[list[float], list[float]]:

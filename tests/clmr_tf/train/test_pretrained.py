@@ -12,7 +12,7 @@ from clmr_tf.train.run import train
 from clmr_tf.train.run_folder import read_config, read_run_encoder
 from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.train.training_runs import state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -22,7 +22,7 @@ MOMENTUM = 0.75
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 4, "valid": 2}, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:

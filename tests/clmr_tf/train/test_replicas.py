@@ -16,7 +16,7 @@ from clmr_tf.train.loop import build_execution, distributed
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of
 from tests.clmr_tf.train.training_runs import metrics, starts, state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 pytestmark = [pytest.mark.starts_first, pytest.mark.usefixtures("tiny_network")]
@@ -27,7 +27,7 @@ STRATEGIES = {"one device": {"strategy": "single"}, "two devices": {"strategy": 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
 # Tracing the whole chain takes minutes; tests/clmr_tf/augment/test_chain_on_replicas.py covers its views.

@@ -16,7 +16,7 @@ from clmr_tf.models.heads import build_projector
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.train.logs import RunLog, log_embeddings, log_views
 from clmr_tf.train.step import ContrastiveModel
-from tests.synthetic import write_corpus
+from tests.synthetic import changed_corpus, synthetic_corpus
 
 CLIP = 59049
 SIXTEEN_BITS = 1.01 / 32767
@@ -36,7 +36,7 @@ class FirstSamples(tf.Module):
 def music(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
     songs = {"train": 6, "valid": 7}
-    return write_corpus(folder, num_songs=songs, num_samples=5 * CLIP + 999, tag_names=("loud", "soft", "slow"))
+    return synthetic_corpus(folder, num_songs=songs, num_samples=5 * CLIP + 999, tag_names=("loud", "soft", "slow"))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_embeddings_match_the_windows_in_the_metadata(tmp_path, music, encoder):
 def test_metadata_shows_several_tags_or_none(tmp_path, music):
     names = {"item-6": ("loud", "slow"), "item-7": ()}
     items = [dataclasses.replace(item, tags=names.get(item.id, item.tags)) for item in music.items]
-    _, metadata = logged_embeddings(tmp_path, FirstSamples(), dataclasses.replace(music, items=tuple(items)))
+    _, metadata = logged_embeddings(tmp_path, FirstSamples(), changed_corpus(music, tmp_path / "music", items))
     tags = {row["item"]: row["tags"] for row in metadata}
     assert (tags["item-6"], tags["item-7"], tags["item-8"]) == ("loud, slow", "-", "slow")
 
@@ -155,7 +155,7 @@ def places(vectors: np.ndarray) -> np.ndarray:
 
 
 def test_windows_are_spread_over_long_recordings(tmp_path):
-    corpus = write_corpus(tmp_path / "ramps", num_songs={"train": 2, "valid": 3}, num_samples=99_995)
+    corpus = synthetic_corpus(tmp_path / "ramps", num_songs={"train": 2, "valid": 3}, num_samples=99_995)
     vectors, metadata = logged_embeddings(tmp_path, FirstSamples(), corpus)
     heard = places(vectors)
     assert len(heard) == 3 * 666
@@ -171,7 +171,7 @@ def test_windows_are_spread_over_long_recordings(tmp_path):
 
 
 def test_more_than_2000_recordings_are_subsampled_evenly(tmp_path):
-    corpus = write_corpus(tmp_path / "ramps", num_songs={"valid": 2_999}, num_samples=30)
+    corpus = synthetic_corpus(tmp_path / "ramps", num_songs={"valid": 2_999}, num_samples=30)
     vectors, _ = logged_embeddings(tmp_path, FirstSamples(), corpus)
     items, offsets = places(vectors).T
     assert len(items) == 2_000 and (items[0], items[-1]) == (0, 2_998) and not offsets.any()
@@ -181,7 +181,7 @@ def test_more_than_2000_recordings_are_subsampled_evenly(tmp_path):
 
 
 def test_no_embeddings_are_logged_without_a_validation_split(tmp_path):
-    corpus = write_corpus(tmp_path / "ramps", num_songs={"train": 2, "test": 2}, num_samples=99)
+    corpus = synthetic_corpus(tmp_path / "ramps", num_songs={"train": 2, "test": 2}, num_samples=99)
     log = open_log(tmp_path)
     log_embeddings(log, FirstSamples(), corpus)
     log.close()

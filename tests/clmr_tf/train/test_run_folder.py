@@ -9,7 +9,7 @@ import pytest
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
 from clmr_tf.train.run_folder import opened_run_folder, read_config, read_record, record_start
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 CONFIG = TrainConfig(steps=10, width=0.5)
 DEVICES = {"strategy": "single", "num_replicas": 1, "num_workers": 1}
@@ -17,7 +17,7 @@ DEVICES = {"strategy": "single", "num_replicas": 1, "num_workers": 1}
 
 @pytest.fixture
 def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpora") / "one", num_songs={"train": 2}, num_samples=64)
+    return synthetic_corpus(tmp_path_factory.mktemp("corpora") / "one", num_songs={"train": 2}, num_samples=64)
 
 
 def start(workdir, config, corpus, first_step=0, num_replicas=1):
@@ -133,7 +133,7 @@ def test_resuming_on_other_devices_warns(tmp_path, corpus, caplog):
 
 
 def test_changed_corpus_is_rejected_unless_allowed(tmp_path, corpus):
-    other = write_corpus(tmp_path / "other", num_songs={"train": 3}, num_samples=64)
+    other = synthetic_corpus(tmp_path / "other", num_songs={"train": 3}, num_samples=64)
     start(tmp_path / "run", CONFIG, corpus)
     with pytest.raises(UsageError, match="not the one that the run"):
         start(tmp_path / "run", CONFIG, other, 10)

@@ -13,7 +13,7 @@ from clmr_tf.train.__main__ import main as train
 from clmr_tf.train.callbacks import Progress, WarnOfSkippedSteps
 from clmr_tf.train.checkpoints import list_checkpoints
 from clmr_tf.train.failures import require_trained
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -60,7 +60,7 @@ def test_run_fails_if_more_than_half_of_its_steps_were_skipped():
 
 @pytest.mark.soak
 def test_training_and_export_fail_if_most_steps_were_skipped(tmp_path, capsys):
-    corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
+    corpus = synthetic_corpus(tmp_path / "melodies", num_songs={"train": 4}, num_samples=60_000, tag_names=("a", "b"))
     # The first step makes the weights so large that no later one is finite.
     options = {"corpus": corpus.folder, "workdir": tmp_path / "run", "width": 0.0625, "batch-size": 4, "steps": 12}
     options |= {"optimizer": "sgd", "learning-rate": "1e25", "on-nonfinite": "skip", "augmentation": "none"}

@@ -14,7 +14,7 @@ from clmr_tf.train import run as training
 from clmr_tf.train.__main__ import main
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import metrics, state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -24,7 +24,7 @@ SONGS = {"train": 9, "valid": 3}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs=SONGS, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs=SONGS, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:
@@ -115,7 +115,9 @@ def test_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypat
 def test_changed_corpus_is_rejected_unless_allowed(tmp_path):
     def write(num_songs):
         shutil.rmtree(tmp_path / "music", ignore_errors=True)
-        return write_corpus(tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",))
+        return synthetic_corpus(
+            tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",)
+        )
 
     corpus = write(5)
     train(config_of(corpus, tmp_path / "run", steps=1))

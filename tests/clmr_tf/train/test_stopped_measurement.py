@@ -10,7 +10,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.train import run as training
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, state, wait_for
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -23,7 +23,7 @@ SMALL = 1000
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 9, "valid": 4}, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 9, "valid": 4}, tag_names=("a", "b"))
 
 
 def arguments_of(corpus, workdir, **changes) -> list[str]:

@@ -14,7 +14,7 @@ from clmr_tf.probe.settings import ProbeConfig
 from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.probed import only_default_signature
 from tests.clmr_tf.train.labelled_runs import TAGS, config_of, write_labelled_corpus
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,12 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus, exported, tmp_pa
 
 
 def test_unusable_labels_and_settings_are_rejected(corpus, exported, tmp_path):
-    unlabelled = write_corpus(tmp_path / "unlabelled", num_songs={"train": 4, "valid": 2})
+    unlabelled = synthetic_corpus(tmp_path / "unlabelled", num_songs={"train": 4, "valid": 2})
     with pytest.raises(UsageError, match="The corpus unlabelled has no tags"):
         train(config_of(unlabelled, tmp_path / "run", steps=1))
     others = {"num_songs": {"train": 4, "valid": 2, "test": 2}, "num_samples": 60_000, "tag_names": ("a", "z")}
     with pytest.raises(UsageError, match="was trained for other tags than those of others, such as 'a'"):
-        probe_of(write_corpus(tmp_path / "others", **others), exported)
+        probe_of(synthetic_corpus(tmp_path / "others", **others), exported)
     config = config_of(corpus, tmp_path / "run", best_metric="validation_average_precision")
     with pytest.raises(UsageError, match=r"The clips have one tag each, for which --best-metric .* use validation_acc"):
         training_data(corpus, config)

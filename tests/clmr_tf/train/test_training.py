@@ -18,7 +18,7 @@ from clmr_tf.train.checkpoints import list_checkpoints
 from clmr_tf.train.run_folder import read_run_encoder
 from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.train.training_runs import SETTINGS, command, metrics, state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 10, "valid": 3}, num_samples=2_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 10, "valid": 3}, num_samples=2_000, tag_names=("a", "b"))
 
 
 @pytest.fixture(scope="module")

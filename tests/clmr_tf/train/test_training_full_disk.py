@@ -11,7 +11,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import ClmrError
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import TINY_TRAIN, words_of
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -45,7 +45,7 @@ cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
 )
 def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_bytes, words):
     """Stands for a full disk where mounting is not permitted."""
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     settings = {"corpus": str(corpus.folder), "workdir": tmp_path / "run", "width": 0.0625, "steps": 6, "batch_size": 4}
     config = TrainConfig(
         **settings, checkpoint_every=2, log_every=1, num_audio_examples=0, augmentation="none", validate_every=0
@@ -72,7 +72,7 @@ def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_by
 def test_full_disk_keeps_the_last_checkpoint_and_the_next_start_resumes(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("mounting a small disk is not permitted here")
-    corpus = write_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
+    corpus = synthetic_corpus(tmp_path / "corpus", num_songs={"train": 4}, num_samples=60_000, tag_names=("a",))
     for name in ("disk", "result"):
         (tmp_path / name).mkdir()
     settings = {"corpus": corpus.folder, "width": 0.0625, "steps": 6, "batch_size": 4, "augmentation": "none"}

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from clmr_tf.train.checkpoints import list_checkpoints
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, finish, metrics, start, starts, state, wait_for
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.starts_first
 # `make soak` kills more often, on two devices too, and uses all augmentations, which dominate the time until the first
@@ -102,7 +102,7 @@ def assert_same_bits(expected: dict, received: dict) -> None:
 
 @pytest.mark.parametrize("devices", ["one", pytest.param("two", marks=pytest.mark.soak)])
 def test_killed_run_ends_bit_identical_to_an_uninterrupted_run(tmp_path, devices):
-    corpus = write_corpus(tmp_path / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
+    corpus = synthetic_corpus(tmp_path / "melodies", num_songs={"train": 10, "valid": 4}, tag_names=("a", "b"))
     arguments = [*DEVICES[devices], "--augmentation", AUGMENTATION]
     kinds = kill_again_and_again(corpus, tmp_path, arguments, NUM_KILLS)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -13,7 +13,7 @@ from clmr_tf.errors import UsageError
 from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.train.labelled_runs import TAGS, config_of, write_labelled_corpus
 from tests.clmr_tf.train.training_runs import metrics, state
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -61,7 +61,9 @@ def test_corpus_may_move_but_not_change(corpus, tmp_path):
     train(config)
     moved = shutil.copytree(corpus.folder, tmp_path / "moved")
     assert train(dataclasses.replace(config, corpus=str(moved), steps=2)).first_step == 1
-    other = write_corpus(tmp_path / "other", num_songs={"train": 10, "valid": 5}, num_samples=70_000, tag_names=TAGS)
+    other = synthetic_corpus(
+        tmp_path / "other", num_songs={"train": 10, "valid": 5}, num_samples=70_000, tag_names=TAGS
+    )
     with pytest.raises(UsageError, match="is not the one that the run in"):
         train(dataclasses.replace(config, corpus=str(other.folder), steps=3))
 
@@ -70,7 +72,7 @@ def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
     config = config_of(corpus, tmp_path / "run", steps=1, labels=0.3, seed=5)
     train(config)
     labels = json.loads((config.workdir / "run.json").read_text())["labels"]
-    assert labels["chosen"]["num_songs"] == 3 and labels["chosen"]["of"]["num_songs"] == 10
+    assert labels["selection"]["num_songs"] == 3 and labels["selection"]["of"]["num_songs"] == 10
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
     learned = training_data(corpus, config).corpus

@@ -12,7 +12,7 @@ from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, command, metrics, start, wait_for
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -21,7 +21,9 @@ FOREVER = "1000000"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpora") / "melodies", num_songs={"train": 10}, tag_names=("a", "b"))
+    return synthetic_corpus(
+        tmp_path_factory.mktemp("corpora") / "melodies", num_songs={"train": 10}, tag_names=("a", "b")
+    )
 
 
 @pytest.mark.parametrize(

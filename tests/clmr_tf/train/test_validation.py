@@ -16,7 +16,7 @@ from clmr_tf.train.run import train
 from clmr_tf.train.validation import build_validation
 from tests.clmr_tf.train.training_runs import metrics, state
 from tests.reference.nt_xent import nt_xent
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 from tests.tiny_network import CLIP_NUM_SAMPLES
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("tiny_network")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
     songs = {"train": 6, "valid": 5}
-    return write_corpus(folder, num_songs=songs, num_samples=60_000, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs=songs, num_samples=60_000, tag_names=("a", "b"))
 
 
 def config_of(corpus, workdir, **settings) -> TrainConfig:
@@ -91,7 +91,9 @@ def test_resumed_run_has_the_same_validations(corpus, whole, tmp_path):
 
 @pytest.mark.soak
 def test_run_without_enough_validation_songs_warns_and_trains(tmp_path, caplog):
-    corpus = write_corpus(tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",))
+    corpus = synthetic_corpus(
+        tmp_path / "music", num_songs={"train": 4, "valid": 1}, num_samples=60_000, tag_names=("a",)
+    )
     with caplog.at_level(logging.WARNING):
         train(config_of(corpus, tmp_path / "run", steps=1, augmentation="none"))
     messages = [record.message for record in caplog.records if record.name == "clmr_tf.train.validation"]
@@ -104,7 +106,7 @@ def test_run_without_enough_validation_songs_warns_and_trains(tmp_path, caplog):
 def test_probe_score_equals_logistic_regression_on_valid_split(tmp_path):
     songs = {"train": 6, "valid": 5}
     num_samples = 2 * CLIP_NUM_SAMPLES + 20
-    corpus = write_corpus(tmp_path / "music", num_songs=songs, num_samples=num_samples, tag_names=("a", "b"))
+    corpus = synthetic_corpus(tmp_path / "music", num_songs=songs, num_samples=num_samples, tag_names=("a", "b"))
     settings = {"augmentation": "none", "validate_every": 0, "probe_every_epochs": 2, "best_metric": "probe_score"}
     # An epoch of six songs has one batch of four.
     config = config_of(corpus, tmp_path / "run", steps=3, log_every=5, **settings)

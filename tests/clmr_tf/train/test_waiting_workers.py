@@ -55,7 +55,7 @@ def test_error_names_a_missing_chief(called):
 
 def test_worker_of_another_cluster_is_rejected(called):
     waiting = called(1, addresses=("a:7000", "z:7000", "c:7000"), timeout_seconds=IMPATIENT_SECONDS)
-    with pytest.raises(UsageError, match="have different TF_CONFIGs; give all the same cluster"):
+    with pytest.raises(UsageError, match="have different clusters; give all the same TF_CONFIG"):
         called(0).result()
     with pytest.raises(ClmrError):
         waiting.result()

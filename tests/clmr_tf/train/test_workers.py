@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from clmr_tf.train.checkpoints import list_checkpoints
 from clmr_tf.train.run import train
 from tests.clmr_tf.train.same_training import EVERYTHING, NUM_STEPS, PLAIN, assert_same_training, config_of, options_of
 from tests.clmr_tf.train.training_runs import PATIENCE_SECONDS, metrics, start, starts, state, wait_for
-from tests.synthetic import write_corpus
+from tests.synthetic import synthetic_corpus
 
 pytestmark = [pytest.mark.starts_first, pytest.mark.usefixtures("tiny_network")]
 
@@ -26,7 +27,7 @@ LOST = "error: Another worker was lost at step {}. The state after step {} is sa
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora") / "melodies"
-    return write_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
+    return synthetic_corpus(folder, num_songs={"train": 20}, tag_names=("a", "b"))
 
 
 def free_addresses(count: int) -> list[str]:
@@ -40,14 +41,36 @@ def free_addresses(count: int) -> list[str]:
 @contextlib.contextmanager
 def two_workers(corpus, workdir: Path, *, first_job="worker", **settings) -> Iterator[list[subprocess.Popen]]:
     """Starts both workers and kills them at the end. A first job of "chief" is separate from the workers' job."""
-    options = options_of(corpus, workdir, strategy="multi_worker", **{"checkpoint_every": 2, **settings})
-    cluster, tasks, workers = {}, [], []
+    cluster, tasks = {}, []
     for job, address in zip((first_job, "worker"), free_addresses(2), strict=True):
         tasks.append({"type": job, "index": len(cluster.setdefault(job, []))})
         cluster[job].append(address)
+    environments = [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
+    with started(corpus, workdir, environments, **settings) as workers:
+        yield workers
+
+
+def slurm_tasks(scontrol: Path) -> list[dict[str, str]]:
+    """The variables of the two tasks of a job step on this machine."""
+    step = {
+        "PATH": f"{scontrol}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+    }
+    return [{**step, "SLURM_LOCALID": str(index)} for index in range(2)]
+
+
+@contextlib.contextmanager
+def started(corpus, workdir: Path, environments: list[dict[str, str]], **settings) -> Iterator[list[subprocess.Popen]]:
+    """Starts a worker in each environment and kills them at the end."""
+    options = options_of(corpus, workdir, strategy="multi_worker", **{"checkpoint_every": 2, **settings})
+    workers = []
     try:
-        for task in tasks:
-            workers.append(start(options, TF_CONFIG=json.dumps({"cluster": cluster, "task": task})))
+        for environment in environments:
+            workers.append(start(options, **environment))
         yield workers
     finally:
         for worker in workers:
@@ -74,7 +97,8 @@ def newest_step(workdir: Path) -> int:
 
 def interrupt(corpus, workdir: Path, settings: dict, number: signal.Signals, index: int) -> None:
     """Lets both take some steps, sends one a signal, and asserts how both end."""
-    with two_workers(corpus, workdir, steps=FOREVER, **settings) as workers:
+    # A chief counts as the first worker.
+    with two_workers(corpus, workdir, first_job="chief", steps=FOREVER, **settings) as workers:
         wait_for_steps(workdir, 3, workers)
         sent = time.monotonic()
         workers[index].send_signal(number)
@@ -117,13 +141,13 @@ def processes_that_logged(workdir: Path) -> set[int]:
     ],
     ids=["one kill", "all signals to both"],
 )
-def test_interrupted_two_workers_equal_one_device(corpus, tmp_path, augmentation, signals):
+def test_interrupted_two_workers_equal_one_device(corpus, scontrol, tmp_path, augmentation, signals):
     settings = {**PLAIN, "augmentation": augmentation}
     for number, index in signals:
         interrupt(corpus, tmp_path / "two", settings, number, index)
     num_steps = max(NUM_STEPS, len(metrics(tmp_path / "two")) + 2)
-    # A chief counts as the first worker, so it can resume the run.
-    with two_workers(corpus, tmp_path / "two", first_job="chief", steps=num_steps, **settings) as workers:
+    # Slurm's tasks resume the run of TF_CONFIG's workers.
+    with started(corpus, tmp_path / "two", slurm_tasks(scontrol), steps=num_steps, **settings) as workers:
         train(config_of(corpus, tmp_path / "one", strategy="single", steps=num_steps, **settings))
         assert [errors_of(worker) for worker in workers] == [[], []]
         assert [worker.returncode for worker in workers] == [0, 0]

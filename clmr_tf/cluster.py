@@ -1,0 +1,300 @@
+"""Runs shards of work on Ray Core. The shards know nothing of Ray and may be repeated at any time.
+
+Each worker is a Ray actor that is opened once (loads the model) and then takes one shard after the other. This process
+hands them out: a shard whose worker or node dies goes to another worker.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+from clmr_tf import __version__
+from clmr_tf.console import restore_signal_handler, shown_progress
+from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.hardware import num_usable_cores
+
+Argument = TypeVar("Argument")
+Summary = TypeVar("Summary")
+
+_logger = logging.getLogger(__name__)
+
+# A node may be lost at any time; a shard that has lost so many workers is considered the cause.
+_MAX_LOST_WORKERS = 4
+_SECONDS_BETWEEN_WARNINGS = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Where the shards of a command run."""
+
+    cluster: Literal["none", "local", "auto"] = "none"
+    """none: work in this process. local: start Ray on this machine. auto: join the Ray cluster that runs, that of
+    RAY_ADDRESS if it is set; all of its nodes need the same paths and the same version of this package."""
+    worker_cpus: int = 1
+    """CPU cores that each worker on a cluster reserves and uses."""
+    worker_memory_gb: float = 2.0
+    """Memory that each worker on a cluster reserves, in GB."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for invalid values."""
+        if self.worker_cpus < 1:
+            raise UsageError(f"--worker-cpus must be at least 1; received {self.worker_cpus}.")
+        if not self.worker_memory_gb > 0:
+            raise UsageError(f"--worker-memory-gb must be more than 0; received {self.worker_memory_gb:g}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask(Generic[Argument]):
+    """A shard as the cluster sees it.
+
+    Attributes:
+        name: Its name in messages, such as "3/16"; all are different.
+        argument: What the function of a worker is called with; it must be picklable.
+        num_files: Number of its files.
+    """
+
+    name: str
+    argument: Argument
+    num_files: int
+
+
+def run_on_cluster(
+    options: ClusterOptions,
+    open_worker: Callable[[], Callable[[Argument], Summary]],
+    tasks: Sequence[ShardTask[Argument]],
+    *,
+    doing: str,
+) -> list[Summary]:
+    """Runs shards on a Ray cluster, with a progress bar, and logs the warnings of its workers here.
+
+    If it raises or is interrupted, all workers are killed; shards that have not finished are left as after any kill.
+
+    Args:
+        options: "local" or "auto", and what each worker reserves.
+        open_worker: Called once in each worker; returns the function that does a shard. It must be picklable, and so
+            must the summaries.
+        tasks: The shards, in the order in which they are started.
+        doing: The first words of the progress text.
+
+    Returns:
+        The summaries, in the order in which the shards finished.
+
+    Raises:
+        UsageError: If Ray is not installed, no cluster runs, no worker fits on this machine, or a node has another
+            version of this package.
+        ClmrError: If a shard fails, or loses four workers.
+    """
+    ray = _imported_ray()
+    summaries: list[Summary] = []
+    num_files, num_files_done = sum(task.num_files for task in tasks), 0
+    with _connected(ray, options), shown_progress() as show:
+        started = time.monotonic()
+        for task, summary in _finished(ray, options, open_worker, tasks):
+            summaries.append(summary)
+            num_files_done += task.num_files
+            speed = f"{num_files_done / (time.monotonic() - started):.1f} files a second"
+            state = f"{doing}: {len(summaries)} of {len(tasks)} shards, {speed}"
+            show(num_files_done, num_files, state, state)
+    return summaries
+
+
+def _finished(
+    ray: types.ModuleType,
+    options: ClusterOptions,
+    open_worker: Callable[[], Callable[[Argument], Summary]],
+    tasks: Sequence[ShardTask[Argument]],
+) -> Iterator[tuple[ShardTask[Argument], Summary]]:
+    """Yields shards that have finished, with their summaries."""
+    worker_class = ray.remote(
+        num_cpus=options.worker_cpus, memory=_memory_bytes(options), scheduling_strategy="SPREAD"
+    )(_worker_class())
+    # Stored once, since the settings of a corpus include its list of files.
+    payload = ray.put(ray.cloudpickle.dumps(open_worker))
+    waiting = collections.deque(tasks)
+    # What each worker does: a shard, or None while it waits for a place and is opened.
+    running: dict[Any, tuple[Any, ShardTask[Argument] | None]] = {}
+    num_places = max(1, _num_places(ray, options))
+    num_lost: collections.Counter[str | None] = collections.Counter()
+
+    def add_worker() -> None:
+        worker = worker_class.remote()
+        running[worker.open.remote(__version__, payload)] = worker, None
+
+    for _ in range(min(num_places, len(tasks))):
+        add_worker()
+    while waiting or any(task for _, task in running.values()):
+        done, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_WARNINGS)
+        if not done:
+            if not any(task for _, task in running.values()):
+                _logger.warning("No worker is ready yet; if this goes on, no node has room: %s.", _needs(options))
+            continue
+        worker, task = running.pop(done[0])
+        name = task.name if task else None
+        try:
+            outcome = ray.get(done[0])
+        except ray.exceptions.RayError as error:
+            # The worker or its node is gone, or cannot be reached.
+            ray.kill(worker)
+            num_lost[name] += 1
+            # A node takes all workers with it that are being opened.
+            if num_lost[name] == _MAX_LOST_WORKERS * (1 if task else num_places):
+                raise _lost_too_many(name, num_lost[name], error) from error
+            if task:
+                waiting.appendleft(task)
+            add_worker()
+            continue
+        summary = _summary_of(outcome, name)
+        if task:
+            yield task, summary
+        elif len(waiting) > 1:
+            # For a node that joins later; until then, Ray keeps it waiting.
+            add_worker()
+        if waiting:
+            task = waiting.popleft()
+            running[worker.run.remote(task.argument)] = worker, task
+        else:
+            ray.kill(worker)
+            for unneeded in [reference for reference, (_, task) in running.items() if not task]:
+                ray.kill(running.pop(unneeded)[0])
+
+
+def _imported_ray() -> types.ModuleType:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Otherwise it tries for minutes to reach a cluster that does not run.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(f"--cluster needs Ray ({error}); run `pip install 'clmr_tf[cluster]'`.") from error
+    return ray
+
+
+@contextlib.contextmanager
+def _connected(ray: types.ModuleType, options: ClusterOptions) -> Iterator[None]:
+    """Starts Ray or joins a cluster, and leaves it at the end, which ends all workers."""
+    handler = signal.getsignal(signal.SIGTERM)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if options.cluster == "local":
+            # Ray creates a token if there is none, so other users of this machine cannot run code in it.
+            ray.init("local", num_cpus=num_usable_cores(), include_dashboard=False, **quiet)
+            if not _num_places(ray, options):
+                raise UsageError(f"This machine is too small for one worker: {_needs(options)}.")
+        else:
+            try:
+                ray.init("auto", **quiet)
+            # A RuntimeError if nothing answers at the address.
+            except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+                raise UsageError(
+                    f"--cluster auto cannot join a Ray cluster ({_first_line(error)}); start one with `ray start "
+                    "--head`, set RAY_ADDRESS, or use --cluster local."
+                ) from error
+        # Ray replaces the handler that lets commands clean up.
+        if threading.current_thread() is threading.main_thread():
+            restore_signal_handler(signal.SIGTERM, handler)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _num_places(ray: types.ModuleType, options: ClusterOptions) -> int:
+    """How many workers fit on all nodes if nothing else runs there."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        int(min(one.get("CPU", 0) // options.worker_cpus, one.get("memory", 0) // _memory_bytes(options)))
+        for one in resources
+    )
+
+
+def _memory_bytes(options: ClusterOptions) -> int:
+    return int(options.worker_memory_gb * 1e9)
+
+
+def _needs(options: ClusterOptions) -> str:
+    return (
+        f"each needs {options.worker_cpus} CPU cores and {options.worker_memory_gb:g} GB of memory on one node; use a "
+        "smaller --worker-cpus or --worker-memory-gb, or add nodes"
+    )
+
+
+def _worker_class() -> type:
+    # Ray sends a class that is defined in a function by value, so it also runs on a node whose version of this package
+    # does not have it.
+    class Worker:
+        def open(self, version: str, payload: bytes) -> tuple[str, Any, Any, list[str]]:
+            import pickle
+
+            try:
+                from clmr_tf import __version__ as found
+            except ImportError as error:
+                found = f"missing ({error})"
+            if found != version:
+                sentence = f"Its version of clmr_tf is {found}, not {version}; install the same on all nodes."
+                return self._node(), None, (sentence, 2, ""), []
+
+            def start() -> None:
+                self._run = pickle.loads(payload)()
+
+            return self._attempt(start)
+
+        def run(self, argument: Any) -> tuple[str, Any, Any, list[str]]:
+            return self._attempt(lambda: self._run(argument))
+
+        def _attempt(self, function: Callable[[], Any]) -> tuple[str, Any, Any, list[str]]:
+            import logging
+            import traceback
+
+            from clmr_tf.console import describe
+
+            warnings: list[str] = []
+            handler = logging.Handler(logging.WARNING)
+            handler.emit = lambda record: warnings.append(record.getMessage())
+            logging.getLogger().addHandler(handler)
+            try:
+                return self._node(), function(), None, warnings
+            except Exception as error:  # noqa: BLE001 - the receiver gets every error as a sentence
+                return self._node(), None, (*describe(error), traceback.format_exc()), warnings
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+        def _node(self) -> str:
+            import socket
+
+            import ray
+
+            return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+
+    return Worker
+
+
+def _summary_of(outcome: tuple[str, Any, Any, list[str]], name: str | None) -> Any:
+    node, summary, failure, warnings = outcome
+    for warning in warnings:
+        _logger.warning("%s", warning)
+    if failure is None:
+        return summary
+    sentence, exit_code, trace = failure
+    what = f"Shard {name} failed on node {node}" if name else f"Node {node} cannot be used"
+    error = UsageError if exit_code == UsageError.exit_code else ClmrError
+    # --debug prints the cause.
+    raise error(f"{what}: {sentence}") from RuntimeError(trace)
+
+
+def _lost_too_many(name: str | None, num_lost: int, error: Exception) -> ClmrError:
+    what = f"Shard {name} ended" if name else "Starting ended"
+    return ClmrError(
+        f"{what} {num_lost} workers ({_first_line(error)}); use a larger --worker-memory-gb, or leave out --cluster to "
+        "see why."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,215 @@
+"""Shards on Ray: nodes that die, nodes that are refused, failures and Ctrl-C. Ray and all processes are real."""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
+from clmr_tf.console import run_command
+from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
+from clmr_tf.errors import ClmrError, UsageError
+from pipelines import folder
+from tests.synthetic import write_music
+
+pytestmark = pytest.mark.starts_first
+
+WORKER = ClusterOptions(cluster="auto", worker_memory_gb=0.1)
+NUM_SHARDS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settings_of_ray():
+    """Ray reads these when it is imported."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_NUM_REDIS_GET_RETRIES": "1",
+        # Ray lowers the priority of its workers, which would starve on a busy machine.
+        "RAY_worker_niceness": "0",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def nodes(settings_of_ray):
+    """A Ray cluster with a token, whose first node has one CPU; tests add others."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    settings_of_ray.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    cluster.shutdown()
+
+
+@contextlib.contextmanager
+def added(nodes, num_cpus=1, **options):
+    node = nodes.add_node(num_cpus=num_cpus, **options)
+    try:
+        yield node
+    finally:
+        with contextlib.suppress(KeyError, ValueError):
+            nodes.remove_node(node, allow_graceful=False)
+
+
+def processes_of(node) -> list[psutil.Process]:
+    """The raylet of a node, its workers and their decoders."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [raylet, *raylet.children(recursive=True)]
+
+
+def tasks(count: int) -> list[ShardTask]:
+    return [ShardTask(f"{number}/{count}", number, 1) for number in range(count)]
+
+
+def contents(corpus_folder: Path) -> dict[str, bytes]:
+    """The audio, one file after the other, and the index."""
+    corpus = Corpus.open(corpus_folder)
+    audio = b"".join((corpus_folder / file.file).read_bytes() for file in corpus.manifest.audio_files)
+    return {"audio": audio} | {name: (corpus_folder / name).read_bytes() for name in ("index.parquet", "skipped.jsonl")}
+
+
+def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):
+    music, plain, corpus = tmp_path / "music", tmp_path / "plain", tmp_path / "corpus"
+    write_music(music, num_songs=2 * NUM_SHARDS)
+    (music / "words.mp3").write_text("These are words and not music. " * 40)
+    folder.main([str(music), "--out", str(plain), "--num-workers", "1"])
+    num_finished_at_kill = []
+
+    def is_decoding(node) -> bool:
+        # Raylet, its agents, a worker, and the worker's decoder, which has no children.
+        workers = [process for process in processes_of(node) if "Worker" in process.name()]
+        return any(worker.children() for worker in workers)
+
+    def kill_in_the_middle(node) -> None:
+        while True:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                finished = list((corpus / "shards").glob(f"*/{MANIFEST_FILE}"))
+                if finished and is_decoding(node):
+                    for process in processes_of(node):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
+                    num_finished_at_kill.append(len(finished))
+                    return
+            time.sleep(0.01)
+
+    with added(nodes) as second:
+        killer = threading.Thread(target=kill_in_the_middle, args=[second], daemon=True)
+        killer.start()
+        options = ["--cluster", "auto", "--num-shards", str(NUM_SHARDS), "--worker-memory-gb", "0.2"]
+        assert run_command(folder.main, [str(music), "--out", str(corpus), *options]) == 0
+    assert num_finished_at_kill and num_finished_at_kill[0] < NUM_SHARDS - 1
+    assert contents(corpus) == contents(plain)
+    drafts = [path for path in corpus.rglob("*") if path.name == "unfinished" or path.name.startswith(".")]
+    assert drafts == [] and len(list(corpus.glob(f"shards/*/{MANIFEST_FILE}"))) == NUM_SHARDS
+
+
+def test_a_node_with_another_version_is_refused_by_name(nodes, tmp_path, monkeypatch):
+    (tmp_path / "clmr_tf").mkdir()
+    (tmp_path / "clmr_tf" / "__init__.py").write_text('__version__ = "9.0"\n')
+
+    # Ray's workers look for packages in the current folder of this process first.
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+    # Only the second node has a place for it.
+    worker = dataclasses.replace(WORKER, worker_cpus=2)
+    with (
+        added(nodes, num_cpus=2, env_vars={"PYTHONPATH": str(tmp_path)}),
+        pytest.raises(UsageError, match=r"Node \S+ \([0-9.]+\) cannot be used: Its version of clmr_tf is 9.0, not "),
+    ):
+        run_on_cluster(worker, lambda: abs, tasks(1), doing="Testing")
+
+
+def test_a_worker_is_opened_once_and_warnings_are_shown_here(nodes, tmp_path, caplog):
+    def open_worker():
+        import logging
+
+        with (tmp_path / "opened").open("a") as file:
+            file.write("x")
+
+        def run(number):
+            logging.getLogger("clmr_tf").warning("%d is odd", number) if number % 2 else None
+            return number**2
+
+        return run
+
+    assert sorted(run_on_cluster(WORKER, open_worker, tasks(5), doing="Testing")) == [0, 1, 4, 9, 16]
+    assert (tmp_path / "opened").read_text() == "x"
+    assert sorted(record.getMessage() for record in caplog.records) == ["1 is odd", "3 is odd"]
+
+
+def test_a_failure_names_shard_and_node_and_is_not_repeated(nodes, tmp_path):
+    def open_worker():
+        def run(number):
+            if number == 2:
+                with (tmp_path / "tried").open("a") as file:
+                    file.write("x")
+                raise OSError(28, "No space left on device", "/data/part")
+            return number
+
+        return run
+
+    with pytest.raises(ClmrError, match=r"^Shard 2/4 failed on node \S+ \([0-9.]+\): The disk is full \(/data/part\)"):
+        run_on_cluster(WORKER, open_worker, tasks(4), doing="Testing")
+    assert (tmp_path / "tried").read_text() == "x"
+
+
+def test_a_shard_that_kills_its_workers_is_given_up(nodes, tmp_path):
+    def open_worker():
+        def run(number):
+            if number == 1:
+                with (tmp_path / "killed").open("a") as file:
+                    file.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number
+
+        return run
+
+    with pytest.raises(ClmrError, match=r"^Shard 1/3 ended 4 workers .*; use a larger --worker-memory-gb"):
+        run_on_cluster(WORKER, open_worker, tasks(3), doing="Testing")
+    assert (tmp_path / "killed").read_text() == "xxxx"
+
+
+def test_an_interrupt_ends_all_workers(nodes, tmp_path):
+    def open_worker():
+        def run(number):
+            (tmp_path / f"begun {number}").write_text(str(os.getpid()))
+            time.sleep(600)
+
+        return run
+
+    def interrupt():
+        while not list(tmp_path.glob("begun *")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert run_command(lambda _: run_on_cluster(WORKER, open_worker, tasks(2), doing="Testing"), []) == 143
+    (begun,) = tmp_path.glob("begun *")
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(begun.read_text())] if psutil.pid_exists(pid)], 30)
+    assert not psutil.pid_exists(int(begun.read_text()))
+
+
+def test_workers_that_fit_nowhere_are_refused(nodes):
+    with pytest.raises(UsageError, match="too small for one worker: each needs 4096 CPU cores and 2 GB"):
+        run_on_cluster(ClusterOptions(cluster="local", worker_cpus=4096), np.array, tasks(1), doing="Testing")
+
+
+def test_a_cluster_that_does_not_run_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"cannot join a Ray cluster .*; start one with `ray start --head`"):
+        run_on_cluster(WORKER, np.array, tasks(1), doing="Testing")
