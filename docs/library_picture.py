@@ -32,7 +32,17 @@ def show(page: Page) -> None:
 
 def main(table: str) -> None:
     """Starts the page, and writes the picture."""
-    command = [sys.executable, "-m", "clmr_tf.browse", table, "--model", "savedmodels/music-small", "--port", "0", "--no-open"]
+    command = [
+        sys.executable,
+        "-m",
+        "clmr_tf.browse",
+        table,
+        "--model",
+        "savedmodels/music-small",
+        "--port",
+        "0",
+        "--no-open",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, sync_playwright() as driver:
         address = re.search(r"http://\S+", process.stdout.readline())[0]
         arguments = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]

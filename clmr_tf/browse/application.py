@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -298,10 +299,13 @@ async def _json_of(request: Request) -> Any:
     # A page of another host can send a form, but needs our permission, which is never given, to send JSON.
     if request.headers.get("content-type") != "application/json":
         raise HTTPException(415, "Changes are sent as JSON.")
-    if int(request.headers.get("content-length", 0)) > _MAX_BYTES_OF_REQUEST:
-        raise HTTPException(413, "This request is too large.")
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > _MAX_BYTES_OF_REQUEST:
+            raise HTTPException(413, "This request is too large.")
     try:
-        return await request.json()
+        return json.loads(content)
     except ValueError as error:
         raise HTTPException(400, "This request is not JSON.") from error
 

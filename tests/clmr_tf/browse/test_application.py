@@ -155,6 +155,11 @@ def test_odd_changes_are_refused_in_a_sentence(ask, written, body):
     assert not (written / "table.tags.json").exists()
 
 
+def test_a_large_change_is_refused(ask):
+    body = {"name": "x", "marks": [{"row": 1, "answer": "yes", "note": "x" * 2**20}]}
+    assert ask("/api/mark", "POST", body, Content_Type="application/json")[0] == 413
+
+
 def test_similar_songs_come_with_the_windows_that_match_best(ask, written):
     library = Library(written / "table")
     units = normalized(library.means)
