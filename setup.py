@@ -37,6 +37,7 @@ setup(
     package_dir={"clmr_tf.included_model": "savedmodels/music-small"},
     package_data={
         "clmr_tf": ["py.typed"],
+        "clmr_tf.browse": ["page/*"],
         "clmr_tf.included_model": ["*.md", "manifest.json", "golden.npz", "head.npz", "*.tflite"],
         "clmr_tf.export": ["web_page/*"],
         "pipelines": ["*.csv"],
@@ -76,6 +77,8 @@ setup(
         # Empty: PyAV and pyarrow are always installed now.
         "av": [],
         "parquet": [],
+        # The library page, and teaching of tags.
+        "browse": ["scikit-learn>=1.5", "starlette>=1", "uvicorn>=0.35"],
         # --cluster; all nodes of a Ray cluster need the same version.
         "cluster": ["ray==2.60.0"],
         # An approximate index of more than a million songs.

@@ -20,6 +20,8 @@ COMMANDS = {
     "embed": "write embeddings of files and folders",
     "tag": "tag songs with a model that has a head",
     "similar": "find similar songs",
+    "teach": "teach a tag with a few songs",
+    "browse": "open a page to look at, listen to and search a library",
     "augment": "write augmented views of a recording as WAV",
     "convert": "convert PyTorch checkpoints to model folders and back",
     "report": "make tables and plots of results",

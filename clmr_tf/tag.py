@@ -1,6 +1,7 @@
 """python -m clmr_tf.tag: prints the tags of recordings, and plots them over time.
 
 python -m clmr_tf.tag song.mp3 --model savedmodels/mine --plot taggram.png
+python -m clmr_tf.tag song.mp3 --model savedmodels/mine --taught music
 """
 
 import dataclasses
@@ -28,6 +29,9 @@ class TagConfig:
     runtime: Runtime = "auto"
     """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
     and compute in float32; "litert-int8" is faster, but not exact."""
+    taught: Path | None = None
+    """Table of embeddings of this model whose tags, taught by `python -m clmr_tf.teach`, are added to those of the
+    model."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None
@@ -75,6 +79,8 @@ def main(arguments: Sequence[str]) -> None:
         from clmr_tf.inference.encoder import Embedding, load_encoder
 
         encoder = load_encoder(config.model, config.runtime)
+        if config.taught:
+            encoder.add_taught_tags(config.taught.expanduser())
         encoder.require_tags()
         embeddings = stream_embeddings(encoder, files, decoder, hop_seconds=config.hop_seconds)
         for one in usable(itertools.chain(skipped, embeddings)):

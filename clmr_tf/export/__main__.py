@@ -31,9 +31,9 @@ class ExportConfig:
     licence: str = "unspecified"
     """Licence of the weights, for the manifest and the model card, preferably an SPDX name such as CC-BY-4.0."""
     head: Path | None = None
-    """Result of a probe of this model, evaluation-....json. Its head becomes part of the export, which then outputs
-    tags. Models trained with labels already have a head. Existing files for other runtimes are written again with the
-    tags."""
+    """Result of a probe of this model, evaluation-....json, or tags taught by `python -m clmr_tf.teach`,
+    TABLE.tags.json. The head becomes part of the export, which then outputs tags. Models trained with labels already
+    have a head. Existing files for other runtimes are written again with the tags."""
     tflite: str | None = None
     """Files to write for LiteRT: fp32, fp16, int8, with commas between them, or none. Default: fp32 for a run, so that
     the model works without TensorFlow; none for a model folder."""
@@ -116,7 +116,7 @@ def export(config: ExportConfig) -> Path:
 
 def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[str]]:
     """Exports a run; returns the model folder and the files that only the previous model had."""
-    from clmr_tf.export.writing import read_probe_head, require_same_origin, write_model_folder
+    from clmr_tf.export.writing import read_added_head, require_same_origin, write_model_folder
     from clmr_tf.train.run_folder import read_config, read_record, read_run_encoder, read_run_with_head
 
     folder = (config.out or Path("savedmodels") / run_folder.resolve().name).expanduser().absolute()
@@ -141,7 +141,7 @@ def _export_run(run_folder: Path, config: ExportConfig) -> tuple[Path, Sequence[
         "training": {"step": step, **training},
     }
     if config.head:
-        probed = read_probe_head(config.head.expanduser(), encoder)
+        probed = read_added_head(config.head.expanduser(), encoder)
         head, manifest_entries = probed.head, manifest_entries | probed.manifest_entries
     return folder, write_model_folder(encoder, folder, manifest_entries, head)
 
@@ -150,14 +150,14 @@ def _add_to_folder(folder: Path, config: ExportConfig) -> tuple[Path, Sequence[s
     """Checks a model folder and, if there is a head to add, writes it again with the head; returns as `_export_run`."""
     from clmr_tf.export.keras_model import check_golden, read_encoder, read_projector
     from clmr_tf.export.model_folder import read_manifest
-    from clmr_tf.export.writing import read_probe_head, write_model_folder
+    from clmr_tf.export.writing import read_added_head, write_model_folder
 
     # New golden numbers from a damaged model would hide the damage.
     check_golden(folder)
     if config.head is None:
         return folder, ()
     manifest, encoder = read_manifest(folder), read_encoder(folder)
-    probed = read_probe_head(config.head.expanduser(), encoder)
+    probed = read_added_head(config.head.expanduser(), encoder)
     kept = {name: manifest[name] for name in ("name", "licence", "training", "scores")}
     manifest_entries = kept | probed.manifest_entries
     return folder, write_model_folder(encoder, folder, manifest_entries, probed.head, read_projector(folder))

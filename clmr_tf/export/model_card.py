@@ -152,14 +152,33 @@ def _outputs_of(file: str, manifest: dict[str, Any]) -> list[str]:
     return manifest["runtimes"][file]["outputs"]
 
 
+def _taught_section(tags: dict[str, Any]) -> str:
+    lines = [
+        "## Tag head",
+        "Logistic regressions on the frozen embedding, taught with a few songs by `python -m clmr_tf.teach`. The "
+        "precision is cross-validated on those songs.",
+        "",
+        "| tag | yes | no | precision | 95 % |",
+        "|---|---|---|---|---|",
+    ]
+    for name, tag in tags.items():
+        one = tag["precision"]
+        precision = f"{one['estimate']:.2f} | {one['low']:.2f} to {one['high']:.2f}" if one else "unknown | "
+        cell = name.replace("|", "&#124;")
+        lines.append(f"| {cell} | {tag['yes']} | {tag['no']} | {precision} |")
+    return "\n".join(lines) + "\n"
+
+
 def head_section(head: dict[str, Any] | None) -> str:
-    """The section on a head that a probe trained; empty for other models.
+    """The section on a head that a probe trained or a person taught; empty for other models.
 
     Args:
         head: The entry "head" of the manifest.
     """
     if head is None:
         return ""
+    if "taught" in head:
+        return _taught_section(head["taught"])
     corpus, test = head["corpus"], head["test"]
     labels, protocol = head["labels"], head["protocol"]["head"] or {}
     kind = f"one hidden layer of {protocol['hidden_units']}" if protocol.get("hidden_units") else "linear"

@@ -39,6 +39,7 @@ from clmr_tf.models import EMBEDDING_DIM
 from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.encoders import DEFAULT_ENCODER, architecture_of
 from clmr_tf.models.heads import Head, head_file_of
+from clmr_tf.models.taught_tags import TAUGHT_TAGS_SUFFIX, read_taught_tags
 
 logger = logging.getLogger(__name__)
 
@@ -300,13 +301,14 @@ _RESULT_ENTRIES = ("preset", "protocol", "labels", "seed", "fit")
 
 @dataclasses.dataclass(frozen=True)
 class ProbeHead:
-    """A head trained by a probe.
+    """A head trained by a probe, or with `python -m clmr_tf.teach`.
 
     Attributes:
         head: From embeddings to logits.
         tag_names: Names of the logits.
         single_label: Softmax instead of sigmoids.
-        origin: For the manifest: result file, corpus, how the head was trained, and its test scores.
+        origin: For the manifest: result file, corpus, how the head was trained, and its test scores; or the file of
+            taught tags, and the number of answers and the precision of each tag.
     """
 
     head: Head
@@ -318,6 +320,34 @@ class ProbeHead:
     def manifest_entries(self) -> dict[str, Any]:
         """Entries for the manifest of a model with this head."""
         return {"tag_names": self.tag_names, "single_label": self.single_label, "head": self.origin}
+
+
+def read_added_head(file: Path, encoder: ClipEncoder) -> ProbeHead:
+    """Reads the head of a probe, or one of all taught tags.
+
+    Args:
+        file: As for `read_probe_head`, or TABLE.tags.json of `python -m clmr_tf.teach`.
+        encoder: The encoder.
+
+    Raises:
+        UsageError: If it is neither, or belongs to another encoder.
+    """
+    if not file.name.endswith(TAUGHT_TAGS_SUFFIX):
+        return read_probe_head(file, encoder)
+    taught = read_taught_tags(file)
+    if taught.model_hash != weights_hash(encoder):
+        raise UsageError(f"The tags of {file} were taught with other weights; export the model of their table.")
+    if not taught.names:
+        raise UsageError(f"{file} has no tag with a song that it fits; mark some with `python -m clmr_tf.teach`.")
+    if taught.head.num_features != EMBEDDING_DIM:
+        raise UsageError(f"The heads of {file} do not fit an embedding; teach the tags again.")
+    described = {}
+    for name in taught.names:
+        tag = taught.tags[name]
+        answers = [mark.answer for mark in tag.marks]
+        precision = tag.precision and dataclasses.asdict(tag.precision)
+        described[name] = {"yes": answers.count("yes"), "no": answers.count("no"), "precision": precision}
+    return ProbeHead(taught.head, list(taught.names), False, {"result": file.name, "taught": described})
 
 
 def read_probe_head(result_file: Path, encoder: ClipEncoder) -> ProbeHead:

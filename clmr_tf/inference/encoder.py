@@ -19,6 +19,7 @@ from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.hardware import has_nvidia_gpu
 from clmr_tf.models import EMBEDDING_DIM
 from clmr_tf.models.heads import Head, probabilities
+from clmr_tf.models.taught_tags import file_of_table, read_taught_tags
 
 # More channels mean that the axes are swapped.
 _MAX_CHANNELS = 64
@@ -203,6 +204,32 @@ class Encoder:
                 "The model has no tags; export it with `--head evaluation-....json` of a probe, or use a model trained "
                 "with labels."
             )
+
+    def add_taught_tags(self, table: Path) -> None:
+        """Adds the tags that were taught for a table of embeddings to those of the model.
+
+        Args:
+            table: The table; its tags are beside it.
+
+        Raises:
+            UsageError: If they cannot be read, were taught with another model, or the model has a tag of the same name.
+        """
+        file = file_of_table(table)
+        taught = read_taught_tags(file)
+        if taught.model_hash != self.model_hash:
+            raise UsageError(f"{file} was taught with another model; give --model the one that {table} was made with.")
+        if not taught.names:
+            raise UsageError(f"{file} has no tag with a song that it fits; mark some with `python -m clmr_tf.teach`.")
+        own, added = self.tagger, tagger_of(taught.head, taught.names, single_label=False)
+        if own is None:
+            self.tagger = added
+            return
+        if common := set(own.tag_names) & set(added.tag_names):
+            raise UsageError(f"{file} and the model both have the tag {min(common)!r}; teach it under another name.")
+        self.tagger = Tagger(
+            (*own.tag_names, *added.tag_names),
+            lambda vectors: np.concatenate([own.probabilities(vectors), added.probabilities(vectors)], axis=1),
+        )
 
     def tagging_of(self, embedding: Embedding) -> Tagging:
         """Computes the tags of embeddings.

@@ -288,6 +288,30 @@ def read_part(
     return files
 
 
+def read_songs(table: Path, settings: TableSettings, name: str) -> dict[str, Any]:
+    """The columns of a part's songs by name: lists, and "embedding" as float32 [songs, 512].
+
+    Raises:
+        UsageError: If the part is missing, damaged or of another table.
+    """
+    content, _ = _read(table, SONGS_FOLDER, name, settings)
+    return {field.name: content[field.name].to_pylist() for field in _SONG_FIELDS} | {"embedding": _vectors(content)}
+
+
+def read_windows(
+    table: Path, settings: TableSettings, name: str, first_row: int, num_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the windows of a part: their times in seconds, float64 [n], and embeddings, float32 [n, 512].
+
+    Raises:
+        UsageError: If the part is missing, damaged or of another table.
+    """
+    groups = range(first_row // _ROWS_PER_GROUP, -(-(first_row + num_rows) // _ROWS_PER_GROUP))
+    content, _ = _read(table, WINDOWS_FOLDER, name, settings, ["time_seconds", "embedding"], groups)
+    content = content.slice(first_row - groups.start * _ROWS_PER_GROUP, num_rows)
+    return content["time_seconds"].to_numpy(), _vectors(content)
+
+
 @dataclasses.dataclass(frozen=True)
 class Songs:
     """Some of the songs of a table.
@@ -468,15 +492,21 @@ def _metadata_of(file: parquet.ParquetFile) -> dict[str, Any]:
 
 
 def _read(
-    table: Path, folder: str, name: str, settings: TableSettings, columns: list[str] | None = None
+    table: Path,
+    folder: str,
+    name: str,
+    settings: TableSettings,
+    columns: list[str] | None = None,
+    row_groups: range | None = None,
 ) -> tuple[pyarrow.Table, dict[str, Any]]:
-    """The columns and the metadata of a file of a part; all columns if None."""
+    """The columns and the metadata of a file of a part; all columns and rows if None."""
     path = _path(table, folder, name)
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = _metadata_of(file)
             own_settings = from_json(TableSettings, metadata["settings"], where=str(path))
-            content = file.read(columns, use_threads=False)
+            groups = range(file.num_row_groups) if row_groups is None else row_groups
+            content = file.read_row_groups(groups, columns, use_threads=False)
     except _OF_DAMAGED_FILES as error:
         raise _damaged(path) from error
     settings.require_same(own_settings, str(table), str(path))

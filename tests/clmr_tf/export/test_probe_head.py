@@ -64,6 +64,41 @@ def test_the_export_gives_the_tags_of_the_probe_and_keeps_its_result(probed, tmp
         probe.main(own)
 
 
+def test_the_export_gives_taught_tags(exported_folder, tmp_path):
+    model = shutil.copytree(exported_folder, tmp_path / "tiny")
+    encoder = load_encoder(model)
+    generator = np.random.default_rng(1)
+    heads = {name: (generator.normal(size=512) / 20, bias) for name, bias in (("soft | slow", -0.5), ("bright", 0.25))}
+    answers = [{"path": "/a.mp3", "answer": "yes", "seconds": None}, {"path": "/b.mp3", "answer": "no", "seconds": 3.5}]
+    precision = {"estimate": 0.8, "low": 0.5, "high": 0.9, "num_songs": 7}
+    tags = {
+        name: {"changes": [answers], "head": {"weights": weights.tolist(), "bias": bias}, "precision": precision}
+        for name, (weights, bias) in heads.items()
+    }
+    # A tag that was never marked as yes has no head.
+    tags["empty"] = {"changes": [answers[1:]], "head": None, "precision": None}
+    plain = {"format_version": 1, "model_hash": encoder.model_hash, "tags": tags}
+    file = tmp_path / "music.tags.json"
+    file.write_text(json.dumps(plain))
+    export.main(["--model", str(model), "--head", str(file)])
+    manifest = read_manifest(model)
+    assert manifest["tag_names"] == ["bright", "soft | slow"] and not manifest["single_label"]
+    clips = generator.uniform(-0.5, 0.5, (2, 59_049)).astype(np.float32)
+    saved = tf.saved_model.load(str(model / "saved_model"))
+    received = saved.signatures["serving_default"](audio=tf.constant(clips))["tags"].numpy()
+    vectors = encoder.encode_clips(clips)
+    expected = [1 / (1 + np.exp(-(vectors @ heads[name][0] + heads[name][1]))) for name in manifest["tag_names"]]
+    np.testing.assert_allclose(received, np.transpose(expected), atol=1e-6)
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "| soft &#124; slow | 1 | 1 | 0.80 | 0.50 to 0.90 |" in card
+    file.write_text(json.dumps(plain | {"model_hash": "other"}))
+    with pytest.raises(UsageError, match="were taught with other weights; export the model of their table"):
+        export.main(["--model", str(model), "--head", str(file)])
+    file.write_text(json.dumps(plain | {"tags": {"empty": tags["empty"]}}))
+    with pytest.raises(UsageError, match="has no tag with a song that it fits"):
+        export.main(["--model", str(model), "--head", str(file)])
+
+
 def test_other_heads_are_refused(probed, tmp_path):
     result_file = probed / "evaluation-songs-thesis-linear.json"
     with pytest.raises(UsageError, match="was trained on features of model with other weights; give the evaluation"):

@@ -1,0 +1,38 @@
+"""The files for other viewers, read by what those viewers read them with."""
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from pyarrow import parquet
+from sklearn.metrics.pairwise import cosine_similarity
+from tensorboard.plugins.projector import ProjectorConfig
+
+from clmr_tf import teach
+from clmr_tf.browse import __main__ as browse
+from clmr_tf.inference.library import Library
+from clmr_tf.inference.teaching import Teacher
+from tests.clmr_tf.taught_library import write_table
+
+
+def test_the_files_have_map_tags_neighbours_and_vectors(tmp_path):
+    table, out = tmp_path / "table", tmp_path / "viewers"
+    write_table(tmp_path / "music", table)
+    teach.main([str(table), "--tag", "bright", "--yes", str(tmp_path / "music/brass/1.wav")])
+    browse.main([str(table), "--write-for-viewers", str(out)])
+    library = Library(table)
+    songs = parquet.read_table(out / "songs.parquet").to_pydict()
+    assert songs["path"] == list(library.paths) and songs["folder"][7] == "harp" and songs["name"][7] == "1"
+    with np.load(tmp_path / "table.map.npz") as layout:
+        np.testing.assert_array_equal(np.transpose([songs["x"], songs["y"]]), layout["tsne"])
+    teacher = Teacher(library)
+    np.testing.assert_array_equal(songs["tag: bright"], teacher.probabilities(teacher.require("bright")))
+    cosines = cosine_similarity(library.means)
+    for row, neighbours in enumerate(songs["neighbors"]):
+        cosines[row, row] = -2
+        assert neighbours["ids"] == np.argsort(-cosines[row])[:10].tolist()
+        assert neighbours["distances"] == pytest.approx((1 - np.sort(cosines[row])[::-1][:10]).tolist(), abs=1e-5)
+    config = text_format.Parse((out / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    (embedding,) = config.embeddings
+    np.testing.assert_allclose(np.loadtxt(out / embedding.tensor_path, delimiter="\t"), library.means, rtol=1e-5)
+    rows = (out / embedding.metadata_path).read_text().splitlines()
+    assert rows[0] == "name\tfolder\tpath" and [row.split("\t")[2] for row in rows[1:]] == list(library.paths)
