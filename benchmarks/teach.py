@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from clmr_tf.console import run_command, stderr, stdout
-from clmr_tf.data.corpus import SPLITS, Corpus, read_task
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
 from clmr_tf.inference.encoder import load_encoder
 from clmr_tf.inference.teaching import Space, fit_points
@@ -75,10 +76,10 @@ def taught(
 
 def measure_task(corpus: Corpus, task_name: str, means: dict[str, np.ndarray], options: Any) -> dict[str, Any]:
     """Teaches all classes of a task, several times, in both ways."""
-    task, _ = read_task(task_name, corpus.folder)
-    labels = {item: set(label.tags) for item, label in task.items.items() if item in means}
+    task = corpus.for_task(task_name)
+    labels = {item.id: set(item.tags) for item in task.items}
     space = Space(np.stack([means[item] for item in labels]))
-    is_tag = {name: np.array([name in tags for tags in labels.values()]) for name in task.tag_names}
+    is_tag = {name: np.array([name in tags for tags in labels.values()]) for name in task.manifest.tag_names}
     is_tag = {name: rows for name, rows in is_tag.items() if MIN_SONGS <= rows.sum() <= len(rows) - MIN_SONGS}
     if not is_tag:
         raise UsageError(f"No class of the task {task_name} has {MIN_SONGS} songs; choose another --tasks.")
