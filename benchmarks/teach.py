@@ -65,7 +65,8 @@ def taught(
         if offered or count in counts:
             logits = fit_points(space.songs[marked], is_tag[marked]).logits(space.songs)
         if count in counts:
-            best = np.argsort(-np.where(is_held_out, logits, -np.inf), kind="stable")[:NUM_FIRST]
+            ranked = np.argsort(-logits, kind="stable")
+            best = ranked[is_held_out[ranked]][:NUM_FIRST]
             scores.append(float(is_tag[best].sum() / greatest))
         if offered:
             marked += space.offers(probabilities(logits.astype(np.float64), False), marked, is_held_out, 1)

@@ -11,10 +11,11 @@ from scipy.stats import binomtest
 
 from clmr_tf import tag, teach
 from clmr_tf.console import run_command
-from clmr_tf.inference.encoder import Encoder, Tagger
+from clmr_tf.inference.encoder import Tagger
 from clmr_tf.inference.library import Library
 from clmr_tf.inference.tables import read_manifest, write_npz
 from clmr_tf.inference.teaching import Space, Teacher, fit_points, precision_of
+from clmr_tf.inference.tensorflow_encoder import tensorflow_encoder
 from tests.clmr_tf.probed import CLIP, tiny_model
 from tests.clmr_tf.taught_library import NUM_WINDOWS, SILENT, SONGS_PER_FOLDER, WINDOW_SECONDS, write_table
 from tests.synthetic import melody
@@ -194,8 +195,8 @@ def test_a_damaged_file_is_refused_and_kept(run, table, content, words):
 def test_taught_tags_are_tags_of_the_model(tmp_path, monkeypatch, capsys):
     model = tiny_model()
     own = Tagger(("loud",), lambda vectors: np.full((len(vectors), 1), 0.25, np.float32))
-    encoder = Encoder(model, CLIP, 22_050, tagger=own)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: encoder)
+    encoder = tensorflow_encoder(model, tagger=own)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime="auto": encoder)
     write_table(tmp_path / "music", tmp_path / "table", encoder.model_hash)
     monkeypatch.chdir(tmp_path)
     run_command(teach.main, ["table", "--tag", "bright", "--yes", "music/brass/1.wav", "--no", "music/harp/1.wav"])
@@ -211,8 +212,9 @@ def test_taught_tags_are_tags_of_the_model(tmp_path, monkeypatch, capsys):
     # Added to a model that has the tag already.
     assert run_command(tag.main, ["song.wav", "--model", ".", "--taught", "table"]) == 2
     assert "both have the tag 'bright'; teach it under another name" in capsys.readouterr().err
-    other = Encoder(tiny_model(), CLIP, 22_050)
-    other.model.variables[0].assign_add(other.model.variables[0] * 0 + 1)
-    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder: other)
+    changed = tiny_model()
+    changed.variables[0].assign_add(changed.variables[0] * 0 + 1)
+    other = tensorflow_encoder(changed)
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime="auto": other)
     assert run_command(tag.main, ["song.wav", "--model", ".", "--taught", "table"]) == 2
     assert "was taught with another model; give --model the one" in capsys.readouterr().err
