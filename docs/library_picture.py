@@ -1,7 +1,7 @@
 """python -m docs.library_picture: docs/library.png, the library page with the demo music, in Chromium.
 
-python -m clmr_tf.embed pipelines/demo_data/audio --model savedmodels/music-small --hop-seconds 1.5 --out /tmp/demo
-python -m docs.library_picture /tmp/demo
+python -m clmr_tf.embed pipelines/demo_data/audio --model savedmodels/music-small --hop-seconds 1.5 --out build/demo
+python -m docs.library_picture build/demo
 """
 
 import re
@@ -56,4 +56,6 @@ def main(table: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Give the table of the demo music, as in `python -m docs.library_picture build/demo`.")
     main(sys.argv[1])
