@@ -1,7 +1,7 @@
 """python -m benchmarks.similar: how fast, and how reliably, the nearest of many songs are found.
 
 Prints one JSON object. The table has drawn embeddings in the format of `python -m clmr_tf.embed`, without windows. They
-are distributed like those of 107 recordings by 11 composers, embedded by the model in `savedmodels/demo`: the norm of
+are distributed like those of 107 recordings by 11 composers, embedded by an earlier included model: the norm of
 the mean of unit vectors, the decay of the variances, and how much of them is within the songs of a composer.
 `recall_at_10` compares the approximate index with exact search; `milliseconds` is the median time of a query by the
 index, `exact_milliseconds` that of an exact search, which reads the whole table. Memory-mapped pages of the index count
