@@ -21,7 +21,6 @@ from clmr_tf.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from clmr_tf.audio.listing import SkippedFile
     from clmr_tf.inference.similarity import Neighbour
     from clmr_tf.inference.tables import SongTable
 
@@ -69,14 +68,11 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No song was given; give a file, as in `python -m clmr_tf.similar song.mp3`.")
     if config.paths:
         require_model(config.model)
-    # Imported after the options are checked, because they take time to import.
-    from clmr_tf.audio.listing import find_audio
-    from clmr_tf.inference.tables import SongTable
-
-    if config.paths:
-        files, skipped = find_audio(config.paths)
-        _compare(config, SongTable(config.index.expanduser()), files, skipped)
+        _compare(config)
     else:
+        # Imported after the options are checked, because it takes time.
+        from clmr_tf.inference.tables import SongTable
+
         _search(SongTable(config.index.expanduser()), build_index=True)
 
 
@@ -94,15 +90,19 @@ def _search(table: "SongTable", *, build_index: bool) -> "Search":
     return lambda vectors, count: [index.nearest(vector, count) for vector in vectors]
 
 
-def _compare(
-    config: SimilarConfig, table: "SongTable", files: Sequence[Path], skipped: Sequence["SkippedFile"]
-) -> None:
+def _compare(config: SimilarConfig) -> None:
     from clmr_tf.audio.isolation import IsolatedDecoder
-    from clmr_tf.inference.embeddings import stream_embeddings, usable
-    from clmr_tf.inference.encoder import load_encoder
-    from clmr_tf.inference.similarity import without
 
     with IsolatedDecoder() as decoder:
+        # Imported while the decoder starts, because both take time.
+        from clmr_tf.audio.listing import find_audio
+        from clmr_tf.inference.embeddings import stream_embeddings, usable
+        from clmr_tf.inference.encoder import load_encoder
+        from clmr_tf.inference.similarity import without
+        from clmr_tf.inference.tables import SongTable
+
+        files, skipped = find_audio(config.paths)
+        table = SongTable(config.index.expanduser())
         encoder = load_encoder(config.model, config.runtime)
         if encoder.model_hash != table.model_hash:
             if encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8"):

@@ -59,25 +59,24 @@ def main(arguments: Sequence[str]) -> None:
     if not config.paths:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.tag song.mp3`.")
     require_model(config.model)
-    # Imported after the options are checked, because they take time to import.
-    from clmr_tf.audio.decoding import flaws_of
     from clmr_tf.audio.isolation import IsolatedDecoder
-    from clmr_tf.audio.listing import find_audio
-    from clmr_tf.files import require_writable, write_atomically
 
-    plot = config.plot and config.plot.expanduser()
-    if plot:
-        from clmr_tf.inference.taggram import draw_taggram
-
-        require_writable(plot, "--plot")
-    files, skipped = find_audio(config.paths)
-    if plot and len(files) > 1:
-        raise UsageError(f"--plot needs a single song; received {len(files)} files.")
     with IsolatedDecoder() as decoder:
-        # Imported while the decoder starts.
+        # Imported while the decoder starts, because both take time.
+        from clmr_tf.audio.decoding import flaws_of
+        from clmr_tf.audio.listing import find_audio
+        from clmr_tf.files import require_writable, write_atomically
         from clmr_tf.inference.embeddings import stream_embeddings, usable
         from clmr_tf.inference.encoder import Embedding, load_encoder
 
+        plot = config.plot and config.plot.expanduser()
+        if plot:
+            from clmr_tf.inference.taggram import draw_taggram
+
+            require_writable(plot, "--plot")
+        files, skipped = find_audio(config.paths)
+        if plot and len(files) > 1:
+            raise UsageError(f"--plot needs a single song; received {len(files)} files.")
         encoder = load_encoder(config.model, config.runtime)
         if config.taught:
             encoder.add_taught_tags(config.taught.expanduser())

@@ -16,20 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-
-from clmr_tf.audio.decoding import (
-    CRASHED,
-    TIMED_OUT,
-    AudioReport,
-    AudioStream,
-    UnreadableAudioError,
-    open_audio,
-    reported_as_unreadable,
-)
 from clmr_tf.errors import ClmrError
+
+# Imported in functions, so that a command can start the process of its decoder before it imports NumPy itself.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clmr_tf.audio.decoding import AudioStream
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -332,7 +327,9 @@ class IsolatedDecoder:
 
     def __init__(self, reply_limit_seconds: float = _REPLY_LIMIT_SECONDS) -> None:
         self._reply_limit_seconds = reply_limit_seconds
-        self._worker: WorkerProcess[_Request | None, tuple] = WorkerProcess(_reply, modules=["av"])
+        self._worker: WorkerProcess[_Request | None, tuple] = WorkerProcess(
+            _reply, modules=["clmr_tf.audio.decoding", "av"]
+        )
         self._worker.start()
 
     def __enter__(self) -> "IsolatedDecoder":
@@ -342,17 +339,19 @@ class IsolatedDecoder:
         self._worker.close()
 
     @contextlib.contextmanager
-    def open(self, path: Path, sample_rate_hz: int) -> Iterator[AudioStream]:
+    def open(self, path: Path, sample_rate_hz: int) -> Iterator["AudioStream"]:
         """Opens a file; see `open_audio`.
 
         Raises:
             UnreadableAudioError: Also if the decoder crashes ("crashed") or stops answering ("timed_out").
         """
+        from clmr_tf.audio.decoding import AudioReport, AudioStream, reported_as_unreadable
+
         with reported_as_unreadable(path):
             opened = self._ask(_Request(path, sample_rate_hz))
         report = AudioReport()
 
-        def blocks() -> Iterator[np.ndarray]:
+        def blocks() -> Iterator["np.ndarray"]:
             at_end = None
             while at_end is None:
                 with reported_as_unreadable(path):
@@ -364,6 +363,8 @@ class IsolatedDecoder:
         yield AudioStream(*opened, report, blocks())
 
     def _ask(self, request: "_Request | None") -> tuple:
+        from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError
+
         try:
             return self._worker.call(request, self._reply_limit_seconds)
         except WorkerTimeoutError as error:
@@ -383,11 +384,15 @@ class _OpenFile:
     """In the worker: the file that is open now."""
 
     stack = contextlib.ExitStack()
-    stream: AudioStream | None = None
+    stream: "AudioStream | None" = None
 
 
 def _reply(request: _Request | None) -> tuple:
     """In the worker: opens a file, or returns the next samples of the open one, and at its end the report."""
+    import numpy as np
+
+    from clmr_tf.audio.decoding import open_audio
+
     if request is not None:
         _OpenFile.stack.close()
         _OpenFile.stream = _OpenFile.stack.enter_context(open_audio(request.path, request.sample_rate_hz))
