@@ -182,8 +182,6 @@ def fit_head(
 _MAX_NUM_STEPS = 1000
 # float32 products leave a relative error of about 1e-8 in the loss.
 _LOSS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-9, 1e-6
-# Weak penalties take most of the steps, and once two in a row were worse, weaker ones fit the train split still closer.
-_MAX_NUM_WORSE = 2
 
 
 def fit_logistic_head(
@@ -208,7 +206,8 @@ def fit_logistic_head(
         valid_features: float32 [validation examples, dimensions].
         valid_labels: float32 [validation examples, tags].
         heads: Settings to select from, in descending order of `l2`. If losses are equal, the first is selected. After
-            two in a row with a higher loss than the best so far, the others are not fitted.
+            one with a higher loss than the best so far, the others are not fitted: they take most of the steps, and
+            fit the train split still closer.
         single_label: Softmax cross-entropy over the tags; else the sum of the binary cross-entropies of the tags. The
             loss on the validation split is the mean over the tags instead, as for `fit_head`.
         on_fit: Called with the number of finished fits and the total.
@@ -230,33 +229,39 @@ def fit_logistic_head(
     transposed = np.ascontiguousarray(inputs.T)
     num_dimensions, num_tags = features.shape[1], labels.shape[1]
     scale = 1 if single_label else num_tags
+    # Along principal components, the curvature is about p (1 - p) times the variance, plus the penalty. L-BFGS needs a
+    # fraction of the steps when the coordinates are scaled so that it is 1.
+    variances, components = np.linalg.eigh((transposed @ inputs).astype(np.float64) / len(inputs))
+    majority = majority_head(labels, single_label).weights[-1].astype(np.float64)
+    frequencies = probabilities(majority[None], single_label)
 
-    def loss_and_gradient(flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
-        matrix, bias = flat[:-num_tags].reshape(num_dimensions, num_tags), flat[-num_tags:]
-        logits = (inputs @ matrix.astype(np.float32)).astype(np.float64) + bias
-        loss = scale * cross_entropy(logits, targets, single_label) + l2 / 2 * np.sum(matrix**2)
-        errors = (probabilities(logits, single_label) - targets) / len(inputs)
-        gradient = (transposed @ errors.astype(np.float32)).astype(np.float64) + l2 * matrix
-        return loss, np.concatenate([gradient.ravel(), errors.sum(axis=0)])
+    def loss_and_gradient(flat: np.ndarray, scales: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+        coordinates, bias = flat[:-num_tags].reshape(num_dimensions, num_tags) * scales, flat[-num_tags:]
+        logits = (inputs @ (components @ coordinates).astype(np.float32)).astype(np.float64) + bias
+        loss, predicted = _loss_and_probabilities(logits, targets, single_label)
+        errors = (predicted - targets) / len(inputs)
+        gradient = components.T @ (transposed @ errors.astype(np.float32)) + l2 * coordinates
+        loss = scale * loss + l2 / 2 * np.sum(coordinates**2)
+        return loss, np.concatenate([(scales * gradient).ravel(), errors.sum(axis=0)])
 
-    flat = np.concatenate([np.zeros(num_dimensions * num_tags), majority_head(labels, single_label).weights[-1]])
+    coordinates, bias = np.zeros((num_dimensions, num_tags)), majority
     options = {"maxiter": _MAX_NUM_STEPS, "ftol": _LOSS_TOLERANCE, "gtol": _GRADIENT_TOLERANCE}
-    best, chosen, records, num_worse = None, heads[0], [], 0
+    best, chosen, records = None, heads[0], []
     for number, settings in enumerate(heads, 1):
-        found = minimize(loss_and_gradient, flat, (settings.l2,), "L-BFGS-B", jac=True, options=options)
-        flat, num_steps = found.x, int(found.nit)
-        weights = flat.astype(np.float32)
-        matrix, bias = weights[:-num_tags].reshape(num_dimensions, num_tags), weights[-num_tags:]
-        head = Head(mean, standard_deviation, (matrix, bias))
+        scales = 1 / np.sqrt(np.maximum(variances, 0)[:, None] * frequencies * (1 - frequencies) + settings.l2)
+        flat = np.concatenate([(coordinates / scales).ravel(), bias])
+        found = minimize(loss_and_gradient, flat, (scales, settings.l2), "L-BFGS-B", jac=True, options=options)
+        coordinates, bias = found.x[:-num_tags].reshape(num_dimensions, num_tags) * scales, found.x[-num_tags:]
+        num_steps = int(found.nit)
+        matrix = (components @ coordinates).astype(np.float32)
+        head = Head(mean, standard_deviation, (matrix, bias.astype(np.float32)))
         value = cross_entropy(head.logits(valid_features), valid_labels, single_label)
         records.append({"settings": dataclasses.asdict(settings), "valid": value, "num_steps": num_steps})
+        is_worse = best is not None and value > best.best_value
         if best is None or value < best.best_value:
-            best, chosen, num_worse = Fit(head, value, num_steps, num_steps), settings, 0
-        else:
-            num_worse += value > best.best_value
-        is_last = num_worse == _MAX_NUM_WORSE
-        on_fit(len(heads) if is_last else number, len(heads))
-        if is_last:
+            best, chosen = Fit(head, value, num_steps, num_steps), settings
+        on_fit(len(heads) if is_worse else number, len(heads))
+        if is_worse:
             break
     return best, chosen, records
 
@@ -277,10 +282,20 @@ def majority_head(labels: np.ndarray, single_label: bool) -> Head:
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, single_label: bool) -> float:
     """Loss of logits for multi-hot labels, both [examples, tags], computed in float64."""
-    logits, labels = logits.astype(np.float64), labels.astype(np.float64)
+    return _loss_and_probabilities(logits.astype(np.float64), labels.astype(np.float64), single_label)[0]
+
+
+def _loss_and_probabilities(logits: np.ndarray, labels: np.ndarray, single_label: bool) -> tuple[float, np.ndarray]:
+    """Both at once, because they share the exponentials that take most of the time."""
+    labelled = np.sum(logits * labels) / len(logits)
     if single_label:
-        return float(np.mean(np.logaddexp.reduce(logits, axis=1) - np.sum(logits * labels, axis=1)))
-    return float(np.mean(np.logaddexp(0, logits) - logits * labels))
+        largest = logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(logits - largest)
+        sums = exponentials.sum(axis=1, keepdims=True)
+        return float(np.mean(np.log(sums) + largest) - labelled), exponentials / sums
+    exponentials = np.exp(-np.abs(logits))
+    loss = np.mean(np.maximum(logits, 0) + np.log1p(exponentials)) - labelled / logits.shape[1]
+    return float(loss), np.where(logits >= 0, 1, exponentials) / (1 + exponentials)
 
 
 def _measure(logits: np.ndarray, labels: np.ndarray, monitor: str, single_label: bool) -> float:
