@@ -262,7 +262,11 @@ async function refresh() {
     items = songs.skipped.map(([name, about]) => ({ name, about }));
     count = `${counted(items.length, "file")} could not be used`;
   } else if (taught) {
-    if (teachView === "offers") {
+    if (teachView === "offers" && isFiltered()) {
+      // Whoever searches now wants to mark what is found.
+      items = rows.map((row) => ({ row, score: taught.has_head ? probabilities[row] : undefined }));
+      count = counted(items.length, "song");
+    } else if (teachView === "offers") {
       const offers = await askJson(`/api/offers?name=${encodeURIComponent(taught.name)}&count=12`);
       items = offers.map((row) => ({ row, score: taught.has_head ? probabilities[row] : undefined }));
       count = taught.has_head ? "These would teach it most" : "Mark a song that it fits; these are all different";

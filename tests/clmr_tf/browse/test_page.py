@@ -220,6 +220,12 @@ def test_teaching_ranks_the_library_and_is_undone(page, library):
     page.keyboard.press("Enter")
     page.wait_for_selector("#list .row .yes")
     assert page.inner_text("#teach-summary") == "0 yes, 0 no. Precision: unknown before five marks."
+    # What is searched for can be marked as well.
+    page.fill("#search", "piano")
+    until(page, f"document.getElementById('list-count').textContent === '{SONGS_PER_FOLDER} songs'")
+    assert page.locator("#list .row .yes").count() == SONGS_PER_FOLDER
+    page.fill("#search", "")
+    until(page, "document.getElementById('list-count').textContent.startsWith('Mark a song')")
     for number in range(5):
         # As a person who knows the folders answers what is offered.
         offered = page.locator("#list .row").nth(0)
