@@ -103,8 +103,9 @@ def _embeddings(embed: Embed, audio: dict[str, list[np.ndarray]]) -> dict[str, n
 def _score(
     vectors: dict[str, np.ndarray], audio: dict[str, list[np.ndarray]], corpus: Corpus, single_label: bool
 ) -> dict[str, float]:
+    from clmr_tf.models.heads import probabilities
     from clmr_tf.probe.features import LabeledFeatures
-    from clmr_tf.probe.quick import fit_linear_probe
+    from clmr_tf.probe.heads import fit_logistic_head
     from clmr_tf.probe.scores import main_metric
 
     splits = []
@@ -114,7 +115,9 @@ def _score(
         labels = corpus.multi_hot(rows)
         splits.append(LabeledFeatures(vectors[split], clip_of_window, labels, corpus.num_samples[rows]))
     train, valid, test = splits
-    window_scores = fit_linear_probe(train, valid, single_label).window_scores(test)
+    examples = train.vectors, train.row_labels, valid.vectors, valid.row_labels
+    fit, _, _ = fit_logistic_head(*examples, single_label=single_label)
+    window_scores = probabilities(fit.head.logits(test.vectors).astype(np.float64), single_label)
     return {
         "score": main_metric(test.labels, test.mean_by_clip(window_scores), single_label),
         "clip_score": main_metric(test.row_labels, window_scores, single_label),

@@ -1,11 +1,11 @@
 """python -m docs.make: draws the pictures and writes the tables of docs/ from the recorded runs.
 
     python -m docs.make                                                     uses all recorded runs
-    python -m docs.make --record NAME --run runs/X --model savedmodels/X    records a run first
+    python -m docs.make --record NAME --run runs/X                          records a run first
     python -m docs.make --record-encoders results/encoders                  records the benchmark's results first
     python -m docs.make --record-experiments results/experiments            the same for docs/experiments.md
 
-A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run, and the probe of its model.
+A recorded run is docs/runs/NAME: the config.json, run.json and metrics.jsonl of the run.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from docs import encoders
 DOCS = Path(__file__).parent
 RUNS = DOCS / "runs"
 RUN_FILES = ("config.json", "run.json", "metrics.jsonl")
-PROBE_FILE = "probe.json"
 _PLACE_SETTINGS = ("workdir", "corpora")
 EXPERIMENTS = DOCS / "experiments.json"
 _EXPERIMENTS_HEAD = """\
@@ -46,81 +45,39 @@ chosen variants only. The base settings: {base}. The paper's recipe: {paper}, ot
 """
 
 
-def record(name: str, run: Path, model: Path) -> None:
-    """Copies the files of a run and the probe of its model to docs/runs/NAME.
+def record(name: str, run: Path) -> None:
+    """Copies the files of a run to docs/runs/NAME.
 
     Raises:
-        UsageError: If a file of the run is missing, the model does not have exactly one probe, or the probe is of
-            another corpus or another step than the run.
+        UsageError: If a file of the run is missing.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UsageError(f"A recorded run has a name of letters, digits, - and _; received {name!r}.")
-    probes = sorted(model.glob("probe-*.json"))
-    if len(probes) != 1:
-        raise UsageError(
-            f"{model} must hold one probe-CORPUS.json; it holds {len(probes)}, so run clmr_tf.probe "
-            "with --preset quick."
-        )
     missing = [file for file in RUN_FILES if not (run / file).is_file()]
     if missing:
         raise UsageError(f"{run} has no {', '.join(missing)}; give --run the folder of a run.")
-    _require_same_source(run, probes[0])
     (RUNS / name).mkdir(parents=True, exist_ok=True)
     for file in RUN_FILES:
         shutil.copyfile(run / file, RUNS / name / file)
-    shutil.copyfile(probes[0], RUNS / name / PROBE_FILE)
-
-
-def _require_same_source(run: Path, probe_file: Path) -> None:
-    """Raises UsageError if the corpus or the last step of a run and a probe differ."""
-    probe = json.loads(probe_file.read_text(encoding="utf-8"))
-    trained_on = json.loads((run / "run.json").read_text(encoding="utf-8"))["corpus"]["fingerprint"]
-    probed_on = probe["corpus"]["fingerprint"]
-    if trained_on != probed_on:
-        raise UsageError(
-            f"{run} was trained on the corpus with fingerprint {trained_on[:12]}, but {probe_file} is for the one "
-            f"with {probed_on[:12]}; probe the model on the run's corpus."
-        )
-    rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last_step = json.loads(rows[-1])["step"] if rows else 0
-    if probe["training_step"] != last_step:
-        raise UsageError(
-            f"{run} logged steps up to {last_step}, but {probe_file} is for a model of step "
-            f"{probe['training_step']}; export the run again and probe that model."
-        )
 
 
 def draw(folder: Path) -> Figure:
-    """Draws loss and contrastive accuracy over the steps, and the probe's scores with their intervals."""
+    """Draws loss and contrastive accuracy over the steps."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
     steps = np.array([row["step"] for row in rows])
-    figure, (loss_axes, accuracy_axes, probe_axes) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for axes, name, title in (
-        (loss_axes, "loss", "NT-Xent loss"),
-        (accuracy_axes, "contrastive_accuracy", "contrastive accuracy"),
-    ):
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    titles = {"loss": "NT-Xent loss", "contrastive_accuracy": "contrastive accuracy"}
+    for axes, (name, title) in zip(both, titles.items(), strict=True):
         values = np.array([row[name] for row in rows])
         axes.plot(steps, values, color="#9db7d5", linewidth=0.8)
         axes.plot(*_moving_average(steps, values), color="#1f4e8c", linewidth=1.8)
         axes.set(title=title, xlabel="step")
-    names = [row["features"] for row in probe["rows"]]
-    scores = np.array([row["score"] for row in probe["rows"]])
-    intervals = np.array([row["interval"] for row in probe["rows"]])
-    errors = np.abs(intervals.T - scores)
-    probe_axes.barh(names, scores, xerr=errors, color=["#1f4e8c", "#9db7d5", "#cccccc"], capsize=4)
-    probe_axes.plot([row["clip_score"] for row in probe["rows"]], names, "D", color="#e07b00", label="by clip")
-    probe_axes.invert_yaxis()
-    test = probe["splits"]["test"]
-    probe_axes.set(title=f"probe: {probe['metric']} ({test['num_recordings']} songs)", xlim=(0, 1))
-    probe_axes.legend(loc="lower right", frameon=False)
     return figure
 
 
 def describe(name: str) -> str:
     """The section of results.md about one recorded run."""
     folder = RUNS / name
-    probe = json.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -131,27 +88,16 @@ def describe(name: str) -> str:
         for part in (rows[:tenth], rows[-tenth:])
     ]
     last = run["starts"][-1]
-    difference = probe["trained_minus_untrained"]
     lines = [
         f"## {name}",
-        f"![Loss, contrastive accuracy and probe of {name}]({name}.png)",
+        f"![Loss and contrastive accuracy of {name}]({name}.png)",
         "",
         f"`{command_of(config, name)}`",
         "",
         f"{rows[-1]['step']} steps in {len(run['starts'])} start(s) on {last['hardware']['num_cpus']} CPU cores; "
         f"augmentation preset {config['augmentation']}. Loss {means[0]} to {means[1]}, contrastive accuracy "
         f"{means[2]} to {means[3]} (means of the first and the last tenth of the logged steps).",
-        "",
-        f"| features | {probe['metric']} by song | 95 % | by clip | split | songs | clips |",
-        "|---|---|---|---|---|---|---|",
     ]
-    test = probe["splits"]["test"]
-    for row in probe["rows"]:
-        low, high = row["interval"]
-        cells = (row["features"], f"{row['score']:.3f}", f"{low:.3f} to {high:.3f}", f"{row['clip_score']:.3f}")
-        lines.append(f"| {' | '.join(cells)} | test | {test['num_recordings']} | {test['num_clips']} |")
-    low, high = difference["interval"]
-    lines += ["", f"Trained minus untrained by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})."]
     return "\n".join(lines) + "\n"
 
 
@@ -195,7 +141,6 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.make", description=__doc__)
     parser.add_argument("--record", metavar="NAME", help="record a run under this name first")
     parser.add_argument("--run", type=Path, help="with --record: the folder of the run")
-    parser.add_argument("--model", type=Path, help="with --record: its exported and probed model")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("--record-encoders", metavar="RESULTS", type=Path, help="record what the benchmark measured")
     parser.add_argument(
@@ -207,12 +152,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.record_experiments:
         shutil.copyfile(options.record_experiments / experiments.TABLE_FILE, EXPERIMENTS)
     if options.record:
-        if options.run is None or options.model is None:
-            raise UsageError("--record needs --run and --model; name the run's folder and its model folder.")
-        record(options.record, options.run, options.model)
+        if options.run is None:
+            raise UsageError("--record needs --run, the folder of the run.")
+        record(options.record, options.run)
     names = sorted(folder.name for folder in RUNS.glob("*") if folder.is_dir())
     if not names:
-        raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run ... --model ...")
+        raise UsageError(f"There is no recorded run in {RUNS}; record one with --record NAME --run FOLDER.")
     for name in names:
         (DOCS / f"{name}.png").write_bytes(png_of(draw(RUNS / name)))
     head = "# Results\n`python -m docs.make` writes this page from records of the measurements.\n"

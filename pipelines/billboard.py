@@ -16,17 +16,15 @@ Expected files, in data/billboard or the folder given with --data:
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from clmr_tf.audio.decoding import is_named_like_audio
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import PublishedOptions
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, read_records, require_count, split_songs
 
 NAME = "billboard"
@@ -37,7 +35,7 @@ NUM_ENTRIES = 890
 VALID_FRACTION = 0.1
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
+def read_corpus(_: PublishedOptions, data: Path) -> PublishedCorpus:
     """Reads what the published tables say about the corpus.
 
     Raises:
@@ -50,21 +48,6 @@ def read_corpus(data: Path) -> PublishedCorpus:
         sources=read_sources(data),
         description="McGill Billboard 2.0, https://ddmal.ca/research, with recordings of your own",
     )
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the index and the audio.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
@@ -102,14 +85,8 @@ def _audio_files(folder: Path) -> dict[str, str]:
     return files
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
-
-
-def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, PublishedOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -17,18 +17,16 @@ Expected files, in data/fma or the folder given with --data:
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 from clmr_tf.console import run_command, stderr
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "fma"
@@ -62,35 +60,22 @@ class FmaOptions(DownloadOptions):
     """Subset; the paper trains on medium."""
 
 
-def read_corpus(data: Path, size: str) -> PublishedCorpus:
-    """Reads what the published tables say about the corpus.
+def read_corpus(options: FmaOptions, data: Path) -> PublishedCorpus:
+    """Downloads the files if the options say so, and reads what the published tables say about the corpus.
 
     Raises:
         UsageError: If tracks.csv is missing, cannot be read or does not have the published counts.
     """
-    sources = read_sources(data, size)
+    if options.download:
+        for name in ("fma_metadata", f"fma_{options.size}"):
+            _download(name, data)
+    sources = read_sources(data, options.size)
     return PublishedCorpus(
-        name=f"fma-{size}",
+        name=f"fma-{options.size}",
         tag_names=sorted({tag for source in sources for tag in source.tags}),
         sources=sources,
         description="FMA: A Dataset For Music Analysis, https://github.com/mdeff/fma",
     )
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA, size: Size = "medium") -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the published files.
-        size: Which subset.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data, size), destination, settings)
 
 
 def read_sources(data: Path, size: str) -> list[SourceFile]:
@@ -126,18 +111,6 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
         yield row[0], SPLITS[split], subset, genre
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=FmaOptions, name=NAME, description=__doc__)
-
-
-def _read(options: FmaOptions, data: Path) -> PublishedCorpus:
-    if options.download:
-        for name in ("fma_metadata", f"fma_{options.size}"):
-            _download(name, data)
-    return read_corpus(data, options.size)
-
-
 def _download(name: str, data: Path) -> None:
     complete = data / f"{name}-is-complete"
     if complete.is_file():
@@ -147,6 +120,9 @@ def _download(name: str, data: Path) -> None:
     unpack_zip(archive, data, _LIMITS)
     complete.touch()
 
+
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, FmaOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -19,17 +19,14 @@ Expected files, in data/gtzan or the folder given with --data:
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import RemoteFile, fetch
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
 
 NAME = "gtzan"
@@ -48,33 +45,21 @@ _SHA256 = {
 }
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
-    """Reads what the published tables say about the corpus.
+def read_corpus(options: DownloadOptions, data: Path) -> PublishedCorpus:
+    """Downloads the files if the options say so, and reads what the published tables say about the corpus.
 
     Raises:
         UsageError: If a list is missing or is not the published one.
     """
+    if options.download:
+        for split, name in LISTS.items():
+            fetch(RemoteFile(name, f"{_HOST}{name}", f"sha256:{_SHA256[split]}"), data)
     return PublishedCorpus(
         name=CORPUS_NAME,
         tag_names=GENRES,
         sources=read_sources(data),
         description="GTZAN (Tzanetakis and Cook 2002), lists of https://github.com/coreyker/dnn-mgr",
     )
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the lists and the audio.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
@@ -103,17 +88,8 @@ def _source(data: Path, line: str, split: str, where: Path) -> SourceFile:
     return SourceFile(data / source, found[1], found[1], source, split, (found[2],))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
-
-
-def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
-    if options.download:
-        for split, name in LISTS.items():
-            fetch(RemoteFile(name, f"{_HOST}{name}", f"sha256:{_SHA256[split]}"), data)
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, DownloadOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -31,14 +31,12 @@ from pathlib import Path
 import numpy as np
 
 from clmr_tf.console import run_command, stderr
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
 from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import (
     SourceFile,
     parse_label_vector,
@@ -310,28 +308,15 @@ INDEX = "index_mtt.tsv"
 LABELS = {"train": "train_gt_mtt.tsv", "valid": "val_gt_mtt.tsv", "test": "test_gt_mtt.tsv"}
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
-    """Reads what the published tables say about the corpus.
+def read_corpus(options: DownloadOptions, data: Path) -> PublishedCorpus:
+    """Downloads the files if the options say so, and reads what the published tables say about the corpus.
 
     Raises:
         UsageError: If a table is missing, cannot be read or does not have the published counts.
     """
+    if options.download:
+        download(data)
     return published_clips(CORPUS_NAME, read_clips(data), NUM_CLIPS, data)
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the published files.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
@@ -347,16 +332,8 @@ def read_clips(data: Path) -> list[LabelledClip]:
     return read_annotations(data / ANNOTATIONS)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
-
-
-def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
-    if options.download:
-        download(data)
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, DownloadOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

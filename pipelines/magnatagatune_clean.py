@@ -17,11 +17,9 @@ Expected files, in data/magnatagatune or the folder given with --data: as for pi
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.magnatagatune import (
     ANNOTATIONS,
@@ -33,8 +31,7 @@ from pipelines.magnatagatune import (
     read_numpy_files,
 )
 from pipelines.preparation.command import DownloadOptions
-from pipelines.preparation.prepare import PrepareSettings
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 
 NAME = "magnatagatune_clean"
 CORPUS_NAME = "magnatagatune-clean"
@@ -43,14 +40,11 @@ NUM_CLIPS = {"train": 15_244, "valid": 1_529, "test": 4_332}
 NUMPY_FILES = ("train.npy", "valid.npy", "test.npy", "binary.npy", "tags.npy")
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
-    """Reads what the published tables say about the corpus, see `pipelines.magnatagatune.read_corpus`."""
+def read_corpus(options: DownloadOptions, data: Path) -> PublishedCorpus:
+    """See `pipelines.magnatagatune.read_corpus`."""
+    if options.download:
+        download(data)
     return published_clips(CORPUS_NAME, read_clips(data), NUM_CLIPS, data)
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus; arguments and errors are those of `pipelines.magnatagatune.prepare_corpus`."""
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_clips(data: Path) -> list[LabelledClip]:
@@ -73,16 +67,8 @@ def read_clips(data: Path) -> list[LabelledClip]:
     return clips
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=DownloadOptions, name=NAME, description=__doc__)
-
-
-def _read(options: DownloadOptions, data: Path) -> PublishedCorpus:
-    if options.download:
-        download(data)
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, DownloadOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

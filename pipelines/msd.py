@@ -18,21 +18,19 @@ These files are pickles, which can contain programs; they are read by a reader t
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import MSD_TAGS
 from clmr_tf.data.restricted_pickle import StoredArray, load_plain_pickle
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import PublishedOptions
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, require_split_counts
 
 NAME = "msd"
@@ -48,7 +46,7 @@ PATHS = "7D_id_to_path.pkl"
 NUM_TRACKS = {"train": 201_680, "valid": 11_774, "test": 28_435}
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
+def read_corpus(_: PublishedOptions, data: Path) -> PublishedCorpus:
     """Reads what the published tables say about the corpus.
 
     Raises:
@@ -60,21 +58,6 @@ def read_corpus(data: Path) -> PublishedCorpus:
         sources=read_sources(data),
         description="Million Song Dataset, http://millionsongdataset.com, previews of 7digital",
     )
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the published files.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
@@ -138,14 +121,8 @@ def _tags(stored: Any) -> tuple[str, ...]:
     return tuple(MSD_TAGS[column] for column in columns)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
-
-
-def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, PublishedOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

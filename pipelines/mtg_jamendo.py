@@ -20,16 +20,13 @@ Expected files, in data/mtg_jamendo or the folder given with --data:
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from clmr_tf.console import run_command
-from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import PublishedOptions
-from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
-from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
+from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, read_rows, require_count, require_split_counts
 
 NAME = "mtg_jamendo"
@@ -46,7 +43,7 @@ NUM_TRACKS = {"train": 32_136, "valid": 10_888, "test": 11_356}
 NUM_TAGS = 50
 
 
-def read_corpus(data: Path) -> PublishedCorpus:
+def read_corpus(_: PublishedOptions, data: Path) -> PublishedCorpus:
     """Reads what the published tables say about the corpus.
 
     Raises:
@@ -62,21 +59,6 @@ def read_corpus(data: Path) -> PublishedCorpus:
         sources=sources,
         description="MTG-Jamendo, https://github.com/MTG/mtg-jamendo-dataset",
     )
-
-
-def prepare_corpus(destination: Path, settings: PrepareSettings, data: Path = DATA) -> Corpus:
-    """Prepares the corpus, with a progress bar; see `pipelines.preparation.published.prepare_published`.
-
-    Args:
-        destination: Folder of the corpus.
-        settings: How files are decoded and which are accepted.
-        data: Folder of the tables and the audio.
-
-    Raises:
-        UsageError: See `read_corpus` and `prepare_published`.
-        ClmrError: See `prepare_published`.
-    """
-    return prepare_published(read_corpus(data), destination, settings)
 
 
 def read_sources(data: Path) -> list[SourceFile]:
@@ -106,14 +88,8 @@ def _source(data: Path, row: list[str], split: str, where: Path) -> SourceFile:
     return SourceFile(data / source, track, track, source, split, tags)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command, without the program's name in `arguments`."""
-    run_pipeline(arguments, _read, data=DATA, options_type=PublishedOptions, name=NAME, description=__doc__)
-
-
-def _read(_: PublishedOptions, data: Path) -> PublishedCorpus:
-    return read_corpus(data)
-
+PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, PublishedOptions, __doc__)
+prepare_corpus, main = PIPELINE.prepare_corpus, PIPELINE.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -222,7 +222,7 @@ def scores_section(scores: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, score in sorted(scores.items()):
-        value = score.get("score", score.get("mean"))
+        value = score.get("mean")
         interval = _interval(score.get("interval"))
         shown = "" if value is None else f"{value:.3f}"
         differences = ", ".join(

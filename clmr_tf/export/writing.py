@@ -43,7 +43,7 @@ from clmr_tf.models.taught_tags import TAUGHT_TAGS_SUFFIX, read_taught_tags
 
 logger = logging.getLogger(__name__)
 
-_RESULTS = ("probe-*.json", "retrieval-*.json", "evaluation-*.json", "evaluation-*.npz")
+_RESULTS = ("retrieval-*.json", "evaluation-*.json", "evaluation-*.npz")
 _MADE_BY_EVERY_EXPORT = frozenset({MANIFEST_FILE, WEIGHTS_FILE, SAVED_MODEL, GOLDEN_FILE})
 # What an export may replace; the last ones remain after a killed write.
 _OWN_FILES = (

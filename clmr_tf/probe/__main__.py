@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         result, head = probe_model(config, on_progress)
     _show(result)
     name = _name_of(config, result)
-    kind = {"quick": "probe", "retrieval": "retrieval"}.get(config.preset, "evaluation")
+    kind = "retrieval" if config.preset == "retrieval" else "evaluation"
     out = (config.out or config.model / f"{kind}-{name}.json").expanduser()
     if head is not None and config.features == "model" and config.head != "own":
         # The head is written before the result, which refers to it; `clmr_tf.export --head` reads both.
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> None:
 def _name_of(config: ProbeConfig, result: dict) -> str:
     """Distinguishes the results of a model: corpus, and options that are not the defaults."""
     parts = [result["corpus"]["name"], *([config.task] if config.task else [])]
-    parts += [config.preset] if config.preset not in ("quick", "retrieval") else []
-    parts += [config.head] if config.preset not in ("quick", "retrieval", "grid") else []
+    parts += [config.preset] if config.preset != "retrieval" else []
+    parts += [config.head] if config.preset not in ("retrieval", "grid") else []
     parts += [result["features"]["kind"]] if config.features != "model" else []
     parts += [f"labels-{config.labels:g}"] if config.labels < 1 else []
     parts += [f"labels-like-paper-{config.labels_like_paper:g}"] if config.labels_like_paper is not None else []
@@ -84,15 +84,6 @@ def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(result: dict) -> None:
-    if "rows" in result:
-        stdout.print(_quick_table(result))
-        by_seed = result["rows"][1]["by_seed"]
-        each = ", ".join(f"{one['score']:.3f}" for one in by_seed)
-        stdout.print(f"The untrained encoder is the mean of {len(by_seed)} seeds, by song: {each}")
-        difference = result["trained_minus_untrained"]
-        low, high = difference["interval"]
-        stdout.print(f"Trained minus untrained, by song: {difference['score']:+.3f} (95 %: {low:+.3f} to {high:+.3f})")
-        return
     if result["preset"] == "retrieval":
         stdout.print(_retrieval_table(result))
         _show_differences(result, ["clean/recall_at_1", "chain/recall_at_1"])
@@ -164,18 +155,6 @@ def _head_table(result: dict) -> Table:
             low, high = score["interval"]
             clips = score.get("num_clips", test["num_clips"])
             table.add_row(name, f"{score['mean']:.4f}", f"{low:.4f}-{high:.4f}", str(clips), str(test["num_songs"]))
-    return table
-
-
-def _quick_table(result: dict) -> Table:
-    test = result["splits"]["test"]
-    table = Table(title=f"Linear probe on {result['corpus']['name']}: {result['metric']}", box=box.SIMPLE)
-    for heading in ("features", "by song", "95 %", "by clip", "split", "songs", "clips"):
-        table.add_column(heading, no_wrap=True)
-    for row in result["rows"]:
-        low, high = row["interval"]
-        scores = f"{row['score']:.3f}", f"{low:.3f}-{high:.3f}", f"{row['clip_score']:.3f}"
-        table.add_row(row["features"], *scores, "test", str(test["num_recordings"]), str(test["num_clips"]))
     return table
 
 

@@ -35,7 +35,6 @@ from clmr_tf.probe.features import (
 )
 from clmr_tf.probe.heads import fit_head, fit_logistic_head, majority_head, search
 from clmr_tf.probe.protocols import (
-    L2_STRENGTHS,
     MLP_HIDDEN_UNITS,
     PROTOCOLS,
     HeadSettings,
@@ -43,7 +42,6 @@ from clmr_tf.probe.protocols import (
     ProbeProtocol,
     grid_of_heads,
 )
-from clmr_tf.probe.quick import compare_with_untrained
 from clmr_tf.probe.retrieval import draw_views, score_retrieval
 from clmr_tf.probe.scores import (
     NUM_RESAMPLINGS,
@@ -71,8 +69,8 @@ def probe_model(
         on_progress: Called with what is being computed, the amount done and the total.
 
     Returns:
-        The result as JSON data, which docs/evaluation.md describes, and the trained head; None with the presets quick
-        and retrieval.
+        The result as JSON data, which docs/evaluation.md describes, and the trained head; None with the preset
+        retrieval.
 
     Raises:
         UsageError: If the model or the corpus cannot be read, if tags, a split or recordings are missing, if they do
@@ -102,25 +100,8 @@ def probe_model(
         return _retrieve(config, manifest, encoder, labeled, corpus_metadata, compared, on_progress), None
     if config.preset == "standard":
         return _probe_and_compare(config, manifest, encoder, labeled, corpus_metadata, compared, on_progress)
-    if config.preset != "quick":
-        result, head, _ = _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
-        return result, head
-    scores = compare_with_untrained(
-        encoder, manifest["architecture"]["arguments"], labeled, config.seed, on_progress=on_progress
-    )
-    result = {
-        "metric": scores["metric"],
-        "protocol": scores["protocol"],
-        "corpus": corpus_metadata,
-        **task_metadata(labeled),
-        "splits": scores["splits"],
-        "model": str(config.model),
-        "training_step": manifest["training"]["step"],
-        "seed": config.seed,
-        "rows": scores["rows"],
-        "trained_minus_untrained": scores["trained_minus_untrained"],
-    }
-    return result, None
+    result, head, _ = _probe_with_head(config, manifest, encoder, labeled, corpus_metadata, on_progress)
+    return result, head
 
 
 def main_score(result: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +109,6 @@ def main_score(result: dict[str, Any]) -> dict[str, Any]:
 
     Also its differences from other features, as "differences": {name: {"mean", "interval"}}, if the result has some.
     """
-    if "rows" in result:
-        return {"metric": result["metric"], "split": "test", **result["rows"][0]}
     # Retrieval has the validation split if there is no test split.
     split = "test" if "test" in result["scores"] else "valid"
     scores = result["scores"][split]
@@ -423,7 +402,6 @@ def _fit(
     if isinstance(settings, LogisticSettings):
         best, settings, records = fit_logistic_head(
             *examples,
-            [dataclasses.replace(settings, l2=l2) for l2 in L2_STRENGTHS],
             single_label=single_label,
             on_fit=partial(on_progress, f"Heads on {source.kind}"),
         )

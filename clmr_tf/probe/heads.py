@@ -15,7 +15,7 @@ import tensorflow as tf
 from clmr_tf.errors import ClmrError
 from clmr_tf.metrics import accuracy
 from clmr_tf.models.heads import Head, probabilities
-from clmr_tf.probe.protocols import HeadSettings, LogisticSettings
+from clmr_tf.probe.protocols import LOGISTIC_HEADS, HeadSettings, LogisticSettings
 from clmr_tf.probe.scores import RankedScores
 from clmr_tf.train.callbacks import Plateau
 
@@ -189,7 +189,7 @@ def fit_logistic_head(
     labels: np.ndarray,
     valid_features: np.ndarray,
     valid_labels: np.ndarray,
-    heads: Sequence[LogisticSettings],
+    heads: Sequence[LogisticSettings] = LOGISTIC_HEADS,
     *,
     single_label: bool,
     on_fit: Callable[[int, int], None] = lambda done, total: None,
@@ -205,9 +205,9 @@ def fit_logistic_head(
         labels: Multi-hot, float32 [examples, tags].
         valid_features: float32 [validation examples, dimensions].
         valid_labels: float32 [validation examples, tags].
-        heads: Settings to select from, in descending order of `l2`. If losses are equal, the first is selected. After
-            one with a higher loss than the best so far, the others are not fitted: they take most of the steps, and
-            fit the train split still closer.
+        heads: Settings to select from, in descending order of `l2`; by default those of the preset "standard". If
+            losses are equal, the first is selected. After one with a higher loss than the best so far, the others are
+            not fitted: they take most of the steps, and fit the train split still closer.
         single_label: Softmax cross-entropy over the tags; else the sum of the binary cross-entropies of the tags. The
             loss on the validation split is the mean over the tags instead, as for `fit_head`.
         on_fit: Called with the number of finished fits and the total.

@@ -71,6 +71,7 @@ class LogisticSettings:
 
 L2_STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The grid of `LogisticSettings.l2`, the strongest first: each fit starts at the optimum of the previous one."""
+LOGISTIC_HEADS = tuple(LogisticSettings(l2=l2) for l2 in L2_STRENGTHS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,13 +145,6 @@ def main_metric(labels: np.ndarray, scores: np.ndarray, single_label: bool) -> f
     return metrics.average_precision(labels, scores)[0]
 
 
-def main_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, single_label: bool) -> Score:
-    """`main_metric` with its bootstrap distribution; `weights` as from `resampling_weights`."""
-    if single_label:
-        return _accuracy(labels, scores, weights)
-    return Score(main_metric(labels, scores, False), _macro_resampled(labels, scores, weights)[1])
-
-
 def evaluate_scores(
     labels: np.ndarray,
     scores: np.ndarray,

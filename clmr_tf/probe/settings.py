@@ -10,12 +10,8 @@ from clmr_tf.probe.protocols import PROTOCOLS
 FEATURES = ("model", "untrained", "mel", "majority")
 COMPARABLE = ("standard", "retrieval")
 """Presets whose results contain what a comparison needs."""
-_WITHOUT_EFFECT = {
-    "quick": ("head", "features", "labels", "labels_seed", "labels_like_paper"),
-    "retrieval": ("head", "labels", "labels_seed", "labels_like_paper"),
-}
-# The quick preset uses the next two seeds as well.
-_LARGEST_SEED = 2**31 - 3
+_WITHOUT_EFFECT_ON_RETRIEVAL = ("head", "labels", "labels_seed", "labels_like_paper")
+_LARGEST_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +28,18 @@ class ProbeConfig:
     """Folder for prepared corpora."""
     out: Path | None = None
     """JSON file for the result. Default: in the model folder, evaluation-....json, named by corpus and options;
-    retrieval-....json or probe-....json with the presets retrieval and quick. A result in the model folder is
-    also added to the manifest and the model card, with its differences from other features."""
+    retrieval-....json with the preset retrieval. A result in the model folder is also added to the manifest and the
+    model card, with its differences from other features."""
     seed: int = 42
-    """Seed of everything random: crops, views, label subsets, heads, untrained weights. Preset "quick" uses this seed
-    and the next two for its three untrained encoders."""
-    preset: Literal["standard", "retrieval", "quick", "released", "thesis", "grid"] = "standard"
+    """Seed of everything random: crops, views, label subsets, heads, untrained weights."""
+    preset: Literal["standard", "retrieval", "released", "thesis", "grid"] = "standard"
     """Protocol. "standard", for comparing encoders of this project: logistic regression on all windows, and the
     difference from untrained weights on the same test songs. "retrieval", without labels: which held-out recording does
-    an augmented view come from? "quick": like "standard", with three untrained encoders and a majority guess, and
-    without a head to export. To reproduce published numbers: "released" (CLMR's released code), "thesis", or "grid"
-    (the best of JukeMIR's 216 settings on the validation split)."""
+    an augmented view come from? To reproduce published numbers: "released" (CLMR's released code), "thesis", or
+    "grid" (the best of JukeMIR's 216 settings on the validation split)."""
     head: Literal["linear", "mlp", "own"] = "linear"
     """"linear": one layer. "mlp": one hidden layer of 512 units. "own": no training, but the classifier of a model that
-    was trained with labels. Preset "grid" tries the first two, "standard" has no MLP, and "retrieval" and "quick" have
-    no head."""
+    was trained with labels. Preset "grid" tries the first two, "standard" has no MLP, and "retrieval" no head."""
     features: str = "model"
     """Input of the head: "model"; "untrained", the same architecture with random weights; "mel", mean and standard
     deviation of a log-mel spectrogram; "majority", tag frequencies only; or MODULE:CLASS, such as
@@ -69,8 +62,7 @@ class ProbeConfig:
     """Name of a task of the corpus, if it has several sets of labels and splits. Default: the corpus's own tags and
     splits."""
     features_cache: Path = Path("features")
-    """Folder for computed features, and for the progress of an interrupted grid. Not used by "retrieval" and
-    "quick"."""
+    """Folder for computed features, and for the progress of an interrupted grid. Not used by "retrieval"."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range and options that cannot be combined."""
@@ -107,7 +99,7 @@ class ProbeConfig:
             )
 
     def _refuse_options_without_effect(self) -> None:
-        for option in _WITHOUT_EFFECT.get(self.preset, ()):
+        for option in _WITHOUT_EFFECT_ON_RETRIEVAL if self.preset == "retrieval" else ():
             # The class attributes are the defaults.
             if getattr(self, option) != getattr(ProbeConfig, option):
                 raise UsageError(

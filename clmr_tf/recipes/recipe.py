@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 """The recipes of the project."""
 
 OTHER_PUBLISHED = "other-published.yaml"
-_UNPUBLISHED_PRESETS = ("standard", "retrieval", "quick")
+_UNPUBLISHED_PRESETS = ("standard", "retrieval")
 
 METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "roc_auc": ("ROC-AUC", ("roc_auc", "over_tags")),

@@ -414,7 +414,7 @@ class _Run:
         if config.validate_every and (validate := build(model, self.data.corpus, config)):
             found.append((config.validate_every, validate))
         if config.probe_every_epochs:
-            from clmr_tf.probe.quick import build_probe
+            from clmr_tf.probe.during_training import build_probe
 
             every = steps_of_epochs(config.probe_every_epochs, config, self.data.num_examples)
             found.append((every, build_probe(model.encoder, self.data.labelled)))

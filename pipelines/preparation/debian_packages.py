@@ -159,13 +159,12 @@ _ZIP_LIMIT_FACTOR = 4
 ZIP_SUFFIXES = (".pk3", ".zip", ".love")
 
 
-def fetch_package(package: Package, cache: Path, version: str | None = None) -> Path:
+def fetch_package(package: Package, cache: Path) -> Path:
     """Downloads a package unless its file is in the cache with the right size and checksum. Returns the file.
 
     Args:
         package: The package, from the package lists.
         cache: Folder that keeps packages; created if it does not exist.
-        version: Its version, if it is not the one that apt chooses.
 
     Raises:
         ClmrError: If apt cannot download it; packages that were downloaded before are kept.
@@ -177,8 +176,7 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
     # In a separate folder, so that every .deb in the cache is complete, and apt can resume an incomplete file.
     fetching = cache / "fetching"
     fetching.mkdir(parents=True, exist_ok=True)
-    wanted = f"{package.name}={version}" if version else package.name
-    finished = run_program("apt-get", ["download", wanted], cwd=fetching)
+    finished = run_program("apt-get", ["download", package.name], cwd=fetching)
     arrived = fetching / package.file
     if finished.returncode or not _is_whole(arrived, package):
         reason = (
@@ -189,28 +187,6 @@ def fetch_package(package: Package, cache: Path, version: str | None = None) -> 
         raise ClmrError(f"apt-get could not fetch {package.name} ({reason}); check the network and start again.")
     put_in_place(arrived, path)
     return path
-
-
-def fetch_version(name: str, version: str, cache: Path) -> Path:
-    """Downloads one version of a package, unless the cache has a file of that name and version. Returns the file.
-
-    Raises:
-        UsageError: If apt does not have this version.
-        ClmrError: If apt cannot download it.
-    """
-    # apt-get writes the colon of an epoch as %3a in file names.
-    pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
-    cached = next(cache.glob(pattern), None)
-    if cached is not None:
-        return cached
-    finished = run_program("apt-get", ["download", "--print-uris", f"{name}={version}"])
-    packages = _parsed(finished.stdout)
-    if finished.returncode or not packages:
-        raise UsageError(
-            f"apt-get cannot fetch {name} {version} ({reason_of(finished.stderr)}); run `apt-get update` as root, or "
-            f"put {pattern} into {cache}."
-        )
-    return fetch_package(packages[name], cache, version)
 
 
 def take_files(deb: Path, wanted: Collection[str], cache: Path) -> Path:

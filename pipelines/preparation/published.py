@@ -5,7 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import parse_command
@@ -40,11 +40,6 @@ class PublishedCorpus:
     sources: Sequence[SourceFile]
     description: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-def prepare_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Corpus:
-    """Prepares a corpus of the recordings that exist, with a progress bar; see `plan_published` and `prepare`."""
-    return prepare_shown(plan_published(published, destination, settings))
 
 
 def plan_published(published: PublishedCorpus, destination: Path, settings: PrepareSettings) -> Preparation:
@@ -107,29 +102,50 @@ def require_files(data: Path, names: Iterable[str], program: str) -> None:
 Options = TypeVar("Options", bound=PublishedOptions)
 
 
-def run_pipeline(
-    arguments: Sequence[str],
-    read: Callable[[Options, Path], PublishedCorpus],
-    *,
-    data: Path,
-    options_type: type[Options],
-    name: str,
-    description: str,
-) -> None:
-    """Reads the command line, prepares the corpus or one of its shards, and prints a summary.
+@dataclasses.dataclass
+class PublishedPipeline(Generic[Options]):
+    """The function and the command of a published data set.
 
-    Args:
-        arguments: The command line without the program's name.
-        read: Reads the tables, given the options and the folder of the published files.
-        data: That folder, without --data.
-        options_type: Dataclass of the options.
+    Attributes:
         name: Name of the pipeline.
+        data: Folder of the published files, without --data.
+        read_corpus: Reads the tables, given the options and the folder of the published files.
+        options_type: Dataclass of the options.
         description: Text of `--help`.
     """
-    options = parse_command(options_type, arguments, program=f"python -m pipelines.{name}", description=description)
-    published = read(options, options.data or data)
-    destination = options.out or default_destination(name, options)
-    prepare_as_asked(plan_published(published, destination, options), options)
+
+    name: str
+    data: Path
+    read_corpus: Callable[[Options, Path], PublishedCorpus]
+    options_type: type[Options]
+    description: str
+
+    def prepare_corpus(self, destination: Path, settings: PrepareSettings, data: Path | None = None) -> Corpus:
+        """Prepares the corpus of the default options, with a progress bar; see `plan_published` and `prepare`.
+
+        Args:
+            destination: Folder of the corpus.
+            settings: How files are decoded and which are accepted.
+            data: Folder of the published files, if it is not the default.
+
+        Raises:
+            UsageError: If a table is missing or is not the published one; see also `plan_published` and `prepare`.
+            ClmrError: See `prepare`.
+        """
+        published = self.read_corpus(self.options_type(), data or self.data)
+        return prepare_shown(plan_published(published, destination, settings))
+
+    def main(self, arguments: Sequence[str]) -> None:
+        """The command: prepares the corpus or one of its shards, and prints a summary.
+
+        Args:
+            arguments: The command line without the program's name.
+        """
+        program = f"python -m pipelines.{self.name}"
+        options = parse_command(self.options_type, arguments, program=program, description=self.description)
+        published = self.read_corpus(options, options.data or self.data)
+        destination = options.out or default_destination(self.name, options)
+        prepare_as_asked(plan_published(published, destination, options), options)
 
 
 def _require_enough(published: PublishedCorpus, missing: Sequence[SourceFile], settings: PrepareSettings) -> None:

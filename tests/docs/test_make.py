@@ -18,8 +18,6 @@ from docs import make
 
 STEPS = range(10, 410, 10)
 FINGERPRINT = 64 * "5"
-SCORES = {"trained encoder": (0.8, 0.7, 0.875, 0.6521), "untrained encoder": (0.4, 0.3, 0.5, 0.35)}
-MAJORITY = {"majority guess": (0.125, 0.05, 0.25, 0.1)}
 
 
 @pytest.fixture(autouse=True)
@@ -47,43 +45,14 @@ def write_run(folder: Path, config: TrainConfig) -> Path:
     return folder
 
 
-def write_probe(folder: Path, corpus: str = "songs", fingerprint: str = FINGERPRINT, step: int = STEPS[-1]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = {
-        "corpus": {"name": corpus, "fingerprint": fingerprint},
-        "training_step": step,
-        "metric": "accuracy",
-        "splits": {
-            "train": {"num_recordings": 80, "num_clips": 801},
-            "test": {"num_recordings": 17, "num_clips": 173},
-        },
-        "rows": [
-            {"features": name, "score": score, "interval": [low, high], "clip_score": clip_score}
-            for name, (score, low, high, clip_score) in {**SCORES, **MAJORITY}.items()
-        ],
-        "trained_minus_untrained": {"score": 0.4, "interval": [-0.0625, 0.6254]},
-    }
-    (folder / f"probe-{corpus}.json").write_text(json.dumps(probe))
-    return folder
-
-
 def record(name: str, folder: Path, config: TrainConfig) -> None:
     run = write_run(folder / f"run of {name}", config.resolved())
-    model = write_probe(folder / f"model of {name}")
-    make.main(["--record", name, "--run", str(run), "--model", str(model)])
+    make.main(["--record", name, "--run", str(run)])
 
 
-def test_table_shows_the_probe_scores(tmp_path, pages):
+def test_the_page_shows_the_course_of_a_run(tmp_path, pages):
     record("first", tmp_path, TrainConfig())
     text = (pages / "results.md").read_text(encoding="utf-8")
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert cells[0] == ["features", "accuracy by song", "95 %", "by clip", "split", "songs", "clips"]
-    assert cells[2:] == [
-        ["trained encoder", "0.800", "0.700 to 0.875", "0.652", "test", "17", "173"],
-        ["untrained encoder", "0.400", "0.300 to 0.500", "0.350", "test", "17", "173"],
-        ["majority guess", "0.125", "0.050 to 0.250", "0.100", "test", "17", "173"],
-    ]
-    assert "Trained minus untrained by song: +0.400 (95 %: -0.062 to +0.625)." in text
     assert "400 steps in 2 start(s) on 6 CPU cores; augmentation preset released." in text
     # Means of the first 4 and the last 4 of 40 rows.
     assert "Loss 4.850 to 1.250, contrastive accuracy 0.115 to 0.475" in text
@@ -114,34 +83,30 @@ def test_shown_command_reproduces_the_recorded_settings(tmp_path, pages, changed
     )
 
 
-def test_picture_shows_the_curves_and_scores(tmp_path, pages):
+def test_picture_shows_the_curves(tmp_path, pages):
     record("drawn", tmp_path, TrainConfig())
     figure = make.draw(pages / "runs" / "drawn")
-    loss, accuracy, probe = figure.axes
+    loss, accuracy = figure.axes
     for panel, first, last in ((loss, 5, 1.1), (accuracy, 0.1, 0.49)):
         each, average = (line.get_xydata() for line in panel.lines)
         assert each[[0, -1]] == pytest.approx(np.array([[10, first], [400, last]]))
         # The moving average of a straight line is the line itself.
         assert average[:, 1] == pytest.approx(np.interp(average[:, 0], each[:, 0], each[:, 1]))
-    assert [bar.get_width() for bar in probe.patches] == [0.8, 0.4, 0.125]
-    (error_bars,) = (line for line in probe.collections if len(line.get_segments()) == 3)
-    assert error_bars.get_segments()[0][:, 0] == pytest.approx(np.array([0.7, 0.875]))
     plt.close(figure)
 
 
 def test_output_is_deterministic_and_records_are_unchanged(tmp_path, pages):
     names = ["zebra", "ant"]
     for name in names:
-        run, model = write_run(tmp_path / name, TrainConfig(seed=len(name))), write_probe(tmp_path / f"model of {name}")
-        make.record(name, run, model)
+        run = write_run(tmp_path / name, TrainConfig(seed=len(name)))
+        make.record(name, run)
         kept = pages / "runs" / name
-        assert {path.name for path in kept.iterdir()} == {*make.RUN_FILES, "probe.json"}
+        assert {path.name for path in kept.iterdir()} == set(make.RUN_FILES)
         for file in make.RUN_FILES:
             assert (kept / file).read_bytes() == (run / file).read_bytes()
-        assert (kept / "probe.json").read_bytes() == (model / "probe-songs.json").read_bytes()
     make.main([])
     before = {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()}
-    assert len(before) == 2 * 4 + 2 + 1
+    assert len(before) == 2 * 3 + 2 + 1
     headings = re.findall("^## (.*)$", (pages / "results.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings == ["Encoders, trained for the same time", *sorted(names)]
     for made in (pages / "results.md", *pages.glob("*.png")):
@@ -150,33 +115,12 @@ def test_output_is_deterministic_and_records_are_unchanged(tmp_path, pages):
     assert {path: path.read_bytes() for path in pages.rglob("*") if path.is_file()} == before
 
 
-def test_incomplete_run_or_probe_is_rejected_and_leaves_no_files(tmp_path, pages):
+def test_incomplete_run_is_rejected_and_leaves_no_files(tmp_path, pages):
     run = write_run(tmp_path / "run", TrainConfig())
-    probed, unprobed, twice = write_probe(tmp_path / "probed"), tmp_path / "unprobed", write_probe(tmp_path / "twice")
-    unprobed.mkdir()
-    write_probe(twice, corpus="other")
-    with pytest.raises(UsageError, match=r"holds 0, so run clmr_tf\.probe"):
-        make.record("a", run, unprobed)
-    with pytest.raises(UsageError, match=r"must hold one probe-CORPUS\.json; it holds 2"):
-        make.record("a", run, twice)
     (run / "metrics.jsonl").unlink()
     (run / "run.json").unlink()
     with pytest.raises(UsageError, match=r"run has no run\.json, metrics\.jsonl; give --run the folder of a run"):
-        make.record("a", run, probed)
-    assert list(pages.iterdir()) == []
-
-
-def test_probe_of_another_corpus_or_step_is_rejected(tmp_path, pages):
-    run = write_run(tmp_path / "run", TrainConfig())
-    elsewhere = write_probe(tmp_path / "elsewhere", fingerprint=64 * "7")
-    with pytest.raises(UsageError, match=r"fingerprint 5{12},.* with 7{12}; probe the model on the run's corpus\.$"):
-        make.record("a", run, elsewhere)
-    early = write_probe(tmp_path / "early", step=390)
-    with pytest.raises(UsageError, match=r"run logged steps up to 400,.* of step 390; export the run again"):
-        make.record("a", run, early)
-    (run / "metrics.jsonl").write_text("")
-    with pytest.raises(UsageError, match=r"run logged steps up to 0,.* of step 400"):
-        make.record("a", run, write_probe(tmp_path / "right"))
+        make.record("a", run)
     assert list(pages.iterdir()) == []
 
 
@@ -184,9 +128,8 @@ def test_probe_of_another_corpus_or_step_is_rejected(tmp_path, pages):
     ("arguments", "sentence"),
     [
         ([], "There is no recorded run in"),
-        (["--record", "a"], "--record needs --run and --model"),
-        (["--record", "a", "--run", "here"], "--record needs --run and --model"),
-        (["--record", "a", "--run", "nowhere", "--model", "nowhere"], "nowhere must hold one probe-CORPUS.json"),
+        (["--record", "a"], "--record needs --run, the folder"),
+        (["--record", "a", "--run", "nowhere"], "nowhere has no config.json, run.json, metrics.jsonl"),
     ],
 )
 def test_wrong_usage_is_one_sentence_with_exit_code_2(pages, capsys, arguments, sentence):

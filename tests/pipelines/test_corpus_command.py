@@ -71,7 +71,7 @@ def test_a_corpus_is_prepared_where_other_commands_look_for_it(name, options, ra
         raise PreparedError(destination)
 
     if hasattr(module, "read_corpus"):
-        monkeypatch.setattr(module, "read_corpus", lambda *_: None)
+        monkeypatch.setattr(module.PIPELINE, "read_corpus", lambda *_: None)
         monkeypatch.setattr(published, "plan_published", lambda _, destination, *__: prepare_corpus(destination))
     else:
         monkeypatch.setattr(module, "prepare_corpus", prepare_corpus)

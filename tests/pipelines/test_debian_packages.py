@@ -162,6 +162,7 @@ def test_a_damaged_package_is_named(debian, tmp_path, num_bytes):
     deb.write_bytes(next(debian.glob("a-music*.deb")).read_bytes()[:num_bytes])
     with pytest.raises(ClmrError, match=r"cut\.deb cannot be unpacked; delete it"):
         take_files(deb, ["usr/share/games/a/1.ogg"], tmp_path / "cache")
+    assert [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".draft")] == []
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ COUNTS = {
     "medium": {"train": 1, "valid": 1, "test": 1},
     "large": {"train": 2, "valid": 1, "test": 1},
 }
+WORK = ("--min-num-samples", "11025", "--num-workers", "1")
 FILES = ("000/000002.mp3", "001/001703.mp3", "134/134567.mp3", "155/155066.mp3")
 
 
@@ -51,6 +52,11 @@ def data(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+def prepare_subset(size, destination, data):
+    fma.main(["--size", size, "--data", str(data), "--out", str(destination), *WORK])
+    return Corpus.open(destination)
+
+
 def test_a_subset_holds_the_smaller_ones(data, tmp_path):
     medium = fma.prepare_corpus(tmp_path / "medium", SETTINGS, data)
     assert medium.manifest.name == "fma-medium"
@@ -59,17 +65,17 @@ def test_a_subset_holds_the_smaller_ones(data, tmp_path):
         ("1703", "fma_medium/001/001703.mp3", "valid", ("Rock",)),
         ("134567", "fma_medium/134/134567.mp3", "test", ("Old-Time / Historic",)),
     ]
-    large = fma.prepare_corpus(tmp_path / "large", SETTINGS, data, size="large")
+    large = prepare_subset("large", tmp_path / "large", data)
     assert large.manifest.name == "fma-large"
     assert large.items[-1].tags == ()
     assert large.manifest.tag_names == ("Hip-Hop", "Old-Time / Historic", "Rock")
     with pytest.raises(UsageError, match="was prepared with corpus fma-medium, not fma-large"):
-        fma.prepare_corpus(tmp_path / "medium", SETTINGS, data, size="large")
+        prepare_subset("large", tmp_path / "medium", data)
 
 
 def test_a_missing_subset_is_refused(data, tmp_path):
     with pytest.raises(UsageError, match=r"2 of the 2 audio files of fma-small are missing, such as .*fma_small/000"):
-        fma.prepare_corpus(tmp_path / "small", SETTINGS, data, size="small")
+        prepare_subset("small", tmp_path / "small", data)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_download_unpacks_table_and_audio(data, tmp_path, monkeypatch):
         monkeypatch.setattr(fma, "_SHA1", {name: hashlib.sha1(zipped).hexdigest() for name, zipped in archives.items()})
         paths = ["--data", str(tmp_path / "new"), "--out", str(tmp_path / "corpus")]
         for _ in range(2):
-            fma.main([*paths, "--download", "--min-num-samples", "11025", "--num-workers", "1"])
+            fma.main([*paths, "--download", *WORK])
         assert len(server.ranges) == 2
     assert len(Corpus.open(tmp_path / "corpus").items) == 3
 

@@ -58,9 +58,9 @@ def add_files(model: Path) -> None:
     manifest = read_manifest(model)
     manifest["web"] = WEB_ENTRY
     manifest["runtimes"] = dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
-    manifest["scores"] = {"demo": {"metric": "accuracy", "score": 0.5}}
+    manifest["scores"] = {"demo": {"metric": "accuracy", "mean": 0.5}}
     (model / "manifest.json").write_text(json.dumps(manifest))
-    for name in ("model.tflite", "model.onnx", "probe-demo.json"):
+    for name in ("model.tflite", "model.onnx", "retrieval-demo.json"):
         (model / name).write_bytes(name.encode())
     (model / "web").mkdir()
     (model / "web" / "index.html").write_bytes(b"page")
@@ -138,9 +138,9 @@ def test_files_for_the_same_weights_are_kept(home, caplog):
         export(ExportConfig(model=home / "runs" / "one", out=model, licence="CC0-1.0", tflite="none"))
     assert caplog.messages == []
     manifest = read_manifest(model)
-    assert manifest["licence"] == "CC0-1.0" and manifest["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
+    assert manifest["licence"] == "CC0-1.0" and manifest["scores"] == {"demo": {"metric": "accuracy", "mean": 0.5}}
     assert manifest["runtimes"] == dict.fromkeys(("model.tflite", "model.onnx"), RUNTIME_ENTRY)
-    for name in ("model.tflite", "model.onnx", "probe-demo.json"):
+    for name in ("model.tflite", "model.onnx", "retrieval-demo.json"):
         assert (model / name).read_bytes() == name.encode()
     assert manifest["web"] == WEB_ENTRY and (model / "web" / "index.html").read_bytes() == b"page"
     assert "model.tflite" in (model / "README.md").read_text(encoding="utf-8")
@@ -155,10 +155,10 @@ def test_files_for_other_weights_are_removed_with_a_warning(home, caplog):
     with caplog.at_level(logging.WARNING):
         export(ExportConfig(model=home / "runs" / "one", out=model, tflite="none"))
     assert caplog.messages == [
-        f"{model} no longer holds model.onnx, model.tflite, probe-demo.json, web, which belonged to other weights "
+        f"{model} no longer holds model.onnx, model.tflite, retrieval-demo.json, web, which belonged to other weights "
         "or another head; make them again with --head, --tflite, --onnx, --web or clmr_tf.probe."
     ]
-    assert not {"model.onnx", "model.tflite", "probe-demo.json", "web"} & {path.name for path in model.iterdir()}
+    assert not {"model.onnx", "model.tflite", "retrieval-demo.json", "web"} & {path.name for path in model.iterdir()}
     manifest = read_manifest(model)
     assert manifest["training"]["step"] == 2 and "runtimes" not in manifest and manifest["scores"] == {}
 

@@ -131,8 +131,8 @@ def test_a_killed_export_loses_nothing(folder, tmp_path):
 
 
 def test_a_score_goes_into_the_manifest(folder):
-    record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
-    assert read_manifest(folder)["scores"] == {"demo": {"metric": "accuracy", "score": 0.5}}
+    record_score(folder, "demo", {"metric": "accuracy", "mean": 0.5})
+    assert read_manifest(folder)["scores"] == {"demo": {"metric": "accuracy", "mean": 0.5}}
     load_encoder(folder, check=True)
 
 
@@ -162,8 +162,8 @@ def test_an_encoder_is_float32_whatever_the_policy_of_the_process(exported_folde
 
 @pytest.mark.soak
 def test_an_export_of_other_weights_removes_old_probes_and_drafts(folder):
-    record_score(folder, "demo", {"metric": "accuracy", "score": 0.5})
-    (folder / "probe-demo.json").write_text("{}")
+    record_score(folder, "demo", {"metric": "accuracy", "mean": 0.5})
+    (folder / "retrieval-demo.json").write_text("{}")
     # What a program that was killed while writing leaves behind.
     (folder / ".manifest.json.k3x9").write_text("{")
     (folder / ".runtimes.x2q").mkdir()

@@ -21,7 +21,7 @@ from clmr_tf.export.writing import write_model_folder
 from clmr_tf.inference.encoder import load_encoder
 from tests.clmr_tf.exported import HEAD, MANIFEST_ENTRIES, TAGS, model
 
-SCORES = {"demo": {"metric": "accuracy", "score": 0.5}}
+SCORES = {"demo": {"metric": "accuracy", "mean": 0.5}}
 Damage = Callable[[Path], object]
 
 
@@ -208,14 +208,14 @@ def quick_write(exported_folder, monkeypatch):
 @pytest.mark.usefixtures("quick_write")
 def test_an_export_repairs_a_damaged_model(folder, tmp_path, damage, request, caplog):
     record_score(folder, "demo", SCORES["demo"])
-    (folder / "probe-demo.json").write_text("{}")
+    (folder / "retrieval-demo.json").write_text("{}")
     damage(folder)
     write_model_folder(model(), folder, MANIFEST_ENTRIES, HEAD)
     load_encoder(folder, check=True)
     # The probes go along only where it is sure of which weights they are.
     is_sure = "saved-model" in request.node.callspec.id
     assert read_manifest(folder)["scores"] == (SCORES if is_sure else {})
-    assert (folder / "probe-demo.json").exists() == is_sure
+    assert (folder / "retrieval-demo.json").exists() == is_sure
     assert ("No files of the previous model are kept: " in caplog.text) != is_sure
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -120,7 +120,7 @@ def test_the_code_of_the_model_card_runs_and_gives_the_tags(with_runtimes, monke
 def test_a_score_is_added_to_the_card(with_runtimes, tmp_path):
     folder = Path(shutil.copytree(with_runtimes, tmp_path / "model"))
     before = (folder / "README.md").read_text(encoding="utf-8")
-    record_score(folder, "demo", {"metric": "accuracy", "split": "test", "score": 0.625, "interval": [0.4, 0.8]})
+    record_score(folder, "demo", {"metric": "accuracy", "split": "test", "mean": 0.625, "interval": [0.4, 0.8]})
     after = (folder / "README.md").read_text(encoding="utf-8")
     assert "| demo | test | accuracy | 0.625 | 0.400 to 0.800 |" in after and "None yet; " in before
     assert before.partition("## Limits")[2] == after.partition("## Limits")[2]

@@ -44,17 +44,6 @@ def test_a_result_is_written_printed_and_recorded(run, folder, capsys):
     assert "songs-several-thesis-linear-labels-0.5-seed-43" in read_manifest(folder)["scores"]
 
 
-def test_the_quick_preset_takes_a_task_and_is_recorded(run, folder, corpus, capsys):
-    run("--task", "halves", "--preset", "quick")
-    result = json.loads((folder / "probe-songs-halves.json").read_text())
-    assert result["task"]["name"] == "halves" and result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
-    assert result["splits"]["test"]["num_recordings"] == 4 and result["metric"] == "accuracy"
-    recorded = read_manifest(folder)["scores"]["songs-halves"]
-    assert recorded == {"metric": "accuracy", "split": "test", **result["rows"][0]}
-    printed = capsys.readouterr().out
-    assert "songs" in printed and "The untrained encoder is the mean of 3 seeds" in printed
-
-
 def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -77,6 +66,6 @@ def test_mistakes_are_reported_before_anything_is_computed(run, tmp_path, capsys
         run("--preset", "released", "--out", tmp_path)
     with pytest.raises(UsageError, match="`--preset` must be one of"):
         run("--preset", "slow")
-    with pytest.raises(UsageError, match="--labels has no effect with --preset quick"):
-        run("--preset", "quick", "--labels", "0.5")
+    with pytest.raises(UsageError, match="--labels has no effect with --preset retrieval"):
+        run("--preset", "retrieval", "--labels", "0.5")
     assert "Probing" not in capsys.readouterr().err

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from clmr_tf.config.command_line import to_json
+from clmr_tf.config.train import TrainConfig
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.labels import sample_songs
 from clmr_tf.errors import UsageError
@@ -20,7 +22,7 @@ from clmr_tf.probe.heads import fit_head
 from clmr_tf.probe.protocols import PROTOCOLS, grid_of_heads
 from clmr_tf.probe.settings import ProbeConfig
 from tests.clmr_tf.probed import CLIP, NUM_SONGS, TAGS
-from tests.synthetic import PCM_FILE, synthetic_corpus
+from tests.synthetic import PCM_FILE, changed_corpus, synthetic_corpus
 
 SEED = 7
 
@@ -182,22 +184,20 @@ def test_the_grid_chooses_a_head_and_continues_from_its_journal(result_of, cache
         ({"preset": "grid", "labels_like_paper": 0.1}, "preset grid trains on means"),
         ({"preset": "grid", "head": "own"}, "--head own trains nothing"),
         ({"head": "own", "labels": 0.5}, "--head own scores a model as it was trained"),
-        ({"preset": "quick", "labels": 0.5}, "--labels has no effect with --preset quick"),
-        ({"preset": "quick", "labels_like_paper": 0.5}, "--labels-like-paper has no effect with --preset quick"),
         (
-            {"preset": "quick", "features": "mel"},
-            "--features has no effect with --preset quick; choose standard",
+            {"preset": "retrieval", "labels_like_paper": 0.5},
+            "--labels-like-paper has no effect with --preset retrieval",
         ),
         ({"preset": "retrieval", "labels_seed": 2}, "--labels-seed has no effect with --preset retrieval"),
         ({"baselines": False}, "--no-baselines has no effect with --preset released; use it with standard or"),
-        ({"labels_seed": -1}, "--labels-seed must be between 0 and 2147483645; received -1"),
+        ({"labels_seed": -1}, "--labels-seed must be between 0 and 2147483647; received -1"),
         ({"preset": "standard", "head": "mlp"}, "--preset standard has a linear head; use --head linear, or"),
         (
             {"compare": (Path("x"),)},
             "--compare has no effect with --preset released; use --preset standard or retrieval",
         ),
-        ({"seed": -1}, "--seed must be between 0 and 2147483645; received -1"),
-        ({"seed": 2**31}, "--seed must be between 0 and 2147483645; received 2147483648"),
+        ({"seed": -1}, "--seed must be between 0 and 2147483647; received -1"),
+        ({"seed": 2**31}, "--seed must be between 0 and 2147483647; received 2147483648"),
         ({"features": "melody"}, "--features must be one of model, untrained, mel, majority, .* received 'melody'"),
         ({"features": ":Features"}, "--features must be one of .* received ':Features'"),
     ],
@@ -219,3 +219,38 @@ def test_options_that_do_not_fit_together_are_refused(options, words):
 def test_unknown_tasks_and_feature_sources_are_refused(result_of, options, words):
     with pytest.raises(UsageError, match=words):
         result_of(**options)
+
+
+def test_a_corpus_of_one_class_is_refused(result_of, tmp_path):
+    corpus = synthetic_corpus(
+        tmp_path / "songs", num_songs={"train": 2, "valid": 1, "test": 1}, num_samples=CLIP, tag_names=TAGS
+    )
+    items = [dataclasses.replace(item, tags=("keys",)) for item in corpus.items]
+    changed_corpus(corpus, corpus.folder, items, tag_names=TAGS)
+    with pytest.raises(UsageError, match=r"All clips in the train split of the corpus songs .* at least two classes"):
+        result_of("standard", corpus=str(corpus.folder))
+
+
+def test_the_folder_of_a_run_is_refused_before_the_music_is_prepared(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_json(TrainConfig(width=0.0625))))
+    (tmp_path / "music").mkdir()
+    with pytest.raises(UsageError, match=r"run is not a model folder: .*clmr_tf\.export"):
+        probe_model(ProbeConfig(tmp_path / "run", str(tmp_path / "music"), corpora=tmp_path / "corpora"))
+    assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_songs", "tag_names", "missing"),
+    [
+        ({"train": 1, "valid": 1, "test": 1}, (), "no tags"),
+        ({"train": 2, "valid": 1}, ("a", "b"), "no test split"),
+        ({"train": 2}, ("a", "b"), "no valid and no test split"),
+        ({"valid": 1, "test": 1}, ("a", "b"), "no train split"),
+    ],
+)
+def test_a_corpus_without_tags_or_a_split_is_refused(result_of, tmp_path, num_songs, tag_names, missing):
+    corpus = synthetic_corpus(tmp_path / "lacking", num_songs=num_songs, num_samples=CLIP, tag_names=tag_names)
+    with pytest.raises(UsageError, match=f"The corpus lacking has {missing}; ") as refused:
+        result_of("standard", corpus=str(corpus.folder))
+    assert "python -m pipelines.folder MUSIC --out FOLDER --tags folder --test-fraction 0.2" in str(refused.value)

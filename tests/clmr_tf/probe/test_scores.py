@@ -16,7 +16,6 @@ from clmr_tf.probe.scores import (
     Score,
     evaluate_scores,
     main_metric,
-    main_score,
     neighbour_precision,
     resampling_weights,
 )
@@ -106,10 +105,16 @@ def test_intervals_equal_a_bootstrap_that_repeats_the_clips_of_songs(tagged, mon
         np.testing.assert_allclose(result[name][over]["interval"], np.percentile(values, [2.5, 97.5]), atol=1e-10)
 
 
+def accuracy_score_of(labels: np.ndarray, scores: np.ndarray) -> Score:
+    """The accuracy of clips of as many songs, with its bootstrap distribution."""
+    songs, tag_names = [f"{clip:03d}" for clip in range(len(labels))], [str(tag) for tag in range(labels.shape[1])]
+    return evaluate_scores(labels, scores, songs, tag_names, single_label=True)[1]["accuracy"]
+
+
 def test_the_interval_of_a_mean_is_that_of_scipy():
     is_right = np.random.default_rng(3).uniform(size=60) < 0.7
     scores = one_hot(np.where(is_right, 0, 1))
-    interval = main_score(one_hot([0] * 60), scores, resampling_weights(range(60)), True).interval
+    interval = accuracy_score_of(one_hot([0] * 60), scores).interval
     expected = stats.bootstrap(
         (is_right.astype(float),), np.mean, n_resamples=1000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
@@ -148,7 +153,7 @@ def test_where_nothing_can_be_scored_there_is_no_number():
     assert result["roc_auc"]["over_clips"] == {"mean": None, "interval": None, "num_clips": 0}
     assert result["tags_without_positives"] == ["x", "y"]
     with pytest.raises(ClmrError, match="No tag has both"):
-        main_score(nothing, nothing, resampling_weights(range(3)), False)
+        main_metric(nothing, nothing, False)
 
 
 def test_the_main_metric_of_several_tags_is_macro_average_precision():
@@ -161,7 +166,10 @@ def test_the_main_metric_of_several_tags_is_macro_average_precision():
 def test_resamplings_that_cannot_be_scored_are_left_out():
     """Half of all resamplings of two recordings contain one of them twice."""
     labels, right = np.array([[1.0], [0.0]]), np.array([[0.9], [0.1]])
-    one, other = (main_score(labels, scores, resampling_weights([0, 1]), False) for scores in (right, 1 - right))
+    one, other = (
+        evaluate_scores(labels, scores, ["x", "y"], ["tag"], single_label=False)[1]["average_precision"]
+        for scores in (right, 1 - right)
+    )
     assert 400 < np.isnan(one.resampled).sum() < 600
     assert one.interval == [1.0, 1.0] and (one - other).interval == [0.5, 0.5]
     # The mean over encoders is a mean of scores, not the score of a mean.
@@ -171,11 +179,11 @@ def test_resamplings_that_cannot_be_scored_are_left_out():
 @pytest.fixture
 def accuracy_of():
     """Scores of 40 recordings of class 0 for which the first `num_right` predictions are correct, or the last."""
-    labels, weights = one_hot([0] * 40), resampling_weights(range(40))
+    labels = one_hot([0] * 40)
 
     def score(num_right: int, first: bool = True) -> Score:
         classes = [0] * num_right + [1] * (40 - num_right)
-        return main_score(labels, one_hot(classes if first else classes[::-1]), weights, True)
+        return accuracy_score_of(labels, one_hot(classes if first else classes[::-1]))
 
     return score
 

@@ -17,6 +17,7 @@ from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.heads import probabilities
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
+from clmr_tf.probe.during_training import build_probe
 from clmr_tf.probe.heads import fit_logistic_head
 from clmr_tf.probe.protocols import L2_STRENGTHS, LogisticSettings
 from tests.clmr_tf.probed import CLIP
@@ -276,3 +277,12 @@ def test_weak_penalties_are_left_out_after_a_worse_one():
     assert chosen.l2 == 10 and [record["settings"]["l2"] for record in records] == [10, 1]
     assert fit.best_value == records[0]["valid"] < records[1]["valid"]
     assert progress == [(1, 7), (7, 7)]
+
+
+def test_the_probe_during_training_scores_the_same_head_on_the_validation_split(model, corpus, probed):
+    calls = []
+    scores = build_probe(model, corpus)(lambda: calls.append(1))
+    _, result = probed("trained")
+    assert scores == {"probe/score": pytest.approx(result["scores"]["valid"]["accuracy"]["mean"], abs=1e-12)}
+    # Each clip and each penalty, of which those after a worse one are left out.
+    assert len(calls) == 14 + 6 + len(result["fit"]["runs"])

@@ -58,7 +58,6 @@ def test_reads_the_entries_of_a_file(tmp_path):
         ({"epochs": {"count": 10}}, "KeyError: 'num_units'"),
         ({"train": {**TRAIN, "batchsize": 4}}, "unknown setting `batchsize`; did you mean `batch_size`"),
         ({"train": {**TRAIN, "temperature": -1}}, "--temperature must be positive"),
-        ({"probes": [{**PROBE, "preset": "quick"}]}, "preset quick"),
         ({"probes": [{name: PROBE[name] for name in PROBE if name != "preset"}]}, "preset standard"),
         ({"probes": [{**PROBE, "head": "wide"}]}, "`head` must be one of .* received 'wide'"),
         ({"probes": [{**PROBE, "labels": 2}]}, r"--labels must be .* received 2"),
