@@ -121,6 +121,8 @@ def _opened(path: Path, *, view: bool) -> Any:
     # The library raises errors of many kinds for damaged files.
     except (RuntimeError, ValueError, KeyError, OSError):
         pass
+    if not path.exists():
+        raise UsageError(f"{path} is gone, since another process has updated the index; run this command again.")
     raise UsageError(f"{path} is damaged; remove {path.parent} and build the index again.")
 
 

@@ -322,7 +322,7 @@ def load_encoder(
 
         check_golden(folder)
     if is_exported and runtime == "auto":
-        runtime = _fastest_runtime(folder)
+        runtime = fastest_runtime(folder)
     if runtime in ("auto", "tensorflow"):
         _require_tensorflow("The runtime tensorflow" if is_exported else f"{folder} is not a model folder; a run")
         from clmr_tf.inference.tensorflow_encoder import load_tensorflow_encoder
@@ -333,7 +333,8 @@ def load_encoder(
     return load_exported_encoder(folder, runtime, num_threads)
 
 
-def _fastest_runtime(folder: Path) -> str:
+def fastest_runtime(folder: Path) -> str:
+    """The runtime that "auto" takes for a model folder; UsageError if there is none."""
     manifest = read_manifest(folder)
 
     def is_usable(runtime: str) -> bool:
