@@ -56,7 +56,8 @@ class EmbedConfig(ClusterOptions):
     merge: Path | None = None
     """The folder of a table whose shards are all finished: check them, and make one table of them."""
     update: bool = False
-    """Embed only the files that are new or have changed since --out was written, and remove those that are gone."""
+    """Embed only the files that are new or have changed since --out was written, and remove those that are gone or not
+    below the given paths."""
     files_per_part: int = 256
     """Files in a part of a table. An interrupted command loses at most the part that it was at."""
 
