@@ -87,7 +87,7 @@ def write_table(table: Path, num_songs: int) -> None:
         embedded = [FileEmbedding(Path(), song[None], np.zeros(1), 240.0, False) for song in songs]
         parts.append(write_part(table, _SETTINGS, files, embedded))
         (table / WINDOWS_FOLDER / f"{parts[-1].name}.parquet").unlink()
-    Manifest(_SETTINGS, None, tuple(parts)).write(table)
+    Manifest(_SETTINGS, tuple(parts)).write(table)
 
 
 def drawn_songs(block: int, num_songs: int, *, is_query: bool = False) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from clmr_tf import __version__
 from clmr_tf.console import restore_signal_handler, shown_progress
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import ClmrError, UsageError, install_extra
 from clmr_tf.hardware import num_usable_cores
 
 Argument = TypeVar("Argument")
@@ -26,7 +26,7 @@ Summary = TypeVar("Summary")
 
 _logger = logging.getLogger(__name__)
 
-# A node may be lost at any time; a shard that has lost so many workers is considered the cause.
+# A shard that has lost so many workers, on nodes that are still there, is considered the cause.
 _MAX_LOST_WORKERS = 4
 _SECONDS_BETWEEN_WARNINGS = 30.0
 
@@ -89,15 +89,15 @@ def run_on_cluster(
 
     Raises:
         UsageError: If Ray is not installed, no cluster runs, no worker fits on this machine, or a node has another
-            version of this package.
-        ClmrError: If a shard fails, or loses four workers.
+            version of this package; of a node that joins later, a warning says so.
+        ClmrError: If a shard fails, or loses four workers on nodes that are still there.
     """
-    ray = _imported_ray()
+    ray = _imported_ray(options)
     summaries: list[Summary] = []
     num_files, num_files_done = sum(task.num_files for task in tasks), 0
     with _connected(ray, options), shown_progress() as show:
         started = time.monotonic()
-        for task, summary in _finished(ray, options, open_worker, tasks):
+        for task, summary in _Run(ray, options, open_worker, tasks).finished():
             summaries.append(summary)
             num_files_done += task.num_files
             speed = f"{num_files_done / (time.monotonic() - started):.1f} files a second"
@@ -106,74 +106,108 @@ def run_on_cluster(
     return summaries
 
 
-def _finished(
-    ray: types.ModuleType,
-    options: ClusterOptions,
-    open_worker: Callable[[], Callable[[Argument], Summary]],
-    tasks: Sequence[ShardTask[Argument]],
-) -> Iterator[tuple[ShardTask[Argument], Summary]]:
-    """Yields shards that have finished, with their summaries."""
-    worker_class = ray.remote(
-        num_cpus=options.worker_cpus, memory=_memory_bytes(options), scheduling_strategy="SPREAD"
-    )(_worker_class())
-    # Stored once, since the settings of a corpus include its list of files.
-    payload = ray.put(ray.cloudpickle.dumps(open_worker))
-    waiting = collections.deque(tasks)
-    # What each worker does: a shard, or None while it waits for a place and is opened.
-    running: dict[Any, tuple[Any, ShardTask[Argument] | None]] = {}
-    num_places = max(1, _num_places(ray, options))
-    num_lost: collections.Counter[str | None] = collections.Counter()
+class _Run(Generic[Argument, Summary]):
+    """Hands out shards to workers."""
 
-    def add_worker() -> None:
-        worker = worker_class.remote()
-        running[worker.open.remote(__version__, payload)] = worker, None
+    def __init__(
+        self,
+        ray: types.ModuleType,
+        options: ClusterOptions,
+        open_worker: Callable[[], Callable[[Argument], Summary]],
+        tasks: Sequence[ShardTask[Argument]],
+    ) -> None:
+        self._ray, self._options = ray, options
+        self._worker_class = ray.remote(
+            num_cpus=options.worker_cpus, memory=_memory_bytes(options), scheduling_strategy="SPREAD"
+        )(_worker_class())
+        # Stored once, since the settings of a corpus include its list of files.
+        self._payload = ray.put(ray.cloudpickle.dumps(open_worker))
+        self._waiting = collections.deque(tasks)
+        # Worker, node and shard; the last two are None while the worker waits for a place and is opened.
+        self._running: dict[Any, tuple[Any, str | None, ShardTask[Argument] | None]] = {}
+        self._num_places = max(1, _num_places(ray, options))
+        self._num_lost: collections.Counter[str | None] = collections.Counter()
+        for _ in range(min(self._num_places, len(tasks))):
+            self._add_worker()
 
-    for _ in range(min(num_places, len(tasks))):
-        add_worker()
-    while waiting or any(task for _, task in running.values()):
-        done, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_WARNINGS)
-        if not done:
-            if not any(task for _, task in running.values()):
-                _logger.warning("No worker is ready yet; if this goes on, no node has room: %s.", _needs(options))
-            continue
-        worker, task = running.pop(done[0])
-        name = task.name if task else None
-        try:
-            outcome = ray.get(done[0])
-        except ray.exceptions.RayError as error:
-            # The worker or its node is gone, or cannot be reached.
-            ray.kill(worker)
-            num_lost[name] += 1
-            # A node takes all workers with it that are being opened.
-            if num_lost[name] == _MAX_LOST_WORKERS * (1 if task else num_places):
-                raise _lost_too_many(name, num_lost[name], error) from error
+    def finished(self) -> Iterator[tuple[ShardTask[Argument], Summary]]:
+        """Yields shards that have finished, with their summaries."""
+        while self._waiting or self._is_working():
+            done, _ = self._ray.wait(list(self._running), timeout=_SECONDS_BETWEEN_WARNINGS)
+            if not done:
+                if not self._is_working():
+                    needs = _needs(self._options)
+                    _logger.warning("No worker is ready yet; if this goes on, no node has room: %s.", needs)
+                continue
+            worker, node, task = self._running.pop(done[0])
+            try:
+                outcome = self._ray.get(done[0])
+            except self._ray.exceptions.RayError as error:
+                self._replace(worker, node, task, error)
+                continue
             if task:
-                waiting.appendleft(task)
-            add_worker()
-            continue
-        summary = _summary_of(outcome, name)
+                yield task, _summary_of(outcome, task.name)
+            else:
+                node = self._node_of_opened(outcome)
+            self._give_shard(worker, node)
+
+    def _is_working(self) -> bool:
+        return any(task for _, _, task in self._running.values())
+
+    def _add_worker(self) -> None:
+        worker = self._worker_class.remote()
+        self._running[worker.open.remote(__version__, self._payload)] = worker, None, None
+
+    def _replace(self, worker: Any, node: str | None, task: ShardTask[Argument] | None, error: Exception) -> None:
+        """After the end of a worker or its node, or if it cannot be reached."""
+        self._ray.kill(worker)
+        name = task.name if task else None
+        # A shard does not end nodes, which may be lost at any time.
+        if not task or node in {one["NodeID"] for one in self._ray.nodes() if one["Alive"]}:
+            self._num_lost[name] += 1
+        # A node takes all workers with it that are being opened.
+        if self._num_lost[name] >= _MAX_LOST_WORKERS * (1 if task else self._num_places):
+            raise _lost_too_many(name, self._num_lost[name], error) from error
         if task:
-            yield task, summary
-        elif len(waiting) > 1:
+            self._waiting.appendleft(task)
+        self._add_worker()
+
+    def _node_of_opened(self, outcome: tuple[str, Any, Any, list[str]]) -> str | None:
+        """The node of a worker that has been opened; None if it was refused while others work."""
+        try:
+            node: str = _summary_of(outcome, None)
+        except ClmrError as error:
+            # Perhaps a node that has just joined; it does not end the work of the others.
+            if not self._is_working():
+                raise
+            _logger.warning("%s", error)
+            return None
+        self._num_lost[None] = 0
+        if len(self._waiting) > 1:
             # For a node that joins later; until then, Ray keeps it waiting.
-            add_worker()
-        if waiting:
-            task = waiting.popleft()
-            running[worker.run.remote(task.argument)] = worker, task
-        else:
-            ray.kill(worker)
-            for unneeded in [reference for reference, (_, task) in running.items() if not task]:
-                ray.kill(running.pop(unneeded)[0])
+            self._add_worker()
+        return node
+
+    def _give_shard(self, worker: Any, node: str | None) -> None:
+        if node and self._waiting:
+            task = self._waiting.popleft()
+            self._running[worker.run.remote(task.argument)] = worker, node, task
+            return
+        self._ray.kill(worker)
+        if not self._waiting:
+            for unneeded in [reference for reference, (_, _, task) in self._running.items() if not task]:
+                self._ray.kill(self._running.pop(unneeded)[0])
 
 
-def _imported_ray() -> types.ModuleType:
+def _imported_ray(options: ClusterOptions) -> types.ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Otherwise it tries for minutes to reach a cluster that does not run.
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+    if options.cluster == "auto":
+        # Otherwise it tries for minutes to reach a cluster that does not run.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     try:
         import ray
     except ImportError as error:
-        raise UsageError(f"--cluster needs Ray ({error}); run `pip install 'clmr_tf[cluster]'`.") from error
+        raise UsageError(f"--cluster needs Ray ({error}); {install_extra('cluster')}.") from error
     return ray
 
 
@@ -240,8 +274,11 @@ def _worker_class() -> type:
                 sentence = f"Its version of clmr_tf is {found}, not {version}; install the same on all nodes."
                 return self._node(), None, (sentence, 2, ""), []
 
-            def start() -> None:
+            def start() -> str:
+                import ray
+
                 self._run = pickle.loads(payload)()
+                return ray.get_runtime_context().get_node_id()
 
             return self._attempt(start)
 

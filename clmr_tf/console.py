@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from clmr_tf.errors import INSTALL_TRAIN, PACKAGES_OF_TRAIN, ClmrError, UsageError, is_disk_full
+from clmr_tf.errors import PACKAGES_OF_TRAIN, ClmrError, UsageError, install_extra, is_disk_full
 from clmr_tf.quiet_start import hide_tensorflow_start
 
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
@@ -130,7 +130,7 @@ def restore_signal_handler(number: int, before: SignalHandler) -> None:
 def describe(error: BaseException) -> tuple[str, int]:
     """One sentence about an error, and the exit code of a command that it ends."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in PACKAGES_OF_TRAIN:
-        error = UsageError(f"This needs the package {error.name}, which is not installed; {INSTALL_TRAIN}.")
+        error = UsageError(f"This needs the package {error.name}, which is not installed; {install_extra('train')}.")
     if isinstance(error, ClmrError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):

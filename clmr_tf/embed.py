@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ class EmbedConfig(ClusterOptions):
     merge: Path | None = None
     """The folder of a table whose shards are all finished: check them, and make one table of them."""
     update: bool = False
-    """Embed only the files that are new or have changed since --out was written, and remove those that are gone."""
+    """Embed only the files that are new or have changed since --out was written, and remove those that are gone or not
+    below the given paths."""
     files_per_part: int = 256
     """Files in a part of a table. An interrupted command loses at most the part that it was at."""
 
@@ -101,15 +103,22 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("No music was given; give files or folders, as in `python -m clmr_tf.embed song.mp3`.")
     require_model(config.model)
     from clmr_tf.audio.listing import find_audio
+    from clmr_tf.export.model_folder import recorded_hash
     from clmr_tf.files import exclusive_lock, require_writable
-    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of, weights_file_hash
-    from clmr_tf.inference.tables import MANIFEST_FILE
+    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of
+    from clmr_tf.inference.tables import MANIFEST_FILE, SHARDS_FOLDER
 
     out = config.out.expanduser()
     if config.is_npz:
         require_writable(out, "--out")
     else:
         _require_folder(out)
+    model_hash = recorded_hash(config.model.expanduser(), config.runtime)
+    if model_hash is None and (config.shard or config.cluster != "none"):
+        raise UsageError(
+            f"--shard and --cluster need a model folder, so that all shards have the same weights; received "
+            f"{config.model}, export it first by `python -m clmr_tf.export`."
+        )
     files = list_files(*find_audio(config.paths))
     own = shard_of(
         out.with_name(f".{out.name}.parts") if config.is_npz else out,
@@ -118,16 +127,19 @@ def main(arguments: Sequence[str]) -> None:
         files_per_part=config.files_per_part,
         hop_seconds=config.hop_seconds,
         batch_size=config.batch_size,
-        weights_file_sha256=weights_file_hash(config.model.expanduser()),
     )
     own.table.mkdir(exist_ok=True)
     lock = own.table / (f".lock-{own.shard.name}" if config.shard else ".lock")
     with exclusive_lock(lock, f"Another process is writing {out}; wait for it, or choose another --out."):
         if (own.table / MANIFEST_FILE).exists():
-            _update(config, own.table, files, own.weights_file_sha256)
+            _update(config, own.table, files, model_hash)
             return
+        if not config.shard:
+            _require_no_running_shard(own.table)
+            # Records of shards, perhaps of another list of files; their parts are found by name.
+            shutil.rmtree(own.table / SHARDS_FOLDER, ignore_errors=True)
         if config.cluster != "none":
-            manifest = _embed_on_cluster(config, own)
+            manifest = _embed_on_cluster(config, own, model_hash)
             embedded = f"Embedded {manifest.num_songs} of {len(own.files)} files to {printable(str(out))}."
             stdout.print(embedded, markup=False)
             return
@@ -145,16 +157,21 @@ def main(arguments: Sequence[str]) -> None:
         stdout.print(f"Embedded {summary.num_songs} of {what} to {printable(where)}.", markup=False)
 
 
-def _embed_on_cluster(config: EmbedConfig, whole: "TableShard") -> "Manifest":
+def _embed_on_cluster(config: EmbedConfig, whole: "TableShard", model_hash: str) -> "Manifest":
     """Embeds a table, each part in a shard of its own."""
-    from clmr_tf.inference.shards import divided, merge_shards, opened_worker
+    from clmr_tf.audio.decoding import decoder_versions
+    from clmr_tf.inference.encoder import fastest_runtime
+    from clmr_tf.inference.shards import merge_shards, opened_worker
 
     absolute = dataclasses.replace(whole, table=whole.table.absolute())
-    shards = divided(absolute, max(1, -(-len(whole.files) // whole.files_per_part)))
+    num_parts = -(-len(whole.files) // whole.files_per_part)
+    shards = [absolute.only(Shard(number, num_parts)) for number in range(num_parts)]
     model = config.model.expanduser().absolute()
+    # Otherwise each node might take another one.
+    runtime = fastest_runtime(model) if config.runtime == "auto" else config.runtime
     run_on_cluster(
         config,
-        functools.partial(opened_worker, model, whole.weights_file_sha256, config.runtime, config.worker_cpus),
+        functools.partial(opened_worker, model, model_hash, runtime, config.worker_cpus, decoder_versions()),
         [ShardTask(str(shard.shard), shard, len(shard.files)) for shard in shards],
         doing="Embedding",
     )
@@ -171,22 +188,33 @@ def _merge(table: Path) -> None:
             f"{table} is not the folder of a table; give --merge the folder that the shards have as --out."
         )
     with exclusive_lock(table / ".lock", f"Another process is writing {table}; wait for it."):
+        _require_no_running_shard(table)
         manifest = merge_shards(table)
     stdout.print(f"{printable(str(table))} has {manifest.num_songs} songs.", markup=False)
 
 
-def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], weights_file_sha256: str | None) -> None:
-    """Brings a complete table up to date; without --update, only checks that it is."""
+def _require_no_running_shard(table: Path) -> None:
+    from clmr_tf.files import exclusive_lock
+
+    for lock in table.glob(".lock-*"):
+        with exclusive_lock(lock, f"Another process is embedding a shard of {table}; wait for it."):
+            pass
+
+
+def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], model_hash: str | None) -> None:
+    """Brings a complete table up to date; without --update, only checks that it is, and writes nothing."""
     from clmr_tf.inference.approximate_index import has_index, update_index
-    from clmr_tf.inference.shards import plan_update, remove_leftovers, settings_of, update_table
+    from clmr_tf.inference.shards import plan_update, settings_of, update_table
     from clmr_tf.inference.tables import SongTable, read_manifest
 
     manifest = read_manifest(table)
-    update = plan_update(table, manifest, files, config.files_per_part)
+    update = plan_update(table, manifest, files, config.files_per_part, retry=config.update)
     changes = f"{update.num_new} new or changed files and {update.num_vanished} that are gone"
+    if update.num_retried:
+        changes += f", and {update.num_retried} that could not be decoded before"
     if update.has_changes and not config.update:
         raise UsageError(f"{table} is complete, but there are {changes}; add --update, or choose another --out.")
-    is_same_model = weights_file_sha256 is not None and weights_file_sha256 == manifest.weights_file_sha256
+    is_same_model = model_hash == manifest.settings.model_hash
     if update.has_changes or not is_same_model or config.hop_seconds is not None:
         from clmr_tf.inference.encoder import load_encoder
 
@@ -198,9 +226,7 @@ def _update(config: EmbedConfig, table: Path, files: Sequence["ListedFile"], wei
     if update.has_changes:
         with _shown_files(update.num_files) as on_file:
             manifest = update_table(encoder, table, update, manifest, batch_size=config.batch_size, on_file=on_file)
-    else:
-        remove_leftovers(table, manifest)
-    if has_index(table):
+    if config.update and has_index(table):
         update_index(SongTable(table))
     songs = f"{printable(str(table))} has {manifest.num_songs} songs"
     stdout.print(f"Updated for {changes}: {songs}." if update.has_changes else f"Nothing to do: {songs}.", markup=False)

@@ -22,8 +22,11 @@ PACKAGES_OF_TRAIN = frozenset(
     {"tensorflow", "keras", "tensorboard", "sklearn", "matplotlib", "soundfile", "safetensors"}
 )
 """What only `pip install '.[train]'` installs; inference works without them."""
-INSTALL_TRAIN = "run `pip install '.[train]'` in a clone of this project"
-"""The end of a message about one of them."""
+
+
+def install_extra(name: str) -> str:
+    """The end of a message about a package that an extra of this project installs."""
+    return f"run `pip install '.[{name}]'` in a clone of this project"
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -7,12 +7,20 @@ from pathlib import Path
 # NVIDIA's driver for Linux lists GPUs here.
 _DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 _DEVICE_FOLDER = Path("/dev")
+# In a container: how many microseconds of processor time it may use in how many, such as "400000 100000".
+_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def num_usable_cores() -> int:
     """Cores that this process may use; in a container, often fewer than the machine has."""
     # macOS has no sched_getaffinity.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, _QUOTA_FILE.read_text(encoding="utf-8").split())
+    # There is no file outside of containers, and "max" means no quota.
+    except (OSError, ValueError):
+        return num_cores
+    return min(num_cores, max(1, round(quota / period)))
 
 
 def hardware() -> dict[str, object]:

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import stat
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from clmr_tf.audio.downmix import mixed_to_mono
-from clmr_tf.errors import ClmrError
+from clmr_tf.errors import ClmrError, UsageError
 
 if TYPE_CHECKING:
     from av import AudioFrame, Packet
@@ -790,6 +790,14 @@ def decoder_versions() -> dict[str, str]:
 
     libraries = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavformat", "libavcodec")}
     return {"av": av.__version__, **libraries, "soxr": metadata.version("soxr")}
+
+
+def require_decoders(versions: Mapping[str, str]) -> None:
+    """Raises UsageError unless this machine has the given `decoder_versions`."""
+    found = decoder_versions()
+    for library, version in versions.items():
+        if found[library] != version:
+            raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
 
 
 def _mix_to_mono(blocks: Iterator[Block], report: AudioReport) -> Iterator[tuple[int, np.ndarray]]:

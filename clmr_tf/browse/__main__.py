@@ -17,7 +17,7 @@ import tyro
 
 from clmr_tf.config.command_line import parse_command, require_model
 from clmr_tf.console import run_command, stdout
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, install_extra
 
 if TYPE_CHECKING:
     from clmr_tf.inference.encoder import Tagger
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
         from clmr_tf.browse.application import Browser, make_application
     except ImportError as error:
-        raise UsageError(f"The page needs {error.name}; install it with `pip install 'clmr_tf[browse]'`.") from error
+        raise UsageError(f"The page needs {error.name}; {install_extra('browse')}.") from error
     from clmr_tf.inference.library import Library
 
     if config.write_for_viewers:

@@ -56,6 +56,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def recorded_hash(folder: Path, runtime: str) -> str | None:
+    """The hash of the encoder that a runtime loads, without loading it; None if it is not recorded.
+
+    Args:
+        folder: Model folder or run folder; only a model folder records it.
+        runtime: As for `load_encoder`.
+
+    Raises:
+        UsageError: If it is a model folder whose manifest cannot be read.
+    """
+    weights = read_manifest(folder).get(WEIGHTS_HASH) if (folder / MANIFEST_FILE).is_file() else None
+    return weights + "-int8" * (runtime == "litert-int8") if isinstance(weights, str) else None
+
+
 def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]) -> None:
     """Raises UsageError if one of `parts`, such as "training.step", is missing or of the wrong type."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import UsageError, install_extra
 from clmr_tf.files import exclusive_lock, put_in_place, write_atomically
 from clmr_tf.inference.similarity import Neighbour, normalized
 from clmr_tf.inference.tables import SongTable
@@ -121,6 +121,8 @@ def _opened(path: Path, *, view: bool) -> Any:
     # The library raises errors of many kinds for damaged files.
     except (RuntimeError, ValueError, KeyError, OSError):
         pass
+    if not path.exists():
+        raise UsageError(f"{path} is gone, since another process has updated the index; run this command again.")
     raise UsageError(f"{path} is damaged; remove {path.parent} and build the index again.")
 
 
@@ -233,5 +235,5 @@ def _usearch() -> ModuleType:
         return importlib.import_module("usearch.index")
     except ImportError as error:
         raise UsageError(
-            f"An approximate index needs the package usearch ({error}); run `pip install 'clmr_tf[index]'`."
+            f"An approximate index needs the package usearch ({error}); {install_extra('index')}."
         ) from error

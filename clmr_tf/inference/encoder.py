@@ -13,7 +13,7 @@ from clmr_tf.audio.decoding import SILENCE_PEAK, open_audio
 from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.audio.windows import window_starts
 from clmr_tf.config.command_line import INCLUDED_MODEL
-from clmr_tf.errors import INSTALL_TRAIN, UsageError
+from clmr_tf.errors import UsageError, install_extra
 from clmr_tf.export.model_folder import MANIFEST_FILE, WEIGHTS_HASH, gives_tags, read_head, read_manifest
 from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.hardware import has_nvidia_gpu
@@ -322,7 +322,7 @@ def load_encoder(
 
         check_golden(folder)
     if is_exported and runtime == "auto":
-        runtime = _fastest_runtime(folder)
+        runtime = fastest_runtime(folder)
     if runtime in ("auto", "tensorflow"):
         _require_tensorflow("The runtime tensorflow" if is_exported else f"{folder} is not a model folder; a run")
         from clmr_tf.inference.tensorflow_encoder import load_tensorflow_encoder
@@ -333,7 +333,8 @@ def load_encoder(
     return load_exported_encoder(folder, runtime, num_threads)
 
 
-def _fastest_runtime(folder: Path) -> str:
+def fastest_runtime(folder: Path) -> str:
+    """The runtime that "auto" takes for a model folder; UsageError if there is none."""
     manifest = read_manifest(folder)
 
     def is_usable(runtime: str) -> bool:
@@ -360,7 +361,7 @@ def _has_tensorflow() -> bool:
 
 def _require_tensorflow(what: str) -> None:
     if not _has_tensorflow():
-        raise UsageError(f"{what} needs TensorFlow, which is not installed; {INSTALL_TRAIN}.")
+        raise UsageError(f"{what} needs TensorFlow, which is not installed; {install_extra('train')}.")
 
 
 def tagger_of(head: Head, tag_names: Sequence[str], single_label: bool) -> Tagger:

@@ -6,7 +6,8 @@ TABLE/windows/PART.parquet   a row for each window: path, time, embedding
 TABLE/shards/SHARD.json      what each shard did; not read any more once the manifest is written
 
 A part has the files of a contiguous range of the sorted list. Its name is a hash of the settings and of the path, size
-and modification time of its files, so a part is never changed, and whoever writes it twice writes the same.
+and modification time of its files, so a part is never changed, and whoever writes it twice writes the same on machines
+of one kind.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from clmr_tf import __version__
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import from_json
 from clmr_tf.console import printable
-from clmr_tf.errors import UsageError
+from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.files import UnreadableArraysError, read_arrays, replaced_file, write_atomically
 from clmr_tf.inference.embeddings import FileEmbedding
 
@@ -126,12 +127,10 @@ class Manifest:
 
     Attributes:
         settings: How the embeddings were made.
-        weights_file_sha256: Hash of the file of weights in the model folder; None if the model was a run folder.
         parts: In the order of the paths of their files.
     """
 
     settings: TableSettings
-    weights_file_sha256: str | None
     parts: tuple[Part, ...]
 
     @property
@@ -161,7 +160,7 @@ def read_manifest(table: Path) -> Manifest:
         plain = json.loads((table / MANIFEST_FILE).read_text(encoding="utf-8"))
         settings = from_json(TableSettings, plain["settings"], where=str(table / MANIFEST_FILE))
         parts = tuple(Part.from_json(part) for part in plain["parts"])
-        manifest = Manifest(settings, plain["weights_file_sha256"], parts)
+        manifest = Manifest(settings, parts)
     except FileNotFoundError as error:
         if (table / SONGS_FOLDER).is_dir():
             raise UsageError(
@@ -176,14 +175,24 @@ def read_manifest(table: Path) -> Manifest:
     return manifest
 
 
-def part_name(settings: TableSettings, files: Sequence[ListedFile]) -> str:
-    """The name of the part that holds these files."""
-    content = json.dumps([dataclasses.asdict(settings), [file.key for file in files]])
+def part_name(settings: TableSettings, files: Sequence[ListedFile], instead_of: str = "") -> str:
+    """The name of the part that holds these files.
+
+    Args:
+        settings: How the embeddings are made.
+        files: The files of the part.
+        instead_of: The name of a part with the same files, some of which are tried again.
+    """
+    content = json.dumps([dataclasses.asdict(settings), [file.key for file in files]]) + instead_of
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def write_part(
-    table: Path, settings: TableSettings, files: Sequence[ListedFile], embedded: Iterable[FileEmbedding | SkippedFile]
+    table: Path,
+    settings: TableSettings,
+    files: Sequence[ListedFile],
+    embedded: Iterable[FileEmbedding | SkippedFile],
+    name: str | None = None,
 ) -> Part:
     """Writes a part; its songs last, so a part with songs is whole.
 
@@ -192,11 +201,13 @@ def write_part(
         settings: How the embeddings are made.
         files: The files of the part.
         embedded: What became of each file, in the same order.
+        name: From `part_name`, with these files.
 
     Raises:
+        ClmrError: If another process has replaced it meanwhile by one with other last bits.
         OSError: If it cannot be written.
     """
-    name = part_name(settings, files)
+    name = name or part_name(settings, files)
     songs: list[tuple[Any, ...]] = []
     skipped: list[list[Any]] = []
     means = [np.zeros((0, settings.embedding_dim), np.float32)]
@@ -228,7 +239,11 @@ def write_part(
     content = pyarrow.table([*columns, _embeddings(np.concatenate(means))], schema=schema)
     with replaced_file(_path(table, SONGS_FOLDER, name)) as file:
         parquet.write_table(content, file, **_WRITER_OPTIONS)
-    return found_part(table, settings, name)
+    part = found_part(table, settings, name)
+    if part is None:
+        path = _path(table, WINDOWS_FOLDER, name)
+        raise ClmrError(f"{path} was changed by another process while the part was written; run it again.")
+    return part
 
 
 def found_part(table: Path, settings: TableSettings, name: str) -> Part | None:
@@ -439,7 +454,7 @@ def _not_a_table(path: Path) -> UsageError:
 
 
 def _damaged(path: Path) -> UsageError:
-    return UsageError(f"{path} is missing, damaged or of another table; remove the table and embed the files again.")
+    return UsageError(f"{path} is damaged or of another table; remove the table and embed the files again.")
 
 
 _WINDOW_FIELDS = (pyarrow.field("path", pyarrow.string()), pyarrow.field("time_seconds", pyarrow.float64()))
@@ -507,6 +522,11 @@ def _read(
             own_settings = from_json(TableSettings, metadata["settings"], where=str(path))
             groups = range(file.num_row_groups) if row_groups is None else row_groups
             content = file.read_row_groups(groups, columns, use_threads=False)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path} is gone: if an update has just replaced it, run this command again; otherwise embed the files "
+            "again with another --out."
+        ) from error
     except _OF_DAMAGED_FILES as error:
         raise _damaged(path) from error
     settings.require_same(own_settings, str(table), str(path))

@@ -60,7 +60,7 @@ def write_table(music: Path, table: Path, model_hash: str = "drawn", num_songs: 
     embedded.append(SkippedFile(str(bad), "not_audio", "its content is text"))
     for name in (SONGS_FOLDER, WINDOWS_FOLDER):
         (table / name).mkdir(parents=True)
-    Manifest(settings, None, (write_part(table, settings, files, embedded),)).write(table)
+    Manifest(settings, (write_part(table, settings, files, embedded),)).write(table)
 
 
 def listed(path: Path) -> ListedFile:

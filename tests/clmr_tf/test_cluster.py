@@ -3,21 +3,25 @@
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from clmr_tf import embed
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.errors import ClmrError, UsageError
 from pipelines import folder
+from tests.clmr_tf.inference.killed_embedding import content
 from tests.synthetic import write_music
 
 pytestmark = pytest.mark.starts_first
@@ -36,6 +40,8 @@ def settings_of_ray():
         "RAY_NUM_REDIS_GET_RETRIES": "1",
         # Ray lowers the priority of its workers, which would starve on a busy machine.
         "RAY_worker_niceness": "0",
+        # A node that was killed refuses them at once, and is given up after five.
+        "RAY_health_check_period_ms": "500",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     with pytest.MonkeyPatch.context() as environment:
@@ -82,11 +88,9 @@ def contents(corpus_folder: Path) -> dict[str, bytes]:
     return {"audio": audio} | {name: (corpus_folder / name).read_bytes() for name in ("index.parquet", "skipped.jsonl")}
 
 
-def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):
-    music, plain, corpus = tmp_path / "music", tmp_path / "plain", tmp_path / "corpus"
-    write_music(music, num_songs=2 * NUM_SHARDS)
-    (music / "words.mp3").write_text("These are words and not music. " * 40)
-    folder.main([str(music), "--out", str(plain), "--num-workers", "1"])
+@contextlib.contextmanager
+def killed_in_the_middle(nodes, finished):
+    """A second node, which is killed while it decodes, once `finished()` returns some of the shards."""
     num_finished_at_kill = []
 
     def is_decoding(node) -> bool:
@@ -94,44 +98,82 @@ def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tm
         workers = [process for process in processes_of(node) if "Worker" in process.name()]
         return any(worker.children() for worker in workers)
 
-    def kill_in_the_middle(node) -> None:
-        while True:
+    def kill(node) -> None:
+        while not num_finished_at_kill:
             with contextlib.suppress(psutil.NoSuchProcess):
-                finished = list((corpus / "shards").glob(f"*/{MANIFEST_FILE}"))
-                if finished and is_decoding(node):
+                num_finished = len(list(finished()))
+                if num_finished and is_decoding(node):
                     for process in processes_of(node):
                         with contextlib.suppress(psutil.NoSuchProcess):
                             process.kill()
-                    num_finished_at_kill.append(len(finished))
-                    return
+                    num_finished_at_kill.append(num_finished)
             time.sleep(0.01)
 
     with added(nodes) as second:
-        killer = threading.Thread(target=kill_in_the_middle, args=[second], daemon=True)
-        killer.start()
+        threading.Thread(target=kill, args=[second], daemon=True).start()
+        yield
+    assert num_finished_at_kill and num_finished_at_kill[0] < NUM_SHARDS - 1
+
+
+def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):
+    music, plain, corpus = tmp_path / "music", tmp_path / "plain", tmp_path / "corpus"
+    write_music(music, num_songs=2 * NUM_SHARDS)
+    (music / "words.mp3").write_text("These are words and not music. " * 40)
+    folder.main([str(music), "--out", str(plain), "--num-workers", "1"])
+    with killed_in_the_middle(nodes, lambda: corpus.glob(f"shards/*/{MANIFEST_FILE}")):
         options = ["--cluster", "auto", "--num-shards", str(NUM_SHARDS), "--worker-memory-gb", "0.2"]
         assert run_command(folder.main, [str(music), "--out", str(corpus), *options]) == 0
-    assert num_finished_at_kill and num_finished_at_kill[0] < NUM_SHARDS - 1
     assert contents(corpus) == contents(plain)
     drafts = [path for path in corpus.rglob("*") if path.name == "unfinished" or path.name.startswith(".")]
     assert drafts == [] and len(list(corpus.glob(f"shards/*/{MANIFEST_FILE}"))) == NUM_SHARDS
 
 
-def test_a_node_with_another_version_is_refused_by_name(nodes, tmp_path, monkeypatch):
+def test_a_table_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):
+    music, plain, table = tmp_path / "music", tmp_path / "plain", tmp_path / "table"
+    write_music(music, num_songs=NUM_SHARDS)
+    options = [str(music), "--files-per-part", "1", "--runtime", "litert"]
+    assert run_command(embed.main, [*options, "--out", str(plain)]) == 0
+    with killed_in_the_middle(nodes, lambda: table.glob("shards/[0-9]*.json")):
+        on_ray = ["--cluster", "auto", "--worker-memory-gb", "0.2"]
+        assert run_command(embed.main, [*options, "--out", str(table), *on_ray]) == 0
+    assert content(table) == content(plain) and len(list(table.glob("songs/*"))) == NUM_SHARDS
+
+
+def test_a_node_with_another_version_is_left_out_or_refused_by_name(nodes, tmp_path, monkeypatch, caplog):
     (tmp_path / "clmr_tf").mkdir()
     (tmp_path / "clmr_tf" / "__init__.py").write_text('__version__ = "9.0"\n')
 
     # Ray's workers look for packages in the current folder of this process first.
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
+    refused = r"Node \S+ \([0-9.]+\) cannot be used: Its version of clmr_tf is 9.0, not "
 
-    # Only the second node has a place for it.
-    worker = dataclasses.replace(WORKER, worker_cpus=2)
-    with (
-        added(nodes, num_cpus=2, env_vars={"PYTHONPATH": str(tmp_path)}),
-        pytest.raises(UsageError, match=r"Node \S+ \([0-9.]+\) cannot be used: Its version of clmr_tf is 9.0, not "),
-    ):
-        run_on_cluster(worker, lambda: abs, tasks(1), doing="Testing")
+    def open_worker():
+        def run(number):
+            (tmp_path / "begun").touch()
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "refused").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return number
+
+        return run
+
+    def wait_until(is_true) -> None:
+        deadline = time.monotonic() + 120
+        while not is_true() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    # Ray starts nodes in the main thread only.
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run_on_cluster, WORKER, open_worker, tasks(3), doing="Testing")
+        wait_until((tmp_path / "begun").exists)
+        with added(nodes, num_cpus=2, env_vars={"PYTHONPATH": str(tmp_path)}):
+            wait_until(lambda: running.done() or re.search(refused, caplog.text))
+            (tmp_path / "refused").touch()
+            assert sorted(running.result()) == [0, 1, 2] and re.search(refused, caplog.text)
+            # Only that node has a place for it.
+            with pytest.raises(UsageError, match=refused):
+                run_on_cluster(dataclasses.replace(WORKER, worker_cpus=2), lambda: abs, tasks(1), doing="Testing")
 
 
 def test_a_worker_is_opened_once_and_warnings_are_shown_here(nodes, tmp_path, caplog):
@@ -182,6 +224,25 @@ def test_a_shard_that_kills_its_workers_is_given_up(nodes, tmp_path):
     with pytest.raises(ClmrError, match=r"^Shard 1/3 ended 4 workers .*; use a larger --worker-memory-gb"):
         run_on_cluster(WORKER, open_worker, tasks(3), doing="Testing")
     assert (tmp_path / "killed").read_text() == "xxxx"
+
+
+def test_lost_nodes_do_not_count_against_their_shard(nodes, tmp_path, monkeypatch):
+    import ray
+
+    def open_worker():
+        def run(number):
+            with (tmp_path / "tried").open("a") as file:
+                file.write("x")
+            if (tmp_path / "tried").stat().st_size <= 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number
+
+        return run
+
+    # As after the loss of the node of each worker.
+    monkeypatch.setattr(ray, "nodes", lambda: [])
+    assert run_on_cluster(WORKER, open_worker, tasks(1), doing="Testing") == [0]
+    assert (tmp_path / "tried").read_text() == "xxxxx"
 
 
 def test_an_interrupt_ends_all_workers(nodes, tmp_path):

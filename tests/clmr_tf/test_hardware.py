@@ -70,6 +70,14 @@ def test_usable_cores_are_those_of_the_process_or_the_machine(monkeypatch):
     assert num_usable_cores() == 1
 
 
+@pytest.mark.parametrize(("quota", "cores"), [("400000 100000", 4), ("50000 100000", 1), ("max 100000", 8)])
+def test_usable_cores_are_at_most_the_quota_of_a_container(tmp_path, monkeypatch, quota, cores):
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(hardware, "_QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert num_usable_cores() == cores
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Device and driver folders of a machine without an NVIDIA GPU."""

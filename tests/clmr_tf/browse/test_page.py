@@ -347,4 +347,4 @@ def write_large_table(table, song, count) -> None:
     files = [type(found)(f"/music/song {row:05d}.mp3", 0, row) for row in range(count)]
     embedded = [FileEmbedding(file.path, vectors[row], np.zeros(1), 2.0, False) for row, file in enumerate(files)]
     settings = TableSettings("drawn", 22_050, 44_100, 44_100, DIM)
-    Manifest(settings, None, (write_part(table, settings, files, embedded),)).write(table)
+    Manifest(settings, (write_part(table, settings, files, embedded),)).write(table)

@@ -21,7 +21,6 @@ from clmr_tf.inference.shards import (
     list_files,
     merge_shards,
     plan_update,
-    remove_leftovers,
     shard_of,
     update_table,
 )
@@ -43,8 +42,8 @@ def update(music: Path, table: Path) -> None:
     plan = plan_update(table, manifest, files, files_per_part=2)
     if plan.has_changes:
         update_table(PlainEncoder(), table, plan, manifest)
-    else:
-        remove_leftovers(table, manifest)
+    # Removes the parts that were replaced.
+    merge_shards(table)
 
 
 def kill_before_access(number: int, table: str) -> None:
@@ -73,7 +72,8 @@ def in_a_process(call) -> int:
 
 
 def content(table: Path) -> dict[str, bytes]:
-    files = [path for path in table.rglob("*") if path.is_file() and path.parent.name != "shards"]
+    """All files, except the record of what each shard did."""
+    files = [path for path in table.rglob("*") if path.is_file() and not path.match("shards/[0-9]*.json")]
     return {str(path.relative_to(table)): path.read_bytes() for path in files}
 
 

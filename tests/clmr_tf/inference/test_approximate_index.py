@@ -35,7 +35,7 @@ def write_table(table: Path, blocks, songs_per_block: int) -> SongTable:
             FileEmbedding(Path(), song[None], np.zeros(1), 240.0, False, row == 3) for row, song in enumerate(songs)
         ]
         parts.append(write_part(table, SETTINGS, files, embedded))
-    Manifest(SETTINGS, None, tuple(parts)).write(table)
+    Manifest(SETTINGS, tuple(parts)).write(table)
     return SongTable(table)
 
 

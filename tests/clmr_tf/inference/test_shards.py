@@ -1,9 +1,11 @@
 """Tables of embeddings in shards: the same bytes however they came about, and nothing half published."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -17,21 +19,28 @@ import soundfile
 from pyarrow import parquet
 
 from clmr_tf import embed
-from clmr_tf.audio.listing import find_audio
+from clmr_tf.audio.decoding import UnreadableAudioError, decoder_versions, open_audio
+from clmr_tf.audio.listing import SkippedFile, find_audio
+from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_folder import recorded_hash
 from clmr_tf.inference import embeddings, shards
+from clmr_tf.inference.encoder import fastest_runtime
+from clmr_tf.inference.library import Library
 from clmr_tf.inference.shards import (
     embed_shard,
     embed_table,
     list_files,
     merge_shards,
+    opened_worker,
     plan_update,
     shard_of,
     update_table,
 )
 from clmr_tf.inference.tables import SongTable, read_manifest
+from tests.clmr_tf.inference.killed_embedding import content
 from tests.clmr_tf.inference.plain_encoder import CLIP, RATE_HZ, DecoderInThisProcess, PlainEncoder, write_song
 
 NUM_SONGS = 9
@@ -64,12 +73,6 @@ def embedded(music, table, num_shards=1, encoder=None, **options):
         task = shard_of(table, listed(music), Shard(number, num_shards), **options)
         embed_shard(encoder or PlainEncoder(), task)
     return merge_shards(table)
-
-
-def content(table) -> dict[str, bytes]:
-    """All files, except the record of what each shard did."""
-    files = [path for path in table.rglob("*") if path.is_file() and path.parent.name != "shards"]
-    return {str(path.relative_to(table)): path.read_bytes() for path in files}
 
 
 def rows(table, folder="songs", columns=None) -> dict[str, list]:
@@ -200,7 +203,7 @@ def test_a_full_disk_loses_only_the_part_that_was_written(music, tmp_path):
     table, encoder = tmp_path / "table", PlainEncoder()
     task = shard_of(table, listed(music), Shard(), files_per_part=2)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The parts get larger; the third one does not fit.
+    # The parts get larger; the fourth one does not fit.
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
@@ -209,9 +212,10 @@ def test_a_full_disk_loses_only_the_part_that_was_written(music, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     num_parts = len(list((table / "songs").iterdir()))
     assert 0 < num_parts < 5 and not list(table.rglob(".*")) and not (table / "manifest.json").exists()
+    num_kept = sum(parquet.read_metadata(path).num_rows for path in (table / "windows").iterdir())
     num_encoded = encoder.num_encoded
     embed_table(encoder, task)
-    assert encoder.num_encoded - num_encoded < num_encoded + sum(range(1, 9)) - 1
+    assert encoder.num_encoded - num_encoded == 37 - num_kept
     embedded(music, tmp_path / "expected")
     assert content(table) == content(tmp_path / "expected")
 
@@ -250,9 +254,12 @@ def test_an_updated_table_equals_a_fresh_one_and_only_changed_files_are_embedded
         [one for part in read_manifest(folder).parts for one in part.skipped] for folder in (table, tmp_path / "fresh")
     ]
     assert skipped[0] == skipped[1] and len(skipped[0]) == 1
-    # Of the old parts, nothing is left.
-    assert len(list((table / "windows").iterdir())) == len(read_manifest(table).parts) == 5
     assert not plan_update(table, read_manifest(table), listed(music)).has_changes
+    # The old parts stay for programs that are reading them; `merge_shards` would remove them too.
+    write_song(music / "song 3.wav", 41, 2)
+    manifest = read_manifest(table)
+    update_table(PlainEncoder(), table, plan_update(table, manifest, listed(music)), manifest)
+    assert len(list((table / "windows").iterdir())) == len(read_manifest(table).parts) + 1 == 6
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path):
@@ -297,13 +304,19 @@ def test_damaged_parts_are_noticed_by_readers(music, tmp_path, damage):
     else:
         embedded(music, tmp_path / "other", encoder=PlainEncoder("other"))
         next((tmp_path / "other" / "songs").iterdir()).rename(part)
-    words = (
-        "songs/.* has other|table has model_hash plain, but"
-        if damage == "foreign"
-        else f"{part.name} is missing, damaged"
-    )
-    with pytest.raises(UsageError, match=words):
+    words = {
+        "foreign": "table has model_hash plain, but .*songs/.* has other",
+        "missing": f"{part.name} is gone: if an update has just replaced it, run this command again",
+        "flip": f"{part.name} is damaged or of another table; remove the table",
+    }
+    with pytest.raises(UsageError, match=words[damage]):
         list(SongTable(table).blocks())
+
+
+def write_model_manifest(weights_sha256: str) -> None:
+    parts = {"architecture": {"arguments": {}}, "training": {"step": 1}, "scores": {}}
+    parts |= {"format_version": 1, "tag_names": [], "single_label": False, "weights_sha256": weights_sha256}
+    (Path("model") / "manifest.json").write_text(json.dumps(parts))
 
 
 @pytest.fixture
@@ -311,12 +324,12 @@ def command(music, tmp_path, monkeypatch, capsys):
     """Runs the command in a folder with the music; returns its exit code and what it wrote."""
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
-    (Path("model") / "encoder.weights.h5").write_bytes(b"weights")
+    write_model_manifest("plain")
     encoder = PlainEncoder()
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
 
     def run(*arguments: object) -> tuple[int, str]:
-        code = run_command(embed.main, [*map(str, arguments), "--model", "model"])
+        code = run_command(embed.main, ["--model", "model", *map(str, arguments)])
         written = capsys.readouterr()
         return code, written.out + "".join(line for line in written.err.splitlines() if line.startswith("error: "))
 
@@ -360,7 +373,7 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
     changes = "1 new or changed files and 1 that are gone"
     assert command(*options, "--update") == (0, f"Updated for {changes}: table has 8 songs.\n")
     monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: PlainEncoder("other"))
-    (Path("model") / "encoder.weights.h5").write_bytes(b"other weights")
+    write_model_manifest("other")
     for more in ((), ("--update",)):
         code, error = command(*options, *more)
         assert code == 2 and "table has model_hash plain, but this command has other; use the same model" in error
@@ -381,6 +394,10 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
             ["music", "--out", "x", "--shard", "0/2", "--update"],
             "--update runs in one process; give it without --shard",
         ),
+        (
+            ["music", "--out", "x", "--shard", "0/2", "--model", "run"],
+            "--shard and --cluster need a model folder, so that all shards have the same weights; received run, export",
+        ),
         (["music", "--out", "music"], "music exists and is not a table of embeddings; choose another --out"),
         (["music", "--out", "no/x"], "no/x cannot be written; give --out a folder or an .npz file in an existing"),
         (["music", "--out", "x", "--files-per-part", "0"], "--files-per-part must be at least 1; received 0"),
@@ -388,7 +405,233 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
         (["--merge", "music"], "music is not the folder of a table; give --merge the folder that the shards have as"),
     ],
 )
-def test_wrong_usage_is_one_sentence(command, music, arguments, words):
+def test_wrong_usage_is_one_sentence(command, music, tmp_path, arguments, words):
+    (tmp_path / "run").mkdir()
     code, error = command(*arguments)
     assert code == 2 and words in error
     assert sorted(path.name[0] for path in music.iterdir()) == ["s"] * 10
+
+
+@pytest.fixture
+def table(command, music):
+    """A table that was embedded by two shards, in parts of two files."""
+    for shard in ("0/2", "1/2"):
+        assert command("music", "--out", "table", "--files-per-part", "2", "--shard", shard)[0] == 0
+    assert command("--merge", "table")[0] == 0
+    return Path("table").absolute()
+
+
+def test_a_repeated_shard_does_not_disturb_an_update(command, music, table, monkeypatch):
+    new = [music / f"z {number}.wav" for number in range(4)]
+    codes = []
+
+    class Encoder(PlainEncoder):
+        def encode_clips(self, *arguments):
+            codes.append(None)
+            # The first new part is written. The shard has listed the folder before the new files came.
+            if len(codes) == 2:
+                for path in new:
+                    path.rename(path.with_name(f".{path.name}"))
+                codes.append(command("music", "--out", "table", "--shard", "1/2")[0])
+                for path in new:
+                    path.with_name(f".{path.name}").rename(path)
+            return super().encode_clips(*arguments)
+
+    for path in new:
+        write_song(path, 3)
+    encoder = Encoder()
+    with monkeypatch.context() as patch:
+        patch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime: encoder)
+        code, error = command("music", "--out", "table", "--update", "--files-per-part", "2")
+        assert code == 0, error
+    assert 0 in codes
+    assert sum(len(block.paths) for block in SongTable(table).blocks()) == NUM_SONGS + 4
+
+
+def test_readers_finish_after_an_update_and_are_told_to_start_again_after_the_next(command, music, table):
+    library, songs = Library(table), SongTable(table)
+    before = library.windows_of(3)
+    for number in range(2):
+        (music / f"song {2 + number}.wav").unlink()
+        assert command("music", "--out", "table", "--update")[0] == 0
+        if number == 0:
+            np.testing.assert_array_equal(library.windows_of(3)[1], before[1])
+            assert [path for block in songs.blocks() for path in block.paths] == library.paths
+    with pytest.raises(UsageError, match=r"windows/.* is gone: if an update has just replaced it, run this command"):
+        library.windows_of(3)
+    with pytest.raises(UsageError, match=r"songs/.* is gone: if an update has just replaced it, run this command"):
+        list(songs.blocks())
+
+
+def test_what_cannot_be_read_for_a_moment_keeps_its_embeddings(command, music, tmp_path, monkeypatch, caplog):
+    (music / "disc").mkdir()
+    for number in range(3):
+        write_song(music / "disc" / f"{number}.wav", number)
+    options = ("music", "--out", "table", "--files-per-part", "3")
+    assert command(*options)[0] == 0
+    table = tmp_path / "table"
+    before, scandir = content(table), os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("/disc"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        assert command(*options, "--update") == (0, "Nothing to do: table has 12 songs.\n")
+        assert "music/disc cannot be read (the folder cannot be listed: Permission denied), so " in caplog.text
+        assert content(table) == before
+        # What has changed elsewhere is brought up to date.
+        (music / "song 0.wav").unlink()
+        assert command(*options, "--update")[0] == 0
+    assert rows(table)["path"] == [str(path) for path in sorted(music.rglob("*.wav"))]
+    assert command(*options, "--update") == (0, "Nothing to do: table has 11 songs.\n")
+
+    # A file that could be listed, but not looked up.
+    files, _ = find_audio([music])
+    unreadable = SkippedFile(str(files.pop(4)), "unreadable", "Stale file handle")
+    assert not plan_update(table, read_manifest(table), list_files(files, [unreadable])).has_changes
+
+
+def test_an_update_tries_files_again_whose_decoder_was_stopped(command, music, tmp_path, monkeypatch):
+    class Decoder(DecoderInThisProcess):
+        num_tried = 0
+
+        @contextlib.contextmanager
+        def open(self, path, sample_rate_hz):
+            if path.name == "song 3.wav":
+                Decoder.num_tried += 1
+                if Decoder.num_tried < 3:
+                    raise UnreadableAudioError("crashed", "its decoder crashed (exit code -9)")
+            with open_audio(path, sample_rate_hz) as stream:
+                yield stream
+
+    monkeypatch.setattr(shards, "IsolatedDecoder", Decoder)
+    options = ("music", "--out", "table", "--files-per-part", "2")
+    assert command(*options)[0] == 0
+    table = tmp_path / "table"
+    before = content(table)
+    assert command(*options) == (0, "Nothing to do: table has 8 songs.\n")
+    # In vain: nothing changes.
+    changes = "0 new or changed files and 0 that are gone, and 1 that could not be decoded before"
+    assert command(*options, "--update") == (0, f"Updated for {changes}: table has 8 songs.\n")
+    assert Decoder.num_tried == 2 and content(table) == before
+    assert command(*options, "--update") == (0, f"Updated for {changes}: table has 9 songs.\n")
+    assert command(*options, "--update") == (0, "Nothing to do: table has 9 songs.\n")
+    embedded(music, tmp_path / "fresh")
+    assert Decoder.num_tried == 4
+    assert rows(table) == rows(tmp_path / "fresh") and rows(table, "windows") == rows(tmp_path / "fresh", "windows")
+
+
+def test_a_file_that_changes_while_it_is_embedded_is_embedded_again(music, tmp_path):
+    class Encoder(PlainEncoder):
+        def encode_clips(self, *arguments):
+            write_song(music / "song 8.wav", 77, 4)
+            return super().encode_clips(*arguments)
+
+    table = tmp_path / "table"
+    manifest = embedded(music, table, encoder=Encoder())
+    update = plan_update(table, manifest, listed(music), files_per_part=2)
+    assert (update.num_new, update.num_vanished) == (1, 0)
+    update_table(PlainEncoder(), table, update, manifest)
+    embedded(music, tmp_path / "fresh")
+    assert rows(table) == rows(tmp_path / "fresh") and rows(table, "windows") == rows(tmp_path / "fresh", "windows")
+
+
+def test_an_update_that_would_leave_nothing_is_refused(command, music, table, tmp_path):
+    (tmp_path / "words.mp3").write_text("These are words and not music. " * 40)
+    before = content(table)
+    assert command("words.mp3", "--out", "table", "--update") == (
+        1,
+        "error: The update would leave no song in table; give all paths that it was made from.",
+    )
+    after = content(table)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_part_that_another_process_replaces_is_one_sentence(music, tmp_path, monkeypatch):
+    write_table = parquet.write_table
+
+    def replace(content, file, **options):
+        # Windows with other last bits, as another runtime computes them.
+        (windows,) = (tmp_path / "table" / "windows").glob("[0-9a-f]*.parquet")
+        flip(windows)
+        write_table(content, file, **options)
+
+    monkeypatch.setattr(parquet, "write_table", replace)
+    with pytest.raises(ClmrError, match=r"table/windows/.* was changed by another process .*; run it again"):
+        embedded(music, tmp_path / "table")
+
+
+def test_many_missing_shards_are_named_in_short(music, tmp_path):
+    embed_shard(PlainEncoder(), shard_of(tmp_path / "table", listed(music), Shard(2, 3000)))
+    with pytest.raises(UsageError, match=r"missing shards 0/3000, 1/3000, 3/3000, .* and 2989 more; run each of them"):
+        merge_shards(tmp_path / "table")
+
+
+def test_a_merge_waits_for_shards_that_are_still_running(command, table):
+    with (table / ".lock-00001-of-00002").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command("--merge", "table") == (
+            2,
+            "error: Another process is embedding a shard of table; wait for it.",
+        )
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Stands for Ray: opens two workers in this process, which take shards in turn."""
+
+    def run(options, open_worker, tasks, *, doing):
+        workers = [pickle.loads(pickle.dumps(open_worker))() for _ in range(2)]
+        return [workers[row % 2](pickle.loads(pickle.dumps(task.argument))) for row, task in enumerate(tasks)]
+
+    monkeypatch.setattr(embed, "run_on_cluster", run)
+
+
+@pytest.mark.parametrize("more", [(), ("--cluster", "local", "--runtime", "onnx")])
+def test_a_command_for_all_shards_goes_on_after_shards_of_another_list(
+    command, music, tmp_path, monkeypatch, cluster, more
+):
+    encoder = PlainEncoder()
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", lambda folder, runtime, num_threads=None: encoder)
+    options = ("music", "--out", "table", "--files-per-part", "2")
+    write_song(music / "song 9.wav", 9)
+    assert command(*options, "--shard", "0/3")[0] == 0
+    (music / "song 9.wav").unlink()
+    for name, refusal in ((".lock", "writing table"), (".lock-00000-of-00003", "embedding a shard of table")):
+        with (tmp_path / "table" / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            code, error = command(*options, *more)
+            assert code == 2 and error.startswith(f"error: Another process is {refusal}; wait for it")
+    encoder.num_encoded = 0
+    assert command(*options, *more) == (0, "Embedded 9 of 10 files to table.\n")
+    # The first two parts, of seven windows, are kept.
+    assert encoder.num_encoded == 37 - 7
+    embedded(music, tmp_path / "expected")
+    found = content(tmp_path / "table")
+    assert {name: found[name] for name in found if not name.startswith(".lock")} == content(tmp_path / "expected")
+
+
+def test_all_workers_get_the_runtime_of_the_command(command, music, cluster, monkeypatch):
+    encoder, runtimes = PlainEncoder(recorded_hash(INCLUDED_MODEL, "auto")), []
+
+    def load(folder, runtime, num_threads):
+        runtimes.append(runtime)
+        return encoder
+
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", load)
+    assert command("music", "--out", "table", "--model", INCLUDED_MODEL, "--cluster", "local")[0] == 0
+    assert runtimes == [fastest_runtime(INCLUDED_MODEL)] * 2
+
+
+def test_workers_with_another_model_other_decoders_or_another_runtime_are_refused(monkeypatch):
+    model_hash, versions = recorded_hash(INCLUDED_MODEL, "auto"), decoder_versions()
+    assert callable(opened_worker(INCLUDED_MODEL, model_hash, "litert", 1, versions))
+    with pytest.raises(UsageError, match=r"music-small has other weights there; copy the same model to all nodes"):
+        opened_worker(INCLUDED_MODEL, "0" * 64, "litert", 1, versions)
+    with pytest.raises(UsageError, match=r"Its version of soxr is \S+, not 0.1; install the same"):
+        opened_worker(INCLUDED_MODEL, model_hash, "litert", 1, {**versions, "soxr": "0.1"})
+    with pytest.raises(UsageError, match=r"has no model\.onnx, which the runtime onnx needs"):
+        opened_worker(INCLUDED_MODEL, model_hash, "onnx", 1, versions)
