@@ -36,7 +36,6 @@ CHANGEABLE_ON_RESUME = frozenset(
         "num_audio_examples",
         "allow_changed_corpus",
         "worker_timeout_seconds",
-        "profile",
     }
 )
 
@@ -186,9 +185,6 @@ class TrainConfig:
     worker_timeout_seconds: float = 600.0
     """With several workers: how long to wait for all of them at the start, and how long a step may take before a worker
     counts as lost. The first step includes reading the corpus, restoring and building the graph."""
-    profile: bool = False
-    """Write a TensorBoard profile of steps 10 to 20 of this start. TensorBoard needs the package
-    tensorboard-plugin-profile to show it."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid or contradictory values."""

@@ -103,7 +103,7 @@ def test_missing_file_is_rejected(tmp_path):
         ("--pretrained None --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--learning-rate 1 --early-stopping 3 --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--sample-rate-hz 8000 --schedule cosine --steps x", "`--steps` must be a whole number; received 'x'."),
-        ("--jit --no-profile --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--jit --no-two-passes --steps x", "`--steps` must be a whole number; received 'x'."),
     ],
 )
 def test_invalid_command_line_is_rejected_in_one_sentence(capsys, arguments, sentence):
