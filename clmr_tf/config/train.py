@@ -82,10 +82,8 @@ class TrainConfig:
     max_skipped_fraction: float = 0.5
     """Largest fraction of unusable audio files, from 0 to 1, that is accepted when a folder is prepared."""
     learning_rate: float | None = None
-    """Learning rate. Default: 3e-4; for "lars" see --lars-scaling."""
-    lars_scaling: Literal["thesis", "released"] = "thesis"
-    """Default learning rate of "lars": 0.075 times the square root of the batch size, as in the thesis, or 0.3 times
-    batch size / 256, as in the released code."""
+    """Learning rate. Default: 3e-4; for "lars" 0.075 times the square root of the batch size, as in the thesis. The
+    released code has 0.3 times batch size / 256 for "lars"."""
     optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd", "nesterov"] | None = None
     """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam", or "nesterov" with --objective
     supervised."""
@@ -197,9 +195,7 @@ class TrainConfig:
 
     def resolved(self) -> "TrainConfig":
         """A copy in which the defaults that depend on the objective are filled in."""
-        defaults = OBJECTIVE_DEFAULTS[self.objective]
-        filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **filled_in)
+        return dataclasses.replace(self, **_filled_in(self))
 
 
 # Defaults that depend on the objective: CLMR as released, and its supervised baseline.
@@ -210,6 +206,14 @@ OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
     "supervised": {**_WITH_LABELS, "optimizer": "nesterov"},
     "finetune": {**_WITH_LABELS, "optimizer": "adam"},
 }
+
+
+def _filled_in(config: TrainConfig) -> dict[str, Any]:
+    """The settings whose defaults depend on the objective."""
+    return {
+        name: default if getattr(config, name) is None else getattr(config, name)
+        for name, default in OBJECTIVE_DEFAULTS[config.objective].items()
+    }
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,10 +305,7 @@ def _validate(config: Any) -> None:
 
 
 def _require_fitting_objective(config: Any) -> None:
-    filled_in = {
-        name: default if getattr(config, name) is None else getattr(config, name)
-        for name, default in OBJECTIVE_DEFAULTS[config.objective].items()
-    }
+    filled_in = _filled_in(config)
     augmentation_config(filled_in["augmentation"], config.augmentation_changes)
     _require(filled_in["early_stopping"] >= 0, "--early-stopping must not be negative", config.early_stopping)
     needs_validation = filled_in["schedule"] == "plateau" or filled_in["early_stopping"] > 0

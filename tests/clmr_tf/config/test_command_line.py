@@ -128,7 +128,7 @@ def test_help_documents_every_option_with_its_default(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "(default: 0.5)" in text and "Seed of everything random" in text
     # This default depends on the optimizer.
-    assert 'Learning rate. Default: 3e-4; for "lars" see --lars-scaling.' in text
+    assert 'Learning rate. Default: 3e-4; for "lars" 0.075 times the square root of the batch size' in text
 
 
 @pytest.mark.parametrize(
