@@ -37,22 +37,22 @@ class TeachConfig:
     tag: str = ""
     """The tag. Without any marks, its state is shown; without a tag, all tags are listed."""
     yes: tuple[str, ...] = ()
-    """Songs of the table that the tag fits. FILE@1:15 is a moment of a song."""
+    """Songs of the table that have the tag. FILE@1:15 is a moment of a song."""
     no: tuple[str, ...] = ()
-    """Songs or moments that it does not fit."""
+    """Songs or moments that do not have it."""
     unmark: tuple[str, ...] = ()
-    """Songs or moments whose answer is taken back."""
+    """Songs or moments to unmark."""
     labels: Path | None = None
     """CSV file with the columns path and answer (yes, no or unmarked), and optionally tag (default: --tag) and
     seconds."""
     undo: bool = False
-    """Take back the last change of the tag: all that one command or click has marked."""
+    """Undo the last change of the tag: everything that one command or click marked."""
     remove: bool = False
     """Remove the tag with all its marks."""
     top: int = 20
     """Number of songs to show, the most likely first."""
     offers: int = 5
-    """Number of unmarked songs to show that would teach the tag most."""
+    """Number of unmarked songs to suggest for marking."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid values."""
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         if name in tags:
             _show(name, tags[name], teacher, config)
         elif config.undo:
-            stdout.print(f"{name} has no marks any more.", markup=False)
+            stdout.print(f"{name} no longer has any marks.", markup=False)
         else:
             teacher.require(name)
     if not shown:
@@ -162,7 +162,7 @@ def _show(name: str, tag: "TaughtTag", teacher: "Teacher", config: TeachConfig) 
             stdout.print(f"  {probabilities[row]:.3f}  {printable(paths[row])}{answer}", markup=False)
     offers = teacher.offers(tag, config.offers)
     if offers:
-        stdout.print("Listen to these next; they would teach it most:", markup=False)
+        stdout.print("Mark these next; they would improve the tag most:", markup=False)
     for row in offers:
         stdout.print(f"  {probabilities[row]:.3f}  {printable(paths[row])}", markup=False)
 
@@ -173,8 +173,8 @@ def describe_precision(tag: "TaughtTag") -> str:
         return "Precision: unknown."
     one = tag.precision
     return (
-        f"Precision: {one.estimate:.2f} (95 %: {one.low:.2f} to {one.high:.2f}), cross-validated on the "
-        f"{one.num_songs} marks that it said yes to."
+        f"Precision: {one.estimate:.2f} (95 %: {one.low:.2f} to {one.high:.2f}), cross-validated; "
+        f"{one.num_songs} marked songs were predicted to have the tag."
     )
 
 

@@ -34,9 +34,9 @@ class BrowseConfig:
     """Table written by `python -m clmr_tf.embed`: an .npz file or a folder. The map and the taught tags are kept
     beside it, in TABLE.map.npz and TABLE.tags.json."""
     model: Path | None = None
-    """Model folder or run folder that the table was made with, whose tags are then shown too."""
+    """Model or run folder that the table was made with; its tags are then shown as well."""
     port: int = 8017
-    """Port on this machine; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     write_for_viewers: Path | None = None
     """Instead of opening the page, write songs, map, tags and neighbours into this folder, for Embedding Atlas and
     TensorBoard's projector; docs/library.md says how they open it."""

@@ -150,7 +150,7 @@ class Browser:
         """Songs like some, and unlike others."""
         like, unlike = (self._rows(request, name) for name in ("like", "unlike"))
         if not like:
-            raise UsageError("Choose at least one song that the others should be like.")
+            raise UsageError("Choose at least one song to find similar songs for.")
         found = similar_songs(self._library, like, unlike, _count(request))
         return JSONResponse([dataclasses.asdict(one) for one in found])
 
@@ -195,7 +195,7 @@ class Browser:
         try:
             tag = await run_in_threadpool(run)
         except (KeyError, TypeError, AttributeError) as error:
-            raise HTTPException(400, "This request is not one of the page's.") from error
+            raise HTTPException(400, "The request is malformed.") from error
         return JSONResponse(_described(content["name"], tag))
 
     def audio(self, request: Request) -> Response:

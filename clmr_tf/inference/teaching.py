@@ -193,7 +193,7 @@ class Teacher:
         mark = Mark(self.library.paths[row], answer, seconds)
         duration_seconds = self.library.durations_seconds[row]
         if seconds is not None and seconds > duration_seconds:
-            raise UsageError(f"{path} has {duration_seconds:.1f} s; {seconds:g} s is after its end.")
+            raise UsageError(f"{path} is {duration_seconds:.1f} s long, so {seconds:g} s is past its end.")
         return mark
 
     def mark(self, name: str, marks: Sequence[Mark]) -> TaughtTag:

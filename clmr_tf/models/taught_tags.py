@@ -49,8 +49,8 @@ class Mark:
         is_moment = self.seconds is None or (isinstance(self.seconds, int | float) and 0 <= self.seconds < np.inf)
         if not isinstance(self.path, str) or self.answer not in get_args(Answer) or not is_moment:
             raise UsageError(
-                f"A mark needs a path, an answer of {', '.join(get_args(Answer))}, and seconds of at least 0 or none; "
-                f"received {self.path!r}, {self.answer!r}, {self.seconds!r}."
+                f"A mark must have a path, an answer ({', '.join(get_args(Answer))}), and seconds that are null or at "
+                f"least 0; received {self.path!r}, {self.answer!r}, {self.seconds!r}."
             )
 
 

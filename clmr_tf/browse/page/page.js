@@ -269,7 +269,7 @@ async function refresh() {
     } else if (teachView === "offers") {
       const offers = await askJson(`/api/offers?name=${encodeURIComponent(taught.name)}&count=12`);
       items = offers.map((row) => ({ row, score: taught.has_head ? probabilities[row] : undefined }));
-      count = taught.has_head ? "These would teach it most" : "Mark a song that it fits; these are all different";
+      count = taught.has_head ? "These would improve it most" : "Mark a song that it fits; these are all different";
     } else if (teachView === "ranking") {
       items = taught.has_head ? rows.filter((row) => !silent.has(row)).sort((a, b) => probabilities[b] - probabilities[a]).map((row) => ({ row, score: probabilities[row] })) : [];
       count = taught.has_head ? counted(items.length, "song") : "Mark a song that it fits first";
@@ -390,7 +390,7 @@ async function setTaught(tag) {
   for (const one of tag.marks) if (one.seconds === null) answers.set(songs.row_of.get(one.path), one.answer);
   const count = (answer) => tag.marks.filter((one) => one.answer === answer).length;
   const { precision } = tag;
-  const known = precision ? `${precision.estimate.toFixed(2)} (95 %: ${precision.low.toFixed(2)} to ${precision.high.toFixed(2)}), cross-validated on the ${precision.num_songs} marks that it said yes to` : `unknown${tag.marks.length < 5 ? " before five marks" : ""}`;
+  const known = precision ? `${precision.estimate.toFixed(2)} (95 %: ${precision.low.toFixed(2)} to ${precision.high.toFixed(2)}), cross-validated; ${precision.num_songs} marked songs were predicted to have the tag` : `unknown${tag.marks.length < 5 ? " before five marks" : ""}`;
   get("teach-summary").textContent = `${count("yes")} yes, ${count("no")} no. Precision: ${known}.`;
   get("teach-state").hidden = get("marking").hidden = false;
   get("teach-tag").value = tag.name;

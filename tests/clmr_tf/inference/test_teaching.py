@@ -74,7 +74,7 @@ def test_precision_is_unknown_before_five_marks_and_then_that_of_heads_that_have
     _, out, _ = run("--tag", "bright", "--yes", "brass/3.wav")
     # All three are found by the heads of the others.
     low, high = binomtest(3, 3).proportion_ci(method="wilson")
-    assert f"3 yes, 2 no. Precision: 1.00 (95 %: {low:.2f} to {high:.2f}), cross-validated on the 3 marks" in out
+    assert f"3 yes, 2 no. Precision: 1.00 (95 %: {low:.2f} to {high:.2f}), cross-validated; 3 marked songs" in out
     # A mistake of the person: a song that is like the others, but is marked as no.
     run("--tag", "bright", "--no", "brass/4.wav")
     points = teacher.space.songs[[1, 2, 3, 4, 7, 13]]
@@ -130,7 +130,7 @@ def test_corrections_are_undone_to_the_same_file(run, table):
     for before in contents[-2::-1]:
         assert run("--tag", "bright", "--undo")[0] == 0
         assert file.read_bytes() == before
-    assert run("--tag", "bright", "--undo")[1] == "bright has no marks any more.\n"
+    assert run("--tag", "bright", "--undo")[1] == "bright no longer has any marks.\n"
     code, _, error = run("--tag", "bright", "--undo")
     assert code == 2 and error == "error: There is no taught tag 'bright'; there are: none yet.\n"
 
@@ -142,7 +142,7 @@ def test_a_moment_teaches_its_window_only(run, table):
     assert out.startswith("soft: 1 yes, 0 no.") and folders_of(out.splitlines()[1:]) == ["harp"] * SONGS_PER_FOLDER
     _, out, _ = run("--tag", "hard", "--yes", "brass/0.wav@1.5", "--top", "6", "--offers", "0")
     assert folders_of(out.splitlines()[1:]) == ["brass"] * SONGS_PER_FOLDER
-    assert run("--tag", "soft", "--no", "brass/0.wav@9:59")[2].endswith("599 s is after its end.\n")
+    assert run("--tag", "soft", "--no", "brass/0.wav@9:59")[2].endswith("so 599 s is past its end.\n")
 
 
 def test_labels_of_a_file_and_an_npz_table_give_the_same_heads(run, table, tmp_path, monkeypatch):

@@ -60,8 +60,12 @@ def probed(tmp_path_factory):
     return folder / "models"
 
 
-def test_reports_what_the_probe_writes(probed, tmp_path):
+def test_the_format_is_that_of_the_probe():
     assert READS_FORMAT_VERSION == FORMAT_VERSION
+
+
+@pytest.mark.soak
+def test_reports_what_the_probe_writes(probed, tmp_path):
     found = {(one.name, *one.labels_used, one.training is not None) for one in read_results(probed)}
     assert found == {
         ("CLMR linear", "all", 1.0, True),

@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from clmr_tf.train.checkpoints import Checkpoints, find_best, find_damage, list_checkpoints, restore_newest, step_of
 from tests.clmr_tf.train.saved_variables import make_groups, set_step, step_in
 
@@ -26,6 +28,8 @@ def newest_step(folder: Path) -> int:
     return max(map(step_of, list_checkpoints(folder)), default=0)
 
 
+# tests/clmr_tf/train/test_training_killed.py kills a whole run while it saves.
+@pytest.mark.soak
 def test_kill_at_any_time_leaves_complete_checkpoints(tmp_path):
     folder = tmp_path / "checkpoints"
     context = multiprocessing.get_context("forkserver")

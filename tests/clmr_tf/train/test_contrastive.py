@@ -69,6 +69,7 @@ def test_step_descends_the_gradient_of_nt_xent():
     assert metrics["loss"].numpy() == pytest.approx(loss.numpy(), rel=1e-5)
 
 
+@pytest.mark.soak
 def test_overfitting_one_batch_lowers_loss_and_finds_positives():
     model = make_model(preset="none", optimizer=keras.optimizers.Adam(1e-3))
     batch = make_batch(8)

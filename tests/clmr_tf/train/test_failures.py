@@ -72,6 +72,7 @@ def test_run_stops_and_reports_items_and_weights_before_the_step(corpus, tmp_pat
     different = {name.split("/")[1].split(".S")[1] for name in kept if kept[name].tobytes() != expected[name].tobytes()}
     assert different <= {"moving_mean", "moving_variance"}
     # The run itself is unchanged.
+    assert all(np.isfinite(value).all() for value in state(workdir).values() if value.dtype.kind == "f")
     assert [path.name for path in list_checkpoints(workdir / "checkpoints")] == ["step-000000002"]
     assert [row["step"] for row in metrics(workdir)] == [2]
 

@@ -49,18 +49,19 @@ def test_two_devices_equal_one_device_that_resumed_from_two(corpus, tmp_path, au
     assert len(state(one)) == 22 + 16 + 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("augmentation", "changes"),
     [
         # Clipping and Adam would hide a gradient that is wrong by a constant factor.
         ("only-noise", {**PLAIN, "clip_norm": 0.0, "micro_batches": 1, "ema_momentum": 0.0}),
-        pytest.param("only-noise", {**PLAIN, "clip_norm": 0.0}, marks=pytest.mark.soak),
-        pytest.param("only-noise", {}, marks=pytest.mark.soak),
-        pytest.param("released", {}, marks=pytest.mark.soak),
+        ("only-noise", {**PLAIN, "clip_norm": 0.0}),
+        ("only-noise", {}),
+        ("released", {}),
     ],
 )
 def test_two_devices_resume_from_one_with_four_steps_per_execution(corpus, tmp_path, augmentation, changes):
-    """With micro-batches and averages in `make soak`, from a one-device run killed after four steps."""
+    """The one-device run was killed after four steps."""
     one, two = (tmp_path / name for name in STRATEGIES)
     settings = {**EVERYTHING, **changes, "augmentation": augmentation, "keep_checkpoints": 5}
     train(config_of(corpus, one, **settings, **STRATEGIES["one device"]))
@@ -104,7 +105,6 @@ class FirstSteps:
         return loss, np.concatenate([momentum.numpy().ravel() for momentum in self.momentums]) / -self.RATE
 
 
-@pytest.mark.soak
 def test_float32_error_of_two_devices_is_that_of_reordering_the_batch(corpus):
     def dataset(shard):
         return pair_dataset(corpus, "train", batch_size=8, clip_num_samples=CLIP_NUM_SAMPLES, seed=1, shard=shard)

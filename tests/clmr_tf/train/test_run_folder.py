@@ -1,12 +1,14 @@
 """The run folder: its lock, its configuration and its record of starts."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from clmr_tf.config.train import TrainConfig
+from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.train.run_folder import opened_run_folder, read_config, read_record, record_start
 from tests.synthetic import synthetic_corpus
@@ -137,6 +139,8 @@ def test_changed_corpus_is_rejected_unless_allowed(tmp_path, corpus):
     start(tmp_path / "run", CONFIG, corpus)
     with pytest.raises(UsageError, match="not the one that the run"):
         start(tmp_path / "run", CONFIG, other, 10)
+    # The same corpus in another folder is no change.
+    start(tmp_path / "run", CONFIG, Corpus.open(shutil.copytree(corpus.folder, tmp_path / "moved")), 10)
     start(tmp_path / "run", dataclasses.replace(CONFIG, allow_changed_corpus=True), other, 10)
     assert read_record(tmp_path / "run")["corpus"]["fingerprint"] == other.manifest.fingerprint
     # From now on this is the corpus of the run.

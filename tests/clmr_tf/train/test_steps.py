@@ -1,15 +1,13 @@
 """When a run logs, validates, saves and stops, for any number of steps per execution."""
 
 import contextlib
-import json
 import math
-import shutil
 
 import pytest
 
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.console import run_command
-from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.errors import ClmrError
 from clmr_tf.train import run as training
 from clmr_tf.train.__main__ import main
 from clmr_tf.train.run import train
@@ -110,22 +108,3 @@ def test_worker_stops_at_the_same_steps_as_the_chief(corpus, tmp_path, monkeypat
             train(config, lambda progress, seen=seen: seen.append(progress.step))
     # Multiples of 4, and the end.
     assert stops == {0: [4, 8, 11], 1: [4, 8]}
-
-
-def test_changed_corpus_is_rejected_unless_allowed(tmp_path):
-    def write(num_songs):
-        shutil.rmtree(tmp_path / "music", ignore_errors=True)
-        return synthetic_corpus(
-            tmp_path / "music", num_songs={"train": num_songs}, num_samples=60_000, tag_names=("a",)
-        )
-
-    corpus = write(5)
-    train(config_of(corpus, tmp_path / "run", steps=1))
-    corpus = write(6)
-    with pytest.raises(UsageError, match=r"not the one that the run in .* or allow it with --allow-changed-corpus"):
-        train(config_of(corpus, tmp_path / "run", steps=2))
-    assert [row["step"] for row in metrics(tmp_path / "run")] == [1]
-    assert train(config_of(corpus, tmp_path / "run", steps=2, allow_changed_corpus=True)).first_step == 1
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["corpus"]["num_songs"] == {"train": 6}
-    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2]

@@ -1,7 +1,6 @@
 """The training command: its outputs, what it rejects and how it fails."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from clmr_tf import hardware
 from clmr_tf.console import run_command
 from clmr_tf.export.writing import golden_audio
 from clmr_tf.train.__main__ import main
-from clmr_tf.train.checkpoints import list_checkpoints
 from clmr_tf.train.run_folder import read_run_encoder
 from clmr_tf.train.step import ContrastiveModel
 from tests.clmr_tf.train.training_runs import SETTINGS, command, metrics, state
@@ -52,27 +50,15 @@ def run(arguments: list[str], capsys) -> tuple[int, str]:
 
 def test_training_logs_its_devices_and_warns_about_an_unused_gpu(corpus, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("clmr_tf.train.distribution.num_usable_cores", lambda: 7)
-    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
-    assert caplog.messages.count("Training on 7 CPU cores.") == 1 and "NVIDIA" not in caplog.text
     # As if the machine had a GPU that TensorFlow does not find.
     monkeypatch.setattr(hardware, "_DEVICE_FOLDER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "nvidia0").touch()
-    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "2")) == 0
+    assert run_command(main, command(corpus, tmp_path / "run", "--steps", "1")) == 0
+    assert caplog.messages.count("Training on 7 CPU cores.") == 1
     ours = [record for record in caplog.records if record.name.startswith("clmr_tf")]
     (warning,) = [record for record in ours if record.levelname == "WARNING"]
     assert warning.getMessage().startswith("This machine has an NVIDIA GPU that TensorFlow")
-
-
-def test_nonfinite_loss_stops_the_run_and_is_not_saved(corpus, tmp_path, capsys):
-    good = command(corpus, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", "1e25")
-    code, errors = run([*good, "--steps", "50", "--checkpoint-every", "1"], capsys)
-    assert code == 1
-    found = re.search(r"error: The loss or the gradient was not finite at step (\d+)\. The state after step", errors)
-    # The newest checkpoint holds the weights before that step.
-    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name == f"step-{int(found[1]) - 1:09d}"
-    assert (tmp_path / "run" / "nonfinite" / f"step-{found[1]}" / "report.json").exists()
-    assert all(np.isfinite(value).all() for value in state(tmp_path / "run").values() if value.dtype.kind == "f")
 
 
 @pytest.mark.soak

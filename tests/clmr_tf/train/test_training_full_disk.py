@@ -31,16 +31,13 @@ cp "$disk/run/metrics.jsonl" "$disk/run/run.json" "$result"
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("largest_file_bytes", "words"),
     [
         (2**20, "step 4 could not be written .*; the last good checkpoint is step-000000002"),
         # Not even a row of metrics.jsonl fits.
-        pytest.param(
-            64,
-            "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002",
-            marks=pytest.mark.soak,
-        ),
+        (64, "The log of the run could not be written to .*run because .*; the last good checkpoint is step-000000002"),
     ],
 )
 def test_file_size_limit_keeps_the_previous_checkpoint(tmp_path, largest_file_bytes, words):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from clmr_tf.errors import UsageError
 from clmr_tf.train.run import train, training_data
 from tests.clmr_tf.train.labelled_runs import TAGS, config_of, write_labelled_corpus
 from tests.clmr_tf.train.training_runs import metrics, state
-from tests.synthetic import synthetic_corpus
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -54,18 +52,6 @@ def test_resumed_run_stops_at_the_same_step_with_the_same_state(ended_early, tmp
     expected, received = state(config.workdir), state(shorter.workdir)
     assert expected.keys() == received.keys()
     assert all(np.array_equal(expected[name], received[name]) for name in expected)
-
-
-def test_corpus_may_move_but_not_change(corpus, tmp_path):
-    config = config_of(corpus, tmp_path / "run", steps=1)
-    train(config)
-    moved = shutil.copytree(corpus.folder, tmp_path / "moved")
-    assert train(dataclasses.replace(config, corpus=str(moved), steps=2)).first_step == 1
-    other = synthetic_corpus(
-        tmp_path / "other", num_songs={"train": 10, "valid": 5}, num_samples=70_000, tag_names=TAGS
-    )
-    with pytest.raises(UsageError, match="is not the one that the run in"):
-        train(dataclasses.replace(config, corpus=str(other.folder), steps=3))
 
 
 def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
