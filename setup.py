@@ -74,9 +74,6 @@ setup(
         "onnx": ["onnxruntime>=1.20"],
         # --reader direct inside the graph; it cannot be loaded into a newer TensorFlow, and Python 3.13 has neither.
         "direct": ['tensorflow-io==0.37.1; python_version < "3.13"', 'tensorflow==2.17.1; python_version < "3.13"'],
-        # Empty: PyAV and pyarrow are always installed now.
-        "av": [],
-        "parquet": [],
         # The library page, and teaching of tags.
         "browse": ["scikit-learn>=1.5", "starlette>=1", "uvicorn>=0.35"],
         # --cluster; all nodes of a Ray cluster need the same version.

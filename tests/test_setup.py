@@ -44,7 +44,7 @@ def test_package_metadata(built):
     assert metadata["Version"] == __version__
     assert metadata["License"] == "Apache-2.0" or metadata["License-Expression"] == "Apache-2.0"
     assert re.sub(r"\s", "", metadata["Requires-Python"]) in (">=3.11,<3.15", "<3.15,>=3.11")
-    extras = {"train", "onnx", "av", "browse", "cluster", "direct", "parquet", "index", "runtimes", "dev"}
+    extras = {"train", "onnx", "browse", "cluster", "direct", "index", "runtimes", "dev"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert "make train" in metadata.get_payload()
     assert "clmr-tf" in (egg_info / "entry_points.txt").read_text()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,6 @@ CHANGEABLE_ON_RESUME = frozenset(
         "num_audio_examples",
         "allow_changed_corpus",
         "worker_timeout_seconds",
-        "profile",
     }
 )
 
@@ -83,10 +82,8 @@ class TrainConfig:
     max_skipped_fraction: float = 0.5
     """Largest fraction of unusable audio files, from 0 to 1, that is accepted when a folder is prepared."""
     learning_rate: float | None = None
-    """Learning rate. Default: 3e-4; for "lars" see --lars-scaling."""
-    lars_scaling: Literal["thesis", "released"] = "thesis"
-    """Default learning rate of "lars": 0.075 times the square root of the batch size, as in the thesis, or 0.3 times
-    batch size / 256, as in the released code."""
+    """Learning rate. Default: 3e-4; for "lars" 0.075 times the square root of the batch size, as in the thesis. The
+    released code has 0.3 times batch size / 256 for "lars"."""
     optimizer: Literal["adam", "adamw", "lars", "lamb", "sgd", "nesterov"] | None = None
     """Optimizer; "sgd", "nesterov" and "lars" have momentum 0.9. Default: "adam", or "nesterov" with --objective
     supervised."""
@@ -186,9 +183,6 @@ class TrainConfig:
     worker_timeout_seconds: float = 600.0
     """With several workers: how long to wait for all of them at the start, and how long a step may take before a worker
     counts as lost. The first step includes reading the corpus, restoring and building the graph."""
-    profile: bool = False
-    """Write a TensorBoard profile of steps 10 to 20 of this start. TensorBoard needs the package
-    tensorboard-plugin-profile to show it."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for invalid or contradictory values."""
@@ -201,9 +195,7 @@ class TrainConfig:
 
     def resolved(self) -> "TrainConfig":
         """A copy in which the defaults that depend on the objective are filled in."""
-        defaults = OBJECTIVE_DEFAULTS[self.objective]
-        filled_in = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **filled_in)
+        return dataclasses.replace(self, **_filled_in(self))
 
 
 # Defaults that depend on the objective: CLMR as released, and its supervised baseline.
@@ -216,6 +208,14 @@ OBJECTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def _filled_in(config: TrainConfig) -> dict[str, Any]:
+    """The settings whose defaults depend on the objective."""
+    return {
+        name: default if getattr(config, name) is None else getattr(config, name)
+        for name, default in OBJECTIVE_DEFAULTS[config.objective].items()
+    }
+
+
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a recorded run that differ from the defaults of its objective.
 
@@ -226,27 +226,30 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in defaults and value != defaults[name]}
 
 
-_POSITIVE = (
-    "steps",
-    "micro_batches",
-    "steps_per_execution",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "num_validation_pairs",
-    "plateau_patience",
-    "projection_dim",
+_AT_LEAST_1 = (
+    *("steps", "micro_batches", "steps_per_execution", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *("num_validation_pairs", "plateau_patience", "projection_dim"),
 )
 _NOT_NEGATIVE = (
-    "epochs",
-    "warmup_steps",
-    "warmup_epochs",
-    "decay_steps",
-    "num_replicas",
-    "validate_every",
-    "probe_every_epochs",
-    "embeddings_every",
-    "num_audio_examples",
+    *("epochs", "warmup_steps", "warmup_epochs", "decay_steps", "num_replicas", "validate_every"),
+    *("probe_every_epochs", "embeddings_every", "num_audio_examples", "early_stopping"),
+)
+_RULES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
+    (lambda value: value >= 1, "must be at least 1", _AT_LEAST_1),
+    (lambda value: value >= 0, "must not be negative", _NOT_NEGATIVE),
+    (lambda value: value >= 2, "must be at least 2, or there are no negatives", ("batch_size",)),
+    (lambda value: value > 0, "must be above 0", ("worker_timeout_seconds",)),
+    (lambda value: 0 <= value < 2**31, "must be between 0 and 2147483647", ("seed",)),
+    (lambda value: 0 < value <= 8, "must be above 0 and at most 8", ("width",)),
+    (lambda value: 0 < value < math.inf, "must be positive and finite", ("temperature", "learning_rate")),
+    (
+        lambda value: 0 <= value < math.inf,
+        "must be finite and not negative",
+        ("clip_norm", "weight_decay", "max_crop_distance_seconds"),
+    ),
+    (lambda value: 0 <= value <= 1, "must be from 0 to 1", ("max_skipped_fraction",)),
+    (lambda value: 0 < value <= 1, "must be a fraction above 0 and up to 1", ("labels", "labels_like_paper")),
+    (lambda value: 0 <= value < 1, "must be from 0 to below 1", ("ema_momentum", "dropout")),
 )
 # Thread timeouts have a limit, and every replica has a copy of the network.
 _AT_MOST = {"worker_timeout_seconds": 1_000_000, "num_replicas": 64, "projection_dim": 65_536}
@@ -256,30 +259,10 @@ _ONLY_WITH_LABELS = {"labels": 1.0, "labels_like_paper": None, "dropout": 0.5}
 
 def _validate(config: Any) -> None:
     _require(config.corpus != "", "--corpus must name a corpus or a folder of music", "nothing")
-    _require(config.batch_size >= 2, "--batch-size must be at least 2, or there are no negatives", config.batch_size)
-    _require(0 <= config.seed < 2**31, "--seed must be between 0 and 2147483647", config.seed)
-    _require(0 < config.width <= 8, "--width must be above 0 and at most 8", config.width)
-    _require(0 < config.temperature < math.inf, "--temperature must be positive and finite", config.temperature)
-    _require(
-        0 <= config.max_skipped_fraction <= 1, "--max-skipped-fraction must be from 0 to 1", config.max_skipped_fraction
-    )
-    _require(0 <= config.ema_momentum < 1, "--ema-momentum must be from 0 to below 1", config.ema_momentum)
-    _require(0 <= config.dropout < 1, "--dropout must be from 0 to below 1", config.dropout)
-    if config.learning_rate is not None:
-        rule = "--learning-rate must be positive and finite"
-        _require(0 < config.learning_rate < math.inf, rule, config.learning_rate)
-    for name in ("clip_norm", "weight_decay"):
-        rule = f"{_option(name)} must be finite and not negative"
-        _require(0 <= getattr(config, name) < math.inf, rule, getattr(config, name))
-    for name in _POSITIVE:
-        _require(getattr(config, name) > 0, f"{_option(name)} must be at least 1", getattr(config, name))
-    if config.max_crop_distance_seconds is not None:
-        rule = "--max-crop-distance-seconds must be finite and not negative"
-        _require(0 <= config.max_crop_distance_seconds < math.inf, rule, config.max_crop_distance_seconds)
-    seconds = config.worker_timeout_seconds
-    _require(seconds > 0, "--worker-timeout-seconds must be above 0", seconds)
-    for name in _NOT_NEGATIVE:
-        _require(getattr(config, name) >= 0, f"{_option(name)} must not be negative", getattr(config, name))
+    for is_right, rule, names in _RULES:
+        for name in names:
+            value = getattr(config, name)
+            _require(value is None or is_right(value), f"{_option(name)} {rule}", value)
     for name, largest in _AT_MOST.items():
         rule = f"{_option(name)} must be at most {largest}"
         _require(getattr(config, name) <= largest, rule, getattr(config, name))
@@ -305,12 +288,8 @@ def _validate(config: Any) -> None:
 
 
 def _require_fitting_objective(config: Any) -> None:
-    filled_in = {
-        name: default if getattr(config, name) is None else getattr(config, name)
-        for name, default in OBJECTIVE_DEFAULTS[config.objective].items()
-    }
+    filled_in = _filled_in(config)
     augmentation_config(filled_in["augmentation"], config.augmentation_changes)
-    _require(filled_in["early_stopping"] >= 0, "--early-stopping must not be negative", config.early_stopping)
     needs_validation = filled_in["schedule"] == "plateau" or filled_in["early_stopping"] > 0
     _require(
         not needs_validation or config.validate_every > 0,
@@ -327,10 +306,6 @@ def _require_fitting_objective(config: Any) -> None:
     for name, default in () if config.has_labels else _ONLY_WITH_LABELS.items():
         rule = f"{_option(name)} is for --objective supervised and finetune"
         _require(getattr(config, name) == default, rule, getattr(config, name))
-    for name in ("labels", "labels_like_paper"):
-        fraction = getattr(config, name)
-        rule = f"{_option(name)} must be a fraction above 0 and up to 1"
-        _require(fraction is None or 0 < fraction <= 1, rule, fraction)
     _require(
         config.labels == 1 or config.labels_like_paper is None,
         "use --labels or --labels-like-paper, not both",

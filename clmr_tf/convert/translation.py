@@ -98,15 +98,8 @@ def to_original(encoder: SampleCNN, projector: keras.Model | None, head: Head | 
 
     layers = tuple(map(layer, encoder.convolutions, encoder.normalizations))
     matrices = tuple(_float64(matrix).T for matrix in projector.weights) if projector else ()
-    return OriginalNetwork(layers, matrices, _original_head(head) if head else ())
-
-
-def _original_head(head: Head) -> tuple[np.ndarray, ...]:
-    first, bias, *others = (part.astype(np.float64) for part in head.weights)
-    # The original does not standardise its features, so the standardisation is folded into the first layer.
-    first = first / head.standard_deviation.astype(np.float64)[:, np.newaxis]
-    bias = bias - head.mean.astype(np.float64) @ first
-    return tuple(part.T for part in (first, bias, *others))
+    # The original does not standardise its features.
+    return OriginalNetwork(layers, matrices, tuple(part.T for part in head.folded()) if head else ())
 
 
 def _float64(weight: keras.Variable) -> np.ndarray:

@@ -76,7 +76,7 @@ def export(config: ExportConfig) -> Path:
     """
     from clmr_tf.export.model_folder import MANIFEST_FILE, WEB_FOLDER
     from clmr_tf.export.runtime_formats import FORMATS
-    from clmr_tf.export.runtimes import add_runtime_files, kinds_in, require_converters
+    from clmr_tf.export.runtimes import add_runtime_files, kinds_in, require_packages
     from clmr_tf.export.web import add_web_page, read_web_songs
 
     source = config.model.expanduser()
@@ -90,11 +90,12 @@ def export(config: ExportConfig) -> Path:
     outdated = kinds_in(source) if is_exported and config.head else ()
     of_page = ("fp32",) if config.web else ()
     kinds = tuple(dict.fromkeys([*config.runtimes, *outdated, *of_page]))
+    of_run = ("fp32",) if config.tflite is None and not is_exported else ()
     songs = read_web_songs(config.web_table.expanduser()) if config.web_table else None
-    require_converters(kinds)
+    require_packages([*of_run, *kinds])
     folder, lost = _add_to_folder(source.absolute(), config) if is_exported else _export_run(source, config)
-    if config.tflite is None and not is_exported and "fp32" not in kinds_in(folder):
-        kinds = tuple(dict.fromkeys(["fp32", *kinds]))
+    if of_run and "fp32" not in kinds_in(folder):
+        kinds = tuple(dict.fromkeys([*of_run, *kinds]))
     rewritten = {FORMATS[kind].file for kind in kinds} | ({WEB_FOLDER} if config.web else set())
     lost = [name for name in lost if name not in rewritten]
     if lost:

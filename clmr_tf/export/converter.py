@@ -101,10 +101,7 @@ class FoldedHead:
     @classmethod
     def fold(cls, head: Head, single_label: bool, tag_names: tuple[str, ...]) -> Self:
         """Folds the standardisation of a head into its first layer."""
-        weights = [weight.astype(np.float64) for weight in head.weights]
-        weights[0] = weights[0] / head.standard_deviation.astype(np.float64)[:, np.newaxis]
-        weights[1] = weights[1] - head.mean.astype(np.float64) @ weights[0]
-        in_float32 = [weight.astype(np.float32) for weight in weights]
+        in_float32 = [weight.astype(np.float32) for weight in head.folded()]
         return cls(tuple(zip(in_float32[::2], in_float32[1::2], strict=True)), single_label, tag_names)
 
     def __call__(self, embedding: tf.Tensor, *, as_sums: bool = False) -> tf.Tensor:

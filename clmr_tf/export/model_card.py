@@ -416,11 +416,6 @@ def _limits_section(manifest: dict[str, Any]) -> str:
         for name, runtime in manifest.get("runtimes", {}).items()
         if runtime.get("largest_tag_error", 0) >= _MIN_TAG_ERROR
     ]
-    limits += [
-        f"`{name}` has not been checked: its runtime was not installed."
-        for name, runtime in manifest.get("runtimes", {}).items()
-        if runtime["checked_with"] is None
-    ]
     return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"
 
 

@@ -25,12 +25,14 @@ from clmr_tf.models.heads import Head
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+WEIGHTS_HASH = "weights_sha256"
+"""Entry of the manifest, from `clmr_tf.export.keras_model.weights_hash`."""
 
 _ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
 # Prepared corpora have a manifest.json with a format version too.
 _PARTS_OF_MODELS = {
     **{"architecture.arguments": dict, "training.step": int, "scores": dict},
-    **{"tag_names": list, "single_label": bool},
+    **{"tag_names": list, "single_label": bool, WEIGHTS_HASH: str},
 }
 PARTS_OF_CARDS = {
     **{"name": str, "licence": str, "architecture.class": str, "output.dimensions": int},
@@ -40,7 +42,7 @@ PARTS_OF_CARDS = {
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model folder, with at least architecture, training step, scores and tags.
+    """The manifest of a model folder, with at least architecture, hash of the weights, training step, scores and tags.
 
     Raises:
         UsageError: If it is missing, damaged or of another format version.
@@ -92,8 +94,6 @@ GOLDEN_FILE = "golden.npz"
 HEAD_FILE = "head.npz"
 PROJECTOR_FILE = "projector.npz"
 CARD_FILE = "README.md"
-WEIGHTS_HASH = "weights_sha256"
-"""Entry of the manifest, from `clmr_tf.export.keras_model.weights_hash`; older folders lack it."""
 WEB_FOLDER = "web"
 GOLDEN_TOLERANCE = 1e-4
 """Largest allowed error of an output, relative to the largest golden value."""

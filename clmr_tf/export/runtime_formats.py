@@ -19,8 +19,6 @@ class RuntimeFormat:
     Attributes:
         file: Name in the model folder.
         title: Description for the manifest and the model card.
-        bytes_per_weight: Size of a weight of the encoder.
-        bytes_per_head_weight: Size of a weight of the head, and of a constant of the encoder.
         converters: Packages that write it, in addition to TensorFlow.
         runtime: Package that runs it.
         max_error: Largest error of an embedding, relative to the largest golden value; None if only the cosine is
@@ -31,8 +29,6 @@ class RuntimeFormat:
 
     file: str
     title: str
-    bytes_per_weight: int
-    bytes_per_head_weight: int
     converters: tuple[str, ...]
     runtime: str
     max_error: float | None
@@ -44,14 +40,12 @@ LITERT, ONNX_RUNTIME = "ai-edge-litert", "onnxruntime"
 """Names of the packages."""
 
 TFLITE_FORMATS = {
-    "fp32": RuntimeFormat("model.tflite", "LiteRT, float32", 4, 4, (), LITERT, 1e-3, 0.9999, 1e-3),
+    "fp32": RuntimeFormat("model.tflite", "LiteRT, float32", (), LITERT, 1e-3, 0.9999, 1e-3),
     # Weights are rounded by up to 2^-11. For an encoder after 300 steps on the demo corpus the error was 1.3e-3.
-    "fp16": RuntimeFormat("model-fp16.tflite", "LiteRT, weights in float16", 2, 2, (), LITERT, 5e-3, 0.9999, 5e-3),
-    "int8": RuntimeFormat(
-        "model-int8.tflite", "LiteRT, convolutions in 8-bit integers", 1, 4, (), LITERT, None, 0.995, 1e-3
-    ),
+    "fp16": RuntimeFormat("model-fp16.tflite", "LiteRT, weights in float16", (), LITERT, 5e-3, 0.9999, 5e-3),
+    "int8": RuntimeFormat("model-int8.tflite", "LiteRT, convolutions in 8-bit integers", (), LITERT, None, 0.995, 1e-3),
 }
-ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", 4, 4, ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
+ONNX_FORMAT = RuntimeFormat("model.onnx", "ONNX, float32", ("tf2onnx", "onnx"), ONNX_RUNTIME, 1e-3, 0.9999, 1e-3)
 FORMATS = {**TFLITE_FORMATS, "onnx": ONNX_FORMAT}
 """Formats by the name of their kind."""
 

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from clmr_tf.audio.downmix import mono_weights
-from clmr_tf.audio.resampling import plan_block, resample_block
+from clmr_tf.audio.resampling import mono_weights_of, plan_block, resample_block
 from clmr_tf.models import EMBEDDING_DIM
 from clmr_tf.models.clip_encoder import ClipEncoder
 from clmr_tf.models.heads import Head
@@ -27,7 +25,6 @@ _LOWEST_RATE_HZ = 1000
 # No hardware records at a higher rate, and the memory for resampling a window grows with the rate.
 _HIGHEST_RATE_HZ = 768_000
 _FULL_SCALE = 32768.0
-_MAX_WEIGHTED_CHANNELS = 8
 
 
 class WavHeader(NamedTuple):
@@ -122,20 +119,8 @@ def read_wav(content: tf.Tensor, header: WavHeader) -> tf.Tensor:
     num_bytes = 2 * header.num_frames * header.num_channels
     data = tf.strings.substr(content, tf.cast(header.data_byte, tf.int32), tf.cast(num_bytes, tf.int32))
     frames = tf.reshape(tf.io.decode_raw(data, tf.int16), tf.stack([header.num_frames, header.num_channels]))
-    return tf.linalg.matvec(tf.cast(frames, tf.float32), _weights_of(header.num_channels)) / _FULL_SCALE
-
-
-def _weights_of(num_channels: tf.Tensor) -> tf.Tensor:
-    """`mono_weights` in a graph, float32 [num_channels]."""
-    table = np.zeros((_MAX_WEIGHTED_CHANNELS + 1, _MAX_WEIGHTED_CHANNELS), np.float32)
-    for count in range(1, _MAX_WEIGHTED_CHANNELS + 1):
-        table[count, :count] = mono_weights(count)
-    is_weighted = num_channels <= _MAX_WEIGHTED_CHANNELS
-    row = tf.constant(table)[tf.minimum(num_channels, _MAX_WEIGHTED_CHANNELS)]
-    shape = tf.reshape(tf.cast(num_channels, tf.int32), [1])
-    return tf.cond(
-        is_weighted, lambda: tf.slice(row, [0], shape), lambda: tf.fill(shape, 1 / tf.cast(num_channels, tf.float32))
-    )
+    weights = mono_weights_of(tf.cast(header.num_channels, tf.int32))
+    return tf.linalg.matvec(tf.cast(frames, tf.float32), weights) / _FULL_SCALE
 
 
 def _integer(content: tf.Tensor, byte: tf.Tensor, num_bytes: int) -> tf.Tensor:

@@ -14,7 +14,7 @@ from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.audio.windows import window_starts
 from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.errors import UsageError, install_extra
-from clmr_tf.export.model_folder import MANIFEST_FILE, WEIGHTS_HASH, gives_tags, read_head, read_manifest
+from clmr_tf.export.model_folder import MANIFEST_FILE, gives_tags, read_head, read_manifest
 from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.hardware import has_nvidia_gpu
 from clmr_tf.models import EMBEDDING_DIM
@@ -341,7 +341,7 @@ def fastest_runtime(folder: Path) -> str:
         if runtime == "tensorflow":
             return _has_tensorflow()
         wanted = FORMATS[RUNTIMES[runtime]]
-        is_described = wanted.file in manifest.get("runtimes", {}) and WEIGHTS_HASH in manifest
+        is_described = wanted.file in manifest.get("runtimes", {})
         return is_described and (folder / wanted.file).is_file() and version_of(wanted.runtime) is not None
 
     # Only TensorFlow uses a GPU here.

@@ -53,18 +53,11 @@ def load_exported_encoder(folder: Path, runtime: str, num_threads: int | None = 
         with lock:
             return np.concatenate([run(window[np.newaxis])["embedding"] for window in audio])
 
-    def model_hash() -> str:
-        if not isinstance(manifest.get(WEIGHTS_HASH), str):
-            raise UsageError(
-                f"{folder} does not record the hash of its weights, which tables need; export the model again."
-            )
-        return manifest[WEIGHTS_HASH] + ("-int8" if kind == "int8" else "")
-
     return Encoder(
         encode,
         clip_num_samples,
         manifest["input"]["sample_rate_hz"],
-        model_hash,
+        lambda: manifest[WEIGHTS_HASH] + ("-int8" if kind == "int8" else ""),
         runtime=runtime,
         tagger=tagger_of_model(folder),
     )

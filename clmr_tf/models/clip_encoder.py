@@ -30,13 +30,10 @@ class ClipEncoder(keras.Model, abc.ABC):
 
     Attributes:
         clip_num_samples: Length of a clip.
-        num_constants: Number of constants, in addition to the weights, in a file for another runtime.
 
     Raises:
         ValueError: For other arguments, and on call for another length than `clip_num_samples`.
     """
-
-    num_constants = 0
 
     def __init__(self, width: float = 1.0, sample_rate_hz: int = 22050, seed: int | None = None, **kwargs) -> None:
         if width <= 0:

@@ -30,6 +30,12 @@ class Head:
             hidden = hidden @ self.weights[layer] + self.weights[layer + 1]
         return hidden
 
+    def folded(self) -> tuple[np.ndarray, ...]:
+        """The weights, float64, of the same head without standardisation: it is folded into the first layer."""
+        matrix, bias, *others = (part.astype(np.float64) for part in self.weights)
+        matrix = matrix / self.standard_deviation.astype(np.float64)[:, np.newaxis]
+        return (matrix, bias - self.mean.astype(np.float64) @ matrix, *others)
+
     def save(self, path: Path) -> None:
         """Writes the head as an .npz file."""
         layers = {f"weights_{number}": weights for number, weights in enumerate(self.weights)}

@@ -65,11 +65,6 @@ class LogMel:
             filters[::2],
         )
 
-    @property
-    def num_constants(self) -> int:
-        """The number of values in the matrices."""
-        return self.window.size + sum(matrix.size for matrix in self.matrices)
-
     def __call__(self, audio: tf.Tensor, zero: tf.Tensor | None = None) -> tf.Tensor:
         """The spectrogram of audio.
 

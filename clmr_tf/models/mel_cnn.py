@@ -49,7 +49,6 @@ class MelCNN(ClipEncoder):
         # Otherwise Keras would round the audio to 16 bits under mixed precision.
         super().__init__(width, sample_rate_hz, seed, autocast=False, **kwargs)
         self.log_mel = LogMel(sample_rate_hz, WINDOW_NUM_SAMPLES[sample_rate_hz], NUM_BANDS)
-        self.num_constants = self.log_mel.num_constants
 
         # === Layers ===
         def initializer(index: int) -> keras.initializers.Initializer:

@@ -38,26 +38,14 @@ class SampleCNN(ClipEncoder):
     Args:
         width: Scales the channels of all layers except the last two; the output always has 512.
         sample_rate_hz: 22050, 16000 (43,470 samples) or 8000 (20,736 samples): the variants of the thesis.
-        pooling: None takes exactly one clip; "average" takes any length of at least a clip and averages the remaining
-            frames over time.
         seed: Makes the initial weights reproducible (He uniform, as in the original's experiments).
 
     Raises:
-        ValueError: For other arguments, and on call for a length that is not accepted.
+        ValueError: For other arguments, and on call for another length.
     """
 
-    def __init__(
-        self,
-        width: float = 1.0,
-        sample_rate_hz: int = 22050,
-        pooling: str | None = None,
-        seed: int | None = None,
-        **kwargs,
-    ) -> None:
-        if pooling not in (None, "average"):
-            raise ValueError(f"pooling must be None or 'average'. Received: pooling={pooling!r}")
+    def __init__(self, width: float = 1.0, sample_rate_hz: int = 22050, seed: int | None = None, **kwargs) -> None:
         super().__init__(width, sample_rate_hz, seed, **kwargs)
-        self.pooling = pooling
 
         # === Layers ===
         def convolution(channels: int, size: int, name: str, strides: int = 1, padding: str = "valid") -> keras.Layer:
@@ -97,8 +85,7 @@ class SampleCNN(ClipEncoder):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Encodes clips; see the class for shapes."""
-        frames = tf.expand_dims(inputs, -1) if inputs.shape.rank == 2 else inputs
-        self._check_length(frames.shape[1])
+        frames = self._clips(inputs)[..., tf.newaxis]
         frames = self.convolutions[0](frames, training=training)
         frames = tf.nn.relu(self.normalizations[0](frames, training=training))
         for convolution, normalization, pool in zip(
@@ -109,18 +96,7 @@ class SampleCNN(ClipEncoder):
             frames = tf.nn.relu(pool(normalization(convolution(frames, training=training), training=training)))
         frames = self.convolutions[-1](frames, training=training)
         frames = tf.nn.relu(self.normalizations[-1](frames, training=training))
-        return tf.squeeze(frames, 1) if self.pooling is None else tf.reduce_mean(frames, 1)
-
-    def _check_length(self, num_samples: int | None) -> None:
-        if num_samples is None:
-            return
-        if self.pooling is None and num_samples != self.clip_num_samples:
-            raise ValueError(
-                f"SampleCNN at {self.sample_rate_hz} Hz takes clips of {self.clip_num_samples} samples; "
-                f"pooling='average' takes longer ones. Received: {num_samples} samples"
-            )
-        if num_samples < self.clip_num_samples:
-            raise ValueError(f"SampleCNN needs {self.clip_num_samples} samples. Received: {num_samples} samples")
+        return tf.squeeze(frames, 1)
 
     def folded(self, *, in_8_bits: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
         """The network at inference without variables; takes exactly one clip."""
@@ -139,11 +115,6 @@ class SampleCNN(ClipEncoder):
             return tf.reshape(frames, [-1, EMBEDDING_DIM])
 
         return network
-
-    @property
-    def arguments(self) -> dict:
-        """The arguments that build the same network."""
-        return {**super().arguments, "pooling": self.pooling}
 
 
 def layer_channels(width: float) -> tuple[int, ...]:

@@ -337,10 +337,6 @@ def _labels_of_own_head(manifest: dict[str, Any], labeled: Corpus) -> dict[str, 
     """The entry "labels" of the result, as `choose_labels` returns it."""
     run = manifest["training"].get("run")
     if run is not None:
-        if "selection" not in run["labels"]:
-            raise UsageError(
-                "The model was trained by an older version, whose record of its labels differs; train it again."
-            )
         return run["labels"]["selection"]
     # A converted checkpoint does not say; the released heads were trained on the whole train split.
     return choose_labels(labeled, np.arange(len(labeled.rows_of("train"))))[1]

@@ -18,23 +18,15 @@ from clmr_tf.train.optimizers import build_optimizer
 from clmr_tf.train.step import ContrastiveModel, LossScale, SupervisedModel, TrainingModel, WeightUpdate
 
 
-def default_learning_rate(optimizer: str, batch_size: int, lars_scaling: str = "thesis") -> float:
+def default_learning_rate(optimizer: str, batch_size: int) -> float:
     """The learning rate of a run that does not set one.
 
     Args:
-        optimizer: "lars" has one that grows with the batch; all others have 3e-4, that of Adam in the released code.
+        optimizer: "lars" has 0.075 √batch_size, as in the thesis and in SimCLR (Chen et al. 2020, appendix B.1); all
+            others have 3e-4, that of Adam in the released code.
         batch_size: Pairs per step.
-        lars_scaling: "thesis", 0.075 √batch_size; "released", 0.3 batch_size / 256, as in the released code. Both are
-            from SimCLR (Chen et al. 2020, appendix B.1) and equal 4.8 for 4096 pairs.
-
-    Raises:
-        ValueError: If there is no scaling of this name.
     """
-    if lars_scaling not in ("thesis", "released"):
-        raise ValueError(f"lars_scaling must be 'thesis' or 'released'. Received: {lars_scaling!r}")
-    if optimizer != "lars":
-        return 3e-4
-    return 0.075 * math.sqrt(batch_size) if lars_scaling == "thesis" else 0.3 * batch_size / 256
+    return 0.075 * math.sqrt(batch_size) if optimizer == "lars" else 3e-4
 
 
 def learning_rate_schedule(
@@ -104,8 +96,7 @@ def plan_of(config: TrainConfig, num_examples: int = 0) -> RunPlan:
         num_steps,
         warmup_steps=steps_of_epochs(config.warmup_epochs, config, num_examples) or config.warmup_steps,
         decay_steps=config.decay_steps or num_steps,
-        peak_learning_rate=config.learning_rate
-        or default_learning_rate(config.optimizer, config.batch_size, config.lars_scaling),
+        peak_learning_rate=config.learning_rate or default_learning_rate(config.optimizer, config.batch_size),
     )
 
 

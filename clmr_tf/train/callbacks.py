@@ -413,55 +413,6 @@ def _validation_losses(rows: Iterable[Mapping[str, float | None]]) -> list[float
     return [math.inf if loss is None else loss for loss in losses]
 
 
-_FIRST_PROFILED, _LAST_PROFILED = 10, 20
-
-
-class ProfileSteps(Callback):
-    """Profiles the 10th to the 20th step after the start of a process, when everything is compiled and warm.
-
-    Args:
-        folder: The folder that TensorBoard reads; None on workers other than the chief, which do not profile.
-        first_step: Steps done before this start.
-    """
-
-    def __init__(self, folder: Path | None, first_step: int) -> None:
-        super().__init__()
-        self._folder = folder
-        self._begin, self._end = first_step + _FIRST_PROFILED - 1, first_step + _LAST_PROFILED
-        self._first_step = self._step = first_step
-        self._is_running = self._is_complete = False
-
-    def next_due_step(self, step: int) -> float:
-        """The steps at which the profile starts and stops."""
-        return min((boundary for boundary in (self._begin, self._end) if boundary > step), default=math.inf)
-
-    def __call__(self, progress: Progress) -> None:
-        """Starts or stops the profile."""
-        self._step = progress.step
-        if self._folder is None:
-            return
-        if self._step == self._begin:
-            tf.profiler.experimental.start(str(self._folder))
-            self._is_running = True
-        elif self._step == self._end:
-            self._is_complete = True
-            self.close()
-
-    def close(self) -> None:
-        """Writes a profile that is still running; warns if the profile is incomplete."""
-        if self._is_running:
-            self._is_running = False
-            tf.profiler.experimental.stop()
-        if not self._is_complete and self._folder:
-            logger.warning(
-                "--profile recorded %s of its %d steps, because this start ended after %d steps; it needs %d.",
-                max(0, self._step - self._begin) or "none",
-                self._end - self._begin,
-                self._step - self._first_step,
-                _LAST_PROFILED,
-            )
-
-
 _MIN_STEPS, _MAX_SKIPPED_FRACTION = 10, 0.1
 
 

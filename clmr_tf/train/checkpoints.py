@@ -323,11 +323,6 @@ def _restore_newest(folder: Path, checkpoint: tf.train.Checkpoint, damaged: set[
             f"None of the {len(damaged)} checkpoints in {folder} can be restored; "
             "restore a copy of that folder, or delete it to start again."
         )
-    if (folder / "checkpoint").exists():
-        raise ClmrError(
-            f"The checkpoints in {folder} were written by an earlier version and cannot be read; "
-            "train in another --workdir."
-        )
     return None
 
 

@@ -29,7 +29,6 @@ from clmr_tf.train.callbacks import (
     Callback,
     KeepBestCheckpoint,
     Measure,
-    ProfileSteps,
     Progress,
     ReduceLearningRateOnPlateau,
     SaveCheckpoints,
@@ -371,8 +370,6 @@ class _Run:
             callbacks.append(ReduceLearningRateOnPlateau(patience, peak, optimizer, strategy, earlier_rows))
         if config.early_stopping:
             callbacks.append(StopEarly(config.early_stopping, strategy, earlier_rows))
-        if config.profile:
-            callbacks.append(ProfileSteps(config.workdir / TENSORBOARD if log else None, first_step))
         if log:
             callbacks.append(WarnOfSkippedSteps(first_step, int(self.model.weight_update.num_skipped.numpy())))
         return saver, callbacks

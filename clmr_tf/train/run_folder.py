@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -36,27 +35,18 @@ _TREE = Path(__file__).resolve().parents[2]
 
 
 def git_revision(tree: Path = _TREE) -> str | None:
-    """Revision of the source tree, with "-changed" if files differ from it; None outside of a checkout of this project.
-
-    Args:
-        tree: Folder that `clmr_tf` is imported from. An enclosing repository, such as one that contains the virtual
-            environment, belongs to another project and is ignored.
-    """
-    # Git sets such variables for hooks and aliases; they would point to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Revision of the source tree, with "-changed" if files differ from it; None if it is not a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tree), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        is_ours = '"clmr_tf"' in (tree / "setup.py").read_text(encoding="utf-8")
-        if not is_ours or Path(git("rev-parse", "--show-toplevel")).resolve() != tree.resolve():
+        # A repository around it, such as one that contains the virtual environment, belongs to another project.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != tree.resolve():
             return None
-        git("ls-files", "--error-unmatch", "setup.py", f"clmr_tf/train/{Path(__file__).name}")
-        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed") or None
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed")
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

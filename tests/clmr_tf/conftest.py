@@ -49,7 +49,7 @@ def with_runtimes(exported_folder, shared_folder) -> Path:
 
         shutil.copytree(exported_folder, folder)
         (folder / "model.tflite").write_bytes(b"with the tags of another head")
-        has_onnx = version_of("tf2onnx") is not None
+        has_onnx = None not in map(version_of, ("tf2onnx", "onnx", "onnxruntime"))
         export(ExportConfig(model=folder, head=write_probe(folder.parent), tflite="fp16,int8", onnx=has_onnx))
 
     return shared_folder("with-runtimes", make)

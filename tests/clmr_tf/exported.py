@@ -34,7 +34,6 @@ MANIFEST_ENTRIES = {
 # Tags of a probe, and the hidden units of its head.
 PROBE_TAGS = ["brass", "keys", "strings"]
 NUM_PROBE_HIDDEN = 24
-NUM_PROBE_HEAD_WEIGHTS = (512 + 1) * NUM_PROBE_HIDDEN + (NUM_PROBE_HIDDEN + 1) * len(PROBE_TAGS)
 
 
 def _head() -> Head:

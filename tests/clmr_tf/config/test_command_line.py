@@ -103,7 +103,7 @@ def test_missing_file_is_rejected(tmp_path):
         ("--pretrained None --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--learning-rate 1 --early-stopping 3 --steps x", "`--steps` must be a whole number; received 'x'."),
         ("--sample-rate-hz 8000 --schedule cosine --steps x", "`--steps` must be a whole number; received 'x'."),
-        ("--jit --no-profile --steps x", "`--steps` must be a whole number; received 'x'."),
+        ("--jit --no-two-passes --steps x", "`--steps` must be a whole number; received 'x'."),
     ],
 )
 def test_invalid_command_line_is_rejected_in_one_sentence(capsys, arguments, sentence):
@@ -128,7 +128,7 @@ def test_help_documents_every_option_with_its_default(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "(default: 0.5)" in text and "Seed of everything random" in text
     # This default depends on the optimizer.
-    assert 'Learning rate. Default: 3e-4; for "lars" see --lars-scaling.' in text
+    assert 'Learning rate. Default: 3e-4; for "lars" 0.075 times the square root of the batch size' in text
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_the_manifest_names_the_checkpoint(converted):
     assert "The checkpoint records: epoch 3, step 12, Lightning " in (converted / "README.md").read_text(
         encoding="utf-8"
     )
-    assert manifest["architecture"]["arguments"] == {"width": 0.0625, "sample_rate_hz": 22050, "pooling": None}
+    assert manifest["architecture"]["arguments"] == {"width": 0.0625, "sample_rate_hz": 22050}
 
 
 def test_the_probe_scores_a_converted_head(converted, tmp_path):

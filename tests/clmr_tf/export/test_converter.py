@@ -78,7 +78,13 @@ def names_in(file) -> list[str]:
 
 
 def test_a_model_without_a_head_file_has_none(tmp_path):
-    manifest = {"format_version": 1, "architecture": {"arguments": {}}, "training": {"step": 3}, "scores": {}}
+    manifest = {
+        "format_version": 1,
+        "architecture": {"arguments": {}},
+        "training": {"step": 3},
+        "scores": {},
+        "weights_sha256": "0",
+    }
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "single_label": True, "tag_names": TAGS}))
     assert read_folded_head(tmp_path) is None
     head_of(0).save(tmp_path / "head.npz")

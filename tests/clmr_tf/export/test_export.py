@@ -22,8 +22,8 @@ from tests.synthetic import synthetic_corpus
 pytestmark = pytest.mark.usefixtures("quick_export", "tiny_network")
 
 ROOT = Path(__file__).parents[3]
-RUNTIME_ENTRY = {"title": "for LiteRT", "num_bytes": 3, "sha256": "0", "outputs": ["embedding"], "checked_with": None}
-WEB_ENTRY = {"runtime": "LiteRT.js", "source": "bundled", "num_bytes": 4, "num_songs": 0, "checked_with": None}
+RUNTIME_ENTRY = {"title": "for LiteRT", "num_bytes": 3, "sha256": "0", "outputs": ["embedding"], "checked_with": "1.0"}
+WEB_ENTRY = {"runtime": "LiteRT.js", "source": "bundled", "num_bytes": 4, "num_songs": 0, "checked_with": "1.0"}
 
 
 def config_of(folder: Path, name: str, **settings) -> TrainConfig:

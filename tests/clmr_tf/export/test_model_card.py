@@ -161,14 +161,14 @@ def test_it_shows_how_to_load_only_what_is_there():
 
 
 def test_it_shows_the_tags_of_the_files_that_give_them():
-    metadata = {"checked_with": None, "outputs": ["embedding", "tags"]}
+    metadata = {"outputs": ["embedding", "tags"]}
     tagged = {"tag_names": ["guitar", "slow"], "runtimes": {"model-fp16.tflite": metadata, "model.onnx": metadata}}
     code = card_of(**tagged).partition("## How to load it")[2]
     assert 'tags = outputs["tags"]' in code and 'ZipFile("model-fp16.tflite").read("tag_names.json")' in code
     assert '[embedding, tags] = session.run(["embedding", "tags"], {"audio": golden["audio"]})' in code
     assert code.count("tags [n, 2] are probabilities") == 2 and "<= 5e-3 * np.abs" in code
     # Files that could not be made again with a new head have no tags, whatever the model has.
-    facts = {"checked_with": None, "outputs": ["embedding"]}
+    facts = {"outputs": ["embedding"]}
     other = {"model-int8.tflite": facts, "model.onnx": facts}
     code = card_of(tag_names=["guitar", "slow"], runtimes=other).partition("## How to load it")[2]
     assert "tags" not in code and '[embedding] = session.run(["embedding"], {"audio": golden["audio"]})' in code

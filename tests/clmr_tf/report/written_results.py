@@ -11,7 +11,7 @@ from clmr_tf.probe.protocols import PROTOCOLS
 from clmr_tf.report.results import Row, read_results, rows_of
 
 TAGS = ("guitar", "piano", "harp")
-ARCHITECTURE = {"width": 0.5, "sample_rate_hz": 22050, "pooling": None}
+ARCHITECTURE = {"width": 0.5, "sample_rate_hz": 22050}
 CHOICES = {
     "all": "all",
     "songs": "fraction of the songs",

@@ -144,12 +144,6 @@ def test_checkpoints_of_another_model_are_rejected_and_kept(tmp_path):
     assert names_in(tmp_path) == ["step-000000004", "step-000000005"]
 
 
-def test_checkpoints_of_an_earlier_version_are_rejected(tmp_path):
-    tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(3)), str(tmp_path), max_to_keep=1).save()
-    with pytest.raises(ClmrError, match="were written by an earlier version"):
-        Checkpoints(tmp_path, make_groups(), keep=2).restore()
-
-
 def test_reader_uses_newer_checkpoint_if_one_is_removed_while_reading(tmp_path, monkeypatch, caplog):
     save_steps(tmp_path, 5, keep=1)
 

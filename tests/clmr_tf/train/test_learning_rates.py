@@ -28,17 +28,6 @@ def test_lars_default_scales_with_square_root_of_batch_size(batch_size, expected
     assert default_learning_rate("lars", batch_size) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [(256, 0.3), (48, 0.05625), (4096, 4.8)])
-def test_released_lars_scaling_is_linear_in_batch_size(batch_size, expected):
-    assert default_learning_rate("lars", batch_size, "released") == pytest.approx(expected)
-    assert default_learning_rate("adam", batch_size, "released") == 3e-4
-
-
-def test_unknown_scaling_is_rejected():
-    with pytest.raises(ValueError, match="'thesis' or 'released'"):
-        default_learning_rate("lars", 48, "linear")
-
-
 def test_constant_without_warm_up_is_a_number():
     assert learning_rate_schedule("constant", 3e-4, warmup_steps=0, decay_steps=100) == 3e-4
 

@@ -1,4 +1,4 @@
-"""Training with --jit and with --profile."""
+"""Training with --jit."""
 
 import numpy as np
 import pytest
@@ -34,16 +34,3 @@ def test_xla_compiled_step_has_the_same_statistics(corpus, tmp_path):
     for name, tolerance in (("loss", 0.04), ("embedding_std", 0.1), ("projection_std", 0.1)):
         means = [np.mean([row[name] for row in rows[jit]]) for jit in (False, True)]
         assert means[1] == pytest.approx(means[0], rel=tolerance), name
-
-
-@pytest.mark.soak
-def test_profile_from_step_10_is_written_for_tensorboard(corpus, tmp_path, monkeypatch):
-    seen = []
-    config = config_of(corpus, tmp_path / "run", steps=12, profile=True, steps_per_execution=12, log_every=12)
-    train(config, lambda progress: seen.append(progress.step))
-    assert seen == [9, 12]
-    (folder,) = (tmp_path / "run" / "tensorboard" / "plugins" / "profile").iterdir()
-    (trace,) = folder.glob("*.xplane.pb")
-    content = trace.read_bytes()
-    # This operation only occurs in training steps.
-    assert len(content) > 10_000 and b"SoftmaxCrossEntropyWithLogits" in content
