@@ -118,26 +118,28 @@ def test_probe_score_equals_logistic_regression_on_valid_split(tmp_path):
     encoder = trained_model(config).encoder
 
     def windows(split):
-        vectors, classes = [], []
-        for item in corpus.items_of(split):
-            samples = corpus.read_samples(item)
-            clips = samples[: 2 * CLIP_NUM_SAMPLES].reshape(2, CLIP_NUM_SAMPLES)
-            vectors.append(encoder(clips.astype(np.float32), training=False).numpy())
-            classes.append(corpus.manifest.tag_names.index(item.tags[0]))
-        return np.stack(vectors), np.array(classes)
+        vectors, classes, clips = [], [], []
+        for clip, item in enumerate(corpus.items_of(split)):
+            num_windows = item.num_samples // CLIP_NUM_SAMPLES
+            samples = corpus.read_samples(item)[: num_windows * CLIP_NUM_SAMPLES].reshape(num_windows, -1)
+            vectors.append(encoder(samples.astype(np.float32), training=False).numpy())
+            classes += [corpus.manifest.tag_names.index(item.tags[0])] * num_windows
+            clips += [clip] * num_windows
+        return np.concatenate(vectors), np.array(classes), np.array(clips)
 
-    (train_vectors, train_classes), (valid_vectors, valid_classes) = windows("train"), windows("valid")
-    mean, deviation = train_vectors.mean((0, 1)), train_vectors.std((0, 1))
+    (train_vectors, train_classes, _), (valid_vectors, valid_classes, clips) = windows("train"), windows("valid")
+    mean, deviation = train_vectors.mean(0), train_vectors.std(0)
     deviation[deviation == 0] = 1
-    train_inputs, valid_inputs = (
-        ((vectors - mean) / deviation).reshape(2 * len(vectors), -1) for vectors in (train_vectors, valid_vectors)
-    )
+    train_inputs, valid_inputs = ((vectors - mean) / deviation for vectors in (train_vectors, valid_vectors))
     scores = {}
     for l2 in L2_STRENGTHS:
-        classifier = LogisticRegression(C=1 / (l2 * 12), max_iter=2000).fit(train_inputs, np.repeat(train_classes, 2))
-        probabilities = classifier.predict_proba(valid_inputs)
-        score = np.mean(probabilities.reshape(5, 2, 2).mean(1).argmax(1) == valid_classes)
-        scores[log_loss(np.repeat(valid_classes, 2), probabilities)] = score
+        # A softmax of two classes has two opposite columns, so its penalty is half that of one column.
+        classifier = LogisticRegression(C=2 / (l2 * len(train_inputs)), tol=1e-8, max_iter=2000)
+        probabilities = classifier.fit(train_inputs, train_classes).predict_proba(valid_inputs)
+        predicted = [probabilities[clips == clip].mean(0).argmax() for clip in range(5)]
+        scores[log_loss(valid_classes, probabilities)] = np.mean(
+            predicted == valid_classes[np.unique(clips, return_index=True)[1]]
+        )
     # The penalty with the lowest loss on the validation split.
     assert rows[-1]["probe_score"] == pytest.approx(scores[min(scores)])
     # The best checkpoint was chosen by this score.
