@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from clmr_tf.errors import UsageError
+
+_MAX_NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +44,9 @@ class Shard:
     def range_of(self, num_entries: int) -> range:
         """The entries of this shard in a list; the sizes of the shards differ by at most one."""
         return range(self.number * num_entries // self.num_shards, (self.number + 1) * num_entries // self.num_shards)
+
+
+def named(shards: Sequence[Shard]) -> str:
+    """Shards in a sentence, "1/5, 2/5"; of many, the first twenty and how many others there are."""
+    names = ", ".join(map(str, shards[:_MAX_NAMED]))
+    return names if len(shards) <= _MAX_NAMED else f"{names} and {len(shards) - _MAX_NAMED} more"

@@ -91,7 +91,7 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any
 def shards_in(corpus_folder: Path) -> list[Shard]:
     """The shards that have a folder, finished or not, sorted."""
     folder = corpus_folder / SHARDS_FOLDER
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     found = [re.fullmatch(r"(\d{5})-of-(\d{5})", name) for name in names]
     shards = [Shard(int(match[1]), int(match[2])) for match in found if match]
     return sorted(shards, key=lambda shard: (shard.num_shards, shard.number))
