@@ -61,19 +61,20 @@ def writable_or_usage_error(folder: Path, advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(path: Path, refusal: str, *, timeout_seconds: float = 0.0) -> Iterator[None]:
     """Holds a lock during the block. The system releases it when the process ends, even after `kill -9`.
 
     Args:
         path: The lock file, which is not removed; its folder must exist.
         refusal: Message if another process holds the lock.
+        timeout_seconds: How long to wait for it.
 
     Raises:
-        UsageError: If another process holds the lock.
+        UsageError: If another process holds the lock, also after this time.
         OSError: If the lock file cannot be created.
     """
     try:
-        lock = FileLock(path, timeout=0).acquire()
+        lock = FileLock(path, timeout=timeout_seconds).acquire()
     except Timeout as error:
         raise UsageError(refusal) from error
     with lock:

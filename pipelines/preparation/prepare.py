@@ -24,7 +24,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
-from clmr_tf.data.corpus import MANIFEST_FILE, SKIPPED_FILE, Corpus, CorpusManifest
+from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest
 from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
 from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import UsageError
@@ -161,6 +161,8 @@ class Preparation:
                     "min_num_samples": self.settings.min_num_samples,
                     "copies": self.copies and dataclasses.asdict(self.copies),
                     "splits": sorted({source.split for source in self.sources}),
+                    # With storage "direct", the index has the paths, so all shards need the same.
+                    "first_file": str(self.sources[0].path.absolute()) if self.settings.storage == "direct" else "",
                 }
             )
         )
@@ -272,6 +274,8 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
 
 # Each has a file of PCM or several, and training reads from up to 256 files as fast as from one.
 _FILES_PER_SHARD, _MIN_NUM_SHARDS, _MAX_NUM_SHARDS = 1000, 16, 256
+# A network file system keeps the lock of a lost node for its lease, which is 90 seconds by default on Linux.
+_LOCK_TIMEOUT_SECONDS = 180.0
 
 
 def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_shards: int | None = None) -> Corpus:
@@ -294,8 +298,14 @@ def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_sh
         return corpus
     begun, num_files = shards_in(destination), len(preparation.sources)
     if num_shards is None:
-        wanted = max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1)
-        num_shards = begun[0].num_shards if begun else min(wanted, _MAX_NUM_SHARDS)
+        num_shards = min(max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1), _MAX_NUM_SHARDS)
+        if begun and begun[0].num_shards < num_shards:
+            _logger.warning(
+                "%s was begun with another number of shards, %d, and at most as many workers have work; delete that "
+                "folder to prepare %d.",
+                *(destination / SHARDS_FOLDER, begun[0].num_shards, num_shards),
+            )
+        num_shards = begun[0].num_shards if begun else num_shards
     _check(preparation, num_shards)
     on_nodes = dataclasses.replace(
         preparation,
@@ -319,7 +329,7 @@ def _opened_worker(versions: Mapping[str, str]) -> Callable[[CorpusShard], Shard
     for library, version in versions.items():
         if found[library] != version:
             raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
-    return _prepare_shard
+    return functools.partial(_prepare_shard, lock_timeout_seconds=_LOCK_TIMEOUT_SECONDS)
 
 
 def _check(preparation: Preparation, num_shards: int) -> None:
@@ -335,10 +345,12 @@ def _check(preparation: Preparation, num_shards: int) -> None:
         require_same_division(preparation.destination, num_shards)
 
 
-def _prepare_shard(task: CorpusShard, on_progress: OnProgress | None = None) -> ShardManifest:
+def _prepare_shard(
+    task: CorpusShard, on_progress: OnProgress | None = None, *, lock_timeout_seconds: float = 0.0
+) -> ShardManifest:
     finished = _finished(task)
     if finished is None:
-        with claimed_folder(task.folder) as work:
+        with claimed_folder(task.folder, lock_timeout_seconds=lock_timeout_seconds) as work:
             # Another process may have finished it between the check above and the lock.
             finished = _finished(task) or _decode_shard(task, work, on_progress)
     # Also if the last preparation was killed between its last two steps.

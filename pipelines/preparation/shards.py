@@ -108,11 +108,12 @@ def require_same_division(corpus_folder: Path, num_shards: int) -> None:
 
 
 @contextlib.contextmanager
-def claimed_folder(folder: Path) -> Iterator[Path]:
+def claimed_folder(folder: Path, *, lock_timeout_seconds: float = 0.0) -> Iterator[Path]:
     """Creates the folder of a corpus or a shard and its work folder, and locks them against other processes.
 
     Args:
         folder: The folder.
+        lock_timeout_seconds: How long to wait for another process that prepares it.
 
     Yields:
         The work folder, for everything that must survive a kill. It exists until `clear_work_folder`.
@@ -126,8 +127,9 @@ def claimed_folder(folder: Path) -> Iterator[Path]:
             require_own_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             work.mkdir(exist_ok=True)
-            refusal = f"Another process is already preparing {folder}; wait for it to finish."
-            stack.enter_context(exclusive_lock(work / _LOCK_FILE, refusal))
+            refusal = f"Another process is already preparing or merging {folder}; wait for it to finish."
+            lock = exclusive_lock(work / _LOCK_FILE, refusal, timeout_seconds=lock_timeout_seconds)
+            stack.enter_context(lock)
         yield work
 
 

@@ -266,6 +266,21 @@ def test_a_cluster_gets_the_files_of_a_shard_with_the_shard(music, whole, tmp_pa
     assert max(sizes[11][1:]) < min(sizes[2][1:])
 
 
+def test_a_cluster_goes_on_with_the_shards_that_are_there(music, whole, tmp_path, monkeypatch, caplog):
+    corpus = tmp_path / "corpus"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal.GrowingAudio, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        main([str(music), "--out", str(corpus), *OPTIONS])
+    monkeypatch.setattr(
+        prepare,
+        "run_on_cluster",
+        lambda options, open_worker, tasks, doing: [open_worker()(task.argument) for task in tasks],
+    )
+    main([str(music), "--out", str(corpus), *OPTIONS, "--cluster", "auto"])
+    assert f"{corpus}/shards was begun with another number of shards, 1, and at most as many workers" in caplog.text
+    assert_same_corpus(Corpus.open(corpus), whole)
+
+
 def test_nodes_with_other_decoders_are_refused(music, tmp_path, monkeypatch):
     def open_there(options, open_worker, tasks, doing):
         monkeypatch.setattr(prepare, "decoder_versions", lambda: {**DECODERS, "soxr": "0"})
@@ -371,3 +386,10 @@ def test_the_direct_reader_has_shards_too(music, tmp_path):
     assert (tmp_path / "corpus/index.parquet").read_bytes() == (tmp_path / "whole/index.parquet").read_bytes()
     corpus = Corpus.open(tmp_path / "corpus")
     assert corpus.items[0].file == os.fspath(music / "a/00.flac") and len(corpus.items) == 20
+
+    # The index has the paths, so all shards must see the music under the same one.
+    elsewhere = shutil.copytree(music, tmp_path / "mounted" / "music")
+    for number, folder in enumerate([music, elsewhere]):
+        main([str(folder), "--out", str(tmp_path / "two"), *OPTIONS, *options, "--shard", f"{number}/2"])
+    with pytest.raises(UsageError, match=rf"shards 1/2 .* first_file {elsewhere}/a/00.flac instead of {music}/a/00"):
+        merge.main([str(tmp_path / "two")])
