@@ -25,7 +25,7 @@ from clmr_tf.console import run_command, stderr
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
-from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, done_once, fetch, unpack_zip
 from pipelines.preparation.prepare import PrepareSettings
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, prepare_published, require_files, run_pipeline
@@ -139,13 +139,11 @@ def _read(options: FmaOptions, data: Path) -> PublishedCorpus:
 
 
 def _download(name: str, data: Path) -> None:
-    complete = data / f"{name}-is-complete"
-    if complete.is_file():
-        return
-    archive = fetch(RemoteFile(f"{name}.zip", f"{_HOST}{name}.zip", f"sha1:{_SHA1[name]}"), data)
-    stderr.print(f"Unpacking {archive} ...", markup=False)
-    unpack_zip(archive, data, _LIMITS)
-    complete.touch()
+    with done_once(data / f"{name}-is-complete") as is_missing:
+        if is_missing:
+            archive = fetch(RemoteFile(f"{name}.zip", f"{_HOST}{name}.zip", f"sha1:{_SHA1[name]}"), data)
+            stderr.print(f"Unpacking {archive} ...", markup=False)
+            unpack_zip(archive, data, _LIMITS)
 
 
 if __name__ == "__main__":
