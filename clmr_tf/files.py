@@ -1,7 +1,8 @@
-"""Atomic writes, locks, and reading arrays from files that may be damaged."""
+"""Atomic writes, locks, hashes, and reading arrays from files that may be damaged."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import zipfile
@@ -107,6 +108,12 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     if missing:
         raise UnreadableArraysError(f"it has no array `{missing[0]}`")
     return arrays
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -28,9 +28,9 @@ from clmr_tf.data.corpus import (
     require_size,
     write_corpus,
 )
-from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, sha256_of, with_songs
+from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, with_songs
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import sync, write_atomically
+from clmr_tf.files import sha256_of, sync, write_atomically
 from pipelines.preparation.shards import (
     ShardManifest,
     claimed_folder,

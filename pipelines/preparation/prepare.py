@@ -25,10 +25,10 @@ from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
 from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest
-from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
+from clmr_tf.data.index import INDEX_FILE, Item, index_table, write_index
 from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import UsageError
-from clmr_tf.files import writable_or_usage_error, write_atomically
+from clmr_tf.files import sha256_of, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
 from pipelines.preparation.merging import SongsOfCopies, lines_of, merge, publish
