@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from benchmarks.peak_memory import peak_memory_mb
 from clmr_tf.console import run_command, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, PCM_DTYPE, AudioFile, CorpusManifest
-from clmr_tf.data.index import INDEX_FILE, ROWS_PER_GROUP, parquet_writer, schema_of_index, sha256_of
+from clmr_tf.data.index import INDEX_FILE, ROWS_PER_GROUP, parquet_writer, schema_of_index
+from clmr_tf.files import sha256_of
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE_HZ = 22050

@@ -1,7 +1,8 @@
-"""Atomic writes, locks, and reading arrays from files that may be damaged."""
+"""Atomic writes, locks, hashes, and reading arrays from files that may be damaged."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import zipfile
@@ -61,19 +62,20 @@ def writable_or_usage_error(folder: Path, advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(path: Path, refusal: str, *, timeout_seconds: float = 0.0) -> Iterator[None]:
     """Holds a lock during the block. The system releases it when the process ends, even after `kill -9`.
 
     Args:
         path: The lock file, which is not removed; its folder must exist.
         refusal: Message if another process holds the lock.
+        timeout_seconds: How long to wait for it.
 
     Raises:
-        UsageError: If another process holds the lock.
+        UsageError: If another process holds the lock, also after this time.
         OSError: If the lock file cannot be created.
     """
     try:
-        lock = FileLock(path, timeout=0).acquire()
+        lock = FileLock(path, timeout=timeout_seconds).acquire()
     except Timeout as error:
         raise UsageError(refusal) from error
     with lock:
@@ -106,6 +108,12 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     if missing:
         raise UnreadableArraysError(f"it has no array `{missing[0]}`")
     return arrays
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -14,7 +14,6 @@ The corpus has the tasks "soundtrack" and "artist"; docs/debian_games.md describ
 
 import collections
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.data.corpus import MANIFEST_FILE, Corpus
 from clmr_tf.data.tasks import CorpusTask, Label, write_task
 from clmr_tf.errors import UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import sha256_of, write_atomically
 from pipelines.preparation.command import prepare_shown, summarise
 from pipelines.preparation.debian_packages import Package, fetch_package, find_packages, take_files, version_in_name
 from pipelines.preparation.prepare import Preparation, PrepareSettings, default_destination, opened_if_finished
@@ -256,7 +255,7 @@ def find_tracks(tracks: Sequence[Track], cache: Path) -> FoundTracks:
         files=files,
         packages=packages,
         skipped=[_skipped(track, packages.get(track.package)) for track in tracks if track not in files],
-        changed=[track for track, path in files.items() if _sha256(path) != track.sha256],
+        changed=[track for track, path in files.items() if sha256_of(path) != track.sha256],
     )
 
 
@@ -270,11 +269,6 @@ def _skipped(track: Track, package: Package | None) -> SkippedFile:
     if package is None:
         return SkippedFile(track.item_id, NO_PACKAGE, f"this system has no package {track.package}")
     return SkippedFile(track.item_id, NOT_IN_PACKAGE, f"{package.name} {package.version} does not contain it")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(packages: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 from clmr_tf.console import run_command, stderr
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
-from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.downloads import RemoteFile, UnpackingLimits, done_once, fetch, unpack_zip
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import SourceFile, read_rows, require_split_counts
@@ -112,13 +112,11 @@ def _read_tracks(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _download(name: str, data: Path) -> None:
-    complete = data / f"{name}-is-complete"
-    if complete.is_file():
-        return
-    archive = fetch(RemoteFile(f"{name}.zip", f"{_HOST}{name}.zip", f"sha1:{_SHA1[name]}"), data)
-    stderr.print(f"Unpacking {archive} ...", markup=False)
-    unpack_zip(archive, data, _LIMITS)
-    complete.touch()
+    with done_once(data / f"{name}-is-complete") as is_missing:
+        if is_missing:
+            archive = fetch(RemoteFile(f"{name}.zip", f"{_HOST}{name}.zip", f"sha1:{_SHA1[name]}"), data)
+            stderr.print(f"Unpacking {archive} ...", markup=False)
+            unpack_zip(archive, data, _LIMITS)
 
 
 PIPELINE = PublishedPipeline(NAME, DATA, read_corpus, FmaOptions, __doc__)

@@ -34,7 +34,7 @@ from clmr_tf.console import run_command, stderr
 from clmr_tf.data.labels import MAGNATAGATUNE_TAGS as TAGS
 from clmr_tf.errors import UsageError
 from pipelines.preparation.command import DownloadOptions
-from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, fetch, unpack_zip
+from pipelines.preparation.downloads import JoinedFiles, RemoteFile, UnpackingLimits, done_once, fetch, unpack_zip
 from pipelines.preparation.published import DATA as ALL_DATA
 from pipelines.preparation.published import PublishedCorpus, PublishedPipeline, require_files
 from pipelines.preparation.sources import (
@@ -291,14 +291,13 @@ def download(data: Path) -> None:
     """
     for table in TABLES:
         fetch(table, data)
-    if (data / _UNPACKED).is_file():
-        return
-    parts = [fetch(part, data) for part in PARTS]
-    stderr.print(f"Unpacking the music into {data / AUDIO} ...", markup=False)
-    with io.BufferedReader(JoinedFiles(parts), 2**20) as archive:
-        unpack_zip(archive, data / AUDIO, _LIMITS)
-    (data / _UNPACKED).touch()
-    stderr.print(f"{data}/mp3.zip.001 to 003 are no longer needed.", markup=False)
+    with done_once(data / _UNPACKED) as is_missing:
+        if is_missing:
+            parts = [fetch(part, data) for part in PARTS]
+            stderr.print(f"Unpacking the music into {data / AUDIO} ...", markup=False)
+            with io.BufferedReader(JoinedFiles(parts), 2**20) as archive:
+                unpack_zip(archive, data / AUDIO, _LIMITS)
+            stderr.print(f"{data}/mp3.zip.001 to 003 are no longer needed.", markup=False)
 
 
 NAME = "magnatagatune"

@@ -16,13 +16,12 @@ from clmr_tf.data.index import (
     SPLITS,
     IndexFile,
     Item,
-    sha256_of,
     tag_arrays,
     write_index,
 )
 from clmr_tf.data.tasks import TaskDescription, read_task
 from clmr_tf.errors import UsageError
-from clmr_tf.files import write_atomically
+from clmr_tf.files import sha256_of, write_atomically
 
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"

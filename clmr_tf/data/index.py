@@ -163,12 +163,6 @@ def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _fingerprinted_lines(table: pa.Table, tag_names: Sequence[str], storage: str) -> Iterator[bytes]:
     # The text of an item in the first format of corpora, so that a converted corpus keeps its fingerprint.
     file = {} if storage == "direct" else {"file": "audio.pcm"}

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from clmr_tf.errors import ClmrError, is_disk_full
-from clmr_tf.files import put_in_place, sync
+from clmr_tf.files import put_in_place, sha256_of, sync
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ def remove_remains(folder: Path) -> None:
 
 def write_checksums(draft: Path, step: int) -> None:
     """Adds a file with the size and SHA-256 of every file in the draft of a checkpoint, and its own checksum."""
-    files = {path.name: {"num_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(draft.iterdir())}
+    files = {
+        path.name: {"num_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(draft.iterdir())
+    }
     record = {"format_version": _FORMAT_VERSION, "step": step, "files": files}
     record["own_sha256"] = _own_sha256(record)
     (draft / CHECKSUMS_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -113,7 +115,7 @@ def _find_difference(path: Path, num_bytes: int, sha256: str) -> str | None:
     num_bytes_now = path.stat().st_size
     if num_bytes_now < num_bytes:
         return f"is truncated to {num_bytes_now} of {num_bytes} bytes"
-    if num_bytes_now > num_bytes or _sha256(path) != sha256:
+    if num_bytes_now > num_bytes or sha256_of(path) != sha256:
         return "has changed since it was written"
     return None
 
@@ -124,11 +126,6 @@ def _hidden(path: Path, state: str) -> Path:
 
 def _own_sha256(record: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 BEST_FILE = "best.json"

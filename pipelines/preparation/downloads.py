@@ -85,6 +85,27 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def done_once(marker: Path) -> Iterator[bool]:
+    """Yields whether files must still be fetched and unpacked, which no other process does during the block.
+
+    Args:
+        marker: An empty file that exists once that is done, in the folder of the files.
+
+    Raises:
+        UsageError: If another process is doing it.
+    """
+    if marker.is_file():
+        yield False
+        return
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"Another process is already downloading to {marker.parent}; wait for it to finish."
+    with exclusive_lock(marker.with_name(f"{marker.name}.lock"), refusal):
+        # Another process may have done it between the check above and the lock.
+        yield not marker.is_file()
+        marker.touch()
+
+
 def has_checksum(path: Path, checksum: str) -> bool:
     """Whether the bytes of a file have a checksum such as "sha256:..."."""
     algorithm, _, expected = checksum.partition(":")

@@ -36,13 +36,15 @@ def convert(folder: Path) -> None:
 
     Raises:
         UsageError: If it is damaged, or another process is converting it.
+        OSError: If the disk is full; the next call converts it.
     """
     with claimed_folder(folder) as work:
         try:
             fields = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             if fields["format_version"] == 1:
                 _convert(folder, fields, work)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        # Not all of OSError: a corpus is whole if the disk is full.
+        except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"The corpus in {folder} cannot be converted ({error}); prepare it again.") from error
         for path in (folder / TASKS_FOLDER).glob("*.json"):
             path.unlink()

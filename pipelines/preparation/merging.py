@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clmr_tf.audio.listing import SkippedFile
-from clmr_tf.config.shards import Shard
+from clmr_tf.config.shards import Shard, named
 from clmr_tf.data.corpus import (
     MANIFEST_FILE,
     SKIPPED_FILE,
@@ -28,9 +28,9 @@ from clmr_tf.data.corpus import (
     require_size,
     write_corpus,
 )
-from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, sha256_of, with_songs
+from clmr_tf.data.index import INDEX_FILE, SPLITS, numbered, replaced_column, with_songs
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import sync, write_atomically
+from clmr_tf.files import sha256_of, sync, write_atomically
 from pipelines.preparation.shards import (
     ShardManifest,
     claimed_folder,
@@ -42,7 +42,6 @@ from pipelines.preparation.shards import (
 from pipelines.preparation.sources import counted, read_skipped, split_songs
 
 _logger = logging.getLogger(__name__)
-_MAX_NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,26 +150,18 @@ def _finished_shards(destination: Path) -> list[ShardManifest]:
     wanted = [Shard(number, num_shards) for number in range(num_shards)]
     manifests = {shard: ShardManifest.read(folder_of(shard, destination)) for shard in wanted}
     if missing := [shard for shard in wanted if manifests[shard] is None]:
-        numbers = ", ".join(map(str, missing[:_MAX_NAMED]))
-        raise UsageError(
-            f"{destination} lacks the shards {_named(missing)}; finish them with --shard {numbers} and merge again."
-        )
+        raise UsageError(f"{destination} lacks the shards {named(missing)}; finish each with --shard and merge again.")
     for shard in manifests.values():
         _require_whole(shard)
-    counts = collections.Counter(json.dumps(shard.made_from, sort_keys=True) for shard in manifests.values())
-    usual = json.loads(counts.most_common(1)[0][0])
-    foreign = [shard for shard in wanted if manifests[shard].difference_from(usual)]
-    if foreign:
+    made_from = manifests[wanted[0]].made_from
+    differences = {shard: manifests[shard].difference_from(made_from) for shard in wanted}
+    if others := [shard for shard in wanted if differences[shard]]:
+        alike = [shard for shard in wanted if not differences[shard]]
         raise UsageError(
-            f"The shards {_named(foreign)} of {destination} do not belong to the others: they were made with "
-            f"{manifests[foreign[0]].difference_from(usual)}; delete their folders and prepare them again."
+            f"The shards {named(others)} of {destination} do not belong to {named(alike)}: they were made with "
+            f"{differences[others[0]]}; delete the folders of those that are out of date and prepare them again."
         )
     return list(manifests.values())
-
-
-def _named(shards: Sequence[Shard]) -> str:
-    names = ", ".join(shard.name for shard in shards[:_MAX_NAMED])
-    return names if len(shards) <= _MAX_NAMED else f"{names} and {len(shards) - _MAX_NAMED} more"
 
 
 def _require_whole(shard: ShardManifest) -> None:

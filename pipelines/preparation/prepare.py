@@ -24,11 +24,11 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
-from clmr_tf.data.corpus import MANIFEST_FILE, SKIPPED_FILE, Corpus, CorpusManifest
-from clmr_tf.data.index import INDEX_FILE, Item, index_table, sha256_of, write_index
+from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest
+from clmr_tf.data.index import INDEX_FILE, Item, index_table, write_index
 from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import UsageError
-from clmr_tf.files import writable_or_usage_error, write_atomically
+from clmr_tf.files import sha256_of, writable_or_usage_error, write_atomically
 from clmr_tf.hardware import num_usable_cores
 from pipelines.preparation.journal import Journal, opened_journal
 from pipelines.preparation.merging import SongsOfCopies, lines_of, merge, publish
@@ -46,7 +46,6 @@ from pipelines.preparation.sources import (
     check_sources,
     counted,
     files_digest,
-    listing_digest,
     sources_digest,
 )
 from pipelines.preparation.transcoding import MeasuredAudio, TranscodingTask, transcode
@@ -112,7 +111,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """A corpus to prepare; it can be pickled.
+    """A corpus to prepare.
 
     Attributes:
         destination: Folder of the corpus, created if it does not exist.
@@ -139,7 +138,7 @@ class Preparation:
     @functools.cached_property
     def outline(self) -> CorpusManifest:
         """The manifest, as far as it is known before decoding."""
-        listing = {_LISTING: listing_digest(self.sources)}
+        digest = {_SOURCES: sources_digest(self.sources)}
         return CorpusManifest(
             name=self.name,
             sample_rate_hz=self.settings.sample_rate_hz,
@@ -148,7 +147,7 @@ class Preparation:
             num_items={},
             num_songs={},
             num_skipped={},
-            source={**self.options, "description": self.source_description, **listing},
+            source={**self.options, "description": self.source_description, **digest},
             tool_versions={"clmr_tf": __version__, **decoder_versions()},
         )
 
@@ -162,10 +161,45 @@ class Preparation:
                     "min_num_samples": self.settings.min_num_samples,
                     "copies": self.copies and dataclasses.asdict(self.copies),
                     "splits": sorted({source.split for source in self.sources}),
-                    "sources_sha256": sources_digest(self.sources),
+                    # With storage "direct", the index has the paths, so all shards need the same.
+                    "first_file": str(self.sources[0].path.absolute()) if self.settings.storage == "direct" else "",
                 }
             )
         )
+
+    def of_shard(self, shard: Shard) -> "CorpusShard":
+        """One shard of it."""
+        places = shard.range_of(len(self.sources))
+        # The first shard lists the files that no shard was given.
+        rejected = self.rejected if shard.number == 0 else ()
+        sources = self.sources[places.start : places.stop]
+        return CorpusShard(self.destination, shard, self.settings, sources, rejected, self.made_from)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusShard:
+    """A shard of a corpus, with its own files only; it can be pickled and sent anywhere that sees the same files.
+
+    Attributes:
+        destination: Folder of the corpus.
+        shard: Which of how many.
+        settings: See `Preparation`.
+        sources: Its files.
+        rejected: Files for its skipped.jsonl that the pipeline left out itself.
+        made_from: See `Preparation.made_from`.
+    """
+
+    destination: Path
+    shard: Shard
+    settings: PrepareSettings
+    sources: Sequence[SourceFile]
+    rejected: Sequence[SkippedFile]
+    made_from: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return folder_of(self.shard, self.destination)
 
 
 OnProgress = Callable[[Progress], None]
@@ -197,12 +231,12 @@ def prepare(preparation: Preparation, on_progress: OnProgress | None = None) -> 
         corpus = opened_if_finished(destination, preparation.outline, settings.min_num_samples)
         if corpus is not None:
             return corpus
-        shard = Shard(0, 1)
-        finished = ShardManifest.read(folder_of(shard, destination))
-        if finished is not None and finished.difference_from(preparation.made_from):
+        task = preparation.of_shard(Shard(0, 1))
+        finished = ShardManifest.read(task.folder)
+        if finished is not None and finished.difference_from(task.made_from):
             # It was finished, but never published.
             shutil.rmtree(finished.folder)
-        _prepare_shard(preparation, shard, on_progress)
+        _prepare_shard(task, on_progress)
         publish(destination, settings.max_skipped_fraction, work)
     clear_work_folder(destination)
     return Corpus.open(destination)
@@ -225,14 +259,23 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
         OSError: If the disk is full; the next call continues from there.
     """
     destination = preparation.destination
+    if (destination / MANIFEST_FILE).is_file():
+        finished = ShardManifest.read(folder_of(shard, destination))
+        difference = finished.difference_from(preparation.made_from) if finished else "another number of shards"
+        if difference:
+            raise UsageError(
+                f"{destination} holds a finished corpus, prepared with {difference}; delete that folder to prepare it "
+                "again, or choose another one."
+            )
+        return finished
     _check(preparation, shard.num_shards)
-    if (destination / MANIFEST_FILE).is_file() and not folder_of(shard, destination).is_dir():
-        raise UsageError(f"{destination} holds a finished corpus; choose another folder, or delete that one.")
-    return _prepare_shard(preparation, shard, on_progress)
+    return _prepare_shard(preparation.of_shard(shard), on_progress)
 
 
 # Each has a file of PCM or several, and training reads from up to 256 files as fast as from one.
 _FILES_PER_SHARD, _MIN_NUM_SHARDS, _MAX_NUM_SHARDS = 1000, 16, 256
+# A network file system keeps the lock of a lost node for its lease, which is 90 seconds by default on Linux.
+_LOCK_TIMEOUT_SECONDS = 180.0
 
 
 def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_shards: int | None = None) -> Corpus:
@@ -255,8 +298,14 @@ def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_sh
         return corpus
     begun, num_files = shards_in(destination), len(preparation.sources)
     if num_shards is None:
-        wanted = max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1)
-        num_shards = begun[0].num_shards if begun else min(wanted, _MAX_NUM_SHARDS)
+        num_shards = min(max(num_files // _FILES_PER_SHARD, min(num_files, _MIN_NUM_SHARDS), 1), _MAX_NUM_SHARDS)
+        if begun and begun[0].num_shards < num_shards:
+            _logger.warning(
+                "%s was begun with another number of shards, %d, and at most as many workers have work; delete that "
+                "folder to prepare %d.",
+                *(destination / SHARDS_FOLDER, begun[0].num_shards, num_shards),
+            )
+        num_shards = begun[0].num_shards if begun else num_shards
     _check(preparation, num_shards)
     on_nodes = dataclasses.replace(
         preparation,
@@ -264,23 +313,23 @@ def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_sh
         settings=dataclasses.replace(settings, num_workers=settings.num_workers or options.worker_cpus),
         sources=[dataclasses.replace(source, path=source.path.absolute()) for source in preparation.sources],
     )
-    shards = [Shard(number, num_shards) for number in range(num_shards)]
+    tasks = [on_nodes.of_shard(Shard(number, num_shards)) for number in range(num_shards)]
     run_on_cluster(
         options,
-        functools.partial(_opened_worker, on_nodes, decoder_versions()),
-        [ShardTask(str(shard), shard, len(shard.range_of(num_files))) for shard in shards],
+        functools.partial(_opened_worker, decoder_versions()),
+        [ShardTask(str(task.shard), task, len(task.sources)) for task in tasks],
         doing=f"Preparing {preparation.name}",
     )
     return merge(destination, settings.max_skipped_fraction)
 
 
-def _opened_worker(preparation: Preparation, versions: Mapping[str, str]) -> Callable[[Shard], ShardManifest]:
+def _opened_worker(versions: Mapping[str, str]) -> Callable[[CorpusShard], ShardManifest]:
     """On a node of a cluster: refuses other decoders, and returns the function that prepares a shard."""
     found = decoder_versions()
     for library, version in versions.items():
         if found[library] != version:
             raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
-    return functools.partial(prepare_shard, preparation)
+    return functools.partial(_prepare_shard, lock_timeout_seconds=_LOCK_TIMEOUT_SECONDS)
 
 
 def _check(preparation: Preparation, num_shards: int) -> None:
@@ -296,47 +345,46 @@ def _check(preparation: Preparation, num_shards: int) -> None:
         require_same_division(preparation.destination, num_shards)
 
 
-def _prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgress | None) -> ShardManifest:
-    folder = folder_of(shard, preparation.destination)
-    finished = _finished(preparation, folder)
+def _prepare_shard(
+    task: CorpusShard, on_progress: OnProgress | None = None, *, lock_timeout_seconds: float = 0.0
+) -> ShardManifest:
+    finished = _finished(task)
     if finished is None:
-        with claimed_folder(folder) as work:
+        with claimed_folder(task.folder, lock_timeout_seconds=lock_timeout_seconds) as work:
             # Another process may have finished it between the check above and the lock.
-            finished = _finished(preparation, folder) or _decode_shard(preparation, shard, work, on_progress)
+            finished = _finished(task) or _decode_shard(task, work, on_progress)
     # Also if the last preparation was killed between its last two steps.
-    clear_work_folder(folder)
+    clear_work_folder(task.folder)
     return finished
 
 
-def _finished(preparation: Preparation, folder: Path) -> ShardManifest | None:
-    finished = ShardManifest.read(folder)
-    difference = finished and finished.difference_from(preparation.made_from)
+def _finished(task: CorpusShard) -> ShardManifest | None:
+    finished = ShardManifest.read(task.folder)
+    difference = finished and finished.difference_from(task.made_from)
     if difference:
-        raise UsageError(f"{folder} was prepared with {difference}; delete that folder to prepare the shard again.")
+        raise UsageError(
+            f"{task.folder} was prepared with {difference}; delete that folder to prepare the shard again."
+        )
     return finished
 
 
-def _decode_shard(preparation: Preparation, shard: Shard, work: Path, on_progress: OnProgress | None) -> ShardManifest:
-    folder, settings = folder_of(shard, preparation.destination), preparation.settings
-    of_shard = shard.range_of(len(preparation.sources))
-    sources = preparation.sources[of_shard.start : of_shard.stop]
-    state = {**preparation.made_from, "shard": str(shard), "files_sha256": files_digest(sources)}
+def _decode_shard(task: CorpusShard, work: Path, on_progress: OnProgress | None) -> ShardManifest:
+    folder, settings = task.folder, task.settings
+    state = {**task.made_from, "shard": str(task.shard), "files_sha256": files_digest(task.sources)}
     with opened_journal(work, folder, state, with_audio=settings.reader == "prepared") as journal:
-        _process(sources, journal, settings, on_progress)
+        _process(task.sources, journal, settings, on_progress)
         if journal.audio is not None:
             journal.audio.sync()
-        # The first shard lists the files that no shard was given.
-        rejected = list(preparation.rejected) if shard.number == 0 else []
-        write_atomically(folder / SKIPPED_FILE, lines_of([*rejected, *journal.skipped]), draft_folder=work)
-        tag_names = preparation.tag_names
+        write_atomically(folder / SKIPPED_FILE, lines_of([*task.rejected, *journal.skipped]), draft_folder=work)
+        tag_names = task.made_from["outline"]["tag_names"]
         table = index_table(journal.items, tag_names)
         write_index(folder / INDEX_FILE, table, tag_names, storage=settings.storage, draft_folder=work)
         finished = ShardManifest(
             folder,
-            made_from=preparation.made_from,
-            num_files=len(sources),
+            made_from=task.made_from,
+            num_files=len(task.sources),
             num_skipped=dict(collections.Counter(file.reason for file in journal.skipped)),
-            num_rejected=len(rejected),
+            num_rejected=len(task.rejected),
             audio_seconds=sum(item.num_samples for item in journal.items) / settings.sample_rate_hz,
             audio_files=() if journal.audio is None else tuple(journal.audio.files),
             sha256={name: sha256_of(folder / name) for name in (INDEX_FILE, SKIPPED_FILE)},
@@ -354,9 +402,9 @@ def default_destination(pipeline: str, settings: PrepareSettings) -> Path:
     return CORPORA / prepared_name(pipeline, settings.sample_rate_hz, settings.storage)
 
 
-_LISTING = "listing_sha256"
-# These entries describe the source of the music and do not change the corpus.
-_FREE_TEXT = frozenset({"description", _LISTING})
+_SOURCES = "sources_sha256"
+# These entries describe the source of the music and do not change the corpus; the last one is of older versions.
+_FREE_TEXT = frozenset({"description", _SOURCES, "listing_sha256"})
 
 
 def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_samples: int) -> Corpus | None:
@@ -390,9 +438,10 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
             f"{destination} refers to audio files that no longer exist, such as {printable(first)}; "
             "delete that folder to prepare it again."
         )
-    if corpus.manifest.source.get(_LISTING) != outline.source[_LISTING]:
+    listed = outline.source.get(_SOURCES)
+    if corpus.manifest.source.get(_SOURCES, listed) != listed:
         _logger.warning(
-            "The source files have changed since %s was prepared; it is used unchanged (delete it to prepare it "
+            "The list of files has changed since %s was prepared; it is used unchanged (delete it to prepare it "
             "again).",
             destination,
         )

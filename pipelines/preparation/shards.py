@@ -91,7 +91,7 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any
 def shards_in(corpus_folder: Path) -> list[Shard]:
     """The shards that have a folder, finished or not, sorted."""
     folder = corpus_folder / SHARDS_FOLDER
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     found = [re.fullmatch(r"(\d{5})-of-(\d{5})", name) for name in names]
     shards = [Shard(int(match[1]), int(match[2])) for match in found if match]
     return sorted(shards, key=lambda shard: (shard.num_shards, shard.number))
@@ -108,11 +108,12 @@ def require_same_division(corpus_folder: Path, num_shards: int) -> None:
 
 
 @contextlib.contextmanager
-def claimed_folder(folder: Path) -> Iterator[Path]:
+def claimed_folder(folder: Path, *, lock_timeout_seconds: float = 0.0) -> Iterator[Path]:
     """Creates the folder of a corpus or a shard and its work folder, and locks them against other processes.
 
     Args:
         folder: The folder.
+        lock_timeout_seconds: How long to wait for another process that prepares it.
 
     Yields:
         The work folder, for everything that must survive a kill. It exists until `clear_work_folder`.
@@ -126,8 +127,9 @@ def claimed_folder(folder: Path) -> Iterator[Path]:
             require_own_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             work.mkdir(exist_ok=True)
-            refusal = f"Another process is already preparing {folder}; wait for it to finish."
-            stack.enter_context(exclusive_lock(work / _LOCK_FILE, refusal))
+            refusal = f"Another process is already preparing or merging {folder}; wait for it to finish."
+            lock = exclusive_lock(work / _LOCK_FILE, refusal, timeout_seconds=lock_timeout_seconds)
+            stack.enter_context(lock)
         yield work
 
 

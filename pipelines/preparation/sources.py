@@ -56,30 +56,23 @@ def check_sources(sources: Iterable[SourceFile], tag_names: Iterable[str]) -> No
             raise UsageError(f"{source.item_id!r} has the tag {min(unknown)!r}, which the corpus does not have.")
 
 
-def listing_digest(sources: Iterable[SourceFile]) -> str:
-    """SHA-256 over the relative path and size of every file, which tells whether a folder has changed."""
-    return _digest([source.source, size] for source, size, _ in _with_size_and_time(sources))
-
-
 def sources_digest(sources: Iterable[SourceFile]) -> str:
-    """SHA-256 over everything about the sources but their files; shards of one corpus have the same."""
+    """SHA-256 over everything about the sources but their content, which tells whether a list of files has changed."""
     return _digest([source.item_id, source.song_id, source.source, source.split, source.tags] for source in sources)
 
 
 def files_digest(sources: Iterable[SourceFile]) -> str:
     """SHA-256 over the paths, sizes and modification times of the files, which decides whether work can be resumed."""
-    return _digest([str(source.path), size, changed_ns] for source, size, changed_ns in _with_size_and_time(sources))
+    return _digest([str(source.path), *_size_and_time(source.path)] for source in sources)
 
 
-def _with_size_and_time(sources: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, int, int]]:
-    for source in sources:
-        try:
-            status = source.path.stat()
-        except OSError:
-            # Removed since it was listed; decoding reports it.
-            yield source, -1, -1
-        else:
-            yield source, status.st_size, status.st_mtime_ns
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        # Removed since it was listed; decoding reports it.
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _digest(rows: Iterable[list[object]]) -> str:

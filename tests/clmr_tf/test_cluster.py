@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import secrets
@@ -88,6 +89,32 @@ def contents(corpus_folder: Path) -> dict[str, bytes]:
     return {"audio": audio} | {name: (corpus_folder / name).read_bytes() for name in ("index.parquet", "skipped.jsonl")}
 
 
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """Some files for each shard, one of them no audio."""
+    music = tmp_path_factory.mktemp("cluster") / "music"
+    write_music(music, num_songs=2 * NUM_SHARDS)
+    (music / "words.mp3").write_text("These are words and not music. " * 40)
+    return music
+
+
+@pytest.fixture(scope="module")
+def plain(music):
+    """The corpus of this music without a cluster."""
+    folder.main([str(music), "--out", str(music.parent / "plain"), "--num-workers", "1"])
+    return contents(music.parent / "plain")
+
+
+def prepare_on_cluster(music: Path, corpus: Path) -> int:
+    options = ["--cluster", "auto", "--num-shards", str(NUM_SHARDS), "--worker-memory-gb", "0.2"]
+    return run_command(folder.main, [str(music), "--out", str(corpus), *options])
+
+
+def finished_shards(corpus: Path) -> dict[Path, int]:
+    """When their manifests were written, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in corpus.glob(f"shards/*/{MANIFEST_FILE}")}
+
+
 @contextlib.contextmanager
 def killed_in_the_middle(nodes, finished):
     """A second node, which is killed while it decodes, once `finished()` returns some of the shards."""
@@ -115,17 +142,47 @@ def killed_in_the_middle(nodes, finished):
     assert num_finished_at_kill and num_finished_at_kill[0] < NUM_SHARDS - 1
 
 
-def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):
-    music, plain, corpus = tmp_path / "music", tmp_path / "plain", tmp_path / "corpus"
-    write_music(music, num_songs=2 * NUM_SHARDS)
-    (music / "words.mp3").write_text("These are words and not music. " * 40)
-    folder.main([str(music), "--out", str(plain), "--num-workers", "1"])
-    with killed_in_the_middle(nodes, lambda: corpus.glob(f"shards/*/{MANIFEST_FILE}")):
-        options = ["--cluster", "auto", "--num-shards", str(NUM_SHARDS), "--worker-memory-gb", "0.2"]
-        assert run_command(folder.main, [str(music), "--out", str(corpus), *options]) == 0
-    assert contents(corpus) == contents(plain)
+def test_a_corpus_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, music, plain, tmp_path):
+    corpus = tmp_path / "corpus"
+    with killed_in_the_middle(nodes, lambda: finished_shards(corpus)):
+        assert prepare_on_cluster(music, corpus) == 0
+    assert contents(corpus) == plain
     drafts = [path for path in corpus.rglob("*") if path.name == "unfinished" or path.name.startswith(".")]
-    assert drafts == [] and len(list(corpus.glob(f"shards/*/{MANIFEST_FILE}"))) == NUM_SHARDS
+    assert drafts == [] and len(finished_shards(corpus)) == NUM_SHARDS
+
+
+def test_ctrl_c_leaves_whole_shards_and_the_next_start_waits_for_the_lock_of_a_lost_node(nodes, music, plain, tmp_path):
+    corpus = tmp_path / "corpus"
+
+    def interrupt():
+        while len(finished_shards(corpus)) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert prepare_on_cluster(music, corpus) == 130
+    before = finished_shards(corpus)
+    assert 2 <= len(before) < NUM_SHARDS - 1 and not (corpus / MANIFEST_FILE).exists()
+
+    # As a network file system does, which does not know yet that the node is lost.
+    work = corpus / f"shards/{NUM_SHARDS - 1:05d}-of-{NUM_SHARDS:05d}/unfinished"
+    work.mkdir(parents=True)
+    num_finished_while_locked = []
+
+    def hold(lock):
+        while len(finished_shards(corpus)) < NUM_SHARDS - 1:
+            time.sleep(0.01)
+        time.sleep(2)
+        num_finished_while_locked.append(len(finished_shards(corpus)))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Thread(target=hold, args=[lock], daemon=True).start()
+        assert prepare_on_cluster(music, corpus) == 0
+    assert num_finished_while_locked == [NUM_SHARDS - 1]
+    assert contents(corpus) == plain
+    assert before.items() <= finished_shards(corpus).items()
 
 
 def test_a_table_has_the_same_bytes_if_a_node_is_killed_in_the_middle(nodes, tmp_path):

@@ -1,8 +1,10 @@
 """Corpora of the first format, which had index.jsonl, one audio.pcm and tasks in JSON."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.crops import pair_dataset
 from clmr_tf.data.resolution import resolve_corpus
@@ -96,6 +99,18 @@ def test_a_conversion_killed_before_any_file_access_is_finished_by_the_next(old,
         assert list(converted.items) == list(corpus.items)
         assert converted.for_task("genre").task.description == "by ear ♥"
         assert not list(folder.rglob("*.json*"))[1:], "only the manifest is left"
+
+
+def test_a_full_disk_does_not_condemn_the_corpus(old, corpus, monkeypatch, capfd):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(old / "index.parquet"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clmr_tf.data.corpus.write_index", fail)
+        assert run_command(merge.main, [str(old)]) == 1
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"error: The disk is full ({old}/index.parquet); free")
+    merge.main([str(old)])
+    assert list(Corpus.open(old).items) == list(corpus.items)
 
 
 @pytest.mark.parametrize("name", ["index.jsonl", "audio.pcm", "manifest.json", "tasks/genre.json"])

@@ -1,4 +1,5 @@
 import csv
+import fcntl
 import hashlib
 import io
 import zipfile
@@ -111,7 +112,16 @@ def test_download_unpacks_table_and_audio(data, tmp_path, monkeypatch):
         for _ in range(2):
             fma.main([*paths, "--download", *WORK])
         assert len(server.ranges) == 2
-    assert len(Corpus.open(tmp_path / "corpus").items) == 3
+        assert len(Corpus.open(tmp_path / "corpus").items) == 3
+
+        # Shards that start at the same time download once, and the archive is not unpacked over what others read.
+        new = tmp_path / "other"
+        new.mkdir()
+        with (new / "fma_metadata-is-complete.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match=r"Another process is already downloading to .*other; wait"):
+                fma.main(["--data", str(new), "--out", str(tmp_path / "of other"), "--download", "--shard", "0/2"])
+        assert len(server.ranges) == 2
 
 
 def test_the_published_counts():

@@ -107,10 +107,10 @@ def test_copies_in_different_shards_are_one_song_of_one_split(whole):
 
 
 @pytest.mark.usefixtures("whole")
-def test_several_workers_and_a_pickled_plan_change_no_byte(music, whole, tmp_path, monkeypatch):
+def test_several_workers_change_no_byte(music, whole, tmp_path, monkeypatch):
     monkeypatch.undo()
     settings = prepare.PrepareSettings(min_num_samples=11025, num_workers=2)
-    plan = pickle.loads(pickle.dumps(plan_corpus(music, tmp_path / "corpus", settings, FRACTIONS)))
+    plan = plan_corpus(music, tmp_path / "corpus", settings, FRACTIONS)
     summaries = [prepare_shard(plan, Shard(number, 2)) for number in range(2)]
     assert [summary.num_files for summary in summaries] == [11, 11]
     assert [summary.num_skipped for summary in summaries] == [{"unreadable": 1}, {"not_audio": 1}]
@@ -142,7 +142,7 @@ def test_missing_and_unfinished_shards_are_named(music, tmp_path):
     (corpus / "shards/00002-of-00005/unfinished").mkdir(parents=True)
     with pytest.raises(
         UsageError,
-        match=r"lacks the shards 00001-of-00005, 00002-of-00005, 00004-of-00005; .* --shard 1/5, 2/5, 4/5 and merge",
+        match=r"lacks the shards 1/5, 2/5, 4/5; finish each with --shard and merge",
     ):
         merge.main([str(corpus)])
     for open_corpus in (Corpus.open, lambda path: resolve_corpus(str(path), corpora=tmp_path, **CLIP)):
@@ -156,7 +156,7 @@ CLIP = {"sample_rate_hz": 22050, "clip_num_samples": 11025}
 
 def test_shards_that_were_made_differently_are_named(music, two_shards, tmp_path, monkeypatch):
     def refused(what):
-        with pytest.raises(UsageError, match=rf"00002-of-00003 of .* do not belong .* made with {what}; delete"):
+        with pytest.raises(UsageError, match=rf"shards 2/3 of .* not belong to 0/3, 1/3: .* made with {what}; delete"):
             merge.main([str(corpus)])
         assert not (corpus / "manifest.json").exists()
         shutil.rmtree(corpus / "shards/00002-of-00003")
@@ -194,11 +194,108 @@ def test_shards_that_were_made_differently_are_named(music, two_shards, tmp_path
 DECODERS = prepare.decoder_versions()
 
 
+def test_shards_that_differ_from_most_others_are_not_blamed(music, tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "decoder_versions", lambda: {**DECODERS, "soxr": "0"})
+        for number in range(3):
+            shard(music, corpus, number, 4)
+    shard(music, corpus, 3, 4)
+    with pytest.raises(UsageError, match=r"shards 3/4 of .* do not belong to 0/4, 1/4, 2/4: .* those that are out of"):
+        merge.main([str(corpus)])
+
+
+def test_a_song_that_changes_spoils_no_other_shard(music, tmp_path, monkeypatch):
+    changing, corpus = shutil.copytree(music, tmp_path / "music"), tmp_path / "corpus"
+    shard(changing, corpus, 0, 3)
+    append, num_decoded = journal.GrowingAudio.append, []
+
+    def append_three(audio, part):
+        if len(num_decoded) == 3:
+            raise KeyboardInterrupt
+        num_decoded.append(part)
+        append(audio, part)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal.GrowingAudio, "append", append_three)
+        shard(changing, corpus, 1, 3)
+    write_clip(changing / "b/19.flac", seed=77, rate_hz=8000)
+    # The finished one does nothing, and the other one continues.
+    with monkeypatch.context() as patch:
+        patch.delattr(prepare, "run_in_workers")
+        shard(changing, corpus, 0, 3)
+    decoded = []
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.GrowingAudio, "append", lambda *both: (decoded.append(both), append(*both)))
+        shard(changing, corpus, 1, 3)
+    assert len(decoded) == 7 - 3
+    shard(changing, corpus, 2, 3)
+    merge.main([str(corpus)])
+    main([str(changing), "--out", str(tmp_path / "whole"), *OPTIONS])
+    assert_same_corpus(Corpus.open(corpus), Corpus.open(tmp_path / "whole"))
+
+
+def test_no_shard_of_a_finished_corpus_is_given_up(music, two_shards, tmp_path):
+    changed = shutil.copytree(music, tmp_path / "music")
+    merge.main([str(two_shards)])
+    write_clip(changed / "b/19.flac", seed=77, rate_hz=8000)
+    shard(changed, two_shards, 1, 2)
+    write_clip(changed / "a/new.flac", seed=78)
+    before = audio_of(Corpus.open(two_shards))
+    for number, num_shards, what in [(1, 2, "another list of files"), (0, 3, "another number of shards")]:
+        with pytest.raises(UsageError, match=rf"^{two_shards} holds a finished corpus, .* with {what}; ") as refused:
+            shard(changed, two_shards, number, num_shards)
+        assert "/shards" not in str(refused.value)
+    assert audio_of(Corpus.open(two_shards)) == before
+
+
+def test_a_cluster_gets_the_files_of_a_shard_with_the_shard(music, whole, tmp_path, monkeypatch):
+    sizes = {}
+
+    def run_here(options, open_worker, tasks, doing):
+        sizes[len(tasks)] = [len(pickle.dumps(one)) for one in (open_worker, *tasks)]
+        run = pickle.loads(pickle.dumps(open_worker))()
+        return [run(pickle.loads(pickle.dumps(task.argument))) for task in reversed(tasks)]
+
+    monkeypatch.setattr(prepare, "run_on_cluster", run_here)
+    for num_shards in (2, 11):
+        corpus = tmp_path / str(num_shards)
+        main([str(music), "--out", str(corpus), *OPTIONS, "--cluster", "auto", "--num-shards", str(num_shards)])
+        assert_same_corpus(Corpus.open(corpus), whole)
+    assert sizes[2][0] == sizes[11][0] < 500
+    assert max(sizes[11][1:]) < min(sizes[2][1:])
+
+
+def test_a_cluster_goes_on_with_the_shards_that_are_there(music, whole, tmp_path, monkeypatch, caplog):
+    corpus = tmp_path / "corpus"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal.GrowingAudio, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        main([str(music), "--out", str(corpus), *OPTIONS])
+    monkeypatch.setattr(
+        prepare,
+        "run_on_cluster",
+        lambda options, open_worker, tasks, doing: [open_worker()(task.argument) for task in tasks],
+    )
+    main([str(music), "--out", str(corpus), *OPTIONS, "--cluster", "auto"])
+    assert f"{corpus}/shards was begun with another number of shards, 1, and at most as many workers" in caplog.text
+    assert_same_corpus(Corpus.open(corpus), whole)
+
+
+def test_nodes_with_other_decoders_are_refused(music, tmp_path, monkeypatch):
+    def open_there(options, open_worker, tasks, doing):
+        monkeypatch.setattr(prepare, "decoder_versions", lambda: {**DECODERS, "soxr": "0"})
+        open_worker()
+
+    monkeypatch.setattr(prepare, "run_on_cluster", open_there)
+    with pytest.raises(UsageError, match=rf"^Its version of soxr is 0, not {DECODERS['soxr']}; install the same\.$"):
+        main([str(music), "--out", str(tmp_path / "corpus"), *OPTIONS, "--cluster", "auto"])
+
+
 @pytest.mark.parametrize("name", ["audio-00000.pcm", "index.parquet", "skipped.jsonl", "manifest.json"])
 def test_damaged_shards_are_refused(two_shards, name):
     path = two_shards / "shards/00001-of-00002" / name
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(UsageError, match=rf"00001-of-00002/{name}.*; delete .*00001-of-00002|its folder"):
+    with pytest.raises(UsageError, match=rf"00001-of-00002/{name}.*; delete (.*00001-of-00002|its folder) and prepare"):
         merge.main([str(two_shards)])
     assert not (two_shards / "manifest.json").exists()
 
@@ -289,3 +386,10 @@ def test_the_direct_reader_has_shards_too(music, tmp_path):
     assert (tmp_path / "corpus/index.parquet").read_bytes() == (tmp_path / "whole/index.parquet").read_bytes()
     corpus = Corpus.open(tmp_path / "corpus")
     assert corpus.items[0].file == os.fspath(music / "a/00.flac") and len(corpus.items) == 20
+
+    # The index has the paths, so all shards must see the music under the same one.
+    elsewhere = shutil.copytree(music, tmp_path / "mounted" / "music")
+    for number, folder in enumerate([music, elsewhere]):
+        main([str(folder), "--out", str(tmp_path / "two"), *OPTIONS, *options, "--shard", f"{number}/2"])
+    with pytest.raises(UsageError, match=rf"shards 1/2 .* first_file {elsewhere}/a/00.flac instead of {music}/a/00"):
+        merge.main([str(tmp_path / "two")])
