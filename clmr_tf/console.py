@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from clmr_tf.errors import PACKAGES_OF_TRAIN, ClmrError, UsageError, install_extra, is_disk_full
 from clmr_tf.quiet_start import hide_tensorflow_start
 
+_EXTRAS = {"sklearn": "browse"}
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 """What `signal.signal` takes and returns; None for a handler that was not installed from Python."""
 
@@ -127,10 +128,16 @@ def restore_signal_handler(number: int, before: SignalHandler) -> None:
     signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
+def _install(module: str | None) -> str:
+    # Teaching and pictures need no TensorFlow, which is not there for every Python.
+    name = str(module).partition(".")[0]
+    return "run `pip install matplotlib`" if name == "matplotlib" else install_extra(_EXTRAS.get(name, "train"))
+
+
 def describe(error: BaseException) -> tuple[str, int]:
     """One sentence about an error, and the exit code of a command that it ends."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in PACKAGES_OF_TRAIN:
-        error = UsageError(f"This needs the package {error.name}, which is not installed; {install_extra('train')}.")
+        error = UsageError(f"This needs the package {error.name}, which is not installed; {_install(error.name)}.")
     if isinstance(error, ClmrError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):

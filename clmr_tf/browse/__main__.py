@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from clmr_tf.config.command_line import parse_command, require_model
+from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
 from clmr_tf.console import run_command, stdout
 from clmr_tf.errors import UsageError, install_extra
 
@@ -34,7 +35,7 @@ class BrowseConfig:
     """Table written by `python -m clmr_tf.embed`: an .npz file or a folder. The map and the taught tags are kept
     beside it, in TABLE.map.npz and TABLE.tags.json."""
     model: Path | None = None
-    """Model or run folder that the table was made with; its tags are then shown as well."""
+    """Model or run folder that the table was made with, for its tags. Default: the included model, if it was that."""
     port: int = 8017
     """Port to listen on; 0 picks a free one."""
     write_for_viewers: Path | None = None
@@ -70,19 +71,22 @@ def main(arguments: Sequence[str]) -> None:
         from clmr_tf.browse.viewers import write_for_viewers
 
         library = Library(config.table.expanduser())
-        browser = Browser(library, _tagger(config.model, library) if config.model else None)
+        browser = Browser(library, _tagger(config.model, library))
         folder = config.write_for_viewers.expanduser()
         write_for_viewers(folder, library, browser.complete_layout(), browser.probabilities())
         stdout.print(f"Wrote {len(library.paths)} songs to {folder}.", markup=False)
         return
     with _listening(config.port) as listening:
         library = Library(config.table.expanduser())
-        browser = Browser(library, _tagger(config.model, library) if config.model else None)
+        browser = Browser(library, _tagger(config.model, library))
         address = f"http://{_LOOPBACK}:{listening.getsockname()[1]}/"
         stdout.print(f"{len(library.paths)} songs at {address} (Ctrl+C ends it)", markup=False)
         if config.open:
-            webbrowser.open(address)
-        server = uvicorn.Server(uvicorn.Config(make_application(browser), log_level="warning", server_header=False))
+            # A browser of the terminal would keep this thread until it is closed.
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        # The last one, because browsers hold songs that they have not read to their end.
+        settings = {"log_level": "warning", "server_header": False, "timeout_graceful_shutdown": 1}
+        server = uvicorn.Server(uvicorn.Config(make_application(browser), **settings))
         # To interrupt it is how it ends.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
@@ -105,17 +109,25 @@ def _listening(port: int) -> socket.socket:
     return listening
 
 
-def _tagger(model: Path, library: "Library") -> "Tagger":
-    # Imported only if there is a model, because that takes seconds.
-    from clmr_tf.inference.encoder import load_encoder
+def _tagger(model: Path | None, library: "Library") -> "Tagger | None":
+    """The tags of the given model, or of the included one if the table was made with it."""
+    from clmr_tf.export.model_folder import recorded_hash
+    from clmr_tf.inference.encoder import load_encoder, tagger_of_model
 
-    encoder = load_encoder(model)
-    if encoder.model_hash != library.model_hash:
+    folder = (model or INCLUDED_MODEL).expanduser()
+    model_hash = recorded_hash(folder, "auto")
+    # Only a run folder has to be loaded, which takes seconds.
+    encoder = None if model_hash else load_encoder(folder)
+    if (model_hash or encoder.model_hash) != library.model_hash.removesuffix("-int8"):
+        if not model:
+            return None
         raise UsageError(
             f"{library.table} was made with another model than {model}; give that model with --model, or none."
         )
-    encoder.require_tags()
-    return encoder.tagger
+    tagger = encoder.tagger if encoder else tagger_of_model(folder)
+    if model and tagger is None:
+        raise UsageError(f"The model {model} gives no tags; leave out --model, or give one that has a head.")
+    return tagger
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Library:
     def __init__(self, table: Path) -> None:
         # Checks everything that is read here.
         songs = SongTable(table)
-        self.table, self.model_hash = table, songs.model_hash
+        # With a name, also if it is ".".
+        self.table, self.model_hash = table.absolute(), songs.model_hash
         # An .npz file does not have them.
         self._num_bytes: Sequence[int] = ()
         self._modified_ns: Sequence[int] = ()

@@ -155,6 +155,7 @@ class TaughtTags:
 
 def file_of_table(table: Path) -> Path:
     """The file of the taught tags of a table."""
+    table = table.absolute()
     return table.with_name(f"{table.name}{TAUGHT_TAGS_SUFFIX}")
 
 

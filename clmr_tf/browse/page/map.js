@@ -15,6 +15,7 @@ export class SongMap {
     this.colours = []; // colour of each point
     this.shown = null; // Uint8Array, or null for all
     this.playing = this.hovered = -1;
+    this.width = this.height = 0;
     this.scale = 1;
     this.left = this.top = 0;
     this.isLasso = false;
@@ -58,6 +59,8 @@ export class SongMap {
 
   resize() {
     const { width, height } = this.canvas.getBoundingClientRect();
+    // Kept, because reading them from the page for every point takes long.
+    [this.width, this.height] = [width, height];
     const ratio = devicePixelRatio || 1;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
@@ -67,11 +70,11 @@ export class SongMap {
   // Pixels of the page, within the canvas.
   x(row) { return this.middleX + this.halfWidth * this.positions[2 * row]; }
   y(row) { return this.middleY - this.halfHeight * this.positions[2 * row + 1]; }
-  get middleX() { return this.left + this.canvas.clientWidth / 2; }
-  get middleY() { return this.top + (this.canvas.clientHeight + ABOVE - BELOW) / 2; }
-  get halfHeight() { return (this.scale * (Math.min(this.canvas.clientHeight, this.canvas.clientWidth) - ABOVE - BELOW)) / 2; }
+  get middleX() { return this.left + this.width / 2; }
+  get middleY() { return this.top + (this.height + ABOVE - BELOW) / 2; }
+  get halfHeight() { return (this.scale * (Math.min(this.height, this.width) - ABOVE - BELOW)) / 2; }
   // The axes have no meaning, so a wide map may be stretched.
-  get halfWidth() { return Math.min((this.scale * this.canvas.clientWidth) / 2, 1.5 * this.halfHeight); }
+  get halfWidth() { return Math.min((this.scale * this.width) / 2, 1.5 * this.halfHeight); }
 
   draw() {
     if (this.isWaiting) return;
@@ -83,16 +86,15 @@ export class SongMap {
   }
 
   drawNow() {
-    const { context, canvas } = this;
-    const style = getComputedStyle(canvas);
+    const { context, width, height } = this;
+    const style = getComputedStyle(this.canvas);
     const ratio = devicePixelRatio || 1;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
+    context.clearRect(0, 0, width, height);
     const count = this.positions.length / 2;
     if (!this.order || this.order.length !== count) return;
     const radius = Math.min(9, Math.max(1.6, (90 / Math.sqrt(count)) * Math.sqrt(this.scale)));
     const { middleX, middleY, halfWidth, halfHeight } = this;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     const circles = (rows, colourOf, size, isShown) => {
       let colour = null;
       for (const row of rows) {
@@ -151,7 +153,7 @@ export class SongMap {
     return best;
   }
 
-  zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
+  zoom(factor, x = this.width / 2, y = this.height / 2) {
     const scale = Math.min(200, Math.max(0.5, this.scale * factor));
     const real = scale / this.scale;
     // The place below the pointer stays there.
@@ -169,9 +171,8 @@ export class SongMap {
   // Moves the map if a point is out of sight.
   reveal(row) {
     const [x, y] = [this.x(row), this.y(row)];
-    const { clientWidth, clientHeight } = this.canvas;
-    if (x < 0 || x > clientWidth) this.left += clientWidth / 2 - x;
-    if (y < 0 || y > clientHeight) this.top += clientHeight / 2 - y;
+    if (x < 0 || x > this.width) this.left += this.width / 2 - x;
+    if (y < 0 || y > this.height) this.top += this.height / 2 - y;
     this.draw();
   }
 

@@ -71,19 +71,24 @@ const map = new SongMap(get("map"), {
   },
 });
 
+let shownLayout;
 async function placeSongs() {
   const answer = await ask("/api/layout");
-  const isFinal = answer.headers.get("x-layout") === "tsne";
-  map.place(new Float32Array(await answer.arrayBuffer()), true);
-  get("map-state").textContent = isFinal ? "" : "Principal components; a better map is being computed";
-  if (!isFinal) setTimeout(() => attempt(placeSongs), 3000);
+  const layout = answer.headers.get("x-layout");
+  const positions = new Float32Array(await answer.arrayBuffer());
+  if (layout !== shownLayout) map.place(positions, true);
+  shownLayout = layout;
+  const isFinal = layout === "tsne";
+  get("map-state").textContent = isFinal ? "" : "Preliminary map; t-SNE is being computed";
+  // Not by `attempt`, which takes away the sentence about what the user does meanwhile.
+  if (!isFinal) setTimeout(() => placeSongs().catch((error) => say(error.message)), 3000);
 }
 
 async function colourSongs() {
   const choice = get("colour").value;
   const entries = [];
   if (choice === "cluster") {
-    const count = Math.max(...songs.cluster) + 1;
+    const count = new Set(songs.cluster).size;
     colourOf = songs.cluster.map((cluster) => COLOURS[cluster % COLOURS.length]);
     for (let cluster = 0; cluster < count; cluster++) entries.push([COLOURS[cluster % COLOURS.length], `cluster ${cluster + 1}`]);
   } else if (choice === "folder") {
@@ -96,6 +101,7 @@ async function colourSongs() {
     if (counts.size > greatest.length) entries.push([OTHERS, `${counts.size - greatest.length} others`]);
   } else {
     const values = await valuesOf(choice);
+    if (get("colour").value !== choice) return;
     const greatest = values.reduce((one, other) => Math.max(one, other), 1e-9);
     // Few colours, so that points are drawn quickly.
     colourOf = Array.from(values, (value) => heat(Math.round((value / greatest) * 24) / 24));
@@ -227,8 +233,25 @@ async function refresh() {
     rows.forEach((row) => { shown[row] = 1; });
     map.show(shown);
   } else map.show(null);
-  const allowed = new Set(rows);
   for (const [id, isShown] of [["similar-query", tab === "similar"], ["teach", tab === "teach"]]) get(id).hidden = !isShown;
+  let shown;
+  try {
+    shown = await listed(rows);
+  } catch (error) {
+    if (own !== numRefreshes) return;
+    get("list-count").textContent = "";
+    throw error;
+  }
+  // Another tab or filter was chosen while the server was busy.
+  if (own !== numRefreshes) return;
+  get("list-count").textContent = shown.count;
+  get("save").hidden = !shown.items.some((item) => item.row !== undefined);
+  list.set(shown.items);
+}
+
+// The list of the tab that is open, of the rows that pass the filters.
+async function listed(rows) {
+  const allowed = new Set(rows);
   let items = [];
   let count = "";
   const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
@@ -283,11 +306,7 @@ async function refresh() {
       count = counted(items.length, "mark");
     }
   }
-  // Another tab or filter was chosen while the server was busy.
-  if (own !== numRefreshes) return;
-  get("list-count").textContent = count;
-  get("save").hidden = !items.some((item) => item.row !== undefined);
-  list.set(items);
+  return { items, count };
 }
 
 function openTab(name) {
@@ -332,7 +351,9 @@ for (const id of ["search", "filter-least", "filter-shortest", "filter-longest"]
 }
 get("filter-tag").addEventListener("change", () => attempt(async () => {
   const key = get("filter-tag").value;
-  filterValues = key ? await valuesOf(key) : null;
+  const values = key ? await valuesOf(key) : null;
+  if (get("filter-tag").value !== key) return;
+  filterValues = values;
   get("filter-least-label").hidden = !key;
   await openTab("songs");
 }));
@@ -382,10 +403,10 @@ async function readTags() {
   get("taught-names").replaceChildren(...tags.filter((tag) => tag.is_taught).map((tag) => new Option(tag.name, tag.name)));
 }
 
-// `tag`: as the server describes it.
-async function setTaught(tag) {
+// `tag`: as the server describes it. `values`: of all songs, if it has a head.
+function setTaught(tag, values) {
   taught = tag;
-  probabilities = tag.has_head ? await valuesOf(`taught:${tag.name}`) : null;
+  probabilities = values;
   answers.clear();
   for (const one of tag.marks) if (one.seconds === null) answers.set(songs.row_of.get(one.path), one.answer);
   const count = (answer) => tag.marks.filter((one) => one.answer === answer).length;
@@ -399,18 +420,32 @@ async function setTaught(tag) {
   get("teach-remove").disabled = !tag.num_changes;
 }
 
-async function changed(tag) {
-  await setTaught(tag);
-  await readTags();
-  const key = `taught:${tag.name}`;
-  if (get("colour").value === key) await colourSongs();
-  if (get("filter-tag").value === key) filterValues = probabilities;
-  await Promise.all([refresh(), playing >= 0 ? showTaggram(playing) : null]);
+// Changes the tag that is taught, one change at a time: a second click would mark the song that slides below it.
+let isChanging = false;
+async function change(path, what) {
+  if (isChanging) return;
+  isChanging = true;
+  try {
+    const tag = await askJson(path, { name: taught.name, ...what });
+    const key = `taught:${tag.name}`;
+    const values = tag.has_head ? await valuesOf(key) : null;
+    const [colour, filter] = [get("colour").value, get("filter-tag").value];
+    await readTags();
+    // Another tag may be taught by now.
+    if (taught.name === tag.name) setTaught(tag, values);
+    // A tag without a head is no longer in the selects.
+    if (colour === key) await colourSongs();
+    if (filter === key) {
+      filterValues = values;
+      get("filter-least-label").hidden = !values;
+    }
+    await Promise.all([refresh(), playing >= 0 ? showTaggram(playing) : null]);
+  } finally {
+    isChanging = false;
+  }
 }
 
-async function mark(row, answer, seconds) {
-  await changed(await askJson("/api/mark", { name: taught.name, marks: [{ row, answer, seconds }] }));
-}
+const mark = (row, answer, seconds) => change("/api/mark", { marks: [{ row, answer, seconds }] });
 const markPlaying = (answer, isMoment) => attempt(() => mark(playing, answer, isMoment ? Math.round(audio.currentTime * 10) / 10 : null));
 
 get("teach-name").addEventListener("submit", (event) => {
@@ -418,13 +453,16 @@ get("teach-name").addEventListener("submit", (event) => {
   const name = get("teach-tag").value.trim();
   if (!name) return;
   attempt(async () => {
-    await setTaught(tags.find((tag) => tag.is_taught && tag.name === name) ?? { name, has_head: false, marks: [], precision: null, num_changes: 0 });
+    const tag = tags.find((one) => one.is_taught && one.name === name) ?? { name, has_head: false, marks: [], precision: null, num_changes: 0 };
+    const values = tag.has_head ? await valuesOf(`taught:${name}`) : null;
+    if (get("teach-tag").value.trim() !== name) return;
+    setTaught(tag, values);
     await refresh();
   });
 });
-get("teach-undo").addEventListener("click", () => attempt(async () => changed(await askJson("/api/undo", { name: taught.name }))));
+get("teach-undo").addEventListener("click", () => attempt(() => change("/api/undo")));
 get("teach-remove").addEventListener("click", () => {
-  if (confirm(`Remove the tag “${taught.name}” with all its marks?`)) attempt(async () => changed(await askJson("/api/remove", { name: taught.name })));
+  if (confirm(`Remove the tag “${taught.name}” with all its marks?`)) attempt(() => change("/api/remove"));
 });
 for (const view of ["offers", "ranking", "marks"]) {
   get(`show-${view}`).addEventListener("click", () => {
@@ -458,6 +496,7 @@ async function start() {
 async function play(row, seconds) {
   if (row !== playing) {
     playing = row;
+    get("taggram-section").hidden = true;
     audio.src = `/api/songs/${row}/audio`;
     get("now-name").textContent = names[row];
     get("now-details").textContent = describe(row);
@@ -481,13 +520,15 @@ async function showTaggram(row) {
   taggram.show(shown, songs.durations_seconds[row], songs.window_seconds);
 }
 
+let frame = 0;
 function showTime() {
+  cancelAnimationFrame(frame);
   const seconds = audio.currentTime;
   taggram.cursor(seconds);
   if (document.activeElement !== get("seek") || !audio.paused) get("seek").value = seconds;
   get("seek").setAttribute("aria-valuetext", minutes(seconds));
   get("time").textContent = playing < 0 ? "" : `${minutes(seconds)} / ${minutes(songs.durations_seconds[playing])}`;
-  if (!audio.paused) requestAnimationFrame(showTime);
+  if (!audio.paused) frame = requestAnimationFrame(showTime);
 }
 for (const event of ["play", "pause", "seeked", "loadedmetadata"]) {
   audio.addEventListener(event, () => {
@@ -497,9 +538,10 @@ for (const event of ["play", "pause", "seeked", "loadedmetadata"]) {
   });
 }
 audio.addEventListener("error", () => attempt(async () => {
+  const row = playing;
   // Says why, if the file is the reason.
   await ask(audio.src, undefined).then((answer) => answer.body?.cancel());
-  throw new Error(`This browser cannot play ${names[playing]}; it may not know the format.`);
+  if (row === playing) throw new Error(`This browser cannot play ${names[row]}; it may not know the format.`);
 }));
 get("seek").addEventListener("input", () => { audio.currentTime = Number(get("seek").value); });
 const toggle = () => attempt(() => (audio.paused ? start() : audio.pause()));
@@ -554,7 +596,7 @@ await attempt(async () => {
   folders = songs.paths.map((path) => path.split("/").at(-2) ?? "");
   searched = songs.paths.map((path) => path.split("/").slice(-3).join("/").toLowerCase());
   const [title, count] = [document.createTextNode(`${songs.table} `), document.createElement("small")];
-  count.textContent = `${names.length.toLocaleString("en")} songs${songs.skipped.length ? `, ${songs.skipped.length.toLocaleString("en")} files skipped` : ""}`;
+  count.textContent = `${names.length.toLocaleString("en")} songs${songs.skipped.length ? `, ${songs.skipped.length.toLocaleString("en")} file${songs.skipped.length === 1 ? "" : "s"} skipped` : ""}`;
   get("title").replaceChildren(title, count);
   get("tab-skipped").textContent = `Skipped (${songs.skipped.length})`;
   document.title = songs.table;

@@ -85,7 +85,10 @@ async function open(file, name) {
     say("");
     await show(song);
   } catch (error) {
-    if (turn === latest) say("");
+    if (turn === latest) {
+      say("");
+      element("progress-line").hidden = true;
+    }
     complain(error);
   }
 }
@@ -96,7 +99,8 @@ async function show(song) {
   current = shown;
   element("song").hidden = false;
   element("song-name").textContent = song.name;
-  element("taggram").hidden = element("top").hidden = !model.tag_names.length;
+  // Shown with the first tags.
+  element("taggram").hidden = element("top").hidden = true;
   element("nearest").hidden = element("save").hidden = true;
   lengthOf(player, song.url).catch(() => {});
   element("progress-line").hidden = false;
@@ -131,8 +135,11 @@ let recording = null;
 async function record() {
   if (recording) return recording.stop();
   complain(null);
+  // Until the browser has been allowed to record, a second click would start another recording.
+  element("record").disabled = true;
   try {
     recording = await Recording.start();
+    element("record").disabled = false;
     element("record").textContent = "Stop recording";
     say("Recording …");
     open(await recording.finished, "Recording");
@@ -140,6 +147,7 @@ async function record() {
     complain(error);
   } finally {
     recording = null;
+    element("record").disabled = false;
     element("record").textContent = "Record from the microphone";
   }
 }
@@ -162,6 +170,7 @@ function draw() {
   const flaws = [song.isPadded && "shorter than a window", song.isSilent && "silent, so its numbers mean nothing"];
   element("song-details").textContent = [clock(song.seconds), ...flaws].filter(Boolean).join(", ");
   if (!tags.length) return;
+  element("taggram").hidden = element("top").hidden = false;
   const means = mean(tags);
   const ranked = [...means.keys()].sort((one, other) => means[other] - means[one]);
   taggram.show({
@@ -181,7 +190,10 @@ function draw() {
 
 const startSeconds = (song) => song.startSamples.map((sample) => sample / model.sample_rate_hz);
 
+let positionFrame = 0;
+
 function showPosition() {
+  cancelAnimationFrame(positionFrame);
   if (!current?.tags.length) return;
   const seconds = player.currentTime;
   const middle = seconds - (model.clip_num_samples - model.hop_num_samples) / 2 / model.sample_rate_hz;
@@ -191,7 +203,7 @@ function showPosition() {
   const description = top.map((column) => `${model.tag_names[column]} ${tags[column].toFixed(2)}`).join(", ");
   element("now").textContent = `${clock(seconds)}  ${description}`;
   taggram.moveCursor(seconds, `${clock(seconds)}, ${description}`);
-  if (!player.paused) requestAnimationFrame(showPosition);
+  if (!player.paused) positionFrame = requestAnimationFrame(showPosition);
 }
 
 function showNeighbours() {

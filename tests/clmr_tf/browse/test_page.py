@@ -104,7 +104,7 @@ def current_time(page) -> float:
 
 
 def test_everything_is_shown_and_what_was_skipped_too(page, library):
-    assert page.inner_text("h1") == f"table {NUM_SONGS} songs, 1 files skipped"
+    assert page.inner_text("h1") == f"table {NUM_SONGS} songs, 1 file skipped"
     assert page.inner_text("#list-count") == f"{NUM_SONGS} songs"
     page.click("#tab-skipped")
     assert "zz notes.mp3" in page.inner_text("#list .row .name")

@@ -60,15 +60,24 @@ def test_embed_tag_and_similar_work_and_everything_else_says_what_to_install(wit
         ["tag", "songs", "--model", "runs"],
         ["export", "--model", "runs"],
         ["train", "--corpus", "songs"],
+        ["teach", "table", "--tag", "soft", "--yes", "songs/song 1.flac"],
     )
     assert embedded == (0, "Embedded 3 of 3 files to table.\n", "")
     assert found[0] == 0 and found[1].count("\n") == 3 and found[1].startswith(f"{tmp_path}/songs/song 1.flac\n")
     assert tagged[0] == 0 and tagged[1].count("\n") == 6
-    expected = ["package matplotlib", "The runtime tensorflow needs TensorFlow", "runs is not a model folder; a run"]
-    for (exit_code, output, error), words in zip(refused, [*expected, "package", "package"], strict=True):
+    of_train = "run `pip install '.[train]'` in a clone of this project"
+    of_browse = "run `pip install '.[browse]'` in a clone of this project"
+    expected = [
+        ("package matplotlib", "run `pip install matplotlib`"),
+        ("The runtime tensorflow needs TensorFlow", of_train),
+        ("runs is not a model folder; a run", of_train),
+        ("package", of_train),
+        ("package", of_train),
+        ("package sklearn", of_browse),
+    ]
+    for (exit_code, output, error), (words, advice) in zip(refused, expected, strict=True):
         assert (exit_code, output) == (2, "") and words in error
-        assert error.endswith("which is not installed; run `pip install '.[train]'` in a clone of this project.\n")
-        assert error.count("\n") == 1
+        assert error.endswith(f"which is not installed; {advice}.\n") and error.count("\n") == 1
 
 
 def test_importing_the_encoder_imports_none_of_them():
