@@ -12,13 +12,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from clmr_tf.errors import PACKAGES_OF_TRAIN, ClmrError, UsageError, install_extra, is_disk_full
 from clmr_tf.quiet_start import hide_tensorflow_start
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 _EXTRAS = {"sklearn": "browse"}
 SignalHandler = Callable[[int, FrameType | None], Any] | int | None
@@ -34,12 +36,15 @@ EXIT_TERMINATED = 143
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-def progress_bar(*amounts: ProgressColumn) -> Progress:
+def progress_bar(*amounts: "ProgressColumn") -> "Progress":
     """A progress bar on standard error, removed when it ends; shows nothing if standard error is not a terminal.
 
     Args:
         amounts: Columns after the bar. Default: the number done, the total, and the time left.
     """
+    # Imported late, because many commands show no bar.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     amounts = amounts or (MofNCompleteColumn(), TimeRemainingColumn())
     description = TextColumn("{task.description}", markup=False)
     return Progress(description, BarColumn(), *amounts, console=stderr, transient=True, disable=not stderr.is_terminal)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from clmr_tf.errors import UsageError, is_disk_full
 
@@ -74,6 +73,9 @@ def exclusive_lock(path: Path, refusal: str, *, timeout_seconds: float = 0.0) ->
         UsageError: If another process holds the lock, also after this time.
         OSError: If the lock file cannot be created.
     """
+    # Imported late, because many commands lock nothing.
+    from filelock import FileLock, Timeout
+
     try:
         lock = FileLock(path, timeout=timeout_seconds).acquire()
     except Timeout as error:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
-import yaml
 
 from clmr_tf.errors import UsageError, suggestion
 
@@ -69,6 +68,9 @@ def parse_command(config_type: type[Config], arguments: Sequence[str], *, progra
 
 def _read_values(config_type: type, path: Path) -> dict[str, Any]:
     """The values in a configuration file, each checked for its type but not validated together."""
+    # Imported late, because few commands are given a file.
+    import yaml
+
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
