@@ -120,8 +120,7 @@ class _Run(Generic[Argument, Summary]):
         self._worker_class = ray.remote(
             num_cpus=options.worker_cpus, memory=_memory_bytes(options), scheduling_strategy="SPREAD"
         )(_worker_class())
-        # Stored once, since the settings of a corpus include its list of files.
-        self._payload = ray.put(ray.cloudpickle.dumps(open_worker))
+        self._payload = ray.cloudpickle.dumps(open_worker)
         self._waiting = collections.deque(tasks)
         # Worker, node and shard; the last two are None while the worker waits for a place and is opened.
         self._running: dict[Any, tuple[Any, str | None, ShardTask[Argument] | None]] = {}

@@ -27,7 +27,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import from_json
 from clmr_tf.console import printable
 from clmr_tf.errors import ClmrError, UsageError
-from clmr_tf.files import UnreadableArraysError, read_arrays, replaced_file, write_atomically
+from clmr_tf.files import UnreadableArraysError, read_arrays, replaced_file, sha256_of, write_atomically
 from clmr_tf.inference.embeddings import FileEmbedding
 
 FORMAT_VERSION = 1
@@ -233,7 +233,7 @@ def write_part(
         if len(waiting):
             writer.write_table(waiting)
     # With this, `found_part` needs no other record to notice a damaged part.
-    others = {"skipped": skipped, "windows_sha256": _sha256(_path(table, WINDOWS_FOLDER, name))}
+    others = {"skipped": skipped, "windows_sha256": sha256_of(_path(table, WINDOWS_FOLDER, name))}
     schema = pyarrow.schema([*_SONG_FIELDS, _embedding_field(settings)], _metadata(settings, others))
     columns = [pyarrow.array([song[row] for song in songs], field.type) for row, field in enumerate(_SONG_FIELDS)]
     content = pyarrow.table([*columns, _embeddings(np.concatenate(means))], schema=schema)
@@ -266,7 +266,7 @@ def hashes_of_part(table: Path, name: str) -> dict[str, str]:
     Raises:
         OSError: If one of them is missing or cannot be read.
     """
-    return {folder: _sha256(_path(table, folder, name)) for folder in (SONGS_FOLDER, WINDOWS_FOLDER)}
+    return {folder: sha256_of(_path(table, folder, name)) for folder in (SONGS_FOLDER, WINDOWS_FOLDER)}
 
 
 def keys_of_part(table: Path, settings: TableSettings, name: str) -> list[tuple[str, int, int]]:
@@ -474,11 +474,6 @@ _SONG_FIELDS = (
 )
 # Embeddings do not get smaller by compression, and the other columns are small.
 _WRITER_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": ["path"], "write_page_checksum": True}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _path(table: Path, folder: str, name: str) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clmr_tf import __version__
-from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions
+from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, decoder_versions, require_decoders
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
@@ -325,10 +325,7 @@ def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_sh
 
 def _opened_worker(versions: Mapping[str, str]) -> Callable[[CorpusShard], ShardManifest]:
     """On a node of a cluster: refuses other decoders, and returns the function that prepares a shard."""
-    found = decoder_versions()
-    for library, version in versions.items():
-        if found[library] != version:
-            raise UsageError(f"Its version of {library} is {found[library]}, not {version}; install the same.")
+    require_decoders(versions)
     return functools.partial(_prepare_shard, lock_timeout_seconds=_LOCK_TIMEOUT_SECONDS)
 
 
