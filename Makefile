@@ -38,7 +38,7 @@ help:
 	@echo "make format        apply them"
 	@echo "make docs          the API reference, build/reference/index.html"
 	@echo "make figures       regenerate the pictures and tables of docs/"
-	@echo "make bench         run all benchmarks, one JSON object each"
+	@echo "make bench         the benchmarks of one machine, one JSON object each; benchmarks/ has others"
 	@echo "make gpu-check     compare a GPU with the CPU number by number, and time it"
 
 train: $(VENV)/run-requirements

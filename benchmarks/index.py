@@ -3,7 +3,8 @@
 Writes an index of invented items, three tags each, and PCM files without content that take no space on the disk. A new
 process opens them (`load_seconds`) and reads the first batch as training does (`start_seconds`, which includes the
 former; imports are not counted). `bytes_per_item` is the memory that the process needs at its peak while it opens the
-corpus, in addition to that of the imports.
+corpus, in addition to that of the imports. `labels_seconds` is what half of the labels take after that: choosing them,
+and a first batch with labels.
 """
 
 import argparse
@@ -123,7 +124,8 @@ def measure(num_items: int, num_files: int, parent: Path | None) -> dict[str, fl
 
 def measure_here(folder: Path) -> dict[str, float]:
     """Opens a corpus in this process and reads the first batch."""
-    from clmr_tf.data.crops import num_units, pair_dataset
+    from clmr_tf.data.crops import labelled_dataset, num_units, pair_dataset
+    from clmr_tf.data.labels import choose_labels
     from clmr_tf.data.resolution import resolve_corpus
 
     before_mb, begin, cpu_begin = peak_memory_mb(), time.perf_counter(), time.process_time()
@@ -133,15 +135,22 @@ def measure_here(folder: Path) -> dict[str, float]:
     load_seconds, load_cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     load_mb = peak_memory_mb()
     num_units(corpus, "train", "song")
-    next(iter(pair_dataset(corpus, "train", batch_size=48, clip_num_samples=CROP_NUM_SAMPLES, seed=0)))
+    batch = {"batch_size": 48, "clip_num_samples": CROP_NUM_SAMPLES, "seed": 0}
+    next(iter(pair_dataset(corpus, "train", **batch)))
+    start_seconds, start_cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    start_mb, labelled_begin = peak_memory_mb(), time.perf_counter()
+    choose_labels(corpus, np.arange(len(corpus.rows_of("train"))), song_fraction=0.5)
+    next(iter(labelled_dataset(corpus, "train", **batch)))
     return {
         "load_seconds": load_seconds,
         "load_cpu_seconds": load_cpu_seconds,
         "bytes_per_item": (load_mb - before_mb) * 2**20 / len(corpus.items),
         "load_peak_megabytes": load_mb,
-        "start_seconds": time.perf_counter() - begin,
-        "start_cpu_seconds": time.process_time() - cpu_begin,
-        "start_peak_megabytes": peak_memory_mb(),
+        "start_seconds": start_seconds,
+        "start_cpu_seconds": start_cpu_seconds,
+        "start_peak_megabytes": start_mb,
+        "labels_seconds": time.perf_counter() - labelled_begin,
+        "labels_peak_megabytes": peak_memory_mb(),
     }
 
 

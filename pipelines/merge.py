@@ -4,7 +4,7 @@
     python -m pipelines.folder ~/Music --out corpora/music --shard 1/2
     python -m pipelines.merge corpora/music
 
-The shards must be whole and made alike: the same settings, list of files and versions. No audio is copied, and the
+The shards must be finished and made alike: the same settings, list of files and versions. No audio is copied, and the
 result is the same for any number of shards. The command also converts a corpus that an older version prepared.
 """
 

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from clmr_tf.data.corpus import Corpus
 from clmr_tf.data.index import SPLITS
 from clmr_tf.errors import UsageError
+
+# Python's strings take several times the memory of the array.
+_SONGS_PER_BATCH = 65_536
 
 # The tags of published data sets, in the order of their label vectors and published tables.
 # fmt: off
@@ -35,19 +39,24 @@ MSD_TAGS = (
 # fmt: on
 
 
-def sample_songs(song_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
+def sample_songs(song_ids: pa.ChunkedArray, fraction: float, seed: int) -> np.ndarray:
     """Selects a random fraction of the songs: max(1, round(fraction × songs)) of them.
 
     The songs are sorted by a hash of seed and song id, and the first ones are selected. So with the same seed, a
     smaller fraction is a subset of every larger one, and adding or removing songs does not reorder the others.
 
     Args:
-        song_ids: Song of every item; repetitions count once.
+        song_ids: The songs, strings, each of them once.
         fraction: Fraction in (0, 1].
         seed: Determines the order.
+
+    Returns:
+        Places of the selected songs in `song_ids`, int64, in the order of their hashes.
     """
-    songs = sorted(set(song_ids), key=lambda song: hashlib.sha256(f"{seed}/{song}".encode()).digest())
-    return set(songs[: max(1, round(fraction * len(songs)))])
+    batches = (song_ids.slice(begin, _SONGS_PER_BATCH) for begin in range(0, len(song_ids), _SONGS_PER_BATCH))
+    digests = (hashlib.sha256(f"{seed}/{song}".encode()).digest() for batch in batches for song in batch.to_pylist())
+    order = np.argsort(np.fromiter(digests, "S32", len(song_ids)), kind="stable")
+    return order[: max(1, round(fraction * len(song_ids)))]
 
 
 def sample_per_combination(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -101,16 +110,15 @@ def choose_labels(
     """
     rows = corpus.rows_of("train")
     song_of_clip = corpus.song_numbers[rows]
-    labels = corpus.multi_hot(rows)[clip_of_example]
     if combination_fraction is not None:
         choice, fraction = "fraction of the examples of each combination of tags, at least one", combination_fraction
-        selected = sample_per_combination(labels, fraction, seed)
+        selected = sample_per_combination(corpus.multi_hot(rows)[clip_of_example], fraction, seed)
     elif song_fraction < 1:
         choice, fraction = "fraction of the songs", song_fraction
-        song_ids = [item.song_id for item in corpus.items_at(rows)]
-        songs = sample_songs(song_ids, fraction, seed)
-        is_selected = np.array([song_id in songs for song_id in song_ids])
-        selected = np.flatnonzero(is_selected[clip_of_example])
+        songs, firsts = np.unique(song_of_clip, return_index=True)
+        song_ids = corpus.index.column("song_id").take(pa.array(corpus.index_rows[rows[firsts]]))
+        chosen = songs[sample_songs(song_ids, fraction, seed)]
+        selected = np.flatnonzero(np.isin(song_of_clip, chosen)[clip_of_example])
     else:
         choice, fraction = "all", 1.0
         selected = np.arange(len(clip_of_example))
@@ -120,15 +128,13 @@ def choose_labels(
         num_songs = len(np.unique(song_of_clip[clips]))
         return {"num_songs": num_songs, "num_clips": len(clips), "num_examples": len(examples)}
 
-    has_positive = labels[selected].any(axis=0)
+    present = np.unique(corpus.select(rows[np.unique(clip_of_example[selected])]).tag_codes)
     return selected, {
         "choice": choice,
         "fraction": fraction,
         **counts(selected),
         "of": counts(np.arange(len(clip_of_example))),
-        "tags_without_positives": [
-            name for name, has in zip(corpus.manifest.tag_names, has_positive, strict=True) if not has
-        ],
+        "tags_without_positives": [name for code, name in enumerate(corpus.manifest.tag_names) if code not in present],
     }
 
 

@@ -69,7 +69,8 @@ class PrepareSettings:
     num_workers: int | None = None
     """Number of decoding processes. Default: one per core."""
     max_skipped_fraction: float = 0.5
-    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk."""
+    """Fraction of the audio files, from 0 to 1, that may be unusable; more suggests a wrong folder or a bad disk. With
+    --shard, give it to `python -m pipelines.merge`, too."""
     reader: Literal["prepared", "direct"] = "prepared"
     """prepared: decode to 16-bit PCM, 2.6 MB a minute at 22050 Hz. direct: only check that training can decode the
     files."""

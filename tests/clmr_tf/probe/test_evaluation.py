@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -115,7 +116,8 @@ def test_a_clip_of_one_window_is_scored_by_it_and_counted(result_of, tmp_path):
 def test_few_labels_are_a_fraction_of_the_songs_or_chosen_like_the_paper(result_of, corpus):
     result = result_of("thesis", labels=0.3)
     labels, items = result["labels"], corpus.items_of("train")
-    songs = sample_songs([item.song_id for item in items], 0.3, SEED)
+    song_ids = sorted({item.song_id for item in items})
+    songs = {song_ids[place] for place in sample_songs(pa.chunked_array([song_ids]), 0.3, SEED)}
     tags = {tag for item in items if item.song_id in songs for tag in item.tags}
     # 0.3 of 14 songs.
     assert (labels["choice"], labels["fraction"], labels["num_songs"]) == ("fraction of the songs", 0.3, 4)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from clmr_tf.config.train import TrainConfig
@@ -62,7 +63,8 @@ def test_label_subset_is_that_of_the_probe(corpus, tmp_path):
     assert labels["tag_names"] == list(TAGS) and labels["single_label"] is True
 
     learned = training_data(corpus, config).corpus
-    songs = sample_songs([item.song_id for item in corpus.items_of("train")], 0.3, 5)
+    song_ids = sorted({item.song_id for item in corpus.items_of("train")})
+    songs = {song_ids[place] for place in sample_songs(pa.chunked_array([song_ids]), 0.3, 5)}
     assert {item.song_id for item in learned.items_of("train")} == songs and len(songs) == 3
     assert len(learned.items_of("valid")) == 5
 
