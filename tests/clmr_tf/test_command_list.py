@@ -1,6 +1,5 @@
 """`clmr-tf`: lists and runs commands, and rejects unknown ones."""
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,16 @@ from clmr_tf.console import run_command
 ROOT = Path(__file__).parents[2]
 
 
-def has_main(path: Path) -> bool:
-    return any(
-        isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text("utf-8")).body
-    )
+def commands_in(folder: Path) -> set[str]:
+    # Other modules with a `main` are not commands for users.
+    modules = {path.stem for path in folder.glob("*.py") if "sys.exit(run_command(main))" in path.read_text("utf-8")}
+    return modules | {path.parent.name for path in folder.glob("*/__main__.py")}
 
 
 def test_listing_has_every_command_and_corpus(capsys):
-    # Other modules with a `main` are not commands for users.
-    commands = {
-        path.stem for path in (ROOT / "clmr_tf").glob("*.py") if "sys.exit(run_command(main))" in path.read_text()
-    }
-    commands |= {path.parent.name for path in (ROOT / "clmr_tf").glob("*/__main__.py")}
+    commands = commands_in(ROOT / "clmr_tf")
     assert set(command_list.COMMANDS) == commands >= {"train", "augment"}
-    corpora = {path.stem for path in (ROOT / "pipelines").glob("*.py") if has_main(path)}
-    corpora |= {path.parent.name for path in (ROOT / "pipelines").glob("*/__main__.py")}
+    corpora = commands_in(ROOT / "pipelines")
     assert set(command_list.CORPORA) == corpora >= {"demo", "gtzan"}
     for arguments in ([], ["--help"], ["prepare"]):
         assert run_command(command_list.main, arguments) == 0

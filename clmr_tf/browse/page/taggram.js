@@ -80,7 +80,8 @@ export class Taggram {
 
   cursor(seconds) {
     this.seconds = seconds;
-    if (!this.still) return;
+    // It has no width while it is hidden.
+    if (!this.still?.width) return;
     const ratio = devicePixelRatio || 1;
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);

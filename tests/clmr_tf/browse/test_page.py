@@ -284,6 +284,61 @@ def test_without_a_mouse(page):
     assert unnamed == []
 
 
+def test_a_playing_song_asks_for_one_frame_at_a_time(page):
+    page.evaluate(
+        """() => { window.nativeFrame = window.requestAnimationFrame; window.numRequested = 0;
+        window.requestAnimationFrame = (done) => { window.numRequested++; return window.nativeFrame(done); }; }"""
+    )
+    page.locator("#list .row").nth(0).click()
+    until(page, "document.getElementById('audio').currentTime > 0.1")
+    for seconds in (5, 2, 6, 1, 4, 3):
+        page.evaluate(f"document.getElementById('audio').currentTime = {seconds}")
+        until(page, "!document.getElementById('audio').seeking")
+    requested = page.evaluate(
+        """() => new Promise((done) => { const first = window.numRequested; let numFrames = 0;
+        const next = () => (++numFrames < 30 ? window.nativeFrame(next) : done(window.numRequested - first));
+        window.nativeFrame(next); })"""
+    )
+    assert 25 <= requested <= 45
+
+
+def test_an_answer_about_another_tag_does_not_change_the_one_that_is_taught(page):
+    page.click("#tab-teach")
+    page.fill("#teach-tag", "first")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#list .row .yes")
+    page.evaluate(
+        """() => { const native = window.fetch;
+        window.fetch = async (path, ...others) => {
+          const answer = await native(path, ...others);
+          if (path === "/api/mark") await new Promise((done) => setTimeout(done, 1000));
+          return answer;
+        }; }"""
+    )
+    page.locator("#list .row .yes").nth(0).click(no_wait_after=True)
+    page.fill("#teach-tag", "second")
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('marking-tag').textContent === 'second?'")
+    page.wait_for_timeout(2500)
+    assert page.inner_text("#marking-tag") == "second?" and page.input_value("#teach-tag") == "second"
+    assert page.inner_text("#teach-summary").startswith("0 yes, 0 no.")
+    # The mark was made all the same.
+    page.fill("#teach-tag", "first")
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('teach-summary').textContent.startsWith('1 yes, 0 no.')")
+    # Its colours and its filter go with it.
+    page.select_option("#colour", "taught:first")
+    page.select_option("#filter-tag", "taught:first")
+    until(page, "!document.getElementById('filter-least-label').hidden")
+    page.click("#tab-teach")
+    page.click("#teach-undo")
+    until(page, "document.getElementById('filter-least-label').hidden")
+    assert (page.input_value("#colour"), page.input_value("#filter-tag")) == ("cluster", "")
+    until(page, "document.querySelector('#legend').textContent.includes('cluster')")
+    page.click("#tab-songs")
+    until(page, f"document.getElementById('list-count').textContent === '{NUM_SONGS} songs'")
+
+
 def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
     write_table(tmp_path / "music", tmp_path / "table", num_songs=2)
     with served(tmp_path / "table") as port:
