@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clmr_tf.audio import decoding
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import run_command
 from clmr_tf.data.corpus import Corpus
@@ -283,7 +284,7 @@ def test_a_cluster_goes_on_with_the_shards_that_are_there(music, whole, tmp_path
 
 def test_nodes_with_other_decoders_are_refused(music, tmp_path, monkeypatch):
     def open_there(options, open_worker, tasks, doing):
-        monkeypatch.setattr(prepare, "decoder_versions", lambda: {**DECODERS, "soxr": "0"})
+        monkeypatch.setattr(decoding, "decoder_versions", lambda: {**DECODERS, "soxr": "0"})
         open_worker()
 
     monkeypatch.setattr(prepare, "run_on_cluster", open_there)
