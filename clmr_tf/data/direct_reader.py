@@ -189,7 +189,7 @@ def tensorflow_io_decoders() -> ModuleType | None:
     try:
         from tensorflow_io.python.ops import core_ops
 
-        core_ops.io_audio_readable_init  # noqa: B018  (the first attribute access loads the library)
+        core_ops.io_audio_readable_init  # noqa: B018 - the first attribute access loads the library
     except (ImportError, NotImplementedError, tf.errors.OpError):
         return None
     return core_ops
