@@ -104,6 +104,8 @@ def find_tools(data: Path, soundfonts: Iterable[str] = SOUNDFONTS) -> Tools:
         UsageError: If a package is missing, is there in two versions, or has no such file.
         ClmrError: If a package cannot be unpacked.
     """
+    # Paths that hold in the folders where MMA runs.
+    data = data.absolute()
     files = {name: _one(data, _deb(name)) for name in _packages(soundfonts)}
     wheel = _one(data, _wheel())
     mma = take_files(files[MMA], [_MMA_PROGRAM, f"{_MMA_LIBRARY}/"], data)

@@ -220,8 +220,10 @@ def test_levels(data, corpus):
         assert seconds.min() > 1e-3 and seconds.mean() > 0.02
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data, corpus, tmp_path):
-    again = tmp_path / "again"
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data, corpus, tmp_path, monkeypatch):
+    # A relative folder, as in the documented command.
+    monkeypatch.chdir(tmp_path)
+    again = Path("again")
     again.mkdir()
     for path in [*data.glob("*.deb"), *data.glob("*.whl")]:
         (again / path.name).symlink_to(path)

@@ -30,7 +30,7 @@ def test_help_describes_sources_and_folder_layout(pipeline, capsys):
     for option in ("--data", "--out", "--max-skipped-fraction", "--sample-rate-hz", "--config"):
         assert option in words
     # The songs of one corpus are rendered, not read from a folder.
-    assert ("--shard" in words) == (pipeline.NAME != "accompaniments")
+    assert ("--shard {None}|STR" in words) == (pipeline.NAME != "accompaniments")
     assert ("--download, --no-download" in words) == (pipeline.NAME not in WITHOUT_DOWNLOAD)
 
 
