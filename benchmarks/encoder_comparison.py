@@ -320,8 +320,9 @@ class Comparison:
         with tempfile.TemporaryDirectory() as folder:
             options = self._common_options(encoder, objective, _SPEED_STEPS, self._supervised[0])
             run_module("clmr_tf.train", *options, "--validate-every", str(_SPEED_STEPS), "--workdir", folder)
-            views = views_per_step(objective, self._options.batch_size)
-            return views / statistics.median(rate for _, rate in clip_rates(Path(folder)))
+            # Two views of each recording, or one crop with its labels.
+            num_clips = self._options.batch_size * (2 if objective == "contrastive" else 1)
+            return num_clips / statistics.median(clip_rates(Path(folder)))
 
     def _record_training(self, network: Network, run: Path) -> None:
         path = self._results / TRAININGS / f"{network.name}.json"
@@ -329,11 +330,15 @@ class Comparison:
             return
         rows = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
         last = next(row for row in reversed(rows) if network.step in (None, row["step"]))
-        views = views_per_step(_OBJECTIVES[network.training], self._options.batch_size)
+        objective = _OBJECTIVES[network.training]
+        seconds_per_step = self._plan["trainings"][f"{network.encoder} {objective}"]["seconds_per_step"]
         record = {
             "network": dataclasses.asdict(network),
             "steps": last["step"],
-            "minutes": training_seconds(run, views, last["step"]) / 60,
+            # As fast as when the speed was measured, because the machine may have had other work during a training.
+            "minutes": last["step"]
+            * self._plan["trainings"][f"{network.encoder} {objective}"]["seconds_per_step"]
+            / 60,
             **_size_of(network.encoder, self._options.width),
             "metrics": last,
         }
@@ -369,13 +374,8 @@ def _open(folder: Path, command: str) -> Corpus:
     return Corpus.open(folder)
 
 
-def views_per_step(objective: str, batch_size: int) -> int:
-    """Clips that a step trains on: two views of each recording, or one crop with its labels."""
-    return 2 * batch_size if objective == "contrastive" else batch_size
-
-
-def clip_rates(run: Path) -> list[tuple[int, float]]:
-    """Steps of a run and the clips per second up to each, from its curves; those of a lost part are left out."""
+def clip_rates(run: Path) -> list[float]:
+    """Clips per second at each logged step of a run, from its curves."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
@@ -383,25 +383,7 @@ def clip_rates(run: Path) -> list[tuple[int, float]]:
     events.Reload()
     name = "training/clips_per_second"
     points = events.Tensors(name) if name in events.Tags()["tensors"] else []
-    return [(point.step, float(make_ndarray(point.tensor_proto))) for point in points]
-
-
-def training_seconds(run: Path, views: int, last_step: int) -> float:
-    """Seconds that the steps of a run took, without compiling, validating and saving.
-
-    A run that was interrupted counts every step once, also if it was done twice.
-
-    Args:
-        run: Folder of the run.
-        views: See `views_per_step`.
-        last_step: Up to which it is asked for.
-    """
-    seconds, before = 0.0, 0
-    for step, rate in clip_rates(run):
-        if step <= last_step:
-            seconds += (step - before) * views / rate
-            before = step
-    return seconds
+    return [float(make_ndarray(point.tensor_proto)) for point in points]
 
 
 @functools.cache

