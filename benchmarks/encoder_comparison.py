@@ -336,9 +336,7 @@ class Comparison:
             "network": dataclasses.asdict(network),
             "steps": last["step"],
             # As fast as when the speed was measured, because the machine may have had other work during a training.
-            "minutes": last["step"]
-            * self._plan["trainings"][f"{network.encoder} {objective}"]["seconds_per_step"]
-            / 60,
+            "minutes": last["step"] * seconds_per_step / 60,
             **_size_of(network.encoder, self._options.width),
             "metrics": last,
         }
