@@ -69,11 +69,15 @@ class TableSettings:
     def require_same(self, others: "TableSettings", owner: str, other_owner: str) -> None:
         """Raises UsageError, which names the first difference, if the settings differ."""
         if self.model_hash != others.model_hash and is_same_model(self.model_hash, others.model_hash):
-            # The shorter hash is that of float32.
-            exact, fast = sorted([(len(self.model_hash), owner), (len(others.model_hash), other_owner)])
+            # The hash of float32 is the shorter one, so it comes first.
+            exact, _ = sorted([self.model_hash, others.model_hash])
+            own, other = (
+                "float32" if one.model_hash == exact else "8-bit integers (--runtime litert-int8)"
+                for one in (self, others)
+            )
             raise UsageError(
-                f"{fast[1]} uses 8-bit integers (--runtime litert-int8), but {exact[1]} uses float32; use the same "
-                "--runtime for the whole table, or another --out."
+                f"{owner} uses {own}, but {other_owner} uses {other}; use the same --runtime for the whole table, or "
+                "another --out."
             )
         for name, value in dataclasses.asdict(self).items():
             if value != getattr(others, name):

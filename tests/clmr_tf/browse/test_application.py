@@ -127,7 +127,7 @@ def test_a_song_that_was_moved_replaced_or_linked_elsewhere_is_not_served(tmp_pa
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
             connection.request("GET", "/api/songs/3/audio")
             assert connection.getresponse().read() == content_of_linked
-        for row, words in ((0, "has it been moved?"), (1, "has changed since"), (2, "has changed since")):
+        for row, words in ((0, "has it been moved,"), (1, "has changed since"), (2, "has changed since")):
             with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
                 connection.request("GET", f"/api/songs/{row}/audio")
                 answer = connection.getresponse()

@@ -373,7 +373,7 @@ def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
         page.wait_for_selector("body[data-ready]")
         (tmp_path / "music" / "brass" / "0.wav").unlink()
         page.locator("#list .row").nth(0).click()
-        until(page, "document.getElementById('problem').textContent.includes('has it been moved?')")
+        until(page, "document.getElementById('problem').textContent.includes('has it been moved')")
         # Everything else goes on.
         page.locator("#list .row").nth(1).click()
         until(page, "document.getElementById('audio').currentTime > 0.1")
