@@ -442,10 +442,12 @@ async function change(path, what) {
       filterValues = values;
       get("filter-least-label").hidden = !values;
     }
-    await Promise.all([refresh(), playing >= 0 ? showTaggram(playing) : null]);
+    await refresh();
   } finally {
     isChanging = false;
   }
+  // Meanwhile, further clicks count.
+  if (playing >= 0) await showTaggram(playing);
 }
 
 const mark = (row, answer, seconds) => change("/api/mark", { marks: [{ row, answer, seconds }] });
