@@ -18,7 +18,8 @@ DEMO_SONG := pipelines/demo_data/audio/marine/industrial.ogg
 USABLE := 3.11|3.12|3.13
 # The tests that run without TensorFlow.
 INFERENCE_TESTS := $(addprefix tests/clmr_tf/,audio/test_decoding.py audio/test_downmix.py audio/test_listing.py \
-    config/test_command_line.py config/test_model_option.py inference/test_included_model.py inference/test_shards.py)
+    browse/test_similar_songs.py config/test_command_line.py config/test_model_option.py inference/test_included_model.py \
+    inference/test_shards.py)
 
 # Test files or folders for `make test-latest` and `make coverage`; all if empty.
 TESTS ?=

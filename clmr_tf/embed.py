@@ -44,7 +44,7 @@ class EmbedConfig(ClusterOptions):
     """Model folder or run folder. Default: the included model."""
     runtime: Runtime = "auto"
     """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
-    and compute in float32; "litert-int8" is faster, but not exact."""
+    and compute in float32; "litert-int8" is not exact, and faster on processors with VNNI instructions."""
     out: Path = Path("embeddings.npz")
     """A file that ends in .npz, which is replaced, or the folder of a table; docs/embedding.md describes both."""
     hop_seconds: float | None = None

@@ -42,7 +42,7 @@ class SimilarConfig:
     model."""
     runtime: Runtime = "auto"
     """What runs the model. "auto" takes the fastest of those that are installed, have their file in the model folder,
-    and compute in float32; "litert-int8" is faster, but not exact."""
+    and compute in float32; "litert-int8" is not exact, and faster on processors with VNNI instructions."""
     top: int = 10
     """Number of songs to show."""
     build_index: bool = False
@@ -96,6 +96,7 @@ def _compare(config: SimilarConfig) -> None:
     with IsolatedDecoder() as decoder:
         # Imported while the decoder starts, because both take time.
         from clmr_tf.audio.listing import find_audio
+        from clmr_tf.export.model_folder import is_same_model
         from clmr_tf.inference.embeddings import stream_embeddings, usable
         from clmr_tf.inference.encoder import load_encoder
         from clmr_tf.inference.similarity import without
@@ -105,7 +106,7 @@ def _compare(config: SimilarConfig) -> None:
         table = SongTable(config.index.expanduser())
         encoder = load_encoder(config.model, config.runtime)
         if encoder.model_hash != table.model_hash:
-            if encoder.model_hash.removesuffix("-int8") == table.model_hash.removesuffix("-int8"):
+            if is_same_model(encoder.model_hash, table.model_hash):
                 runtime = "litert-int8" if table.model_hash.endswith("-int8") else "auto"
                 raise UsageError(
                     f"{config.index} was not made with the runtime {encoder.runtime}; use --runtime {runtime}, or "

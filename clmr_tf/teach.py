@@ -41,7 +41,7 @@ class TeachConfig:
     no: tuple[str, ...] = ()
     """Songs or moments that do not have it."""
     unmark: tuple[str, ...] = ()
-    """Songs or moments to unmark."""
+    """Songs or moments to unmark, also those that are no longer in the table."""
     labels: Path | None = None
     """CSV file with the columns path and answer (yes, no or unmarked), and optionally tag (default: --tag) and
     seconds."""
@@ -154,6 +154,12 @@ def _show(name: str, tag: "TaughtTag", teacher: "Teacher", config: TeachConfig) 
     answers = [mark.answer for mark in tag.marks]
     marked = f"{printable(name)}: {answers.count('yes')} yes, {answers.count('no')} no"
     stdout.print(f"{marked}. {describe_precision(tag)}", markup=False)
+    gone = [mark for mark in tag.marks if teacher.library.find(mark.path) is None]
+    if gone:
+        stdout.print("Marked, but no longer in the table (--unmark takes a mark back):", markup=False)
+    for mark in gone:
+        moment = "" if mark.seconds is None else f"@{mark.seconds}"
+        stdout.print(f"  {mark.answer}  {printable(mark.path)}{moment}", markup=False)
     probabilities, paths = teacher.probabilities(tag), teacher.library.paths
     answer_of = {mark.path: mark.answer for mark in tag.marks if mark.seconds is None}
     if tag.head:
@@ -174,7 +180,7 @@ def describe_precision(tag: "TaughtTag") -> str:
     one = tag.precision
     return (
         f"Precision: {one.estimate:.2f} (95 %: {one.low:.2f} to {one.high:.2f}), cross-validated; "
-        f"{one.num_songs} marked songs were predicted to have the tag."
+        f"{one.num_marks} marked songs or moments were predicted to have the tag."
     )
 
 

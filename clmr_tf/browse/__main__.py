@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
-from clmr_tf.console import run_command, stdout
+from clmr_tf.console import printable, run_command, stdout
 from clmr_tf.errors import UsageError, install_extra
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         browser = Browser(library, _tagger(config.model, library))
         folder = config.write_for_viewers.expanduser()
         write_for_viewers(folder, library, browser.complete_layout(), browser.probabilities())
-        stdout.print(f"Wrote {len(library.paths)} songs to {folder}.", markup=False)
+        stdout.print(f"Wrote {len(library.paths)} songs to {printable(str(folder))}.", markup=False)
         return
     with _listening(config.port) as listening:
         library = Library(config.table.expanduser())
@@ -111,14 +111,14 @@ def _listening(port: int) -> socket.socket:
 
 def _tagger(model: Path | None, library: "Library") -> "Tagger | None":
     """The tags of the given model, or of the included one if the table was made with it."""
-    from clmr_tf.export.model_folder import recorded_hash
+    from clmr_tf.export.model_folder import is_same_model, recorded_hash
     from clmr_tf.inference.encoder import load_encoder, tagger_of_model
 
     folder = (model or INCLUDED_MODEL).expanduser()
     model_hash = recorded_hash(folder, "auto")
     # Only a run folder has to be loaded, which takes seconds.
     encoder = None if model_hash else load_encoder(folder)
-    if (model_hash or encoder.model_hash) != library.model_hash.removesuffix("-int8"):
+    if not is_same_model(model_hash or encoder.model_hash, library.model_hash):
         if not model:
             return None
         raise UsageError(

@@ -23,7 +23,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clmr_tf.browse.layout import Layout, LayoutFile
-from clmr_tf.browse.similar_songs import near_duplicates, similar_songs
+from clmr_tf.browse.similar_songs import best_matches, near_duplicates, similarities
+from clmr_tf.console import printable
 from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.inference.encoder import Tagger
 from clmr_tf.inference.library import Library
@@ -82,7 +83,7 @@ class Browser:
         library = self._library
         return JSONResponse(
             {
-                "table": library.table.name,
+                "table": printable(library.table.name),
                 "window_seconds": library.window_seconds,
                 "paths": list(library.paths),
                 "durations_seconds": np.round(library.durations_seconds, 2).tolist(),
@@ -146,20 +147,22 @@ class Browser:
             }
         )
 
-    def similar(self, request: Request) -> Response:
-        """Songs like some, and unlike others."""
-        like, unlike = (self._rows(request, name) for name in ("like", "unlike"))
-        if not like:
-            raise UsageError("Choose at least one song to find similar songs for.")
-        found = similar_songs(self._library, like, unlike, _count(request))
+    def similarities(self, request: Request) -> Response:
+        """float32 [songs]: how similar all songs are to some, and not to others."""
+        return _floats(similarities(self._library, self._like(request), self._rows(request, "unlike")))
+
+    def matches(self, request: Request) -> Response:
+        """Why songs are similar to some."""
+        found = best_matches(self._library, self._like(request), self._rows(request, "rows"))
         return JSONResponse([dataclasses.asdict(one) for one in found])
 
     def duplicates(self, request: Request) -> Response:
-        """Pairs of songs that may be the same."""
-        return JSONResponse([dataclasses.asdict(pair) for pair in self._duplicates])
+        """Pairs of songs that may be the same, and how many there are."""
+        pairs, num_pairs = self._duplicates
+        return JSONResponse({"pairs": [dataclasses.asdict(pair) for pair in pairs], "num_pairs": num_pairs})
 
     @functools.cached_property
-    def _duplicates(self) -> Sequence[Any]:
+    def _duplicates(self) -> tuple[Sequence[Any], int]:
         return near_duplicates(self._library, _LEAST_COSINE_OF_PAIRS, _MAX_PAIRS)
 
     def offers(self, request: Request) -> Response:
@@ -168,10 +171,9 @@ class Browser:
         return JSONResponse(self._teacher.offers(tag, _count(request)))
 
     def mark(self, content: Any) -> TaughtTag:
-        """Adds {"name", "marks": [{"row", "answer", "seconds"}]} as one change."""
+        """Adds {"name", "marks": [{"row" or "path", "answer", "seconds"}]} as one change."""
         marks = [
-            self._teacher.mark_of(self._path(mark["row"]), mark["answer"], mark.get("seconds"))
-            for mark in content["marks"]
+            self._teacher.mark_of(self._path(mark), mark["answer"], mark.get("seconds")) for mark in content["marks"]
         ]
         return self._teacher.mark(content["name"], marks)
 
@@ -194,7 +196,7 @@ class Browser:
 
         try:
             tag = await run_in_threadpool(run)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise HTTPException(400, "The request is malformed.") from error
         return JSONResponse(_described(content["name"], tag))
 
@@ -205,7 +207,9 @@ class Browser:
         try:
             found = path.stat()
         except OSError as error:
-            raise HTTPException(404, f"{path} cannot be read ({error.strerror}); has it been moved?") from error
+            raise HTTPException(
+                404, f"{path} cannot be read ({error.strerror}); has it been moved, or is its name not UTF-8?"
+            ) from error
         if not stat.S_ISREG(found.st_mode) or not self._library.is_unchanged(row, found):
             raise HTTPException(
                 409, f"{path} has changed since it was embedded; run `python -m clmr_tf.embed` with --update."
@@ -218,10 +222,19 @@ class Browser:
             raise HTTPException(404, "There is no such song in the table.")
         return row
 
-    def _path(self, row: Any) -> str:
+    def _path(self, mark: Any) -> str:
+        if "path" in mark:
+            return mark["path"]
+        row = mark["row"]
         if not isinstance(row, int) or not 0 <= row < len(self._library.paths):
             raise HTTPException(404, "There is no such song in the table.")
         return self._library.paths[row]
+
+    def _like(self, request: Request) -> list[int]:
+        like = self._rows(request, "like")
+        if not like:
+            raise UsageError("Choose at least one song to find similar songs for.")
+        return like
 
     def _rows(self, request: Request, name: str) -> list[int]:
         words = [word for word in request.query_params.get(name, "").split(",") if word]
@@ -252,7 +265,8 @@ def make_application(browser: Browser) -> ASGIApp:
         Route("/api/tag", browser.tag),
         Route("/api/songs/{row:int}/taggram", browser.taggram),
         Route("/api/songs/{row:int}/audio", browser.audio),
-        Route("/api/similar", browser.similar),
+        Route("/api/similarities", browser.similarities),
+        Route("/api/matches", browser.matches),
         Route("/api/duplicates", browser.duplicates),
         Route("/api/offers", browser.offers),
         Route("/api/mark", changes(browser.mark), methods=["POST"]),
@@ -288,11 +302,12 @@ class _WithHeaders:
 
 
 def _sentence(request: Request, error: Exception) -> Response:
+    sentence, status = str(error), 400
     if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code)
-    if isinstance(error, OSError):
-        return JSONResponse({"error": f"{error.filename} cannot be read or written ({error.strerror})."}, 500)
-    return JSONResponse({"error": str(error)}, 400)
+        sentence, status = error.detail, error.status_code
+    elif isinstance(error, OSError):
+        sentence, status = f"{error.filename} cannot be read or written ({error.strerror}).", 500
+    return JSONResponse({"error": printable(sentence)}, status)
 
 
 async def _json_of(request: Request) -> Any:

@@ -13,7 +13,6 @@ import numpy as np
 
 from clmr_tf.files import UnreadableArraysError, read_arrays, write_atomically
 from clmr_tf.inference.library import Library
-from clmr_tf.inference.similarity import normalized
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPONENTS = 50
@@ -47,7 +46,7 @@ class LayoutFile:
 
     def __init__(self, library: Library) -> None:
         self._path = library.table.with_name(f"{library.table.name}.map.npz")
-        self._units = normalized(library.means)
+        self._units = library.units
         digest = hashlib.sha256("\0".join([library.model_hash, *library.paths]).encode())
         digest.update(np.ascontiguousarray(self._units))
         self._key = digest.hexdigest()

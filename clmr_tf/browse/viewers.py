@@ -16,7 +16,6 @@ from pyarrow import parquet
 from clmr_tf.browse.layout import Layout
 from clmr_tf.files import writable_or_usage_error, write_atomically
 from clmr_tf.inference.library import Library
-from clmr_tf.inference.similarity import normalized
 
 _NUM_NEIGHBOURS = 10
 _ROWS_PER_BLOCK = 1024
@@ -49,7 +48,7 @@ def write_for_viewers(folder: Path, library: Library, layout: Layout, tags: Mapp
         "cluster": [f"cluster {number + 1}" for number in layout.cluster],
         "x": layout.tsne[:, 0],
         "y": layout.tsne[:, 1],
-        "neighbors": _neighbours(normalized(library.means)),
+        "neighbors": _neighbours(library.units),
         **{f"tag: {name}": values for name, values in tags.items()},
     }
     content = io.BytesIO()

@@ -28,6 +28,8 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_HASH = "weights_sha256"
 """Entry of the manifest, from `clmr_tf.export.keras_model.weights_hash`."""
 
+# At the end of the hash of an encoder that computes in 8-bit integers.
+_INT8 = "-int8"
 _ADVICE = "give the folder that `python -m clmr_tf.export` wrote"
 # Prepared corpora have a manifest.json with a format version too.
 _PARTS_OF_MODELS = {
@@ -69,7 +71,12 @@ def recorded_hash(folder: Path, runtime: str) -> str | None:
         UsageError: If it is a model folder whose manifest cannot be read.
     """
     weights = read_manifest(folder).get(WEIGHTS_HASH) if (folder / MANIFEST_FILE).is_file() else None
-    return weights + "-int8" * (runtime == "litert-int8") if isinstance(weights, str) else None
+    return weights + _INT8 * (runtime == "litert-int8") if isinstance(weights, str) else None
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two hashes of encoders are of the same weights, be they computed in float32 or in 8-bit integers."""
+    return one.removesuffix(_INT8) == other.removesuffix(_INT8)
 
 
 def require_parts(folder: Path, manifest: dict[str, Any], parts: dict[str, type]) -> None:

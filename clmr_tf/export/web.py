@@ -27,7 +27,7 @@ from clmr_tf.console import printable
 from clmr_tf.errors import UsageError
 from clmr_tf.export.keras_model import read_encoder, weights_hash
 from clmr_tf.export.model_card import write_manifest
-from clmr_tf.export.model_folder import WEB_FOLDER, read_golden, read_manifest
+from clmr_tf.export.model_folder import WEB_FOLDER, is_same_model, read_golden, read_manifest
 from clmr_tf.export.runtime_formats import TFLITE_FORMATS, golden_outputs
 from clmr_tf.export.runtimes import check_outputs
 from clmr_tf.files import UnreadableArraysError, put_in_place, read_arrays
@@ -124,7 +124,7 @@ def add_web_page(folder: Path, source: RuntimeSource, songs: WebSongs | None = N
         UsageError: If the songs were embedded with another model, or a part of the model folder cannot be read.
         ClmrError: If LiteRT.js cannot be downloaded, or the network for the page gives other outputs.
     """
-    if songs and songs.model_hash != weights_hash(read_encoder(folder)):
+    if songs and not is_same_model(songs.model_hash, weights_hash(read_encoder(folder))):
         raise UsageError("--web-table was made with another model; embed the files again with this one.")
     web = folder / WEB_FOLDER
     with tempfile.TemporaryDirectory(prefix=f".{WEB_FOLDER}.", dir=folder) as temporary:

@@ -30,6 +30,7 @@ from clmr_tf.export.model_folder import (
     WEB_FOLDER,
     WEIGHTS_FILE,
     WEIGHTS_HASH,
+    is_same_model,
     read_golden,
     read_manifest,
 )
@@ -335,7 +336,7 @@ def read_added_head(file: Path, encoder: ClipEncoder) -> ProbeHead:
     if not file.name.endswith(TAUGHT_TAGS_SUFFIX):
         return read_probe_head(file, encoder)
     taught = read_taught_tags(file)
-    if taught.model_hash != weights_hash(encoder):
+    if not is_same_model(taught.model_hash, weights_hash(encoder)):
         raise UsageError(f"The tags of {file} were taught with other weights; export the model of their table.")
     if not taught.names:
         raise UsageError(f"{file} has no tag with a song that it fits; mark some with `python -m clmr_tf.teach`.")

@@ -14,7 +14,7 @@ from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.audio.windows import window_starts
 from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.errors import UsageError, install_extra
-from clmr_tf.export.model_folder import MANIFEST_FILE, gives_tags, read_head, read_manifest
+from clmr_tf.export.model_folder import MANIFEST_FILE, gives_tags, is_same_model, read_head, read_manifest
 from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.hardware import has_nvidia_gpu
 from clmr_tf.models import EMBEDDING_DIM
@@ -216,7 +216,7 @@ class Encoder:
         """
         file = file_of_table(table)
         taught = read_taught_tags(file)
-        if taught.model_hash != self.model_hash:
+        if not is_same_model(taught.model_hash, self.model_hash):
             raise UsageError(f"{file} was taught with another model; give --model the one that {table} was made with.")
         if not taught.names:
             raise UsageError(f"{file} has no tag with a song that it fits; mark some with `python -m clmr_tf.teach`.")
@@ -302,7 +302,8 @@ def load_encoder(
     Args:
         folder: Written by `python -m clmr_tf.export` or `python -m clmr_tf.train`. Default: the included model.
         runtime: One of `RUNTIMES`, or "auto": the fastest of those that compute in float32, are installed, and have
-            what they need in the folder. A run folder needs TensorFlow. "litert-int8" is faster, and not exact.
+            what they need in the folder. A run folder needs TensorFlow. "litert-int8" is not exact, and
+            faster on processors with VNNI instructions.
         num_threads: Threads of the runtime; in TensorFlow, only before its first use in the process. Default: one per
             core.
         check: Also check SavedModel, weights and projector of a model folder, which needs TensorFlow.

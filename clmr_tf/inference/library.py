@@ -10,7 +10,16 @@ import numpy as np
 from clmr_tf.console import printable
 from clmr_tf.errors import UsageError
 from clmr_tf.files import UnreadableArraysError, read_arrays
+from clmr_tf.inference.similarity import normalized
 from clmr_tf.inference.tables import SongTable, read_manifest, read_songs, read_windows
+
+
+def names_of(path: str) -> tuple[str, ...]:
+    """The names that a table may have of a file."""
+    # An unknown user's "~" stays as it is.
+    found = os.path.expanduser(path)  # noqa: PTH111
+    # Links are resolved, as `embed` lists a file by a path without them.
+    return tuple(printable(name) for name in (path, str(Path(found).absolute()), str(Path(found).resolve())))
 
 
 class Library:
@@ -26,6 +35,7 @@ class Library:
         paths: The files, sorted.
         means: Mean embedding of the windows of each song, float32 [songs, 512].
         durations_seconds: Length of each song, float64 [songs].
+        units: Their unit vectors, float32 [songs, 512].
         is_silent: Whether a song is silent, so that its embedding is meaningless, bool [songs].
         lost_seconds: What of each song could not be decoded, float64 [songs].
         skipped: Path and reason of each file that could not be embedded.
@@ -39,9 +49,6 @@ class Library:
         songs = SongTable(table)
         # With a name, also if it is ".".
         self.table, self.model_hash = table.absolute(), songs.model_hash
-        # An .npz file does not have them.
-        self._num_bytes: Sequence[int] = ()
-        self._modified_ns: Sequence[int] = ()
         self._read_windows: Callable[[int], tuple[np.ndarray, np.ndarray]]
         if songs.parts:
             self._read_folder()
@@ -49,6 +56,7 @@ class Library:
             self._read_npz()
         else:
             raise UsageError(f"{table} has no songs; embed some music first.")
+        self.units = normalized(self.means)
         self._row_of = {path: row for row, path in enumerate(self.paths)}
 
     def _read_folder(self) -> None:
@@ -77,7 +85,7 @@ class Library:
 
     def _read_npz(self) -> None:
         names = ("vectors", "times_seconds", "file_index", "paths", "means", "durations_seconds", "is_silent")
-        names += ("lost_seconds", "skipped_paths", "skipped_reasons", "metadata")
+        names += ("lost_seconds", "num_bytes", "modified_ns", "skipped_paths", "skipped_reasons", "metadata")
         try:
             arrays = read_arrays(self.table, *names)
         except UnreadableArraysError as error:
@@ -89,6 +97,7 @@ class Library:
         self.means = arrays["means"]
         self.durations_seconds, self.is_silent = arrays["durations_seconds"], arrays["is_silent"]
         self.lost_seconds = arrays["lost_seconds"]
+        self._num_bytes, self._modified_ns = arrays["num_bytes"].tolist(), arrays["modified_ns"].tolist()
         self.skipped = list(zip(arrays["skipped_paths"].tolist(), arrays["skipped_reasons"].tolist(), strict=True))
 
         def windows(row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +108,7 @@ class Library:
 
     def find(self, path: str) -> int | None:
         """The row of a song, by its path as in the table or any other path of the file; None if there is none."""
-        # Links are resolved, as `embed` lists a file by a path without them.
-        for name in (path, str(Path(path).expanduser().absolute()), str(Path(path).expanduser().resolve())):
-            if printable(name) in self._row_of:
-                return self._row_of[printable(name)]
-        return None
+        return next((self._row_of[name] for name in names_of(path) if name in self._row_of), None)
 
     def row_of(self, path: str) -> int:
         """As `find`, but raises UsageError if the song is not in the table."""
@@ -113,9 +118,7 @@ class Library:
         return row
 
     def is_unchanged(self, row: int, found: os.stat_result) -> bool:
-        """Whether a file has the size and time of a song when it was embedded; true if the table does not say."""
-        if not self._num_bytes:
-            return True
+        """Whether a file has the size and time of a song when it was embedded."""
         return (found.st_size, found.st_mtime_ns) == (self._num_bytes[row], self._modified_ns[row])
 
     def windows_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clmr_tf.console import printable
 from clmr_tf.inference.tables import Songs
 
 # A vector with a smaller norm counts as zero.
@@ -77,12 +78,13 @@ def nearest_in_blocks(blocks: Iterable[Songs], vectors: Sequence[np.ndarray], co
 
 def without(neighbours: Sequence[Neighbour], path: Path, count: int) -> list[Neighbour]:
     """The first `count` neighbours that are not the file `path` itself."""
-    return [one for one in neighbours if not _is_same_file(Path(one.path), path)][:count]
+    return [one for one in neighbours if not _is_same_file(one.path, path)][:count]
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def _is_same_file(one: str, other: Path) -> bool:
     try:
-        return one.samefile(other)
+        # No file has the printed form of a name that is not UTF-8.
+        return one == printable(str(other)) or other.samefile(one)
     # One of the files no longer exists.
     except OSError:
         return False

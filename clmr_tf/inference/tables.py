@@ -27,6 +27,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.config.command_line import from_json
 from clmr_tf.console import printable
 from clmr_tf.errors import ClmrError, UsageError
+from clmr_tf.export.model_folder import is_same_model
 from clmr_tf.files import UnreadableArraysError, read_arrays, replaced_file, sha256_of, write_atomically
 from clmr_tf.inference.embeddings import FileEmbedding
 
@@ -67,6 +68,17 @@ class TableSettings:
 
     def require_same(self, others: "TableSettings", owner: str, other_owner: str) -> None:
         """Raises UsageError, which names the first difference, if the settings differ."""
+        if self.model_hash != others.model_hash and is_same_model(self.model_hash, others.model_hash):
+            # The hash of float32 is the shorter one, so it comes first.
+            exact, _ = sorted([self.model_hash, others.model_hash])
+            own, other = (
+                "float32" if one.model_hash == exact else "8-bit integers (--runtime litert-int8)"
+                for one in (self, others)
+            )
+            raise UsageError(
+                f"{owner} uses {own}, but {other_owner} uses {other}; use the same --runtime for the whole table, or "
+                "another --out."
+            )
         for name, value in dataclasses.asdict(self).items():
             if value != getattr(others, name):
                 raise UsageError(
@@ -251,7 +263,8 @@ def found_part(table: Path, settings: TableSettings, name: str) -> Part | None:
     try:
         songs, metadata = _read(table, SONGS_FOLDER, name, settings)
         hashes = hashes_of_part(table, name)
-        num_windows = parquet.read_metadata(_path(table, WINDOWS_FOLDER, name)).num_rows
+        with _path(table, WINDOWS_FOLDER, name).open("rb") as file:
+            num_windows = parquet.read_metadata(file).num_rows
     except _OF_DAMAGED_FILES:
         return None
     if hashes[WINDOWS_FOLDER] != metadata["windows_sha256"]:
@@ -414,6 +427,8 @@ def write_npz(out: Path, table: Path, manifest: Manifest) -> None:
         file_index=np.repeat(np.arange(len(all_songs)), all_songs["num_windows"].to_numpy()),
         paths=np.array(all_songs["path"].to_pylist(), np.str_),
         means=np.concatenate([_vectors(one) for one in songs]),
+        num_bytes=all_songs["num_bytes"].to_numpy(),
+        modified_ns=all_songs["modified_ns"].to_numpy(),
         durations_seconds=all_songs["duration_seconds"].to_numpy(),
         is_padded=all_songs["is_padded"].to_numpy(),
         is_silent=all_songs["is_silent"].to_numpy(),
@@ -512,7 +527,8 @@ def _read(
     """The columns and the metadata of a file of a part; all columns and rows if None."""
     path = _path(table, folder, name)
     try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        # Opened here, because pyarrow takes no path that is not UTF-8.
+        with path.open("rb") as raw, parquet.ParquetFile(raw, page_checksum_verification=True) as file:
             metadata = _metadata_of(file)
             own_settings = from_json(TableSettings, metadata["settings"], where=str(path))
             groups = range(file.num_row_groups) if row_groups is None else row_groups

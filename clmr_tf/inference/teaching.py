@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from clmr_tf.errors import UsageError, suggestion
+from clmr_tf.export.model_folder import is_same_model
 from clmr_tf.files import exclusive_lock
-from clmr_tf.inference.library import Library
+from clmr_tf.inference.library import Library, names_of
 from clmr_tf.inference.similarity import normalized
 from clmr_tf.models.heads import probabilities
 from clmr_tf.models.taught_tags import (
@@ -128,12 +129,12 @@ def precision_of(points: np.ndarray, is_yes: np.ndarray, songs: np.ndarray) -> P
     return _with_interval(int(np.sum(says_yes & is_yes)), int(says_yes.sum()))
 
 
-def _with_interval(num_right: int, num_songs: int) -> Precision:
+def _with_interval(num_right: int, num_marks: int) -> Precision:
     """A fraction with the interval of Wilson (1927)."""
-    estimate, square = num_right / num_songs, _NORMAL_95_PERCENT**2 / num_songs
+    estimate, square = num_right / num_marks, _NORMAL_95_PERCENT**2 / num_marks
     middle = (estimate + square / 2) / (1 + square)
     half = np.sqrt(estimate * (1 - estimate) * square + square**2 / 4) / (1 + square)
-    return Precision(estimate, float(max(middle - half, 0)), float(min(middle + half, 1)), num_songs)
+    return Precision(estimate, float(max(middle - half, 0)), float(min(middle + half, 1)), num_marks)
 
 
 class Teacher:
@@ -164,7 +165,7 @@ class Teacher:
         if not self._file.exists():
             return TaughtTags(self.library.model_hash)
         taught = read_taught_tags(self._file)
-        if taught.model_hash != self.library.model_hash:
+        if not is_same_model(taught.model_hash, self.library.model_hash):
             raise UsageError(
                 f"{self._file} was taught with another model than that of {self.library.table}; move it away, or use "
                 "the table of that model."
@@ -186,9 +187,16 @@ class Teacher:
     def mark_of(self, path: str, answer: str, seconds: float | None = None) -> Mark:
         """A mark of a song that is named by any path of its file.
 
+        A song that is no longer in the library can be unmarked, if it is marked.
+
         Raises:
             UsageError: If the song is not in the library, or an argument is invalid.
         """
+        if answer == "unmarked" and self.library.find(path) is None:
+            marked = {mark.path for tag in self.read().tags.values() for mark in tag.marks}
+            for name in names_of(path):
+                if name in marked:
+                    return Mark(name, answer, seconds)
         row = self.library.row_of(path)
         mark = Mark(self.library.paths[row], answer, seconds)
         duration_seconds = self.library.durations_seconds[row]

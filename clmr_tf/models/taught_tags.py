@@ -6,7 +6,7 @@ The file of the table `music` is `music.tags.json`:
       "guitar solo": {
         "changes": [[{"path": "/music/a.mp3", "answer": "yes", "seconds": null}, ...], ...],
         "head": {"weights": [512 numbers], "bias": number} or null,
-        "precision": {"estimate": 0.8, "low": 0.5, "high": 0.9, "num_songs": 7} or null}}}
+        "precision": {"estimate": 0.8, "low": 0.5, "high": 0.9, "num_marks": 7} or null}}}
 
 `changes` has everything that was ever marked, the oldest first, and the last mark of a song or moment counts. So a
 correction is one more change, and undoing is removing the last one. The probability of a tag is the sigmoid of
@@ -56,19 +56,19 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """How many of the songs that a tag is given to have it, estimated by cross-validation.
+    """How many of the songs and moments that a tag is given to have it, estimated by cross-validation.
 
     Attributes:
         estimate: The fraction, in [0, 1].
         low: Lower end of its 95 % interval.
         high: Upper end.
-        num_songs: Marks that the tag was given to by heads that had not seen their songs.
+        num_marks: Marks that the tag was given to by heads that had not seen their songs.
     """
 
     estimate: float
     low: float
     high: float
-    num_songs: int
+    num_marks: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,9 @@ def write_table(music: Path, table: Path, model_hash: str = "drawn", num_songs: 
             seed = len(files)
             is_silent = path.match(SILENT)
             samples = melody(seed, int(SONG_SECONDS * RATE_HZ))
-            soundfile.write(path, np.zeros_like(samples) if is_silent else samples, RATE_HZ)
+            # Opened here, because soundfile takes no path that is not UTF-8.
+            with path.open("wb") as file:
+                soundfile.write(file, np.zeros_like(samples) if is_silent else samples, RATE_HZ, format="WAV")
             vectors = vectors_of(folder, seed)
             if seed == 0:
                 vectors[-1] = vectors_of(1, 50)[0]

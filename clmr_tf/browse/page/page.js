@@ -158,6 +158,7 @@ const list = new SongList(get("list"), (item, element) => {
   about.className = "about";
   text.append(name, about);
   element.append(text);
+  if (item.mark) element.append(button("Take back", "back", `Take back the mark of ${names[item.row] ?? item.name}`, () => change("/api/mark", { marks: [{ ...item.mark, answer: "unmarked" }] })));
   if (item.row === undefined) {
     name.textContent = item.name;
     about.textContent = item.about;
@@ -181,8 +182,7 @@ const list = new SongList(get("list"), (item, element) => {
     element.append(button(`▶ mine ${minutes(likeSeconds)}`, "mine", `Play ${names[like]} at ${minutes(likeSeconds)}`, () => play(like, likeSeconds)));
   }
   if (item.other !== undefined) element.append(button("▶ other", "other", `Play ${names[item.other]}`, () => play(item.other)));
-  if (item.mark) element.append(button("Take back", "back", `Take back the mark of ${names[row]}`, () => mark(row, "unmarked", item.mark.seconds)));
-  else if (tab === "teach" && taught) {
+  if (!item.mark && tab === "teach" && taught) {
     for (const answer of ["yes", "no"]) {
       const isPressed = answers.get(row) === answer;
       element.append(button(answer, answer, `${answer}: ${names[row]}`, () => mark(row, isPressed ? "unmarked" : answer, null), isPressed));
@@ -251,7 +251,6 @@ async function refresh() {
 
 // The list of the tab that is open, of the rows that pass the filters.
 async function listed(rows) {
-  const allowed = new Set(rows);
   let items = [];
   let count = "";
   const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
@@ -262,10 +261,12 @@ async function listed(rows) {
   } else if (tab === "similar") {
     if (query.like.length) {
       get("list-count").textContent = "Comparing …";
-      const found = await askJson(`/api/similar?like=${query.like}&unlike=${query.unlike}&count=30`);
-      items = found.filter((one) => allowed.has(one.row)).map((match) => ({
+      const cosines = await askFloats(`/api/similarities?like=${query.like}&unlike=${query.unlike}`);
+      const nearest = rows.filter((row) => cosines[row] > -Infinity).sort((a, b) => cosines[b] - cosines[a]).slice(0, 30);
+      const found = await askJson(`/api/matches?like=${query.like}&rows=${nearest}`);
+      items = found.map((match) => ({
         row: match.row,
-        score: match.cosine,
+        score: cosines[match.row],
         match,
         about: `${minutes(match.seconds)} sounds like ${minutes(match.like_seconds)}${query.like.length > 1 ? ` of ${names[match.like_row]}` : ""} (${match.window_cosine.toFixed(2)})`,
       }));
@@ -273,14 +274,16 @@ async function listed(rows) {
     }
   } else if (tab === "duplicates") {
     get("list-count").textContent = "Comparing all songs …";
-    const pairs = await askJson("/api/duplicates");
+    const { pairs, num_pairs: numPairs } = await askJson("/api/duplicates");
+    const allowed = new Set(rows);
     items = pairs.filter((pair) => allowed.has(pair.first) || allowed.has(pair.second)).map((pair) => ({
       row: pair.first,
       other: pair.second,
       score: pair.cosine,
       about: `${minutes(songs.durations_seconds[pair.first])} and ${minutes(songs.durations_seconds[pair.second])}: ${names[pair.second]}`,
     }));
-    count = `${counted(items.length, "pair")} that may be the same`;
+    const all = `${counted(numPairs, "pair")} that may be the same`;
+    count = items.length === numPairs ? all : `${items.length} of ${all}${numPairs > pairs.length ? `; only the ${pairs.length} most similar are listed` : ""}`;
   } else if (tab === "skipped") {
     items = songs.skipped.map(([name, about]) => ({ name, about }));
     count = `${counted(items.length, "file")} could not be used`;
@@ -298,10 +301,10 @@ async function listed(rows) {
       count = taught.has_head ? counted(items.length, "song") : "Mark a song that it fits first";
     } else {
       items = taught.marks.map((one) => ({
-        row: songs.row_of.get(one.path) ?? undefined,
+        row: songs.row_of.get(one.path),
         name: one.path,
         mark: one,
-        about: `${one.answer}${one.seconds === null ? "" : `, at ${minutes(one.seconds)}`}`,
+        about: `${one.answer}${one.seconds === null ? "" : `, at ${minutes(one.seconds)}`}${songs.row_of.has(one.path) ? "" : "; no longer in the table"}`,
       }));
       count = counted(items.length, "mark");
     }
@@ -411,7 +414,7 @@ function setTaught(tag, values) {
   for (const one of tag.marks) if (one.seconds === null) answers.set(songs.row_of.get(one.path), one.answer);
   const count = (answer) => tag.marks.filter((one) => one.answer === answer).length;
   const { precision } = tag;
-  const known = precision ? `${precision.estimate.toFixed(2)} (95 %: ${precision.low.toFixed(2)} to ${precision.high.toFixed(2)}), cross-validated; ${precision.num_songs} marked songs were predicted to have the tag` : `unknown${tag.marks.length < 5 ? " before five marks" : ""}`;
+  const known = precision ? `${precision.estimate.toFixed(2)} (95 %: ${precision.low.toFixed(2)} to ${precision.high.toFixed(2)}), cross-validated; ${precision.num_marks} marked songs or moments were predicted to have the tag` : `unknown${tag.marks.length < 5 ? " before five marks" : ""}`;
   get("teach-summary").textContent = `${count("yes")} yes, ${count("no")} no. Precision: ${known}.`;
   get("teach-state").hidden = get("marking").hidden = false;
   get("teach-tag").value = tag.name;
@@ -439,10 +442,12 @@ async function change(path, what) {
       filterValues = values;
       get("filter-least-label").hidden = !values;
     }
-    await Promise.all([refresh(), playing >= 0 ? showTaggram(playing) : null]);
+    await refresh();
   } finally {
     isChanging = false;
   }
+  // Meanwhile, further clicks count.
+  if (playing >= 0) await showTaggram(playing);
 }
 
 const mark = (row, answer, seconds) => change("/api/mark", { marks: [{ row, answer, seconds }] });

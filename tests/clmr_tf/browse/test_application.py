@@ -1,8 +1,10 @@
 """What the server of the library page answers, and what it refuses."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,10 +17,10 @@ from scipy.special import expit
 
 from clmr_tf.browse import __main__ as browse
 from clmr_tf.browse.layout import LayoutFile
-from clmr_tf.browse.similar_songs import near_duplicates, similar_songs
+from clmr_tf.browse.similar_songs import best_matches, similarities
 from clmr_tf.console import run_command
 from clmr_tf.inference.library import Library
-from clmr_tf.inference.similarity import normalized
+from clmr_tf.inference.tables import read_manifest, write_npz
 from tests.clmr_tf.browse.served_page import served
 from tests.clmr_tf.taught_library import SONGS_PER_FOLDER, write_table
 
@@ -105,8 +107,15 @@ def test_nothing_but_the_page_and_the_songs_is_served(ask, path):
     assert status == 404 and b"root:" not in content and b"import" not in content
 
 
-def test_a_song_that_was_moved_replaced_or_linked_elsewhere_is_not_served(tmp_path):
+@pytest.mark.parametrize("name", ["table", "table.npz"])
+def test_a_song_that_was_moved_replaced_or_linked_elsewhere_is_not_served(tmp_path, name):
     write_table(tmp_path / "music", tmp_path / "table", num_songs=2)
+    write_npz(tmp_path / "table.npz", tmp_path / "table", read_manifest(tmp_path / "table"))
+    # The same song behind a link.
+    linked = tmp_path / "music" / "harp" / "1.wav"
+    content_of_linked = linked.read_bytes()
+    linked.rename(tmp_path / "elsewhere.wav")
+    linked.symlink_to(tmp_path / "elsewhere.wav")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     songs = [tmp_path / "music" / name for name in ("brass/0.wav", "brass/1.wav", "harp/0.wav")]
@@ -114,13 +123,35 @@ def test_a_song_that_was_moved_replaced_or_linked_elsewhere_is_not_served(tmp_pa
     songs[1].unlink()
     songs[1].symlink_to(secret)
     songs[2].write_bytes(songs[2].read_bytes() + b"more")
-    with served(tmp_path / "table") as port:
-        for row, words in ((0, "has it been moved?"), (1, "has changed since"), (2, "has changed since")):
+    with served(tmp_path / name) as port:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("GET", "/api/songs/3/audio")
+            assert connection.getresponse().read() == content_of_linked
+        for row, words in ((0, "has it been moved,"), (1, "has changed since"), (2, "has changed since")):
             with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
                 connection.request("GET", f"/api/songs/{row}/audio")
                 answer = connection.getresponse()
                 content = answer.read()
             assert answer.status == (404 if row == 0 else 409) and words in json.loads(content)["error"]
+
+
+def test_names_that_are_not_utf_8_are_shown_and_say_why_they_do_not_play(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    write_table(folder / "music", folder / os.fsdecode(b"table\xfe"), num_songs=1)
+    with served(folder / os.fsdecode(b"table\xfe")) as port:
+
+        def get(path):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                return answer.status, json.loads(answer.read())
+
+        status, songs = get("/api/songs")
+        assert status == 200 and songs["table"].startswith("table\\xfe") and len(songs["paths"]) == 3
+        assert all(r"/\xff/music/" in path for path in songs["paths"])
+        assert len(get("/api/matches?like=0&rows=1,2")[1]) == 2
+        status, answer = get("/api/songs/0/audio")
+        assert status == 404 and answer["error"].endswith("is its name not UTF-8?")
 
 
 def test_another_page_cannot_change_tags(ask, written):
@@ -142,6 +173,9 @@ def test_another_page_cannot_change_tags(ask, written):
         {"name": "x", "marks": [{}]},
         {"name": "x", "marks": [{"row": "1", "answer": "yes"}]},
         {"name": "x", "marks": [{"row": 99, "answer": "yes"}]},
+        {"name": "x", "marks": [{"path": "/etc/passwd", "answer": "yes"}]},
+        {"name": "x", "marks": [{"path": "\0", "answer": "unmarked"}]},
+        {"name": "x", "marks": [{"path": 7, "answer": "unmarked"}]},
         {"name": "x", "marks": [{"row": 1, "answer": "maybe"}]},
         {"name": "x", "marks": [{"row": 1, "answer": "yes", "seconds": "1"}]},
         {"name": "x", "marks": [{"row": 1, "answer": "yes", "seconds": 1e9}]},
@@ -160,39 +194,28 @@ def test_a_large_change_is_refused(ask):
     assert ask("/api/mark", "POST", body, Content_Type="application/json")[0] == 413
 
 
-def test_similar_songs_come_with_the_windows_that_match_best(ask, written):
+def test_similar_songs_are_ranked_and_explained(ask, written):
     library = Library(written / "table")
-    units = normalized(library.means)
-    status, _, content = ask("/api/similar?like=1,2&unlike=8&count=5")
-    found = json.loads(content)
-    query = (units[1] + units[2]) / 2 - units[8] / 2
-    cosines = units @ query / np.linalg.norm(query)
-    cosines[[1, 2, 8, len(units) - 1]] = -1
-    assert status == 200 and [one["row"] for one in found] == np.argsort(-cosines)[:5].tolist()
-    np.testing.assert_allclose([one["cosine"] for one in found], np.sort(cosines)[::-1][:5], atol=1e-5)
-    # The last window of song 0 is like those of the folder harp.
-    (own,) = (one for one in similar_songs(library, [8], [], 30) if one.row == 0)
-    assert own.seconds == library.windows_of(0)[0][-1] and own.window_cosine > 0.5
-    for bad in ("/api/similar?like=99", "/api/similar?like=x", "/api/similar?like=1&count=x"):
-        assert ask(bad)[0] in (400, 404)
+    status, _, content = ask("/api/similarities?like=1,2&unlike=8")
+    assert status == 200
+    np.testing.assert_array_equal(np.frombuffer(content, "<f4"), similarities(library, [1, 2], [8]))
+    status, _, content = ask("/api/matches?like=1,2&rows=7,3")
+    expected = [dataclasses.asdict(one) for one in best_matches(library, [1, 2], [7, 3])]
+    assert status == 200 and json.loads(content) == expected
+    for bad in (
+        "similarities?like=99",
+        "similarities?like=x",
+        "similarities",
+        "matches?rows=1",
+        "matches?like=1&rows=x",
+    ):
+        status, _, content = ask(f"/api/{bad}")
+        assert status in (400, 404) and json.loads(content)["error"].endswith(".")
 
 
-def test_near_duplicates_are_the_pairs_above_the_limit(written):
-    library = Library(written / "table")
-    library.means[4] = library.means[9] * 1.01
-    centred = library.means - library.means.mean(axis=0)
-    cosines = normalized(centred) @ normalized(centred).T
-    silent = len(library.paths) - 1
-    expected = [
-        (first, second)
-        for first in range(silent)
-        for second in range(first + 1, silent)
-        if cosines[first, second] >= 0.6
-    ]
-    found = near_duplicates(library, 0.6, 1000)
-    assert sorted((pair.first, pair.second) for pair in found) == expected
-    assert (found[0].first, found[0].second) == (4, 9) and found[0].cosine == pytest.approx(1, abs=1e-3)
-    assert near_duplicates(library, 0.6, 2) == found[:2]
+def test_duplicates_say_how_many_there_are(ask):
+    answer = json.loads(ask("/api/duplicates")[2])
+    assert answer == {"pairs": [], "num_pairs": 0}
 
 
 def test_taught_tags_change_probabilities_taggram_and_offers_at_once(tmp_path):
@@ -217,6 +240,15 @@ def test_taught_tags_change_probabilities_taggram_and_offers_at_once(tmp_path):
         assert taggram["names"] == ["bright"] and taggram["times_seconds"] == times_seconds.tolist()
         expected = expit(vectors @ head["weights"] + head["bias"])
         np.testing.assert_allclose(taggram["probabilities"], [expected], atol=1e-4)
+        # A song that has left the table.
+        file = tmp_path / "table.tags.json"
+        gone = library.paths[8].replace("harp", "gone")
+        file.write_text(file.read_text().replace(library.paths[8], gone))
+        mark = {"path": gone, "answer": "unmarked", "seconds": 3.0}
+        tag = json.loads(request("POST", "/api/mark", {"name": "bright", "marks": [mark]}))
+        assert [one["path"] for one in tag["marks"]] == [library.paths[1]]
+        json.loads(request("POST", "/api/undo", {"name": "bright"}))
+        file.write_text(file.read_text().replace(gone, library.paths[8]))
         assert not {1, 8} & set(json.loads(request("GET", "/api/offers?name=bright&count=100")))
         assert json.loads(request("POST", "/api/undo", {"name": "bright"}))["num_changes"] == 0
         assert json.loads(request("GET", "/api/tags")) == []
@@ -235,7 +267,7 @@ def test_the_map_is_computed_once_and_again_for_other_songs(written, tmp_path, m
         assert np.mean(folders[distances.argmin(axis=1)] == folders) > 0.9
     kept = LayoutFile(library).first()
     np.testing.assert_array_equal(kept.tsne, complete.tsne)
-    library.means = library.means * np.array([[2.0] + [1.0] * 511], np.float32)
+    library.units = library.units * np.array([[2.0] + [1.0] * 511], np.float32)
     assert LayoutFile(library).first().tsne is None
     (tmp_path / "table.map.npz").write_bytes(b"damaged")
     assert LayoutFile(library).first().tsne is None

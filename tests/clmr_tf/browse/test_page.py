@@ -1,6 +1,7 @@
 """The library page in a real browser: what a person sees, hears and does."""
 
 import dataclasses
+import json
 import re
 import shutil
 import time
@@ -12,6 +13,7 @@ from clmr_tf.browse.layout import LayoutFile
 from clmr_tf.inference.embeddings import FileEmbedding
 from clmr_tf.inference.encoder import Tagger
 from clmr_tf.inference.library import Library
+from clmr_tf.inference.similarity import normalized
 from clmr_tf.inference.tables import Manifest, TableSettings, write_part
 from tests.clmr_tf.browse.served_page import served
 from tests.clmr_tf.taught_library import DIM, SONG_SECONDS, SONGS_PER_FOLDER, listed, write_table
@@ -257,6 +259,30 @@ def test_teaching_ranks_the_library_and_is_undone(page, library):
     until(page, "document.getElementById('list-count').textContent === '0 marks'")
 
 
+def test_marks_of_songs_that_left_the_table_are_taken_back(page, library):
+    page.click("#tab-teach")
+    page.fill("#teach-tag", "gone")
+    page.keyboard.press("Enter")
+    page.locator("#list .row .yes").nth(0).click()
+    until(page, "document.getElementById('teach-summary').textContent.startsWith('1 yes, 0 no.')")
+    file = library.table.with_name("table.tags.json")
+    content = json.loads(file.read_text())
+    content["tags"]["gone"]["changes"][0][0]["path"] = "/music/gone.wav"
+    file.write_text(json.dumps(content))
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.click("#tab-teach")
+    page.fill("#teach-tag", "gone")
+    page.keyboard.press("Enter")
+    page.click("#show-marks")
+    until(page, "document.getElementById('list-count').textContent === '1 mark'")
+    assert names_in(page) == ["/music/gone.wav"]
+    assert page.inner_text("#list .row .about") == "yes; no longer in the table"
+    page.locator("#list .row .back").click()
+    until(page, "document.getElementById('list-count').textContent === '0 marks'")
+    file.unlink()
+
+
 def test_without_a_mouse(page):
     page.keyboard.press("/")
     page.keyboard.type("piano")
@@ -347,7 +373,7 @@ def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
         page.wait_for_selector("body[data-ready]")
         (tmp_path / "music" / "brass" / "0.wav").unlink()
         page.locator("#list .row").nth(0).click()
-        until(page, "document.getElementById('problem').textContent.includes('has it been moved?')")
+        until(page, "document.getElementById('problem').textContent.includes('has it been moved')")
         # Everything else goes on.
         page.locator("#list .row").nth(1).click()
         until(page, "document.getElementById('audio').currentTime > 0.1")
@@ -388,6 +414,19 @@ def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
         until(page, "document.getElementById('list-count').textContent === '12 songs'")
         assert page.locator("#list .row").count() == 12
         page.click("#clear-filters")
+        until(page, "document.getElementById('list-count').textContent === '20,000 songs'")
+        # With a filter, "like these" lists the nearest of those that pass it.
+        page.locator("#list .row").nth(0).click()
+        page.keyboard.press("l")
+        until(page, "document.getElementById('list-count').textContent === '30 songs, the most similar first'")
+        page.fill("#search", "song 1999")
+        until(page, "document.getElementById('list-count').textContent === '12 songs, the most similar first'")
+        rows = np.array([row for row in range(count) if "1999" in f"{row:05d}"])
+        units = normalized(Library(table).means[[0, *rows]])
+        nearest = rows[np.argsort(-(units[1:] @ units[0]))]
+        assert names_in(page) == [f"song {row:05d}" for row in nearest]
+        page.click("#clear-filters")
+        page.click("#tab-songs")
         until(page, "document.getElementById('list-count').textContent === '20,000 songs'")
         # Only the rows in sight are in the document.
         page.keyboard.press("End")

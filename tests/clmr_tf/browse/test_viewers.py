@@ -9,6 +9,8 @@ from tensorboard.plugins.projector import ProjectorConfig
 
 from clmr_tf import teach
 from clmr_tf.browse import __main__ as browse
+from clmr_tf.config.command_line import INCLUDED_MODEL
+from clmr_tf.export.model_folder import read_manifest, recorded_hash
 from clmr_tf.inference.library import Library
 from clmr_tf.inference.teaching import Teacher
 from tests.clmr_tf.taught_library import write_table
@@ -36,3 +38,10 @@ def test_the_files_have_map_tags_neighbours_and_vectors(tmp_path):
     np.testing.assert_allclose(np.loadtxt(out / embedding.tensor_path, delimiter="\t"), library.means, rtol=1e-5)
     rows = (out / embedding.metadata_path).read_text().splitlines()
     assert rows[0] == "name\tfolder\tpath" and [row.split("\t")[2] for row in rows[1:]] == list(library.paths)
+
+
+def test_a_table_in_8_bit_integers_gets_the_tags_of_its_model(tmp_path):
+    write_table(tmp_path / "music", tmp_path / "table", recorded_hash(INCLUDED_MODEL, "litert-int8"), num_songs=2)
+    browse.main([str(tmp_path / "table"), "--write-for-viewers", str(tmp_path)])
+    columns = parquet.read_schema(tmp_path / "songs.parquet").names
+    assert [name[5:] for name in columns if name.startswith("tag: ")] == read_manifest(INCLUDED_MODEL)["tag_names"]

@@ -70,14 +70,15 @@ def test_the_export_gives_taught_tags(exported_folder, tmp_path):
     generator = np.random.default_rng(1)
     heads = {name: (generator.normal(size=512) / 20, bias) for name, bias in (("soft | slow", -0.5), ("bright", 0.25))}
     answers = [{"path": "/a.mp3", "answer": "yes", "seconds": None}, {"path": "/b.mp3", "answer": "no", "seconds": 3.5}]
-    precision = {"estimate": 0.8, "low": 0.5, "high": 0.9, "num_songs": 7}
+    precision = {"estimate": 0.8, "low": 0.5, "high": 0.9, "num_marks": 7}
     tags = {
         name: {"changes": [answers], "head": {"weights": weights.tolist(), "bias": bias}, "precision": precision}
         for name, (weights, bias) in heads.items()
     }
     # A tag that was never marked as yes has no head.
     tags["empty"] = {"changes": [answers[1:]], "head": None, "precision": None}
-    plain = {"format_version": 1, "model_hash": encoder.model_hash, "tags": tags}
+    # A table of the same model in 8-bit integers.
+    plain = {"format_version": 1, "model_hash": f"{encoder.model_hash}-int8", "tags": tags}
     file = tmp_path / "music.tags.json"
     file.write_text(json.dumps(plain))
     export.main(["--model", str(model), "--head", str(file)])

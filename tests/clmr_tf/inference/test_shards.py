@@ -134,6 +134,10 @@ def test_a_summary_says_what_a_shard_did_and_repeating_a_shard_does_nothing(musi
     ("changed", "words"),
     [
         ({"model_hash": "other"}, "Shard 1/3 has model_hash other, but shard 2/3 has plain; use the same model"),
+        (
+            {"model_hash": "plain-int8"},
+            r"Shard 1/3 uses 8-bit integers \(--runtime litert-int8\), but shard 2/3 uses float32; use the same",
+        ),
         ({"hop_seconds": 0.1}, "Shard 1/3 has hop_num_samples 2205, but shard 2/3 has 5120; use the same model"),
         ({"files_per_part": 3}, "Shard 1/3 has another list of files than shard 2/3; give all shards the same paths"),
         ({"new": True}, "Shard 1/3 has another list of files than shard 2/3; give all shards the same paths"),
@@ -154,7 +158,7 @@ def test_a_foreign_shard_is_refused_by_name_before_and_after(music, tmp_path, ch
     for folder in ("songs", "windows", "shards"):
         for file in (other / folder).iterdir():
             file.rename(table / folder / file.name)
-    with pytest.raises(UsageError, match=r"Shard 2/3 has (model_hash|hop_num|another list)"):
+    with pytest.raises(UsageError, match=r"Shard 2/3 (has (model_hash|hop_num|another list)|uses float32)"):
         merge_shards(table)
     assert not (table / "manifest.json").exists()
 

@@ -74,7 +74,10 @@ def test_precision_is_unknown_before_five_marks_and_then_that_of_heads_that_have
     _, out, _ = run("--tag", "bright", "--yes", "brass/3.wav")
     # All three are found by the heads of the others.
     low, high = binomtest(3, 3).proportion_ci(method="wilson")
-    assert f"3 yes, 2 no. Precision: 1.00 (95 %: {low:.2f} to {high:.2f}), cross-validated; 3 marked songs" in out
+    assert (
+        f"3 yes, 2 no. Precision: 1.00 (95 %: {low:.2f} to {high:.2f}), cross-validated; 3 marked songs or moments"
+        in out
+    )
     # A mistake of the person: a song that is like the others, but is marked as no.
     run("--tag", "bright", "--no", "brass/4.wav")
     points = teacher.space.songs[[1, 2, 3, 4, 7, 13]]
@@ -86,7 +89,7 @@ def test_precision_is_unknown_before_five_marks_and_then_that_of_heads_that_have
         said, right = said + says, right + (says and is_yes[own])
     found = teacher.require("bright").precision
     low, high = binomtest(int(right), int(said)).proportion_ci(method="wilson")
-    assert (found.num_songs, found.estimate) == (said, right / said) and found.estimate < 1
+    assert (found.num_marks, found.estimate) == (said, right / said) and found.estimate < 1
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
@@ -133,6 +136,31 @@ def test_corrections_are_undone_to_the_same_file(run, table):
     assert run("--tag", "bright", "--undo")[1] == "bright no longer has any marks.\n"
     code, _, error = run("--tag", "bright", "--undo")
     assert code == 2 and error == "error: There is no taught tag 'bright'; there are: none yet.\n"
+
+
+def test_marks_of_songs_that_left_the_table_are_shown_and_taken_back(run, table):
+    run("--tag", "bright", "--yes", "brass/1.wav", "brass/2.wav@3.5", "--no", "brass/2.wav")
+    file = table.parent / "table.tags.json"
+    file.write_text(file.read_text().replace("brass/2.wav", "brass/gone.wav"))
+    lines = run("--tag", "bright")[1].splitlines()
+    gone = str(Path("brass/gone.wav").absolute())
+    assert lines[0].startswith("bright: 2 yes, 1 no.")
+    assert lines[2:4] == [f"  no  {gone}", f"  yes  {gone}@3.5"]
+    # By any path of the file, but only what was marked.
+    _, out, _ = run("--tag", "bright", "--unmark", "brass/gone.wav")
+    assert out.startswith("bright: 2 yes, 0 no.")
+    _, out, _ = run("--tag", "bright", "--unmark", lines[3].split()[1])
+    assert out.startswith("bright: 1 yes, 0 no.") and "gone" not in out
+    for option, path in (("--unmark", "brass/never.wav"), ("--yes", "brass/gone.wav"), ("--unmark", "~nobody.wav")):
+        code, _, error = run("--tag", "bright", option, path)
+        assert code == 2 and error.startswith(f"error: {path} is not in ")
+
+
+def test_float32_and_8_bit_integers_are_the_same_model(run, table):
+    run("--tag", "bright", "--yes", "brass/1.wav")
+    file = table.parent / "table.tags.json"
+    file.write_text(file.read_text().replace('"drawn"', '"drawn-int8"'))
+    assert run("--tag", "bright")[0] == 0
 
 
 def test_a_moment_teaches_its_window_only(run, table):

@@ -87,3 +87,15 @@ def test_importing_the_encoder_imports_none_of_them():
     code = f"import sys, {modules}; print(sorted({set(PACKAGES_OF_TRAIN)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_tagging_imports_none_of_them_where_they_are_installed():
+    pytest.importorskip("ai_edge_litert")
+    song = ROOT / "pipelines/demo_data/audio/marine/industrial.ogg"
+    code = (
+        "import sys; from clmr_tf import tag; from clmr_tf.console import run_command; "
+        f"print(run_command(tag.main, [{str(song)!r}, '--top', '1']), "
+        "sorted({'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
