@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {"encoders": list(DEFAULT_ENCODERS), "corpus": DEFAUL
 PSEUDO_TAGS = "pseudo-tags"
 LABEL_FRACTIONS = (0.01, 0.05, 0.1, 0.25)
 """Fractions of the labelled songs, besides all of them."""
+FASTEST = "fastest"
 NUM_CHECKPOINTS = 8
 CURVE = (1, 2, 4)
 """Checkpoints that are scored besides the last, in eighths of the training."""
@@ -115,7 +116,6 @@ class Comparison:
         others = [Column(name, music.folder, name) for name in task_names_in(music.folder) if name != PSEUDO_TAGS]
         others += [Column(f"{own.name}-{name}", labelled.folder, name) for name in task_names_in(labelled.folder)]
         self.columns = (*self._supervised, *others, Column(RETRIEVAL, music.folder, preset="retrieval"))
-        self.precision = options.precision or ("mixed_bfloat16" if cpu_has_bfloat16() else "float32")
         fingerprints = {
             "corpus": music.manifest.fingerprint,
             PSEUDO_TAGS: music.for_task(PSEUDO_TAGS).manifest.fingerprint,
@@ -125,7 +125,7 @@ class Comparison:
             "minutes": options.minutes,
             "width": options.width,
             "batch_size": options.batch_size,
-            "precision": self.precision,
+            "precision": options.precision,
             "corpus": music.manifest.name,
             "labelled_corpus": labelled.manifest.name,
             "fingerprints": fingerprints,
@@ -148,7 +148,7 @@ class Comparison:
             self._open_plan()
             # All before anything is trained, so that they are measured under the same conditions.
             for encoder, objective in itertools.product(self._encoders, _OBJECTIVES.values()):
-                self._length(encoder, objective)
+                self._planned(encoder, objective)
             self._do_everything()
 
     def _do_everything(self) -> None:
@@ -222,7 +222,7 @@ class Comparison:
 
     def _score_curve(self, encoder: str) -> None:
         run = self._results / "runs" / Network("clmr", encoder).name
-        num_steps = self._length(encoder, "contrastive")
+        num_steps = self._planned(encoder, "contrastive")["steps"]
         for eighths in CURVE:
             network = Network("clmr", encoder, step=num_steps * eighths // NUM_CHECKPOINTS)
             if not self._is_trained(network):
@@ -271,10 +271,11 @@ class Comparison:
 
     def _training_options(self, network: Network) -> list[str]:
         objective = _OBJECTIVES[network.training]
-        num_steps = self._length(network.encoder, objective)
+        planned = self._planned(network.encoder, objective)
+        num_steps = planned["steps"]
         # CLMR has no labels, so it has the music of the first column.
         column = next((one for one in self._supervised if one.name == network.column), self._supervised[0])
-        options = self._common_options(network.encoder, objective, num_steps, column)
+        options = self._common_options(network.encoder, objective, num_steps, planned["precision"], column)
         options += ["--seed", str(network.seed)]
         if objective == "contrastive":
             every = str(num_steps // NUM_CHECKPOINTS)
@@ -285,7 +286,9 @@ class Comparison:
         options += ["--labels", f"{network.labels:g}", "--early-stopping", str(_PATIENCE)]
         return [*options, "--checkpoint-every", every, "--validate-every", every]
 
-    def _common_options(self, encoder: str, objective: str, num_steps: int, column: Column) -> list[str]:
+    def _common_options(
+        self, encoder: str, objective: str, num_steps: int, precision: str, column: Column
+    ) -> list[str]:
         """Of all trainings of an objective, also of the one that measures the speed."""
         options = {
             "--corpus": column.corpus,
@@ -293,7 +296,7 @@ class Comparison:
             "--encoder": encoder,
             "--width": self._options.width,
             "--batch-size": self._options.batch_size,
-            "--precision": self.precision,
+            "--precision": precision,
             "--steps": num_steps,
             "--log-every": max(1, min(10, num_steps // NUM_CHECKPOINTS)),
             "--embeddings-every": 0,
@@ -305,20 +308,29 @@ class Comparison:
             others = (*_SUPERVISED, *(("--task", column.task) if column.task else ()))
         return [*(str(word) for option in options.items() for word in option), *others]
 
-    def _length(self, encoder: str, objective: str) -> int:
-        """How many steps take the minutes; measured once, so that a resumed training has the same."""
+    def _planned(self, encoder: str, objective: str) -> dict[str, Any]:
+        """Precision, seconds of a step, and steps of a training; measured once, so that a resumed one has the same.
+
+        The faster precision is taken, which is not the same one for all encoders.
+        """
         key = f"{encoder} {objective}"
         if key not in self._plan["trainings"]:
-            seconds = self._seconds_per_step(encoder, objective)
+            candidates = [self._settings["precision"]]
+            if candidates == [FASTEST]:
+                candidates = ["float32", "mixed_bfloat16"] if cpu_has_bfloat16() else ["float32"]
+            seconds, precision = min(
+                (self._seconds_per_step(encoder, objective, precision), precision) for precision in candidates
+            )
             unit = NUM_CHECKPOINTS if objective == "contrastive" else 1
             num_steps = unit * max(1, round(60 * self._options.minutes / seconds / unit))
-            self._plan["trainings"][key] = {"seconds_per_step": seconds, "steps": num_steps}
+            entry = {"precision": precision, "seconds_per_step": seconds, "steps": num_steps}
+            self._plan["trainings"][key] = entry
             self._write_plan()
-        return self._plan["trainings"][key]["steps"]
+        return self._plan["trainings"][key]
 
-    def _seconds_per_step(self, encoder: str, objective: str) -> float:
+    def _seconds_per_step(self, encoder: str, objective: str, precision: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            options = self._common_options(encoder, objective, _SPEED_STEPS, self._supervised[0])
+            options = self._common_options(encoder, objective, _SPEED_STEPS, precision, self._supervised[0])
             run_module("clmr_tf.train", *options, "--validate-every", str(_SPEED_STEPS), "--workdir", folder)
             # Two views of each recording, or one crop with its labels.
             num_clips = self._options.batch_size * (2 if objective == "contrastive" else 1)
@@ -331,7 +343,7 @@ class Comparison:
         rows = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
         last = next(row for row in reversed(rows) if network.step in (None, row["step"]))
         objective = _OBJECTIVES[network.training]
-        seconds_per_step = self._plan["trainings"][f"{network.encoder} {objective}"]["seconds_per_step"]
+        seconds_per_step = self._planned(network.encoder, objective)["seconds_per_step"]
         record = {
             "network": dataclasses.asdict(network),
             "steps": last["step"],
@@ -451,8 +463,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("float32", "mixed_bfloat16"),
-        help="of the trainings (default: mixed_bfloat16 if the CPU has instructions for it)",
+        choices=(FASTEST, "float32", "mixed_bfloat16"),
+        default=FASTEST,
+        help=f"of the trainings (default: {FASTEST}, measured for each)",
     )
     group.add_argument(
         "--results",

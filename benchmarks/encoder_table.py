@@ -321,10 +321,11 @@ def _curves(
 def markdown(table: dict[str, Any]) -> str:
     """The tables as Markdown."""
     settings = table["settings"]
+    precisions = {name: planned["precision"] for name, planned in table["plan"].items()}
     lines = [
         f"Every encoder was trained for {settings['minutes']:g} minutes on {table['num_cpus']} CPU cores with "
         f"{settings['corpus']}: width {settings['width']:g}, batches of {settings['batch_size']}, "
-        f"{settings['precision']}. Minutes are those of the steps "
+        f"{_listed(precisions)}. Minutes are those of the steps "
         "alone, at the speed that was measured before. Scores are means over the seeds of the trainings, with the 95 % "
         "interval over songs in brackets; if there are several seeds or draws, the lowest and the highest score "
         "follow. Differences are paired.",
@@ -350,6 +351,17 @@ def markdown(table: dict[str, Any]) -> str:
         ]
         lines += markdown_table(["encoder", "minutes", "steps", "score"], cells)
     return "\n".join(lines) + "\n"
+
+
+def _listed(precisions: dict[str, str]) -> str:
+    """The precision, or those of all trainings if they differ."""
+    if len(set(precisions.values())) == 1:
+        return next(iter(precisions.values()))
+    parts = [
+        f"{precision} ({', '.join(name for name in precisions if precisions[name] == precision)})"
+        for precision in dict.fromkeys(precisions.values())
+    ]
+    return "the faster precision of each training, " + " or ".join(parts)
 
 
 def _heading(columns: dict[str, str]) -> Callable[[str], str]:

@@ -257,7 +257,7 @@ def test_other_settings_other_music_and_missing_tags_are_one_sentence(recorder, 
         "--minutes", "0.2"
     )
     bfloat16 = refused("--precision", "mixed_bfloat16")
-    assert "with precision float32 and not mixed_bfloat16; use" in bfloat16
+    assert "with precision fastest and not mixed_bfloat16; use" in bfloat16
     music, songs = corpora
     assert "with corpus music and not songs" in refused("--corpus", str(_with_pseudo_tags(songs, tmp_path)))
     changed = shutil.copytree(music, tmp_path / "music")

@@ -60,8 +60,13 @@ def results(tmp_path) -> Path:
     """Two encoders, two seeds of CLMR for the first; one supervised network with all and two with a tenth."""
     folder = tmp_path / "results"
     folder.mkdir()
-    settings = {"minutes": 2, "width": 0.5, "batch_size": 64, "precision": "float32", "corpus": "games"}
-    plan = {"settings": settings, "num_cpus": 2, "trainings": {"mel_cnn contrastive": {}, "tune contrastive": {}}}
+    settings = {"minutes": 2, "width": 0.5, "batch_size": 64, "precision": "fastest", "corpus": "games"}
+    trainings = {
+        "mel_cnn contrastive": {"precision": "mixed_bfloat16"},
+        "mel_cnn supervised": {"precision": "mixed_bfloat16"},
+        "tune contrastive": {"precision": "float32"},
+    }
+    plan = {"settings": settings, "num_cpus": 2, "trainings": trainings}
     (folder / PLAN_FILE).write_text(json.dumps(plan))
     first, second = Network("clmr", "mel_cnn", 1), Network("clmr", "mel_cnn", 2)
     other, untrained = Network("clmr", "tune", 1), Network("untrained", "mel_cnn")
@@ -155,6 +160,7 @@ def test_markdown_shows_the_numbers(results):
     write_tables(results)
     text = (results / "table.md").read_text(encoding="utf-8")
     assert text == markdown(json.loads((results / "table.json").read_text()))
+    assert "mixed_bfloat16 (mel_cnn contrastive, mel_cnn supervised) or float32 (tune contrastive)" in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells[0][:6] == ["encoder", "training", "minutes", "steps", "GFLOP a view", "pseudo-tags: PR-AUC"]
     assert cells[3][:6] == ["mel_cnn", "CLMR", "2.1 to 2.3", "80", "0.50", "0.620 [0.430, 0.810] 0.600 to 0.640"]
