@@ -6,6 +6,7 @@ python -m clmr_tf.browse music --model savedmodels/mine
 
 import contextlib
 import dataclasses
+import logging
 import socket
 import sys
 import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from clmr_tf.inference.encoder import Tagger
     from clmr_tf.inference.library import Library
 
+_LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 
 
@@ -120,13 +122,17 @@ def _tagger(model: Path | None, library: "Library") -> "Tagger | None":
     encoder = None if model_hash else load_encoder(folder)
     if not is_same_model(model_hash or encoder.model_hash, library.model_hash):
         if not model:
+            _LOG.info(
+                "%s was made with another model than the included one; give it with --model for its tags.",
+                printable(str(library.table)),
+            )
             return None
         raise UsageError(
             f"{library.table} was made with another model than {model}; give that model with --model, or none."
         )
     tagger = encoder.tagger if encoder else tagger_of_model(folder)
     if model and tagger is None:
-        raise UsageError(f"The model {model} gives no tags; leave out --model, or give one that has a head.")
+        _LOG.info("The model %s has no head, so there are only taught tags.", printable(str(model)))
     return tagger
 
 
