@@ -65,6 +65,11 @@ class Browser:
         self._layout = self._layout_file.first()
         self._changing = threading.Lock()
 
+    def require_same_table(self, request: Request) -> None:
+        """Raises HTTPException if a page has the rows of another table than that of now."""
+        if request.query_params.get("table", self._layout_file.key) != self._layout_file.key:
+            raise HTTPException(409, "The table has changed; reload the page.")
+
     def complete_layout(self) -> Layout:
         """The map with t-SNE, which is computed if it is missing; until then, the page shows principal components."""
         if self._layout.tsne is None:
@@ -84,6 +89,7 @@ class Browser:
         return JSONResponse(
             {
                 "table": printable(library.table.name),
+                "key": self._layout_file.key,
                 "window_seconds": library.window_seconds,
                 "paths": list(library.paths),
                 "durations_seconds": np.round(library.durations_seconds, 2).tolist(),
@@ -188,6 +194,7 @@ class Browser:
 
     async def change(self, change: Callable[[Any], TaughtTag], request: Request) -> Response:
         """Runs one of the three changes above, one at a time."""
+        self.require_same_table(request)
         content = await _json_of(request)
 
         def run() -> TaughtTag:
@@ -252,6 +259,13 @@ def make_application(browser: Browser) -> ASGIApp:
         threading.Thread(target=browser.complete_layout, daemon=True).start()
         yield
 
+    def of_same_table(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            browser.require_same_table(request)
+            return answer(request)
+
+        return endpoint
+
     def changes(change: Callable[[Any], TaughtTag]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             return await browser.change(change, request)
@@ -260,15 +274,15 @@ def make_application(browser: Browser) -> ASGIApp:
 
     routes = [
         Route("/api/songs", browser.songs),
-        Route("/api/layout", browser.layout),
-        Route("/api/tags", browser.tags),
-        Route("/api/tag", browser.tag),
-        Route("/api/songs/{row:int}/taggram", browser.taggram),
-        Route("/api/songs/{row:int}/audio", browser.audio),
-        Route("/api/similarities", browser.similarities),
-        Route("/api/matches", browser.matches),
-        Route("/api/duplicates", browser.duplicates),
-        Route("/api/offers", browser.offers),
+        Route("/api/layout", of_same_table(browser.layout)),
+        Route("/api/tags", of_same_table(browser.tags)),
+        Route("/api/tag", of_same_table(browser.tag)),
+        Route("/api/songs/{row:int}/taggram", of_same_table(browser.taggram)),
+        Route("/api/songs/{row:int}/audio", of_same_table(browser.audio)),
+        Route("/api/similarities", of_same_table(browser.similarities)),
+        Route("/api/matches", of_same_table(browser.matches)),
+        Route("/api/duplicates", of_same_table(browser.duplicates)),
+        Route("/api/offers", of_same_table(browser.offers)),
         Route("/api/mark", changes(browser.mark), methods=["POST"]),
         Route("/api/undo", changes(browser.undo), methods=["POST"]),
         Route("/api/remove", changes(browser.remove), methods=["POST"]),

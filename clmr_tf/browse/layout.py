@@ -42,6 +42,9 @@ class LayoutFile:
 
     Args:
         library: The library.
+
+    Attributes:
+        key: A hash of model, paths and embeddings of the library, in hexadecimal.
     """
 
     def __init__(self, library: Library) -> None:
@@ -49,13 +52,13 @@ class LayoutFile:
         self._units = library.units
         digest = hashlib.sha256("\0".join([library.model_hash, *library.paths]).encode())
         digest.update(np.ascontiguousarray(self._units))
-        self._key = digest.hexdigest()
+        self.key = digest.hexdigest()
 
     def first(self) -> Layout:
         """The kept map; if there is none of these songs, one without t-SNE, which takes a second."""
         try:
             arrays = read_arrays(self._path, "key", "pca", "tsne", "cluster")
-            if str(arrays["key"]) == self._key:
+            if str(arrays["key"]) == self.key:
                 return Layout(arrays["pca"], arrays["tsne"], arrays["cluster"])
         except UnreadableArraysError:
             # Missing or damaged: it is computed again.
@@ -75,7 +78,7 @@ class LayoutFile:
             tsne = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(components)
         layout = dataclasses.replace(layout, tsne=tsne.astype(np.float32))
         content = io.BytesIO()
-        np.savez(content, key=np.array(self._key), **dataclasses.asdict(layout))
+        np.savez(content, key=np.array(self.key), **dataclasses.asdict(layout))
         try:
             write_atomically(self._path, content.getvalue())
         except OSError as error:

@@ -189,6 +189,19 @@ def test_odd_changes_are_refused_in_a_sentence(ask, written, body):
     assert not (written / "table.tags.json").exists()
 
 
+def test_rows_of_another_table_are_refused(ask, written):
+    key = json.loads(ask("/api/songs")[2])["key"]
+    assert ask(f"/api/songs/1/taggram?table={key}")[0] == 200
+    gets = ("layout", "tags", "tag?name=x", "songs/1/taggram", "songs/1/audio", "similarities?like=1")
+    for path in (*gets, "matches?like=1&rows=2", "duplicates", "offers?name=x"):
+        status, _, content = ask(f"/api/{path}{'&' if '?' in path else '?'}table=other")
+        assert (status, json.loads(content)["error"]) == (409, "The table has changed; reload the page.")
+    for path in ("mark", "undo", "remove"):
+        body = {"name": "x", "marks": [{"row": 1, "answer": "yes"}]}
+        assert ask(f"/api/{path}?table=other", "POST", body, Content_Type="application/json")[0] == 409
+    assert not (written / "table.tags.json").exists()
+
+
 def test_a_large_change_is_refused(ask):
     body = {"name": "x", "marks": [{"row": 1, "answer": "yes", "note": "x" * 2**20}]}
     assert ask("/api/mark", "POST", body, Content_Type="application/json")[0] == 413

@@ -337,7 +337,7 @@ def test_an_answer_about_another_tag_does_not_change_the_one_that_is_taught(page
         """() => { const native = window.fetch;
         window.fetch = async (path, ...others) => {
           const answer = await native(path, ...others);
-          if (path === "/api/mark") await new Promise((done) => setTimeout(done, 1000));
+          if (path.includes("/api/mark")) await new Promise((done) => setTimeout(done, 1000));
           return answer;
         }; }"""
     )
@@ -379,6 +379,26 @@ def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
         until(page, "document.getElementById('audio').currentTime > 0.1")
         assert page.inner_text("#problem") == ""
         page.close()
+
+
+def test_a_page_of_a_table_that_has_changed_marks_and_plays_nothing(browser, tmp_path):
+    write_table(tmp_path / "music", tmp_path / "table", num_songs=2)
+    with served(tmp_path / "table") as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("body[data-ready]")
+        page.click("#tab-teach")
+        page.fill("#teach-tag", "bright")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#list .row .yes")
+    write_table(tmp_path / "other music", tmp_path / "other", num_songs=3)
+    with served(tmp_path / "other", port=port):
+        for action in ("#list .row .yes", "#list .row .name"):
+            page.locator(action).nth(0).click()
+            until(page, "document.getElementById('problem').textContent === 'The table has changed; reload the page.'")
+            page.evaluate("document.getElementById('problem').textContent = ''")
+        page.close()
+    assert not (tmp_path / "other.tags.json").exists()
 
 
 def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
