@@ -216,7 +216,7 @@ class Encoder:
         """Adds the tags that were taught for a table of embeddings to those of the model.
 
         Args:
-            table: The table; its tags are beside it.
+            table: The table, whose tags are beside it, or the file of its tags.
 
         Raises:
             UsageError: If they cannot be read, were taught with another model, or the model has a tag of the same name.
