@@ -6,7 +6,6 @@ python -m clmr_tf.browse music --model savedmodels/mine
 
 import contextlib
 import dataclasses
-import logging
 import socket
 import sys
 import threading
@@ -18,14 +17,13 @@ from typing import TYPE_CHECKING
 import tyro
 
 from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
-from clmr_tf.console import printable, run_command, stdout
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.errors import UsageError, install_extra
 
 if TYPE_CHECKING:
     from clmr_tf.inference.encoder import Tagger
     from clmr_tf.inference.library import Library
 
-_LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 
 
@@ -122,17 +120,16 @@ def _tagger(model: Path | None, library: "Library") -> "Tagger | None":
     encoder = None if model_hash else load_encoder(folder)
     if not is_same_model(model_hash or encoder.model_hash, library.model_hash):
         if not model:
-            _LOG.info(
-                "%s was made with another model than the included one; give it with --model for its tags.",
-                printable(str(library.table)),
-            )
+            table = printable(str(library.table))
+            advice = "give it with --model for its tags"
+            stderr.print(f"{table} was made with another model than the included one; {advice}.", markup=False)
             return None
         raise UsageError(
             f"{library.table} was made with another model than {model}; give that model with --model, or none."
         )
     tagger = encoder.tagger if encoder else tagger_of_model(folder)
     if model and tagger is None:
-        _LOG.info("The model %s has no head, so there are only taught tags.", printable(str(model)))
+        stderr.print(f"The model {printable(str(model))} has no head, so there are only taught tags.", markup=False)
     return tagger
 
 

@@ -1,6 +1,5 @@
 """The files for other viewers, read by what those viewers read them with."""
 
-import logging
 import shutil
 
 import numpy as np
@@ -50,8 +49,7 @@ def test_a_table_in_8_bit_integers_gets_the_tags_of_its_model(tmp_path):
     assert [name[5:] for name in columns if name.startswith("tag: ")] == read_manifest(INCLUDED_MODEL)["tag_names"]
 
 
-def test_why_there_are_no_tags_of_a_model_is_said(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "clmr_tf")
+def test_why_there_are_no_tags_of_a_model_is_said(tmp_path, capsys):
     # Without a head.
     model = tmp_path / "model"
     model.mkdir()
@@ -62,8 +60,7 @@ def test_why_there_are_no_tags_of_a_model_is_said(tmp_path, caplog):
         (["table", "--model", str(model)], f"The model {model} has no head, so there are only taught tags."),
         (["other"], "other was made with another model than the included one; give it with --model for its tags."),
     ):
-        caplog.clear()
         browse.main([str(tmp_path / arguments[0]), *arguments[1:], "--write-for-viewers", str(tmp_path / "viewers")])
-        assert [message.removeprefix(f"{tmp_path}/") for message in caplog.messages] == [sentence]
+        assert capsys.readouterr().err.removeprefix(f"{tmp_path}/") == f"{sentence}\n"
         columns = parquet.read_schema(tmp_path / "viewers" / "songs.parquet").names
         assert not any(name.startswith("tag: ") for name in columns)
