@@ -70,7 +70,7 @@ class LayoutFile:
         """Adds t-SNE, which takes minutes for tens of thousands of songs, and keeps the map."""
         components = self._components()
         tsne = layout.pca
-        if len(components) >= _MIN_SONGS_FOR_TSNE:
+        if len(components) >= _MIN_SONGS_FOR_TSNE and components.any():
             # Imported late, like all of scikit-learn, because it takes a second.
             from sklearn.manifold import TSNE
 
@@ -86,6 +86,9 @@ class LayoutFile:
         return layout
 
     def _components(self) -> np.ndarray:
+        # A single song, or copies of one: the components have no spread, and scikit-learn would divide by zero.
+        if not np.ptp(self._units, axis=0).any():
+            return np.zeros((len(self._units), 1), np.float32)
         from sklearn.decomposition import PCA
 
         num_components = min(_NUM_COMPONENTS, *self._units.shape)
@@ -93,7 +96,7 @@ class LayoutFile:
 
 
 def _two_columns(components: np.ndarray) -> np.ndarray:
-    """The first two components; zeros for those that a table of a single song does not have."""
+    """The first two components of each song; zeros for those that it does not have."""
     return np.pad(components[:, :2], ((0, 0), (0, max(0, 2 - components.shape[1])))).astype(np.float32)
 
 
