@@ -31,7 +31,7 @@ class TagConfig:
     and compute in float32; "litert-int8" is not exact, and faster on processors with VNNI instructions."""
     taught: Path | None = None
     """Table of embeddings of this model whose tags, taught by `python -m clmr_tf.teach`, are added to those of the
-    model."""
+    model; or the file TABLE.tags.json."""
     top: int = 10
     """Number of tags to show, most likely first."""
     plot: Path | None = None

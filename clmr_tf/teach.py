@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, of_tag in marks.items():
         teacher.mark(name, of_tag)
     tags = teacher.read().tags
-    shown = {config.tag, *marks} - {""} or tags
+    shown = marks or ([config.tag] if config.tag else tags)
     for name in shown:
         if name in tags:
             _show(name, tags[name], teacher, config)
@@ -128,18 +128,25 @@ def _mark(place: str, answer: str, teacher: "Teacher") -> "Mark":
 def _read_labels(config: TeachConfig, teacher: "Teacher") -> Iterator[tuple[str, "Mark"]]:
     if config.labels is None:
         return
+    from clmr_tf.inference.teaching import require_tag_name
+
     try:
         with config.labels.expanduser().open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            # Rows may be blank or have several lines.
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"The labels {config.labels} cannot be read ({error}); give a CSV file in UTF-8.") from error
-    for number, row in enumerate(rows, 2):
+    if not {"path", "answer"} <= set(columns) <= _COLUMNS:
+        raise UsageError(
+            f"{config.labels} needs a first line with the columns path, answer and optionally tag and seconds; "
+            f"received {', '.join(columns) or 'nothing'}."
+        )
+    for number, row in rows:
         where = f"Line {number} of {config.labels}"
-        if not {"path", "answer"} <= row.keys() <= _COLUMNS:
-            raise UsageError(
-                f"{config.labels} needs a first line with the columns path, answer and optionally tag and seconds; "
-                f"received {', '.join(map(str, row))}."
-            )
+        if None in row:
+            raise UsageError(f"{where} has more cells than the first line; put cells with commas in quotes.")
         name = row.get("tag") or config.tag
         if not name:
             raise UsageError(f"{where} has no tag; add a column tag, or give --tag.")
@@ -147,7 +154,12 @@ def _read_labels(config: TeachConfig, teacher: "Teacher") -> Iterator[tuple[str,
             seconds = float(row["seconds"]) if row.get("seconds") else None
         except ValueError as error:
             raise UsageError(f"{where} has seconds {row['seconds']!r}; give a number, or nothing.") from error
-        yield name, teacher.mark_of(row["path"] or "", (row["answer"] or "").strip().lower(), seconds)
+        try:
+            require_tag_name(name)
+            mark = teacher.mark_of(row["path"] or "", (row["answer"] or "").strip().lower(), seconds)
+        except UsageError as error:
+            raise UsageError(f"{where} is not valid: {error}") from error
+        yield name, mark
 
 
 def _show(name: str, tag: "TaughtTag", teacher: "Teacher", config: TeachConfig) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from clmr_tf.config.command_line import INCLUDED_MODEL, parse_command, require_model
-from clmr_tf.console import printable, run_command, stdout
+from clmr_tf.console import printable, run_command, stderr, stdout
 from clmr_tf.errors import UsageError, install_extra
 
 if TYPE_CHECKING:
@@ -120,13 +120,16 @@ def _tagger(model: Path | None, library: "Library") -> "Tagger | None":
     encoder = None if model_hash else load_encoder(folder)
     if not is_same_model(model_hash or encoder.model_hash, library.model_hash):
         if not model:
+            table = printable(str(library.table))
+            advice = "give it with --model for its tags"
+            stderr.print(f"{table} was made with another model than the included one; {advice}.", markup=False)
             return None
         raise UsageError(
             f"{library.table} was made with another model than {model}; give that model with --model, or none."
         )
     tagger = encoder.tagger if encoder else tagger_of_model(folder)
     if model and tagger is None:
-        raise UsageError(f"The model {model} gives no tags; leave out --model, or give one that has a head.")
+        stderr.print(f"The model {printable(str(model))} has no head, so there are only taught tags.", markup=False)
     return tagger
 
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
+import mimetypes
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,6 +34,7 @@ from clmr_tf.inference.teaching import Teacher
 from clmr_tf.models.heads import probabilities
 from clmr_tf.models.taught_tags import TaughtTag
 
+_LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 
@@ -40,6 +43,7 @@ _MAX_MODEL_TAGS_OF_TAGGRAM = 8
 _MAX_FOUND = 500
 _MAX_PAIRS, _LEAST_COSINE_OF_PAIRS = 200, 0.98
 _MAX_BYTES_OF_REQUEST = 2**20
+_MAX_DIGITS = 18
 # No other page may show, read or send anything, and this one asks no other host.
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
@@ -65,10 +69,19 @@ class Browser:
         self._layout = self._layout_file.first()
         self._changing = threading.Lock()
 
+    def require_same_table(self, request: Request) -> None:
+        """Raises HTTPException if a page has the rows of another table than that of now."""
+        if request.query_params.get("table", self._layout_file.key) != self._layout_file.key:
+            raise HTTPException(409, "The table has changed; reload the page.")
+
     def complete_layout(self) -> Layout:
-        """The map with t-SNE, which is computed if it is missing; until then, the page shows principal components."""
+        """The map with t-SNE, which is computed if it is missing; if that fails, with principal components instead."""
         if self._layout.tsne is None:
-            self._layout = self._layout_file.complete(self._layout)
+            try:
+                self._layout = self._layout_file.complete(self._layout)
+            except Exception as error:  # noqa: BLE001 - the page works without it, whatever the library raises
+                _LOG.warning("t-SNE failed (%s), so the map shows principal components.", error)
+                self._layout = dataclasses.replace(self._layout, tsne=self._layout.pca)
         return self._layout
 
     def probabilities(self) -> dict[str, np.ndarray]:
@@ -84,6 +97,7 @@ class Browser:
         return JSONResponse(
             {
                 "table": printable(library.table.name),
+                "key": self._layout_file.key,
                 "window_seconds": library.window_seconds,
                 "paths": list(library.paths),
                 "durations_seconds": np.round(library.durations_seconds, 2).tolist(),
@@ -188,6 +202,7 @@ class Browser:
 
     async def change(self, change: Callable[[Any], TaughtTag], request: Request) -> Response:
         """Runs one of the three changes above, one at a time."""
+        self.require_same_table(request)
         content = await _json_of(request)
 
         def run() -> TaughtTag:
@@ -196,7 +211,7 @@ class Browser:
 
         try:
             tag = await run_in_threadpool(run)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise HTTPException(400, "The request is malformed.") from error
         return JSONResponse(_described(content["name"], tag))
 
@@ -214,13 +229,18 @@ class Browser:
             raise HTTPException(
                 409, f"{path} has changed since it was embedded; run `python -m clmr_tf.embed` with --update."
             )
-        return FileResponse(path, stat_result=found)
+        # A browser would run the scripts of a page or picture whose name says so.
+        guessed, _ = mimetypes.guess_type(path.name)
+        is_media = guessed is not None and guessed.startswith(("audio/", "video/"))
+        return FileResponse(path, stat_result=found, media_type=guessed if is_media else "application/octet-stream")
 
     def _row(self, request: Request) -> int:
-        row = int(request.path_params["row"])
-        if row >= len(self._library.paths):
+        return self._row_of(request.path_params["row"])
+
+    def _row_of(self, word: str) -> int:
+        if not _is_number(word) or int(word) >= len(self._library.paths):
             raise HTTPException(404, "There is no such song in the table.")
-        return row
+        return int(word)
 
     def _path(self, mark: Any) -> str:
         if "path" in mark:
@@ -238,9 +258,7 @@ class Browser:
 
     def _rows(self, request: Request, name: str) -> list[int]:
         words = [word for word in request.query_params.get(name, "").split(",") if word]
-        if not all(word.isdecimal() and int(word) < len(self._library.paths) for word in words):
-            raise HTTPException(404, "There is no such song in the table.")
-        return [int(word) for word in words][:_MAX_FOUND]
+        return [self._row_of(word) for word in words][:_MAX_FOUND]
 
 
 def make_application(browser: Browser) -> ASGIApp:
@@ -252,6 +270,13 @@ def make_application(browser: Browser) -> ASGIApp:
         threading.Thread(target=browser.complete_layout, daemon=True).start()
         yield
 
+    def of_same_table(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            browser.require_same_table(request)
+            return answer(request)
+
+        return endpoint
+
     def changes(change: Callable[[Any], TaughtTag]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             return await browser.change(change, request)
@@ -260,15 +285,15 @@ def make_application(browser: Browser) -> ASGIApp:
 
     routes = [
         Route("/api/songs", browser.songs),
-        Route("/api/layout", browser.layout),
-        Route("/api/tags", browser.tags),
-        Route("/api/tag", browser.tag),
-        Route("/api/songs/{row:int}/taggram", browser.taggram),
-        Route("/api/songs/{row:int}/audio", browser.audio),
-        Route("/api/similarities", browser.similarities),
-        Route("/api/matches", browser.matches),
-        Route("/api/duplicates", browser.duplicates),
-        Route("/api/offers", browser.offers),
+        Route("/api/layout", of_same_table(browser.layout)),
+        Route("/api/tags", of_same_table(browser.tags)),
+        Route("/api/tag", of_same_table(browser.tag)),
+        Route("/api/songs/{row}/taggram", of_same_table(browser.taggram)),
+        Route("/api/songs/{row}/audio", of_same_table(browser.audio)),
+        Route("/api/similarities", of_same_table(browser.similarities)),
+        Route("/api/matches", of_same_table(browser.matches)),
+        Route("/api/duplicates", of_same_table(browser.duplicates)),
+        Route("/api/offers", of_same_table(browser.offers)),
         Route("/api/mark", changes(browser.mark), methods=["POST"]),
         Route("/api/undo", changes(browser.undo), methods=["POST"]),
         Route("/api/remove", changes(browser.remove), methods=["POST"]),
@@ -321,15 +346,20 @@ async def _json_of(request: Request) -> Any:
             raise HTTPException(413, "This request is too large.")
     try:
         return json.loads(content)
-    except ValueError as error:
-        raise HTTPException(400, "This request is not JSON.") from error
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "This request is not JSON, or is nested too deeply.") from error
 
 
 def _count(request: Request) -> int:
     word = request.query_params.get("count", "50")
-    if not word.isdecimal():
-        raise HTTPException(400, "The count must be a number.")
+    if not _is_number(word):
+        raise HTTPException(400, f"The count must be a number of at most {_MAX_DIGITS} digits.")
     return min(int(word), _MAX_FOUND)
+
+
+def _is_number(word: str) -> bool:
+    # Python refuses to convert very long numbers.
+    return word.isdecimal() and len(word) <= _MAX_DIGITS
 
 
 def _floats(values: np.ndarray, headers: dict[str, str] | None = None) -> Response:

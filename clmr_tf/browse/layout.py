@@ -42,6 +42,9 @@ class LayoutFile:
 
     Args:
         library: The library.
+
+    Attributes:
+        key: A hash of model, paths and embeddings of the library, in hexadecimal.
     """
 
     def __init__(self, library: Library) -> None:
@@ -49,13 +52,13 @@ class LayoutFile:
         self._units = library.units
         digest = hashlib.sha256("\0".join([library.model_hash, *library.paths]).encode())
         digest.update(np.ascontiguousarray(self._units))
-        self._key = digest.hexdigest()
+        self.key = digest.hexdigest()
 
     def first(self) -> Layout:
         """The kept map; if there is none of these songs, one without t-SNE, which takes a second."""
         try:
             arrays = read_arrays(self._path, "key", "pca", "tsne", "cluster")
-            if str(arrays["key"]) == self._key:
+            if str(arrays["key"]) == self.key:
                 return Layout(arrays["pca"], arrays["tsne"], arrays["cluster"])
         except UnreadableArraysError:
             # Missing or damaged: it is computed again.
@@ -67,7 +70,7 @@ class LayoutFile:
         """Adds t-SNE, which takes minutes for tens of thousands of songs, and keeps the map."""
         components = self._components()
         tsne = layout.pca
-        if len(components) >= _MIN_SONGS_FOR_TSNE:
+        if len(components) >= _MIN_SONGS_FOR_TSNE and components.any():
             # Imported late, like all of scikit-learn, because it takes a second.
             from sklearn.manifold import TSNE
 
@@ -75,7 +78,7 @@ class LayoutFile:
             tsne = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(components)
         layout = dataclasses.replace(layout, tsne=tsne.astype(np.float32))
         content = io.BytesIO()
-        np.savez(content, key=np.array(self._key), **dataclasses.asdict(layout))
+        np.savez(content, key=np.array(self.key), **dataclasses.asdict(layout))
         try:
             write_atomically(self._path, content.getvalue())
         except OSError as error:
@@ -83,6 +86,9 @@ class LayoutFile:
         return layout
 
     def _components(self) -> np.ndarray:
+        # A single song, or copies of one: the components have no spread, and scikit-learn would divide by zero.
+        if not np.ptp(self._units, axis=0).any():
+            return np.zeros((len(self._units), 1), np.float32)
         from sklearn.decomposition import PCA
 
         num_components = min(_NUM_COMPONENTS, *self._units.shape)
@@ -90,7 +96,7 @@ class LayoutFile:
 
 
 def _two_columns(components: np.ndarray) -> np.ndarray:
-    """The first two components; zeros for those that a table of a single song does not have."""
+    """The first two components of each song; zeros for those that it does not have."""
     return np.pad(components[:, :2], ((0, 0), (0, max(0, 2 - components.shape[1])))).astype(np.float32)
 
 

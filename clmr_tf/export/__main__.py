@@ -33,7 +33,8 @@ class ExportConfig:
     head: Path | None = None
     """Result of a probe of this model, evaluation-....json, or tags taught by `python -m clmr_tf.teach`,
     TABLE.tags.json. The head becomes part of the export, which then outputs its tags, and replaces that of a model that
-    has one, such as one trained with labels. Existing files for other runtimes are written again with the tags."""
+    has one, such as one trained with labels. Existing files for other runtimes are written again with the tags; an
+    existing web/ is removed unless --web is given."""
     tflite: str | None = None
     """Files to write for LiteRT: fp32, fp16, int8, with commas between them, or none. Default: fp32 for a run, so that
     the model works without TensorFlow; none for a model folder."""

@@ -14,7 +14,14 @@ from clmr_tf.audio.downmix import mixed_to_mono
 from clmr_tf.audio.windows import window_starts
 from clmr_tf.config.command_line import INCLUDED_MODEL
 from clmr_tf.errors import UsageError, install_extra
-from clmr_tf.export.model_folder import MANIFEST_FILE, gives_tags, is_same_model, read_head, read_manifest
+from clmr_tf.export.model_folder import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    gives_tags,
+    is_same_model,
+    read_head,
+    read_manifest,
+)
 from clmr_tf.export.runtime_formats import FORMATS, version_of
 from clmr_tf.hardware import has_nvidia_gpu
 from clmr_tf.models import EMBEDDING_DIM
@@ -209,7 +216,7 @@ class Encoder:
         """Adds the tags that were taught for a table of embeddings to those of the model.
 
         Args:
-            table: The table; its tags are beside it.
+            table: The table, whose tags are beside it, or the file of its tags.
 
         Raises:
             UsageError: If they cannot be read, were taught with another model, or the model has a tag of the same name.
@@ -340,7 +347,7 @@ def fastest_runtime(folder: Path) -> str:
 
     def is_usable(runtime: str) -> bool:
         if runtime == "tensorflow":
-            return _has_tensorflow()
+            return (folder / WEIGHTS_FILE).is_file() and _has_tensorflow()
         wanted = FORMATS[RUNTIMES[runtime]]
         is_described = wanted.file in manifest.get("runtimes", {})
         return is_described and (folder / wanted.file).is_file() and version_of(wanted.runtime) is not None

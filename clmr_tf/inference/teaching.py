@@ -137,6 +137,12 @@ def _with_interval(num_right: int, num_marks: int) -> Precision:
     return Precision(estimate, float(max(middle - half, 0)), float(min(middle + half, 1)), num_marks)
 
 
+def require_tag_name(name: str) -> None:
+    """Raises UsageError if a name is empty or has control characters."""
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"A tag needs a name of printable characters; received {name!r}.")
+
+
 class Teacher:
     """Teaches tags for a library; every change is written to the file beside its table at once.
 
@@ -210,8 +216,7 @@ class Teacher:
         Raises:
             UsageError: If the name is empty or has control characters.
         """
-        if not name.strip() or not name.isprintable():
-            raise UsageError(f"A tag needs a name of printable characters; received {name!r}.")
+        require_tag_name(name)
         return self._change(name, lambda changes: (*changes, tuple(marks)))
 
     def undo(self, name: str) -> TaughtTag:

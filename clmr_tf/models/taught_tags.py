@@ -154,9 +154,9 @@ class TaughtTags:
 
 
 def file_of_table(table: Path) -> Path:
-    """The file of the taught tags of a table."""
+    """The file of the taught tags of a table, or that file itself."""
     table = table.absolute()
-    return table.with_name(f"{table.name}{TAUGHT_TAGS_SUFFIX}")
+    return table if table.name.endswith(TAUGHT_TAGS_SUFFIX) else table.with_name(f"{table.name}{TAUGHT_TAGS_SUFFIX}")
 
 
 def read_taught_tags(path: Path) -> TaughtTags:

@@ -3,7 +3,7 @@
 const ROW_HEIGHT = 46;
 
 export class SongList {
-  // `element` is a listbox; `render(item, row)` fills a row; `choose(item)` is called by a click or Enter.
+  // `element` is a grid; `render(item, row)` fills a row; `choose(item)` is called by a click or Enter.
   constructor(element, render, choose) {
     this.element = element;
     this.renderRow = render;
@@ -19,6 +19,7 @@ export class SongList {
   set(items) {
     this.items = items;
     this.selected = -1;
+    this.element.setAttribute("aria-rowcount", items.length);
     this.space.style.height = `${items.length * ROW_HEIGHT}px`;
     this.element.scrollTop = 0;
     this.render();
@@ -31,6 +32,7 @@ export class SongList {
   }
 
   select(index) {
+    if (!(index in this.items)) return;
     this.selected = index;
     const [top, height] = [index * ROW_HEIGHT, this.element.clientHeight];
     if (top < this.element.scrollTop) this.element.scrollTop = top;
@@ -46,9 +48,8 @@ export class SongList {
       const row = document.createElement("div");
       row.className = "row";
       row.id = `item-${index}`;
-      row.setAttribute("role", "option");
-      row.setAttribute("aria-setsize", this.items.length);
-      row.setAttribute("aria-posinset", index + 1);
+      row.setAttribute("role", "row");
+      row.setAttribute("aria-rowindex", index + 1);
       row.setAttribute("aria-selected", index === this.selected);
       row.style.top = `${index * ROW_HEIGHT}px`;
       row.addEventListener("click", (event) => {
@@ -57,6 +58,15 @@ export class SongList {
         this.choose(this.items[index]);
       });
       this.renderRow(this.items[index], row);
+      for (const child of [...row.children]) {
+        const cell = child.matches("button") ? document.createElement("span") : child;
+        cell.setAttribute("role", "gridcell");
+        if (cell === child) continue;
+        child.replaceWith(cell);
+        cell.append(child);
+        // Tab goes to the buttons of the selected row only, and then on.
+        child.tabIndex = index === this.selected ? 0 : -1;
+      }
       rows.push(row);
     }
     // A button of the list keeps the focus when the rows are made again.

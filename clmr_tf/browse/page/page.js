@@ -22,11 +22,17 @@ let probabilities = null; // of that tag
 let teachView = "offers";
 const answers = new Map(); // row -> "yes" or "no", for whole songs
 
+// With the table that the rows are of: the server may have another one by now.
+function ofTable(path) {
+  const address = new URL(path, location.href);
+  if (songs) address.searchParams.set("table", songs.key);
+  return address.href;
+}
 async function ask(path, body) {
   const request = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   let answer;
   try {
-    answer = await fetch(path, request);
+    answer = await fetch(ofTable(path), request);
   } catch {
     throw new Error("The command that serves this page has ended; start it again.");
   }
@@ -502,7 +508,7 @@ async function play(row, seconds) {
   if (row !== playing) {
     playing = row;
     get("taggram-section").hidden = true;
-    audio.src = `/api/songs/${row}/audio`;
+    audio.src = ofTable(`/api/songs/${row}/audio`);
     get("now-name").textContent = names[row];
     get("now-details").textContent = describe(row);
     document.title = `${names[row]} · ${songs.table}`;

@@ -15,10 +15,11 @@ from clmr_tf.inference.library import Library
 
 
 @contextlib.contextmanager
-def served(table: Path, tagger: Tagger | None = None) -> Iterator[int]:
-    """Serves the page until the block ends; yields its port."""
+def served(table: Path, tagger: Tagger | None = None, port: int = 0) -> Iterator[int]:
+    """Serves the page until the block ends; yields its port, which is free if none is given."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         application = make_application(Browser(Library(table), tagger))
         server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

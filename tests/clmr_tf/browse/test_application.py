@@ -16,13 +16,15 @@ import pytest
 from scipy.special import expit
 
 from clmr_tf.browse import __main__ as browse
+from clmr_tf.browse.application import Browser
 from clmr_tf.browse.layout import LayoutFile
 from clmr_tf.browse.similar_songs import best_matches, similarities
 from clmr_tf.console import run_command
+from clmr_tf.inference.embeddings import FileEmbedding
 from clmr_tf.inference.library import Library
-from clmr_tf.inference.tables import read_manifest, write_npz
+from clmr_tf.inference.tables import Manifest, TableSettings, read_manifest, write_npz, write_part
 from tests.clmr_tf.browse.served_page import served
-from tests.clmr_tf.taught_library import SONGS_PER_FOLDER, write_table
+from tests.clmr_tf.taught_library import DIM, SONGS_PER_FOLDER, listed, write_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -87,6 +89,28 @@ def test_audio_is_served_in_ranges(ask, written):
     assert headers["content-range"] == f"bytes 1000-1999/{len(content)}"
     assert ask("/api/songs/1/audio", Range="bytes=-10")[2] == content[-10:]
     assert ask("/api/songs/1/audio", Range=f"bytes={len(content)}-")[0] == 416
+
+
+def test_only_audio_and_video_keep_their_types(tmp_path):
+    names = ("a.html", "b.svg", "c.mp3", "d.mp4", "e")
+    for name in names:
+        (tmp_path / name).write_bytes(b"audio")
+    files = [listed(tmp_path / name) for name in names]
+    vectors = np.random.default_rng(0).normal(size=(len(names), 1, DIM)).astype(np.float32)
+    embedded = [FileEmbedding(file.path, vectors[row], np.zeros(1), 2.0, False) for row, file in enumerate(files)]
+    settings = TableSettings("drawn", 22_050, 44_100, 44_100, DIM)
+    for name in ("songs", "windows"):
+        (tmp_path / "table" / name).mkdir(parents=True)
+    Manifest(settings, (write_part(tmp_path / "table", settings, files, embedded),)).write(tmp_path / "table")
+    types = []
+    with served(tmp_path / "table") as port:
+        for row in range(len(names)):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", f"/api/songs/{row}/audio")
+                answer = connection.getresponse()
+                assert answer.read() == b"audio"
+                types.append(answer.headers["content-type"])
+    assert types == [*["application/octet-stream"] * 2, "audio/mpeg", "video/mp4", "application/octet-stream"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +213,37 @@ def test_odd_changes_are_refused_in_a_sentence(ask, written, body):
     assert not (written / "table.tags.json").exists()
 
 
+def test_rows_of_another_table_are_refused(ask, written):
+    key = json.loads(ask("/api/songs")[2])["key"]
+    assert ask(f"/api/songs/1/taggram?table={key}")[0] == 200
+    gets = ("layout", "tags", "tag?name=x", "songs/1/taggram", "songs/1/audio", "similarities?like=1")
+    for path in (*gets, "matches?like=1&rows=2", "duplicates", "offers?name=x"):
+        status, _, content = ask(f"/api/{path}{'&' if '?' in path else '?'}table=other")
+        assert (status, json.loads(content)["error"]) == (409, "The table has changed; reload the page.")
+    for path in ("mark", "undo", "remove"):
+        body = {"name": "x", "marks": [{"row": 1, "answer": "yes"}]}
+        assert ask(f"/api/{path}?table=other", "POST", body, Content_Type="application/json")[0] == 409
+    assert not (written / "table.tags.json").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["songs/{}/audio", "songs/{}/taggram", "similarities?like={}", "matches?like=1&rows={}", "offers?name=x&count={}"],
+)
+def test_numbers_of_any_length_are_answered_in_a_sentence(ask, path):
+    status, _, content = ask(f"/api/{path.format('9' * 5000)}")
+    assert status in (400, 404) and json.loads(content)["error"].endswith(".")
+
+
+def test_json_of_any_depth_is_answered_in_a_sentence(port):
+    long_number = json.dumps({"name": "x", "marks": [{"row": 1, "answer": "yes", "seconds": 10**400}]})
+    for content in ("[" * 200_000, long_number):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("POST", "/api/mark", content, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 400 and json.loads(answer.read())["error"].endswith(".")
+
+
 def test_a_large_change_is_refused(ask):
     body = {"name": "x", "marks": [{"row": 1, "answer": "yes", "note": "x" * 2**20}]}
     assert ask("/api/mark", "POST", body, Content_Type="application/json")[0] == 413
@@ -273,6 +328,30 @@ def test_the_map_is_computed_once_and_again_for_other_songs(written, tmp_path, m
     assert LayoutFile(library).first().tsne is None
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_songs_without_any_spread_have_a_map(written, tmp_path, count):
+    library = Library(written / "table")
+    library.table = tmp_path / "table"
+    library.paths, library.units = library.paths[:count], np.repeat(library.units[:1], count, axis=0)
+    layout = LayoutFile(library).complete(LayoutFile(library).first())
+    for positions in (layout.pca, layout.tsne):
+        np.testing.assert_array_equal(positions, np.zeros((count, 2), np.float32))
+    np.testing.assert_array_equal(layout.cluster, np.zeros(count))
+
+
+def test_a_map_that_cannot_be_computed_shows_principal_components(written, tmp_path, monkeypatch, caplog):
+    def fail(self, layout):
+        raise ValueError("NaN")
+
+    monkeypatch.setattr(LayoutFile, "complete", fail)
+    library = Library(written / "table")
+    library.table = tmp_path / "table"
+    browser = Browser(library)
+    layout = browser.complete_layout()
+    np.testing.assert_array_equal(layout.tsne, layout.pca)
+    assert caplog.messages == ["t-SNE failed (NaN), so the map shows principal components."]
+
+
 def test_a_port_in_use_is_one_sentence(written, port, capsys):
     assert run_command(browse.main, [str(written / "table"), "--port", str(port), "--no-open"]) == 2
     error = capsys.readouterr().err
@@ -293,7 +372,8 @@ def test_the_command_listens_on_this_machine_only_and_ends_when_it_is_interrupte
         assert f" 0100007F:{port:04X} 00000000:0000 0A " in listening
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-        assert (process.returncode, error) == (0, "")
+        # The table is of no model that is here.
+        assert process.returncode == 0 and error.count("\n") == 1 and "give it with --model for its tags" in error
     finally:
         process.kill()
         process.communicate()

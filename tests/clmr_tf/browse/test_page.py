@@ -290,7 +290,7 @@ def test_without_a_mouse(page):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     selected = page.get_attribute("#list", "aria-activedescendant")
-    assert page.get_attribute(f"#{selected}", "aria-posinset") == "2"
+    assert page.get_attribute(f"#{selected}", "aria-rowindex") == "2"
     page.keyboard.press("Enter")
     until(page, "document.getElementById('audio').currentTime > 0.1")
     assert page.inner_text("#now-name") == "1" and page.get_attribute("#play", "aria-label") == "Pause"
@@ -304,10 +304,39 @@ def test_without_a_mouse(page):
     unnamed = page.evaluate(
         """() => {
         const named = one => one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim();
-        const all = [...document.querySelectorAll("button, input, select, canvas, [role=listbox]")];
+        const all = [...document.querySelectorAll("button, input, select, canvas, [role=grid]")];
         return all.filter(one => one.offsetParent && !named(one)).map(one => one.id); }"""
     )
     assert unnamed == []
+    # Nothing can be chosen from an empty list.
+    page.fill("#search", "no such song")
+    until(page, "document.getElementById('list-count').textContent === '0 songs'")
+    page.locator("#list").focus()
+    for key in ("Home", "Enter", "End", "Enter"):
+        page.keyboard.press(key)
+    page.fill("#search", "")
+
+
+def test_the_buttons_of_the_selected_song_are_reached_with_tab(page):
+    page.click("#tab-teach")
+    page.fill("#teach-tag", "bright")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#list .row .yes")
+    count = page.locator("#list .row").count()
+    with_tab = "() => [...document.querySelectorAll('#list button')].filter(one => one.tabIndex >= 0).length"
+    assert (count > 2, page.evaluate(with_tab)) == (True, 0)
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(with_tab) == 2
+    page.keyboard.press("Tab")
+    focused = "[document.activeElement.closest('.row').id, document.activeElement.className]"
+    assert page.evaluate(focused) == ["item-1", "yes"]
+    # What a screen reader is told.
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    roles = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert sum(role == "row" for role, _ in roles) == count
+    assert sum(role == "button" and name.startswith("yes: ") for role, name in roles) == count
 
 
 def test_a_playing_song_asks_for_one_frame_at_a_time(page):
@@ -337,7 +366,7 @@ def test_an_answer_about_another_tag_does_not_change_the_one_that_is_taught(page
         """() => { const native = window.fetch;
         window.fetch = async (path, ...others) => {
           const answer = await native(path, ...others);
-          if (path === "/api/mark") await new Promise((done) => setTimeout(done, 1000));
+          if (path.includes("/api/mark")) await new Promise((done) => setTimeout(done, 1000));
           return answer;
         }; }"""
     )
@@ -381,6 +410,26 @@ def test_a_song_that_is_gone_is_a_sentence_on_the_page(browser, tmp_path):
         page.close()
 
 
+def test_a_page_of_a_table_that_has_changed_marks_and_plays_nothing(browser, tmp_path):
+    write_table(tmp_path / "music", tmp_path / "table", num_songs=2)
+    with served(tmp_path / "table") as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("body[data-ready]")
+        page.click("#tab-teach")
+        page.fill("#teach-tag", "bright")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#list .row .yes")
+    write_table(tmp_path / "other music", tmp_path / "other", num_songs=3)
+    with served(tmp_path / "other", port=port):
+        for action in ("#list .row .yes", "#list .row .name"):
+            page.locator(action).nth(0).click()
+            until(page, "document.getElementById('problem').textContent === 'The table has changed; reload the page.'")
+            page.evaluate("document.getElementById('problem').textContent = ''")
+        page.close()
+    assert not (tmp_path / "other.tags.json").exists()
+
+
 def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
     # t-SNE takes minutes.
     monkeypatch.setattr(LayoutFile, "complete", lambda self, layout: dataclasses.replace(layout, tsne=layout.pca))
@@ -400,10 +449,15 @@ def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
         box = page.locator("#map").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         seconds = {}
+
+        def search() -> None:
+            page.fill("#search", "song 1999")
+            until(page, "document.getElementById('list-count').textContent === '12 songs'")
+
         for name, action in {
             "zoom": lambda: page.mouse.wheel(0, -200),
             "hover": lambda: page.mouse.move(box["x"] + box["width"] / 2 + 5, box["y"] + box["height"] / 2),
-            "search": lambda: page.fill("#search", "song 1999"),
+            "search": search,
         }.items():
             start = time.perf_counter()
             action()
@@ -411,7 +465,6 @@ def test_twenty_thousand_songs(browser, tmp_path, monkeypatch):
             seconds[name] = time.perf_counter() - start
         # A tenth of it on an idle machine.
         assert max(seconds.values()) < 2, seconds
-        until(page, "document.getElementById('list-count').textContent === '12 songs'")
         assert page.locator("#list .row").count() == 12
         page.click("#clear-filters")
         until(page, "document.getElementById('list-count').textContent === '20,000 songs'")

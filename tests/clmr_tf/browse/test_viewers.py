@@ -1,5 +1,7 @@
 """The files for other viewers, read by what those viewers read them with."""
 
+import shutil
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -45,3 +47,20 @@ def test_a_table_in_8_bit_integers_gets_the_tags_of_its_model(tmp_path):
     browse.main([str(tmp_path / "table"), "--write-for-viewers", str(tmp_path)])
     columns = parquet.read_schema(tmp_path / "songs.parquet").names
     assert [name[5:] for name in columns if name.startswith("tag: ")] == read_manifest(INCLUDED_MODEL)["tag_names"]
+
+
+def test_why_there_are_no_tags_of_a_model_is_said(tmp_path, capsys):
+    # Without a head.
+    model = tmp_path / "model"
+    model.mkdir()
+    shutil.copy(INCLUDED_MODEL / "manifest.json", model)
+    write_table(tmp_path / "music", tmp_path / "table", recorded_hash(INCLUDED_MODEL, "auto"), num_songs=2)
+    write_table(tmp_path / "more music", tmp_path / "other", num_songs=2)
+    for arguments, sentence in (
+        (["table", "--model", str(model)], f"The model {model} has no head, so there are only taught tags."),
+        (["other"], "other was made with another model than the included one; give it with --model for its tags."),
+    ):
+        browse.main([str(tmp_path / arguments[0]), *arguments[1:], "--write-for-viewers", str(tmp_path / "viewers")])
+        assert capsys.readouterr().err.removeprefix(f"{tmp_path}/") == f"{sentence}\n"
+        columns = parquet.read_schema(tmp_path / "viewers" / "songs.parquet").names
+        assert not any(name.startswith("tag: ") for name in columns)

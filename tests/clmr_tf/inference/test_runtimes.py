@@ -111,6 +111,10 @@ def test_auto_takes_an_exact_runtime_that_is_there(with_runtimes, copy, tmp_path
     monkeypatch.setattr(hardware, "_DRIVER_FOLDER", tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert load_encoder(with_runtimes).runtime == "tensorflow"
+    # The included model of an installation has no weights for TensorFlow.
+    (copy / "encoder.weights.h5").unlink()
+    (copy / "manifest.json").write_bytes((with_runtimes / "manifest.json").read_bytes())
+    assert load_encoder(copy).runtime == "litert"
 
 
 @pytest.mark.parametrize("runtime", EXPORTED)

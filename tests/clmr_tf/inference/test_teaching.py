@@ -184,6 +184,32 @@ def test_labels_of_a_file_and_an_npz_table_give_the_same_heads(run, table, tmp_p
     assert json.loads((tmp_path / "table.npz.tags.json").read_text()) == of_folder
 
 
+def test_labels_that_name_their_own_tags_show_these(run, table, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,answer,tag\nbrass/1.wav,yes,bright\n")
+    code, out, error = run("--labels", str(labels), "--tag", "other", "--top", "0", "--offers", "0")
+    assert (code, error) == (0, "") and out.startswith("bright: 1 yes, 0 no.") and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "needs a first line with the columns path, answer and optionally tag and seconds; received nothing."),
+        ("song,answer\n", "optionally tag and seconds; received song, answer."),
+        ("path,answer\nbrass/1.wav,yes\n\nbrass/2.wav,ja\n", "Line 4 of {} is not valid: A mark must have"),
+        ("path,answer\nnowhere.wav,yes\n", "Line 2 of {} is not valid: nowhere.wav is not in "),
+        ("path,answer\nbrass/1.wav,yes,no\n", "Line 2 of {} has more cells than the first line"),
+        ("path,answer,tag\nbrass/1.wav,yes,a\nbrass/1.wav,yes,\t\n", "Line 3 of {} is not valid: A tag needs a name"),
+    ],
+)
+def test_a_wrong_line_of_labels_is_named_and_nothing_changes(run, table, tmp_path, content, words):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(content)
+    code, _, error = run("--labels", str(labels), "--tag", "x")
+    assert code == 2 and words.format(labels) in error and error.count("\n") == 1
+    assert not (tmp_path / "table.tags.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -237,6 +263,10 @@ def test_taught_tags_are_tags_of_the_model(tmp_path, monkeypatch, capsys):
     expected = expit(encoder.embed(song).vectors @ np.array(head["weights"]) + head["bias"]).mean()
     lines = dict(reversed(line.split()) for line in capsys.readouterr().out.splitlines()[1:])
     assert float(lines["bright"]) == pytest.approx(expected, abs=6e-4) and lines["loud"] == "0.250"
+    # The file itself names the same tags.
+    encoder.tagger = own
+    assert run_command(tag.main, ["song.wav", "--model", ".", "--taught", "table.tags.json"]) == 0
+    assert dict(reversed(line.split()) for line in capsys.readouterr().out.splitlines()[1:]) == lines
     # Added to a model that has the tag already.
     assert run_command(tag.main, ["song.wav", "--model", ".", "--taught", "table"]) == 2
     assert "both have the tag 'bright'; teach it under another name" in capsys.readouterr().err
