@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.export.model_folder import recorded_hash
     from clmr_tf.files import exclusive_lock, require_writable
     from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of
-    from clmr_tf.inference.tables import MANIFEST_FILE, SHARDS_FOLDER
+    from clmr_tf.inference.tables import MANIFEST_FILE, remove_records
 
     out = config.out.expanduser()
     if config.is_npz:
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
         if not config.shard:
             _require_no_running_shard(own.table)
             # Records of shards, perhaps of another list of files; their parts are found by name.
-            shutil.rmtree(own.table / SHARDS_FOLDER, ignore_errors=True)
+            remove_records(own.table)
         if config.cluster != "none":
             manifest = _embed_on_cluster(config, own, model_hash)
             embedded = f"Embedded {manifest.num_songs} of {len(own.files)} files to {printable(str(out))}."
@@ -241,7 +240,7 @@ def _shown_files(num_files: int) -> Iterator["OnFile"]:
 
 def _require_folder(out: Path) -> None:
     """Raises UsageError unless a folder is that of a table, empty, or can be created."""
-    from clmr_tf.inference.tables import SONGS_FOLDER
+    from clmr_tf.inference.tables import SONGS_FOLDER, foreign_file
 
     if not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UsageError(f"{out} cannot be written; give --out a folder or an .npz file in an existing folder.")
@@ -252,6 +251,8 @@ def _require_folder(out: Path) -> None:
     )
     if out.exists() and not is_table:
         raise UsageError(f"{out} exists and is not a table of embeddings; choose another --out.")
+    if foreign := foreign_file(out):
+        raise UsageError(f"{foreign} does not belong to a table of embeddings; choose another --out.")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import fsencode
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ from clmr_tf.inference.tables import (
     part_name,
     read_manifest,
     read_part,
+    remove_parts,
+    remove_records,
     write_npz,
     write_part,
 )
@@ -322,7 +324,7 @@ def merge_shards(table: Path) -> Manifest:
     """
     if (table / MANIFEST_FILE).exists():
         manifest = read_manifest(table)
-        _remove_leftovers(table, {part.name for part in manifest.parts})
+        remove_parts(table, {part.name for part in manifest.parts})
         return manifest
     summaries = sorted(_summaries(table), key=lambda summary: summary.shard.number)
     if not summaries:
@@ -397,15 +399,7 @@ def _require_songs(manifest: Manifest) -> None:
 def _publish(table: Path, manifest: Manifest) -> None:
     _require_songs(manifest)
     manifest.write(table)
-    _remove_leftovers(table, {part.name for part in manifest.parts})
-
-
-def _remove_leftovers(table: Path, names: Set[str]) -> None:
-    """Removes all parts but some, and drafts of processes that were killed."""
-    names = {f"{name}.parquet" for name in names}
-    for path in [*(table / SONGS_FOLDER).iterdir(), *(table / WINDOWS_FOLDER).iterdir()]:
-        if path.name not in names:
-            path.unlink(missing_ok=True)
+    remove_parts(table, {part.name for part in manifest.parts})
 
 
 def _require_alike(owner: str, settings: TableSettings, list_hash: str, other: ShardSummary) -> None:
@@ -585,7 +579,7 @@ def update_table(
         OSError: If the table cannot be written.
     """
     # Those that the last update replaced: programs that read them have had time until now.
-    _remove_leftovers(table, {part.name for part in (*manifest.parts, *update.parts)})
+    remove_parts(table, {part.name for part in (*manifest.parts, *update.parts)})
     hop_seconds = manifest.settings.hop_num_samples / manifest.settings.sample_rate_hz
     manifest.settings.require_same(settings_of(encoder, hop_seconds), str(table), "this command")
     parts = []
@@ -607,7 +601,7 @@ def update_table(
         raise ClmrError(f"The update would leave no song in {table}; give all paths that it was made from.")
     updated.write(table)
     # They describe the table before its first update.
-    shutil.rmtree(table / SHARDS_FOLDER, ignore_errors=True)
+    remove_records(table)
     return updated
 
 

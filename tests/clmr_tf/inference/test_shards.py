@@ -416,6 +416,35 @@ def test_wrong_usage_is_one_sentence(command, music, tmp_path, arguments, words)
     assert sorted(path.name[0] for path in music.iterdir()) == ["s"] * 10
 
 
+@pytest.mark.parametrize("name", ["songs/a.wav", "windows/notes.parquet", "shards/a.json"])
+def test_a_folder_with_other_files_is_no_table(command, tmp_path, name):
+    mine = tmp_path / "mine"
+    for folder in ("songs", "windows", "shards"):
+        (mine / folder).mkdir(parents=True)
+    write_song(mine / "song.wav", 1)
+    (mine / name).write_bytes((mine / "song.wav").read_bytes())
+    before = content(mine)
+    for more in ((), ("--shard", "0/2")):
+        code, error = command("mine", "--out", "mine", *more)
+        assert (
+            code == 2 and error == f"error: mine/{name} does not belong to a table of embeddings; choose another --out."
+        )
+    assert content(mine) == before
+
+
+def test_only_parts_and_drafts_are_removed_from_a_table(music, tmp_path):
+    table = tmp_path / "table"
+    manifest = embedded(music, table)
+    expected = content(table)
+    for name in (f"songs/{'0' * 20}.parquet", f"windows/.{manifest.parts[0].name}.parquet.01234567"):
+        (table / name).write_text("left over")
+    others = {"songs/a.wav": b"music", "windows/notes.parquet": b"mine", "songs/.hidden": b"mine"}
+    for name, text in others.items():
+        (table / name).write_bytes(text)
+    merge_shards(table)
+    assert content(table) == expected | others
+
+
 @pytest.fixture
 def table(command, music):
     """A table that was embedded by two shards, in parts of two files."""
