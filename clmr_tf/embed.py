@@ -104,8 +104,16 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.export.model_folder import recorded_hash
     from clmr_tf.files import exclusive_lock, require_writable
-    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of
-    from clmr_tf.inference.tables import MANIFEST_FILE, remove_records
+    from clmr_tf.inference.shards import (
+        embed_npz,
+        embed_shard,
+        embed_table,
+        list_files,
+        settings_of,
+        shard_of,
+        take_over,
+    )
+    from clmr_tf.inference.tables import MANIFEST_FILE
 
     out = config.out.expanduser()
     if config.is_npz:
@@ -135,8 +143,6 @@ def main(arguments: Sequence[str]) -> None:
             return
         if not config.shard:
             _require_no_running_shard(own.table)
-            # Records of shards, perhaps of another list of files; their parts are found by name.
-            remove_records(own.table)
         if config.cluster != "none":
             manifest = _embed_on_cluster(config, own, model_hash)
             embedded = f"Embedded {manifest.num_songs} of {len(own.files)} files to {printable(str(out))}."
@@ -146,6 +152,9 @@ def main(arguments: Sequence[str]) -> None:
         from clmr_tf.inference.encoder import load_encoder
 
         encoder = load_encoder(config.model, config.runtime)
+        # That of an .npz file has only what a killed command left.
+        if not config.shard and not config.is_npz:
+            take_over(own, settings_of(encoder, own.hop_seconds))
         with _shown_files(len(own.files)) as on_file:
             if config.shard:
                 summary = embed_shard(encoder, own, on_file)
@@ -159,8 +168,8 @@ def main(arguments: Sequence[str]) -> None:
 def _embed_on_cluster(config: EmbedConfig, whole: "TableShard", model_hash: str) -> "Manifest":
     """Embeds a table, each part in a shard of its own."""
     from clmr_tf.audio.decoding import decoder_versions
-    from clmr_tf.inference.encoder import fastest_runtime
-    from clmr_tf.inference.shards import merge_shards, opened_worker
+    from clmr_tf.inference.encoder import fastest_runtime, load_encoder
+    from clmr_tf.inference.shards import has_finished_shards, merge_shards, opened_worker, settings_of, take_over
 
     absolute = dataclasses.replace(whole, table=whole.table.absolute())
     num_parts = -(-len(whole.files) // whole.files_per_part)
@@ -168,6 +177,8 @@ def _embed_on_cluster(config: EmbedConfig, whole: "TableShard", model_hash: str)
     model = config.model.expanduser().absolute()
     # Otherwise each node might take another one.
     runtime = fastest_runtime(model) if config.runtime == "auto" else config.runtime
+    if has_finished_shards(whole.table):
+        take_over(whole, settings_of(load_encoder(model, runtime), whole.hop_seconds))
     run_on_cluster(
         config,
         functools.partial(opened_worker, model, model_hash, runtime, config.worker_cpus, decoder_versions()),

@@ -219,6 +219,37 @@ def embed_shard(encoder: "Encoder", shard: TableShard, on_file: OnFile = lambda 
     return summary
 
 
+def has_finished_shards(table: Path) -> bool:
+    """Whether shards of a table have finished, and have not been merged yet."""
+    return any(one.num_songs for one in _summaries(table))
+
+
+def take_over(shard: TableShard, settings: TableSettings) -> None:
+    """Removes the records of finished shards, for a run that makes the table in one piece and keeps what it can use.
+
+    Args:
+        shard: All files of the table.
+        settings: How this run makes embeddings.
+
+    Raises:
+        UsageError: If finished shards have other settings, or none of their parts would be used; nothing is removed.
+    """
+    finished = [one for one in _summaries(shard.table) if one.num_songs]
+    for one in finished:
+        settings.require_same(one.settings, "This command", f"shard {one.shard} of {shard.table}")
+    size = shard.files_per_part
+    wanted = {
+        part_name(settings, shard.files[first : first + size]) for first in range(0, len(shard.files), size) if finished
+    }
+    if finished and wanted.isdisjoint(part.name for one in finished for part in one.parts):
+        raise UsageError(
+            f"{shard.table} has finished shards, and none of their parts is one of these files; finish them with the "
+            f"same paths and --files-per-part, choose another --out, or remove {shard.table / SHARDS_FOLDER} to give "
+            "them up."
+        )
+    remove_records(shard.table)
+
+
 def opened_worker(
     model: Path, model_hash: str, runtime: str, num_threads: int, decoders: Mapping[str, str]
 ) -> Callable[[TableShard], ShardSummary]:
@@ -419,11 +450,11 @@ def _is_whole(table: Path, summary: ShardSummary) -> bool:
 
 
 def _summaries(table: Path) -> Iterator[ShardSummary]:
-    with os.scandir(table / SHARDS_FOLDER) as entries:
-        for entry in entries:
-            summary = _read_summary(Path(entry.path))
-            if summary is not None:
-                yield summary
+    folder = table / SHARDS_FOLDER
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        summary = _read_summary(path)
+        if summary is not None:
+            yield summary
 
 
 def _read_summary(path: Path) -> ShardSummary | None:

@@ -647,6 +647,54 @@ def test_a_command_for_all_shards_goes_on_after_shards_of_another_list(
     assert {name: found[name] for name in found if not name.startswith(".lock")} == content(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("more", [(), ("--cluster", "local", "--runtime", "onnx")])
+def test_a_command_for_all_shards_keeps_finished_shards_that_it_cannot_use(
+    command, music, tmp_path, monkeypatch, cluster, more
+):
+    options = ("music", "--out", "table", "--files-per-part", "2", "--shard", "0/2")
+    assert command(*options)[0] == 0
+    table = tmp_path / "table"
+    before = {path: path.read_bytes() for path in table.rglob("*.*") if path.is_file() and path.suffix}
+
+    def refused(*arguments: str) -> str:
+        code, error = command(*arguments, "--out", "table", *more)
+        assert code != 0
+        assert {path: path.read_bytes() for path in before} == before
+        return error
+
+    def load(_folder, _runtime, num_threads=None):
+        return encoder
+
+    encoder = PlainEncoder()
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", load)
+    (tmp_path / "others").mkdir()
+    write_song(tmp_path / "others" / "other.wav", 1)
+    for arguments in (("others",), ("music", "--files-per-part", "3")):
+        assert "table has finished shards, and none of their parts is one of these files; finish" in refused(*arguments)
+    assert "has hop_num_samples 11025, but shard 0/2 of" in refused("music", "--hop-seconds", "0.5")
+    encoder = PlainEncoder("other")
+    write_model_manifest("other")
+    assert "has model_hash other, but shard 0/2 of" in refused("music", "--files-per-part", "2")
+
+    def fail(*_, **__):
+        raise ClmrError("The model is damaged.")
+
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", fail)
+    assert "The model is damaged" in refused("music", "--files-per-part", "2")
+
+
+def test_shards_without_a_song_are_no_obstacle(command, music, tmp_path):
+    (tmp_path / "words.mp3").write_text("These are words and not music. " * 40)
+    assert command("words.mp3", "--out", "table")[0] == 1
+    assert command("music", "--out", "table") == (0, "Embedded 9 of 10 files to table.\n")
+
+
+def test_merging_a_table_without_shards_is_one_sentence(command, tmp_path):
+    (tmp_path / "table" / "songs").mkdir(parents=True)
+    code, error = command("--merge", "table")
+    assert code == 2 and error.startswith("error: table has no finished shard; run `python -m clmr_tf.embed` with")
+
+
 def test_all_workers_get_the_runtime_of_the_command(command, music, cluster, monkeypatch):
     encoder, runtimes = PlainEncoder(recorded_hash(INCLUDED_MODEL, "auto")), []
 
