@@ -24,7 +24,7 @@ from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.shards import Shard
 from clmr_tf.console import printable
-from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest
+from clmr_tf.data.corpus import SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest, holds_corpus
 from clmr_tf.data.index import INDEX_FILE, Item, index_table, write_index
 from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import UsageError
@@ -260,7 +260,7 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
         OSError: If the disk is full; the next call continues from there.
     """
     destination = preparation.destination
-    if (destination / MANIFEST_FILE).is_file():
+    if holds_corpus(destination):
         finished = ShardManifest.read(folder_of(shard, destination))
         difference = finished.difference_from(preparation.made_from) if finished else "another number of shards"
         if difference:
@@ -419,7 +419,7 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
     Raises:
         UsageError: If the corpus was prepared with other settings, or is damaged.
     """
-    if not (destination / MANIFEST_FILE).is_file():
+    if not holds_corpus(destination):
         return None
     corpus = Corpus.open(destination)
     # The last preparation may have been killed between its last two steps.
