@@ -19,7 +19,7 @@ import tyro
 
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.command_line import INCLUDED_MODEL, Runtime, parse_command, require_model
-from clmr_tf.config.shards import Shard
+from clmr_tf.config.shards import LOCK_TIMEOUT_SECONDS, Shard
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -137,7 +137,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     own.table.mkdir(exist_ok=True)
     lock = own.table / (f".lock-{own.shard.name}" if config.shard else ".lock")
-    with exclusive_lock(lock, f"Another process is writing {out}; wait for it, or choose another --out."):
+    refusal = f"Another process is writing {out}; wait for it, or choose another --out."
+    with exclusive_lock(lock, refusal, timeout_seconds=LOCK_TIMEOUT_SECONDS if config.shard else 0.0):
         if (own.table / MANIFEST_FILE).exists():
             _update(config, own.table, files, model_hash)
             return
