@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -265,6 +266,23 @@ def test_an_updated_table_equals_a_fresh_one_and_only_changed_files_are_embedded
     manifest = read_manifest(table)
     update_table(PlainEncoder(), table, plan_update(table, manifest, listed(music)), manifest)
     assert len(list((table / "windows").iterdir())) == len(read_manifest(table).parts) + 1 == 6
+
+
+def test_the_documented_lines_read_what_an_updated_table_has(music, tmp_path, monkeypatch):
+    (tmp_path / "read").mkdir()
+    monkeypatch.chdir(tmp_path / "read")
+    table = Path("music")
+    embedded(music, table)
+    (music / "song 2.wav").unlink()
+    write_song(music / "song 3.wav", 40, 2)
+    manifest = read_manifest(table)
+    update_table(PlainEncoder(), table, plan_update(table, manifest, listed(music), files_per_part=2), manifest)
+    text = (Path(__file__).parents[3] / "docs" / "embedding.md").read_text(encoding="utf-8")
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "manifest.json" in block]
+    names = {}
+    exec(lines, names)
+    assert names["songs"]["path"].to_pylist() == [str(path) for path in sorted(music.glob("*.wav"))]
+    assert names["songs"]["num_windows"].to_pylist()[2] == 2
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path):
