@@ -89,7 +89,7 @@ def run_on_cluster(
 
     Raises:
         UsageError: If Ray is not installed, no cluster runs, no worker fits on this machine, or a node has another
-            version of this package; of a node that joins later, a warning says so.
+            version of this package and no other node works; otherwise, a warning says so.
         ClmrError: If a shard fails, or loses four workers on nodes that are still there.
     """
     ray = _imported_ray(options)

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import tyro
 
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
 from clmr_tf.config.command_line import INCLUDED_MODEL, Runtime, parse_command, require_model
-from clmr_tf.config.shards import Shard
+from clmr_tf.config.shards import LOCK_TIMEOUT_SECONDS, Shard
 from clmr_tf.console import printable, progress_bar, run_command, stdout
 from clmr_tf.errors import UsageError
 
@@ -105,8 +104,16 @@ def main(arguments: Sequence[str]) -> None:
     from clmr_tf.audio.listing import find_audio
     from clmr_tf.export.model_folder import recorded_hash
     from clmr_tf.files import exclusive_lock, require_writable
-    from clmr_tf.inference.shards import embed_npz, embed_shard, embed_table, list_files, shard_of
-    from clmr_tf.inference.tables import MANIFEST_FILE, SHARDS_FOLDER
+    from clmr_tf.inference.shards import (
+        embed_npz,
+        embed_shard,
+        embed_table,
+        list_files,
+        settings_of,
+        shard_of,
+        take_over,
+    )
+    from clmr_tf.inference.tables import MANIFEST_FILE
 
     out = config.out.expanduser()
     if config.is_npz:
@@ -130,14 +137,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     own.table.mkdir(exist_ok=True)
     lock = own.table / (f".lock-{own.shard.name}" if config.shard else ".lock")
-    with exclusive_lock(lock, f"Another process is writing {out}; wait for it, or choose another --out."):
+    refusal = f"Another process is writing {out}; wait for it, or choose another --out."
+    with exclusive_lock(lock, refusal, timeout_seconds=LOCK_TIMEOUT_SECONDS if config.shard else 0.0):
         if (own.table / MANIFEST_FILE).exists():
             _update(config, own.table, files, model_hash)
             return
         if not config.shard:
             _require_no_running_shard(own.table)
-            # Records of shards, perhaps of another list of files; their parts are found by name.
-            shutil.rmtree(own.table / SHARDS_FOLDER, ignore_errors=True)
         if config.cluster != "none":
             manifest = _embed_on_cluster(config, own, model_hash)
             embedded = f"Embedded {manifest.num_songs} of {len(own.files)} files to {printable(str(out))}."
@@ -147,6 +153,9 @@ def main(arguments: Sequence[str]) -> None:
         from clmr_tf.inference.encoder import load_encoder
 
         encoder = load_encoder(config.model, config.runtime)
+        # That of an .npz file has only what a killed command left.
+        if not config.shard and not config.is_npz:
+            take_over(own, settings_of(encoder, own.hop_seconds))
         with _shown_files(len(own.files)) as on_file:
             if config.shard:
                 summary = embed_shard(encoder, own, on_file)
@@ -160,8 +169,8 @@ def main(arguments: Sequence[str]) -> None:
 def _embed_on_cluster(config: EmbedConfig, whole: "TableShard", model_hash: str) -> "Manifest":
     """Embeds a table, each part in a shard of its own."""
     from clmr_tf.audio.decoding import decoder_versions
-    from clmr_tf.inference.encoder import fastest_runtime
-    from clmr_tf.inference.shards import merge_shards, opened_worker
+    from clmr_tf.inference.encoder import fastest_runtime, load_encoder
+    from clmr_tf.inference.shards import has_finished_shards, merge_shards, opened_worker, settings_of, take_over
 
     absolute = dataclasses.replace(whole, table=whole.table.absolute())
     num_parts = -(-len(whole.files) // whole.files_per_part)
@@ -169,6 +178,8 @@ def _embed_on_cluster(config: EmbedConfig, whole: "TableShard", model_hash: str)
     model = config.model.expanduser().absolute()
     # Otherwise each node might take another one.
     runtime = fastest_runtime(model) if config.runtime == "auto" else config.runtime
+    if has_finished_shards(whole.table):
+        take_over(whole, settings_of(load_encoder(model, runtime), whole.hop_seconds))
     run_on_cluster(
         config,
         functools.partial(opened_worker, model, model_hash, runtime, config.worker_cpus, decoder_versions()),
@@ -241,7 +252,7 @@ def _shown_files(num_files: int) -> Iterator["OnFile"]:
 
 def _require_folder(out: Path) -> None:
     """Raises UsageError unless a folder is that of a table, empty, or can be created."""
-    from clmr_tf.inference.tables import SONGS_FOLDER
+    from clmr_tf.inference.tables import SONGS_FOLDER, foreign_file
 
     if not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UsageError(f"{out} cannot be written; give --out a folder or an .npz file in an existing folder.")
@@ -252,6 +263,8 @@ def _require_folder(out: Path) -> None:
     )
     if out.exists() and not is_table:
         raise UsageError(f"{out} exists and is not a table of embeddings; choose another --out.")
+    if foreign := foreign_file(out):
+        raise UsageError(f"{foreign} does not belong to a table of embeddings; choose another --out.")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import secrets
 import zipfile
@@ -15,6 +16,7 @@ import numpy as np
 
 from clmr_tf.errors import UsageError, is_disk_full
 
+_LOG = logging.getLogger(__name__)
 _PATTERN_CHARACTERS = frozenset("*?[]\\")
 # What NumPy, zipfile and zlib raise for damaged bytes; TypeError for an array that is not in an archive.
 _OF_DAMAGED_ARRAYS = (
@@ -76,11 +78,18 @@ def exclusive_lock(path: Path, refusal: str, *, timeout_seconds: float = 0.0) ->
     # Imported late, because many commands lock nothing.
     from filelock import FileLock, Timeout
 
+    lock = FileLock(path)
     try:
-        lock = FileLock(path, timeout=timeout_seconds).acquire()
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            if not timeout_seconds:
+                raise
+            _LOG.warning("Another process holds %s; waiting for it for up to %.0f seconds.", path, timeout_seconds)
+            held = lock.acquire(timeout=timeout_seconds)
     except Timeout as error:
         raise UsageError(refusal) from error
-    with lock:
+    with held:
         yield
 
 

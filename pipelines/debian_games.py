@@ -349,7 +349,7 @@ def _manifest_options(options: Options) -> dict[str, str]:
 def _fetch_and_prepare(
     tracks: Sequence[Track], splits: Mapping[str, str], destination: Path, options: Options
 ) -> Corpus:
-    found = find_tracks(tracks, options.cache or destination.parent / CACHE)
+    found = find_tracks(tracks, (options.cache or destination.parent / CACHE).expanduser())
     differences = found.differences()
     if differences:
         stderr.print(f"warning: {differences}.", style="yellow", markup=False)

@@ -186,7 +186,9 @@ def main(arguments: Sequence[str]) -> None:
     if corpus.manifest.storage != "pcm":
         raise UsageError(f"{corpus.folder} has no decoded audio; prepare it with --reader prepared.")
     min_songs = dict(zip(SPLITS, (options.min_train, options.min_valid, options.min_test), strict=True))
-    probabilities = predicted_probabilities(corpus, options.musicnn, options.num_windows)
+    probabilities = predicted_probabilities(
+        corpus, options.musicnn and options.musicnn.expanduser(), options.num_windows
+    )
     task, dropped = pseudo_tags_task(tuple(corpus.items), probabilities, MAGNATAGATUNE_TAGS, min_songs)
     path = write_task(task, corpus.folder)
     tags = corpus.for_task(TASK_NAME)

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from clmr_tf.errors import UsageError
 
+LOCK_TIMEOUT_SECONDS = 180.0
+"""How long a shard waits for its lock: a network file system keeps that of a lost machine for its lease, which is 90
+seconds by default on Linux."""
+
 _MAX_NAMED = 10
 
 

@@ -335,6 +335,12 @@ class Corpus:
         return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
 
 
+def holds_corpus(folder: Path) -> bool:
+    """Whether a folder has the manifest and the index of a corpus; other programs also write a manifest.json."""
+    has_index = (folder / INDEX_FILE).is_file() or (folder / FIRST_INDEX_FILE).is_file()
+    return has_index and (folder / MANIFEST_FILE).is_file()
+
+
 def is_unmerged(folder: Path) -> bool:
     """Whether a folder holds shards of a corpus that are not merged, or not finished yet."""
     return any((folder / SHARDS_FOLDER).glob(SHARD_PATTERN)) and not (folder / MANIFEST_FILE).is_file()

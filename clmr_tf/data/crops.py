@@ -1,7 +1,10 @@
 """tf.data datasets of a corpus: pairs of random crops, labelled crops, and the starts of windows."""
 
+import contextlib
 import ctypes
 import dataclasses
+import errno
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,9 +218,28 @@ def pcm_crop_reader(corpus: Corpus, rows: np.ndarray, clip_num_samples: int) -> 
 def _mapped_files(corpus: Corpus) -> tf.Tensor:
     """A list of the PCM files, mapped into memory: finding one of 256 takes as long as finding one of one."""
     files = tf.raw_ops.EmptyTensorList(element_shape=[-1], max_num_elements=-1, element_dtype=tf.int16)
-    for file in corpus.manifest.audio_files:
-        files = tf.raw_ops.TensorListPushBack(input_handle=files, tensor=_mapped(corpus.folder / file.file))
+    num_files = len(corpus.manifest.audio_files)
+    _allow_open_files(num_files)
+    try:
+        for file in corpus.manifest.audio_files:
+            files = tf.raw_ops.TensorListPushBack(input_handle=files, tensor=_mapped(corpus.folder / file.file))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise UsageError(
+            f"The {num_files} PCM files of {corpus.folder} cannot all be open at once ({error.strerror}); raise the "
+            "limits `ulimit -n` and `sysctl vm.max_map_count`, or prepare the corpus in fewer shards."
+        ) from error
     return files
+
+
+def _allow_open_files(num_files: int) -> None:
+    # A mapped file counts as open. A run has up to three datasets, each with its own mappings, and needs other files.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 4 * num_files > soft:
+        # Not every system accepts its own hard limit.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _mapped(path: Path) -> tf.Tensor:

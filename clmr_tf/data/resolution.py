@@ -10,8 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from clmr_tf.data.corpus import FIRST_INDEX_FILE, MANIFEST_FILE, PCM_DTYPE, Corpus, is_unmerged
-from clmr_tf.data.index import INDEX_FILE, Item
+from clmr_tf.data.corpus import PCM_DTYPE, Corpus, holds_corpus, is_unmerged
+from clmr_tf.data.index import Item
 from clmr_tf.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -137,9 +137,7 @@ def _open_or_prepare(
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds a corpus or shards of one, which `Corpus.open` opens or says what to do with."""
-    # Other programs also write files called manifest.json.
-    has_index = (folder / INDEX_FILE).is_file() or (folder / FIRST_INDEX_FILE).is_file()
-    return is_unmerged(folder) or (has_index and (folder / MANIFEST_FILE).is_file())
+    return is_unmerged(folder) or holds_corpus(folder)
 
 
 def is_pipeline(name: str) -> bool:

@@ -10,6 +10,7 @@ parts that it lacks, and by leaving out of each search those that the table no l
 import dataclasses
 import importlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _MAX_SEGMENT_SONGS = 1_000_000
 # Neighbours of a song, and songs that are considered when one is added and in a search.
 _GRAPH = {"connectivity": 16, "expansion_add": 128, "expansion_search": 128}
 _SUFFIX = ".usearch"
+# Segments, and drafts of segments and of the manifest.
+_OWN_FILE = re.compile(r"\.?[0-9a-f]{16}\.usearch|\.manifest\.json\.[0-9a-f]{8}")
 
 OnSong = Callable[[int, int], None]
 """Called with the number of songs added and the total."""
@@ -146,7 +149,10 @@ def update_index(table: SongTable, on_song: OnSong = lambda done, of: None) -> A
         return ApproximateIndex(table, segments)
     folder.mkdir(exist_ok=True)
     with exclusive_lock(folder / ".lock", f"Another process is building the index of {table.path}; wait for it."):
-        segments = [one for one in _read_segments(folder) if _live_songs(one, num_songs) > one.num_songs / 2]
+        segments = _read_segments(folder)
+        # The drafts of a killed process may have filled the disk.
+        _remove_other_segments(folder, segments)
+        segments = [one for one in segments if _live_songs(one, num_songs) > one.num_songs / 2]
         present = {name for segment in segments for name, _ in segment.parts}
         missing = [(name, count) for name, count in num_songs.items() if name not in present]
         num_missing = sum(count for _, count in missing)
@@ -161,10 +167,7 @@ def update_index(table: SongTable, on_song: OnSong = lambda done, of: None) -> A
             growing = None
             _write_segments(folder, segments)
         _write_segments(folder, segments)
-        files = {MANIFEST_FILE, ".lock", *(segment.file for segment in segments)}
-        for path in folder.iterdir():
-            if path.name not in files:
-                path.unlink()
+        _remove_other_segments(folder, segments)
     return ApproximateIndex(table, segments)
 
 
@@ -192,9 +195,23 @@ class _Builder:
             self._on_song(self._num_added, self._num_songs)
         path = folder / f"{secrets.token_hex(8)}{_SUFFIX}"
         draft = path.with_name(f".{path.name}")
-        graph.save(str(draft))
-        put_in_place(draft, path)
+        try:
+            _save(graph, draft)
+            put_in_place(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         return Segment(path.name, path.stat().st_size, (*before, *parts))
+
+
+def _save(graph: Any, draft: Path) -> None:
+    try:
+        graph.save(str(draft))
+    except RuntimeError as error:
+        # The library does not say why; to write there says it, if the disk is full.
+        with draft.open("ab") as file:
+            file.write(bytes(2**20))
+        raise OSError(f"{draft} cannot be written ({error}); build the index again") from error
 
 
 def _first_songs(parts: Sequence[tuple[str, int]], max_songs: int) -> list[tuple[str, int]]:
@@ -210,6 +227,14 @@ def _live_songs(segment: Segment, num_songs: dict[str, int]) -> int:
 def _is_current(segments: Sequence[Segment], num_songs: dict[str, int]) -> bool:
     present = {name for segment in segments for name, _ in segment.parts}
     return present.issuperset(num_songs) and all(_live_songs(one, num_songs) > one.num_songs / 2 for one in segments)
+
+
+def _remove_other_segments(folder: Path, segments: Sequence[Segment]) -> None:
+    """Removes segments that are not in use and drafts; no other file."""
+    files = {segment.file for segment in segments}
+    for path in list(folder.iterdir()):
+        if path.name not in files and _OWN_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _write_segments(folder: Path, segments: Sequence[Segment]) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import fsencode
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ from clmr_tf.inference.tables import (
     part_name,
     read_manifest,
     read_part,
+    remove_parts,
+    remove_records,
     write_npz,
     write_part,
 )
@@ -217,6 +219,37 @@ def embed_shard(encoder: "Encoder", shard: TableShard, on_file: OnFile = lambda 
     return summary
 
 
+def has_finished_shards(table: Path) -> bool:
+    """Whether shards of a table have finished, and have not been merged yet."""
+    return any(one.num_songs for one in _summaries(table))
+
+
+def take_over(shard: TableShard, settings: TableSettings) -> None:
+    """Removes the records of finished shards, for a run that makes the table in one piece and keeps what it can use.
+
+    Args:
+        shard: All files of the table.
+        settings: How this run makes embeddings.
+
+    Raises:
+        UsageError: If finished shards have other settings, or none of their parts would be used; nothing is removed.
+    """
+    finished = [one for one in _summaries(shard.table) if one.num_songs]
+    for one in finished:
+        settings.require_same(one.settings, "This command", f"shard {one.shard} of {shard.table}")
+    size = shard.files_per_part
+    wanted = {
+        part_name(settings, shard.files[first : first + size]) for first in range(0, len(shard.files), size) if finished
+    }
+    if finished and wanted.isdisjoint(part.name for one in finished for part in one.parts):
+        raise UsageError(
+            f"{shard.table} has finished shards, and none of their parts is one of these files; finish them with the "
+            f"same paths and --files-per-part, choose another --out, or remove {shard.table / SHARDS_FOLDER} to give "
+            "them up."
+        )
+    remove_records(shard.table)
+
+
 def opened_worker(
     model: Path, model_hash: str, runtime: str, num_threads: int, decoders: Mapping[str, str]
 ) -> Callable[[TableShard], ShardSummary]:
@@ -322,7 +355,7 @@ def merge_shards(table: Path) -> Manifest:
     """
     if (table / MANIFEST_FILE).exists():
         manifest = read_manifest(table)
-        _remove_leftovers(table, {part.name for part in manifest.parts})
+        remove_parts(table, {part.name for part in manifest.parts})
         return manifest
     summaries = sorted(_summaries(table), key=lambda summary: summary.shard.number)
     if not summaries:
@@ -397,15 +430,7 @@ def _require_songs(manifest: Manifest) -> None:
 def _publish(table: Path, manifest: Manifest) -> None:
     _require_songs(manifest)
     manifest.write(table)
-    _remove_leftovers(table, {part.name for part in manifest.parts})
-
-
-def _remove_leftovers(table: Path, names: Set[str]) -> None:
-    """Removes all parts but some, and drafts of processes that were killed."""
-    names = {f"{name}.parquet" for name in names}
-    for path in [*(table / SONGS_FOLDER).iterdir(), *(table / WINDOWS_FOLDER).iterdir()]:
-        if path.name not in names:
-            path.unlink(missing_ok=True)
+    remove_parts(table, {part.name for part in manifest.parts})
 
 
 def _require_alike(owner: str, settings: TableSettings, list_hash: str, other: ShardSummary) -> None:
@@ -425,11 +450,11 @@ def _is_whole(table: Path, summary: ShardSummary) -> bool:
 
 
 def _summaries(table: Path) -> Iterator[ShardSummary]:
-    with os.scandir(table / SHARDS_FOLDER) as entries:
-        for entry in entries:
-            summary = _read_summary(Path(entry.path))
-            if summary is not None:
-                yield summary
+    folder = table / SHARDS_FOLDER
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        summary = _read_summary(path)
+        if summary is not None:
+            yield summary
 
 
 def _read_summary(path: Path) -> ShardSummary | None:
@@ -585,7 +610,7 @@ def update_table(
         OSError: If the table cannot be written.
     """
     # Those that the last update replaced: programs that read them have had time until now.
-    _remove_leftovers(table, {part.name for part in (*manifest.parts, *update.parts)})
+    remove_parts(table, {part.name for part in (*manifest.parts, *update.parts)})
     hop_seconds = manifest.settings.hop_num_samples / manifest.settings.sample_rate_hz
     manifest.settings.require_same(settings_of(encoder, hop_seconds), str(table), "this command")
     parts = []
@@ -607,7 +632,7 @@ def update_table(
         raise ClmrError(f"The update would leave no song in {table}; give all paths that it was made from.")
     updated.write(table)
     # They describe the table before its first update.
-    shutil.rmtree(table / SHARDS_FOLDER, ignore_errors=True)
+    remove_records(table)
     return updated
 
 

@@ -10,11 +10,13 @@ and modification time of its files, so a part is never changed, and whoever writ
 of one kind.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,10 @@ WINDOWS_FOLDER = "windows"
 SHARDS_FOLDER = "shards"
 
 _METADATA_KEY = b"clmr_tf"
+# Names of the files that `write_part` and `embed_shard` write, and of their drafts, see `clmr_tf.files.replaced_file`.
+_PART_FILE = re.compile(r"[0-9a-f]{20}\.parquet")
+_RECORD_FILE = re.compile(r"\d{5}-of-\d{5}\.json")
+_DRAFT_FILE = re.compile(rf"\.({_PART_FILE.pattern}|{_RECORD_FILE.pattern}|{re.escape(MANIFEST_FILE)})\.[0-9a-f]{{8}}")
 # 8 MB of embeddings: the windows of a part are never in memory together.
 _ROWS_PER_GROUP = 4096
 # What pyarrow and json raise for damaged files.
@@ -197,6 +203,34 @@ def part_name(settings: TableSettings, files: Sequence[ListedFile], instead_of: 
     """
     content = json.dumps([dataclasses.asdict(settings), [file.key for file in files]]) + instead_of
     return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def foreign_file(table: Path) -> Path | None:
+    """A file in the sub-folders of a table that no table has; None if there is none. Hidden files do not count."""
+    for folder, own in ((SONGS_FOLDER, _PART_FILE), (WINDOWS_FOLDER, _PART_FILE), (SHARDS_FOLDER, _RECORD_FILE)):
+        for path in sorted((table / folder).iterdir()) if (table / folder).is_dir() else ():
+            if not path.name.startswith(".") and not own.fullmatch(path.name):
+                return path
+    return None
+
+
+def remove_parts(table: Path, kept: Set[str]) -> None:
+    """Removes the parts that are not in `kept`, and drafts of processes that were killed; no other file."""
+    for path in [*(table / SONGS_FOLDER).iterdir(), *(table / WINDOWS_FOLDER).iterdir()]:
+        is_part = _PART_FILE.fullmatch(path.name) and path.stem not in kept
+        if is_part or _DRAFT_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def remove_records(table: Path) -> None:
+    """Removes what finished shards have recorded; no other file."""
+    folder = table / SHARDS_FOLDER
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if _RECORD_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    # If it holds something else, it stays.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write_part(

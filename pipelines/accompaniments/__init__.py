@@ -239,8 +239,8 @@ def _licences() -> str:
 def main(arguments: Sequence[str]) -> None:
     """The command, without the program's name in `arguments`."""
     options = parse_command(Options, arguments, program=f"python -m pipelines.{NAME}", description=__doc__)
-    data = options.data or DATA
+    data = (options.data or DATA).expanduser()
     if options.download:
         fetch_tools(data)
-    corpus = prepare_corpus(options.out or default_destination(NAME, options), options, data)
+    corpus = prepare_corpus((options.out or default_destination(NAME, options)).expanduser(), options, data)
     stdout.print(summarise(corpus), markup=False)

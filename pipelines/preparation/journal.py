@@ -153,9 +153,9 @@ def digest_of(pcm: bytes) -> str:
     return hashlib.sha256(pcm).hexdigest()[:16]
 
 
-_STATE_FILE = "state.json"
-_JOURNAL_FILE = "journal.jsonl"
-_PARTS_PREFIX = "parts-"
+STATE_FILE = "state.json"
+JOURNAL_FILE = "journal.jsonl"
+PARTS_PREFIX = "parts-"
 
 
 class Journal:
@@ -214,13 +214,13 @@ def opened_journal(work: Path, folder: Path, state: dict[str, object], *, with_a
             the audio are deleted.
         with_audio: Whether the corpus contains the audio itself.
     """
-    path = work / _JOURNAL_FILE
+    path = work / JOURNAL_FILE
     _start_afresh_unless_same(work, folder, {**state, "max_file_num_samples": MAX_FILE_NUM_SAMPLES})
     rows = _cut_to_whole_rows(path, folder if with_audio else None)
-    for left_over in work.glob(f"{_PARTS_PREFIX}*"):
+    for left_over in work.glob(f"{PARTS_PREFIX}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     # A new name every time: a worker of a killed process may run for a moment longer and write to the old one.
-    parts = Path(tempfile.mkdtemp(dir=work, prefix=_PARTS_PREFIX))
+    parts = Path(tempfile.mkdtemp(dir=work, prefix=PARTS_PREFIX))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, parts, ignore_errors=True)
         items = [row for row in rows if isinstance(row, Item)]
@@ -230,10 +230,10 @@ def opened_journal(work: Path, folder: Path, state: dict[str, object], *, with_a
 
 def _start_afresh_unless_same(work: Path, folder: Path, state: dict[str, object]) -> None:
     text = json.dumps(state, sort_keys=True).encode("ascii")
-    path = work / _STATE_FILE
+    path = work / STATE_FILE
     if path.is_file() and path.read_bytes() == text:
         return
-    (work / _JOURNAL_FILE).unlink(missing_ok=True)
+    (work / JOURNAL_FILE).unlink(missing_ok=True)
     # Not truncated in place, since another process may have mapped the audio of an older corpus into memory.
     for audio in audio_files_in(folder):
         audio.unlink()

@@ -22,9 +22,9 @@ from clmr_tf.audio.decoding import CRASHED, TIMED_OUT, UnreadableAudioError, dec
 from clmr_tf.audio.isolation import WorkerCrashError, WorkerTimeoutError, run_in_workers
 from clmr_tf.audio.listing import SkippedFile
 from clmr_tf.cluster import ClusterOptions, ShardTask, run_on_cluster
-from clmr_tf.config.shards import Shard
+from clmr_tf.config.shards import LOCK_TIMEOUT_SECONDS, Shard
 from clmr_tf.console import printable
-from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest
+from clmr_tf.data.corpus import SHARDS_FOLDER, SKIPPED_FILE, Corpus, CorpusManifest, holds_corpus
 from clmr_tf.data.index import INDEX_FILE, Item, index_table, write_index
 from clmr_tf.data.resolution import prepared_name
 from clmr_tf.errors import UsageError
@@ -260,7 +260,7 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
         OSError: If the disk is full; the next call continues from there.
     """
     destination = preparation.destination
-    if (destination / MANIFEST_FILE).is_file():
+    if holds_corpus(destination):
         finished = ShardManifest.read(folder_of(shard, destination))
         difference = finished.difference_from(preparation.made_from) if finished else "another number of shards"
         if difference:
@@ -275,8 +275,6 @@ def prepare_shard(preparation: Preparation, shard: Shard, on_progress: OnProgres
 
 # Each has a file of PCM or several, and training reads from up to 256 files as fast as from one.
 _FILES_PER_SHARD, _MIN_NUM_SHARDS, _MAX_NUM_SHARDS = 1000, 16, 256
-# A network file system keeps the lock of a lost node for its lease, which is 90 seconds by default on Linux.
-_LOCK_TIMEOUT_SECONDS = 180.0
 
 
 def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_shards: int | None = None) -> Corpus:
@@ -327,7 +325,7 @@ def prepare_on_cluster(preparation: Preparation, options: ClusterOptions, num_sh
 def _opened_worker(versions: Mapping[str, str]) -> Callable[[CorpusShard], ShardManifest]:
     """On a node of a cluster: refuses other decoders, and returns the function that prepares a shard."""
     require_decoders(versions)
-    return functools.partial(_prepare_shard, lock_timeout_seconds=_LOCK_TIMEOUT_SECONDS)
+    return _prepare_shard
 
 
 def _check(preparation: Preparation, num_shards: int) -> None:
@@ -343,12 +341,10 @@ def _check(preparation: Preparation, num_shards: int) -> None:
         require_same_division(preparation.destination, num_shards)
 
 
-def _prepare_shard(
-    task: CorpusShard, on_progress: OnProgress | None = None, *, lock_timeout_seconds: float = 0.0
-) -> ShardManifest:
+def _prepare_shard(task: CorpusShard, on_progress: OnProgress | None = None) -> ShardManifest:
     finished = _finished(task)
     if finished is None:
-        with claimed_folder(task.folder, lock_timeout_seconds=lock_timeout_seconds) as work:
+        with claimed_folder(task.folder, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as work:
             # Another process may have finished it between the check above and the lock.
             finished = _finished(task) or _decode_shard(task, work, on_progress)
     # Also if the last preparation was killed between its last two steps.
@@ -419,7 +415,7 @@ def opened_if_finished(destination: Path, outline: CorpusManifest, min_num_sampl
     Raises:
         UsageError: If the corpus was prepared with other settings, or is damaged.
     """
-    if not (destination / MANIFEST_FILE).is_file():
+    if not holds_corpus(destination):
         return None
     corpus = Corpus.open(destination)
     # The last preparation may have been killed between its last two steps.

@@ -143,8 +143,8 @@ class PublishedPipeline(Generic[Options]):
         """
         program = f"python -m pipelines.{self.name}"
         options = parse_command(self.options_type, arguments, program=program, description=self.description)
-        published = self.read_corpus(options, options.data or self.data)
-        destination = options.out or default_destination(self.name, options)
+        published = self.read_corpus(options, (options.data or self.data).expanduser())
+        destination = (options.out or default_destination(self.name, options)).expanduser()
         prepare_as_asked(plan_published(published, destination, options), options)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from clmr_tf.config.shards import Shard
-from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, AudioFile
+from clmr_tf.data.corpus import MANIFEST_FILE, SHARDS_FOLDER, AudioFile, holds_corpus
 from clmr_tf.errors import UsageError
 from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically
+from pipelines.preparation.journal import JOURNAL_FILE, PARTS_PREFIX, STATE_FILE
 
 _WORK_FOLDER = "unfinished"
 _LOCK_FILE = "lock"
@@ -134,9 +135,18 @@ def claimed_folder(folder: Path, *, lock_timeout_seconds: float = 0.0) -> Iterat
 
 
 def clear_work_folder(folder: Path) -> None:
-    """Removes the work folder."""
-    # If the folder cannot be removed, it does no harm.
-    shutil.rmtree(folder / _WORK_FOLDER, ignore_errors=True)
+    """Removes the work folder, unless it is a folder of the user that has the same name."""
+    if _is_work_folder(folder / _WORK_FOLDER):
+        # If the folder cannot be removed, it does no harm.
+        shutil.rmtree(folder / _WORK_FOLDER, ignore_errors=True)
+
+
+def _is_work_folder(folder: Path) -> bool:
+    own = {_LOCK_FILE, STATE_FILE, JOURNAL_FILE}
+    # Drafts are hidden.
+    return folder.is_dir() and all(
+        path.name in own or path.name.startswith((".", PARTS_PREFIX)) for path in folder.iterdir()
+    )
 
 
 def require_own_folder(folder: Path) -> None:
@@ -144,5 +154,13 @@ def require_own_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose a folder for the corpus.")
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} if folder.exists() else set()
-    if names and names.isdisjoint({_WORK_FOLDER, SHARDS_FOLDER, MANIFEST_FILE}):
+    # Other programs use these names too.
+    shards = folder / SHARDS_FOLDER
+    is_own = {
+        _WORK_FOLDER: _is_work_folder(folder / _WORK_FOLDER),
+        SHARDS_FOLDER: shards.is_dir() and (bool(shards_in(folder)) or not any(shards.iterdir())),
+        MANIFEST_FILE: holds_corpus(folder),
+    }
+    present = names & is_own.keys()
+    if names and not (present and all(is_own[name] for name in present)):
         raise UsageError(f"{folder} contains other files and no corpus; choose an empty folder for the corpus.")

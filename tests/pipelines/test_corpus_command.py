@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import importlib
 from pathlib import Path
@@ -80,3 +81,22 @@ def test_a_corpus_is_prepared_where_other_commands_look_for_it(name, options, ra
     with pytest.raises(PreparedError) as by_name:
         resolve_corpus(name, corpora=Path("corpora"), sample_rate_hz=rate_hz, clip_num_samples=1, reader=reader)
     assert by_pipeline.value.destination == by_name.value.destination
+
+
+def test_paths_may_begin_with_the_home_folder(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = []
+
+    def prepare_corpus(destination, _options, data):
+        folders.extend([data, destination])
+        raise PreparedError(destination)
+
+    if hasattr(pipeline, "read_corpus"):
+        monkeypatch.setattr(pipeline.PIPELINE, "read_corpus", lambda _, data: folders.append(data))
+        monkeypatch.setattr(published, "plan_published", lambda _, out, *__: folders.append(out))
+        monkeypatch.setattr(published, "prepare_as_asked", lambda *_: None)
+    else:
+        monkeypatch.setattr(pipeline, "prepare_corpus", prepare_corpus)
+    with contextlib.suppress(PreparedError):
+        pipeline.main(["--data", "~/data", "--out", "~/corpus"])
+    assert folders == [tmp_path / "data", tmp_path / "corpus"]

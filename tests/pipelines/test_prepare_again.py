@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from clmr_tf.config.shards import Shard
 from clmr_tf.errors import UsageError
-from pipelines.preparation.prepare import PrepareSettings
-from tests.pipelines.prepared_music import SETTINGS, bytes_of, run, sources_in, write_songs
+from pipelines.preparation.prepare import PrepareSettings, prepare, prepare_shard
+from tests.pipelines.prepared_music import SETTINGS, bytes_of, planned, run, sources_in, write_songs
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
@@ -87,6 +88,30 @@ def test_folders_with_other_files_are_refused_and_unchanged(tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         run(sources_in(tmp_path / "music", *names), Path("/proc/corpus"))
     assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["unfinished/x.ogg", "unfinished", "shards/x.ogg", "shards", "manifest.json"])
+def test_folders_of_other_programs_are_refused_and_unchanged(tmp_path, name):
+    names = write_songs(tmp_path / "music", 1)
+    (tmp_path / "music" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "music" / name).write_text("mine")
+    before = bytes_of(tmp_path)
+    for num_shards in (1, 2):
+        plan = planned(sources_in(tmp_path / "music", *names), tmp_path / "music")
+        with pytest.raises(UsageError, match="contains other files and no corpus"):
+            prepare(plan) if num_shards == 1 else prepare_shard(plan, Shard(0, num_shards))
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_folder_in_a_corpus_with_the_name_of_the_work_folder_is_kept(tmp_path):
+    names = write_songs(tmp_path / "music", 1)
+    sources = sources_in(tmp_path / "music", *names)
+    run(sources, tmp_path / "corpus")
+    mine = tmp_path / "corpus/unfinished/x.ogg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert len(run(sources, tmp_path / "corpus").items) == 1
+    assert mine.read_text() == "mine"
 
 
 def test_inconsistent_lists_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +302,19 @@ def test_damaged_shards_are_refused(two_shards, name):
     assert not (two_shards / "manifest.json").exists()
 
 
-def test_only_one_process_merges_a_corpus_or_prepares_a_shard(music, two_shards):
+def test_a_shard_waits_for_the_lock_of_a_lost_machine(music, two_shards):
+    folder = two_shards / "shards/00001-of-00002"
+    (folder / "manifest.json").unlink()
+    (folder / "unfinished").mkdir()
+    with (folder / "unfinished/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, [lock.fileno(), fcntl.LOCK_UN]).start()
+        shard(music, two_shards, 1, 2)
+    assert (folder / "manifest.json").exists()
+
+
+def test_only_one_process_merges_a_corpus_or_prepares_a_shard(music, two_shards, monkeypatch):
+    monkeypatch.setattr(prepare, "LOCK_TIMEOUT_SECONDS", 0.1)
     (two_shards / "unfinished").mkdir()
     with (two_shards / "unfinished/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

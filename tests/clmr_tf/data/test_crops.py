@@ -1,11 +1,15 @@
 """Crops depend on the seed and the global position alone."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.index import write_invented_corpus
 from clmr_tf.audio.windows import window_starts
 from clmr_tf.data.crops import crop_reader, pair_dataset
 from clmr_tf.errors import UsageError
@@ -198,3 +202,30 @@ def test_too_few_songs_for_any_batch_are_rejected(tmp_path, num_songs):
     with pytest.raises(UsageError, match=f"at least 2 songs, and .* few has {num_songs}; add more music") as refused:
         pair_dataset(corpus, "train", batch_size=4, clip_num_samples=CLIP, seed=0)
     assert "batch-size" not in str(refused.value)
+
+
+def test_many_pcm_files_are_read_up_to_the_hard_limit_of_open_files_and_then_one_sentence(tmp_path):
+    write_invented_corpus(tmp_path / "corpus", num_items=400, num_files=400, item_num_samples=CLIP)
+    script = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 600))
+from clmr_tf.data.corpus import Corpus
+from clmr_tf.data.crops import crop_reader
+from clmr_tf.errors import UsageError
+corpus = Corpus.open(Path(sys.argv[1]))
+rows = corpus.rows_of("train")
+read_crop = crop_reader(corpus, rows, 59049)
+assert not read_crop(len(rows) - 1, 0).numpy().any()
+try:
+    crop_reader(corpus, rows, 59049)
+except UsageError as error:
+    print(error)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "corpus")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == (
+        f"The 400 PCM files of {tmp_path}/corpus cannot all be open at once (Too many open files); raise the limits "
+        "`ulimit -n` and `sysctl vm.max_map_count`, or prepare the corpus in fewer shards.\n"
+    )

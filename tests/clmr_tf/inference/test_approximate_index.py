@@ -1,6 +1,7 @@
 """The approximate index, against exact search of the same table."""
 
 import fcntl
+import resource
 import sys
 from pathlib import Path
 
@@ -114,6 +115,26 @@ def test_a_killed_build_keeps_its_segments_and_damaged_ones_are_built_again(tmp_
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UsageError, match=r"usearch is damaged; remove .*index and build the index again"):
         update_index(table)
+
+
+def test_a_full_disk_leaves_no_draft_and_is_named(tmp_path):
+    table = write_table(tmp_path, range(1), 200)
+    folder = tmp_path / "index"
+    folder.mkdir()
+    # What a killed process left, and what is not of an index.
+    (folder / f".{'0' * 16}.usearch").write_bytes(bytes(1000))
+    (folder / "notes.txt").write_text("mine")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            update_index(table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in folder.iterdir()} <= {".lock", "notes.txt"}
+    update_index(table)
+    (segment,) = files_of_index(table)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"manifest.json", "notes.txt", segment}
 
 
 def test_only_one_process_builds_an_index(tmp_path):

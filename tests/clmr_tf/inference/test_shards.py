@@ -6,9 +6,11 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -266,6 +268,23 @@ def test_an_updated_table_equals_a_fresh_one_and_only_changed_files_are_embedded
     assert len(list((table / "windows").iterdir())) == len(read_manifest(table).parts) + 1 == 6
 
 
+def test_the_documented_lines_read_what_an_updated_table_has(music, tmp_path, monkeypatch):
+    (tmp_path / "read").mkdir()
+    monkeypatch.chdir(tmp_path / "read")
+    table = Path("music")
+    embedded(music, table)
+    (music / "song 2.wav").unlink()
+    write_song(music / "song 3.wav", 40, 2)
+    manifest = read_manifest(table)
+    update_table(PlainEncoder(), table, plan_update(table, manifest, listed(music), files_per_part=2), manifest)
+    text = (Path(__file__).parents[3] / "docs" / "embedding.md").read_text(encoding="utf-8")
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "manifest.json" in block]
+    names = {}
+    exec(lines, names)
+    assert names["songs"]["path"].to_pylist() == [str(path) for path in sorted(music.glob("*.wav"))]
+    assert names["songs"]["num_windows"].to_pylist()[2] == 2
+
+
 def test_memory_does_not_grow_with_the_table(tmp_path):
     peaks = []
     for num_songs in (6, 24):
@@ -352,9 +371,13 @@ def test_the_command_embeds_shards_merges_and_updates(command, music, tmp_path, 
     )
     with (tmp_path / "table" / ".lock-00000-of-00002").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code, error = command(*options, "--shard", "0/2")
+        with monkeypatch.context() as patch:
+            patch.setattr(embed, "LOCK_TIMEOUT_SECONDS", 0.1)
+            code, error = command(*options, "--shard", "0/2")
         assert code == 2 and error.startswith("error: Another process is writing table; wait for it")
-    assert command(*options, "--shard", "0/2")[0] == 0
+        # As the server of a network file system releases the lock of a lost machine.
+        threading.Timer(0.3, fcntl.flock, [lock.fileno(), fcntl.LOCK_UN]).start()
+        assert command(*options, "--shard", "0/2")[0] == 0
     with (tmp_path / "table" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert command("--merge", "table") == (2, "error: Another process is writing table; wait for it.")
@@ -414,6 +437,35 @@ def test_wrong_usage_is_one_sentence(command, music, tmp_path, arguments, words)
     code, error = command(*arguments)
     assert code == 2 and words in error
     assert sorted(path.name[0] for path in music.iterdir()) == ["s"] * 10
+
+
+@pytest.mark.parametrize("name", ["songs/a.wav", "windows/notes.parquet", "shards/a.json"])
+def test_a_folder_with_other_files_is_no_table(command, tmp_path, name):
+    mine = tmp_path / "mine"
+    for folder in ("songs", "windows", "shards"):
+        (mine / folder).mkdir(parents=True)
+    write_song(mine / "song.wav", 1)
+    (mine / name).write_bytes((mine / "song.wav").read_bytes())
+    before = content(mine)
+    for more in ((), ("--shard", "0/2")):
+        code, error = command("mine", "--out", "mine", *more)
+        assert (
+            code == 2 and error == f"error: mine/{name} does not belong to a table of embeddings; choose another --out."
+        )
+    assert content(mine) == before
+
+
+def test_only_parts_and_drafts_are_removed_from_a_table(music, tmp_path):
+    table = tmp_path / "table"
+    manifest = embedded(music, table)
+    expected = content(table)
+    for name in (f"songs/{'0' * 20}.parquet", f"windows/.{manifest.parts[0].name}.parquet.01234567"):
+        (table / name).write_text("left over")
+    others = {"songs/a.wav": b"music", "windows/notes.parquet": b"mine", "songs/.hidden": b"mine"}
+    for name, text in others.items():
+        (table / name).write_bytes(text)
+    merge_shards(table)
+    assert content(table) == expected | others
 
 
 @pytest.fixture
@@ -616,6 +668,54 @@ def test_a_command_for_all_shards_goes_on_after_shards_of_another_list(
     embedded(music, tmp_path / "expected")
     found = content(tmp_path / "table")
     assert {name: found[name] for name in found if not name.startswith(".lock")} == content(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("more", [(), ("--cluster", "local", "--runtime", "onnx")])
+def test_a_command_for_all_shards_keeps_finished_shards_that_it_cannot_use(
+    command, music, tmp_path, monkeypatch, cluster, more
+):
+    options = ("music", "--out", "table", "--files-per-part", "2", "--shard", "0/2")
+    assert command(*options)[0] == 0
+    table = tmp_path / "table"
+    before = {path: path.read_bytes() for path in table.rglob("*.*") if path.is_file() and path.suffix}
+
+    def refused(*arguments: str) -> str:
+        code, error = command(*arguments, "--out", "table", *more)
+        assert code != 0
+        assert {path: path.read_bytes() for path in before} == before
+        return error
+
+    def load(_folder, _runtime, num_threads=None):
+        return encoder
+
+    encoder = PlainEncoder()
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", load)
+    (tmp_path / "others").mkdir()
+    write_song(tmp_path / "others" / "other.wav", 1)
+    for arguments in (("others",), ("music", "--files-per-part", "3")):
+        assert "table has finished shards, and none of their parts is one of these files; finish" in refused(*arguments)
+    assert "has hop_num_samples 11025, but shard 0/2 of" in refused("music", "--hop-seconds", "0.5")
+    encoder = PlainEncoder("other")
+    write_model_manifest("other")
+    assert "has model_hash other, but shard 0/2 of" in refused("music", "--files-per-part", "2")
+
+    def fail(*_, **__):
+        raise ClmrError("The model is damaged.")
+
+    monkeypatch.setattr("clmr_tf.inference.encoder.load_encoder", fail)
+    assert "The model is damaged" in refused("music", "--files-per-part", "2")
+
+
+def test_shards_without_a_song_are_no_obstacle(command, music, tmp_path):
+    (tmp_path / "words.mp3").write_text("These are words and not music. " * 40)
+    assert command("words.mp3", "--out", "table")[0] == 1
+    assert command("music", "--out", "table") == (0, "Embedded 9 of 10 files to table.\n")
+
+
+def test_merging_a_table_without_shards_is_one_sentence(command, tmp_path):
+    (tmp_path / "table" / "songs").mkdir(parents=True)
+    code, error = command("--merge", "table")
+    assert code == 2 and error.startswith("error: table has no finished shard; run `python -m clmr_tf.embed` with")
 
 
 def test_all_workers_get_the_runtime_of_the_command(command, music, cluster, monkeypatch):
