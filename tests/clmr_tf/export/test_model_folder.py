@@ -142,7 +142,7 @@ def test_an_architecture_that_cannot_be_built_is_refused(exported_folder, tmp_pa
     manifest["architecture"]["arguments"] = arguments
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="has an architecture that cannot be built"):
-        load_encoder(tmp_path)
+        load_encoder(tmp_path, runtime="tensorflow")
 
 
 def test_an_encoder_is_float32_whatever_the_policy_of_the_process(exported_folder):
