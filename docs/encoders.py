@@ -18,9 +18,9 @@ from clmr_tf.report.pictures import png_of
 RECORD = "encoders.json"
 _TITLE = "## Encoders, trained for the same time\n"
 _HOW = """\
-`python -m benchmarks.encoders --minutes {minutes:g} --seeds {seeds}` trains every encoder by CLMR and with labels, and
-scores it by the [standard protocol and by retrieval](evaluation.md). The pseudo-tags are predictions of MTT_musicnn, so
-its own features are an upper bound there, not a competitor.
+`python -m benchmarks.encoders --minutes {minutes:g} --seeds {seeds} --width {width:g}` trains every encoder by CLMR and
+with labels, and scores it by the [standard protocol and by retrieval](evaluation.md). The pseudo-tags are predictions
+of MTT_musicnn, so its own features are an upper bound there, not a competitor.
 """
 _NOT_RECORDED = """\
 Not measured yet: `python -m benchmarks.encoders --minutes 30 --seeds 2` measures, and
@@ -39,7 +39,7 @@ def section(folder: Path) -> str:
     if not path.is_file():
         return f"{_TITLE}{_NOT_RECORDED}"
     table = json.loads(path.read_text(encoding="utf-8"))
-    lines = [_TITLE + _HOW.format(minutes=table["settings"]["minutes"], seeds=_num_seeds(table)), markdown(table)]
+    lines = [_TITLE + _HOW.format(**table["settings"], seeds=_num_seeds(table)), markdown(table)]
     for name, rows, x, x_label in (
         ("encoders-few-labels", table["few_labels"], "labels", "fraction of the labelled songs"),
         ("encoders-time", table["curves"], "minutes", "minutes of training, seed 1"),
