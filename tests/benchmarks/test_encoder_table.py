@@ -198,7 +198,10 @@ def test_the_results_page_has_the_recorded_tables_and_pictures(results, tmp_path
     monkeypatch.setattr(make, "RUNS", docs / "runs")
     encoders.record(results, docs)
     text = encoders.section(docs)
-    assert "python -m benchmarks.encoders --minutes 2 --seeds 2 --width 0.5`" in text and markdown(table_of(results)) in text
+    assert (
+        "python -m benchmarks.encoders --minutes 2 --seeds 2 --width 0.5`" in text
+        and markdown(table_of(results)) in text
+    )
     for name in ("encoders-few-labels", "encoders-time"):
         assert f"]({name}.png)" in text and (docs / f"{name}.png").is_file()
     table = json.loads((docs / encoders.RECORD).read_text())
