@@ -20,7 +20,8 @@ _TITLE = "## Encoders, trained for the same time\n"
 _HOW = """\
 `python -m benchmarks.encoders --minutes {minutes:g} --seeds {seeds} --width {width:g}` trains every encoder by CLMR and
 with labels, and scores it by the [standard protocol and by retrieval](evaluation.md). The pseudo-tags are predictions
-of MTT_musicnn, so its own features are an upper bound there, not a competitor.
+of MTT_musicnn, so its own features are an upper bound there, not a competitor. Intervals of PR-AUC
+[lie high](evaluation.md#scores); those of differences do so much less.
 """
 _NOT_RECORDED = """\
 Not measured yet: `python -m benchmarks.encoders --minutes 30 --seeds 2` measures, and
