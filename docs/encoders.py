@@ -80,6 +80,9 @@ def draw(rows: Sequence[dict[str, Any]], columns: dict[str, str], x: str, x_labe
         panel.set(title=column, xlabel=x_label, ylabel=METRIC_NAMES[columns[column]])
         if x == "labels":
             panel.set_xscale("log")
+            fractions = sorted({row["labels"] for row in rows})
+            panel.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions])
+            panel.minorticks_off()
         panel.legend(frameon=False, fontsize="small")
     return figure
 
