@@ -325,10 +325,9 @@ def markdown(table: dict[str, Any]) -> str:
     lines = [
         f"Every encoder was trained for {settings['minutes']:g} minutes on {table['num_cpus']} CPU cores with "
         f"{settings['corpus']}: width {settings['width']:g}, batches of {settings['batch_size']}, "
-        f"{_listed(precisions)}. Minutes are those of the steps "
-        "alone, at the speed that was measured before. Scores are means over the seeds of the trainings, with the 95 % "
-        "interval over songs in brackets; if there are several seeds or draws, the lowest and the highest score "
-        "follow. Differences are paired.",
+        f"{_listed(precisions)}. Minutes are those of the steps alone, at the speed that was measured before. Scores "
+        "are means over seeds and draws, with the 95 % interval over songs in brackets. Differences are paired; the "
+        "lowest and the highest follow if there are several seeds or draws.",
         "",
     ]
     # The mean reciprocal rank tells the same as the recall, and the table is wide.
@@ -345,10 +344,7 @@ def markdown(table: dict[str, Any]) -> str:
     for column in dict.fromkeys(row["column"] for row in table["curves"] if row["column"] in columns):
         lines += ["", f"{_heading(columns)(column)} over the time of training, seed 1:", ""]
         points = [row for row in table["curves"] if row["column"] == column]
-        cells = [
-            [point["encoder"], f"{point['minutes']:.1f}", str(point["steps"]), _cell({**point, "num_results": 1})]
-            for point in points
-        ]
+        cells = [[point["encoder"], f"{point['minutes']:.1f}", str(point["steps"]), _cell(point)] for point in points]
         lines += markdown_table(["encoder", "minutes", "steps", "score"], cells)
     return "\n".join(lines) + "\n"
 
@@ -380,21 +376,33 @@ def _row(columns: dict[str, str]) -> Callable[[dict[str, Any]], list[str]]:
 
 
 def _difference_lines(differences: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[str]:
+    """One table with all labels, and one with fewer; the second leaves out other encoders and other features."""
+    complete = [row for row in differences if row["labels"] == 1]
+    fewer = [
+        row for row in differences if row["labels"] < 1 and row["minuend"]["encoder"] == row["subtrahend"]["encoder"]
+    ]
     lines = []
-    for labels in sorted({row["labels"] for row in differences}, reverse=True):
-        rows = [row for row in differences if row["labels"] == labels]
+    for title, rows in (("all labels", complete), ("fewer labels", fewer)):
         shown = [column for column in columns if any(row["column"] == column for row in rows)]
-        by_pair: dict[str, dict[str, Any]] = {}
+        table: dict[tuple[str, float], dict[str, Any]] = {}
         for row in rows:
             name = " - ".join(_name(row[which]) for which in ("minuend", "subtrahend"))
-            by_pair.setdefault(name, {})[row["column"]] = row
-        lines += ["", f"Differences, {100 * labels:g} % of the labels:", ""]
-        cells = [
-            [name, *(_cell(by_column[column], "+.3f") if column in by_column else "" for column in shown)]
-            for name, by_column in by_pair.items()
-        ]
-        lines += markdown_table(["difference", *shown], cells)
+            table.setdefault((name, row["labels"]), {})[row["column"]] = row
+        if table:
+            lines += ["", f"Differences with {title}:", ""]
+            cells = [
+                [name, f"{100 * labels:g} %", *(_difference(found.get(column)) for column in shown)]
+                for (name, labels), found in table.items()
+            ]
+            lines += markdown_table(["difference", "labels", *shown], cells)
     return lines
+
+
+def _difference(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    several = f" {_range(row['range'], '+.3f')}" if row["num_results"] > 1 and row["mean"] is not None else ""
+    return _cell(row, "+.3f") + several
 
 
 def _name(kind: dict[str, Any]) -> str:
@@ -415,8 +423,7 @@ def _cell(entry: dict[str, Any], form: str = ".3f") -> str:
     if entry["mean"] is None or entry["interval"] is None:
         return ""
     low, high = entry["interval"]
-    several = f" {_range(entry['range'], form)}" if entry["num_results"] > 1 else ""
-    return f"{entry['mean']:{form}} [{low:{form}}, {high:{form}}]{several}"
+    return f"{entry['mean']:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _range(bounds: Sequence[float], form: str) -> str:

@@ -163,10 +163,12 @@ def test_markdown_shows_the_numbers(results):
     assert "mixed_bfloat16 (mel_cnn contrastive, mel_cnn supervised) or float32 (tune contrastive)" in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert cells[0][:6] == ["encoder", "training", "minutes", "steps", "GFLOP a view", "pseudo-tags: PR-AUC"]
-    assert cells[3][:6] == ["mel_cnn", "CLMR", "2.1 to 2.3", "80", "0.50", "0.620 [0.430, 0.810] 0.600 to 0.640"]
+    assert cells[3][:6] == ["mel_cnn", "CLMR", "2.1 to 2.3", "80", "0.50", "0.620 [0.430, 0.810]"]
     learned = next(row for row in cells if row[0] == "mel_cnn CLMR - mel_cnn untrained")
-    assert learned[1] == "+0.100 [+0.005, +0.195] +0.080 to +0.120"
-    assert ["mel_cnn", "CLMR", "0.280 [0.090, 0.470] 0.200 to 0.340", "0.620 [0.430, 0.810] 0.600 to 0.640"] in cells
+    assert learned[1:3] == ["100 %", "+0.100 [+0.005, +0.195] +0.080 to +0.120"]
+    few = next(row for row in cells if row[:2] == ["mel_cnn CLMR - mel_cnn supervised", "10 %"])
+    assert few[2] == "+0.035 [+0.035, +0.035] +0.020 to +0.050"
+    assert ["mel_cnn", "CLMR", "0.280 [0.090, 0.470]", "0.620 [0.430, 0.810]"] in cells
     assert ["mel_cnn", "0.5", "20", "0.550 [0.360, 0.740]"] in cells
 
 
