@@ -103,14 +103,7 @@ class Comparison:
         self._options = options
         self._results: Path = options.results
         self._encoders = tuple(dict.fromkeys(options.encoders))
-        music = _open(Path(options.corpus), "python -m pipelines.debian_games --set medium")
-        labelled = _open(options.labelled_corpus, "python -m pipelines.accompaniments --download")
-        if PSEUDO_TAGS not in task_names_in(music.folder):
-            raise UsageError(
-                f"{music.folder} has no pseudo-tags; run python -m pipelines.pseudo_tags --corpus with it."
-            )
-        if not labelled.manifest.tag_names:
-            raise UsageError(f"{labelled.folder} has no tags; give --labelled-corpus one that has.")
+        music, labelled = open_corpora(Path(options.corpus), options.labelled_corpus)
         own = Column(labelled.manifest.name, labelled.folder, few_labels=True)
         self._supervised = (Column(PSEUDO_TAGS, music.folder, PSEUDO_TAGS, few_labels=True), own)
         others = [Column(name, music.folder, name) for name in task_names_in(music.folder) if name != PSEUDO_TAGS]
@@ -376,6 +369,21 @@ class Comparison:
 
     def _write_plan(self) -> None:
         write_atomically(self._results / PLAN_FILE, json.dumps(self._plan, indent=2) + "\n")
+
+
+def open_corpora(music: Path, labelled: Path) -> tuple[Corpus, Corpus]:
+    """The corpus to train on, which has pseudo-tags, and the one with tags that no network made.
+
+    Raises:
+        UsageError: If a corpus or its tags are missing.
+    """
+    corpus = _open(music, "python -m pipelines.debian_games --set medium")
+    other = _open(labelled, "python -m pipelines.accompaniments --download")
+    if PSEUDO_TAGS not in task_names_in(music):
+        raise UsageError(f"{music} has no pseudo-tags; run python -m pipelines.pseudo_tags --corpus with it.")
+    if not other.manifest.tag_names:
+        raise UsageError(f"{labelled} has no tags; give --labelled-corpus one that has.")
+    return corpus, other
 
 
 def _open(folder: Path, command: str) -> Corpus:

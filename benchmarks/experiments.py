@@ -14,6 +14,7 @@ The same command continues what was interrupted. Prints one JSON object, and wri
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.encoder_comparison import PSEUDO_TAGS, run_module
+from benchmarks.encoder_comparison import PSEUDO_TAGS, open_corpora, run_module
 from clmr_tf.config.augmentation import AUGMENTATION_NAMES
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
-from clmr_tf.files import exclusive_lock, write_atomically
+from clmr_tf.files import exclusive_lock, writable_or_usage_error, write_atomically
 from clmr_tf.probe.comparison import difference, scores_of
 from clmr_tf.probe.evaluation import probe_model
 from clmr_tf.probe.settings import ProbeConfig
@@ -88,12 +89,16 @@ class Experiments:
         """Does everything, and returns the tables as JSON data.
 
         Raises:
-            UsageError: If another process does the same, or the results are of other numbers of steps.
+            UsageError: If a corpus or its tags are missing, the results folder cannot be written, another process does
+                the same, or the results are of other numbers of steps.
             ClmrError: If a training fails.
         """
-        self._results.mkdir(parents=True, exist_ok=True)
+        open_corpora(self._options.corpus, self._options.labelled_corpus)
         refused = f"Other experiments are writing to {self._results}; wait for them or choose another --results."
-        with exclusive_lock(self._results / ".lock", refused):
+        with contextlib.ExitStack() as stack:
+            with writable_or_usage_error(self._results, "choose another folder with --results"):
+                self._results.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive_lock(self._results / ".lock", refused))
             for name in self._options.variants:
                 # Their spread says which differences between variants mean anything.
                 for seed in range(1, 1 + (_SEEDS_OF_BASE if name == BASE else 1)):

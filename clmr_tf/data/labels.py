@@ -144,8 +144,9 @@ def has_single_labels(corpus: Corpus) -> bool:
 
 
 def task_metadata(corpus: Corpus) -> dict[str, Any]:
-    """The entry "task" of a result: name and fingerprint of the task; nothing for the corpus's own tags."""
-    return {"task": {"name": corpus.task.name, "fingerprint": corpus.manifest.fingerprint}} if corpus.task else {}
+    """The entry "task" of a result: name, fingerprint, description; nothing for the corpus's own tags."""
+    task, fingerprint = corpus.task, corpus.manifest.fingerprint
+    return {"task": {"name": task.name, "fingerprint": fingerprint, "description": task.description}} if task else {}
 
 
 def require_labels(corpus: Corpus, splits: Sequence[str] = SPLITS) -> None:

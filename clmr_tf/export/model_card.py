@@ -187,8 +187,8 @@ def head_section(head: dict[str, Any] | None) -> str:
         f"Trained on the frozen embedding by `python -m clmr_tf.probe`, preset `{head['preset']}`, "
         f"{kind}, seed {head['seed']}, with the labels of {labels['num_clips']} clips of {labels['num_songs']} songs "
         f"of the corpus {corpus['name']} (fingerprint `{corpus['fingerprint']}`)"
-        + (f", task {head['task']['name']}" if "task" in head else "")
-        + f". On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
+        + _task_sentence(head.get("task"))
+        + f" On the {test['num_clips']} clips of {test['num_songs']} songs of its test split:",
         "",
         "| metric | score | 95 % |",
         "|---|---|---|",
@@ -202,6 +202,14 @@ def head_section(head: dict[str, Any] | None) -> str:
         if score and score["mean"] is not None
     ]
     return "\n".join(lines) + "\n"
+
+
+def _task_sentence(task: dict[str, Any] | None) -> str:
+    if task is None:
+        return "."
+    if "description" not in task:
+        return f", task {task['name']}."
+    return f", task {task['name']}. Its description: {task['description'].rstrip('.')}."
 
 
 def scores_section(scores: dict[str, Any]) -> str:
@@ -264,6 +272,7 @@ def model_card(manifest: dict[str, Any], golden_embedding: np.ndarray) -> str:
         _training_section(manifest["training"]),
         head_section(manifest.get("head")),
         scores_section(manifest["scores"]),
+        _speed_section(manifest),
         _limits_section(manifest),
         loading_section(manifest),
         _golden_section(golden_embedding),
@@ -417,6 +426,26 @@ def _limits_section(manifest: dict[str, Any]) -> str:
         if runtime.get("largest_tag_error", 0) >= _MIN_TAG_ERROR
     ]
     return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"
+
+
+def _speed_section(manifest: dict[str, Any]) -> str:
+    window_seconds = manifest["input"]["clip_num_samples"] / manifest["input"]["sample_rate_hz"]
+    lines = [
+        f"| `{name}` | {1000 * seconds:.3g} ms | {window_seconds / seconds:,.0f} |"
+        for name, runtime in manifest.get("runtimes", {}).items()
+        if (seconds := runtime.get("processor_seconds"))
+    ]
+    if not lines:
+        return ""
+    heading = [
+        "## Speed",
+        "Processor time to encode one window, when the file was written, and how many seconds of music that is per "
+        "second; decoding is not included.",
+        "",
+        "| file | one window | times real time per core |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*heading, *lines]) + "\n"
 
 
 def _golden_section(golden_embedding: np.ndarray) -> str:

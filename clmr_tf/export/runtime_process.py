@@ -3,14 +3,19 @@
     python -m clmr_tf.export.runtime_process FILE AUDIO OUTPUTS
 
 AUDIO is an .npz file with `audio`, such as golden.npz of a model folder. OUTPUTS is the .npz file to write, with an
-array for each output of the model: the rows of all clips in one batch, then the row of the first clip alone.
+array for each output of the model: the rows of all clips in one batch, then the row of the first clip alone; and with
+`processor_seconds`, the processor time of one clip.
 """
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+PROCESSOR_SECONDS = "processor_seconds"
+_NUM_TIMED = 10
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 """From audio float32 [n, clip_num_samples] to the outputs by name, each with n rows."""
@@ -55,7 +60,12 @@ def main(arguments: Sequence[str]) -> None:
         audio = golden["audio"]
     run = load(file)
     together, first = run(audio), run(audio[:1])
-    np.savez(outputs, **{name: np.concatenate([rows, first[name]]) for name, rows in together.items()})
+    begin = time.process_time()
+    for _ in range(_NUM_TIMED):
+        run(audio[:1])
+    seconds = (time.process_time() - begin) / _NUM_TIMED
+    arrays = {name: np.concatenate([rows, first[name]]) for name, rows in together.items()}
+    np.savez(outputs, **arrays, **{PROCESSOR_SECONDS: seconds})
 
 
 if __name__ == "__main__":

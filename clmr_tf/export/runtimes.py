@@ -16,6 +16,7 @@ from clmr_tf.errors import ClmrError, UsageError
 from clmr_tf.export.model_card import write_manifest
 from clmr_tf.export.model_folder import GOLDEN_FILE, read_manifest
 from clmr_tf.export.runtime_formats import FORMATS, RuntimeFormat, compare, golden_outputs, version_of
+from clmr_tf.export.runtime_process import PROCESSOR_SECONDS
 from clmr_tf.files import put_in_place
 
 # Time limit of a process. Converting the widest model to all formats takes some minutes on a slow machine.
@@ -105,7 +106,8 @@ def check_outputs(file: Path, wanted: RuntimeFormat, folder: Path) -> dict[str, 
         folder: The model folder.
 
     Returns:
-        For the manifest: "checked_with", the runtime and its version, and the errors of `compare`.
+        For the manifest: "checked_with", the runtime and its version, the processor time of one clip, and the errors of
+        `compare`.
 
     Raises:
         ClmrError: If it cannot be run, or outputs exceed a limit.
@@ -114,9 +116,11 @@ def check_outputs(file: Path, wanted: RuntimeFormat, folder: Path) -> dict[str, 
     reason = _run_in_process("runtime_process", file, folder / GOLDEN_FILE, outputs)
     if reason:
         raise ClmrError(f"{wanted.file} cannot be run by {wanted.runtime} ({reason}); it was not kept.")
-    with np.load(outputs) as received:
-        errors = compare(wanted, dict(received), golden_outputs(folder))
-    return {"checked_with": f"{wanted.runtime} {version_of(wanted.runtime)}", **errors}
+    with np.load(outputs) as arrays:
+        received = dict(arrays)
+    seconds = float(received.pop(PROCESSOR_SECONDS))
+    errors = compare(wanted, received, golden_outputs(folder))
+    return {"checked_with": f"{wanted.runtime} {version_of(wanted.runtime)}", PROCESSOR_SECONDS: seconds, **errors}
 
 
 def _run_in_process(module: str, *arguments: object) -> str | None:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     # TensorFlow takes seconds to import, so errors in the options are reported first.
     from clmr_tf.export.model_card import record_score
     from clmr_tf.models.heads import head_file_of
-    from clmr_tf.probe.evaluation import main_score, probe_model
+    from clmr_tf.probe.evaluation import main_scores, probe_model
 
     with shown_progress() as on_progress:
         result, head = probe_model(config, on_progress)
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     write_atomically(out, _text_of(result))
     stdout.print(f"Written to {out}", markup=False)
     if config.features == "model" and out.parent.resolve() == config.model.resolve():
-        record_score(config.model, f"{name}-retrieval" if kind == "retrieval" else name, main_score(result))
+        for suffix, score in main_scores(result).items():
+            record_score(config.model, f"{name}{suffix}", score)
 
 
 def _name_of(config: ProbeConfig, result: dict) -> str:

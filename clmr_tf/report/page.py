@@ -65,7 +65,9 @@ def sections_of(results: Sequence[Result]) -> list[Section]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         test = result.scores["test"]
-        key = [result.corpus, result.entries.get("task"), result.single_label, test["num_songs"], test["num_clips"]]
+        # Its fingerprint identifies a task; older results have no description of it.
+        task = result.entries.get("task", {}).get("fingerprint")
+        key = [result.corpus, result.task, task, result.single_label, test["num_songs"], test["num_clips"]]
         groups.setdefault(str(key), []).append(result)
     sections: dict[str, Section] = {}
     for group in groups.values():

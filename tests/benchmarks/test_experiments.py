@@ -43,6 +43,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
+    monkeypatch.setattr(experiments, "open_corpora", lambda music, labelled: None)
     monkeypatch.setattr(experiments, "run_module", recorder.run)
     monkeypatch.setattr(experiments, "export", lambda config: None)
     monkeypatch.setattr(experiments, "probe_model", recorder.probe)
@@ -110,3 +111,13 @@ def test_results_of_another_length_are_not_mixed(recorder, tmp_path):
     with pytest.raises(UsageError, match="the same --steps"):
         experiments.main(["--steps", "200", "--results", str(tmp_path), "--variants", BASE])
     assert {Path(config.workdir).parent.parent for config in recorder.trained} == {tmp_path}
+
+
+def test_a_missing_corpus_and_a_folder_that_cannot_be_written_are_one_sentence(recorder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/results cannot be written .*; choose another folder with --results\."):
+        experiments.main(["--results", str(tmp_path / "file" / "results"), "--variants", BASE])
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"no prepared corpus in .*music; make one, for example with python -m"):
+        experiments.main(["--corpus", str(tmp_path / "music"), "--results", str(tmp_path / "new"), "--variants", BASE])
+    assert not recorder.trained and not (tmp_path / "new").exists()

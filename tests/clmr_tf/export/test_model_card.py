@@ -113,6 +113,9 @@ def test_an_added_head_has_its_origin_and_scores():
     assert "| accuracy | 0.750 |  |" in section and "| ROC-AUC over tags | 0.813 | 0.700 to 0.900 |" in section
     linear = card_of(head={**head, "protocol": {"head": {"hidden_units": 0}}})
     assert "preset `thesis`, linear, seed 42" in linear
+    task = {**head["task"], "description": "As a network predicts them; nobody tagged them."}
+    described = card_of(head={**head, "task": task})
+    assert "task moods. Its description: As a network predicts them; nobody tagged them. On the 20 clips" in described
     assert "Tag head" not in card_of()
 
 
@@ -125,6 +128,14 @@ def test_limits_have_the_tag_error_of_a_file():
     limits = card_of(tag_names=["slow"], runtimes=runtimes).partition("## Limits")[2].partition("##")[0]
     assert "The tag probabilities of `model-int8.tflite` differ from the encoder's by up to 0.0095" in limits
     assert "model.tflite" not in limits
+
+
+def test_it_has_the_speed_of_the_files():
+    metadata = {"outputs": ["embedding"], "processor_seconds": 0.0125}
+    speed = card_of(runtimes={"model.onnx": metadata}).partition("## Speed")[2].partition("##")[0]
+    # A window of 2.678 s in 12.5 ms.
+    assert "| `model.onnx` | 12.5 ms | 214 |" in speed
+    assert "## Speed" not in card_of(runtimes={"model.onnx": {"outputs": ["embedding"]}})
 
 
 def test_scores_of_all_probes_are_in_one_table():

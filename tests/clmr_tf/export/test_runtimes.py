@@ -81,6 +81,7 @@ def test_the_manifest_describes_every_file(with_runtimes):
         assert metadata["outputs"] == ["embedding", "tags"]
         assert 0 <= metadata["largest_tag_error"] <= {"fp16": 5e-3, "int8": 0.05}.get(kind, 1e-5)
         assert 0 <= metadata["largest_head_error"] <= (2e-3 if kind == "fp16" else 1e-5)
+        assert 1e-5 < metadata["processor_seconds"] < 10
         assert metadata["checked_with"] == f"{wanted.runtime} {module.version_of(wanted.runtime)}"
     assert not list(with_runtimes.glob(".*")), "the export has left a draft"
 
@@ -167,7 +168,8 @@ def test_the_check_runs_without_tensorflow(with_runtimes, tmp_path):
     assert "ai_edge_litert.interpreter" in done.stdout.split() and "tensorflow" not in done.stdout.split()
     with np.load(tmp_path / "out.npz") as outputs:
         # Two clips together, and the first one alone.
-        assert {name: rows.shape for name, rows in outputs.items()} == {"embedding": (3, 512), "tags": (3, 3)}
+        shapes = {name: rows.shape for name, rows in outputs.items()}
+        assert shapes == {"embedding": (3, 512), "tags": (3, 3), "processor_seconds": ()}
 
 
 def stand_in(folder: Path, script: str, monkeypatch) -> None:

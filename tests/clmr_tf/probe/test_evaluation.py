@@ -82,7 +82,9 @@ def test_the_released_protocol_step_by_step(result_of, corpus, model):
 
     # The result says everything that is needed to repeat it, and a repetition gives the same.
     assert result["corpus"]["fingerprint"] == corpus.manifest.fingerprint
-    assert result["task"] == {"name": "several", "fingerprint": corpus.for_task("several").manifest.fingerprint}
+    several = corpus.for_task("several")
+    described = {"fingerprint": several.manifest.fingerprint, "description": several.task.description}
+    assert result["task"] == {"name": "several", **described}
     assert result["features"]["model_hash"] == weights_hash(model)
     assert (result["features"]["kind"], result["features"]["training_step"], result["seed"]) == ("model", 3, SEED)
     head = dataclasses.asdict(PROTOCOLS["released"].head)

@@ -15,7 +15,7 @@ from clmr_tf.models.encoders import build_encoder
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
 from clmr_tf.probe import retrieval
-from clmr_tf.probe.evaluation import main_score
+from clmr_tf.probe.evaluation import main_scores
 from clmr_tf.probe.features import EncoderFeatures, MelFeatures
 from clmr_tf.probe.retrieval import CONDITIONS, draw_views, ranks_of, score_retrieval
 from tests.clmr_tf.probed import CLIP
@@ -197,7 +197,7 @@ def test_the_result_has_the_model_and_its_baselines_on_the_same_views(
             assert entry["scores"][name]["mean"] == pytest.approx(expected, abs=1e-12)
             interval = np.percentile(score.resampled - baseline[name].resampled, [2.5, 97.5])
             np.testing.assert_allclose(entry["scores"][name]["interval"], interval, atol=1e-6)
-    recorded = main_score(result)
+    recorded = main_scores(result)["-retrieval"]
     assert recorded["metric"] == "recall at 1 of augmented views" and recorded["split"] == "test"
     assert recorded["mean"] == trained["chain/recall_at_1"].value
     assert [recorded["differences"][name]["mean"] for name in ("untrained", "mel")] == pytest.approx(

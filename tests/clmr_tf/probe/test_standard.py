@@ -18,6 +18,7 @@ from clmr_tf.models.heads import probabilities
 from clmr_tf.models.sample_cnn import SampleCNN
 from clmr_tf.probe import __main__ as command
 from clmr_tf.probe.during_training import build_probe
+from clmr_tf.probe.evaluation import main_scores
 from clmr_tf.probe.heads import fit_logistic_head
 from clmr_tf.probe.protocols import L2_STRENGTHS, LogisticSettings
 from tests.clmr_tf.probed import CLIP
@@ -181,6 +182,12 @@ def test_scores_and_the_difference_from_untrained_weights_equal_a_slow_repetitio
     assert f"Minus untrained features, accuracy: {value[0]:+.3f} (95 %: {low:+.3f} to {high:+.3f})" in (
         capsys.readouterr().out.replace("\n", " ")
     )
+    # The model card also shows how many of the most similar recordings are of the same class.
+    recorded = main_scores(result)
+    assert recorded[""]["mean"] == result["scores"]["test"]["accuracy"]["mean"]
+    neighbours, minus = recorded["-similar"], recorded["-similar"]["differences"]["untrained"]
+    assert neighbours["mean"] == result["scores"]["test"]["neighbour_precision"]["mean"]
+    assert minus["mean"] == entry["scores"]["neighbour_precision"]["mean"]
     # The head can become part of the model, as that of every other preset.
     exported = read_probe_head(out, model)
     assert exported.head.num_outputs == 3 and exported.origin["preset"] == "standard"

@@ -50,6 +50,8 @@ def test_every_corpus_and_task_is_a_section(tmp_path):
 def test_other_audio_other_labels_and_other_test_splits_are_sections_of_their_own(tmp_path):
     other_task = result(0.5, task="mood")
     other_task["task"]["fingerprint"] = "8" * 64
+    described = result(0.5, task="mood", seed=43)
+    described["task"]["description"] = "Results had no description of their task once."
     sections = sections_in(
         tmp_path,
         result(0.5, task="mood"),
@@ -58,7 +60,7 @@ def test_other_audio_other_labels_and_other_test_splits_are_sections_of_their_ow
         result(0.5, task="mood", num_test_clips=24),
         result(0.5, task="mood", tags=("guitar", "piano")),
         result(0.5, task="mood", accuracy=0.5),
-        result(0.5, task="mood", seed=43),
+        described,
     )
     assert sorted(map(files_of, sections)) == [["0", "6"], ["1"], ["2"], ["3"], ["4"], ["5"]]
     assert len({section.heading for section in sections}) == len({section.slug for section in sections}) == 6
