@@ -72,7 +72,9 @@ small-model: $(VENV)/test-requirements
 	    $(SMALL_PROBE) --task $$task --out $(SMALL_MODEL)/evaluation-$$task.json \
 	        --compare runs/music-small/mel-$$task.json runs/music-small/musicnn-$$task.json || exit 1; \
 	done
-	$(SMALL_PROBE) --preset retrieval
+	$(SMALL_PROBE) --preset retrieval --features pipelines.musicnn:MusicnnFeatures \
+	    --out runs/music-small/musicnn-retrieval.json
+	$(SMALL_PROBE) --preset retrieval --compare runs/music-small/musicnn-retrieval.json
 	$(RUN) -m clmr_tf.export --model $(SMALL_MODEL) --head $(SMALL_MODEL)/evaluation-pseudo-tags.json --tflite fp32,int8
 
 # Two processes: most of a test's time is spent building graphs, which uses one core. Files run in the order that

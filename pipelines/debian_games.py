@@ -365,7 +365,8 @@ def _fetch_and_prepare(
             destination,
             PrepareSettings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(PrepareSettings)}),
             sources,
-            name=f"{NAME}-{options.set}",
+            # Scores on a part of the set cannot be compared with those on all of it.
+            name=f"{NAME}-{options.set}" + ("-selection" if options.leave_out or options.licences else ""),
             tag_names=(),
             source_description=f"game music from the Debian packages {versions}; "
             f"{differences or 'all recordings are those of the published list'}; licences: {of_packages}",

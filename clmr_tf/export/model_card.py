@@ -220,11 +220,14 @@ def scores_section(scores: dict[str, Any]) -> str:
     """
     if not scores:
         return "## Scores\nNone yet; `python -m clmr_tf.probe --model FOLDER --corpus NAME` adds one here.\n"
+    others = {other for score in scores.values() for other in score.get("differences", {})}
+    features = ", *musicnn* the features of a network trained with the labels of MagnaTagATune"
+    musicnn = features if "musicnn" in others else ""
     lines = [
         "## Scores",
         "Scores of classifiers on the frozen embedding, and of retrieval, with 95 % intervals over songs. The last "
         "column is the score minus that of other features on the same songs: *untrained* is the same network with "
-        "random weights, *mel* the mean and standard deviation of a log-mel spectrogram.",
+        f"random weights, *mel* the mean and standard deviation of a log-mel spectrogram{musicnn}.",
         "",
         "| corpus and protocol | split | metric | score | 95 % | minus other features |",
         "|---|---|---|---|---|---|",

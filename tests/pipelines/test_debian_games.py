@@ -117,6 +117,7 @@ def test_only_recordings_under_the_given_licences_are_kept(debian, tmp_path):
     corpus = prepare_corpus(tmp_path / "corpus", options, debian / "table.csv")
     assert [item.id.split("/")[0] for item in corpus.items] == ["a-music"] + 9 * ["b-data"]
     assert corpus.manifest.source["only_licences"] == "CC-BY-3.0, MIT"
+    assert corpus.manifest.name == "debian-games-medium-selection"
     with pytest.raises(UsageError, match=r"under the licence GPL; choose from CC-BY-3\.0, GPL-2\+, MIT\."):
         prepare_corpus(tmp_path / "other", dataclasses.replace(options, licences=("GPL",)), debian / "table.csv")
     with pytest.raises(UsageError, match=r"was prepared with only_licences CC-BY-3\.0, MIT, not None"):

@@ -145,6 +145,7 @@ def test_scores_of_all_probes_are_in_one_table():
         "untrained": {"mean": 0.05, "interval": [0.01, 0.09]},
         "mel": {"mean": -0.2, "interval": [-0.3, 0.1]},
     }
+    musicnn = {"musicnn": differences["mel"]}
     standard = {**head, "differences": differences}
     card = card_of(scores={"demo": accuracy, "songs-released-linear": head, "songs-standard-linear": standard})
     assert "| demo | test | accuracy | 0.636 | 0.430 to 0.803 |  |" in card
@@ -152,6 +153,9 @@ def test_scores_of_all_probes_are_in_one_table():
     assert f"| songs-released-linear | {line}  |" in card
     shown = "untrained +0.050 (+0.010 to +0.090), mel -0.200 (-0.300 to +0.100)"
     assert f"| songs-standard-linear | {line} {shown} |" in card
+    # Only names that occur are explained.
+    assert "MagnaTagATune" not in card
+    assert "*musicnn* the features of a network trained" in card_of(scores={"a": {**head, "differences": musicnn}})
 
 
 def test_it_shows_the_largest_golden_numbers_first():
