@@ -434,7 +434,7 @@ def _limits_section(manifest: dict[str, Any]) -> str:
 def _speed_section(manifest: dict[str, Any]) -> str:
     window_seconds = manifest["input"]["clip_num_samples"] / manifest["input"]["sample_rate_hz"]
     lines = [
-        f"| `{name}` | {1000 * seconds:.3g} ms | {window_seconds / seconds:,.0f} |"
+        f"| `{name}` | {1000 * seconds:.2g} ms | {float(f'{window_seconds / seconds:.2g}'):,.0f} |"
         for name, runtime in manifest.get("runtimes", {}).items()
         if (seconds := runtime.get("processor_seconds"))
     ]

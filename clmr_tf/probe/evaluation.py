@@ -115,7 +115,8 @@ def main_scores(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     split = "test" if "test" in result["scores"] else "valid"
     scores = result["scores"][split]
     if result["preset"] == "retrieval":
-        shown = {"-retrieval": ("chain/recall_at_1", "recall at 1 of augmented views")}
+        among = f"among {result['protocol']['num_candidates']} recordings"
+        shown = {"-retrieval": ("chain/recall_at_1", f"recall at 1 of augmented views {among}")}
     elif result["single_label"]:
         shown = {"": ("accuracy", "accuracy"), "-similar": ("neighbour_precision", "precision at 10 of similar songs")}
     else:
