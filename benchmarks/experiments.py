@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.encoder_comparison import PSEUDO_TAGS, open_corpora, run_module
-from clmr_tf.config.augmentation import AUGMENTATION_NAMES
+from clmr_tf.config.augmentation import AUGMENTATION_NAMES, AugmentationConfig
 from clmr_tf.console import run_command, stderr, stdout
 from clmr_tf.errors import UsageError
 from clmr_tf.export.__main__ import ExportConfig, export
@@ -66,7 +66,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         for setting, values in _CHANGES.items()
         for value in values
     },
-    # One view is the plain crop, so the statistics of batch normalisation of both together would be of neither.
+    "augmentation-without-filter": {"augmentation_changes": ["filter.probability=0"]},
+    "augmentation-half": {
+        "augmentation_changes": [
+            f"{name}.probability={getattr(AugmentationConfig(), name).probability / 2:g}" for name in AUGMENTATION_NAMES
+        ]
+    },
+    # One view is the plain crop, so statistics of batch normalisation over both views would fit neither.
+    "augmentation-of-one-view": {"augmentation_changes": ["asymmetric=true"], "two_passes": True},
     **{
         f"augmentation-only-{name}": {"augmentation": f"only-{name}", "two_passes": True} for name in AUGMENTATION_NAMES
     },
@@ -128,10 +135,7 @@ class Experiments:
                 raise UsageError(f"{path} is of other settings; give the same --steps, or choose another --results.")
             return
         run, model = path.parent / "run", path.parent / "model"
-        options = {f"--{key.replace('_', '-')}": value for key, value in settings.items()}
-        words = [
-            word for option, value in options.items() for word in ([option] if value is True else [option, f"{value}"])
-        ]
+        words = [word for key, value in settings.items() for word in _option(key, value)]
         quiet = ["--embeddings-every", "0", "--num-audio-examples", "0", "--checkpoint-every", "50"]
         quiet += ["--keep-checkpoints", "1", "--validate-every", str(settings["steps"])]
         run_module("clmr_tf.train", "--corpus", str(self._options.corpus), *words, *quiet, "--workdir", str(run))
@@ -183,6 +187,11 @@ class Experiments:
                 row["minus_paper"] = difference(result, other)["scores"][_METRIC]
             tests.append(row)
         return {"steps": self._options.steps, "base": _BASE, "paper": _PAPER, "validation": rows, "test": tests}
+
+
+def _option(key: str, value: Any) -> list[str]:
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return [f"--{key.replace('_', '-')}", *map(str, values)]
 
 
 def markdown(table: dict[str, Any]) -> str:

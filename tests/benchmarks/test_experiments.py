@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import experiments
 from benchmarks.experiments import BASE, PAPER, VARIANTS, markdown
+from clmr_tf.config.augmentation import augmentation_config
 from clmr_tf.config.command_line import parse_command, to_json
 from clmr_tf.config.train import TrainConfig
 from clmr_tf.errors import UsageError
@@ -51,13 +52,13 @@ def recorder(monkeypatch) -> Recorder:
 
 
 def test_variants_differ_from_the_base_in_one_setting_that_training_accepts():
-    """With one augmentation also in the number of passes, because the second view is then a plain crop."""
+    """If one view is a plain crop, also in the number of passes."""
     defaults = to_json(TrainConfig())
     for name, changes in VARIANTS.items():
         assert changes.keys() <= defaults.keys()
-        single = changes.get("augmentation", "").startswith("only-")
-        assert changes.get("two_passes", False) is single
-        assert len(changes) == (4 if name == PAPER else 0 if name == BASE else 2 if single else 1)
+        with_plain_view = name.startswith("augmentation-only-") or name == "augmentation-of-one-view"
+        assert changes.get("two_passes", False) is with_plain_view
+        assert len(changes) == (4 if name == PAPER else 0 if name == BASE else 1 + with_plain_view)
 
 
 def test_all_variants_train_on_the_same_number_of_views(recorder, monkeypatch, tmp_path, capsys):
@@ -69,10 +70,21 @@ def test_all_variants_train_on_the_same_number_of_views(recorder, monkeypatch, t
     monkeypatch.setattr(experiments, "probe_model", recorder.probe)
     experiments.main(["--steps", "100", "--results", str(tmp_path)])
     assert len(recorder.trained) == len(VARIANTS) + 2
+    expected = {
+        BASE: (0.8, 0.6, False),
+        "augmentation-without-filter": (0, 0.6, False),
+        "augmentation-half": (0.4, 0.3, False),
+        "augmentation-of-one-view": (0.8, 0.6, True),
+        "augmentation-only-pitch": (0, 1, True),
+    }
     for config in recorder.trained:
         assert config.steps * config.batch_size == 6400
         assert config.warmup_steps == round(config.steps / 20)
-        assert config.two_passes is str(config.augmentation).startswith("only-")
+        name = config.workdir.parent.name.removesuffix("-seed-1")
+        assert config.two_passes is VARIANTS.get(name, {}).get("two_passes", False)
+        augmentations = augmentation_config(config.augmentation or "released", config.augmentation_changes)
+        probabilities = (augmentations.filter.probability, augmentations.pitch.probability, augmentations.asymmetric)
+        assert probabilities == expected.get(name, probabilities)
     rows = json.loads(capsys.readouterr().out)["validation"]
     assert len(rows) == len(recorder.trained)
 
