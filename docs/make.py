@@ -38,9 +38,13 @@ _EXPERIMENTS_HEAD = """\
 # Experiments with the recipe
 `python -m benchmarks.experiments` trains on debian_games with one changed setting after the other, and
 `python -m docs.make --record-experiments results/experiments` writes this page. All variants train on {num_pairs:,}
-pairs. The scores are PR-AUC of the preset [standard](evaluation.md) on the **validation** split, on which heads were
-selected too; the three seeds of the base settings show how much they vary by chance. The test split is scored for
-chosen variants only. The base settings: {base}. The paper's recipe: {paper}, otherwise the same.
+pairs. The scores are PR-AUC of the preset [standard](evaluation.md) on the **validation** split, on which the L2
+strengths of the heads were chosen too. The seeds of the base settings show how much scores vary by chance. The test
+split is scored for chosen variants only.
+
+The base settings: {base}. The paper's recipe: {paper}, otherwise the same. `augmentation-half` halves the probability
+of every augmentation. `augmentation-of-one-view` and `augmentation-only-...` leave the second view as it was cropped,
+and encode the views in [two passes](training.md#one-pass-or-two).
 
 """
 
