@@ -14,6 +14,7 @@ The same command continues what was interrupted. Prints one JSON object, and wri
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import sys
@@ -197,9 +198,10 @@ def _option(key: str, value: Any) -> list[str]:
 def markdown(table: dict[str, Any]) -> str:
     """The tables for docs/experiments.md."""
     columns = list(table["validation"][0]["scores"]) if table["validation"] else []
+    counts = collections.Counter(row["variant"] for row in table["validation"])
     validation = [
         [
-            row["variant"] + (f" (seed {row['settings']['seed']})" if row["variant"] == BASE else ""),
+            row["variant"] + (f" (seed {row['settings']['seed']})" if counts[row["variant"]] > 1 else ""),
             f"{row['settings']['steps']}",
             f"{row['contrastive_accuracy']:.2f}",
             *(f"{row['scores'][column]['mean']:.3f}" for column in columns),

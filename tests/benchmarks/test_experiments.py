@@ -113,9 +113,9 @@ def test_chosen_variants_are_tested_against_the_papers_recipe_and_nothing_is_don
             assert row["minus_paper"]["mean"] == pytest.approx(0.2)
             np.testing.assert_allclose(row["minus_paper"]["interval"], 0.2, rtol=1e-6)
     assert len(table["test"]) == 8
-    assert "| temperature-0.2 | 2 | accompaniments | 0.720 (0.720 to 0.720) | +0.200 (+0.200 to +0.200) |" in markdown(
-        table
-    )
+    text = markdown(table)
+    assert "| temperature-0.2 (seed 2) | 100 | 1.00 | 0.520 | 0.520 |" in text
+    assert "| temperature-0.2 | 2 | accompaniments | 0.720 (0.720 to 0.720) | +0.200 (+0.200 to +0.200) |" in text
     probes = list(recorder.probed)
     experiments.main([*command, "--variants", "--test", "temperature-0.2"])
     assert json.loads(capsys.readouterr().out) == table
