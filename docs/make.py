@@ -33,7 +33,7 @@ DOCS = Path(__file__).parent
 RUNS = DOCS / "runs"
 RUN_FILES = ("config.json", "run.json", "metrics.jsonl")
 _PLACE_SETTINGS = ("workdir", "corpora")
-EXPERIMENTS = DOCS / "experiments.json"
+EXPERIMENTS = "experiments.json"
 _EXPERIMENTS_HEAD = """\
 # Experiments with the recipe
 `python -m benchmarks.experiments` trains on debian_games with one changed setting after the other, and
@@ -107,7 +107,7 @@ def describe(name: str) -> str:
 
 def describe_experiments() -> str:
     """The page experiments.md."""
-    table = json.loads(EXPERIMENTS.read_text(encoding="utf-8"))
+    table = json.loads((DOCS / EXPERIMENTS).read_text(encoding="utf-8"))
     base, paper = (
         " ".join(_option(key, value) for key, value in table[kind].items())
         for kind in (experiments.BASE, experiments.PAPER)
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.record_encoders:
         encoders.record(options.record_encoders, DOCS)
     if options.record_experiments:
-        shutil.copyfile(options.record_experiments / experiments.TABLE_FILE, EXPERIMENTS)
+        shutil.copyfile(options.record_experiments / experiments.TABLE_FILE, DOCS / EXPERIMENTS)
     if options.record:
         if options.run is None:
             raise UsageError("--record needs --run, the folder of the run.")
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> None:
     head = "# Results\n`python -m docs.make` writes this page from records of the measurements.\n"
     sections = [encoders.section(DOCS), *map(describe, names)]
     (DOCS / "results.md").write_text("\n".join([head, *sections]), encoding="utf-8")
-    if EXPERIMENTS.is_file():
+    if (DOCS / EXPERIMENTS).is_file():
         (DOCS / "experiments.md").write_text(describe_experiments(), encoding="utf-8")
     stdout.print(f"Wrote {DOCS / 'results.md'} and {len(names)} pictures", markup=False)
 

@@ -137,3 +137,16 @@ def test_wrong_usage_is_one_sentence_with_exit_code_2(pages, capsys, arguments, 
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and sentence in error
     assert list(pages.iterdir()) == []
+
+
+def test_the_page_of_experiments_has_the_recorded_tables(tmp_path, pages):
+    record("first", tmp_path, TrainConfig())
+    settings = {"steps": 50, "seed": 1}
+    scores = {"pseudo-tags": {"mean": 0.613}, "accompaniments": {"mean": 0.7}}
+    row = {"variant": "temperature-0.2", "settings": settings, "contrastive_accuracy": 0.25, "scores": scores}
+    table = {"steps": 50, "base": {"batch_size": 64}, "paper": {"temperature": 0.5}, "validation": [row], "test": []}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    make.main(["--record-experiments", str(tmp_path)])
+    text = (pages / "experiments.md").read_text(encoding="utf-8")
+    assert "train on 3,200\npairs" in text and "recipe: `--temperature 0.5`" in text
+    assert "| temperature-0.2 | 50 | 0.25 | 0.613 | 0.700 |" in text
