@@ -63,20 +63,26 @@ def draw(rows: Sequence[dict[str, Any]], columns: dict[str, str], x: str, x_labe
     """
     panels = list(dict.fromkeys(row["column"] for row in rows))
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), layout="constrained", squeeze=False)
+    # The same in all panels, also if a panel lacks a network.
+    colours = {name: f"C{position}" for position, name in enumerate(dict.fromkeys(map(_line_name, rows)))}
     for panel, column in zip(axes[0], panels, strict=True):
-        lines: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["column"] == column and row["interval"] is not None:
-                training = TRAININGS_IN_WORDS[row["training"]] if "training" in row else None
-                lines.setdefault(" ".join(filter(None, [row["encoder"], training])), []).append(row)
-        for name, points in lines.items():
+        for name, colour in colours.items():
+            points = [
+                row
+                for row in rows
+                if row["column"] == column and row["interval"] is not None and _line_name(row) == name
+            ]
+            if not points:
+                continue
             values = [point["mean"] for point in points]
             # A resampling may be on one side of the mean only.
             errors = [
                 [max(0.0, sign * (point["mean"] - point["interval"][end])) for point in points]
                 for end, sign in ((0, 1), (1, -1))
             ]
-            panel.errorbar([point[x] for point in points], values, yerr=errors, label=name, capsize=3, marker="o")
+            panel.errorbar(
+                [point[x] for point in points], values, yerr=errors, label=name, color=colour, capsize=3, marker="o"
+            )
         panel.set(title=column, xlabel=x_label, ylabel=METRIC_NAMES[columns[column]])
         if x == "labels":
             panel.set_xscale("log")
@@ -85,6 +91,11 @@ def draw(rows: Sequence[dict[str, Any]], columns: dict[str, str], x: str, x_labe
             panel.minorticks_off()
         panel.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _line_name(row: dict[str, Any]) -> str:
+    training = TRAININGS_IN_WORDS[row["training"]] if "training" in row else None
+    return " ".join(filter(None, [row["encoder"], training]))
 
 
 def _num_seeds(table: dict[str, Any]) -> int:
