@@ -16,8 +16,7 @@ from clmr_tf.inference.tables import SongTable, read_manifest, read_songs, read_
 
 def names_of(path: str) -> tuple[str, ...]:
     """The names that a table may have of a file."""
-    # An unknown user's "~" stays as it is.
-    found = os.path.expanduser(path)  # noqa: PTH111
+    found = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user's "~"
     # Links are resolved, as `embed` lists a file by a path without them.
     return tuple(printable(name) for name in (path, str(Path(found).absolute()), str(Path(found).resolve())))
 
